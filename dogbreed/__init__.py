@@ -1,0 +1,10 @@
+"""Fine-tune an image classifier: data, model, training, report and prediction, with no knowledge of where they run.
+
+Nothing is imported here, so that `import dogbreed.errors` loads neither torch nor lightning. Start with:
+
+    from dogbreed.data import DogBreedData
+    from dogbreed.model import DogBreedClassifier
+    from dogbreed.inference import Predictor
+"""
+
+__version__ = "0.1.0"

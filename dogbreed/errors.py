@@ -1,0 +1,47 @@
+"""Errors that a person can act on: each says what is wrong, what was seen and what to try."""
+
+from collections.abc import Sequence
+
+
+class DogBreedError(Exception):
+    """What went wrong, for the person who typed the command. `train.py` prints it without a traceback."""
+
+
+class DataError(DogBreedError):
+    """The photos, or the folders they lie in, cannot be used as they are."""
+
+
+class ConfigError(DogBreedError):
+    """The settings contradict each other, the data or the machine."""
+
+
+class WeightsError(DogBreedError):
+    """Pretrained weights cannot be had or do not fit the network."""
+
+
+class CheckpointError(DogBreedError):
+    """A checkpoint is missing, damaged, or of another model."""
+
+
+class StorageError(DogBreedError):
+    """A file cannot be written: disk full, read-only, no permission."""
+
+
+class Interrupted(DogBreedError):
+    """A signal asked the run to stop, and it did, with everything saved.
+
+    signum: the signal's number; the process should exit with status 128 + signum.
+    """
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
+def raise_findings(error: type[DogBreedError], findings: Sequence[str]) -> None:
+    """Raise one `error` that lists all `findings`, so that a person mends them in one go; nothing where there are none."""
+    if len(findings) == 1:
+        raise error(findings[0])
+    if findings:
+        numbered = (f"{n}. {text}".replace("\n", "\n   ") for n, text in enumerate(findings, 1))
+        raise error(f"{len(findings)} things to mend:\n" + "\n".join(numbered))
