@@ -27,7 +27,7 @@ class StorageError(DogBreedError):
     """A file cannot be written: disk full, read-only, no permission."""
 
 
-class Interrupted(DogBreedError):
+class Interrupted(DogBreedError):  # noqa: N818 (what happened, not a mistake)
     """A signal asked the run to stop, and it did, with everything saved.
 
     signum: the signal's number; the process should exit with status 128 + signum.
@@ -39,7 +39,7 @@ class Interrupted(DogBreedError):
 
 
 def raise_findings(error: type[DogBreedError], findings: Sequence[str]) -> None:
-    """Raise one `error` that lists all `findings`, so that a person mends them in one go; nothing where there are none."""
+    """Raise one `error` that lists all `findings`, to be mended in one go; nothing if none."""
     if len(findings) == 1:
         raise error(findings[0])
     if findings:

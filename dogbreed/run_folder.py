@@ -65,7 +65,9 @@ def storage_error(path: Path, error: OSError) -> StorageError:
             f"No room to write {path} ({error.strerror}). What was saved before is intact.\n"
             "Try: free some space, then resume; or hydra.run.dir=<a folder on another disk>"
         )
-    return StorageError(f"Cannot write {path}: {error.strerror or error}.\nTry: hydra.run.dir=<a folder you may write to>")
+    return StorageError(
+        f"Cannot write {path}: {error.strerror or error}.\nTry: hydra.run.dir=<a folder you may write to>"
+    )
 
 
 def _sync_folder(folder: Path) -> None:
