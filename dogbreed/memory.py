@@ -1,0 +1,45 @@
+"""How much memory a training step takes at the very least, without taking it."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from dogbreed.model import DogBreedClassifier
+
+
+def least_bytes(model: DogBreedClassifier, batch_size: int) -> int:
+    """Bytes of the batch, the activations that backward needs and the largest layer, for `batch_size` images.
+
+    Computed from shapes alone, on torch's meta device. A lower bound: buffers of kernels and the allocator's
+    rounding come on top.
+    """
+    px = model.preprocess.image_px
+    sketch = copy.deepcopy(model).to("meta").train()
+    saved: set[int] = set()
+    held = largest = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal held
+        if not isinstance(tensor, nn.Parameter) and id(tensor) not in saved:
+            saved.add(id(tensor))
+            held += _bytes(tensor)
+        return tensor
+
+    def measure(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, _bytes(output) + sum(_bytes(t) for t in inputs if isinstance(t, Tensor)))
+
+    for module in sketch.modules():
+        if not list(module.children()):
+            module.register_forward_hook(measure)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        images = torch.empty(2, 3, px, px, dtype=torch.uint8, device="meta")
+        sketch(images).sum().backward()
+    per_image = held / 2 + largest / 2 + 3 * px * px
+    return int(per_image * batch_size)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,206 @@
+"""The network with its new head, as a LightningModule: losses, metrics, optimizer, and what of it is trained."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from lightning import Callback, LightningModule
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
+
+from dogbreed import backbones
+from dogbreed.errors import CheckpointError, ConfigError
+from dogbreed.preprocess import Interpolation, Preprocess
+
+
+class DogBreedClassifier(LightningModule):
+    """A pretrained backbone and a new linear head, for the classes of one data set.
+
+    classes: their names in label order. library, backbone, weights: see `dogbreed.backbones.build`.
+    trainable: `head`, `all`, or the first part of the backbone that is trained (`layer4`).
+    image_px, crop_pct, interpolation, mean, std: what the backbone was trained with; see Preprocess.
+    lr: peak learning rate of the head. backbone_lr_scale: the backbone's, relative to it. weight_decay: of weights, not
+    of biases and norms. warmup: share of all steps in which the rate rises from 0; then it falls along a cosine to 0
+    (arXiv 1608.03983). label_smoothing: 0..1. dropout: before the head. ema_decay: of an average of the weights
+    that is validated and exported in place of the last ones; null for none.
+
+    Takes images as uint8 [N, 3, H, W] (0..255) or as floats that are normalised already; gives logits [N, classes].
+    """
+
+    temperature: Tensor  # of the logits at prediction, fitted on the validation set (arXiv 1706.04599)
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        library: backbones.Library = "torchvision",
+        backbone: str = "resnet50",
+        weights: str | None = "IMAGENET1K_V2",
+        trainable: str = "head",
+        image_px: int = 224,
+        crop_pct: float = 0.965,
+        interpolation: Interpolation = "bilinear",
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        lr: float = 2e-3,
+        backbone_lr_scale: float = 0.1,
+        weight_decay: float = 0.01,
+        optimizer: Literal["adamw", "sgd"] = "adamw",
+        warmup: float = 0.05,
+        label_smoothing: float = 0.1,
+        dropout: float = 0.2,
+        ema_decay: float | None = None,
+    ) -> None:
+        super().__init__()
+        classes, mean, std = list(classes), list(mean), list(std)  # plain lists: a checkpoint holds no other classes
+        self.save_hyperparameters()
+        self.classes = tuple(classes)
+        self.backbone, width = backbones.build(library, backbone, weights)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, len(classes)))
+        self.frozen = backbones.freeze(self.backbone, trainable)
+        self.register_buffer("temperature", torch.ones(()))
+        # (x / 255 - mean) / std as one multiplication and one addition
+        shape, (mean_tensor, std_tensor) = (1, 3, 1, 1), (torch.tensor(mean), torch.tensor(std))
+        self.register_buffer("pixel_scale", (1 / (255 * std_tensor)).view(shape), persistent=False)
+        self.register_buffer("pixel_shift", (-mean_tensor / std_tensor).view(shape), persistent=False)
+        self.train_loss, self.train_acc = MeanMetric(), metrics(len(classes))["acc"].clone()
+        self.val_loss, self.val_metrics = MeanMetric(), metrics(len(classes)).clone(prefix="val/")
+        self.test_loss, self.test_metrics = MeanMetric(), metrics(len(classes)).clone(prefix="test/")
+        self.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
+
+    @classmethod
+    def from_checkpoint(cls, path: Path | str) -> "DogBreedClassifier":
+        """The trained network of a checkpoint, in eval mode on the CPU. Raises CheckpointError if it is none."""
+        from dogbreed.checkpoints import read
+
+        checkpoint = read(Path(path))
+        model = cls.from_state(checkpoint)
+        return model.eval()
+
+    @classmethod
+    def from_state(cls, checkpoint: Mapping[str, Any]) -> "DogBreedClassifier":
+        model = cls(**{**checkpoint["hyper_parameters"], "weights": None})
+        try:
+            model.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise CheckpointError(f"The checkpoint's weights do not fit its own settings: {error}") from error
+        return model
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a photo becomes this network's input."""
+        names = ("image_px", "crop_pct", "interpolation", "mean", "std")
+        return Preprocess(**{name: self.hparams[name] for name in names})
+
+    def train(self, mode: bool = True) -> "DogBreedClassifier":
+        super().train(mode)
+        for part in self.frozen:
+            part.eval()  # requires_grad=False alone would not stop BatchNorm from updating its running statistics
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.dtype == torch.uint8:
+            images = torch.addcmul(self.pixel_shift, images, self.pixel_scale)
+        return cast(Tensor, self.head(self.backbone(images)))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
+        self.train_loss.update(loss.detach(), len(labels))
+        self.train_acc.update(logits.detach(), labels)
+        self.log("train/loss_step", loss, prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict({"train/loss": self.train_loss.compute(), "train/acc": self.train_acc.compute()}, prog_bar=True)
+        self.train_loss.reset()
+        self.train_acc.reset()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "val", self.val_loss, self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._evaluate(batch, "test", self.test_loss, self.test_metrics)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Logits (before temperature) and labels, on the CPU."""
+        images, labels = batch
+        return self(images).float().cpu(), labels.cpu()
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str, loss: MeanMetric, metric: MetricCollection) -> None:
+        images, labels = batch
+        logits = self(images).float() / self.temperature
+        loss.update(F.cross_entropy(logits, labels), len(labels))
+        metric.update(logits.softmax(-1), labels)
+        self.log(f"{stage}/loss", loss)
+        self.log_dict(metric, prog_bar=stage == "val")
+
+    def configure_optimizers(self) -> Any:
+        hp = self.hparams
+        groups = [
+            *_groups(self.head, hp["lr"], hp["weight_decay"]),
+            *_groups(self.backbone, hp["lr"] * hp["backbone_lr_scale"], hp["weight_decay"]),
+        ]
+        optimizer: torch.optim.Optimizer
+        if hp["optimizer"] == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=hp["lr"], fused=True)
+        elif hp["optimizer"] == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=hp["lr"], momentum=0.9, nesterov=True, fused=True)
+        else:
+            raise ConfigError(f"Unknown model.optimizer={hp['optimizer']}.\nTry: adamw or sgd")
+        total = int(self.trainer.estimated_stepping_batches)
+        warmup = max(1, round(total * hp["warmup"]))
+        # a function of the step alone: its state is one number, so that a resumed run may also be made longer
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, warmup, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[Callback]:
+        decay = self.hparams["ema_decay"]
+        return [EMAWeightAveraging(decay=decay)] if decay else []
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # the running averages of an epoch that is not over, so that a resumed one reports what it would have
+        checkpoint["train_metrics"] = [dict(metric.metric_state) for metric in (self.train_loss, self.train_acc)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for metric, state in zip((self.train_loss, self.train_acc), checkpoint.get("train_metrics", ()), strict=False):
+            for name, value in state.items():
+                setattr(metric, name, value.to(self.device))
+            metric._update_count = 1  # or it warns that it was never updated
+
+
+def metrics(classes: int) -> MetricCollection:
+    """Top-1 and top-5 accuracy, macro F1 and expected calibration error (15 bins) of probabilities [N, classes]."""
+    return MetricCollection(
+        {
+            "acc": MulticlassAccuracy(classes, average="micro"),
+            "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
+            "f1": MulticlassF1Score(classes, average="macro"),
+            "ece": MulticlassCalibrationError(classes, n_bins=15),
+        },
+        compute_groups=False,
+    )
+
+
+def _groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Weights with decay; biases and norms without (arXiv 1812.01187, section 3.1)."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _warmup_cosine(step: int, warmup: int, total: int) -> float:
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))

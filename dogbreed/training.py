@@ -1,0 +1,396 @@
+"""One run, from photos to report, in one folder; begun, or gone on with from wherever it stopped."""
+
+import csv
+import errno
+import io
+import json
+import logging
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from hydra.utils import instantiate
+from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import RichProgressBar
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from dogbreed import calibration, checkpoints
+from dogbreed.data import DogBreedData
+from dogbreed.errors import CheckpointError, ConfigError, raise_findings
+from dogbreed.hardware import available_cpus, available_memory_bytes
+from dogbreed.interruption import Interruption
+from dogbreed.memory import least_bytes
+from dogbreed.model import DogBreedClassifier, metrics
+from dogbreed.run_folder import RunFolder, storage_error, write_json, write_text
+
+log = logging.getLogger("dogbreed")
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and device lists; ours says it once
+
+MONITORS = ("val/acc", "val/top5", "val/f1", "val/loss", "val/ece")
+
+
+def run(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
+    """Train, calibrate, test and report in `folder`; skip what is done there already. Returns metrics.json's content.
+
+    config: the resolved configuration, as plain dicts and lists. Raises DogBreedError with what to mend; Interrupted
+    after SIGTERM or SIGINT, with everything saved that a later call needs to go on.
+    """
+    here = RunFolder(folder)
+    with Interruption() as stop, _memory_errors(config), _disk_errors(here):
+        raise_findings(ConfigError, list(_findings(config)))
+        _forget_if_longer(here, config)
+        if here.metrics.exists() and here.report.exists():
+            log.info("This run is finished: nothing to do.")
+            return _read_json(here.metrics)
+        write_text(here.config, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        _use_hardware()
+        seed_everything(config["seed"], workers=True, verbose=False)
+        data = _data(config, here)
+        if not here.fit.exists():
+            _fit(config, here, data, stop)
+        if not here.metrics.exists():
+            _test(config, here, data)
+        from dogbreed import report  # late: it brings matplotlib
+
+        report.write(here, data.root)
+        return _read_json(here.metrics)
+
+
+def _findings(config: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the settings alone; what depends on photos or weights comes later."""
+    if config["monitor"] not in MONITORS:
+        yield f"monitor={config['monitor']} is no validation metric.\nTry: one of {', '.join(MONITORS)}"
+    elif config["mode"] != (better := "min" if config["monitor"] in ("val/loss", "val/ece") else "max"):
+        yield f"monitor={config['monitor']} with mode={config['mode']} would keep the worst epoch.\nTry: mode={better}"
+    if not (config["trainer"].get("max_epochs") or 0) >= 1:
+        yield f"trainer.max_epochs={config['trainer'].get('max_epochs')}: nothing would be trained.\nTry: 1 or more"
+    for key in ("batch_size",):
+        if config["data"][key] < 1:
+            yield f"data.{key}={config['data'][key]} must be at least 1."
+    for key in ("lr", "weight_decay", "label_smoothing", "dropout", "warmup", "backbone_lr_scale"):
+        value = config["model"].get(key, 0.0)
+        top = float("inf") if key in ("lr", "weight_decay", "backbone_lr_scale") else 1.0
+        if not 0 <= value <= top:
+            yield f"model.{key}={value} is out of its range.\nTry: a value from 0 to {top:g}"
+
+
+def _forget_if_longer(here: RunFolder, config: Mapping[str, Any]) -> None:
+    """A finished run that is resumed with more epochs is trained on: what was made of its old end is out of date."""
+    if here.fit.exists() and _read_json(here.fit)["max_epochs"] < config["trainer"]["max_epochs"]:
+        for path in (here.fit, here.metrics, here.predictions, here.report):
+            path.unlink(missing_ok=True)
+
+
+def _use_hardware() -> None:
+    torch.set_num_threads(available_cpus())  # torch counts the machine's, not the container's
+    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and nothing here reads such memory
+
+
+def _data(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
+    data: DogBreedData = instantiate(config["data"], _convert_="all")
+    data.prepare_data()
+    photos = data.look()
+    if photos.skipped:
+        write_text(here.skipped, photos.skipped_csv())
+        log.warning("%s photos are passed over; %s says why", f"{len(photos.skipped):,}", here.skipped)
+    data.setup()
+    counts = ", ".join(f"{len(part):,} {split}" for split, part in photos.splits.items())
+    log.info("Data: %s photos of %s classes in %s", counts, len(photos.classes), photos.root)
+    return data
+
+
+def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: Interruption) -> None:
+    start = checkpoints.newest(here)
+    # the weights come with the checkpoint: nothing is downloaded to be overwritten
+    weights = {} if start is None else {"weights": None}
+    model: DogBreedClassifier = instantiate(config["model"], classes=list(data.classes), _convert_="all", **weights)
+    if start is not None:
+        _check_same(checkpoints.read(start), model, data, start)
+    _check_memory(model, data.batch_size)
+    history = History(here)
+    trainer = _trainer(
+        config,
+        here,
+        [
+            *([RichProgressBar()] if sys.stderr.isatty() else []),
+            history,
+            checkpoints.BestCheckpoint(here, config["monitor"], config["mode"]),
+            checkpoints.ResumePoint(here, stop, **config["save"]),
+        ],
+        logger=instantiate(config["logger"], save_dir=str(here.path), _convert_="all"),
+    )
+    _write_environment(config, here, data, trainer)
+    if start is None:
+        log.info("Training %s on %s", _describe(model), _device(trainer))
+    else:
+        log.info("Going on from %s", start)
+    with stop.deferred(), _only_useful_warnings():
+        trainer.fit(model, datamodule=data, ckpt_path=start, weights_only=True)
+    write_json(here.fit, {**history.totals(), "max_epochs": config["trainer"]["max_epochs"]})
+
+
+def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData) -> None:
+    """Calibrate best.ckpt on the validation photos, then test it; one pass over each."""
+    best = checkpoints.read(here.best)
+    model = DogBreedClassifier.from_state(best)
+    trainer = _trainer(config, here, [RichProgressBar()] if sys.stderr.isatty() else [], logger=False)
+    log.info("Testing the best epoch (%s)", int(best["epoch"]) + 1)
+    with _only_useful_warnings():
+        val_logits, val_labels = _predict(trainer, model, data.val_dataloader())
+        test_logits, test_labels = _predict(trainer, model, data.test_dataloader())
+    temperature = calibration.fit_temperature(val_logits, val_labels)
+    best["state_dict"]["temperature"] = torch.tensor(temperature)
+    checkpoints.write(best, here.best)
+    fit = _read_json(here.fit)
+    test_probabilities = (test_logits / temperature).softmax(-1)
+    results = {
+        **_scores("val", val_logits / temperature, val_labels),
+        **_scores("test", test_logits / temperature, test_labels),
+        "test/ece_uncalibrated": _scores("test", test_logits, test_labels)["test/ece"],
+        "temperature": temperature,
+        "best_epoch": float(best["epoch"]) + 1,
+        "epochs": fit["epochs"],
+        "steps": fit["steps"],
+        "train/images_per_s": fit["images_per_s"],
+        "train/seconds": fit["seconds"],
+    }
+    write_text(here.predictions, _predictions_csv(data, test_probabilities))
+    write_json(here.metrics, results)
+
+
+def _predict(trainer: Trainer, model: DogBreedClassifier, loader: Any) -> tuple[Tensor, Tensor]:
+    outputs = cast(list[tuple[Tensor, Tensor]], trainer.predict(model, loader))
+    return torch.cat([logits for logits, _ in outputs]), torch.cat([labels for _, labels in outputs])
+
+
+def _scores(stage: str, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    values = metrics(logits.shape[1])(logits.softmax(-1), labels)
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    return {f"{stage}/loss": float(loss), **{f"{stage}/{name}": float(value) for name, value in values.items()}}
+
+
+def _predictions_csv(data: DogBreedData, probabilities: Tensor) -> str:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("path", "breed", "predicted", "probability"))
+    top, predicted = probabilities.max(-1)
+    for photo, label, probability in zip(data.photos.splits["test"], predicted.tolist(), top.tolist(), strict=True):
+        writer.writerow((photo.path, data.classes[photo.label], data.classes[label], f"{probability:.6f}"))
+    return table.getvalue()
+
+
+def _trainer(config: Mapping[str, Any], here: RunFolder, callbacks: list[Callback], logger: Any) -> Trainer:
+    settings = dict(config["trainer"])
+    if settings.get("precision") == "auto":
+        settings["precision"] = "bf16-mixed" if _has_bf16(settings) else "32-true"
+    return instantiate(  # type: ignore[no-any-return]
+        settings,
+        callbacks=callbacks,
+        logger=logger,
+        plugins=[checkpoints.DurableCheckpointIO()],
+        default_root_dir=str(here.path),
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        _convert_="object",
+    )
+
+
+def _has_bf16(settings: Mapping[str, Any]) -> bool:
+    wants_gpu = settings.get("accelerator") in ("auto", "gpu", "cuda")
+    return wants_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _check_same(checkpoint: Mapping[str, Any], model: DogBreedClassifier, data: DogBreedData, path: Path) -> None:
+    """Refuse a checkpoint of another model, class list or data set."""
+    findings = []
+    before, now = checkpoint["hyper_parameters"], dict(model.hparams)
+    for key in sorted((set(before) | set(now)) - {"weights", "classes"}):
+        if before.get(key) != now.get(key):
+            findings.append(f"model.{key} was {before.get(key)} and is now {now.get(key)}")
+    if before["classes"] != now["classes"]:
+        odd = sorted(set(before["classes"]) ^ set(now["classes"]))
+        findings.append(f"the class list differs ({len(before['classes'])} then, {len(now['classes'])} now): {odd[:3]}")
+    elif checkpoint.get(type(data).__qualname__, {}).get("digest") != data.photos.digest:
+        findings.append(f"the photos in {data.root} are not those it was trained on")
+    if findings:
+        listed = "\n".join(f"- {finding}" for finding in findings)
+        raise CheckpointError(f"{path} cannot be gone on with:\n{listed}\nTry: a new run, without resume=")
+
+
+def _check_memory(model: DogBreedClassifier, batch_size: int) -> None:
+    """Refuse a batch that cannot fit before it takes the machine down: on Linux the kernel kills without a word."""
+    if torch.cuda.is_available():
+        return  # there, running out is an error that can be caught
+    needed, free = least_bytes(model, batch_size), available_memory_bytes()
+    if needed > free:
+        fits = max(1, int(batch_size * free / needed * 0.8))
+        raise ConfigError(
+            f"data.batch_size={batch_size} does not fit: a training step needs at least {needed / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB of memory are free.\nTry: data.batch_size={fits}"
+        )
+
+
+@contextmanager
+def _memory_errors(config: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        size = config["data"]["batch_size"]
+        raise ConfigError(
+            f"Out of memory with data.batch_size={size}: {str(error).splitlines()[0]}\n"
+            f"Try: data.batch_size={max(1, size // 2)} (and trainer.accumulate_grad_batches=2 for the same steps)"
+        ) from error
+
+
+@contextmanager
+def _disk_errors(here: RunFolder) -> Iterator[None]:
+    """A disk that fills up is met wherever something is written, loggers and libraries included."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            raise
+        raise storage_error(Path(error.filename or here.path), error) from error
+
+
+@contextmanager
+def _only_useful_warnings() -> Iterator[None]:
+    """Without Lightning's remarks on what is meant to be so here."""
+    with warnings.catch_warnings():
+        for remark in (
+            "Found .* module.* in eval mode",  # the frozen ones
+            ".*does not have many workers.*",  # as many as there are CPUs
+            ".*smaller than the logging interval.*",
+            "Checkpoint directory .* exists and is not empty",  # a resumed run's
+            ".*`LeafSpec` is deprecated.*",  # between Lightning and torch
+            ".*treespec, LeafSpec.*",
+            "The `srun` command is available",
+            "GPU available but not used",
+            "Trying to infer the `batch_size`",
+        ):
+            warnings.filterwarnings("ignore", message=remark)
+        yield
+
+
+class History(Callback):
+    """metrics.csv, a row an epoch, and a line an epoch in the log. A resumed run carries the rows before it along."""
+
+    def __init__(self, here: RunFolder) -> None:
+        self.here = here
+        self.rows: list[dict[str, float]] = []
+        self._steps = 0  # since the epoch began; may be in an earlier process
+        self._images = 0
+        self._seconds = 0.0
+        self._since = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        self._images += len(batch[1])
+        self._seconds, self._since = self._seconds + time.monotonic() - self._since, time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model = cast(DogBreedClassifier, pl_module)
+        now = time.monotonic()
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/loss": float(model.train_loss.compute()),
+            "train/acc": float(model.train_acc.compute()),
+            **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")},
+            "seconds": round(self._seconds + now - self._since, 3),
+            "images_per_s": round(self._images / max(self._seconds, 1e-9), 1),
+        }
+        self.rows.append(row)
+        self._images, self._seconds, self._since = 0, 0.0, now
+        self._write()
+        log.info(
+            "epoch %d/%d: train loss %.3f acc %.3f | val loss %.3f acc %.3f top5 %.3f | %.0f images/s, %.0f s",
+            row["epoch"],
+            trainer.max_epochs or 0,
+            *(row[name] for name in ("train/loss", "train/acc", "val/loss", "val/acc", "val/top5")),
+            row["images_per_s"],
+            row["seconds"],
+        )
+
+    def totals(self) -> dict[str, float]:
+        """Of the whole training: epochs, steps, seconds (validation included), images/s (validation not included)."""
+        speeds = sorted(row["images_per_s"] for row in self.rows)
+        return {
+            "epochs": len(self.rows),
+            "steps": self.rows[-1]["step"],
+            "seconds": round(sum(row["seconds"] for row in self.rows), 1),
+            "images_per_s": speeds[len(speeds) // 2],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "images": self._images, "seconds": self._seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+        self._images, self._seconds = state_dict["images"], state_dict["seconds"]
+        if self.rows:
+            self._write()  # rows of steps that are trained again go
+
+    def _write(self) -> None:
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(self.rows[-1]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.here.history, table.getvalue())
+
+
+def _write_environment(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, trainer: Trainer) -> None:
+    photos = data.photos
+    write_json(
+        here.environment,
+        {
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": _device(trainer),
+            "seed": config["seed"],
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": " ".join(sys.argv),
+            "git": config.get("git"),
+            "classes": list(photos.classes),
+            "photos": {split: len(part) for split, part in photos.splits.items()},
+            "photos_digest": photos.digest,
+            "skipped": len(photos.skipped),
+            "packages": dict(sorted((d.metadata["Name"], d.version) for d in distributions())),
+        },
+    )
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {trainer.precision}"
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _describe(model: DogBreedClassifier) -> str:
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    name = model.hparams["backbone"]
+    return f"{name}, {model.hparams['trainable']}: {trained:,} of {total:,} weights"
+
+
+def _read_json(path: Path) -> dict[str, float]:
+    return cast(dict[str, float], json.loads(path.read_text()))
