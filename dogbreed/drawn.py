@@ -7,6 +7,7 @@ folder beside `root`, which takes the name `root` once it is whole: at any momen
 """
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -32,11 +33,13 @@ from dogbreed.drawn_breeds import TRAITS
 from dogbreed.drawn_scene import picture
 from dogbreed.errors import ConfigError, DataError, DogBreedError, raise_findings
 from dogbreed.hardware import available_cpus
-from dogbreed.run_folder import storage_error
+from dogbreed.run_folder import storage_error, write_bytes
 
 FORMAT = 1  # goes up with every change of what is drawn, so that an old set is not taken for a new one
 SPLITS = ("train", "valid", "test")
 _CHUNK = 8  # pictures between two words of a worker: a quarter of a second
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 log = logging.getLogger("dogbreed")
 
@@ -169,7 +172,9 @@ class DrawnDogs:
             chunk = jobs[at : at + _CHUNK]
             for split, breed, number in chunk:
                 path = folder / split / breed / f"{breed.partition('.')[2]}_{number:05d}.jpg"
-                self.photo(split, breed, number).save(path, "JPEG", quality=self.quality)
+                content = io.BytesIO()  # Pillow itself takes a short write to a full disk for success
+                self.photo(split, breed, number).save(content, "JPEG", quality=self.quality)
+                path.write_bytes(content.getvalue())
             yield len(chunk)
 
     def _draw_in_processes(self, folder: Path, processes: int) -> Iterator[int]:
@@ -208,7 +213,8 @@ class DrawnDogs:
                     complaints.seek(0)
                     said = complaints.read().decode(errors="replace").strip().splitlines()[-1:]
                     raise DataError(
-                        f"A process that draws dogs ended with status {max(status, key=abs)}: {' '.join(said) or 'no word'}.\n"
+                        f"A process that draws dogs ended with status {max(status, key=abs)}: "
+                        f"{' '.join(said) or 'no word'}.\n"
                         "Try: data.source.processes=1 (a negative status is a signal; -9 is often a lack of memory)"
                     )
             finally:
@@ -260,7 +266,7 @@ def _temporary_prefix(root: Path) -> str:
 
 @contextmanager
 def _temporary_sibling(root: Path) -> Iterator[Path]:
-    """A new folder beside `root`, whose name tells which process of which machine is at work; removed if still there."""
+    """A new folder beside `root`, whose name tells which process of which machine works there; removed if it stays."""
     start = int(psutil.Process().create_time())
     folder = Path(tempfile.mkdtemp(prefix=f"{_temporary_prefix(root)}{os.getpid()}-{start}-", dir=root.parent))
     folder.chmod(0o777 & ~_umask())  # mkdtemp's are private; this one becomes the data folder
@@ -289,7 +295,7 @@ def _remove_leftovers(root: Path) -> None:
 
 def _runs(pid: int, start: int) -> bool:
     try:
-        return abs(psutil.Process(pid).create_time() - start) < 3  # else the number went to another process
+        return bool(abs(psutil.Process(pid).create_time() - start) < 60)  # else the number went to another process
     except psutil.Error:
         return False
 
@@ -305,33 +311,33 @@ def _remove(folder: Path) -> None:
 
 
 def contact_sheet(
-    breeds: Sequence[str] = BREEDS, *, columns: int = 12, tile_px: int = 150, seed: int = 0
+    breeds: Sequence[str] = BREEDS, *, columns: int = 14, tile_px: int = 128, seed: int = 0
 ) -> Image.Image:
     """One picture of each breed with its name below, `columns` in a row; RGB, columns * tile_px wide."""
-    label_px, font = round(tile_px * 0.22), ImageFont.load_default(size=max(8, tile_px * 0.085))
-    rows = -(-len(breeds) // columns)
-    sheet = Image.new("RGB", (columns * tile_px, rows * (tile_px + label_px)), "white")
+    inner_px, label_px = tile_px - 4, round(tile_px * 0.25)
+    font = ImageFont.load_default(size=max(8, tile_px * 0.092))
+    sheet = Image.new("RGB", (columns * tile_px, -(-len(breeds) // columns) * (tile_px + label_px)), "white")
     draw = ImageDraw.Draw(sheet)
-    poses = ("stand", "look", "stand", "sit", "look")
     for i, breed in enumerate(breeds):
-        x, y = i % columns * tile_px, i // columns * (tile_px + label_px)
-        rng = np.random.Generator(
-            np.random.PCG64(np.random.SeedSequence([FORMAT, seed, BREEDS.index(breed), len(SPLITS)]))
-        )
-        tile = picture(TRAITS[breed], rng, (2 * (tile_px - 4), 2 * (tile_px - 4)), pose=poses[i % 5], sheet=True)
+        row, column = divmod(i, columns)
+        in_row = min(columns, len(breeds) - row * columns)
+        x, y = column * tile_px + (columns - in_row) * tile_px // 2, row * (tile_px + label_px)
+        key = np.random.SeedSequence([FORMAT, seed, BREEDS.index(breed), len(SPLITS)])
+        rng = np.random.Generator(np.random.PCG64(key))
+        pose = ("stand", "look", "stand", "sit", "look")[i % 5]
+        tile = picture(TRAITS[breed], rng, (2 * inner_px, 2 * inner_px), pose=pose, sheet=True)
         sheet.paste(tile.reduce(2), (x + 2, y + 2))
-        text = "\n".join(_lines(display_name(breed), lambda line: bool(font.getlength(line) <= tile_px - 4)))
-        draw.multiline_text(
-            (x + tile_px / 2, y + tile_px), text, fill=(40, 40, 40), font=font, anchor="ma", align="center", spacing=1
-        )
+        text = "\n".join(_lines(display_name(breed), font, tile_px - 4))
+        at = (x + tile_px / 2, y + tile_px)
+        draw.multiline_text(at, text, fill=(40, 40, 40), font=font, anchor="ma", align="center", spacing=1)
     return sheet
 
 
-def _lines(text: str, fits: Any) -> list[str]:
+def _lines(text: str, font: Font, width_px: int) -> list[str]:
     """The words of `text` in as few lines as fit."""
     lines: list[str] = []
     for word in text.split():
-        if lines and fits(f"{lines[-1]} {word}"):
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width_px:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
@@ -343,8 +349,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m dogbreed.drawn", description="Draw a contact sheet of the 133 breeds."
     )
     parser.add_argument("sheet", type=Path, help="where to write it: .jpg or .png")
-    parser.add_argument("--columns", type=int, default=12, help="pictures in a row (12)")
-    parser.add_argument("--tile-px", type=int, default=150, help="width of a picture with its margin (150)")
+    parser.add_argument("--columns", type=int, default=14, help="pictures in a row (14)")
+    parser.add_argument("--tile-px", type=int, default=128, help="width of a picture with its margin (128)")
     parser.add_argument("--seed", type=int, default=0, help="other dogs of the same breeds (0)")
     parser.add_argument("--quality", type=int, default=82, help="of the JPEG (82)")
     args = parser.parse_args(argv)
@@ -354,15 +360,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         1 <= args.columns <= len(BREEDS) and 48 <= args.tile_px <= 512 and args.seed >= 0 and 1 <= args.quality <= 95
     ):
         parser.error(f"out of range: columns 1 to {len(BREEDS)}, tile-px 48 to 512, seed from 0, quality 1 to 95")
-    try:
-        args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        sheet = contact_sheet(columns=args.columns, tile_px=args.tile_px, seed=args.seed)
-        sheet.save(args.sheet, quality=args.quality, optimize=True)
-    except OSError as error:
-        raise storage_error(args.sheet, error) from error
-    print(
-        f"{args.sheet}: {len(BREEDS)} breeds, {sheet.width} x {sheet.height} px, {args.sheet.stat().st_size / 1000:.0f} kB"
-    )
+    sheet = contact_sheet(columns=args.columns, tile_px=args.tile_px, seed=args.seed)
+    content = io.BytesIO()
+    kind = "PNG" if args.sheet.suffix.lower() == ".png" else "JPEG"
+    sheet.save(content, kind, quality=args.quality, optimize=True)
+    write_bytes(args.sheet, content.getvalue())
+    size = f"{sheet.width} x {sheet.height} px, {args.sheet.stat().st_size / 1000:.0f} kB"
+    print(f"{args.sheet}: {len(BREEDS)} breeds, {size}")
     return 0
 
 

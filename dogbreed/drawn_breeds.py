@@ -112,7 +112,7 @@ def _read(row: str) -> tuple[str, Traits]:
         features=frozenset(word for word in words if ":" not in word),
     )
     assert len(traits.build) == len(BUILD), row
-    assert traits.ears in EARS and traits.tail in TAILS and traits.coat in COATS and colour in COLOURS, row
+    assert (traits.ears in EARS, traits.tail in TAILS, traits.coat in COATS, colour in COLOURS) == (True,) * 4, row
     assert all(where in MARKS and colour in COLOURS for where, colour in traits.marks), row
     assert traits.features <= set(FEATURES), row
     return name, traits
@@ -121,7 +121,7 @@ def _read(row: str) -> tuple[str, Traits]:
 # build: legs, long, deep, tuck, bulk, neck, head, snout, muzzle. Then ears and their size, tail, coat and its length,
 # colour, markings as where:colour, features.
 _TABLE = """
-Affenpinscher                      413132706 button3    sickle wire6     black    beard brows fringe
+Affenpinscher                      413132706 button3    sickle wire6     black    beard brows
 Afghan_hound                       834528373 long6      sickle silky9    gold     mask:black drape
 Airedale_terrier                   724235465 button4    sickle wire3     tan      saddle:black beard brows
 Akita                              635164636 prick3     curl   dense4    red      under:white muzzle:white socks:white
@@ -169,7 +169,7 @@ Cardigan_welsh_corgi               174053544 bat6       brush  dense3    blue   
 Cavalier_king_charles_spaniel      333034624 long6      plume  silky5    white    patches:rust head:rust blaze:white
 Chesapeake_bay_retriever           545254445 drop3      otter  curly2    deadgrass
 Chihuahua                          422213813 bat7       sickle smooth0   fawn     under:cream
-Chinese_crested                    532315543 butterfly6 plume  hairless6 pink     furnishings:white crest
+Chinese_crested                    532315543 prick6     plume  hairless6 pink     furnishings:white crest
 Chinese_shar-pei                   425164739 button1    curl   smooth1   sand     mask:charcoal wrinkles jowls
 Chow_chow                          426073718 prick2     curl   dense9    red      ruff
 Clumber_spaniel                    166084747 long6      docked silky5    white    ears:lemon eyepatch:lemon ticks:lemon jowls

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from dogbreed.drawn_breeds import Colour, Traits
-from dogbreed.drawn_dog import SUPERSAMPLING, Dog, Frame, mix
+from dogbreed.drawn_brush import SUPERSAMPLING, Frame, mix, veil
+from dogbreed.drawn_dog import Dog
 
 _SKIES: tuple[tuple[Colour, Colour], ...] = (
     ((126, 178, 224), (214, 232, 242)),
@@ -15,7 +16,9 @@ _SKIES: tuple[tuple[Colour, Colour], ...] = (
     ((236, 178, 132), (250, 222, 180)),
     ((98, 146, 206), (190, 220, 240)),
 )
-_WALLS: tuple[Colour, ...] = ((206, 196, 180), (170, 186, 190), (196, 172, 160), (150, 160, 142), (222, 216, 206), (118, 126, 142))  # fmt: skip
+_WALLS: tuple[Colour, ...] = (
+    (206, 196, 180), (170, 186, 190), (196, 172, 160), (150, 160, 142), (222, 216, 206), (118, 126, 142),
+)  # fmt: skip
 _FLOORS: tuple[Colour, ...] = ((166, 124, 84), (128, 96, 70), (186, 160, 128), (150, 150, 152), (106, 84, 72))
 _GREENS: tuple[Colour, ...] = ((112, 152, 70), (134, 168, 84), (92, 132, 66), (150, 160, 84))
 
@@ -59,7 +62,7 @@ def picture(
 
 
 def background(rng: np.random.Generator, size: tuple[int, int], feet: float) -> Image.Image:
-    """Grass, sand, snow, a room, leaves out of focus or a studio; `feet` is the height, in pixels, where the dog stands."""
+    """Grass, sand, snow, a room, leaves out of focus or a studio; the dog stands `feet` pixels below the upper edge."""
     kinds: tuple[Callable[[np.random.Generator, tuple[int, int], float], Image.Image], ...] = (
         _meadow, _meadow, _beach, _snow, _room, _room, _bokeh, _studio,
     )  # fmt: skip
@@ -156,7 +159,8 @@ def _room(rng: np.random.Generator, size: tuple[int, int], feet: float) -> Image
     if a[5] < 0.6:
         rug = _pick(rng, ((160, 70, 66), (70, 96, 130), (196, 170, 110), (92, 120, 96)))
         y, rx, ry = feet + 0.01 * h, 0.46 * w, 0.09 * h
-        draw.ellipse((round(w / 2 - rx), round(y - ry), round(w / 2 + rx), round(y + ry)), fill=rug, outline=mix(rug, (255, 250, 230), 0.4), width=2)  # fmt: skip
+        box = (round(w / 2 - rx), round(y - ry), round(w / 2 + rx), round(y + ry))
+        draw.ellipse(box, fill=rug, outline=mix(rug, (255, 250, 230), 0.4), width=2)
     return scene
 
 
@@ -174,8 +178,7 @@ def _bokeh(rng: np.random.Generator, size: tuple[int, int], feet: float) -> Imag
     edge = round(feet - 0.08 * size[1])
     if edge < size[1]:
         ground = _gradient((size[0], size[1] - edge), mix(tone, (220, 220, 190), 0.2), mix(tone, (30, 30, 20), 0.15))
-        veil = _gradient_mask(ground.size)
-        scene.paste(ground, (0, edge), veil)
+        scene.paste(ground, (0, edge), _gradient_mask(ground.size))
     return scene
 
 
@@ -204,24 +207,22 @@ def shadow(scene: Image.Image, frame: Frame, length: float) -> None:
     rx, ry = length * 0.62 * frame.unit / SUPERSAMPLING / 4, 0.1 * frame.unit / SUPERSAMPLING / 4
     box = [round(v) for v in (centre[0] - rx, centre[1] - ry, centre[0] + rx, centre[1] + ry)]
     ImageDraw.Draw(small).ellipse(box, fill=120)
-    veil = small.filter(ImageFilter.GaussianBlur(1.5)).resize(
-        (4 * small.width, 4 * small.height), Image.Resampling.BILINEAR
-    )
-    scene.paste((28, 26, 30), (0, 0), veil.crop((0, 0, w, h)))
+    whole = (4 * small.width, 4 * small.height)
+    soft = small.filter(ImageFilter.GaussianBlur(1.5)).resize(whole, Image.Resampling.BILINEAR)
+    veil(scene, (28, 26, 30), (0, 0), soft.crop((0, 0, w, h)))
 
 
 def light(scene: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Brighter or darker, warmer or colder, more or less contrast, a beam or a shade across, a little grain."""
+    """Brighter or darker, warmer or colder, more or less contrast, a beam or a shade across."""
     bright, warm, contrast, side, depth = rng.random(5).tolist()
-    gain, lift = 0.72 + 0.5 * bright, (contrast - 0.5) * 36
+    gain, lift = 0.78 + 0.42 * bright, (contrast - 0.5) * 36
     tables: list[int] = []
     for k in (1 + 0.16 * (warm - 0.5), 1.0, 1 - 0.2 * (warm - 0.5)):
         tables += [max(0, min(255, round(v * gain * k * (1 - lift / 180) + lift))) for v in range(256)]
     scene = scene.point(tables)
     strip = Image.new("L", (2, 2))
     for i, corner in enumerate(((0, 0), (1, 0), (1, 1), (0, 1))):
-        strip.putpixel(corner, round(95 * depth) if i == int(4 * side) else 0)
-    scene.paste(
-        (16, 14, 24) if warm < 0.7 else (255, 236, 190), (0, 0), strip.resize(scene.size, Image.Resampling.BILINEAR)
-    )
+        strip.putpixel(corner, round(80 * depth) if i == int(4 * side) else 0)
+    beam = strip.resize(scene.size, Image.Resampling.BILINEAR)
+    veil(scene, (16, 14, 24) if warm < 0.7 else (255, 236, 190), (0, 0), beam)
     return scene
