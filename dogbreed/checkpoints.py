@@ -6,7 +6,7 @@ import random
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from dogbreed.data import TrainLoader
 from dogbreed.errors import CheckpointError
 from dogbreed.interruption import Interruption
 from dogbreed.run_folder import RunFolder, write_bytes
@@ -97,7 +98,13 @@ class ResumePoint(Checkpoint):
         self.every_s, self.every_n_steps = every_s, every_n_steps
         self._saved_at = time.monotonic()
         self._saved_step = 0
+        self._batches = 0  # of this epoch, trained
         self._random_states: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning would do this itself, but not where configure_optimizers asked for the number of steps before
+        if self._batches:
+            cast(TrainLoader, trainer.train_dataloader).load_state_dict({"batches": self._batches})
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._random_states is not None:
@@ -107,7 +114,8 @@ class ResumePoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        left = int(trainer.num_training_batches) - (batch_idx + 1)
+        self._batches = batch_idx + 1
+        left = int(trainer.num_training_batches) - self._batches
         if left == 0:
             return
         if self.stop.signum is not None:
@@ -121,6 +129,7 @@ class ResumePoint(Checkpoint):
             self.stop.stop(f"in the validation after step {trainer.global_step}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._batches = 0
         stopping = self.stop.signum is not None
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
         if stopping or last or self._due(trainer) or self._waited() > _SAVE_BEFORE_VALIDATION_S:
@@ -129,10 +138,10 @@ class ResumePoint(Checkpoint):
             self.stop.stop(f"after step {trainer.global_step}, with a checkpoint")
 
     def state_dict(self) -> dict[str, Any]:
-        return _random_states()
+        return {"batches": self._batches, "random": _random_states()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._random_states = state_dict
+        self._batches, self._random_states = state_dict["batches"], state_dict["random"]
 
     def _waited(self) -> float:
         return time.monotonic() - self._saved_at
@@ -173,7 +182,8 @@ def _set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
-    kind, keys, position, has_gauss, gauss = states["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
+    numpy = states["numpy"]
+    key = np.array(numpy["state"]["key"], dtype=np.uint32)
+    np.random.set_state(numpy | {"state": {"key": key, "pos": numpy["state"]["pos"]}})
     version, internal, gauss_next = states["python"]
     random.setstate((version, tuple(internal), gauss_next))

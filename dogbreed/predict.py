@@ -1,0 +1,50 @@
+"""python -m dogbreed.predict CHECKPOINT PHOTO...: the five most probable breeds of each photo."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from dogbreed.errors import DataError, DogBreedError
+from dogbreed.inference import Predictor
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 1 if the checkpoint or any photo could not be read; the other photos are still answered."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dogbreed.predict",
+        description="Print the most probable breeds of each photo.",
+        epilog="example: python -m dogbreed.predict runs/RUN photo.jpg",
+    )
+    parser.add_argument("checkpoint", help="a checkpoint such as runs/RUN/checkpoints/best.ckpt, or the run folder")
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="a picture file")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="how many breeds (default: 5)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: photo, predictions")
+    options = parser.parse_args(arguments)
+    try:
+        predictor = Predictor.from_checkpoint(options.checkpoint)
+    except DogBreedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    failed = False
+    for photo in options.photos:
+        try:
+            ranked = predictor.predict(photo, top=options.top)
+        except DataError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+            continue
+        if options.json:
+            found = [{"breed": p.breed, "probability": round(p.probability, 6)} for p in ranked]
+            print(json.dumps({"photo": photo, "predictions": found}))
+            continue
+        print(photo)
+        width = max(len(prediction.breed) for prediction in ranked)
+        for prediction in ranked:
+            bar = "█" * round(30 * prediction.probability)
+            print(f"  {prediction.breed:<{width}}  {prediction.probability:6.1%}  {bar}".rstrip())
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
