@@ -192,7 +192,7 @@ class Strokes:
             bend = long * wave * (r[:, 2] - 0.5)
             lines = np.stack([np.stack([x, y], 1), np.stack([x + lean * long * 0.5 + bend, y + long * 0.5], 1),
                 np.stack([x + lean * long, y + long], 1)], 1)
-        flat = np.rint(lines).reshape(n, -1).tolist()
+        flat = np.rint(lines).reshape(n, 2 * lines.shape[1]).tolist()
         self.dark, self.light = flat[: n // 2], flat[n // 2 :]
 
 
