@@ -189,7 +189,7 @@ Entlebucher_mountain_dog           345154536 drop3      docked smooth1   black  
 Field_spaniel                      354044465 long6      docked silky4    liver    points:tan
 Finnish_spitz                      514234443 prick4     curl   dense5    orange   under:cream
 Flat-coated_retriever              644245364 drop4      flag   silky5    black
-French_bulldog                     325172808 bat6       stub   smooth0   charcoal brindle:tan chest:white
+French_bulldog                     325172808 bat6       stub   smooth0   charcoal brindle:grizzle chest:white
 German_pinscher                    614345444 button4    stub   smooth0   mahogany
 German_shepherd_dog                654345465 prick5     brush  dense4    tan      saddle:black mask:black slope
 German_shorthaired_pointer         724445455 drop5      docked smooth0   white    patches:liver ticks:liver head:liver

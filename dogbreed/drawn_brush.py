@@ -241,16 +241,16 @@ class Painter:
         length = max(least, (short + (long - short) * self.hair) * amount)
         if length == 0 or (self.traits.coat == "hairless" and least == 0):
             return outline
+        reach = min(length * unit, 18.0)  # pixels: close up, hair is fine, not huge
         if self.traits.coat == "curly":
-            p = _resample(outline, spacing * unit / 4)
+            p = _resample(outline, min(spacing * unit, 26.0) / 4)
             scallop = np.array([0.0, 0.8, 1.0, 0.8])[np.arange(len(p)) % 4]
-            return p + normals(p) * (scallop * length * unit)[:, None]
-        p = _resample(outline, spacing * unit * (1 + 0.4 * self.hair))
+            return p + normals(p) * (scallop * reach)[:, None]
+        p = _resample(outline, min(spacing * unit * (1 + 0.4 * self.hair), 10.0))
         r = self.rng.random(len(p))
         odd = np.arange(len(p)) % 2 == 1
-        out = np.where(odd, length * (0.4 + 0.9 * r), -0.2 * length)
-        tufts = p + normals(p) * (out * unit)[:, None]
-        tufts[:, 1] += np.where(odd, hang * length * unit * (0.4 + 0.8 * r), 0.0)
+        tufts = p + normals(p) * (np.where(odd, 0.4 + 0.9 * r, -0.2) * reach)[:, None]
+        tufts[:, 1] += np.where(odd, hang * reach * (0.4 + 0.8 * r), 0.0)
         return tufts
 
     def blob(self, frame: Frame, unit: float, x: float, y: float, rx: float, ry: float) -> Points:

@@ -126,7 +126,7 @@ class Dog(HeadPainter):
         """left, bottom, right, top of the dog in its own coordinates, roughly."""
         up = 1.15
         if self.traits.ears in UPRIGHT:
-            up = 0.95 + 0.85 * (0.45 + 0.11 * self.traits.ear_size)
+            up = 0.95 + 0.85 * (0.48 + 0.085 * self.traits.ear_size)
         if pose == "portrait":
             return -1.5, -1.55 - 0.3 * self.snout, 1.5, up + 0.15
         x, y = self.head_place(pose)

@@ -71,7 +71,7 @@ class HeadPainter(Painter):
                 (0.45, -0.72)])), unit, 0.9))
         if t.features & {"topknot", "fringe", "crest"}:
             big = 0.55 if "topknot" in t.features else 0.4
-            shapes.append(self.fur(smooth(h(ellipse(0.02, 0.72, 0.72, big))), unit, 1.0))
+            shapes.append(self.fur(smooth(h(ellipse(0.02, 0.72, 0.72, big))), unit, 1.0, 0.03))
         if t.ears in UPRIGHT:
             self.ear(h.inner(0.12, 0.72, self.ear_scale(), -0.12), _EARS_SIDE[t.ears], far=True)
         layer = Layer(shapes, self.head_colour)
@@ -87,7 +87,7 @@ class HeadPainter(Painter):
                 layer.soft([cheek], colour, 0.92)
             elif where == "furnishings":
                 layer.polygon(self.fur(cheek, unit, 0.6), colour)
-                layer.polygon(self.fur(smooth(h(ellipse(0.1, 0.95, 0.75, 0.4))), unit, 0.6), colour)
+                layer.polygon(self.fur(smooth(h(ellipse(0.1, 0.95, 0.75, 0.4))), unit, 0.6, 0.03), colour)
             elif where == "blaze":
                 layer.polygon(smooth(h([(-0.1, 1.3), (0.2, 0.86), (0.66, 0.42), (0.7, 0.05), (0.7 + 0.2 * s, -0.5),
                     (tip * 0.8, -1.4), (tip + 0.4, -1.0), (tip + 0.4, 0.4), (0.9, 1.2)])), colour)
@@ -110,9 +110,9 @@ class HeadPainter(Painter):
         self.paste(layer, unit)
         mouth = smooth(h([(tip - 0.02, bridge - 0.4 * m), (tip - 0.1, lip), (0.72 + 0.45 * s, lip - 0.05),
             (0.56, lip - 0.02), (0.45, lip + 0.1)]))[: 4 * STEPS]
-        if self.tongue_out:
-            self.tongue(h.inner(0.74 + 0.5 * s, lip - 0.02), 0.16)
         shown = {"beard", "fringe"}.isdisjoint(t.features)
+        if self.tongue_out and shown:
+            self.tongue(h.inner(0.66 + 0.45 * s, lip - 0.02), 0.16)
         if shown:
             self.pen.line(flat(mouth), fill=mix(self.ink, (60, 30, 30), 0.3), width=max(1, round(0.05 * h.unit)),
                 joint="curve")
@@ -155,7 +155,7 @@ class HeadPainter(Painter):
                 unit, 0.9))
         if t.features & {"topknot", "fringe", "crest"}:
             shapes.append(self.fur(smooth(h(ellipse(0, 0.72, 0.85, 0.6 if "topknot" in t.features else 0.45))), unit,
-                1.0))
+                1.0, 0.03))
         if t.features & {"ruff"} or (t.coat == "dense" and t.hair >= 5):
             shapes.append(self.fur(smooth(h(ellipse(0, -0.25, wide + 0.2, 0.85))), unit, 1.0))
         upright = t.ears in UPRIGHT
@@ -179,7 +179,7 @@ class HeadPainter(Painter):
                 layer.soft([snout], colour, 0.95)
             elif where == "furnishings":
                 layer.polygon(self.fur(snout, unit, 0.6), colour)
-                layer.polygon(self.fur(smooth(h(ellipse(0, 1.05, 0.8, 0.42))), unit, 0.6), colour)
+                layer.polygon(self.fur(smooth(h(ellipse(0, 1.05, 0.8, 0.42))), unit, 0.6, 0.03), colour)
             elif where == "blaze":
                 layer.polygon(smooth(h([(0, 1.3), (0.14, 0.9), (0.1, 0.3), (0.2, nose_y + 0.3), (jaw * 0.8, nose_y),
                     (jaw * 0.8, low), (0, low - 0.8), (-jaw * 0.8, low), (-jaw * 0.8, nose_y), (-0.2, nose_y + 0.3),
@@ -246,7 +246,7 @@ class HeadPainter(Painter):
                 self.paste(Layer([self.fur(fall, unit, 0.5)], self.head_colour), unit)
 
     def ear_scale(self) -> float:
-        return 0.45 + 0.11 * self.traits.ear_size
+        return 0.48 + 0.085 * self.traits.ear_size
 
     def ear(self, place: Frame, knots: list[tuple[float, float]], far: bool = False, inside: bool = False) -> None:
         """place: its origin at the root of the ear."""
