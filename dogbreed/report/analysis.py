@@ -1,0 +1,109 @@
+"""What the predictions say: which breeds are taken for which, which are hard, and whether confidence can be trusted."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dogbreed.report.reading import NAN, Floats, Integers, Predictions
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The non-empty cells of the confusion matrix. All of shape [cells], most photos first."""
+
+    true: Integers
+    predicted: Integers
+    count: Integers
+    share: Floats  # of the true breed's test photos, 0..1
+
+    @property
+    def wrong(self) -> "Cells":
+        mistake = self.true != self.predicted
+        return Cells(self.true[mistake], self.predicted[mistake], self.count[mistake], self.share[mistake])
+
+
+@dataclass(frozen=True)
+class BreedScores:
+    """Per breed, each of shape [breeds]; NaN where a score does not exist (no photo of it, or never predicted)."""
+
+    photos: Integers
+    recall: Floats
+    precision: Floats
+    f1: Floats
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Test photos by stated probability, in bins of equal width; each [bins], NaN where a bin is empty."""
+
+    edges: Floats  # [bins + 1]
+    count: Integers
+    confidence: Floats  # mean stated probability
+    accuracy: Floats
+    low: Floats  # 95 % interval of the accuracy
+    high: Floats
+
+
+def confusion(predictions: Predictions) -> Cells:
+    """Only cells that hold photos: a dense matrix of thousands of classes would not fit into memory."""
+    classes = len(predictions.classes)
+    cell, count = np.unique(predictions.true * classes + predictions.predicted, return_counts=True)
+    true, predicted = np.divmod(cell, max(classes, 1))
+    share = count / np.bincount(predictions.true, minlength=classes)[true]
+    order = np.lexsort((predicted, true, -share, -count))
+    return Cells(true[order], predicted[order], count[order].astype(np.int64), share[order])
+
+
+def breed_scores(predictions: Predictions) -> BreedScores:
+    classes = len(predictions.classes)
+    photos = np.bincount(predictions.true, minlength=classes)
+    named = np.bincount(predictions.predicted, minlength=classes)
+    right = np.bincount(predictions.true[predictions.true == predictions.predicted], minlength=classes)
+    return BreedScores(photos, _ratio(right, photos), _ratio(right, named), _ratio(2 * right, photos + named))
+
+
+def worst_first(scores: BreedScores) -> Integers:
+    """Places of the breeds that have test photos: lowest recall first, then lowest F1, then most photos."""
+    tested = np.flatnonzero(scores.photos)
+    return tested[np.lexsort((tested, -scores.photos[tested], scores.f1[tested], scores.recall[tested]))]
+
+
+def reliability(predictions: Predictions, bins: int = 10) -> Reliability:
+    known = np.isfinite(predictions.probability)
+    probability = predictions.probability[known]
+    right = (predictions.true == predictions.predicted)[known]
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.digitize(probability, edges[1:-1])  # low <= probability < high, as in torchmetrics
+    count = np.bincount(place, minlength=bins)
+    hits = np.bincount(place, weights=right, minlength=bins)
+    low, high = wilson(hits, count)
+    mean = _ratio(np.bincount(place, weights=probability, minlength=bins), count)
+    return Reliability(edges, count, mean, _ratio(hits, count), low, high)
+
+
+def wilson(hits: Floats | Integers, trials: Floats | Integers) -> tuple[Floats, Floats]:
+    """The 95 % interval of a share, by Wilson's score (1927), which also holds for few trials and for 0 or all hits."""
+    z = 1.959964
+    share = _ratio(hits, trials)
+    n = np.where(trials > 0, trials, 1)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+
+
+def labels(classes: Sequence[str]) -> list[str]:
+    """Names for people: 001.Affenpinscher is Affenpinscher, as long as all stay different from each other."""
+    plain = [_printable(name) for name in classes]
+    short = [re.sub(r"^\d+\.(?=.)", "", name).replace("_", " ").strip() for name in plain]
+    return short if all(short) and len(set(short)) == len(set(classes)) else plain
+
+
+def _printable(name: str) -> str:
+    """`name` without what no font or encoding can show: control characters, bytes that are not UTF-8."""
+    return "".join(c if c.isprintable() or c == " " else "\ufffd" for c in name)
+
+
+def _ratio(part: Floats | Integers, whole: Floats | Integers) -> Floats:
+    return np.divide(part, whole, out=np.full(np.shape(whole), NAN), where=np.asarray(whole) > 0)
