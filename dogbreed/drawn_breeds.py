@@ -248,7 +248,7 @@ Poodle                             814227362 long6      pompom curly6    apricot
 Portuguese_water_dog               534154545 drop5      pompom curly6    black    chest:white topknot lion
 Saint_bernard                      647084838 drop4      brush  silky5    white    blanket:rust head:rust mask:charcoal blaze:white jowls
 Silky_terrier                      242124443 prick4     stub   silky6    blue     head:tan socks:tan drape
-Smooth_fox_terrier                 514235463 button3    stub   smooth0   white    patches:black head:black points:tan
+Smooth_fox_terrier                 514235463 button3    stub   smooth0   white    patches:black head:black muzzle:tan
 Tibetan_mastiff                    646084747 drop4      curl   dense8    black    points:rust ruff jowls
 Welsh_springer_spaniel             544144454 long4      plume  silky4    white    blanket:red head:red blaze:white
 Wirehaired_pointing_griffon        534244546 drop5      docked wire6     grey     patches:liver head:liver roan:liver beard brows

@@ -224,7 +224,7 @@ class Painter:
         self.pen, self.alpha_pen = ImageDraw.Draw(self.rgb), ImageDraw.Draw(self.alpha)
         self.hair = traits.hair / 9
         tint, light = rng.random(3) - 0.5, 0.94 + 0.12 * float(rng.random())
-        self._tint = [(light * (1 + 0.06 * t), 6 * t) for t in tint.tolist()]
+        self._tint = [(light * (1 + 0.035 * t), 4 * t) for t in tint.tolist()]
         self.base = self.colour(traits.colour)
         self.head_colour = self.colour(traits.mark("head") or traits.colour)
         self.ear_colour = self.colour(traits.mark("ears") or traits.mark("head") or traits.colour)

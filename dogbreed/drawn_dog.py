@@ -164,13 +164,15 @@ class Dog(HeadPainter):
         self.leg_marks(layer, frame, shade=0.3)
         self.paste(layer, frame.unit)
 
-    def leg_marks(self, layer: Layer, frame: Frame, shade: float = 0.0) -> None:
-        """White socks, tan points: lower down than the belly."""
+    def leg_marks(self, layer: Layer, frame: Frame, shade: float = 0.0, behind: float = 1.0) -> None:
+        """White socks and feet, tan points. behind: how far up the hind legs, as a share; 0 when sitting."""
         for where, height in (("points", 0.62), ("socks", 0.62), ("feet", 0.0), ("furnishings", 0.8)):
             if name := self.traits.mark(where):
-                y = max(0.13, height * self.leg) if where != "feet" else 0.12
-                edge = [(-1.5, y), (-0.8, y * 0.94), (0, y), (0.4, y * 1.05), (1.5, y), (1.5, -0.3), (-1.5, -0.3)]
-                layer.polygon(frame(edge), mix(self.colour(name), (24, 18, 26), shade))
+                y = max(0.13, height * self.leg)
+                back = max(0.09, y * behind)
+                edge = [(-2.0, back), (-0.5, back * 0.94), (-0.02, back), (0.04, y), (2.0, y * 1.05), (2.0, -0.3),
+                    (-2.0, -0.3)]
+                layer.polygon(self.fur(frame(edge), frame.unit, 0.8), mix(self.colour(name), (24, 18, 26), shade))
 
     def tail(self, frame: Frame, root: tuple[float, float], sitting: float) -> None:
         """sitting: 1 where the tail lies on the ground."""
@@ -271,7 +273,7 @@ class Dog(HeadPainter):
             else:
                 self.all_over(layer, where, colour, unit)
         if legs:
-            self.leg_marks(layer, frame)
+            self.leg_marks(layer, frame, behind=1.0 if len(legs) > 2 else 0.0)
         if neck_at is None:
             self.chest_front(layer, frame)
         self.paste(layer, unit)
