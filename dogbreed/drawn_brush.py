@@ -180,7 +180,7 @@ class Strokes:
             "curly": (0.065, 0.05, 2, 0.0),
             "corded": (0.06, 0.34, 3, 0.12),
         }[coat]
-        n = min(420, int(w * h / (spacing * unit) ** 2))
+        n = min(320, int(w * h / (spacing * unit) ** 2))
         r = rng.random((n, 4))
         x, y = r[:, 0] * w, r[:, 1] * h
         long = length * unit * (0.6 + 0.8 * r[:, 2])
@@ -288,12 +288,13 @@ class Painter:
                 at = Frame(corner + np.array([a * w, b * h]), (size, 0), (0, size))
                 layer.polygon(smooth(at(ellipse(0, 0, 1, 0.9, n=8) * (0.55 + 0.9 * rng.random(8))[:, None])), colour)
 
-    def paste(self, layer: Layer, unit: float) -> None:
+    def paste(self, layer: Layer, unit: float, shaded: bool = True) -> None:
         """Ink, then hair and light, then onto the picture."""
         width = max(1.0, 0.013 * unit)
         for shape in layer.shapes:
             grown = flat(shape + normals(shape) * width)
             self.pen.polygon(grown, fill=self.ink)
             self.alpha_pen.polygon(grown, fill=255)
-        layer.shade(0.3 * unit, Strokes(self.rng, layer, self.traits.coat, self.hair, unit))
+        if shaded:
+            layer.shade(0.3 * unit, Strokes(self.rng, layer, self.traits.coat, self.hair, unit))
         self.rgb.paste(layer.coat, (int(layer.corner[0]), int(layer.corner[1])), layer.mask)

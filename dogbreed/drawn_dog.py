@@ -162,7 +162,7 @@ class Dog(HeadPainter):
         colour = mix(self.base, (24, 18, 26), 0.3)
         layer = Layer([self.fur(s, frame.unit, 0.7) if i % 2 == 0 else s for i, s in enumerate(shapes)], colour)
         self.leg_marks(layer, frame, shade=0.3)
-        self.paste(layer, frame.unit)
+        self.paste(layer, frame.unit, shaded=False)  # they are in the shade as it is
 
     def leg_marks(self, layer: Layer, frame: Frame, shade: float = 0.0, behind: float = 1.0) -> None:
         """White socks and feet, tan points. behind: how far up the hind legs, as a share; 0 when sitting."""
