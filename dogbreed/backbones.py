@@ -141,26 +141,27 @@ def _lite0_state(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _read(weights: str, known: list[str]) -> dict[str, Tensor]:
-    """A state dict from a URL or a path."""
+    """A state dict from a URL or a path, bare or inside a checkpoint."""
+    state: Any
     if weights.startswith(("http://", "https://", "file://")):
-        fetched: dict[str, Tensor] = _download(
+        state = _download(
             weights,
             lambda **_: torch.hub.load_state_dict_from_url(weights, map_location="cpu", weights_only=True),
         )
-        return fetched
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise WeightsError(
-            f"There are no weights {weights!r}: no such file, and not one of {', '.join(known) or 'the known names'}.\n"
-            f"Try: model.weights=<path of a state dict>, model.weights=null for none, {_BY_HAND}"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch meets damaged files with several unrelated exceptions
-        raise WeightsError(f"{path} is not a state dict that torch can load: {_first_line(error)}") from error
+    else:
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            raise WeightsError(
+                f"There are no weights {weights!r}: no such file, and not one of {', '.join(known) or 'any names'}.\n"
+                f"Try: model.weights=<path of a state dict>, model.weights=null for none, {_BY_HAND}"
+            )
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch meets damaged files with several unrelated exceptions
+            raise WeightsError(f"{path} is not a state dict that torch can load: {_first_line(error)}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} holds no state dict (a mapping of names to tensors).")
+        raise WeightsError(f"{weights} holds no state dict (a mapping of names to tensors).")
     return dict(state)
 
 

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from dogbreed import calibration, checkpoints
+from dogbreed import calibration, checkpoints, report
 from dogbreed.data import DogBreedData
 from dogbreed.errors import CheckpointError, ConfigError, raise_findings
 from dogbreed.hardware import available_cpus, available_memory_bytes
@@ -59,8 +59,6 @@ def run(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
             _fit(config, here, data, stop)
         if not here.metrics.exists():
             _test(config, here, data)
-        from dogbreed import report  # late: it brings matplotlib
-
         report.write(here, data.root)
         return _read_json(here.metrics)
 

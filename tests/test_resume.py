@@ -1,0 +1,75 @@
+"""Real processes, real signals: `python train.py` is killed at random moments, and nothing is lost."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import make_photos, tiny_settings
+from .test_training import history, same, weights
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = ("trainer.max_epochs=6", "model.dropout=0.5", "save.every_n_steps=3", "save.every_s=0.5")
+
+
+def start(*arguments: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: "subprocess.Popen[bytes]") -> str:
+    """Its output; it must end well."""
+    output = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_until_training(folder: Path, process: "subprocess.Popen[bytes]", attempt: int) -> bool:
+    """Whether the process trains (for the n-th time in this folder); False if it ended first."""
+    log = folder / "train.log"
+    while process.poll() is None:
+        if log.exists() and log.read_text().count("Training ") + log.read_text().count("Going on from ") >= attempt:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture(scope="module")
+def photos_and_reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    base = tmp_path_factory.mktemp("resume")
+    photos = make_photos(base / "photos", train=40)
+    finish(start(*tiny_settings(photos), *SETTINGS, f"hydra.run.dir={base / 'whole'}"))
+    return photos, base / "whole"
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_stopped_at_five_random_moments_ends_with_the_same_weights(
+    signum: signal.Signals, status: int, photos_and_reference: tuple[Path, Path], tmp_path: Path
+) -> None:
+    photos, whole = photos_and_reference
+    folder = tmp_path / "run"
+    chance = random.Random(signum)
+    first = (*tiny_settings(photos), *SETTINGS, f"hydra.run.dir={folder}")
+    statuses, attempt = [], 0
+    while len(statuses) < 5:
+        process = start(*(first if attempt == 0 else [f"resume={folder}"]))
+        attempt += 1
+        if wait_until_training(folder, process, attempt):
+            time.sleep(chance.uniform(0.0, 1.2))
+        os.kill(process.pid, signum)
+        output = process.communicate(timeout=60)[0].decode()
+        statuses.append(process.returncode)
+        if signum != signal.SIGKILL and process.returncode == status:
+            assert f"resume={folder}" in output, output
+        if process.returncode == 0:
+            break  # it was quicker than the signal
+    finish(start(f"resume={folder}"))
+    assert statuses.count(status) >= 3, statuses
+    assert same(weights(whole), weights(folder))
+    assert history(whole) == history(folder)

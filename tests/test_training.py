@@ -1,0 +1,321 @@
+"""Runs in this process, tiny ones: what they leave behind, and that going on from anywhere changes nothing."""
+
+import csv
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from dogbreed import checkpoints, training
+from dogbreed.errors import CheckpointError, ConfigError, DataError, Interrupted, StorageError
+from dogbreed.inference import Predictor
+from dogbreed.run_folder import RunFolder
+
+from .conftest import make_photos, tiny_settings
+
+ROOT = Path(__file__).parents[1]
+CLOCKED = ("seconds", "images_per_s", "train/seconds", "train/images_per_s")
+
+
+def config(photos: Path, *overrides: str) -> dict[str, Any]:
+    import launchers.describe  # noqa: F401 (registers ${new_run_id:})
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose("config", [*tiny_settings(photos), "run_id=test", *overrides])
+    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
+
+
+def run(settings: dict[str, Any], folder: Path) -> dict[str, float]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return training.run(settings, folder)
+
+
+def unclocked(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if key not in CLOCKED}
+
+
+def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = checkpoints.read(folder / "checkpoints" / name)["state_dict"]
+    return state
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    with (folder / "metrics.csv").open() as file:
+        return [unclocked(row) for row in csv.DictReader(file)]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Killed(BaseException):
+    """The process is gone: nobody may catch this and tidy up."""
+
+
+@pytest.fixture
+def killed_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Let the next run die right after its n-th checkpoint."""
+    save, left = checkpoints.ResumePoint._save, [0]
+
+    def count_and_die(self: checkpoints.ResumePoint, trainer: Any) -> None:
+        save(self, trainer)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    monkeypatch.setattr(checkpoints.ResumePoint, "_save", count_and_die)
+
+    def set_deaths(saves: int) -> None:
+        left[0] = saves
+
+    return set_deaths
+
+
+STEADY = ("model.dropout=0.5", "model.lr=1e-2", "save.every_n_steps=1")  # 6 steps an epoch, 2 epochs
+VARIANTS = {
+    "plain": STEADY,
+    "accumulated gradients": (*STEADY, "trainer.accumulate_grad_batches=2"),
+    "averaged weights": (*STEADY, "model.ema_decay=0.9"),
+    "frozen backbone": (*STEADY, "model.trainable=head"),
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def uninterrupted(request: pytest.FixtureRequest, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    settings = config(photos, *VARIANTS[request.param])
+    return settings, folder, run(settings, folder)
+
+
+@pytest.mark.parametrize("saves", [1, 4, 5, 6, 8, 11])
+def test_a_run_that_died_goes_on_and_ends_as_if_nothing_had_happened(
+    uninterrupted: Any, saves: int, tmp_path: Path, killed_after: Any
+) -> None:
+    settings, whole, metrics = uninterrupted
+    killed_after(saves)
+    with pytest.raises(Killed):
+        run(settings, tmp_path)
+    again = run(settings, tmp_path)
+    assert same(weights(whole), weights(tmp_path))
+    assert same(weights(whole, "best.ckpt"), weights(tmp_path, "best.ckpt"))
+    assert history(whole) == history(tmp_path)
+    assert unclocked(metrics) == unclocked(again)
+
+
+@pytest.fixture(scope="module")
+def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    run(config(photos), folder)
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """The finished run, for a test to change."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_number_of_workers(
+    finished: Path, photos: Path, tmp_path: Path
+) -> None:
+    run(config(photos, "data.workers=2"), tmp_path / "workers")
+    run(config(photos, "seed=1"), tmp_path / "seed")
+    assert same(weights(finished), weights(tmp_path / "workers"))
+    assert not same(weights(finished), weights(tmp_path / "seed"))
+
+
+def test_the_run_folder_holds_what_the_readme_lists(finished: Path) -> None:
+    here = RunFolder(finished)
+    for path in (here.config, here.metrics, here.history, here.predictions, here.report, here.environment, here.best):
+        assert path.stat().st_size > 0, path
+    environment = json.loads(here.environment.read_text())
+    assert environment["packages"]["torch"] == torch.__version__.partition("+")[0] or torch.__version__
+    assert environment["photos"] == {"train": 24, "valid": 9, "test": 9}
+    assert [row["epoch"] for row in history(finished)] == ["1", "2"]
+
+
+def test_the_accuracy_reported_is_the_accuracy_of_the_checkpoint(finished: Path, photos: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    with (finished / "predictions.csv").open() as file:
+        predictions = list(csv.DictReader(file))
+    predictor = Predictor.from_checkpoint(finished)
+    ranked = predictor.predict_many([photos / row["path"] for row in predictions])
+    right = [best[0].label == row["breed"] for best, row in zip(ranked, predictions, strict=True)]
+    assert metrics["test/acc"] == pytest.approx(sum(right) / len(right))
+    assert [best[0].label for best in ranked] == [row["predicted"] for row in predictions]
+    assert [best[0].probability for best in ranked] == pytest.approx(
+        [float(row["probability"]) for row in predictions], abs=1e-5
+    )
+
+
+def test_a_finished_run_is_not_touched_again(copy: Path, photos: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    metrics = run(config(photos), copy)
+    assert metrics == json.loads((copy / "metrics.json").read_text())
+    assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+
+
+def test_a_run_that_died_in_the_test_is_only_tested(copy: Path, photos: Path) -> None:
+    metrics = json.loads((copy / "metrics.json").read_text())
+    last = (copy / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    for name in ("metrics.json", "predictions.csv", "report.html"):
+        (copy / name).unlink()
+    assert run(config(photos), copy) == metrics
+    assert (copy / "checkpoints" / "last.ckpt").stat().st_mtime_ns == last
+
+
+def test_a_run_that_died_in_the_report_only_gets_its_report(copy: Path, photos: Path) -> None:
+    tested = (copy / "metrics.json").stat().st_mtime_ns
+    (copy / "report.html").unlink()
+    run(config(photos), copy)
+    assert (copy / "report.html").exists()
+    assert (copy / "metrics.json").stat().st_mtime_ns == tested
+
+
+def test_a_finished_run_can_be_made_longer(copy: Path, photos: Path) -> None:
+    metrics = run(config(photos, "trainer.max_epochs=3"), copy)
+    assert metrics["epochs"] == 3
+    assert [row["epoch"] for row in history(copy)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped", "empty"])
+def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(
+    uninterrupted: Any, damage: str, tmp_path: Path, killed_after: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, whole, _ = uninterrupted
+    killed_after(4)
+    with pytest.raises(Killed):
+        run(settings, tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 0xFF
+    last.write_bytes({"torn": content[: len(content) // 2], "flipped": content, "empty": b""}[damage])
+    run(settings, tmp_path)
+    assert same(weights(whole), weights(tmp_path))
+    assert "last.ckpt is damaged" in caplog.text
+    assert len(list(last.parent.glob("last.ckpt.damaged-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "seen"),
+    [
+        ("model.backbone=test_resnet_2", "no model"),
+        ("model.trainable=head", "model.trainable was all and is now head"),
+        ("model.image_px=48", "model.image_px was 32 and is now 48"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(copy: Path, photos: Path, override: str, seen: str) -> None:
+    (copy / "fit.json").unlink()
+    (copy / "metrics.json").unlink()
+    with pytest.raises((CheckpointError, ConfigError), match=seen):
+        run(config(photos, override), copy)
+
+
+def test_a_checkpoint_of_other_photos_or_classes_is_refused(copy: Path, tmp_path: Path) -> None:
+    (copy / "fit.json").unlink()
+    (copy / "metrics.json").unlink()
+    fewer = make_photos(tmp_path / "fewer", classes=2)
+    with pytest.raises(CheckpointError, match="class list differs"):
+        run(config(fewer), copy)
+    others = make_photos(tmp_path / "others", px=44)
+    with pytest.raises(CheckpointError, match="are not those it was trained on"):
+        run(config(others), copy)
+
+
+def test_settings_that_cannot_work_are_all_named_at_once(photos: Path, tmp_path: Path) -> None:
+    bad = ("monitor=val/accuracy", "trainer.max_epochs=0", "data.batch_size=0", "model.dropout=1.5", "model.lr=-1")
+    with pytest.raises(ConfigError) as caught:
+        run(config(photos, *bad), tmp_path)
+    assert str(caught.value).startswith("5 things to mend")
+    for name in ("monitor=", "max_epochs", "batch_size", "dropout", "model.lr"):
+        assert name in str(caught.value)
+
+
+def test_a_mode_that_would_keep_the_worst_epoch_is_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mode=min"):
+        run(config(photos, "monitor=val/loss"), tmp_path)
+
+
+def test_a_batch_that_cannot_fit_is_refused_with_one_that_does(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.batch_size=100000000 does not fit(.|\n)*Try: data\.batch_size=\d+"):
+        run(config(photos, "data.batch_size=100000000"), tmp_path)
+
+
+def test_too_many_bad_photos_stop_the_run_and_are_listed(photos: Path, tmp_path: Path) -> None:
+    bad = Path(shutil.copytree(photos, tmp_path / "bad"))
+    (bad / "train" / "001.Class_1" / "x.jpg").write_bytes(b"")
+    (bad / "train" / "001.Class_1" / "y.jpg").write_text("text")
+    with pytest.raises(DataError, match=r"2 of 44 files(.|\n)*max_bad_fraction=0\.06"):
+        run(config(bad, "data.max_bad_fraction=0.04"), tmp_path / "run")
+    assert (tmp_path / "run" / "skipped.csv").read_text().splitlines()[1:] == [
+        "train/001.Class_1/x.jpg,the file is empty (0 bytes)",
+        f"train/001.Class_1/y.jpg,{training_reason(bad)}",
+    ]
+
+
+def training_reason(bad: Path) -> str:
+    from dogbreed.preprocess import probe
+
+    with pytest.raises(DataError) as caught:
+        probe((bad / "train" / "001.Class_1" / "y.jpg").read_bytes())
+    reason = str(caught.value)
+    return f'"{reason}"' if "," in reason else reason
+
+
+def test_a_full_disk_ends_the_run_with_what_was_saved_intact(copy: Path, photos: Path) -> None:
+    """A limit on file size is met like a full disk: the write fails half way."""
+    (copy / "fit.json").unlink()
+    (copy / "metrics.json").unlink()
+    before = {path.name: path.read_bytes() for path in (copy / "checkpoints").iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(
+            StorageError, match=r"No room to write (.|\n)*last\.ckpt|No room to write (.|\n)*best\.ckpt"
+        ):
+            run(config(photos, "trainer.max_epochs=3"), copy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    kept = {path.name: path.read_bytes() for path in (copy / "checkpoints").iterdir()}
+    assert before["last.ckpt"] in (kept.get("last.ckpt"), kept.get("previous.ckpt"))
+    assert run(config(photos, "trainer.max_epochs=3"), copy)["epochs"] == 3
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_training_saves_before_it_stops(
+    photos: Path, tmp_path: Path, signum: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(photos, "trainer.max_epochs=3")
+    start = checkpoints.ResumePoint.on_train_batch_start
+
+    def signal_in_step_8(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        start(self, trainer, module, batch, batch_idx)
+        if trainer.global_step == 8:
+            os.kill(os.getpid(), signum)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.ResumePoint, "on_train_batch_start", signal_in_step_8)
+        with pytest.raises(Interrupted, match="after step 9") as caught:
+            run(settings, tmp_path / "run")
+    assert caught.value.signum == signum
+    assert checkpoints.read(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 9
+    run(settings, tmp_path / "run")
+    run(settings, tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    probe = "import sys, dogbreed.errors, dogbreed.photos; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout == "False\n"
