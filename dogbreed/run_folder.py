@@ -110,14 +110,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def storage_error(path: Path, error: OSError) -> StorageError:
     """The same failure in words that tell what to do."""
+    elsewhere = "name a folder elsewhere (hydra.run.dir=, data.root=, or DOGBREED_CACHE in the environment)"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageError(
             f"No room to write {path} ({error.strerror}). What was saved before is intact.\n"
-            "Try: free some space, then resume; or hydra.run.dir=<a folder on another disk>"
+            f"Try: free some space, then resume; or {elsewhere}"
         )
-    return StorageError(
-        f"Cannot write {path}: {error.strerror or error}.\nTry: hydra.run.dir=<a folder you may write to>"
-    )
+    return StorageError(f"Cannot write {path}: {error.strerror or error}.\nTry: {elsewhere}")
 
 
 def _sync_folder(folder: Path) -> None:

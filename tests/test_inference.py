@@ -1,0 +1,121 @@
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dogbreed import checkpoints, predict
+from dogbreed.errors import CheckpointError, DataError
+from dogbreed.inference import Predictor
+from dogbreed.model import DogBreedClassifier
+
+CLASSES = ("001.Affenpinscher", "002.Afghan_hound", "003.Airedale_terrier")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network, saved as a run saves it: what it answers is arbitrary, but always the same."""
+    torch.manual_seed(0)
+    model = DogBreedClassifier(CLASSES, backbone="resnet18", weights=None, image_px=64)
+    model.temperature.fill_(2.0)
+    path = tmp_path_factory.mktemp("run") / "checkpoints" / "best.ckpt"
+    checkpoints.write({"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}, path)
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_breeds_come_ranked_with_probabilities_that_sum_to_one(checkpoint: Path, photo: Path) -> None:
+    ranked = Predictor.from_checkpoint(checkpoint).predict(photo)
+    probabilities = [prediction.probability for prediction in ranked]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1)
+    assert {p.label for p in ranked} == set(CLASSES)
+    assert {p.breed for p in ranked} == {"Affenpinscher", "Afghan hound", "Airedale terrier"}
+
+
+def test_path_bytes_and_picture_give_the_same_answer(checkpoint: Path, photo: Path) -> None:
+    predictor = Predictor.from_checkpoint(checkpoint)
+    with Image.open(photo) as picture:
+        answers = [predictor.predict(source) for source in (photo, str(photo), photo.read_bytes(), picture)]
+    assert all(answer == answers[0] for answer in answers)
+
+
+def test_several_photos_are_answered_as_each_alone(checkpoint: Path, photo: Path) -> None:
+    predictor = Predictor.from_checkpoint(checkpoint)
+    other = io.BytesIO()
+    Image.new("RGB", (40, 80), "red").save(other, "PNG")
+    together = predictor.predict_many([photo, other.getvalue()], top=2)
+    for answer, source in zip(together, (photo, other.getvalue()), strict=True):
+        alone = predictor.predict(source, top=2)
+        assert [p.label for p in answer] == [p.label for p in alone]
+        assert [p.probability for p in answer] == pytest.approx([p.probability for p in alone], abs=1e-5)
+
+
+def test_the_temperature_is_applied(checkpoint: Path, photo: Path) -> None:
+    predictor = Predictor.from_checkpoint(checkpoint)
+    calibrated = predictor.probabilities([photo])
+    predictor._model.temperature.fill_(1.0)
+    assert calibrated.max() < predictor.probabilities([photo]).max()
+
+
+def test_a_run_folder_stands_for_its_best_checkpoint(checkpoint: Path, photo: Path) -> None:
+    folder = checkpoint.parents[1]
+    assert Predictor.from_checkpoint(folder).predict(photo) == Predictor.from_checkpoint(checkpoint).predict(photo)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "text.ckpt").write_text("no checkpoint")
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
+    torn = tmp_path / "torn.ckpt"
+    torn.write_bytes(checkpoint.read_bytes()[:-1000])
+    for path in (tmp_path / "absent.ckpt", tmp_path / "text.ckpt", tmp_path / "other.ckpt", torn, tmp_path):
+        with pytest.raises(CheckpointError, match=r"checkpoint"):
+            Predictor.from_checkpoint(path)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "hyper_parameters": {"x": Path("/")}}, tmp_path / "code.ckpt")
+    with pytest.raises(CheckpointError, match="safely"):
+        Predictor.from_checkpoint(tmp_path / "code.ckpt")
+
+
+def test_a_picture_that_does_not_decode_is_a_data_error(checkpoint: Path) -> None:
+    with pytest.raises(DataError, match="empty"):
+        Predictor.from_checkpoint(checkpoint).predict(b"")
+
+
+def test_the_command_prints_the_top_breeds_and_goes_on_after_a_bad_photo(
+    checkpoint: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = photo.with_name("copy.png")
+    shutil.copy(photo, copy)
+    assert predict.main([str(checkpoint), str(photo), str(photo.with_name("absent.jpg")), str(copy)]) == 1
+    out, err = capsys.readouterr()
+    assert out.count("Afghan hound") == 2
+    assert err.startswith("error: ")
+    assert "absent.jpg" in err
+    assert max(map(len, out.splitlines())) <= max(80, len(str(photo)))
+
+
+def test_the_command_answers_in_json_for_programs(
+    checkpoint: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict.main([str(checkpoint), str(photo), "--json", "--top", "2"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["photo"] == str(photo)
+    assert len(answer["predictions"]) == 2
+
+
+def test_the_command_says_what_is_wrong_with_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert predict.main([str(tmp_path / "absent.ckpt"), "photo.jpg"]) == 1
+    assert "There is no checkpoint" in capsys.readouterr().err
