@@ -1,0 +1,285 @@
+"""What every launcher offers, and the plain values that go in and come out.
+
+Nothing heavy is imported here: printing a plan or a status must not wait for torch.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from enum import StrEnum, auto
+from io import StringIO
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+from dogbreed.errors import DogBreedError
+
+SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
+
+
+class LaunchError(DogBreedError):
+    """A run cannot be started, found, followed or stopped."""
+
+
+class Phase(StrEnum):
+    """How far a run is."""
+
+    PLANNED = auto()
+    SUBMITTED = auto()
+    PROVISIONING = auto()
+    RUNNING = auto()
+    RECOVERING = auto()
+    STOPPING = auto()
+    SUCCEEDED = auto()
+    FAILED = auto()
+    CANCELLED = auto()
+    LOST = auto()  # nobody knows this run: never to be read as success
+
+
+FINISHED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.LOST})
+
+
+class Cause(StrEnum):
+    """Why a run is in its phase: what to do next follows from it."""
+
+    NONE = auto()
+    USER_CODE = auto()
+    BAD_CONFIG = auto()
+    PERMISSION = auto()
+    QUOTA = auto()
+    CAPACITY = auto()
+    INTERRUPTED = auto()
+    TIME_LIMIT = auto()
+    BUDGET = auto()
+    BY_USER = auto()
+    UNKNOWN = auto()
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run, as plain data: what was asked for, not where it runs. JSON holds all of it."""
+
+    run_id: str  # for life: a resumed run keeps it
+    overrides: tuple[str, ...]  # as typed: another machine composes the same config from them
+    config: Mapping[str, Any]  # resolved, and made of plain dicts, lists, numbers and strings
+    folder: str  # absolute, on the machine of the person who started it
+    created_at: str  # ISO 8601, UTC
+    commit: str | None  # of the project's code; None outside git
+    dirty: bool  # tracked files differ from that commit
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises ValueError, KeyError or TypeError where `text` is no RunSpec."""
+        fields = json.loads(text)
+        return cls(**{**fields, "overrides": tuple(fields["overrides"])})
+
+
+@dataclass(frozen=True)
+class Handle:
+    """The name of a run anywhere: `scheme://scope/run_id`, as in `sagemaker://eu-west-1/20261123-001122-x7k2`.
+
+    Locally the run's folder is the name: `local:///home/me/runs/20261123-001122-x7k2`.
+    """
+
+    launcher: str
+    scope: str
+    run_id: str
+
+    def __str__(self) -> str:
+        return f"{self.launcher}://{self.scope}/{self.run_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        launcher, found, rest = text.partition("://")
+        scope, slash, run_id = rest.rstrip("/").rpartition("/")
+        if not (launcher and found and slash and run_id):
+            raise LaunchError(f"{text!r} is no handle of a run.\nTry: the form that `python -m launchers list` shows")
+        return cls(launcher, scope, run_id)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `submit` would do, all of it, to be printed, compared and recorded."""
+
+    spec: RunSpec
+    handle: Handle  # what submit will return
+    rows: tuple[tuple[str, str], ...]  # what a person wants to know first: where, which command, what it costs
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.rows)
+        return "\n".join([f"Plan for run {self.spec.run_id}", *(f"  {n:<{width}}  {text}" for n, text in self.rows)])
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands. A FAILED one always has a cause and a next action, and its last log lines if it has a log."""
+
+    phase: Phase
+    cause: Cause = Cause.NONE
+    detail: str = ""
+    attempt: int = 0  # from 1; 0 before the first
+    started_at: str = ""  # of the first attempt, ISO 8601, UTC
+    log_tail: tuple[str, ...] = ()
+    next_action: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in FINISHED
+
+    def __str__(self) -> str:
+        why = "" if self.cause is Cause.NONE else f" ({self.cause.replace('_', ' ')})"
+        lines = [f"{self.phase}{why}" + (f", attempt {self.attempt}" if self.attempt > 1 else "")]
+        if self.detail:
+            lines.append(self.detail)
+        lines += [f"  | {line}" for line in self.log_tail]
+        return "\n".join(lines + ([f"Next: {self.next_action}"] if self.next_action else []))
+
+
+@dataclass(frozen=True)
+class LogLine:
+    attempt: int  # from 1
+    node: int  # from 0
+    text: str  # without the line's end
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run that succeeded left: its numbers and its files on this machine."""
+
+    handle: Handle
+    folder: Path
+    metrics: dict[str, float]  # flat: "val/acc": 0.83, of best.ckpt
+    artifacts: dict[str, Path]  # by name: "report", "best", "last"...; only what is there
+
+    def __str__(self) -> str:
+        """A table of the main numbers, the paths, and what to try next; at most 80 columns but for long paths."""
+        from rich.console import Console  # here: rich costs a tenth of a second, and most commands show no result
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for _ in range(2):
+            table.add_column(no_wrap=True)
+        table.add_column()
+        for key, (name, explained, show) in _SHOWN.items():
+            if key in self.metrics:
+                table.add_row(name, show(self.metrics[key]), explained)
+        screen = Console(file=StringIO(), width=80, color_system=None, force_terminal=False, highlight=False)
+        screen.print(table)
+        assert isinstance(screen.file, StringIO)
+        numbers = "\n".join(line.rstrip() for line in screen.file.getvalue().splitlines())
+        paths = {"report": "report", "best": "checkpoint", "metrics": "numbers"}
+        files = [(name, self.artifacts[key]) for key, name in paths.items() if key in self.artifacts]
+        written = "\n".join(f"{name:<10}  {shown_path(path)}" for name, path in [*files, ("run folder", self.folder)])
+        parts = ["", numbers, "", written]
+        if "best" in self.artifacts:
+            parts += ["", f"Next: python -m dogbreed.predict {shown_path(self.artifacts['best'])} PHOTO"]
+        return "\n".join(parts)
+
+
+@dataclass(frozen=True)
+class CleanupReport:
+    """Left-overs that nothing uses any more, and which of them are gone, checked after removing."""
+
+    found: tuple[str, ...]
+    removed: tuple[str, ...] = ()
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        return tuple(name for name in self.found if name not in self.removed)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a launcher can do: wrong wishes fail in `plan`, and the README's table is made of it."""
+
+    spot: bool
+    multi_node: bool
+    follow_logs: bool
+    exact_cost: bool
+    graceful_cancel: bool
+
+
+class Launcher(Protocol):
+    """Where a run runs. Constructors only store; `tests/launcher_contract.py` holds what is promised here."""
+
+    capabilities: ClassVar[Capabilities]
+
+    def plan(self, spec: RunSpec) -> Plan:
+        """What submit would do. Pure: no network, clock, disk or environment. All that is wrong is raised at once."""
+        ...
+
+    def submit(self, plan: Plan) -> Handle:
+        """Do what the plan says. Idempotent. Where the run runs in this very call, what stops it is raised here."""
+        ...
+
+    def status(self, handle: Handle) -> Status:
+        """An unknown run is Phase.LOST, not an exception."""
+        ...
+
+    def logs(
+        self, handle: Handle, *, follow: bool = False, attempt: int | None = None, node: int | None = None
+    ) -> Iterator[LogLine]:
+        """The lines of all attempts and nodes, or of one; with `follow`, until the run has finished."""
+        ...
+
+    def cancel(self, handle: Handle, *, grace_s: float = 110) -> Status:
+        """Ask the run to save and stop; after `grace_s`, make it. Idempotent."""
+        ...
+
+    def result(self, handle: Handle) -> RunResult:
+        """Raises LaunchError while there is none, saying where the run stands."""
+        ...
+
+    def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
+        """The known runs, newest first."""
+        ...
+
+    def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
+        """Show left-overs; with `apply`, remove them and check that they are gone."""
+        ...
+
+
+def wait(
+    launcher: Launcher, handle: Handle, *, poll_s: float = 30.0, sleep: Callable[[float], None] = time.sleep
+) -> RunResult:
+    """The result, once the run has finished. Raises LaunchError if it did not succeed."""
+    while not launcher.status(handle).finished:
+        sleep(poll_s)
+    return launcher.result(handle)
+
+
+def shown_path(path: Path) -> str:
+    """`path` as a person would type it here: relative where that is shorter."""
+    try:
+        relative = os.path.relpath(path)
+    except (ValueError, OSError):  # another drive; or the current folder is gone
+        return str(path)
+    return min(relative, str(path), key=len)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _share(value: float) -> str:
+    return f"{value:.4f}"
+
+
+_SHOWN: dict[str, tuple[str, str, Callable[[float], str]]] = {
+    "val/acc": ("val/acc", "share of the validation photos named right", _share),
+    "test/acc": ("test/acc", "share of the test photos named right", _share),
+    "test/top5": ("test/top5", "right breed among the first five guesses", _share),
+    "test/f1": ("test/f1", "macro F1: every breed counts the same", _share),
+    "test/ece": ("test/ece", "calibration error: how far off its probabilities are", _share),
+    "train/images_per_s": ("images/s", "trained on, each second", lambda value: f"{value:.1f}"),
+    "train/seconds": ("duration", "of the training", _duration),
+}
