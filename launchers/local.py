@@ -1,0 +1,359 @@
+"""The launcher for this very machine: the run runs inside `submit`, and its folder says how it stands."""
+
+import errno
+import json
+import logging
+import os
+import re
+import shlex
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dogbreed.errors import ConfigError, DogBreedError, Interrupted, StorageError, raise_findings
+from dogbreed.run_folder import RunFolder, storage_error, write_text
+from launchers.base import (
+    SPEC_FILE,
+    Capabilities,
+    Cause,
+    CleanupReport,
+    Handle,
+    LaunchError,
+    LogLine,
+    Phase,
+    Plan,
+    RunResult,
+    RunSpec,
+    Status,
+    shown_path,
+)
+from launchers.run_log import LogFile, read_lines, tail
+from launchers.run_state import CANCEL_FILE, RUNNING_HERE, STATE_FILE, State, cancel_requested, claimed
+
+ABOUT_THIS_COMMAND = frozenset({"resume", "run_id", "dry_run", "debug"})  # keys that say nothing about the run itself
+
+_ARTIFACTS = ("report", "best", "last", "metrics", "history", "predictions", "skipped", "config", "environment", "log")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TEMPORARY = re.compile(r"^\..+\.tmp-(\d+)$")  # as dogbreed.run_folder names a file that is not whole yet
+
+
+@dataclass(frozen=True)
+class LocalLauncher:
+    """Trains in this process, with the run's state in its folder.
+
+    runs_dir, sweeps_dir: where `list` and `cleanup` look, for runs/<run> and sweeps/<sweep>/<run>. A run that lies
+    elsewhere (hydra.run.dir) is found by its folder.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        spot=False, multi_node=False, follow_logs=True, exact_cost=True, graceful_cancel=True
+    )
+
+    runs_dir: str = "runs"
+    sweeps_dir: str = "sweeps"
+    poll_s: float = 0.2
+
+    def plan(self, spec: RunSpec) -> Plan:
+        findings = []
+        if not Path(spec.folder).is_absolute():
+            findings.append(f"The run folder must be an absolute path, not {spec.folder!r}.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,54}", spec.run_id):
+            findings.append(
+                f"run_id={spec.run_id!r} cannot name a run: folders, jobs and tags carry it.\n"
+                "Try: letters, digits and hyphens, at most 55"
+            )
+        raise_findings(ConfigError, findings)
+        folder = Path(spec.folder)
+        going_on = [override("resume", str(folder))] if spec.config.get("resume") else []
+        code = "not under version control"
+        if spec.commit:
+            code = f"commit {spec.commit[:12]}" + (", with changes that are not committed" if spec.dirty else "")
+        rows = (
+            ("where", "this machine, in this process"),
+            ("folder", str(folder)),
+            ("command", shlex.join(["python", "train.py", *spec.overrides, *going_on])),
+            ("resume", resume_command(folder, absolute=True)),
+            ("code", code),
+            ("cost", "no cost"),
+        )
+        return Plan(spec, handle_for(folder), rows)
+
+    def submit(self, plan: Plan) -> Handle:
+        """Train, and return once that has ended; an error of the run is raised after it was recorded.
+
+        A run that has succeeded is not trained again, a dead one goes on, one that is alive elsewhere is refused.
+        Raises StorageError where the folder cannot be written.
+        """
+        folder = RunFolder(Path(plan.spec.folder))
+        if _is_follower():  # rank 0 keeps the books for all ranks
+            _train(plan.spec, folder)
+            return plan.handle
+        with _storage_errors(folder.path), claimed(folder.path):
+            before = self.status(plan.handle)
+            if before.phase is Phase.SUCCEEDED and _same_run(plan.spec, folder.path):
+                return plan.handle
+            if not before.finished:
+                raise LaunchError(_alive_message(folder.path))
+            state = State.of_this_process(before)
+            write_text(folder.path / SPEC_FILE, plan.spec.to_json())
+            state.write(folder.path)
+            (folder.path / CANCEL_FILE).unlink(missing_ok=True)
+        RUNNING_HERE.add(folder.path)
+        try:
+            self._run(plan.spec, folder, state)
+        finally:
+            RUNNING_HERE.discard(folder.path)
+        return plan.handle
+
+    def _run(self, spec: RunSpec, folder: RunFolder, state: State) -> None:
+        with LogFile(folder.log) as log:
+            log.begin(state.attempt, state.pid, state.host)
+            try:
+                _train(spec, folder)
+            except BaseException as error:  # Ctrl-C while torch is imported is one, too
+                ended = state.ended(*_outcome(error, cancelled=cancel_requested(folder.path)))
+                unexpected = ended.cause is Cause.USER_CODE
+                log.write(logging.ERROR, f"{ended.phase}: {ended.detail}", error if unexpected else None)
+                with suppress(StorageError):  # a full disk: the first error is the one to show
+                    ended.write(folder.path)
+                error.add_note(_next_action(ended, folder.path))
+                raise
+            state.ended(Phase.SUCCEEDED, Cause.NONE, "").write(folder.path)
+
+    def status(self, handle: Handle) -> Status:
+        folder = folder_of(handle)
+        state = State.seen(folder)
+        if state is None:
+            return Status(Phase.LOST, Cause.UNKNOWN, f"No run is known at {shown_path(folder)}.")
+        return Status(
+            state.phase,
+            state.cause,
+            state.detail,
+            state.attempt,
+            state.first_started_at,
+            log_tail=tail(RunFolder(folder).log) if state.phase in (Phase.FAILED, Phase.CANCELLED) else (),
+            next_action=_next_action(state, folder),
+        )
+
+    def logs(
+        self, handle: Handle, *, follow: bool = False, attempt: int | None = None, node: int | None = None
+    ) -> Iterator[LogLine]:
+        status = self.status(handle)
+        if status.phase is Phase.LOST:
+            raise LaunchError(status.detail)
+        lines = read_lines(
+            RunFolder(folder_of(handle)).log,
+            over=lambda: not follow or self.status(handle).finished,
+            poll_s=self.poll_s,
+        )
+        return (line for line in lines if attempt in (None, line.attempt) and node in (None, line.node))
+
+    def cancel(self, handle: Handle, *, grace_s: float = 110) -> Status:
+        folder = folder_of(handle)
+        before, state = self.status(handle), State.read(folder)
+        if before.finished or state is None:
+            return before
+        if not state.of_this_host:
+            raise LaunchError(f"The run at {shown_path(folder)} is {before.detail}.\nTry: cancelling it there")
+        process = state.process()
+        if process is None:  # it ended just now
+            return self.status(handle)
+        import psutil
+
+        write_text(folder / CANCEL_FILE, f"by process {os.getpid()}\n")
+        with suppress(psutil.NoSuchProcess):  # it may end at any moment, which is what is wanted
+            family = [process, *process.children(recursive=True)]
+            process.terminate()
+            if not self._gone(state, within_s=grace_s):
+                for member in family:
+                    with suppress(psutil.NoSuchProcess):
+                        member.kill()
+                if not self._gone(state, within_s=10):
+                    raise LaunchError(f"Process {state.pid} does not end, even killed: it waits for a device or disk.")
+        return self.status(handle)
+
+    def _gone(self, state: State, *, within_s: float) -> bool:
+        until = time.monotonic() + within_s
+        while state.process() is not None:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(self.poll_s)
+        return True
+
+    def result(self, handle: Handle) -> RunResult:
+        folder, status = RunFolder(folder_of(handle)), self.status(handle)
+        where = shown_path(folder.path)
+        if status.phase is not Phase.SUCCEEDED:
+            raise LaunchError(f"The run at {where} has no result: {status}")
+        try:
+            metrics = json.loads(folder.metrics.read_bytes())
+        except (OSError, ValueError) as error:
+            raise LaunchError(f"The run at {where} succeeded, but its metrics.json cannot be read: {error}") from error
+        paths: dict[str, Path] = {name: getattr(folder, name) for name in _ARTIFACTS}
+        return RunResult(handle, folder.path, metrics, {name: path for name, path in paths.items() if path.exists()})
+
+    def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
+        runs = [(handle_for(folder), self.status(handle_for(folder))) for folder in self._folders()]
+        runs.sort(key=lambda run: run[1].started_at, reverse=True)
+        return (run for run in runs if not (active_only and run[1].finished))
+
+    def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
+        """Files that a process began and died before it could rename them; those of living processes are left alone."""
+        found = [path for folder in self._folders() for path in sorted(folder.rglob(".*.tmp-*")) if _is_left_over(path)]
+        if older_than is not None:
+            before = time.time() - older_than.total_seconds()
+            found = [path for path in found if path.lstat().st_mtime < before]
+        if apply:
+            for path in found:
+                with suppress(OSError):
+                    path.unlink()
+        return CleanupReport(tuple(map(str, found)), tuple(str(path) for path in found if apply and not path.exists()))
+
+    def _folders(self) -> Iterator[Path]:
+        for base, pattern in ((self.runs_dir, "*"), (self.sweeps_dir, "*/*")):
+            yield from (state.parent for state in Path(base).absolute().glob(f"{pattern}/{STATE_FILE}"))
+
+
+def handle_for(folder: Path) -> Handle:
+    return Handle("local", folder.parent.as_posix().rstrip("/"), folder.name)
+
+
+def folder_of(handle: Handle) -> Path:
+    if handle.launcher != "local":
+        raise LaunchError(f"{handle} is not a run of this machine.\nTry: a run folder, or local://<its absolute path>")
+    return Path(f"{handle.scope}/{handle.run_id}")
+
+
+def find(text: str, runs_dir: str = "runs") -> Handle:
+    """The handle of what a person typed: a handle, a run folder, or the name of a folder in `runs_dir`.
+
+    Raises LaunchError where no such folder is.
+    """
+    if "://" in text:
+        folder = folder_of(Handle.parse(text))
+    else:
+        candidates = [Path(text).absolute(), Path(runs_dir, text).absolute()]
+        folder = next((Path(os.path.normpath(path)) for path in candidates if path.is_dir()), candidates[0])
+    if folder.is_dir():
+        return handle_for(folder)
+    newest = [shown_path(folder_of(handle)) for handle, _ in LocalLauncher(runs_dir).list(active_only=False)][:3]
+    raise LaunchError(
+        f"There is no run folder {shown_path(folder)}.\n"
+        + (f"The newest here: {', '.join(newest)}" if newest else "Try: python -m launchers list --all")
+    )
+
+
+def resume_command(folder: Path, *, absolute: bool = False) -> str:
+    """What to type so that the run in `folder` goes on; for a shell, and quoted for Hydra where it needs that."""
+    return shlex.join(["python", "train.py", override("resume", str(folder) if absolute else shown_path(folder))])
+
+
+def override(key: str, value: str) -> str:
+    """`key=value` as Hydra reads it, whatever characters `value` has."""
+    if re.fullmatch(r"[\w./@:+%-]+", value, re.ASCII):
+        return f"{key}={value}"
+    # Inside quotes Hydra wants a backslash before each quote, and doubled ones only where they stand before a quote.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"{key}='{escaped}'"
+
+
+def _train(spec: RunSpec, folder: RunFolder) -> None:
+    from dogbreed import training  # here: it brings torch, which `plan` and `--help` must not wait for
+
+    git = {"commit": spec.commit, "dirty": spec.dirty}  # recorded with the environment
+    training.run({**_plain(spec.config), "git": git}, folder.path)
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    copied: dict[str, Any] = json.loads(json.dumps(config))  # the run may keep and change its own
+    return copied
+
+
+def _same_run(spec: RunSpec, folder: Path) -> bool:
+    try:
+        before = RunSpec.from_json((folder / SPEC_FILE).read_text()).config
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return _about_the_run(before) == _about_the_run(_plain(spec.config))
+
+
+def _about_the_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in ABOUT_THIS_COMMAND}
+
+
+def _outcome(error: BaseException, *, cancelled: bool) -> tuple[Phase, Cause, str]:
+    """What a run's end means, and how to say it."""
+    if (signum := _signal_of(error)) is not None:
+        by_user = cancelled or signum == signal.SIGINT
+        detail = str(error) if isinstance(error, Interrupted) else f"Stopped by {signal.Signals(signum).name} at once."
+        return Phase.CANCELLED, Cause.BY_USER if by_user else Cause.INTERRUPTED, detail
+    if isinstance(error, StorageError):
+        full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
+        return Phase.FAILED, Cause.QUOTA if full else Cause.PERMISSION, str(error)
+    if isinstance(error, DogBreedError):
+        return Phase.FAILED, Cause.BAD_CONFIG, str(error)
+    return Phase.FAILED, Cause.USER_CODE, f"{type(error).__name__}: {error}"
+
+
+def _signal_of(error: BaseException) -> int | None:
+    """The signal that ended the run: in training it is Interrupted, before and after what train.py's handlers raise."""
+    if isinstance(error, Interrupted):
+        return error.signum
+    if isinstance(error, KeyboardInterrupt):
+        return signal.SIGINT
+    if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+        return signal.SIGTERM
+    return None
+
+
+def _next_action(state: State, folder: Path) -> str:
+    again = resume_command(folder)
+    match state.phase, state.cause:
+        case (Phase.CANCELLED, _) | (Phase.FAILED, Cause.INTERRUPTED):
+            return f"Go on with: {again}"
+        case Phase.FAILED, Cause.USER_CODE:
+            log = shown_path(RunFolder(folder).log)
+            return f"The traceback is in {log}; debug=true shows it here. Then go on with: {again}"
+        case Phase.FAILED, _:
+            return f"Then go on with: {again}"
+    return ""
+
+
+def _alive_message(folder: Path) -> str:
+    state = State.read(folder)
+    assert state is not None
+    where, quoted = shown_path(folder), shlex.quote(shown_path(folder))
+    if not state.of_this_host:
+        return (
+            f"The run at {where} was last in process {state.pid} on {state.host}, which cannot be seen from here.\n"
+            f"Try: if that machine is gone, rm {quoted}/{STATE_FILE}, then the same command again"
+        )
+    return (
+        f"The run at {where} is going on in process {state.pid}.\n"
+        f"Try: python -m launchers logs --follow {quoted}, or python -m launchers cancel {quoted}"
+    )
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _is_follower() -> bool:
+    """Whether rank 0 of this run is another process: torchrun and Lightning start `train.py` once for each rank."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
+
+
+def _is_left_over(path: Path) -> bool:
+    import psutil
+
+    writer = _TEMPORARY.match(path.name)
+    return writer is not None and path.is_file() and not psutil.pid_exists(int(writer[1]))

@@ -1,0 +1,91 @@
+"""train.log of a local run: written while it runs, read by attempts."""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from launchers.base import LogLine
+
+TAIL_LINES = 10
+
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_ATTEMPT = re.compile(r"^\S+ \S+ INFO attempt (\d+) \(pid \d+ on .*\)$")
+
+
+class LogFile:
+    """While it is entered, what this process logs from INFO on goes to `path` too; `write` adds lines of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._library = logging.getLogger("dogbreed")
+        self._handler = _QuietFileHandler(path, mode="a", encoding="utf-8", delay=True)
+        self._handler.setFormatter(logging.Formatter(_FORMAT))
+        self._handler.setLevel(logging.INFO)
+
+    def __enter__(self) -> Self:
+        _end_torn_line(self._path)
+        self._level_before = self._library.level
+        if not self._library.isEnabledFor(logging.INFO):
+            self._library.setLevel(logging.INFO)  # a notebook's root logger lets only warnings pass
+        logging.getLogger().addHandler(self._handler)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        logging.getLogger().removeHandler(self._handler)
+        self._library.setLevel(self._level_before)
+        with suppress(OSError):
+            self._handler.close()
+
+    def begin(self, attempt: int, pid: int, host: str) -> None:
+        self.write(logging.INFO, f"attempt {attempt} (pid {pid} on {host})")  # as _ATTEMPT reads it
+
+    def write(self, level: int, text: str, error: BaseException | None = None) -> None:
+        """A line for the file only: what stops a run is shown on the terminal once, at the very end."""
+        exc_info = (type(error), error, error.__traceback__) if error else None
+        self._handler.handle(logging.LogRecord("launchers", level, __file__, 0, text, None, exc_info))
+
+
+class _QuietFileHandler(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """A full disk is reported once, by whoever writes something that matters, and not once a log line."""
+
+
+def read_lines(path: Path, *, over: Callable[[], bool], poll_s: float) -> Iterator[LogLine]:
+    """All lines, then those that are added until `over()` says that nothing more will come."""
+    attempt, begun, place = 1, "", 0
+    while True:
+        last = over()  # asked before reading, so that nothing is missed
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            file.seek(place)
+            added = file.read()
+            place += len(added)
+            *lines, begun = (begun + added.decode(errors="replace")).split("\n")
+            for text in [*lines, begun] if last and begun else lines:
+                if marker := _ATTEMPT.match(text):
+                    attempt = int(marker[1])
+                yield LogLine(attempt, 0, text)
+        if last:
+            return
+        time.sleep(poll_s)
+
+
+def tail(path: Path) -> tuple[str, ...]:
+    with suppress(OSError), path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 16_384))
+        return tuple(file.read().decode(errors="replace").splitlines()[-TAIL_LINES:])
+    return ()
+
+
+def _end_torn_line(path: Path) -> None:
+    """A killed process may have left half a line, which must not swallow the next attempt's first."""
+    with suppress(OSError), path.open("r+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.write(b"\n")
