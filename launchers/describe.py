@@ -1,0 +1,65 @@
+"""From what was typed to a RunSpec: the one place that looks at the clock, at git and at Hydra's config."""
+
+import secrets
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from dogbreed.errors import ConfigError
+from launchers.base import RunSpec
+from launchers.local import ABOUT_THIS_COMMAND
+from launchers.resume import check_mode, going_on, saved, typed_after_resume
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def new_run_id() -> str:
+    """Sorts by time, names folders, jobs and tags alike: 20261123-001122-x7k2, UTC."""
+    letters = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(4))
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{letters}"
+
+
+# Cached, so that run_id and the folder named after it agree; each job of a sweep is composed anew and gets its own.
+OmegaConf.register_new_resolver("new_run_id", new_run_id, use_cache=True, replace=True)
+
+
+def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
+    """The run that `cfg` asks for. `hydra`: Hydra's own config where no Hydra application is running.
+
+    Raises ConfigError for values that are still missing, all at once, and for a resume that changes what the run is.
+    """
+    hydra = HydraConfig.get() if hydra is None else hydra
+    if missing := sorted(map(str, OmegaConf.missing_keys(cfg))):
+        raise ConfigError(
+            f"{len(missing)} value{'s are' if len(missing) > 1 else ' is'} missing: {', '.join(missing)}\n"
+            f"Try: {' '.join(f'{key}=...' for key in missing)}"
+        )
+    composed: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)  # type: ignore[assignment]
+    overrides = list(hydra.overrides.task)
+    folder = Path(OmegaConf.select(hydra, "runtime.output_dir", throw_on_missing=False) or hydra.run.dir).absolute()
+    run_id, created_at, config = str(composed["run_id"]), datetime.now(UTC).isoformat(timespec="seconds"), composed
+    if composed["resume"]:
+        check_mode(multirun=hydra.mode == RunMode.MULTIRUN)
+        before, _ = saved(folder)
+        run_id, created_at = before.run_id, before.created_at or created_at
+        config = going_on(folder, composed, typed_after_resume(overrides), hydra.runtime.choices)
+    lasting = tuple(text for text in overrides if text.lstrip("+~").partition("=")[0] not in ABOUT_THIS_COMMAND)
+    commit, dirty = _git()
+    return RunSpec(run_id, lasting, config, str(folder), created_at, commit, dirty)
+
+
+def _git() -> tuple[str | None, bool]:
+    """The project's commit, and whether tracked files differ from it; None where git or the repository is not there."""
+    try:
+        commit, changes = (
+            subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=10).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None, False
+    return commit.strip(), bool(changes.strip())
