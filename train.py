@@ -1,0 +1,28 @@
+"""Train a dog breed classifier, wherever the launcher says. `python train.py --help` lists what can be set."""
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from launchers.base import Launcher, wait
+from launchers.command import command_line
+from launchers.describe import describe
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float | None:
+    """Run once, and return the objective that a sweep optimises."""
+    spec = describe(cfg)  # first: it lists all missing values at once
+    launcher: Launcher = instantiate(cfg.launcher, _convert_="all")  # plain lists and dicts: boto3 refuses others
+    plan = launcher.plan(spec)
+    if cfg.dry_run:
+        print(plan)
+        return None
+    result = wait(launcher, launcher.submit(plan))
+    print(result)
+    return result.metrics[cfg.monitor]
+
+
+if __name__ == "__main__":
+    with command_line():
+        main()
