@@ -58,8 +58,10 @@ def expand(typed: Sequence[str]) -> list[str]:
 
 def typed_after_resume(overrides: Sequence[str]) -> list[str]:
     """The overrides of this command alone, out of what `expand` made."""
-    place = max(n for n, text in enumerate(overrides) if text.startswith("resume="))
-    return list(overrides[place + 1 :])
+    places = [n for n, text in enumerate(overrides) if text.startswith("resume=")]
+    if not places:
+        raise ConfigError("resume belongs to one command, not into a file.\nTry: python train.py resume=RUN_FOLDER")
+    return list(overrides[places[-1] + 1 :])
 
 
 def saved(folder: Path) -> tuple[RunSpec, dict[str, Any]]:

@@ -269,6 +269,13 @@ def test_a_notebook_run_ends_with_its_error_and_has_a_log(tmp_path: Path) -> Non
     assert "failed" in (tmp_path / "run" / "train.log").read_text()
 
 
+def test_only_the_first_rank_keeps_the_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(DataError):
+        launch(["data=folder", f"data.root={tmp_path}/none", f"hydra.run.dir={tmp_path}/run"])
+    assert not (tmp_path / "run" / STATE_FILE).exists()
+
+
 def test_a_dry_run_leaves_no_trace(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_overrides: list[str]
 ) -> None:
@@ -360,6 +367,10 @@ class TestResume:
         (tmp_path / "spec.json").write_text("{")
         with pytest.raises(ConfigError, match="damaged"):
             prepare([f"resume={tmp_path}"])
+
+    def test_it_is_typed_and_not_kept_in_a_file(self, stored: Plan) -> None:
+        with pytest.raises(ConfigError, match="not into a file"):
+            prepare([f"++resume={stored.spec.folder}", f"hydra.run.dir={stored.spec.folder}"])
 
     def test_an_odd_folder_name_is_no_obstacle(self, stored: Plan, tmp_path: Path) -> None:
         folder = Path(stored.spec.folder).rename(tmp_path / "a b, c=d's {e}")
