@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from dogbreed.errors import ConfigError
 from launchers.base import RunSpec
 from launchers.local import ABOUT_THIS_COMMAND
-from launchers.resume import check_mode, going_on, saved, typed_after_resume
+from launchers.resume import going_on, saved, typed_after_resume
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -44,7 +44,8 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
     folder = Path(OmegaConf.select(hydra, "runtime.output_dir", throw_on_missing=False) or hydra.run.dir).absolute()
     run_id, created_at, config = str(composed["run_id"]), datetime.now(UTC).isoformat(timespec="seconds"), composed
     if composed["resume"]:
-        check_mode(multirun=hydra.mode == RunMode.MULTIRUN)
+        if hydra.mode == RunMode.MULTIRUN:
+            raise ConfigError("resume= goes on with one run, but -m starts several.\nTry: the same command without -m")
         before, _ = saved(folder)
         run_id, created_at = before.run_id, before.created_at or created_at
         config = going_on(folder, composed, typed_after_resume(overrides), hydra.runtime.choices)

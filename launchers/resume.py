@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from dogbreed.errors import ConfigError, raise_findings
+from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
 from launchers.base import SPEC_FILE, RunSpec, shown_path
 from launchers.local import ABOUT_THIS_COMMAND, find, folder_of, override
@@ -127,13 +127,6 @@ def going_on(
             + "Try: a new run, without resume="
         )
     return after
-
-
-def check_mode(multirun: bool) -> None:
-    findings = (
-        ["resume= goes on with one run, but -m starts several.\nTry: the same command without -m"] if multirun else []
-    )
-    raise_findings(ConfigError, findings)
 
 
 def _fixed(key: str) -> bool:
