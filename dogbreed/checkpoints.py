@@ -80,6 +80,16 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(
             dirpath=folder.checkpoints, filename="best", monitor=monitor, mode=mode, enable_version_counter=False
         )
+        self._best = str(folder.best)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # In a folder that was moved, or came home from another machine, Lightning would forget the best score so far
+        here: dict[str, Any] = {"dirpath": self.dirpath}
+        if state_dict["best_k_models"]:
+            score = next(iter(state_dict["best_k_models"].values()))
+            here |= dict.fromkeys(("best_model_path", "kth_best_model_path"), self._best)
+            here |= {"best_k_models": {self._best: score}}
+        super().load_state_dict(state_dict | here)
 
 
 class ResumePoint(Checkpoint):
@@ -116,12 +126,14 @@ class ResumePoint(Checkpoint):
     ) -> None:
         self._batches = batch_idx + 1
         left = int(trainer.num_training_batches) - self._batches
-        if left == 0:
-            return
+        if left == 0 or self._batches % trainer.accumulate_grad_batches:
+            return  # gradients that wait for their step are in no checkpoint
         if self.stop.signum is not None:
             self._save(trainer)
             self.stop.stop(f"after step {trainer.global_step}, with a checkpoint")
-        if self._due(trainer) or (left == 1 and self._waited() > _SAVE_BEFORE_VALIDATION_S):
+        if self._due(trainer) or (
+            left <= trainer.accumulate_grad_batches and self._waited() > _SAVE_BEFORE_VALIDATION_S
+        ):
             self._save(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:

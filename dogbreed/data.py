@@ -91,6 +91,9 @@ class DogBreedData(LightningDataModule):
 
     @property
     def photos(self) -> PhotoSet:
+        """What there is to train on, fetched first where it is missing. Raises DataError as `setup` does."""
+        if self._photos is None:
+            self.prepare_data()
         self.setup()
         return self.look()
 

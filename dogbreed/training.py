@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from dogbreed import calibration, checkpoints, report
 from dogbreed.data import DogBreedData
-from dogbreed.errors import CheckpointError, ConfigError, raise_findings
+from dogbreed.errors import CheckpointError, ConfigError, DogBreedError, raise_findings
 from dogbreed.hardware import available_cpus, available_memory_bytes
 from dogbreed.interruption import Interruption
 from dogbreed.memory import least_bytes
@@ -51,7 +52,8 @@ def run(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
         if here.metrics.exists() and here.report.exists():
             log.info("This run is finished: nothing to do.")
             return _read_json(here.metrics)
-        write_text(here.config, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        if not here.config.exists():
+            _write_config(config, here)
         _use_hardware()
         seed_everything(config["seed"], workers=True, verbose=False)
         data = _data(config, here)
@@ -88,6 +90,10 @@ def _forget_if_longer(here: RunFolder, config: Mapping[str, Any]) -> None:
             path.unlink(missing_ok=True)
 
 
+def _write_config(config: Mapping[str, Any], here: RunFolder) -> None:
+    write_text(here.config, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+
+
 def _use_hardware() -> None:
     torch.set_num_threads(available_cpus())  # torch counts the machine's, not the container's
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
@@ -95,7 +101,7 @@ def _use_hardware() -> None:
 
 
 def _data(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
-    data: DogBreedData = instantiate(config["data"], _convert_="all")
+    data: DogBreedData = _build(config["data"])
     data.prepare_data()
     photos = data.look()
     if photos.skipped:
@@ -111,10 +117,11 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
     start = checkpoints.newest(here)
     # the weights come with the checkpoint: nothing is downloaded to be overwritten
     weights = {} if start is None else {"weights": None}
-    model: DogBreedClassifier = instantiate(config["model"], classes=list(data.classes), _convert_="all", **weights)
+    model: DogBreedClassifier = _build(config["model"], classes=list(data.classes), **weights)
     if start is not None:
         _check_same(checkpoints.read(start), model, data, start)
     _check_memory(model, data.batch_size)
+    _write_config(config, here)  # only now: a refused resume leaves the folder as it was
     history = History(here)
     trainer = _trainer(
         config,
@@ -125,7 +132,7 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
             checkpoints.BestCheckpoint(here, config["monitor"], config["mode"]),
             checkpoints.ResumePoint(here, stop, **config["save"]),
         ],
-        logger=instantiate(config["logger"], save_dir=str(here.path), _convert_="all"),
+        logger=_build(config["logger"], save_dir=str(here.path)),
     )
     _write_environment(config, here, data, trainer)
     if start is None:
@@ -191,7 +198,7 @@ def _trainer(config: Mapping[str, Any], here: RunFolder, callbacks: list[Callbac
     settings = dict(config["trainer"])
     if settings.get("precision") == "auto":
         settings["precision"] = "bf16-mixed" if _has_bf16(settings) else "32-true"
-    return instantiate(  # type: ignore[no-any-return]
+    trainer: Trainer = _build(
         settings,
         callbacks=callbacks,
         logger=logger,
@@ -200,8 +207,20 @@ def _trainer(config: Mapping[str, Any], here: RunFolder, callbacks: list[Callbac
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        _convert_="object",
     )
+    return trainer
+
+
+def _build(node: Mapping[str, Any], **arguments: Any) -> Any:
+    """What a YAML file describes; our own errors come out of Hydra's wrapping as they are."""
+    try:
+        return instantiate(dict(node), **arguments, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, DogBreedError):
+            raise error.__cause__ from None
+        if isinstance(error.__cause__, ImportError | TypeError | ValueError):
+            raise ConfigError(f"{node['_target_']} cannot be made: {error.__cause__}") from error
+        raise
 
 
 def _has_bf16(settings: Mapping[str, Any]) -> bool:

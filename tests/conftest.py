@@ -1,5 +1,6 @@
 """Small photos and small settings, so that a real run takes seconds."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 from PIL import Image
 
 MakePhotos = Callable[..., Path]
+
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # A CPU for each worker and what it starts: torch's threads of two workers would wait for each other
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cpus)]})
 
 
 def make_photos(root: Path, *, classes: int = 3, train: int = 8, valid: int = 3, test: int = 3, px: int = 40) -> Path:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,23 +64,20 @@ class Killed(BaseException):
     """The process is gone: nobody may catch this and tidy up."""
 
 
-@pytest.fixture
-def killed_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Let the next run die right after its n-th checkpoint."""
-    save, left = checkpoints.ResumePoint._save, [0]
+@contextmanager
+def counted_saves(*, die_after: int = 0) -> Iterator[list[int]]:
+    """The step of each checkpoint; the process dies right after the n-th."""
+    save, steps = checkpoints.ResumePoint._save, []
 
     def count_and_die(self: checkpoints.ResumePoint, trainer: Any) -> None:
         save(self, trainer)
-        left[0] -= 1
-        if left[0] == 0:
+        steps.append(trainer.global_step)
+        if len(steps) == die_after:
             raise Killed
 
-    monkeypatch.setattr(checkpoints.ResumePoint, "_save", count_and_die)
-
-    def set_deaths(saves: int) -> None:
-        left[0] = saves
-
-    return set_deaths
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.ResumePoint, "_save", count_and_die)
+        yield steps
 
 
 STEADY = ("model.dropout=0.5", "model.lr=1e-2", "save.every_n_steps=1")  # 6 steps an epoch, 2 epochs
@@ -95,16 +93,16 @@ VARIANTS = {
 def uninterrupted(request: pytest.FixtureRequest, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("uninterrupted")
     settings = config(photos, *VARIANTS[request.param])
-    return settings, folder, run(settings, folder)
+    with counted_saves() as steps:
+        return settings, folder, run(settings, folder), len(steps)
 
 
-@pytest.mark.parametrize("saves", [1, 4, 5, 6, 8, 11])
+@pytest.mark.parametrize("when", [0.0, 0.35, 0.5, 0.65, 0.9])  # of all checkpoints: in epochs, and at their ends
 def test_a_run_that_died_goes_on_and_ends_as_if_nothing_had_happened(
-    uninterrupted: Any, saves: int, tmp_path: Path, killed_after: Any
+    uninterrupted: Any, when: float, tmp_path: Path
 ) -> None:
-    settings, whole, metrics = uninterrupted
-    killed_after(saves)
-    with pytest.raises(Killed):
+    settings, whole, metrics, saves = uninterrupted
+    with counted_saves(die_after=1 + int(when * saves)), pytest.raises(Killed):
         run(settings, tmp_path)
     again = run(settings, tmp_path)
     assert same(weights(whole), weights(tmp_path))
@@ -191,11 +189,10 @@ def test_a_finished_run_can_be_made_longer(copy: Path, photos: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["torn", "flipped", "empty"])
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(
-    uninterrupted: Any, damage: str, tmp_path: Path, killed_after: Any, caplog: pytest.LogCaptureFixture
+    uninterrupted: Any, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings, whole, _ = uninterrupted
-    killed_after(4)
-    with pytest.raises(Killed):
+    settings, whole, _, saves = uninterrupted
+    with counted_saves(die_after=saves - 1), pytest.raises(Killed):
         run(settings, tmp_path)
     last = tmp_path / "checkpoints" / "last.ckpt"
     content = bytearray(last.read_bytes())
