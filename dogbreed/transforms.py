@@ -37,10 +37,13 @@ def augmented_pixels(
 ) -> NDArray[np.uint8]:
     """The view of a photo that belongs to (seed, epoch, index), as uint8 [H, W, 3].
 
-    torchvision draws from torch's global generator, so that one is set for the while and put back: the result is the
-    same in any worker process and in any order, and leaves no trace in the caller's random numbers.
+    torchvision draws from torch's global CPU generator, so that one is set for the while and put back: the result is
+    the same in any worker process and in any order, and leaves no trace in the caller's random numbers.
     """
     key = int(np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0])
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(key)
+    before = torch.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(key)  # torch.manual_seed would set the GPU's generators as well
         return np.asarray(transform(image))
+    finally:
+        torch.set_rng_state(before)
