@@ -1,33 +1,37 @@
 """What lies in a folder of photos: classes, splits, and the files that are no use, each with its reason.
 
-Needs neither torch nor lightning: its worker processes start in a fraction of a second.
+Needs neither torch nor lightning.
 """
 
 import csv
+import errno
 import hashlib
 import io
 import json
 import logging
-import multiprocessing
 import os
-import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import PIL
+
 from dogbreed.errors import DataError, StorageError
 from dogbreed.hardware import available_cpus
-from dogbreed.preprocess import probe
+from dogbreed.preprocess import probe, read_picture
 from dogbreed.run_folder import write_text
 
 log = logging.getLogger("dogbreed")
 
 SPLITS = ("train", "valid", "test")
 SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
-_IN_ONE_PROCESS = 200  # fewer files than this are checked here: two processes would take longer to start
+_UNLISTED = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a folder"}
+_WORTH_A_BAR = 200  # files; fewer than this are checked in a moment
+_MEMORY = f"1-pillow-{PIL.__version__}"  # what was found by other code, or by another Pillow, is looked at again
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class PhotoSet:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(("path", "reason"))
-        writer.writerows(self.skipped)
+        writer.writerows((_printable(path), reason) for path, reason in self.skipped)
         return table.getvalue()
 
 
@@ -64,6 +68,7 @@ class _File:
     mtime_ns: int = 0
     problem: str = ""  # why it is no use
     digest: str = ""
+    lasting: bool = False  # a file of this size and date will be found the same next time
 
     def as_row(self) -> list[Any]:
         return [self.size, self.mtime_ns, self.problem, self.digest]
@@ -87,21 +92,26 @@ def scan(
     Each file is opened once; what was found is remembered by size and date, so that the next look is quick. Hidden
     files are passed over. Does not raise for bad photos or folders: all is in `findings`.
     """
-    if not root.is_dir():
-        seen = "is not a folder" if root.exists() else "does not exist"
-        return _nothing(root, f"The data folder {root} {seen}.\nTry: data.root=<the folder that holds your photos>")
-    folders = _subfolders(root)
-    split_folders = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
-    findings: list[str] = []
-    if split_folders:
-        findings += _missing_splits(root, split_folders, folders)
-        listed = {split: _listing(root, name) for name, split in split_folders.items()}
-    else:
-        listed = {"all": {name: _files(root, root / name) for name in folders}}
+    try:
+        folders = _subfolders(root)
+        split_folders = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
+        above = frozenset(_identity(root / name) for name in (".", *split_folders))
+        if split_folders:
+            listed = {split: _listing(root, name, above) for name, split in split_folders.items()}
+        else:
+            listed = {"all": {name: _files(root, root / name, above) for name in folders}}
+    except OSError as error:
+        return _nothing(
+            root,
+            f"The data folder {_where(error, root)} {_UNLISTED.get(error.errno or 0, error.strerror or str(error))}.\n"
+            "Try: data.root=<the folder that holds your photos>",
+        )
+    names = {split: root / name for name, split in split_folders.items()}
+    findings = list(_missing_splits(root, split_folders, folders)) if split_folders else []
     if not any(any(classes.values()) for classes in listed.values()):
         return _nothing(
             root,
-            f"{root} holds no photos in class folders (seen: {_some(sorted(folders)) or 'nothing'}).\n"
+            f"{root} holds no photos in class folders (seen: {_seen(root)}).\n"
             "Try: data.root=<a folder with train/, valid/ and test/, or with one folder per class>",
         )
     checked = _check(root, [file for classes in listed.values() for files in classes.values() for file in files])
@@ -114,14 +124,18 @@ def scan(
     skipped = tuple(sorted((file.path, file.problem) for file in checked.values() if file.problem))
     findings += _too_many_bad(root, skipped, len(checked), max_bad_fraction)
     if split_folders:
-        findings += _uneven_classes(root, {split: set(classes) for split, classes in listed.items()})
-        findings += _empty_classes(root, good)
+        findings += _uneven_classes(names, {split: set(classes) for split, classes in listed.items()})
+        findings += _empty_classes(names, good)
     else:
         good, more = _split(root, good["all"], valid_fraction, test_fraction, seed)
         findings += more
     classes = tuple(sorted({name for split in good.values() for name in split}))
+    findings += _unnameable(root, classes)
     if len(classes) == 1:
-        findings.append(f"{root} holds one class only ({classes[0]}): there is nothing to tell apart.")
+        findings.append(
+            f"{root} holds one class only ({_printable(classes[0])}): there is nothing to tell apart.\n"
+            "Try: add a folder for each other class"
+        )
     label = {name: n for n, name in enumerate(classes)}
     splits = {
         split: tuple(
@@ -138,100 +152,134 @@ def _nothing(root: Path, finding: str) -> PhotoSet:
     return PhotoSet(root, (), dict.fromkeys(SPLITS, ()), (), (finding,), "")
 
 
+def _where(error: OSError, root: Path) -> str:
+    return _printable(os.fspath(error.filename or root))
+
+
 def _subfolders(folder: Path) -> list[str]:
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
+    return sorted(e.name for e in os.scandir(folder) if not e.name.startswith((".", "__MACOSX")) and _is_folder(e))
 
 
-def _listing(root: Path, split: str) -> dict[str, list[_File]]:
-    return {name: _files(root, root / split / name) for name in _subfolders(root / split)}
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
-def _files(root: Path, folder: Path) -> list[_File]:
-    """All files below a class folder, sorted; links are followed, but never in a circle."""
+def _seen(root: Path) -> str:
+    """What lies there instead of photos in class folders: most often photos without them."""
+    folders = _subfolders(root)
+    files = sum(not e.name.startswith(".") and not _is_folder(e) for e in os.scandir(root))
+    loose = [f"{files:,} files outside class folders"] if files else []
+    return "; ".join(([_some(folders)] if folders else []) + loose) or "nothing"
+
+
+def _listing(root: Path, split: str, above: frozenset[tuple[int, int]]) -> dict[str, list[_File]]:
+    return {name: _files(root, root / split / name, above) for name in _subfolders(root / split)}
+
+
+def _files(root: Path, folder: Path, above: frozenset[tuple[int, int]]) -> list[_File]:
+    """All files below a class folder, sorted. Links are followed, but no folder is read twice, nor one of `above`."""
     found: list[_File] = []
-
-    def walk(current: Path, above: frozenset[str]) -> None:
-        real = os.path.realpath(current)
-        if real in above:
-            found.append(
-                _File(current.relative_to(root).as_posix(), problem="a link that leads back to a folder above it")
-            )
-            return
-        for entry in sorted(os.scandir(current), key=lambda e: e.name):
-            if entry.name.startswith(".") or entry.name in ("Thumbs.db", "desktop.ini"):
+    read = set(above)
+    to_read = [folder]
+    while to_read:
+        current = to_read.pop()
+        try:
+            identity = _identity(current)
+            if identity in read:
+                found.append(
+                    _File(_name(root, current), problem="a link between folders, one of which is read already")
+                )
+                continue
+            read.add(identity)
+            entries = sorted(os.scandir(current), key=lambda e: e.name, reverse=True)
+        except OSError as error:
+            found.append(_File(_name(root, current), problem=error.strerror or str(error)))
+            continue
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in ("Thumbs.db", "desktop.ini", "__MACOSX"):
                 continue
             path = Path(entry.path)
             try:
                 if entry.is_dir():
-                    walk(path, above | {real})
+                    to_read.append(path)
                     continue
                 seen = entry.stat()
-                found.append(_File(path.relative_to(root).as_posix(), seen.st_size, seen.st_mtime_ns))
+                found.append(_File(_name(root, path), seen.st_size, seen.st_mtime_ns))
             except OSError as error:  # a link to nowhere, or to itself
-                found.append(_File(path.relative_to(root).as_posix(), problem=error.strerror or str(error)))
+                found.append(_File(_name(root, path), problem=error.strerror or str(error)))
+    return sorted(found, key=lambda file: file.path)
 
-    walk(folder, frozenset({os.path.realpath(root)}))
-    return found
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """The same for a folder and for every link to it."""
+    seen = folder.stat()
+    return seen.st_dev, seen.st_ino
+
+
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def _check(root: Path, files: Sequence[_File]) -> dict[str, _File]:
     """Every file with its digest, or the reason why it is no use. What was known before is not read again."""
-    memory = cache_folder() / "scans" / f"{hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:24]}.json"
+    place = os.fsencode(f"{_MEMORY}\n{os.path.realpath(root)}")
+    memory = cache_folder() / "scans" / f"{hashlib.sha256(place).hexdigest()[:24]}.json"
     known = _remembered(memory)
-    checked = {file.path: file for file in files if file.problem}
-    fresh: list[_File] = []
-    for file in files:
-        if file.problem:
-            continue
-        row = known.get(file.path)
-        if row is not None and row[:2] == [file.size, file.mtime_ns]:
-            checked[file.path] = _File(file.path, *row)
-        else:
-            fresh.append(file)
+    checked = {file.path: known.get((file.path, file.size, file.mtime_ns), file) for file in files}
+    fresh = [file for file in checked.values() if not file.problem and not file.digest]
     if fresh:
         checked |= {file.path: file for file in _check_all(root, fresh)}
+        rows = {file.path: file.as_row() for file in checked.values() if file.lasting}
         try:
-            write_text(
-                memory, json.dumps({file.path: file.as_row() for file in checked.values() if file.size or file.digest})
-            )
-        except StorageError as error:  # slower next time, nothing worse
+            write_text(memory, json.dumps(rows))
+        except (StorageError, OSError) as error:  # slower next time, nothing worse
             log.debug("What was found in %s is not remembered: %s", root, error)
     return checked
 
 
-def _remembered(memory: Path) -> dict[str, list[Any]]:
+def _remembered(memory: Path) -> dict[tuple[str, int, int], _File]:
     try:
-        known = json.loads(memory.read_text())
-        return known if isinstance(known, dict) else {}
-    except (OSError, ValueError):
+        rows = json.loads(memory.read_bytes())
+        return {
+            (path, size, date): _File(path, size, date, str(problem), str(digest), lasting=True)
+            for path, (size, date, problem, digest) in rows.items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # no memory, or a damaged one
         return {}
 
 
 def _check_all(root: Path, files: Sequence[_File]) -> Iterator[_File]:
-    jobs = [(os.fspath(root), file) for file in files]
-    if len(files) < _IN_ONE_PROCESS:
-        yield from map(_check_one, jobs)
-        return
-    from rich.progress import track
+    # Threads, not processes: Pillow decodes and hashlib hashes without the interpreter's lock, and a script that calls
+    # this needs no `if __name__ == "__main__"`. Warnings are silenced here as well, because `probe` does so for the
+    # whole process and a thread that ends may bring them back for the others.
+    with warnings.catch_warnings(), ThreadPoolExecutor(available_cpus()) as pool:
+        warnings.simplefilter("ignore")
+        results = pool.map(lambda file: _check_one(root, file), files)
+        if len(files) < _WORTH_A_BAR:
+            yield from results
+            return
+        from rich.console import Console
+        from rich.progress import track
 
-    log.info("Checking %s photos in %s (once; what is found is remembered)", f"{len(files):,}", root)
-    # spawn, not fork: the caller may have threads
-    with ProcessPoolExecutor(available_cpus(), multiprocessing.get_context("spawn")) as pool:
-        results = pool.map(_check_one, jobs, chunksize=64)
-        yield from track(results, "Checking photos", total=len(jobs), transient=True, disable=not sys.stderr.isatty())
+        log.info("Checking %s photos in %s (once; what is found is remembered)", f"{len(files):,}", root)
+        console = Console(stderr=True)
+        yield from track(
+            results, "Checking photos", len(files), transient=True, console=console, disable=not console.is_terminal
+        )
 
 
-def _check_one(job: tuple[str, _File]) -> _File:
-    root, file = job
+def _check_one(root: Path, file: _File) -> _File:
     try:
-        if not Path(root, file.path).is_file():
-            raise DataError("not a regular file")  # a pipe or a device would block
-        content = Path(root, file.path).read_bytes()
+        content = read_picture(root / file.path)
         probe(content)
-    except (DataError, OSError) as error:
-        problem = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return _File(file.path, file.size, file.mtime_ns, problem=problem)
-    return _File(file.path, file.size, file.mtime_ns, digest=hashlib.blake2b(content, digest_size=16).hexdigest())
+    except DataError as error:
+        return replace(file, problem=str(error), lasting=True)
+    except OSError as error:  # the disk's fault or a matter of permission, which can change without the file's date
+        return replace(file, problem=error.strerror or str(error))
+    return replace(file, digest=hashlib.blake2b(content, digest_size=16).hexdigest(), lasting=True)
 
 
 def _missing_splits(root: Path, split_folders: Mapping[str, str], folders: Sequence[str]) -> Iterator[str]:
@@ -247,23 +295,23 @@ def _missing_splits(root: Path, split_folders: Mapping[str, str], folders: Seque
             yield f"{root} has several folders for {split}: {', '.join(names)}.\nTry: keep one of them"
 
 
-def _uneven_classes(root: Path, classes: Mapping[str, set[str]]) -> Iterator[str]:
+def _uneven_classes(folders: Mapping[str, Path], classes: Mapping[str, set[str]]) -> Iterator[str]:
     everywhere = set().union(*classes.values())
     for split in SPLITS:
         if split in classes and not classes[split]:
-            yield f"{root / split} is empty.\nTry: put a folder per class with photos into it"
+            yield f"{folders[split]} has no class folders.\nTry: put a folder per class with photos into it"
         elif split in classes and (lacking := sorted(everywhere - classes[split])):
             yield (
-                f"{root / split} lacks {len(lacking)} of {len(everywhere)} class folders that other splits have: "
+                f"{folders[split]} lacks {len(lacking)} of {len(everywhere)} class folders that other splits have: "
                 f"{_some(lacking)}.\nTry: add them, or remove them from the other splits"
             )
 
 
-def _empty_classes(root: Path, good: Mapping[str, Mapping[str, Sequence[_File]]]) -> Iterator[str]:
+def _empty_classes(folders: Mapping[str, Path], good: Mapping[str, Mapping[str, Sequence[_File]]]) -> Iterator[str]:
     for split in SPLITS:
         if empty := sorted(name for name, files in good.get(split, {}).items() if not files):
             yield (
-                f"{root / split} has {len(empty)} class folders without a usable photo: {_some(empty)}.\n"
+                f"{folders[split]} has {len(empty)} class folders without a usable photo: {_some(empty)}.\n"
                 "Try: add photos to them, or remove these classes from all splits"
             )
 
@@ -275,15 +323,30 @@ def _too_many_bad(root: Path, skipped: Sequence[tuple[str, str]], total: int, li
     share = len(skipped) / total
     yield (
         f"{len(skipped):,} of {total:,} files in {root} are no use ({share:.1%}; at most {limit:.1%} are passed over): "
-        f"{reasons}. First: {skipped[0][0]}.\n"
-        f"Try: mend or remove them (all are listed in skipped.csv), or data.max_bad_fraction={share + 0.01:.2f}"
+        f"{reasons}. First: {_printable(skipped[0][0])}.\n"
+        "Try: mend or remove them (all are listed in skipped.csv), or "
+        f"data.max_bad_fraction={min(1.0, share + 0.01):.2f}"
     )
+
+
+def _unnameable(root: Path, classes: Sequence[str]) -> Iterator[str]:
+    """Photos may be called anything, but a class's name goes into checkpoints, tables and reports."""
+    if bad := [name for name in classes if _printable(name) != name]:
+        yield (
+            f"{root} has {len(bad)} class folders whose names are no printable text: {_some(bad)}.\nTry: rename them"
+        )
 
 
 def _split(
     root: Path, classes: Mapping[str, Sequence[_File]], valid_fraction: float, test_fraction: float, seed: int
 ) -> tuple[dict[str, dict[str, list[_File]]], list[str]]:
     """Per class, by the order of a keyed hash of the names: the same on every machine, whatever else is there."""
+    if min(valid_fraction, test_fraction) <= 0 or valid_fraction + test_fraction >= 1:
+        finding = (
+            f"data.valid_fraction={valid_fraction} and data.test_fraction={test_fraction} do not split {root} in three."
+            "\nTry: two values above 0 whose sum is well below 1, such as 0.1 and 0.1"
+        )
+        return {"train": {name: list(files) for name, files in classes.items()}}, [finding]
     few = sorted(name for name, files in classes.items() if len(files) < 3)
     findings = []
     if few:
@@ -293,9 +356,11 @@ def _split(
         )
     splits: dict[str, dict[str, list[_File]]] = {split: {} for split in SPLITS}
     for name, files in classes.items():
-        order = sorted(files, key=lambda f: hashlib.sha256(f"{seed}/{f.path}".encode()).digest())
+        order = sorted(files, key=lambda f: hashlib.sha256(os.fsencode(f"{seed}/{f.path}")).digest())
         valid = max(1, round(len(order) * valid_fraction))
         test = max(1, round(len(order) * test_fraction))
+        while valid + test >= len(order) >= 3:  # a small class keeps a photo to train on
+            valid, test = (valid - 1, test) if valid > test else (valid, test - 1)
         parts = {"valid": order[:valid], "test": order[valid : valid + test], "train": order[valid + test :]}
         for split, part in parts.items():
             splits[split][name] = sorted(part, key=lambda f: f.path)
@@ -303,4 +368,10 @@ def _split(
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(_printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _printable(name: str) -> str:
+    """A file's name for people and for UTF-8 files: POSIX allows any bytes in it, line breaks included."""
+    text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
