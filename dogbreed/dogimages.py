@@ -1,27 +1,39 @@
 """Udacity's dogImages: 8,351 photos of 133 breeds, downloaded once, checked, and unpacked where nothing can escape."""
 
+import contextlib
 import http.client
 import logging
 import os
 import shutil
+import stat
 import sys
 import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from dogbreed.breeds import BREEDS
 from dogbreed.errors import DataError, StorageError, raise_findings
-from dogbreed.run_folder import storage_error
 
 log = logging.getLogger("dogbreed")
 
 COUNTS = {"train": 6680, "valid": 835, "test": 836}
 _CHUNK = 1 << 20
-_TRIES = 5  # in a row without a byte
+_TRIES = 5  # in a row that bring nothing new
+
+
+class _BrokenOff(Exception):  # noqa: N818 (what happened on the way, not a mistake)
+    """A connection ended before the file did. for_good: trying again would end the same way."""
+
+    def __init__(self, problem: str, *, for_good: bool = False) -> None:
+        super().__init__(problem)
+        self.for_good = for_good
 
 
 @dataclass(frozen=True)
@@ -35,24 +47,37 @@ class DogImages:
     sleep: Callable[[float], None] = time.sleep
 
     def prepare(self, root: Path) -> None:
-        """Download and unpack where `root` is empty; check what is there. Raises DataError, StorageError."""
-        if not root.is_dir() or not any(root.iterdir()):
-            archive = root.with_name(root.name + ".zip")
-            if not archive.is_file():
-                self._download(archive, root)
-            self._unpack(archive, root)
-            archive.unlink()
+        """Download and unpack where `root` is empty; check what is there. Raises DataError, StorageError.
+
+        A zip that lies at `<root>.zip` is used instead of a download, and left there.
+        """
+        root = Path(os.path.realpath(root))  # a link to a larger disk: the zip and the photos go there
+        if root.exists() and not root.is_dir():
+            raise DataError(f"{root} is a file.\nTry: data.root=<a folder for the photos>")
+        if _is_empty(root):
+            with _alone(root):
+                if _is_empty(root):  # still: another process may have filled it meanwhile
+                    self._fill(root)
         raise_findings(DataError, self._findings(root))
+
+    def _fill(self, root: Path) -> None:
+        archive = root.with_name(root.name + ".zip")
+        by_hand = archive.is_file()
+        if not by_hand:
+            self._download(archive, root)
+        self._unpack(archive, root)
+        if not by_hand:
+            archive.unlink()
 
     def _findings(self, root: Path) -> list[str]:
         findings = []
         for split, expected in self.counts.items():
-            missing = [breed for breed in self.breeds if not (root / split / breed).is_dir()]
-            if missing:
+            there = {breed for breed in self.breeds if (root / split / breed).is_dir()}
+            if missing := [breed for breed in self.breeds if breed not in there]:
                 findings.append(
-                    f"{root / split} lacks {len(missing)} of {len(self.breeds)} breed folders, "
-                    f"first {missing[0]}.\nTry: data.root=<the folder that holds train/, valid/ and test/ of "
-                    "dogImages>, or data=folder for another set of photos"
+                    f"{root / split} lacks {len(missing)} of {len(self.breeds)} breed folders, first {missing[0]} "
+                    f"(seen: {_seen(root / split)}).\nTry: data.root=<the folder that holds train/, valid/ and test/ "
+                    "of dogImages>, or data=folder for another set of photos"
                 )
                 continue
             found = sum(not e.name.startswith(".") for b in self.breeds for e in os.scandir(root / split / b))
@@ -67,113 +92,235 @@ class DogImages:
     def _download(self, archive: Path, root: Path) -> None:
         """Into archive.part, from where an earlier try broke off; renamed when it is whole."""
         part = archive.with_name(archive.name + ".part")
-        tries = 0
-        try:
-            part.parent.mkdir(parents=True, exist_ok=True)
-            while tries < _TRIES:
-                before = part.stat().st_size if part.exists() else 0
-                try:
-                    if self._fetch(part):
-                        part.replace(archive)
-                        return
-                    problem = "the connection ended early"
-                except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-                    problem = str(getattr(error, "reason", "") or error)
-                    if isinstance(error, urllib.error.HTTPError) and error.code < 500:
-                        break  # 403, 404: asking again will not help
-                tries = tries + 1 if not part.exists() or part.stat().st_size == before else 0
-                log.warning("The download broke off: %s", problem)
-                self.sleep(min(2.0**tries, 30.0))
-        except OSError as error:
-            raise storage_error(part, error) from error
-        have = (
-            f"{part.stat().st_size / 1e6:,.0f} MB are kept in {part}; the next try goes on from there.\n"
-            * part.exists()
+        furthest, tries = _size(part), 0
+        while True:
+            try:
+                self._fetch(part)
+                break
+            except _BrokenOff as broken:
+                # only what was never reached before counts: a server that ignores Range starts anew each time
+                tries = 1 if _size(part) > furthest else tries + 1
+                furthest = max(furthest, _size(part))
+                if broken.for_good or tries == _TRIES:
+                    raise self._cannot_download(str(broken), archive, root) from broken
+                log.warning("The download of dogImages broke off (%s); trying again", broken)
+            self.sleep(2.0 ** (tries - 1))
+        if not zipfile.is_zipfile(part):
+            size = _size(part)
+            part.unlink()
+            raise self._cannot_download(f"what came ({size:,} bytes) is no zip file", archive, root)
+        with _writing(archive):
+            part.replace(archive)
+
+    def _cannot_download(self, problem: str, archive: Path, root: Path) -> DataError:
+        part = archive.with_name(archive.name + ".part")
+        kept = (
+            f"{_size(part) / 1e6:,.0f} MB are kept in {part}; the next try goes on from there.\n" if _size(part) else ""
         )
-        raise DataError(
-            f"Cannot download dogImages from {self.url}: {problem}.\n{have}"
+        return DataError(
+            f"Cannot download dogImages from {self.url}: {problem}.\n{kept}"
             f"Try: put the zip's content (train/, valid/, test/) into {root} by hand, or the zip itself at {archive},\n"
             "     or data.source.url=<another address>, or data=folder data.root=<your own photos>,\n"
             "     or train with no download at all: python train.py experiment=quickstart"
         )
 
-    def _fetch(self, part: Path) -> bool:
-        """One connection; whether `part` is whole afterwards."""
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-        have = part.stat().st_size if part.exists() else 0
-        stamp = part.with_name(part.name + ".etag")  # which version of the file the part is of
-        request = urllib.request.Request(self.url)
-        if have and stamp.exists():
-            request.add_header("Range", f"bytes={have}-")
-            request.add_header("If-Range", stamp.read_text())
-        try:
-            response = urllib.request.urlopen(request, timeout=self.timeout_s)
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and error.headers.get("Content-Range", "").endswith(f"/{have}"):
-                return True  # nothing is left to send
-            raise
+    def _fetch(self, part: Path) -> None:
+        """Make `part` whole over one connection. Raises _BrokenOff, StorageError."""
+        have = _size(part)
+        stamp = part.with_name(part.name + ".version")  # of which version of the file the part is
+        with _writing(part):
+            version = stamp.read_text() if have and stamp.exists() else ""
+        with _network():
+            request = urllib.request.Request(self.url)
+            if version:  # without one, the file may have changed, and two versions would be glued together
+                request.add_header("Range", f"bytes={have}-")
+                request.add_header("If-Range", version)
+            try:
+                response = urllib.request.urlopen(request, timeout=self.timeout_s)
+            except urllib.error.HTTPError as error:
+                with error:
+                    if error.code == 416 and error.headers.get("Content-Range", "") == f"bytes */{have}":
+                        stamp.unlink(missing_ok=True)
+                        return  # nothing is left to send
+                if error.code == 416:
+                    part.unlink(missing_ok=True)
+                    raise _BrokenOff("the file at this address has changed") from error
+                hopeless = error.code < 500 and error.code not in (408, 429)
+                raise _BrokenOff(f"HTTP {error.code} {error.reason}", for_good=hopeless) from error
         with response:
-            if response.status != 206:
-                have = 0  # the server sends all of it, or the file has changed
-            length = response.headers.get("Content-Length")
-            total = have + int(length) if length else None
-            if total and shutil.disk_usage(part.parent).free < total - have:
-                raise StorageError(f"{part.parent} has no room for the {total / 1e9:.2f} GB of dogImages.")
-            stamp.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
-            columns = (
-                "{task.description}",
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-            )
-            with part.open("ab" if have else "wb") as file, Progress(*columns, disable=not sys.stderr.isatty()) as bar:
-                task = bar.add_task("dogImages", total=total, completed=have)
-                while chunk := response.read(_CHUNK):
-                    file.write(chunk)
-                    bar.advance(task, len(chunk))
-                done = file.tell()
+            if response.status == 206:
+                if not _continues(response.headers, have, version):
+                    part.unlink()
+                    raise _BrokenOff("the file at this address has changed")
+            else:
+                have = 0  # the server sends all of it: it knows no ranges, or the file has changed
+            length = response.headers.get("Content-Length") or ""
+            total = have + int(length) if length.isdigit() else None
+            with _writing(part):
+                part.parent.mkdir(parents=True, exist_ok=True)
+                if total and shutil.disk_usage(part.parent).free < total - have:
+                    raise _no_room(part.parent, total - have)
+                if not have:
+                    part.unlink(missing_ok=True)  # before its stamp: never bytes of one version with another's name
+                    stamp.write_text(_version(response.headers))
+                with part.open("ab") as file, _bar(total, have) as advance:
+                    while chunk := _receive(response):
+                        file.write(chunk)
+                        advance(len(chunk))
+                    done = file.tell()
         if total is not None and done < total:
-            return False
+            raise _BrokenOff("the connection ended early")
         stamp.unlink(missing_ok=True)
-        return True
 
     def _unpack(self, archive: Path, root: Path) -> None:
         """All or nothing: into a folder beside `root`, then renamed. No member may leave it."""
-        fresh = root.with_name(f".{root.name}.tmp-{os.getpid()}")
+        fresh = root.with_name(f".{root.name}.unpacking")
         try:
-            with zipfile.ZipFile(archive) as content:
-                members = [m for m in content.infolist() if not m.filename.startswith("__MACOSX/") and not m.is_dir()]
+            with _writing(fresh), zipfile.ZipFile(archive) as content:
+                members = content.infolist()
                 raise_findings(DataError, [f for m in members for f in _unsafe(m, archive)][:5])
-                size = sum(member.file_size for member in members)
+                photos = [(member, inner) for member in members if (inner := self._inner(member))]
+                if not photos:
+                    raise DataError(
+                        f"{archive} holds no files in {', '.join(self.counts)} (it holds {len(members):,} others).\n"
+                        "Try: another address for the zip: data.source.url=..., or data=folder data.root=<your photos>"
+                    )
+                size = sum(member.file_size for member, _ in photos)
                 if size > shutil.disk_usage(archive.parent).free:
-                    raise StorageError(f"{archive.parent} has no room for the {size / 1e9:.2f} GB inside {archive}.")
-                log.info("Unpacking %s photos into %s", f"{len(members):,}", root)
-                for member in members:
-                    path = PurePosixPath(member.filename)
-                    inner = path.parts[1:] if path.parts[0] not in COUNTS else path.parts  # below dogImages/
-                    target = fresh.joinpath(*inner)
+                    raise _no_room(archive.parent, size)
+                log.info("Unpacking %s photos into %s", f"{len(photos):,}", root)
+                shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
+                for member, inner in photos:
+                    target = fresh / inner
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with content.open(member) as source, target.open("wb") as file:
                         shutil.copyfileobj(source, file, _CHUNK)
-            if root.is_dir():
-                root.rmdir()  # empty, or prepare had not come here
-            fresh.replace(root)
-        except (zipfile.BadZipFile, EOFError) as error:
+                with contextlib.suppress(OSError):  # not there, with hidden files in it, or another disk's mount point
+                    root.rmdir()
+                if root.is_dir():
+                    for folder in sorted(fresh.iterdir()):
+                        shutil.move(folder, root / folder.name)
+                else:
+                    fresh.replace(root)
+        # what zipfile meets damaged, encrypted and exotic files with
+        except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, ValueError) as error:
             raise DataError(
                 f"{archive} is no whole zip file ({error}).\nTry: delete it, so that it is downloaded anew"
             ) from error
-        except OSError as error:
-            raise storage_error(fresh, error) from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 
+    def _inner(self, member: zipfile.ZipInfo) -> PurePosixPath | None:
+        """Where a photo goes below the root: its path from train/, valid/ or test/ on. None for all else."""
+        parts = PurePosixPath(member.filename).parts
+        if member.is_dir() or parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts):
+            return None
+        inner = parts if parts[0] in self.counts else parts[1:]  # the zip has a folder dogImages/ around them
+        return PurePosixPath(*inner) if len(inner) > 1 and inner[0] in self.counts else None
+
+
+def _is_empty(root: Path) -> bool:
+    return not root.is_dir() or all(entry.name.startswith(".") for entry in root.iterdir())
+
+
+def _seen(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"no folder {folder}"
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    return ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "") or "nothing"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _version(headers: Message) -> str:
+    """What tells one version of a file from another, fit for If-Range (a weak ETag is not); empty if nothing does."""
+    tag = headers.get("ETag") or ""
+    return tag if tag.startswith('"') else headers.get("Last-Modified") or ""
+
+
+def _continues(headers: Message, have: int, version: str) -> bool:
+    """Whether this partial answer is the rest of what we have; some servers do not care for If-Range."""
+    same = _version(headers) in ("", version)
+    return same and (headers.get("Content-Range") or "").startswith(f"bytes {have}-")
+
+
+def _receive(response: Any) -> bytes:
+    with _network():
+        return bytes(response.read1(_CHUNK))  # not read: what a broken connection had sent would be lost
+
+
+@contextlib.contextmanager
+def _network() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, http.client.InvalidURL) as error:
+        raise _BrokenOff(f"no address: {error}", for_good=True) from error
+    except (OSError, http.client.HTTPException) as error:  # URLError, ssl.SSLError and TimeoutError are OSErrors
+        raise _BrokenOff(str(getattr(error, "reason", "") or error) or type(error).__name__) from error
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write {path}: {error.strerror or error}.\n"
+            "Try: free some space, or data.root=<a folder that you may write to>"
+        ) from error
+
+
+def _no_room(folder: Path, size: int) -> StorageError:
+    return StorageError(
+        f"{folder} has no room for {size / 1e9:.2f} GB of dogImages "
+        f"({shutil.disk_usage(folder).free / 1e9:.2f} GB are free).\nTry: data.root=<a folder on another disk>"
+    )
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """One process at a time fills `root`: two would write into one file."""
+    with _writing(root):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        lock = root.with_name(f".{root.name}.lock").open("w")
+    with lock:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("Another process is filling %s; waiting for it", root)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError:  # some network disks cannot lock
+                log.debug("%s cannot be locked", lock.name)
+        yield
+
+
+@contextlib.contextmanager
+def _bar(total: int | None, done: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        log.info("Downloading dogImages (%s)", "size unknown" if total is None else f"{(total - done) / 1e6:,.0f} MB")
+        yield lambda size: None
+        return
+    columns = (TextColumn("dogImages"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda size: bar.advance(task, size)
+
 
 def _unsafe(member: zipfile.ZipInfo, archive: Path) -> list[str]:
-    path = PurePosixPath(member.filename.replace("\\", "/"))
-    is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or is_link:
-        what = "a link" if is_link else "a path that leaves the folder"
-        return [f"{archive} holds {what}: {member.filename!r}. It is not unpacked.\nTry: another address for the zip"]
+    name = member.filename
+    parts = PurePosixPath(name).parts
+    is_link = stat.S_ISLNK(member.external_attr >> 16)
+    # a backslash and a colon mean something on Windows only; dogImages has neither
+    if is_link or not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
+        what = "a link" if is_link else "a path that may leave the folder"
+        return [f"{archive} holds {what}: {name!r}. It is not unpacked.\nTry: another address for the zip"]
     return []
