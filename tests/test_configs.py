@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import astuple
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,13 @@ def test_the_default_is_the_real_thing() -> None:
 @pytest.mark.parametrize("data", ["dogimages", "drawn", "folder"])
 def test_data_can_be_built_before_there_is_any(data: str, tmp_path: Path) -> None:
     instantiate(composed(f"data={data}", f"data.root={tmp_path / 'none'}").data, _convert_="all")
+
+
+@pytest.mark.parametrize("name", names("launcher"))
+def test_the_readme_says_what_each_launcher_can_do(name: str) -> None:
+    capabilities = get_class(composed(f"launcher={name}").launcher._target_).capabilities
+    answers = ["yes" if can else "no" for can in astuple(capabilities)]
+    assert f"| `{name}` | {' | '.join(answers)} |" in (ROOT / "README.md").read_text()
 
 
 def commands() -> list[str]:

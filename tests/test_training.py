@@ -16,12 +16,16 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from lightning import Trainer
 from omegaconf import OmegaConf
 
 from dogbreed import checkpoints, training
+from dogbreed.data import DogBreedData
 from dogbreed.errors import CheckpointError, ConfigError, DataError, Interrupted, StorageError
 from dogbreed.inference import Predictor
+from dogbreed.model import DogBreedClassifier
 from dogbreed.run_folder import RunFolder
+from dogbreed.transforms import Augment
 
 from .conftest import make_photos, tiny_settings
 
@@ -311,6 +315,33 @@ def test_a_signal_in_training_saves_before_it_stops(
     run(settings, tmp_path / "run")
     run(settings, tmp_path / "whole")
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_the_parts_work_without_hydra(photos: Path, tmp_path: Path) -> None:
+    data = DogBreedData(photos, batch_size=4, image_px=32, workers=0, augment=Augment())
+    model = DogBreedClassifier(data.classes, library="timm", backbone="test_resnet", weights=None, image_px=32)
+    trainer = Trainer(
+        max_epochs=1, default_root_dir=tmp_path, logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    with training._only_useful_warnings():
+        trainer.fit(model, datamodule=data)
+        tested = trainer.test(model, datamodule=data, verbose=False)[0]
+    assert set(tested) == {f"test/{name}" for name in ("acc", "top5", "f1", "ece", "loss")}
+    trainer.save_checkpoint(tmp_path / "mine.ckpt")
+    answer = Predictor.from_checkpoint(tmp_path / "mine.ckpt").predict(photos / "test" / "001.Class_1" / "000.jpg")
+    assert answer == Predictor(model).predict(photos / "test" / "001.Class_1" / "000.jpg")
+
+
+def test_weights_and_biases_by_one_override(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run(config(photos, "logger=wandb", "trainer.max_epochs=1"), tmp_path)
+    assert len(list(tmp_path.glob("wandb/offline-run-*-test/*.wandb"))) == 1
+
+
+def test_tensorboard_is_the_default_logger(photos: Path, tmp_path: Path) -> None:
+    run(config(photos, "logger=tensorboard", "trainer.max_epochs=1"), tmp_path)
+    assert len(list(tmp_path.glob("tensorboard/events.*"))) == 1
 
 
 def test_importing_the_package_loads_no_torch() -> None:
