@@ -1,6 +1,8 @@
 """Photos as batches: the DataModule, for any folder of photos in class folders."""
 
+import atexit
 import logging
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from dogbreed.transforms import Augment, augmented_pixels
 log = logging.getLogger("dogbreed")
 
 Batch = tuple[Tensor, Tensor]  # uint8 [N, 3, H, W] in channels_last strides, int64 [N]
+Sample = tuple[NDArray[np.uint8], int] | DataError
 
 
 class Source(Protocol):
@@ -104,29 +107,31 @@ class DogBreedData(LightningDataModule):
     def train_dataloader(self) -> "TrainLoader":
         return TrainLoader(self._dataset("train", self.augment), self.batch_size, self.workers, self.seed)
 
-    def val_dataloader(self) -> "DataLoader[Batch]":
+    def val_dataloader(self) -> "PhotoLoader":
         return self._evaluation_loader("valid")
 
-    def test_dataloader(self) -> "DataLoader[Batch]":
+    def test_dataloader(self) -> "PhotoLoader":
         return self._evaluation_loader("test")
 
     def state_dict(self) -> dict[str, Any]:
         return {"digest": self.photos.digest}  # a resumed run compares it
 
-    def _evaluation_loader(self, split: str) -> "DataLoader[Batch]":
+    def _evaluation_loader(self, split: str) -> "PhotoLoader":
         dataset = self._dataset(split, None)
-        indices = [(0, n) for n in range(len(dataset))]
-        return DataLoader(
-            cast("Dataset[Batch]", dataset), self.batch_size, sampler=indices, **_loader_options(self.workers)
-        )
+        in_order = [(0, n) for n in range(len(dataset))]
+        return PhotoLoader(dataset, self.batch_size, self.workers, in_order, drop_last=False)
 
     def _dataset(self, split: str, augment: Augment | None) -> "PhotoDataset":
         photos = self.photos
         return PhotoDataset(photos.root, photos.splits[split], self.preprocess, augment, self.seed)
 
 
-class PhotoDataset(Dataset[tuple[NDArray[np.uint8], int]]):
-    """Photos by (epoch, index): uint8 [H, W, 3] and the label. Without `augment` the epoch makes no difference."""
+class PhotoDataset(Dataset[Sample]):
+    """Photos by (epoch, index): uint8 [H, W, 3] and the label. Without `augment` the epoch makes no difference.
+
+    A photo that cannot be read any more is the DataError itself: raised in a worker process, it would reach the main
+    one with torch's account of both processes as its message.
+    """
 
     def __init__(
         self, root: Path, photos: Sequence[Photo], preprocess: Preprocess, augment: Augment | None, seed: int
@@ -139,12 +144,15 @@ class PhotoDataset(Dataset[tuple[NDArray[np.uint8], int]]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[NDArray[np.uint8], int]:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         path = self.root / self.paths[index]
-        if self.transform is None:
-            return self.preprocess.pixels(path), self.labels[index]
-        image = decode(path)
+        try:
+            if self.transform is None:
+                return self.preprocess.pixels(path), self.labels[index]
+            image = decode(path)
+        except DataError as error:
+            return error
         return augmented_pixels(image, self.transform, seed=self.seed, epoch=epoch, index=index), self.labels[index]
 
 
@@ -165,28 +173,47 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return iter([(self.epoch, int(index)) for index in order[self.skip :]])
 
 
-class TrainLoader(DataLoader[Batch]):
-    """Shuffled batches that can be resumed in the middle of an epoch (Lightning's state_dict protocol for loaders)."""
+class PhotoLoader(DataLoader[Batch]):
+    """Batches of photos, decoded in worker processes. Raises DataError for a photo that cannot be read any more."""
 
-    def __init__(self, dataset: PhotoDataset, batch_size: int, workers: int, seed: int) -> None:
-        self._epoch_sampler = EpochSampler(len(dataset), seed)
-        self._delivered = 0
-        self._to_skip = 0
+    def __init__(self, dataset: PhotoDataset, batch_size: int, workers: int, keys: Any, *, drop_last: bool) -> None:
         super().__init__(
             cast("Dataset[Batch]", dataset),
             batch_size,
-            sampler=self._epoch_sampler,
-            drop_last=len(dataset) >= batch_size,  # no step on a handful of photos, but a tiny set still trains
-            **_loader_options(workers),
+            sampler=keys,
+            drop_last=drop_last,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=_collate,
+            worker_init_fn=_quiet_worker,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the loader's own draws must not disturb the global random numbers
         )
 
     def __iter__(self) -> Any:
         return self._batches()
 
     def _batches(self) -> Iterator[Batch]:
+        for batch in super().__iter__():
+            if isinstance(batch, DataError):
+                raise DataError(f"A photo that was there before training cannot be read any more.\n{batch}")
+            yield batch
+
+
+class TrainLoader(PhotoLoader):
+    """Shuffled batches that can be resumed in the middle of an epoch (Lightning's state_dict protocol for loaders)."""
+
+    def __init__(self, dataset: PhotoDataset, batch_size: int, workers: int, seed: int) -> None:
+        self._epoch_sampler = EpochSampler(len(dataset), seed)
+        self._delivered = 0
+        self._to_skip = 0
+        # no step on a handful of photos, but a tiny set still trains
+        super().__init__(dataset, batch_size, workers, self._epoch_sampler, drop_last=len(dataset) >= batch_size)
+
+    def _batches(self) -> Iterator[Batch]:
         first, self._to_skip = self._to_skip, 0
         self._epoch_sampler.skip = first * cast(int, self.batch_size)
-        for number, batch in enumerate(super().__iter__(), first + 1):
+        for number, batch in enumerate(super()._batches(), first + 1):
             self._delivered = number
             yield batch
 
@@ -197,20 +224,14 @@ class TrainLoader(DataLoader[Batch]):
         self._to_skip = self._delivered = state["batches"]
 
 
-def _loader_options(workers: int) -> dict[str, Any]:
-    return {
-        "num_workers": workers,
-        "persistent_workers": workers > 0,
-        "collate_fn": _collate,
-        "worker_init_fn": _quiet_worker,
-        "pin_memory": torch.cuda.is_available(),
-        "generator": torch.Generator(),  # the loader's own draws must not disturb the global random numbers
-    }
-
-
-def _collate(samples: Sequence[tuple[NDArray[np.uint8], int]]) -> Batch:
-    pixels = torch.from_numpy(np.stack([sample[0] for sample in samples]))
-    return pixels.permute(0, 3, 1, 2), torch.tensor([sample[1] for sample in samples])
+def _collate(samples: Sequence[Sample]) -> Batch | DataError:
+    read = []
+    for sample in samples:
+        if isinstance(sample, DataError):
+            return sample
+        read.append(sample)
+    pixels = torch.from_numpy(np.stack([pixels for pixels, _ in read]))
+    return pixels.permute(0, 3, 1, 2), torch.tensor([label for _, label in read])
 
 
 def _quiet_worker(worker_id: int) -> None:
@@ -220,3 +241,10 @@ def _quiet_worker(worker_id: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+@atexit.register  # after multiprocessing's own, so it runs before: that one sends SIGTERM once and waits for ever
+def _end_workers() -> None:
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

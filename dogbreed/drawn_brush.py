@@ -190,8 +190,14 @@ class Strokes:
         else:
             lean = (r[:, 3] - 0.5) * (0.5 + 2 * wave)  # down the coat, a little to either side
             bend = long * wave * (r[:, 2] - 0.5)
-            lines = np.stack([np.stack([x, y], 1), np.stack([x + lean * long * 0.5 + bend, y + long * 0.5], 1),
-                np.stack([x + lean * long, y + long], 1)], 1)
+            lines = np.stack(
+                [
+                    np.stack([x, y], 1),
+                    np.stack([x + lean * long * 0.5 + bend, y + long * 0.5], 1),
+                    np.stack([x + lean * long, y + long], 1),
+                ],
+                1,
+            )
         flat = np.rint(lines).reshape(n, 2 * lines.shape[1]).tolist()
         self.dark, self.light = flat[: n // 2], flat[n // 2 :]
 
@@ -278,8 +284,10 @@ class Painter:
             for i, (a, b, c, d, e, f) in enumerate(r.tolist()):
                 x = (i + a) * 0.075 * unit
                 y0, y1 = b * 0.4 * h, (0.6 + 0.4 * c) * h
-                line = limb([(x, y0), (x + (d - 0.5) * 0.2 * unit, (y0 + y1) / 2), (x + (e - 0.5) * 0.16 * unit, y1)],
-                    [1, (0.008 + 0.012 * f) * unit, 1])
+                line = limb(
+                    [(x, y0), (x + (d - 0.5) * 0.2 * unit, (y0 + y1) / 2), (x + (e - 0.5) * 0.16 * unit, y1)],
+                    [1, (0.008 + 0.012 * f) * unit, 1],
+                )
                 layer.polygon(line + corner, colour)
         elif where == "merle":
             n = max(3, int(w * h / (0.2 * unit) ** 2))

@@ -127,21 +127,20 @@ class DogBreedClassifier(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate(batch, "val", self.val_loss, self.val_metrics)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._evaluate(batch, "test", self.test_loss, self.test_metrics)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """The batch's logits (before temperature) and labels, on the CPU."""
+        logits = self._evaluate(batch, "test", self.test_loss, self.test_metrics)
+        return {"logits": logits.cpu(), "labels": batch[1].cpu()}
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Logits (before temperature) and labels, on the CPU."""
+    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str, loss: MeanMetric, metric: MetricCollection) -> Tensor:
         images, labels = batch
-        return self(images).float().cpu(), labels.cpu()
-
-    def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str, loss: MeanMetric, metric: MetricCollection) -> None:
-        images, labels = batch
-        logits = self(images).float() / self.temperature
-        loss.update(F.cross_entropy(logits, labels), len(labels))
-        metric.update(logits.softmax(-1), labels)
+        logits: Tensor = self(images).float()
+        calibrated = logits / self.temperature
+        loss.update(F.cross_entropy(calibrated, labels), len(labels))
+        metric.update(calibrated.softmax(-1), labels)
         self.log(f"{stage}/loss", loss)
         self.log_dict(metric, prog_bar=stage == "val")
+        return logits
 
     def configure_optimizers(self) -> Any:
         hp = self.hparams

@@ -1,6 +1,7 @@
 """python -m dogbreed.predict CHECKPOINT PHOTO...: the five most probable breeds of each photo."""
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--top", type=int, default=5, metavar="N", help="how many breeds (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: photo, predictions")
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are not UTF-8
     try:
         predictor = Predictor.from_checkpoint(options.checkpoint)
     except DogBreedError as error:

@@ -24,9 +24,9 @@ from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from dogbreed import calibration, checkpoints, report
-from dogbreed.data import DogBreedData
-from dogbreed.errors import CheckpointError, ConfigError, DogBreedError, raise_findings
+from dogbreed import backbones, calibration, checkpoints, report
+from dogbreed.data import DogBreedData, PhotoLoader
+from dogbreed.errors import CheckpointError, ConfigError, DataError, DogBreedError, raise_findings
 from dogbreed.hardware import available_cpus, available_memory_bytes
 from dogbreed.interruption import Interruption
 from dogbreed.memory import least_bytes
@@ -73,9 +73,10 @@ def _findings(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"monitor={config['monitor']} with mode={config['mode']} would keep the worst epoch.\nTry: mode={better}"
     if not (config["trainer"].get("max_epochs") or 0) >= 1:
         yield f"trainer.max_epochs={config['trainer'].get('max_epochs')}: nothing would be trained.\nTry: 1 or more"
-    for key in ("batch_size",):
-        if config["data"][key] < 1:
-            yield f"data.{key}={config['data'][key]} must be at least 1."
+    if config["data"]["batch_size"] < 1:
+        yield f"data.batch_size={config['data']['batch_size']} must be at least 1."
+    if not 0 <= config["seed"] < 2**32:
+        yield f"seed={config['seed']} is out of its range.\nTry: a whole number from 0 to 4294967295"
     for key in ("lr", "weight_decay", "label_smoothing", "dropout", "warmup", "backbone_lr_scale"):
         value = config["model"].get(key, 0.0)
         top = float("inf") if key in ("lr", "weight_decay", "backbone_lr_scale") else 1.0
@@ -102,7 +103,11 @@ def _use_hardware() -> None:
 
 def _data(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
     data: DogBreedData = _build(config["data"])
-    data.prepare_data()
+    try:
+        data.prepare_data()
+    except DataError as error:  # often there is no network: then the weights cannot be had either
+        findings = [str(error), *_weights_findings(config, here)]
+        raise_findings(DataError, findings)
     photos = data.look()
     if photos.skipped:
         write_text(here.skipped, photos.skipped_csv())
@@ -111,6 +116,16 @@ def _data(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
     counts = ", ".join(f"{len(part):,} {split}" for split, part in photos.splits.items())
     log.info("Data: %s photos of %s classes in %s", counts, len(photos.classes), photos.root)
     return data
+
+
+def _weights_findings(config: Mapping[str, Any], here: RunFolder) -> list[str]:
+    settings = config["model"]
+    try:
+        if not here.last.exists():
+            backbones.build(settings["library"], settings["backbone"], settings["weights"])
+    except DogBreedError as error:
+        return [str(error)]
+    return []
 
 
 def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: Interruption) -> None:
@@ -127,7 +142,7 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
         config,
         here,
         [
-            *([RichProgressBar()] if sys.stderr.isatty() else []),
+            *_progress_bar(),
             history,
             checkpoints.BestCheckpoint(here, config["monitor"], config["mode"]),
             checkpoints.ResumePoint(here, stop, **config["save"]),
@@ -148,11 +163,9 @@ def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData) -> Non
     """Calibrate best.ckpt on the validation photos, then test it; one pass over each."""
     best = checkpoints.read(here.best)
     model = DogBreedClassifier.from_state(best)
-    trainer = _trainer(config, here, [RichProgressBar()] if sys.stderr.isatty() else [], logger=False)
     log.info("Testing the best epoch (%s)", int(best["epoch"]) + 1)
-    with _only_useful_warnings():
-        val_logits, val_labels = _predict(trainer, model, data.val_dataloader())
-        test_logits, test_labels = _predict(trainer, model, data.test_dataloader())
+    val_logits, val_labels = _logits(config, here, model, data.val_dataloader())
+    test_logits, test_labels = _logits(config, here, model, data.test_dataloader())
     temperature = calibration.fit_temperature(val_logits, val_labels)
     best["state_dict"]["temperature"] = torch.tensor(temperature)
     checkpoints.write(best, here.best)
@@ -173,9 +186,30 @@ def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData) -> Non
     write_json(here.metrics, results)
 
 
-def _predict(trainer: Trainer, model: DogBreedClassifier, loader: Any) -> tuple[Tensor, Tensor]:
-    outputs = cast(list[tuple[Tensor, Tensor]], trainer.predict(model, loader))
-    return torch.cat([logits for logits, _ in outputs]), torch.cat([labels for _, labels in outputs])
+def _logits(
+    config: Mapping[str, Any], here: RunFolder, model: DogBreedClassifier, loader: PhotoLoader
+) -> tuple[Tensor, Tensor]:
+    """Logits [N, classes] and labels [N] of a whole split, in the loader's order."""
+    outputs = _Outputs()
+    trainer = _trainer(config, here, [outputs, *_progress_bar()], logger=False)
+    with _only_useful_warnings():
+        trainer.test(model, loader, verbose=False)
+    logits, labels = (torch.cat([batch[name] for batch in outputs.batches]) for name in ("logits", "labels"))
+    return logits, labels
+
+
+class _Outputs(Callback):
+    """Keeps what test_step returned. Trainer.predict would do so too, but rebuilds loaders that are not torch's own."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Tensor]] = []
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any) -> None:
+        self.batches.append(outputs)
+
+
+def _progress_bar() -> list[Callback]:
+    return [RichProgressBar()] if sys.stderr.isatty() else []
 
 
 def _scores(stage: str, logits: Tensor, labels: Tensor) -> dict[str, float]:

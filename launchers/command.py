@@ -1,5 +1,6 @@
 """What `train.py` does around its one sentence: resume, signals, messages and exit statuses."""
 
+import io
 import logging
 import os
 import signal
@@ -64,6 +65,9 @@ def command_line() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors pass: Hydra's own way is a long traceback
     logging.captureWarnings(True)
     logging.raiseExceptions = debug  # else a full disk prints a traceback for each line of the log
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are not UTF-8
     signal.signal(signal.SIGTERM, _leave)
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):

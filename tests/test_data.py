@@ -1,3 +1,6 @@
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +88,29 @@ def test_evaluation_reads_every_photo_in_order(photos: Path) -> None:
 def test_a_folder_that_is_missing_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent does not exist.\nTry: data.root="):
         DogBreedData(tmp_path / "absent").setup()
+
+
+GONE = """
+import sys, pathlib
+from dogbreed.data import DogBreedData
+from dogbreed.errors import DataError
+root = pathlib.Path(sys.argv[1])
+data = DogBreedData(root, batch_size=4, image_px=32, workers=2)
+data.setup()
+next(root.glob("train/*/*.jpg")).unlink()
+try:
+    list(data.train_dataloader())
+except DataError as error:
+    print(error)
+    kept = error  # and with it the loader, its workers and its queues
+"""
+
+
+def test_a_photo_that_vanishes_is_named_plainly_and_the_process_ends(photos: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    ended = subprocess.run(
+        [sys.executable, "-c", GONE, str(copy)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "cannot be read any more" in ended.stdout
+    assert "001.Class_1/" in ended.stdout
+    assert len(ended.stdout.splitlines()) == 2, ended.stdout

@@ -246,9 +246,9 @@ def features(image: Image.Image) -> np.ndarray:
 def test_breeds_can_be_told_apart_from_pixels_but_not_from_colour_alone() -> None:
     dogs = DrawnDogs(train=12, test=6, min_px=90, max_px=120)
     breeds = ["005.Alaskan_malamute", "056.Dachshund", "057.Dalmatian", "106.Newfoundland", "101.Maltese"]
-    centroids = np.stack([
-        np.mean([features(dogs.photo("train", breed, n)) for n in range(1, 13)], axis=0) for breed in breeds
-    ])
+    centroids = np.stack(
+        [np.mean([features(dogs.photo("train", breed, n)) for n in range(1, 13)], axis=0) for breed in breeds]
+    )
     right = [
         int(np.argmin(np.sum((centroids - features(dogs.photo("test", breed, n))) ** 2, axis=1))) == i
         for i, breed in enumerate(breeds)

@@ -236,11 +236,18 @@ def test_a_checkpoint_of_other_photos_or_classes_is_refused(copy: Path, tmp_path
 
 
 def test_settings_that_cannot_work_are_all_named_at_once(photos: Path, tmp_path: Path) -> None:
-    bad = ("monitor=val/accuracy", "trainer.max_epochs=0", "data.batch_size=0", "model.dropout=1.5", "model.lr=-1")
+    bad = (
+        "monitor=val/accuracy",
+        "trainer.max_epochs=0",
+        "data.batch_size=0",
+        "model.dropout=1.5",
+        "model.lr=-1",
+        "seed=-1",
+    )
     with pytest.raises(ConfigError) as caught:
         run(config(photos, *bad), tmp_path)
-    assert str(caught.value).startswith("5 things to mend")
-    for name in ("monitor=", "max_epochs", "batch_size", "dropout", "model.lr"):
+    assert str(caught.value).startswith("6 things to mend")
+    for name in ("monitor=", "max_epochs", "batch_size", "dropout", "model.lr", "seed=-1"):
         assert name in str(caught.value)
 
 
