@@ -111,6 +111,10 @@ class ResumePoint(Checkpoint):
         self._batches = 0  # of this epoch, trained
         self._random_states: dict[str, Any] | None = None
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning's own handler ends training without a checkpoint, and with exit status 0
+        self.stop.listen()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning would do this itself, but not where configure_optimizers asked for the number of steps before
         if self._batches:

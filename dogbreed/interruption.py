@@ -25,9 +25,14 @@ class Interruption:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._heed) for number in SIGNALS}
+        self._before = self.listen()
         return self
+
+    def listen(self) -> dict[signal.Signals, Any]:
+        """Take the signals (back) from whoever has them, and return who that was."""
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        return {number: signal.signal(number, self._heed) for number in SIGNALS}
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for number, handler in self._before.items():
@@ -41,8 +46,12 @@ class Interruption:
             yield
         finally:
             self._deferred = False
+        self.check()
+
+    def check(self) -> None:
+        """Stop now for a signal whose exception was lost: in a destructor, or in a library that catches all."""
         if self.signum is not None:
-            self.stop("after training")
+            self.stop("between two stages of the run")
 
     def stop(self, where: str) -> None:
         """Raise Interrupted for the signal that was noted. where: for the message."""

@@ -116,11 +116,11 @@ class DogBreedClassifier(LightningModule):
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
         self.train_loss.update(loss.detach(), len(labels))
         self.train_acc.update(logits.detach(), labels)
-        self.log("train/loss_step", loss, prog_bar=True)
+        self.log("train/loss_step", loss)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict({"train/loss": self.train_loss.compute(), "train/acc": self.train_acc.compute()}, prog_bar=True)
+        self.log_dict({"train/loss": self.train_loss.compute(), "train/acc": self.train_acc.compute()})
         self.train_loss.reset()
         self.train_acc.reset()
 
@@ -139,7 +139,7 @@ class DogBreedClassifier(LightningModule):
         loss.update(F.cross_entropy(calibrated, labels), len(labels))
         metric.update(calibrated.softmax(-1), labels)
         self.log(f"{stage}/loss", loss)
-        self.log_dict(metric, prog_bar=stage == "val")
+        self.log_dict(metric)
         return logits
 
     def configure_optimizers(self) -> Any:

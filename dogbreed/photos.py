@@ -264,7 +264,7 @@ def _check_all(root: Path, files: Sequence[_File]) -> Iterator[_File]:
         from rich.console import Console
         from rich.progress import track
 
-        log.info("Checking %s photos in %s (once; what is found is remembered)", f"{len(files):,}", root)
+        log.info("Checking %s photos in %s", f"{len(files):,}", root)  # once: what is found is remembered
         console = Console(stderr=True)
         yield from track(
             results, "Checking photos", len(files), transient=True, console=console, disable=not console.is_terminal

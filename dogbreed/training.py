@@ -59,8 +59,10 @@ def run(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
         data = _data(config, here)
         if not here.fit.exists():
             _fit(config, here, data, stop)
+        stop.check()
         if not here.metrics.exists():
             _test(config, here, data)
+        stop.check()
         report.write(here, data.root)
         return _read_json(here.metrics)
 
@@ -114,7 +116,7 @@ def _data(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
         log.warning("%s photos are passed over; %s says why", f"{len(photos.skipped):,}", here.skipped)
     data.setup()
     counts = ", ".join(f"{len(part):,} {split}" for split, part in photos.splits.items())
-    log.info("Data: %s photos of %s classes in %s", counts, len(photos.classes), photos.root)
+    log.info("Data: %s photos of %s classes", counts, len(photos.classes))
     return data
 
 
@@ -208,8 +210,21 @@ class _Outputs(Callback):
         self.batches.append(outputs)
 
 
+class _ProgressBar(RichProgressBar):
+    """Lightning's, with loss and accuracy of the epoch so far, and epochs counted from 1 as everywhere else."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        model = cast(DogBreedClassifier, pl_module)
+        if not trainer.training or not model.train_loss.update_called:
+            return {}
+        return {"loss": f"{model.train_loss.compute():.2f}", "acc": f"{model.train_acc.compute():.0%}"}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
+
 def _progress_bar() -> list[Callback]:
-    return [RichProgressBar()] if sys.stderr.isatty() else []
+    return [_ProgressBar()] if sys.stderr.isatty() else []
 
 
 def _scores(stage: str, logits: Tensor, labels: Tensor) -> dict[str, float]:

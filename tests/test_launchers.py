@@ -230,8 +230,14 @@ def test_waiting_polls_until_the_run_has_finished() -> None:
     assert waits == [7, 7]
 
 
-def test_an_unexpected_error_leaves_its_traceback_in_the_log(tmp_path: Path, tiny_overrides: list[str]) -> None:
-    launcher, plan = prepare([*tiny_overrides, "+trainer.nonsense=1", f"hydra.run.dir={tmp_path}/run"])
+def test_an_unexpected_error_leaves_its_traceback_in_the_log(
+    tmp_path: Path, tiny_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("nonsense")
+
+    monkeypatch.setattr("dogbreed.report.write", fail)
+    launcher, plan = prepare([*tiny_overrides, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"])
     with pytest.raises(Exception, match="nonsense") as raised:
         launcher.submit(plan)
     assert any("train.log" in note for note in raised.value.__notes__)

@@ -324,6 +324,31 @@ def test_a_signal_in_training_saves_before_it_stops(
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("where", ["training_step", "on_train_epoch_end", "validation_step"])
+def test_a_signal_is_heeded_wherever_training_is(
+    photos: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's own handler would end it here with status 0, as if all were well."""
+    original = getattr(DogBreedClassifier, where)
+    sent: list[int] = []
+
+    def signal_once(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.trainer.global_step >= 5 and not sent:  # the sixth step is the epoch's last
+            sent.append(self.trainer.global_step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(DogBreedClassifier, where, signal_once)
+    with pytest.raises(Interrupted) as caught:
+        run(config(photos), tmp_path / "run")
+    assert caught.value.signum == signal.SIGTERM
+    assert sent
+    run(config(photos), tmp_path / "run")
+    run(config(photos), tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+
+
 def test_the_parts_work_without_hydra(photos: Path, tmp_path: Path) -> None:
     data = DogBreedData(photos, batch_size=4, image_px=32, workers=0, augment=Augment())
     model = DogBreedClassifier(data.classes, library="timm", backbone="test_resnet", weights=None, image_px=32)
