@@ -153,7 +153,7 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
     )
     _write_environment(config, here, data, trainer)
     if start is None:
-        log.info("Training %s on %s", _describe(model), _device(trainer))
+        log.info("Training %s, %s", _describe(model), _device(trainer))
     else:
         log.info("Going on from %s", start)
     with stop.deferred(), _only_useful_warnings():
@@ -388,10 +388,13 @@ class History(Callback):
         self._images, self._seconds, self._since = 0, 0.0, now
         self._write()
         log.info(
-            "epoch %d/%d: train loss %.3f acc %.3f | val loss %.3f acc %.3f top5 %.3f | %.0f images/s, %.0f s",
+            "epoch %d/%d  train loss %.2f acc %.1f%%  val loss %.2f acc %.1f%%  %.0f images/s  %.0f s",
             row["epoch"],
             trainer.max_epochs or 0,
-            *(row[name] for name in ("train/loss", "train/acc", "val/loss", "val/acc", "val/top5")),
+            row["train/loss"],
+            100 * row["train/acc"],
+            row["val/loss"],
+            100 * row["val/acc"],
             row["images_per_s"],
             row["seconds"],
         )
@@ -455,7 +458,7 @@ def _describe(model: DogBreedClassifier) -> str:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     name = model.hparams["backbone"]
-    return f"{name}, {model.hparams['trainable']}: {trained:,} of {total:,} weights"
+    return f"{name}, {model.hparams['trainable']}: {trained / 1e6:.2f} of {total / 1e6:.2f} M weights"
 
 
 def _read_json(path: Path) -> dict[str, float]:
