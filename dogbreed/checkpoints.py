@@ -114,6 +114,7 @@ class ResumePoint(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning's own handler ends training without a checkpoint, and with exit status 0
         self.stop.listen()
+        self.stop.check()  # one that came while it had the signals; nothing is trained yet
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Lightning would do this itself, but not where configure_optimizers asked for the number of steps before

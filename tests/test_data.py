@@ -112,5 +112,5 @@ def test_a_photo_that_vanishes_is_named_plainly_and_the_process_ends(photos: Pat
         [sys.executable, "-c", GONE, str(copy)], capture_output=True, text=True, timeout=120, check=True
     )
     assert "cannot be read any more" in ended.stdout
-    assert "001.Class_1/" in ended.stdout
+    assert "copy/train/00" in ended.stdout
     assert len(ended.stdout.splitlines()) == 2, ended.stdout

@@ -261,6 +261,24 @@ def test_a_batch_that_cannot_fit_is_refused_with_one_that_does(photos: Path, tmp
         run(config(photos, "data.batch_size=100000000"), tmp_path)
 
 
+class NoNetwork:
+    """A source that cannot be reached."""
+
+    def prepare(self, root: Path) -> None:
+        raise DataError("The photos cannot be downloaded.")
+
+
+def test_without_a_network_data_and_weights_are_both_named(photos: Path, tmp_path: Path) -> None:
+    settings = config(photos, "model.library=torchvision", "model.backbone=resnet18")
+    settings["data"]["source"] = {"_target_": f"{__name__}.NoNetwork"}
+    settings["model"]["weights"] = "http://127.0.0.1:9/resnet18.pth"  # nothing answers there
+    with pytest.raises(DataError) as caught:
+        run(settings, tmp_path)
+    assert str(caught.value).startswith("2 things to mend")
+    for part in ("photos cannot be downloaded", "Cannot get the pretrained weights", "experiment=quickstart"):
+        assert part in str(caught.value)
+
+
 def test_too_many_bad_photos_stop_the_run_and_are_listed(photos: Path, tmp_path: Path) -> None:
     bad = Path(shutil.copytree(photos, tmp_path / "bad"))
     (bad / "train" / "001.Class_1" / "x.jpg").write_bytes(b"")
@@ -324,7 +342,7 @@ def test_a_signal_in_training_saves_before_it_stops(
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("where", ["training_step", "on_train_epoch_end", "validation_step"])
+@pytest.mark.parametrize("where", ["setup", "training_step", "on_train_epoch_end", "validation_step"])
 def test_a_signal_is_heeded_wherever_training_is(
     photos: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,7 +351,8 @@ def test_a_signal_is_heeded_wherever_training_is(
     sent: list[int] = []
 
     def signal_once(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.trainer.global_step >= 5 and not sent:  # the sixth step is the epoch's last
+        # the sixth step is the epoch's last
+        if not sent and (where == "setup" or self.trainer.global_step >= 5):
             sent.append(self.trainer.global_step)
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args, **kwargs)
