@@ -1,5 +1,6 @@
 """Pretrained networks without their heads, from torchvision or timm, and how much of one is trained."""
 
+import copy
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -61,10 +62,11 @@ def freeze(backbone: nn.Module, trainable: str) -> list[nn.Module]:
                 f"Try: head, all, or one of {', '.join(top)} (or deeper: {', '.join(names[-3:])})"
             )
         first = matches[0]
-    frozen = [parts[name] for name in names[:first]]
-    for part in frozen:
-        part.requires_grad_(False)
-    return frozen
+    if first > 0:
+        backbone.requires_grad_(False)  # with what belongs to no part, such as a class token
+        for name in names[first:]:
+            parts[name].requires_grad_(True)
+    return [parts[name] for name in names[:first]]
 
 
 def load_state(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -86,6 +88,8 @@ def load_state(backbone: nn.Module, state: dict[str, Tensor], source: str) -> No
 def _torchvision(name: str, weights: str | None) -> tuple[nn.Module, int]:
     from torchvision import models
 
+    if name in ("googlenet", "inception_v3"):
+        raise ConfigError(f"{name} has several outputs in training, which is not supported.\nTry: resnet50")
     try:
         network = models.get_model(name, weights=None)
     except ValueError as error:
@@ -93,12 +97,14 @@ def _torchvision(name: str, weights: str | None) -> tuple[nn.Module, int]:
             f"torchvision has no model {name!r}.\nTry: one of torchvision.models.list_models(), such as resnet50"
         ) from error
     linear = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ConfigError(f"{name} does not end in one linear layer, so its head cannot be replaced.\nTry: resnet50")
     parent, _, last = linear[-1].rpartition(".")  # every torchvision classifier ends in its class scores
     width = int(network.get_submodule(linear[-1]).get_parameter("weight").shape[1])
     setattr(network.get_submodule(parent), last, nn.Identity())
     if weights is None:
         return network, width
-    known = {entry.name: entry for entry in models.get_model_weights(name)}
+    known = dict(models.get_model_weights(name).__members__)  # with aliases such as DEFAULT
     listed = known.get(weights)
     state = _download(listed.url, listed.get_state_dict) if listed else _read(weights, list(known))
     load_state(network, state, weights)
@@ -120,7 +126,15 @@ def _timm(name: str, weights: str | None) -> tuple[nn.Module, int]:
         network = _download(f"timm/{tagged}", lambda **_: timm.create_model(tagged, pretrained=True, num_classes=0))
     elif weights is not None:
         load_state(network, _read(weights, sorted(tags)), weights)
-    return network, int(cast(int, network.num_features))
+    with torch.inference_mode():  # num_features is not always what comes out
+        width = copy.deepcopy(network).to("meta").eval()(torch.empty(1, *_input_size(network), device="meta")).shape[1]
+    return network, int(width)
+
+
+def _input_size(network: nn.Module) -> tuple[int, int, int]:
+    """What the network was made for, as [3, H, W]: some take no other size."""
+    size: tuple[int, int, int] = cast(Any, network).default_cfg["input_size"]
+    return size
 
 
 def _lite0_state(network: nn.Module) -> dict[str, Tensor]:

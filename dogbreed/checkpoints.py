@@ -47,12 +47,14 @@ def newest(folder: RunFolder) -> Path | None:
     for path in (folder.last, folder.previous):
         if not path.exists():
             continue
-        damage = _damage(path)
-        if not damage:
+        try:
+            read(path)
             return path
+        except CheckpointError as error:
+            damage = str(error)
         aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         path.replace(aside)
-        log.warning("The checkpoint %s is damaged (%s); it is set aside as %s", path, damage, aside.name)
+        log.warning("The checkpoint %s is damaged; it is set aside as %s. %s", path, aside.name, damage)
     return None
 
 
@@ -110,8 +112,10 @@ class ResumePoint(Checkpoint):
         self._saved_step = 0
         self._batches = 0  # of this epoch, trained
         self._random_states: dict[str, Any] | None = None
+        self._device = torch.device("cpu")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._device = trainer.strategy.root_device
         # Lightning's own handler ends training without a checkpoint, and with exit status 0
         self.stop.listen()
         self.stop.check()  # one that came while it had the signals; nothing is trained yet
@@ -123,7 +127,7 @@ class ResumePoint(Checkpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self._random_states is not None:
-            _set_random_states(self._random_states)
+            _set_random_states(self._random_states, self._device)
             self._random_states = None
 
     def on_train_batch_end(
@@ -155,7 +159,7 @@ class ResumePoint(Checkpoint):
             self.stop.stop(f"after step {trainer.global_step}, with a checkpoint")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"batches": self._batches, "random": _random_states()}
+        return {"batches": self._batches, "random": _random_states(self._device)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._batches, self._random_states = state_dict["batches"], state_dict["random"]
@@ -179,26 +183,26 @@ def _damage(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
-        return str(error)
+    except Exception as error:  # whatever wrong bytes make zipfile raise
+        return str(error) or type(error).__name__
     return f"the checksum of {broken} is wrong" if broken else ""
 
 
-def _random_states() -> dict[str, Any]:
+def _random_states(device: torch.device) -> dict[str, Any]:
     numpy: Any = np.random.get_state(legacy=False)
     version, internal, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         "numpy": numpy | {"state": {"key": numpy["state"]["key"].tolist(), "pos": numpy["state"]["pos"]}},
         "python": [version, list(internal), gauss_next],
     }
 
 
-def _set_random_states(states: dict[str, Any]) -> None:
+def _set_random_states(states: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(states["torch"])
-    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    if states["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
     numpy = states["numpy"]
     key = np.array(numpy["state"]["key"], dtype=np.uint32)
     np.random.set_state(numpy | {"state": {"key": key, "pos": numpy["state"]["pos"]}})

@@ -17,13 +17,16 @@ def available_cpus() -> int:
 def available_memory_bytes() -> int:
     """How many bytes this process may still take before the machine or its cgroup runs out."""
     free = int(psutil.virtual_memory().available)
-    for limit_file, used_file in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit_file, used_file, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
     ):
         limit = _read(limit_file)
         if limit.isdigit():
-            free = min(free, max(0, int(limit) - int(_read(used_file) or 0)))
+            # files that were read count as used, but make room when it is asked for
+            stat = dict(line.split() for line in _read(limit_file.rpartition("/")[0] + "/memory.stat").splitlines())
+            used = int(_read(used_file) or 0) - int(stat.get(cache, 0))
+            free = min(free, max(0, int(limit) - used))
     return free
 
 
@@ -38,6 +41,6 @@ def _cgroup_cpu_quota() -> float:
 
 def _read(name: str) -> str:
     try:
-        return (_CGROUP / name).read_text().strip()
+        return (_CGROUP / name.lstrip("/")).read_text().strip()
     except OSError:
         return ""

@@ -37,6 +37,8 @@ class Interruption:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.signum is not None and isinstance(error, Exception) and not isinstance(error, Interrupted):
+            self.stop("at once")  # a library caught our exception and raised its own
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

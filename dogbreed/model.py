@@ -70,9 +70,13 @@ class DogBreedClassifier(LightningModule):
         shape, (mean_tensor, std_tensor) = (1, 3, 1, 1), (torch.tensor(mean), torch.tensor(std))
         self.register_buffer("pixel_scale", (1 / (255 * std_tensor)).view(shape), persistent=False)
         self.register_buffer("pixel_shift", (-mean_tensor / std_tensor).view(shape), persistent=False)
-        self.train_loss, self.train_acc = MeanMetric(), metrics(len(classes))["acc"].clone()
-        self.val_loss, self.val_metrics = MeanMetric(), metrics(len(classes)).clone(prefix="val/")
-        self.test_loss, self.test_metrics = MeanMetric(), metrics(len(classes)).clone(prefix="test/")
+        # a loss that is no number must show, not be left out of the mean
+        self.train_loss, self.train_acc = MeanMetric(nan_strategy="disable"), metrics(len(classes))["acc"].clone()
+        self.val_loss, self.val_metrics = MeanMetric(nan_strategy="disable"), metrics(len(classes)).clone(prefix="val/")
+        self.test_loss, self.test_metrics = (
+            MeanMetric(nan_strategy="disable"),
+            metrics(len(classes)).clone(prefix="test/"),
+        )
         self.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
 
     @classmethod
@@ -148,11 +152,12 @@ class DogBreedClassifier(LightningModule):
             *_groups(self.head, hp["lr"], hp["weight_decay"]),
             *_groups(self.backbone, hp["lr"] * hp["backbone_lr_scale"], hp["weight_decay"]),
         ]
+        # not fused: Lightning clips no gradients of a fused optimizer in mixed precision
         optimizer: torch.optim.Optimizer
         if hp["optimizer"] == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=hp["lr"], fused=True)
+            optimizer = torch.optim.AdamW(groups, lr=hp["lr"])
         elif hp["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=hp["lr"], momentum=0.9, nesterov=True, fused=True)
+            optimizer = torch.optim.SGD(groups, lr=hp["lr"], momentum=0.9, nesterov=True)
         else:
             raise ConfigError(f"Unknown model.optimizer={hp['optimizer']}.\nTry: adamw or sgd")
         total = int(self.trainer.estimated_stepping_batches)

@@ -10,6 +10,12 @@ from dogbreed.errors import DataError, DogBreedError
 from dogbreed.inference import Predictor
 
 
+def _at_least_1(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number, at least 1")
+    return int(text)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 1 if the checkpoint or any photo could not be read; the other photos are still answered."""
     parser = argparse.ArgumentParser(
@@ -19,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("checkpoint", help="a checkpoint such as runs/RUN/checkpoints/best.ckpt, or the run folder")
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="a picture file")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="how many breeds (default: 5)")
+    parser.add_argument("--top", type=_at_least_1, default=5, metavar="N", help="how many breeds (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: photo, predictions")
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import logging
+import math
 import platform
 import sys
 import time
@@ -36,6 +37,26 @@ from dogbreed.run_folder import RunFolder, storage_error, write_json, write_text
 log = logging.getLogger("dogbreed")
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and device lists; ours says it once
 
+_OURS = frozenset(
+    {  # arguments of Lightning's Trainer
+        "max_steps",
+        "max_time",
+        "fast_dev_run",
+        "overfit_batches",
+        "val_check_interval",
+        "check_val_every_n_epoch",
+        "limit_val_batches",
+        "num_sanity_val_steps",
+        "enable_checkpointing",
+        "enable_progress_bar",
+        "enable_model_summary",
+        "callbacks",
+        "plugins",
+        "logger",
+        "default_root_dir",
+        "reload_dataloaders_every_n_epochs",
+    }
+)
 MONITORS = ("val/acc", "val/top5", "val/f1", "val/loss", "val/ece")
 
 
@@ -48,8 +69,8 @@ def run(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
     here = RunFolder(folder)
     with Interruption() as stop, _memory_errors(config), _disk_errors(here):
         raise_findings(ConfigError, list(_findings(config)))
-        _forget_if_longer(here, config)
-        if here.metrics.exists() and here.report.exists():
+        longer = here.fit.exists() and _read_json(here.fit)["max_epochs"] < config["trainer"]["max_epochs"]
+        if here.metrics.exists() and here.report.exists() and not longer:
             log.info("This run is finished: nothing to do.")
             return _read_json(here.metrics)
         if not here.config.exists():
@@ -57,7 +78,7 @@ def run(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
         _use_hardware()
         seed_everything(config["seed"], workers=True, verbose=False)
         data = _data(config, here)
-        if not here.fit.exists():
+        if longer or not here.fit.exists():
             _fit(config, here, data, stop)
         stop.check()
         if not here.metrics.exists():
@@ -75,22 +96,21 @@ def _findings(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"monitor={config['monitor']} with mode={config['mode']} would keep the worst epoch.\nTry: mode={better}"
     if not (config["trainer"].get("max_epochs") or 0) >= 1:
         yield f"trainer.max_epochs={config['trainer'].get('max_epochs')}: nothing would be trained.\nTry: 1 or more"
-    if config["data"]["batch_size"] < 1:
-        yield f"data.batch_size={config['data']['batch_size']} must be at least 1."
+    for key, least in (("batch_size", 1), ("image_px", 8), ("workers", 0)):
+        value = config["data"].get(key)
+        if not (isinstance(value, int) and value >= least) and not (key == "workers" and value is None):
+            yield f"data.{key}={value} cannot be.\nTry: a whole number, at least {least}"
+    if config["trainer"].get("devices", 1) != 1 or config["trainer"].get("num_nodes", 1) != 1:
+        yield "One device trains a run so far.\nTry: trainer.devices=1"
+    for key in sorted(_OURS & config["trainer"].keys()):
+        yield f"trainer.{key} is for the run itself to set: it would break checkpoints or the report.\nTry: without it"
     if not 0 <= config["seed"] < 2**32:
         yield f"seed={config['seed']} is out of its range.\nTry: a whole number from 0 to 4294967295"
-    for key in ("lr", "weight_decay", "label_smoothing", "dropout", "warmup", "backbone_lr_scale"):
-        value = config["model"].get(key, 0.0)
+    for key in ("lr", "weight_decay", "label_smoothing", "dropout", "warmup", "backbone_lr_scale", "ema_decay"):
+        value = config["model"].get(key) or 0.0
         top = float("inf") if key in ("lr", "weight_decay", "backbone_lr_scale") else 1.0
         if not 0 <= value <= top:
             yield f"model.{key}={value} is out of its range.\nTry: a value from 0 to {top:g}"
-
-
-def _forget_if_longer(here: RunFolder, config: Mapping[str, Any]) -> None:
-    """A finished run that is resumed with more epochs is trained on: what was made of its old end is out of date."""
-    if here.fit.exists() and _read_json(here.fit)["max_epochs"] < config["trainer"]["max_epochs"]:
-        for path in (here.fit, here.metrics, here.predictions, here.report):
-            path.unlink(missing_ok=True)
 
 
 def _write_config(config: Mapping[str, Any], here: RunFolder) -> None:
@@ -137,8 +157,10 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
     model: DogBreedClassifier = _build(config["model"], classes=list(data.classes), **weights)
     if start is not None:
         _check_same(checkpoints.read(start), model, data, start)
-    _check_memory(model, data.batch_size)
+    _check_memory(model, min(data.batch_size, len(data.photos.splits["train"])))
     _write_config(config, here)  # only now: a refused resume leaves the folder as it was
+    for path in (here.fit, here.metrics, here.predictions, here.report):
+        path.unlink(missing_ok=True)  # of a finished run that is made longer
     history = History(here)
     trainer = _trainer(
         config,
@@ -193,7 +215,9 @@ def _logits(
 ) -> tuple[Tensor, Tensor]:
     """Logits [N, classes] and labels [N] of a whole split, in the loader's order."""
     outputs = _Outputs()
-    trainer = _trainer(config, here, [outputs, *_progress_bar()], logger=False)
+    # in full precision, as the Predictor computes: the numbers are to be the checkpoint's
+    full = {**config, "trainer": {**config["trainer"], "precision": "32-true"}}
+    trainer = _trainer(full, here, [outputs, *_progress_bar()], logger=False)
     with _only_useful_warnings():
         trainer.test(model, loader, verbose=False)
     logits, labels = (torch.cat([batch[name] for batch in outputs.batches]) for name in ("logits", "labels"))
@@ -224,11 +248,14 @@ class _ProgressBar(RichProgressBar):
 
 
 def _progress_bar() -> list[Callback]:
-    return [_ProgressBar()] if sys.stderr.isatty() else []
+    return [_ProgressBar()] if sys.stdout.isatty() else []
 
 
 def _scores(stage: str, logits: Tensor, labels: Tensor) -> dict[str, float]:
-    values = metrics(logits.shape[1])(logits.softmax(-1), labels)
+    collection = metrics(logits.shape[1])
+    for part, answers in zip(torch.split(logits.softmax(-1), 64), torch.split(labels, 64), strict=True):
+        collection.update(part, answers)  # in parts: torchmetrics counts pairs of classes for each row at once
+    values = collection.compute()
     loss = torch.nn.functional.cross_entropy(logits, labels)
     return {f"{stage}/loss": float(loss), **{f"{stage}/{name}": float(value) for name, value in values.items()}}
 
@@ -253,7 +280,7 @@ def _trainer(config: Mapping[str, Any], here: RunFolder, callbacks: list[Callbac
         logger=logger,
         plugins=[checkpoints.DurableCheckpointIO()],
         default_root_dir=str(here.path),
-        enable_progress_bar=sys.stderr.isatty(),
+        enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
@@ -267,9 +294,7 @@ def _build(node: Mapping[str, Any], **arguments: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, DogBreedError):
             raise error.__cause__ from None
-        if isinstance(error.__cause__, ImportError | TypeError | ValueError):
-            raise ConfigError(f"{node['_target_']} cannot be made: {error.__cause__}") from error
-        raise
+        raise ConfigError(f"{node['_target_']} cannot be made: {error.__cause__ or error}") from error
 
 
 def _has_bf16(settings: Mapping[str, Any]) -> bool:
@@ -312,12 +337,19 @@ def _memory_errors(config: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if "DataLoader worker" in str(error) and "killed" in str(error):
+            raise ConfigError(
+                f"A process that decodes photos was ended by the system: {str(error).splitlines()[0]}\n"
+                "Try: data.workers=0, a smaller data.batch_size in a new run, or in a container more shared memory "
+                "(docker run --shm-size=2g)"
+            ) from error
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
         size = config["data"]["batch_size"]
         raise ConfigError(
             f"Out of memory with data.batch_size={size}: {str(error).splitlines()[0]}\n"
-            f"Try: data.batch_size={max(1, size // 2)} (and trainer.accumulate_grad_batches=2 for the same steps)"
+            f"Try: a new run with data.batch_size={max(1, size // 2)}, "
+            "and trainer.accumulate_grad_batches=2 for the same steps"
         ) from error
 
 
@@ -357,8 +389,7 @@ class History(Callback):
     def __init__(self, here: RunFolder) -> None:
         self.here = here
         self.rows: list[dict[str, float]] = []
-        self._steps = 0  # since the epoch began; may be in an earlier process
-        self._images = 0
+        self._images = 0  # since the epoch began; may be in an earlier process
         self._seconds = 0.0
         self._since = time.monotonic()
 
@@ -384,6 +415,11 @@ class History(Callback):
             "seconds": round(self._seconds + now - self._since, 3),
             "images_per_s": round(self._images / max(self._seconds, 1e-9), 1),
         }
+        if not (math.isfinite(row["train/loss"]) and math.isfinite(row["val/loss"])):
+            raise ConfigError(
+                f"Training has diverged: in epoch {row['epoch']} the loss is {row['train/loss']} (train) and "
+                f"{row['val/loss']} (val).\nTry: a new run with a smaller model.lr"
+            )
         self.rows.append(row)
         self._images, self._seconds, self._since = 0, 0.0, now
         self._write()
@@ -427,6 +463,8 @@ class History(Callback):
 
 
 def _write_environment(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, trainer: Trainer) -> None:
+    if here.environment.exists():
+        return  # a resumed run: it says how the run began
     photos = data.photos
     write_json(
         here.environment,

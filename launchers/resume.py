@@ -12,7 +12,9 @@ from launchers.base import SPEC_FILE, RunSpec, shown_path
 from launchers.local import ABOUT_THIS_COMMAND, find, folder_of, override
 
 STAYS_HERE = ABOUT_THIS_COMMAND | {"launcher"}  # about the machine, not about the run: a resumed run may change it
-MAY_CHANGE = frozenset({"data.root", "data.workers", "data.max_bad_fraction"})  # under data: where and how, not what
+MAY_CHANGE = frozenset(  # where and how, not what; weights come with the checkpoint
+    {"data.root", "data.workers", "data.max_bad_fraction", "model.weights"}
+)
 
 _ABSENT = object()
 
@@ -117,6 +119,9 @@ def going_on(
             _copy(_path(key), composed, after)
     for key in sorted(STAYS_HERE & (composed.keys() | after.keys())):
         _copy([key], composed, after)
+    here = RunFolder(folder)
+    if not (here.last.exists() or here.previous.exists()):
+        return after  # nothing was trained yet: it starts over, as what was typed makes it
     findings += [
         f"{key} was {_shown(old)}, now {_shown(new)}" for key, old, new in _differences(before, after) if _fixed(key)
     ]

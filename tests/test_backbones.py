@@ -56,7 +56,7 @@ def test_lite0_outputs_equal_those_of_the_package_its_weights_come_from() -> Non
 @pytest.mark.parametrize(
     ("library", "name"),
     [("torchvision", n) for n in ("resnet18", "mobilenet_v3_small", "convnext_tiny", "vit_b_16", "densenet121")]
-    + [("timm", n) for n in ("tf_efficientnet_lite0", "test_vit", "test_convnext")],
+    + [("timm", n) for n in ("tf_efficientnet_lite0", "test_vit", "test_convnext", "mobilenetv3_small_050")],
 )
 def test_any_backbone_gives_pooled_features_of_the_width_it_says(library: backbones.Library, name: str) -> None:
     network, width = backbones.build(library, name, None)
@@ -84,8 +84,15 @@ def test_what_follows_the_named_part_is_trained_and_what_precedes_it_is_not(
     assert (trained[0], frozen[-1]) == (first, last)
 
 
-def test_head_freezes_all_and_all_freezes_nothing() -> None:
-    network, _ = backbones.build("torchvision", "resnet18", None)
+@pytest.mark.parametrize("name", ["squeezenet1_0", "googlenet"])
+def test_a_network_without_one_linear_head_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"does not end in one linear layer|several outputs"):
+        backbones.build("torchvision", name, None)
+
+
+@pytest.mark.parametrize(("library", "name"), [("torchvision", "resnet18"), ("timm", "test_vit")])
+def test_head_freezes_all_and_all_freezes_nothing(library: backbones.Library, name: str) -> None:
+    network, _ = backbones.build(library, name, None)
     assert backbones.freeze(network, "all") == []
     assert all(parameter.requires_grad for parameter in network.parameters())
     backbones.freeze(network, "head")

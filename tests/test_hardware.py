@@ -37,3 +37,5 @@ def test_a_containers_memory_limit_is_what_may_be_used(cgroup: Path) -> None:
     (cgroup / "memory.max").write_text("1000000\n")
     (cgroup / "memory.current").write_text("400000\n")
     assert hardware.available_memory_bytes() == 600_000 < free
+    (cgroup / "memory.stat").write_text("anon 100000\ninactive_file 300000\n")  # photos that were read
+    assert hardware.available_memory_bytes() == 900_000

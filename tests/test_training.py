@@ -243,10 +243,12 @@ def test_settings_that_cannot_work_are_all_named_at_once(photos: Path, tmp_path:
         "model.dropout=1.5",
         "model.lr=-1",
         "seed=-1",
+        "trainer.devices=2",
+        "+trainer.max_steps=3",
     )
     with pytest.raises(ConfigError) as caught:
         run(config(photos, *bad), tmp_path)
-    assert str(caught.value).startswith("6 things to mend")
+    assert str(caught.value).startswith("8 things to mend")
     for name in ("monitor=", "max_epochs", "batch_size", "dropout", "model.lr", "seed=-1"):
         assert name in str(caught.value)
 
@@ -257,8 +259,10 @@ def test_a_mode_that_would_keep_the_worst_epoch_is_refused(photos: Path, tmp_pat
 
 
 def test_a_batch_that_cannot_fit_is_refused_with_one_that_does(photos: Path, tmp_path: Path) -> None:
+    model = DogBreedClassifier("abc", library="timm", backbone="test_resnet", weights=None, image_px=32)
     with pytest.raises(ConfigError, match=r"data\.batch_size=100000000 does not fit(.|\n)*Try: data\.batch_size=\d+"):
-        run(config(photos, "data.batch_size=100000000"), tmp_path)
+        training._check_memory(model, 100_000_000)
+    run(config(photos, "data.batch_size=100000000", "trainer.max_epochs=1"), tmp_path)  # there are 24 photos
 
 
 class NoNetwork:
@@ -277,6 +281,57 @@ def test_without_a_network_data_and_weights_are_both_named(photos: Path, tmp_pat
     assert str(caught.value).startswith("2 things to mend")
     for part in ("photos cannot be downloaded", "Cannot get the pretrained weights", "experiment=quickstart"):
         assert part in str(caught.value)
+
+
+def test_a_refused_longer_run_keeps_the_results_it_has(copy: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    with pytest.raises(DataError):
+        run(config(tmp_path / "gone", "trainer.max_epochs=5"), copy)
+    assert before == {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_mixed_precision_trains_with_clipped_gradients(photos: Path, tmp_path: Path, optimizer: str) -> None:
+    settings = config(photos, "trainer.precision=bf16-mixed", f"model.optimizer={optimizer}", "trainer.max_epochs=1")
+    assert run(settings, tmp_path)["epochs"] == 1
+
+
+def test_training_that_diverges_is_an_error(photos: Path, tmp_path: Path) -> None:
+    wild = ("model.lr=1e30", "model.optimizer=sgd", "model.backbone_lr_scale=1", "trainer.gradient_clip_val=null")
+    with pytest.raises(ConfigError, match=r"diverged(.|\n)*smaller model\.lr"):
+        run(config(photos, *wild), tmp_path)
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_noticed_or_harmless(tmp_path: Path) -> None:
+    here = RunFolder(tmp_path)
+    content = {"state_dict": {"weight": torch.arange(12.0)}, "hyper_parameters": {"classes": ["a", "b"]}}
+    checkpoints.write(content, here.last)
+    whole = here.last.read_bytes()
+    for place in range(0, len(whole), 7):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << place % 8
+        here.last.write_bytes(bytes(broken))
+        checkpoints.write(content, here.previous)
+        start = checkpoints.newest(here)
+        assert start is not None
+        read = checkpoints.read(start)
+        assert torch.equal(read["state_dict"]["weight"], content["state_dict"]["weight"])
+        for aside in here.checkpoints.glob("*.damaged-*"):
+            aside.unlink()
+
+
+def test_a_signal_inside_a_library_that_catches_all_is_still_a_signal(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("torch.load", stopped)
+    (tmp_path / "weights.pth").write_bytes(b"")
+    settings = config(photos, "model.library=torchvision", "model.backbone=resnet18")
+    settings["model"]["weights"] = str(tmp_path / "weights.pth")
+    with pytest.raises(Interrupted):
+        run(settings, tmp_path / "run")
 
 
 def test_too_many_bad_photos_stop_the_run_and_are_listed(photos: Path, tmp_path: Path) -> None:
