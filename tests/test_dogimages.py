@@ -556,7 +556,7 @@ def test_no_name_leads_out_of_the_folder(name: str) -> None:
         return
     inner = source("http://127.0.0.1:9/none")._inner(member)
     if inner is not None:
-        assert os.path.normpath(Path("/root") / inner).startswith("/root/train/")
+        assert os.path.normpath(Path("/base") / inner).startswith("/base/train/")
 
 
 def test_macos_and_hidden_and_other_files_are_ignored(root: Path) -> None:
