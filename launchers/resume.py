@@ -120,11 +120,12 @@ def going_on(
     for key in sorted(STAYS_HERE & (composed.keys() | after.keys())):
         _copy([key], composed, after)
     here = RunFolder(folder)
-    if not (here.last.exists() or here.previous.exists()):
-        return after  # nothing was trained yet: it starts over, as what was typed makes it
-    findings += [
-        f"{key} was {_shown(old)}, now {_shown(new)}" for key, old, new in _differences(before, after) if _fixed(key)
-    ]
+    if any(path.exists() for path in (here.last, here.previous, here.best, here.metrics)):  # else it starts over
+        findings += [
+            f"{key} was {_shown(old)}, now {_shown(new)}"
+            for key, old, new in _differences(before, after)
+            if _fixed(key)
+        ]
     if findings:
         raise ConfigError(
             f"The run in {shown_path(folder)} cannot go on with other data, another model or another seed:\n"

@@ -357,6 +357,15 @@ class TestResume:
         with pytest.raises(ConfigError, match="cannot go on with other data, another model or another seed"):
             prepare([f"resume={stored.handle}", *typed])
 
+    def test_before_the_first_checkpoint_what_was_wrong_can_be_mended(self, stored: Plan) -> None:
+        folder = Path(stored.spec.folder)
+        for path in (*folder.glob("checkpoints/*"), folder / "metrics.json"):
+            path.unlink()
+        config = prepare([f"resume={stored.handle}", "data.batch_size=9", "model.weights=other.pth"])[1].spec.config
+        assert (config["data"]["batch_size"], config["model"]["weights"]) == (9, "other.pth")
+        with pytest.raises(ConfigError, match="experiment"):
+            prepare([f"resume={stored.handle}", "experiment=finetune"])
+
     def test_the_same_words_again_are_no_change(self, stored: Plan) -> None:
         assert prepare([f"resume={stored.handle}", *stored.spec.overrides])[1].spec.config["model"]
 
