@@ -116,11 +116,11 @@ class ResumePoint(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._device = trainer.strategy.root_device
-        # Lightning's own handler ends training without a checkpoint, and with exit status 0
-        self.stop.listen()
-        self.stop.check()  # one that came while it had the signals; nothing is trained yet
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning's own handler, which is there by now, ends training without a checkpoint and with exit status 0
+        self.stop.listen()
+        self.stop.check()  # for a signal that came while it had them; nothing is trained yet
         # Lightning would do this itself, but not where configure_optimizers asked for the number of steps before
         if self._batches:
             cast(TrainLoader, trainer.train_dataloader).load_state_dict({"batches": self._batches})

@@ -397,7 +397,9 @@ def test_a_signal_in_training_saves_before_it_stops(
     assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("where", ["setup", "training_step", "on_train_epoch_end", "validation_step"])
+@pytest.mark.parametrize(
+    "where", ["setup", "on_train_start", "training_step", "on_train_batch_end", "on_train_epoch_end", "validation_step"]
+)
 def test_a_signal_is_heeded_wherever_training_is(
     photos: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,7 +409,7 @@ def test_a_signal_is_heeded_wherever_training_is(
 
     def signal_once(self: Any, *args: Any, **kwargs: Any) -> Any:
         # the sixth step is the epoch's last
-        if not sent and (where == "setup" or self.trainer.global_step >= 5):
+        if not sent and (where in ("setup", "on_train_start") or self.trainer.global_step >= 5):
             sent.append(self.trainer.global_step)
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *args, **kwargs)
