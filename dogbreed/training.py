@@ -159,8 +159,9 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
         _check_same(checkpoints.read(start), model, data, start)
     _check_memory(model, min(data.batch_size, len(data.photos.splits["train"])))
     _write_config(config, here)  # only now: a refused resume leaves the folder as it was
-    for path in (here.fit, here.metrics, here.predictions, here.report):
-        path.unlink(missing_ok=True)  # of a finished run that is made longer
+    # of a finished run that is made longer; fit.json last, so that a kill in between does not look like a finished run
+    for path in (here.report, here.predictions, here.metrics, here.fit):
+        path.unlink(missing_ok=True)
     history = History(here)
     trainer = _trainer(
         config,
