@@ -27,6 +27,10 @@ class StorageError(DogBreedError):
     """A file cannot be written: disk full, read-only, no permission."""
 
 
+class CacheError(DogBreedError):
+    """What was computed before and kept is gone, damaged, or of something else."""
+
+
 class Interrupted(DogBreedError):  # noqa: N818 (what happened, not a mistake)
     """A signal asked the run to stop, and it did, with everything saved.
 
