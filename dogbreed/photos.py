@@ -31,15 +31,19 @@ SPLITS = ("train", "valid", "test")
 SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 _UNLISTED = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a folder"}
 _WORTH_A_BAR = 200  # files; fewer than this are checked in a moment
-_MEMORY = f"1-pillow-{PIL.__version__}"  # what was found by other code, or by another Pillow, is looked at again
+_MEMORY = f"2-pillow-{PIL.__version__}"  # what was found by other code, or by another Pillow, is looked at again
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One usable photo. path: relative to the root, with slashes. label: its class's place in the class list."""
+    """One usable photo. path: relative to the root, with slashes. label: its class's place in the class list.
+
+    digest: blake2b of the file's bytes, 128 bits in hex; `scan` fills it.
+    """
 
     path: str
     label: int
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,13 @@ class _File:
     path: str  # relative to the root
     size: int = 0
     mtime_ns: int = 0
+    ctime_ns: int = 0  # changes with the content even where the date was set back
     problem: str = ""  # why it is no use
     digest: str = ""
-    lasting: bool = False  # a file of this size and date will be found the same next time
+    lasting: bool = False  # a file of this size and these dates will be found the same next time
 
     def as_row(self) -> list[Any]:
-        return [self.size, self.mtime_ns, self.problem, self.digest]
+        return [self.size, self.mtime_ns, self.ctime_ns, self.problem, self.digest]
 
 
 def cache_folder() -> Path:
@@ -89,7 +94,7 @@ def scan(
 ) -> PhotoSet:
     """Read `root/{train,valid,test}/<class>/*`, or `root/<class>/*` and split it, stratified and seeded.
 
-    Each file is opened once; what was found is remembered by size and date, so that the next look is quick. Hidden
+    Each file is opened once; what was found is remembered by size and dates, so that the next look is quick. Hidden
     files are passed over. Does not raise for bad photos or folders: all is in `findings`.
     """
     try:
@@ -139,7 +144,9 @@ def scan(
     label = {name: n for n, name in enumerate(classes)}
     splits = {
         split: tuple(
-            Photo(file.path, label[name]) for name in sorted(good.get(split, {})) for file in good[split][name]
+            Photo(file.path, label[name], file.digest)
+            for name in sorted(good.get(split, {}))
+            for file in good[split][name]
         )
         for split in SPLITS
     }
@@ -207,7 +214,7 @@ def _files(root: Path, folder: Path, above: frozenset[tuple[int, int]]) -> list[
                     to_read.append(path)
                     continue
                 seen = entry.stat()
-                found.append(_File(_name(root, path), seen.st_size, seen.st_mtime_ns))
+                found.append(_File(_name(root, path), seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns))
             except OSError as error:  # a link to nowhere, or to itself
                 found.append(_File(_name(root, path), problem=error.strerror or str(error)))
     return sorted(found, key=lambda file: file.path)
@@ -228,7 +235,7 @@ def _check(root: Path, files: Sequence[_File]) -> dict[str, _File]:
     place = os.fsencode(f"{_MEMORY}\n{os.path.realpath(root)}")
     memory = cache_folder() / "scans" / f"{hashlib.sha256(place).hexdigest()[:24]}.json"
     known = _remembered(memory)
-    checked = {file.path: known.get((file.path, file.size, file.mtime_ns), file) for file in files}
+    checked = {file.path: known.get((file.path, file.size, file.mtime_ns, file.ctime_ns), file) for file in files}
     fresh = [file for file in checked.values() if not file.problem and not file.digest]
     if fresh:
         checked |= {file.path: file for file in _check_all(root, fresh)}
@@ -240,12 +247,12 @@ def _check(root: Path, files: Sequence[_File]) -> dict[str, _File]:
     return checked
 
 
-def _remembered(memory: Path) -> dict[tuple[str, int, int], _File]:
+def _remembered(memory: Path) -> dict[tuple[str, int, int, int], _File]:
     try:
         rows = json.loads(memory.read_bytes())
         return {
-            (path, size, date): _File(path, size, date, str(problem), str(digest), lasting=True)
-            for path, (size, date, problem, digest) in rows.items()
+            (path, size, mtime, ctime): _File(path, size, mtime, ctime, str(problem), str(digest), lasting=True)
+            for path, (size, mtime, ctime, problem, digest) in rows.items()
         }
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # no memory, or a damaged one
         return {}

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import json
 import multiprocessing
 import os
 import shutil
@@ -462,6 +463,44 @@ def test_a_date_does_not_change_the_digest_but_a_byte_does(tmp_path: Path, reads
     assert reads == ["0.jpg"]
     put(photo, PHOTO + b"\0")
     assert scan(root).digest != first.digest
+
+
+def test_every_photo_has_the_digest_of_its_bytes_remembered_or_not(tmp_path: Path) -> None:
+    root = splits(tmp_path / "data")
+    put(root / "test" / CLASSES[2] / "0.jpg", PHOTO + b"\0")
+    for found in (scan(root), scan(root)):
+        for split in SPLITS:
+            for photo in found.splits[split]:
+                content = (root / photo.path).read_bytes()
+                assert photo.digest == hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def test_a_change_behind_the_same_size_and_date_is_seen(tmp_path: Path) -> None:
+    root = splits(tmp_path / "data")
+    path = f"train/{CLASSES[1]}/0.jpg"
+    put(root / path, PHOTO + b"\0")
+    before, date = scan(root), (root / path).stat()
+    time.sleep(0.02)  # a tick of the file system's clock
+    (root / path).write_bytes(PHOTO + b"\1")
+    os.utime(root / path, ns=(date.st_atime_ns, date.st_mtime_ns))
+    assert (root / path).stat().st_mtime_ns == date.st_mtime_ns
+    changed = set(scan(root).splits["train"]) - set(before.splits["train"])
+    assert [photo.path for photo in changed] == [path]
+
+
+def test_a_touched_photo_is_the_same_photo(tmp_path: Path, reads: list[str]) -> None:
+    root = splits(tmp_path / "data")
+    before = scan(root)
+    os.utime(root / "test" / CLASSES[0] / "0.jpg", (1, 1))
+    assert scan(root) == before
+
+
+def test_the_digest_of_all_photos_is_that_of_earlier_versions(tmp_path: Path) -> None:
+    """It stands in run folders that are resumed."""
+    root = splits(tmp_path / "data")
+    found = scan(root)
+    listed = [[photo.path, photo.digest] for split in SPLITS for photo in found.splits[split]]
+    assert found.digest == hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def test_the_digest_is_the_same_wherever_the_photos_lie(tmp_path: Path) -> None:
