@@ -152,7 +152,7 @@ def test_an_epoch_reads_every_kept_photo_of_an_odd_folder(workers: int, tmp_path
     data.setup()
     train = data.train_dataloader()
     for loader, split in ((train, "train"), (data.val_dataloader(), "valid"), (data.test_dataloader(), "test")):
-        shapes = [(tuple(pixels.shape[1:]), len(labels)) for pixels, labels in loader]
+        shapes = [(tuple(pixels.shape[1:]), len(labels)) for pixels, labels, *_ in loader]
         whole = len(data.photos.splits[split])
         assert {shape for shape, _ in shapes} == {(3, 16, 16)}
         assert sum(count for _, count in shapes) == (whole - whole % 16 if loader is train else whole)
