@@ -1,0 +1,89 @@
+"""Looking after the feature stores on this machine: what there is, what is left over, what may go.
+
+Needs neither torch nor lightning.
+"""
+
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dogbreed.features.claims import is_held, mutex
+from dogbreed.features.store import SHARD_NAME, stores_folder
+from dogbreed.run_folder import storage_error
+
+_STORE_NAME = re.compile(r"([A-Za-z0-9._-]+-)?[0-9a-f]{16}")
+_TRASH = ".removed-"
+
+
+def store_paths(folder: Path | None = None) -> list[Path]:
+    """The folders of all stores, damaged ones included, sorted by name."""
+    try:
+        entries = sorted((folder or stores_folder()).iterdir())
+    except FileNotFoundError:
+        return []
+    return [path for path in entries if _STORE_NAME.fullmatch(path.name) and path.is_dir()]
+
+
+def last_used(path: Path) -> float:
+    """Seconds since 1970: when rows of the store in this folder were last read or written."""
+    for name in ("used", "recipe.json", "."):
+        with suppress(OSError):
+            return (path / name).stat().st_mtime
+    return 0.0
+
+
+def in_use(path: Path) -> bool:
+    """Whether a live process builds or reads the store in this folder; True where that cannot be told."""
+    return any(is_held(lock, unsure=True) for lock in (path / "claims").glob("*.lock"))
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What interrupted processes have left in a store's folder, and shards that were set aside.
+
+    Of a store that is not `in_use`; else some of it is being written.
+    """
+    found = [*path.glob(".*.tmp-*"), *(path / "claims").glob("[!m]*"), *(path / "claims").glob(".*.tmp-*")]
+    shards = path / "shards"
+    for file in shards.iterdir() if shards.is_dir() else ():
+        whole = SHARD_NAME.fullmatch(file.stem) and file.suffix in (".npy", ".json")
+        if not (whole and file.with_suffix(".json").exists()):
+            found.append(file)
+    return sorted(set(found))
+
+
+def half_removed(folder: Path | None = None) -> list[Path]:
+    """Folders of stores whose removal was interrupted."""
+    return sorted((folder or stores_folder()).glob(f"{_TRASH}*"))
+
+
+def remove(path: Path) -> bool:
+    """Delete the store in this folder; False where it is in use. Raises StorageError."""
+    with unused(path) as free:
+        if not free:
+            return False
+        trash = path.with_name(f"{_TRASH}{path.name}-{secrets.token_hex(4)}")
+        try:
+            path.rename(trash)  # gone at once for everybody
+            shutil.rmtree(trash)
+        except OSError as error:
+            raise storage_error(path, error) from error
+        return True
+
+
+@contextmanager
+def unused(path: Path) -> Iterator[bool]:
+    """Whether nobody uses the store in this folder; in here nobody begins to."""
+    with mutex(path / "claims"):
+        yield not in_use(path)
+
+
+def folder_bytes(path: Path) -> int:
+    """Of all files in it."""
+    total = 0
+    for file in path.rglob("*"):
+        with suppress(OSError):
+            total += file.lstat().st_size
+    return total
