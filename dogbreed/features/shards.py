@@ -129,7 +129,7 @@ def check(data: Path, recipe: Recipe) -> Shard:
     if start != header:
         raise Damaged("its header is garbled")
     if end != _seal(recipe, rows):
-        raise Damaged("its index and its data do not belong together")
+        raise Damaged("its index and its data do not fit")
     return Shard(rows, checksum)
 
 

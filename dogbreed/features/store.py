@@ -12,7 +12,7 @@ The data file is written first, then its index, each under another name until it
 index is. So a crash at any moment leaves a store that reads right. Files are never changed once they have their name.
 
 What is missing, cut short, swapped or garbled is noticed when a shard is first looked at, and its rows are missing
-again; flipped bits within the numbers are found by `damages` alone, which reads everything.
+again; flipped bits within the numbers are found by `inspect(numbers=True)` alone, which reads everything.
 
 Needs neither torch nor lightning.
 """
@@ -174,18 +174,23 @@ class FeatureStore:
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.path)!r})"
 
-    def damages(self) -> Iterator[tuple[str, str]]:
-        """Read everything; yield the name of each shard, and what is wrong with it, "" where nothing is."""
+    def inspect(self, *, numbers: bool = False) -> Iterator[tuple[str, tuple[RowKey, ...], str]]:
+        """Each shard's name, rows, and what is wrong with it, "" where nothing is. Changes nothing.
+
+        numbers: read all of them and compare the checksum.
+        """
         for name in sorted(self._listed()):
             data = self._data(name)
             try:
-                check_numbers(data, check(data, self.recipe))
+                shard = check(data, self.recipe)
+                if numbers:
+                    check_numbers(data, shard)
             except Damaged as damage:
-                yield name, str(damage)
+                yield name, (), str(damage)
             except FileNotFoundError:  # removed meanwhile
                 continue
             else:
-                yield name, ""
+                yield name, shard.rows, ""
 
     def discard(self, name: str) -> None:
         """Remove a shard; its rows are missing from then on. Raises StorageError."""

@@ -54,6 +54,17 @@ def leftovers(path: Path) -> list[Path]:
     return sorted(set(found))
 
 
+def remove_leftovers(path: Path) -> bool:
+    """Delete the leftovers in a store's folder; False where it is in use. Raises StorageError."""
+    with unused(path) as free:
+        for file in leftovers(path) if free else ():
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise storage_error(file, error) from error
+        return free
+
+
 def half_removed(folder: Path | None = None) -> list[Path]:
     """Folders of stores whose removal was interrupted."""
     return sorted((folder or stores_folder()).glob(f"{_TRASH}*"))
@@ -68,6 +79,8 @@ def remove(path: Path) -> bool:
         try:
             path.rename(trash)  # gone at once for everybody
             shutil.rmtree(trash)
+        except FileNotFoundError:  # somebody else removes it
+            pass
         except OSError as error:
             raise storage_error(path, error) from error
         return True
