@@ -4,7 +4,7 @@ import copy
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -161,15 +161,14 @@ def _is_random(module: nn.Module) -> bool:
     )
 
 
-def digest(module: nn.Module) -> str:
-    """Of all weights and statistics: the same whenever the module computes the same."""
-    state = module.state_dict()
+def digest(state: Mapping[str, Tensor]) -> str:
+    """Of a module's weights and statistics: the same whenever the module computes the same."""
     seen = hashlib.blake2b(digest_size=16)
     for name in sorted(state):
         if not name.endswith("num_batches_tracked"):  # of no consequence for the result
             value = state[name].detach().cpu().contiguous()
             seen.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-            seen.update(value.view(-1).view(torch.uint8).numpy())
+            seen.update(value.view(-1).view(torch.uint8).numpy().data)
     return seen.hexdigest()
 
 

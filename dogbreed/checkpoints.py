@@ -21,6 +21,7 @@ from dogbreed.run_folder import RunFolder, write_bytes
 
 log = logging.getLogger("dogbreed")
 
+FROZEN = "frozen"  # a checkpoint's key: the digest of the part of the network that is not in it
 _SAVE_BEFORE_VALIDATION_S = 10.0
 
 
@@ -40,6 +41,24 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise CheckpointError(f"{path} is a torch file, but no checkpoint of a run of dogbreed.")
     return checkpoint
+
+
+def read_whole(path: Path) -> dict[str, Any]:
+    """The same with the whole network in it, also in a run on cached features that has not come to its end."""
+    checkpoint = read(path)
+    frozen = checkpoint.pop(FROZEN, None)
+    if frozen is None:
+        return checkpoint
+    beside = path.with_name(RunFolder(path).frozen.name)
+    if not beside.is_file():
+        raise CheckpointError(
+            f"{path} holds the trained part of the network alone, and {beside.name} is not beside it.\n"
+            "Try: the checkpoint in its own run folder; best.ckpt of a finished run holds all"
+        )
+    rest = read(beside)
+    if rest[FROZEN] != frozen:
+        raise CheckpointError(f"{beside} is of another run than {path}.\nTry: the checkpoint in its own run folder")
+    return {**checkpoint, "state_dict": {**rest["state_dict"], **checkpoint["state_dict"]}}
 
 
 def newest(folder: RunFolder) -> Path | None:

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from dogbreed.model import DogBreedClassifier
 
 
-def least_bytes(model: DogBreedClassifier, batch_size: int) -> int:
+def least_bytes(model: DogBreedClassifier, batch_size: int, features: tuple[int, ...] | None = None) -> int:
     """Bytes of the batch, the activations that backward needs and the largest layer, for `batch_size` images.
+
+    features: the shape of one image's, where the step begins with them.
 
     Computed from shapes alone, on torch's meta device. A lower bound: buffers of kernels and the allocator's
     rounding come on top.
@@ -35,9 +37,13 @@ def least_bytes(model: DogBreedClassifier, batch_size: int) -> int:
         if not list(module.children()):
             module.register_forward_hook(measure)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        images = torch.empty(2, 3, px, px, dtype=torch.uint8, device="meta")
-        sketch(images).sum().backward()
-    per_image = held / 2 + largest / 2 + 3 * px * px
+        if features is None:
+            inputs = torch.empty(2, 3, px, px, dtype=torch.uint8, device="meta")
+            sketch(inputs).sum().backward()
+        else:
+            inputs = torch.empty(2, *features, device="meta")
+            sketch.from_features(inputs).sum().backward()  # type: ignore[no-untyped-call]
+    per_image = held / 2 + largest / 2 + _bytes(inputs) / 2
     return int(per_image * batch_size)
 
 

@@ -1,7 +1,8 @@
 """The network with its new head, as a LightningModule: losses, metrics, optimizer, and what of it is trained."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,7 +15,9 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
 from dogbreed import backbones
+from dogbreed.checkpoints import FROZEN, read_whole
 from dogbreed.errors import CheckpointError, ConfigError
+from dogbreed.features import FeatureBatch
 from dogbreed.preprocess import Interpolation, Preprocess
 
 
@@ -27,9 +30,11 @@ class DogBreedClassifier(LightningModule):
     lr: peak learning rate of the head. backbone_lr_scale: the backbone's, relative to it. weight_decay: of weights, not
     of biases and norms. warmup: share of all steps in which the rate rises from 0; then it falls along a cosine to 0
     (arXiv 1608.03983). label_smoothing: 0..1. dropout: before the head. ema_decay: of an average of the weights
-    that is validated and exported in place of the last ones; null for none.
+    that is validated and exported in place of the last ones; null for none. compile: training steps on images go
+    through torch.compile, evaluation does not.
 
     Takes images as uint8 [N, 3, H, W] (0..255) or as floats that are normalised already; gives logits [N, classes].
+    Steps also take a FeatureBatch: what the frozen part made of the images, computed before.
     """
 
     temperature: Tensor  # of the logits at prediction, fitted on the validation set (arXiv 1706.04599)
@@ -57,6 +62,7 @@ class DogBreedClassifier(LightningModule):
         label_smoothing: float = 0.1,
         dropout: float = 0.2,
         ema_decay: float | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         classes, mean, std = list(classes), list(mean), list(std)  # plain lists: a checkpoint holds no other classes
@@ -78,14 +84,15 @@ class DogBreedClassifier(LightningModule):
             metrics(len(classes)).clone(prefix="test/"),
         )
         self.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
+        self.released = ""  # digest of the frozen part, once it is dropped
+        self._cuts: dict[bool, backbones.Cut | None] = {}  # by mode; plain dicts, so that nothing is registered twice
+        self._compiled: dict[str, Callable[[Tensor], Tensor]] = {}
+        self.compiled_sizes: set[tuple[int, ...]] = set()  # shapes of batches that torch.compile has met
 
     @classmethod
     def from_checkpoint(cls, path: Path | str) -> "DogBreedClassifier":
         """The trained network of a checkpoint, in eval mode on the CPU. Raises CheckpointError if it is none."""
-        from dogbreed.checkpoints import read
-
-        checkpoint = read(Path(path))
-        model = cls.from_state(checkpoint)
+        model = cls.from_state(read_whole(Path(path)))
         return model.eval()
 
     @classmethod
@@ -110,18 +117,67 @@ class DogBreedClassifier(LightningModule):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.head(self.backbone(self.normalised(images))))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 images with the backbone's mean and standard deviation; others are so already."""
         if images.dtype == torch.uint8:
-            images = torch.addcmul(self.pixel_shift, images, self.pixel_scale)
-        return cast(Tensor, self.head(self.backbone(images)))
+            return torch.addcmul(self.pixel_shift, images, self.pixel_scale)
+        return images
+
+    @property
+    def cut(self) -> "backbones.Cut | None":
+        """The backbone cut where its trained part begins, in the mode it is in; None where that cannot be."""
+        if self.training not in self._cuts:
+            self._cuts[self.training] = backbones.cut(self.backbone)
+        return self._cuts[self.training]
+
+    def from_features(self, features: Tensor) -> Tensor:
+        """Logits from what `cut.frozen` gives for normalised images."""
+        cut = self.cut
+        assert cut is not None, "features of a backbone that cannot be cut"
+        return cast(Tensor, self.head(cut.rest(features.float())))
+
+    def release_frozen(self) -> dict[str, Tensor]:
+        """Drop the frozen part of the backbone and return its state: with features it is not needed in training.
+
+        From then on the state dict holds the trained part alone, and images are refused. Cuts in both modes first.
+        """
+        for mode in (False, True):
+            self.train(mode)
+            assert self.cut is not None
+        whole = self.state_dict()
+        if self.frozen == [self.backbone]:
+            self.backbone = nn.Identity()
+        else:
+            names = {id(module): name for name, module in self.backbone.named_modules()}
+            for part in self.frozen:
+                self.backbone.set_submodule(names[id(part)], nn.Identity())
+        self._cuts = {mode: replace(cut, frozen=nn.Identity()) for mode, cut in self._cuts.items() if cut is not None}
+        self.frozen = []
+        kept = self.state_dict().keys()
+        dropped = {name: value for name, value in whole.items() if name not in kept}
+        self.released = backbones.digest(dropped)
+        return dropped
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        images, labels = batch
-        logits = self(images)
+        inputs, labels = batch
+        logits = self._train_forward(inputs) if not isinstance(batch, FeatureBatch) else self.from_features(inputs)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
         self.train_loss.update(loss.detach(), len(labels))
         self.train_acc.update(logits.detach(), labels)
         self.log("train/loss_step", loss)
         return loss
+
+    def _train_forward(self, images: Tensor) -> Tensor:
+        if not self.hparams["compile"]:
+            return cast(Tensor, self(images))
+        if not self._compiled:
+            # each size of pictures is compiled for itself: kernels for any size are slower
+            self._compiled["step"] = torch.compile(self.forward, dynamic=False)
+        logits = self._compiled["step"](images)
+        self.compiled_sizes.add(tuple(images.shape))
+        return logits
 
     def on_train_epoch_end(self) -> None:
         self.log_dict({"train/loss": self.train_loss.compute(), "train/acc": self.train_acc.compute()})
@@ -137,8 +193,8 @@ class DogBreedClassifier(LightningModule):
         return {"logits": logits.cpu(), "labels": batch[1].cpu()}
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str, loss: MeanMetric, metric: MetricCollection) -> Tensor:
-        images, labels = batch
-        logits: Tensor = self(images).float()
+        inputs, labels = batch
+        logits: Tensor = (self.from_features(inputs) if isinstance(batch, FeatureBatch) else self(inputs)).float()
         calibrated = logits / self.temperature
         loss.update(F.cross_entropy(calibrated, labels), len(labels))
         metric.update(calibrated.softmax(-1), labels)
@@ -152,12 +208,13 @@ class DogBreedClassifier(LightningModule):
             *_groups(self.head, hp["lr"], hp["weight_decay"]),
             *_groups(self.backbone, hp["lr"] * hp["backbone_lr_scale"], hp["weight_decay"]),
         ]
-        # not fused: Lightning clips no gradients of a fused optimizer in mixed precision
+        # one kernel for all weights; with fp16's loss scale, gradients have to be unscaled before they are clipped
+        fused = self._loss_scaler() is None
         optimizer: torch.optim.Optimizer
         if hp["optimizer"] == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=hp["lr"])
+            optimizer = torch.optim.AdamW(groups, lr=hp["lr"], fused=fused)
         elif hp["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=hp["lr"], momentum=0.9, nesterov=True)
+            optimizer = torch.optim.SGD(groups, lr=hp["lr"], momentum=0.9, nesterov=True, fused=fused)
         else:
             raise ConfigError(f"Unknown model.optimizer={hp['optimizer']}.\nTry: adamw or sgd")
         total = int(self.trainer.estimated_stepping_batches)
@@ -166,11 +223,32 @@ class DogBreedClassifier(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning's own refuses fused optimizers in mixed precision for fear of a loss scale; bf16 has none
+        if self._loss_scaler() is not None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            if gradient_clip_algorithm == "value":
+                torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+            else:
+                torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+    def _loss_scaler(self) -> Any:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
     def configure_callbacks(self) -> list[Callback]:
         decay = self.hparams["ema_decay"]
         return [EMAWeightAveraging(decay=decay)] if decay else []
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.released:
+            checkpoint[FROZEN] = self.released
         # the running averages of an epoch that is not over, so that a resumed one reports what it would have
         checkpoint["train_metrics"] = [dict(metric.metric_state) for metric in (self.train_loss, self.train_acc)]
 

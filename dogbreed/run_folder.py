@@ -80,6 +80,11 @@ class RunFolder:
         """The one before last.ckpt."""
         return self.path / "checkpoints/previous.ckpt"
 
+    @property
+    def frozen(self) -> Path:
+        """Of a run on cached features: the part of the network that is not trained, and so not in last.ckpt."""
+        return self.path / "checkpoints/frozen.ckpt"
+
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` so that after a crash at any moment `path` holds either the old content or the new, never a part.

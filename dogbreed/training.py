@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import distributions
 from pathlib import Path
@@ -28,7 +29,9 @@ from torch import Tensor
 from dogbreed import backbones, calibration, checkpoints, report
 from dogbreed.data import DogBreedData, PhotoLoader
 from dogbreed.errors import CheckpointError, ConfigError, DataError, DogBreedError, raise_findings
-from dogbreed.hardware import available_cpus, available_memory_bytes
+from dogbreed.features import cached
+from dogbreed.features.cached import FeatureLoader
+from dogbreed.hardware import available_cpus, available_memory_bytes, keep_freed_memory
 from dogbreed.interruption import Interruption
 from dogbreed.memory import least_bytes
 from dogbreed.model import DogBreedClassifier, metrics
@@ -75,7 +78,7 @@ def run(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
             return _read_json(here.metrics)
         if not here.config.exists():
             _write_config(config, here)
-        _use_hardware()
+        use_hardware()
         seed_everything(config["seed"], workers=True, verbose=False)
         data = _data(config, here)
         if longer or not here.fit.exists():
@@ -102,6 +105,7 @@ def _findings(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"data.{key}={value} cannot be.\nTry: a whole number, at least {least}"
     if config["trainer"].get("devices", 1) != 1 or config["trainer"].get("num_nodes", 1) != 1:
         yield "One device trains a run so far.\nTry: trainer.devices=1"
+    yield from cached.findings(config.get("features", {}), augmented=config["data"].get("augment") is not None)
     for key in sorted(_OURS & config["trainer"].keys()):
         yield f"trainer.{key} is for the run itself to set: it would break checkpoints or the report.\nTry: without it"
     if not 0 <= config["seed"] < 2**32:
@@ -117,7 +121,9 @@ def _write_config(config: Mapping[str, Any], here: RunFolder) -> None:
     write_text(here.config, OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
-def _use_hardware() -> None:
+def use_hardware() -> None:
+    """Set this process up for training: threads, memory, arithmetic."""
+    keep_freed_memory()
     torch.set_num_threads(available_cpus())  # torch counts the machine's, not the container's
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and nothing here reads such memory
@@ -155,9 +161,18 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
     # the weights come with the checkpoint: nothing is downloaded to be overwritten
     weights = {} if start is None else {"weights": None}
     model: DogBreedClassifier = _build(config["model"], classes=list(data.classes), **weights)
+    settings = cached.Settings(**config.get("features", {}))
     if start is not None:
-        _check_same(checkpoints.read(start), model, data, start)
-    _check_memory(model, min(data.batch_size, len(data.photos.splits["train"])))
+        checkpoint = checkpoints.read(start)
+        _check_same(checkpoint, model, data, start)
+        on_features = checkpoints.FROZEN in checkpoint
+        if on_features:
+            model.load_state_dict(checkpoints.read_whole(start)["state_dict"])
+        # as it began, wherever it goes on
+        settings = replace(settings, mode="cached" if on_features else "off")
+    bare = _trainer(config, here, [], logger=False)  # knows device and precision, and touches nothing
+    features = cached.prepare(model, data, settings, device=bare.strategy.root_device, precision=str(bare.precision))
+    _check_memory(model, min(data.batch_size, len(data.photos.splits["train"])), features.shape if features else None)
     _write_config(config, here)  # only now: a refused resume leaves the folder as it was
     # of a finished run that is made longer; fit.json last, so that a kill in between does not look like a finished run
     for path in (here.report, here.predictions, here.metrics, here.fit):
@@ -176,21 +191,35 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
     )
     _write_environment(config, here, data, trainer)
     if start is None:
-        log.info("Training %s, %s", _describe(model), _device(trainer))
+        log.info("Training %s, %s%s", _describe(model), _device(trainer), ", on cached features" if features else "")
     else:
         log.info("Going on from %s", start)
+    if features:
+        frozen = model.release_frozen()
+        if start is None:
+            content = {"state_dict": frozen, "hyper_parameters": {}, checkpoints.FROZEN: model.released}
+            checkpoints.write(content, here.frozen)
     with stop.deferred(), _only_useful_warnings():
-        trainer.fit(model, datamodule=data, ckpt_path=start, weights_only=True)
+        trainer.fit(model, datamodule=features or data, ckpt_path=start, weights_only=True)
     write_json(here.fit, {**history.totals(), "max_epochs": config["trainer"]["max_epochs"]})
 
 
 def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData) -> None:
     """Calibrate best.ckpt on the validation photos, then test it; one pass over each."""
-    best = checkpoints.read(here.best)
+    best = checkpoints.read_whole(here.best)
     model = DogBreedClassifier.from_state(best)
+    # in full precision, as the Predictor computes: the numbers are to be the checkpoint's
+    config = {**config, "trainer": {**config["trainer"], "precision": "32-true"}}
+    source: DogBreedData | cached.CachedFeatures = data
+    if here.frozen.exists():
+        settings = cached.Settings(**{**config["features"], "mode": "cached"})
+        bare = _trainer(config, here, [], logger=False)
+        device, splits = bare.strategy.root_device, ("valid", "test")
+        features = cached.prepare(model, data, settings, device=device, precision="32-true", splits=splits)
+        source = features or data
     log.info("Testing the best epoch (%s)", int(best["epoch"]) + 1)
-    val_logits, val_labels = _logits(config, here, model, data.val_dataloader())
-    test_logits, test_labels = _logits(config, here, model, data.test_dataloader())
+    val_logits, val_labels = _logits(config, here, model, source.val_dataloader())
+    test_logits, test_labels = _logits(config, here, model, source.test_dataloader())
     temperature = calibration.fit_temperature(val_logits, val_labels)
     best["state_dict"]["temperature"] = torch.tensor(temperature)
     checkpoints.write(best, here.best)
@@ -205,6 +234,7 @@ def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData) -> Non
         "epochs": fit["epochs"],
         "steps": fit["steps"],
         "train/images_per_s": fit["images_per_s"],
+        "train/data_wait": fit["data_wait"],
         "train/seconds": fit["seconds"],
     }
     write_text(here.predictions, _predictions_csv(data, test_probabilities))
@@ -212,13 +242,11 @@ def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData) -> Non
 
 
 def _logits(
-    config: Mapping[str, Any], here: RunFolder, model: DogBreedClassifier, loader: PhotoLoader
+    config: Mapping[str, Any], here: RunFolder, model: DogBreedClassifier, loader: PhotoLoader | FeatureLoader
 ) -> tuple[Tensor, Tensor]:
     """Logits [N, classes] and labels [N] of a whole split, in the loader's order."""
     outputs = _Outputs()
-    # in full precision, as the Predictor computes: the numbers are to be the checkpoint's
-    full = {**config, "trainer": {**config["trainer"], "precision": "32-true"}}
-    trainer = _trainer(full, here, [outputs, *_progress_bar()], logger=False)
+    trainer = _trainer(config, here, [outputs, *_progress_bar()], logger=False)
     with _only_useful_warnings():
         trainer.test(model, loader, verbose=False)
     logits, labels = (torch.cat([batch[name] for batch in outputs.batches]) for name in ("logits", "labels"))
@@ -313,18 +341,20 @@ def _check_same(checkpoint: Mapping[str, Any], model: DogBreedClassifier, data: 
     if before["classes"] != now["classes"]:
         odd = sorted(set(before["classes"]) ^ set(now["classes"]))
         findings.append(f"the class list differs ({len(before['classes'])} then, {len(now['classes'])} now): {odd[:3]}")
-    elif checkpoint.get(type(data).__qualname__, {}).get("digest") != data.photos.digest:
+    elif data.photos.digest not in [
+        checkpoint.get(source.__qualname__, {}).get("digest") for source in (DogBreedData, cached.CachedFeatures)
+    ]:
         findings.append(f"the photos in {data.root} are not those it was trained on")
     if findings:
         listed = "\n".join(f"- {finding}" for finding in findings)
         raise CheckpointError(f"{path} cannot be gone on with:\n{listed}\nTry: a new run, without resume=")
 
 
-def _check_memory(model: DogBreedClassifier, batch_size: int) -> None:
+def _check_memory(model: DogBreedClassifier, batch_size: int, features: tuple[int, ...] | None = None) -> None:
     """Refuse a batch that cannot fit before it takes the machine down: on Linux the kernel kills without a word."""
     if torch.cuda.is_available():
         return  # there, running out is an error that can be caught
-    needed, free = least_bytes(model, batch_size), available_memory_bytes()
+    needed, free = least_bytes(model, batch_size, features), available_memory_bytes()
     if needed > free:
         fits = max(1, int(batch_size * free / needed * 0.8))
         raise ConfigError(
@@ -392,7 +422,10 @@ class History(Callback):
         self.rows: list[dict[str, float]] = []
         self._images = 0  # since the epoch began; may be in an earlier process
         self._seconds = 0.0
+        self._waiting = 0.0  # seconds of these that the loader's batches were waited for
         self._since = time.monotonic()
+        self._waited_before = 0.0
+        self._compiled = 0  # sizes of batches that torch.compile has met
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.monotonic()
@@ -400,8 +433,15 @@ class History(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
     ) -> None:
-        self._images += len(batch[1])
-        self._seconds, self._since = self._seconds + time.monotonic() - self._since, time.monotonic()
+        now, waited = time.monotonic(), cast(Any, trainer.train_dataloader).waited_s
+        compiled = len(cast(DogBreedClassifier, pl_module).compiled_sizes)
+        if compiled == self._compiled:
+            self._images += len(batch[1])
+            self._seconds += now - self._since
+            self._waiting += waited - self._waited_before
+        else:  # a step of minutes that says nothing of those to come
+            log.info("Compiled for pictures of %d px: %.0f s, not counted", batch[0].shape[-1], now - self._since)
+        self._since, self._waited_before, self._compiled = now, waited, compiled
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = cast(DogBreedClassifier, pl_module)
@@ -415,6 +455,7 @@ class History(Callback):
             **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")},
             "seconds": round(self._seconds + now - self._since, 3),
             "images_per_s": round(self._images / max(self._seconds, 1e-9), 1),
+            "data_wait": round(self._waiting / max(self._seconds, 1e-9), 4),
         }
         if not (math.isfinite(row["train/loss"]) and math.isfinite(row["val/loss"])):
             raise ConfigError(
@@ -422,7 +463,7 @@ class History(Callback):
                 f"{row['val/loss']} (val).\nTry: a new run with a smaller model.lr"
             )
         self.rows.append(row)
-        self._images, self._seconds, self._since = 0, 0.0, now
+        self._images, self._seconds, self._waiting, self._since = 0, 0.0, 0.0, now
         self._write()
         log.info(
             "epoch %d/%d  train loss %.2f acc %.1f%%  val loss %.2f acc %.1f%%  %.0f images/s  %.0f s",
@@ -437,21 +478,26 @@ class History(Callback):
         )
 
     def totals(self) -> dict[str, float]:
-        """Of the whole training: epochs, steps, seconds (validation included), images/s (validation not included)."""
+        """Of the whole training: epochs, steps, seconds (validation included), images/s (validation not included) and
+        the share of that time in which the model waited for data.
+        """
         speeds = sorted(row["images_per_s"] for row in self.rows)
+        waits = sorted(row["data_wait"] for row in self.rows)
         return {
             "epochs": len(self.rows),
             "steps": self.rows[-1]["step"],
             "seconds": round(sum(row["seconds"] for row in self.rows), 1),
             "images_per_s": speeds[len(speeds) // 2],
+            "data_wait": waits[len(waits) // 2],
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "images": self._images, "seconds": self._seconds}
+        return {"rows": self.rows, "images": self._images, "seconds": self._seconds, "waiting": self._waiting}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
         self._images, self._seconds = state_dict["images"], state_dict["seconds"]
+        self._waiting = state_dict["waiting"]
         if self.rows:
             self._write()  # rows of steps that are trained again go
 

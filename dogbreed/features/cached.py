@@ -1,0 +1,270 @@
+"""Training on features instead of photos: which runs can, what is kept for them, and the loaders."""
+
+import functools
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dogbreed import backbones
+from dogbreed.data import DogBreedData, EpochSampler
+from dogbreed.errors import ConfigError
+from dogbreed.features import FeatureBatch, engine
+from dogbreed.features.extraction import Extraction, FrozenNetwork
+from dogbreed.features.store import Features, FeatureStore, Recipe, RowKey, stores_folder
+from dogbreed.hardware import available_memory_bytes
+from dogbreed.model import DogBreedClassifier
+from dogbreed.photos import SPLITS
+from dogbreed.transforms import Augment
+
+log = logging.getLogger("dogbreed")
+
+MODES = ("auto", "cached", "off")
+_IN_MEMORY_SHARE = 1 / 8  # of what is available: features that take less are read whole, others stay mapped
+_CODE = 1  # to be raised when this library's own code makes other numbers of the same photo
+_DRAWS_VIEWS = 1  # tells the draws of views from those of the order, of the same seed and epoch
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The config node `features`.
+
+    mode: `auto` for features wherever part of the backbone is frozen, it can be cut there and they fit; `cached` to
+    insist; `off`. views: of each training photo, its middle and views - 1 augmented ones, of which one is drawn in
+    each epoch. max_gb: the most that this run's features may take (10^9 bytes).
+    """
+
+    mode: Literal["auto", "cached", "off"] = "auto"
+    views: int = 1
+    max_gb: float = 20.0
+
+
+def findings(settings: Mapping[str, Any], *, augmented: bool) -> Iterator[str]:
+    """What is wrong with the config node. augmented: whether the data are."""
+    mode, views, max_gb = (settings.get(name, getattr(Settings, name)) for name in ("mode", "views", "max_gb"))
+    if mode not in MODES:
+        yield f"features.mode={mode} is unknown.\nTry: one of {', '.join(MODES)}"
+    if not (isinstance(views, int) and views >= 1):
+        yield f"features.views={views} cannot be.\nTry: a whole number, at least 1"
+    elif views > 1 and not augmented:
+        yield f"features.views={views} would cache the same view again: data.augment=null.\nTry: features.views=1"
+    if not (isinstance(max_gb, int | float) and max_gb > 0):
+        yield f"features.max_gb={max_gb} cannot be.\nTry: a number of gigabytes above 0"
+
+
+def prepare(
+    model: DogBreedClassifier,
+    data: DogBreedData,
+    settings: Settings,
+    *,
+    device: torch.device,
+    precision: str,
+    splits: Sequence[str] = SPLITS,
+) -> "CachedFeatures | None":
+    """The features of `splits`, computed where they are not there yet; None where this run goes without.
+
+    model: with its backbone whole. precision: Lightning's. Raises ConfigError where `settings` insist on features that
+    cannot be, DataError for photos that have changed, StorageError where there is no room.
+    """
+    if settings.mode == "off" or (settings.mode == "auto" and not model.frozen):
+        return None
+    reason, instead = _why_not(model)
+    if reason:
+        _without(settings, reason, instead)
+        return None
+    cut = model.cut
+    assert cut is not None
+    network = FrozenNetwork(model.pixel_scale, model.pixel_shift, cut.frozen)
+    shape = network.feature_shape(model.preprocess.image_px)
+    photos = {photo.digest: data.photos.root / photo.path for split in splits for photo in data.photos.splits[split]}
+    middles: list[RowKey] = [(digest, 0) for digest in photos]
+    trained = dict.fromkeys(photo.digest for photo in data.photos.splits["train"]) if "train" in splits else {}
+    augmented: list[RowKey] = [(digest, view) for view in range(1, settings.views) for digest in trained]
+
+    kind = engine.dtype(device, precision)
+    needed = Recipe({}, shape, kind).row_bytes * (len(middles) + len(augmented))
+    if needed > settings.max_gb * 1e9:
+        _without(
+            settings,
+            f"they take {needed / 1e9:.1f} GB, more than features.max_gb={settings.max_gb:g}",
+            "a larger features.max_gb, fewer features.views, or a part of the backbone nearer its end",
+        )
+        return None
+    candidates = [engine.name(device, precision, compiled=model.hparams["compile"])]
+    if device.type == "cpu":
+        candidates.append(engine.EAGER)  # runs what cannot be exported
+    for candidate in candidates:
+        wanted: list[tuple[FeatureStore, list[RowKey], Augment | None]] = [
+            (_store(model, candidate, network, shape, kind, None), middles, None)
+        ]
+        if augmented:
+            wanted.append((_store(model, candidate, network, shape, kind, data.augment), augmented, data.augment))
+        lacking = sum(len(store.missing(rows)) * store.recipe.row_bytes for store, rows, _ in wanted)
+        free = shutil.disk_usage(wanted[0][0].path).free
+        if lacking > free:
+            _without(
+                settings,
+                f"{lacking / 1e9:.1f} GB are to be written to {stores_folder()} and {free / 1e9:.1f} GB are free",
+                "python -m dogbreed.features prune, or DOGBREED_CACHE=<a folder on a larger disk> in the environment",
+            )
+            return None
+        make = functools.cache(lambda name=candidate: engine.make(name, network, model.preprocess.image_px, device))
+        try:
+            for store, rows, augment in wanted:
+                Extraction(photos, model.preprocess, augment, data.workers).compute(rows, store, make)
+            break
+        except engine.EngineError as error:
+            log.warning("%s: %s\nEager torch computes the features instead.", candidate, error)
+    return CachedFeatures(data, settings.views, [store for store, _, _ in wanted], splits)
+
+
+def _why_not(model: DogBreedClassifier) -> tuple[str, str]:
+    """What keeps this network from being trained on features, and what to try; empty where nothing does."""
+    if not model.frozen:
+        return "all of the backbone is trained (model.trainable=all)", "model.trainable=head, or features.mode=off"
+    modes = []
+    for mode in (True, False):  # ends in the mode that the network is looked at in
+        modes.append(model.train(mode).cut)
+    if None in modes:
+        return (
+            f"{model.hparams['backbone']} cannot be cut at {model.hparams['trainable']}",
+            "model.trainable=head, or features.mode=off",
+        )
+    return "", ""
+
+
+def _without(settings: Settings, reason: str, instead: str) -> None:
+    if settings.mode == "cached":
+        raise ConfigError(f"features.mode=cached, but {reason}.\nTry: {instead}")
+    log.info("Without cached features: %s", reason)
+
+
+def _store(
+    model: DogBreedClassifier,
+    engine_name: str,
+    network: FrozenNetwork,
+    shape: tuple[int, ...],
+    dtype: str,
+    augment: Augment | None,
+) -> FeatureStore:
+    settings = model.hparams
+    fields = {
+        "backbone": f"{settings['library']}/{settings['backbone']}",
+        "up to": settings["trainable"],
+        "weights": backbones.digest(network.state_dict()),  # mean and standard deviation included
+        "engine": engine_name,
+        # what else the numbers may change with: how layers are written, how files are decoded and resized
+        "libraries": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "simplejpeg")},
+        "code": _CODE,
+        **{name: settings[name] for name in ("image_px", "crop_pct", "interpolation")},
+        "augment": None if augment is None else vars(augment),
+    }
+    name = f"{settings['backbone']}-{settings['trainable']}" + ("" if augment is None else "-augmented")
+    return FeatureStore(Recipe(fields, shape, dtype), name)
+
+
+class CachedFeatures(LightningDataModule):
+    """The batches of DogBreedData as features. Order and drawn views are functions of (seed, epoch, index) alone."""
+
+    def __init__(
+        self, data: DogBreedData, views: int, stores: Sequence[FeatureStore], splits: Sequence[str] = SPLITS
+    ) -> None:
+        """stores: of the photos' middles and, where views is more than 1, of the augmented views."""
+        super().__init__()
+        self.data = data
+        self._rows: dict[str, list[Features]] = {}  # by split, then by view
+        for split in splits:
+            digests = [photo.digest for photo in data.photos.splits[split]]
+            self._rows[split] = [
+                stores[min(view, 1)].read([(digest, view) for digest in digests])
+                for view in range(views if split == "train" else 1)
+            ]
+        if (
+            sum(rows.nbytes for part in self._rows.values() for rows in part)
+            < available_memory_bytes() * _IN_MEMORY_SHARE
+        ):
+            self._rows = {split: [rows.load() for rows in part] for split, part in self._rows.items()}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one photo's features."""
+        return next(iter(self._rows.values()))[0].shape
+
+    def train_dataloader(self) -> "FeatureLoader":
+        return self._loader("train", self.data.seed)
+
+    def val_dataloader(self) -> "FeatureLoader":
+        return self._loader("valid")
+
+    def test_dataloader(self) -> "FeatureLoader":
+        return self._loader("test")
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.data.state_dict()
+
+    def _loader(self, split: str, seed: int | None = None) -> "FeatureLoader":
+        labels = torch.tensor([photo.label for photo in self.data.photos.splits[split]])
+        return FeatureLoader(self._rows[split], labels, self.data.batch_size, seed)
+
+
+class FeatureLoader:
+    """Batches of features; shuffled and without the uneven tail where a seed is given, else in order and whole.
+
+    Can be resumed in the middle of an epoch, as TrainLoader can.
+    """
+
+    def __init__(self, views: Sequence[Features], labels: Tensor, batch_size: int, seed: int | None = None) -> None:
+        self.views, self.labels, self.batch_size, self.seed = views, labels, batch_size, seed
+        self.sampler = None if seed is None else EpochSampler(len(labels), seed)  # Lightning tells it the epoch
+        self.batch_sampler = None  # where there is a sampler, Lightning asks for this one, too
+        self.waited_s = 0.0
+        self._delivered = 0
+        self._to_skip = 0
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.labels), self.batch_size)
+        return whole if self.sampler is not None and whole else whole + bool(rest)
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        began = time.monotonic()
+        first, self._to_skip = self._to_skip, 0
+        order = np.arange(len(self.labels)) if self.sampler is None else self.sampler.order()
+        view = np.zeros_like(order) if self.sampler is None else self._drawn(self.sampler.epoch)
+        for number in range(first, len(self)):
+            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+            batch = FeatureBatch(self._rows(indices, view[indices]), self.labels[torch.from_numpy(indices)])
+            self._delivered = number + 1
+            self.waited_s += time.monotonic() - began
+            yield batch
+            began = time.monotonic()
+
+    def state_dict(self) -> dict[str, int]:
+        return {"batches": self._delivered}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._to_skip = self._delivered = state["batches"]
+
+    def _drawn(self, epoch: int) -> NDArray[np.int64]:
+        """Which view of each photo this epoch sees."""
+        return np.random.default_rng((self.seed or 0, epoch, _DRAWS_VIEWS)).integers(
+            len(self.views), size=len(self.labels)
+        )
+
+    def _rows(self, indices: NDArray[np.int64], view: NDArray[np.int64]) -> Tensor:
+        if len(self.views) == 1:
+            rows = self.views[0].take(indices)
+        else:
+            rows = np.empty((len(indices), *self.views[0].shape), self.views[0].dtype)
+            for number in np.unique(view):
+                rows[view == number] = self.views[number].take(indices[view == number])
+        tensor = torch.from_numpy(rows)
+        return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor

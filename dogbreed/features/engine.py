@@ -1,0 +1,140 @@
+"""What computes features: ONNX Runtime on a CPU, torch on a GPU. Chosen by device and settings, never by a timing."""
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dogbreed.hardware import available_cpus
+
+log = logging.getLogger("dogbreed")
+
+EAGER = f"torch-{torch.__version__}-cpu-fp32"
+TOLERANCE = 1e-4  # between an engine and eager torch in fp32, relative to the largest feature (at least 1)
+_CPU_BATCH, _GPU_BATCH = 32, 256
+
+
+class EngineError(Exception):
+    """This network cannot be run by this engine."""
+
+
+class Engine(Protocol):
+    """Computes features of a batch of images."""
+
+    batch_size: int
+
+    def __call__(self, images: Tensor) -> NDArray[np.generic]:
+        """uint8 [n, 3, H, W] on the CPU, n up to batch_size, to float32 rows [n, ...] or uint16, bfloat16's bits."""
+        ...
+
+
+def name(device: torch.device, precision: str, *, compiled: bool) -> str:
+    """Which engine computes on `device`, with its version and arithmetic: part of the key that features are kept by."""
+    if device.type == "cpu":
+        from onnxruntime import __version__ as version
+
+        return f"onnxruntime-{version}-fp32"
+    arithmetic = "bf16" if precision.startswith("bf16") else "fp32"
+    return f"torch-{torch.__version__}-{device.type}-{arithmetic}" + ("-compiled" if compiled else "")
+
+
+def dtype(device: torch.device, precision: str) -> Literal["float32", "bfloat16"]:
+    """What the features are kept as."""
+    return "bfloat16" if device.type != "cpu" and precision.startswith("bf16") else "float32"
+
+
+def make(engine: str, network: nn.Module, image_px: int, device: torch.device) -> Engine:
+    """The engine of this name. Raises EngineError where it cannot run the network."""
+    if engine.startswith("onnxruntime"):
+        return OnnxRuntime(network, image_px)
+    return Torch(network, device, bf16="-bf16" in engine, compiled=engine.endswith("-compiled"))
+
+
+class OnnxRuntime:
+    """A network on all cores of this machine, in fp32.
+
+    Raises EngineError where the network cannot be exported, or where what comes out is not what torch computes.
+    """
+
+    def __init__(self, network: nn.Module, image_px: int, batch_size: int = _CPU_BATCH) -> None:
+        import onnxruntime
+
+        self.batch_size = batch_size
+        example = torch.randint(256, (batch_size, 3, image_px, image_px), dtype=torch.uint8)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = available_cpus()  # it counts the machine's, not the container's
+        options.log_severity_level = 3
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.onnx"
+            _export(network, example, path)
+            try:
+                self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # onnxruntime's classes are its C++ status codes
+                raise EngineError(f"ONNX Runtime cannot load the network: {error}") from error
+        self._input = self._session.get_inputs()[0].name
+        _check(self, network, example)
+
+    def __call__(self, images: Tensor) -> NDArray[np.generic]:
+        batch = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)  # the graph has one batch size: shapes fold
+        batch[: len(images)] = images.numpy()
+        rows: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
+        return rows[: len(images)]
+
+
+class Torch:
+    """A network in torch on `device`, in fp32 or under bf16 autocast; any network runs."""
+
+    def __init__(self, network: nn.Module, device: torch.device, *, bf16: bool = False, compiled: bool = False) -> None:
+        self.batch_size = _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
+        self._device, self._bf16 = device, bf16
+        network.to(device)
+        self._network = torch.compile(network, dynamic=False) if compiled else network
+
+    def __call__(self, images: Tensor) -> NDArray[np.generic]:
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            rows = self._network(images.to(self._device, non_blocking=True))
+        if self._bf16:
+            return rows.bfloat16().cpu().contiguous().view(torch.uint16).numpy()  # type: ignore[no-any-return]
+        return rows.float().cpu().contiguous().numpy()  # type: ignore[no-any-return]
+
+
+def _export(network: nn.Module, example: Tensor, path: Path) -> None:
+    try:
+        with _silent(), torch.no_grad():
+            program = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
+            assert program is not None
+            program.save(path)
+    except Exception as error:  # the exporter lets through whatever a network's own code raises
+        raise EngineError(f"the network cannot be exported: {(str(error) or type(error).__name__).strip()}") from error
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the exporter's remarks on its own inner life."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _check(engine: Engine, network: nn.Module, example: Tensor) -> None:
+    few = example[:2]
+    with torch.inference_mode():
+        expected = network(few).float().numpy()
+    seen = engine(few)
+    error = float(np.abs(seen - expected).max())
+    if not error <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise EngineError(f"the exported network's features are off by {error:.2g}")

@@ -1,0 +1,195 @@
+"""One pass over the photos through the frozen part of a network; what was computed before is not computed again."""
+
+import copy
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from dogbreed.data import PhotoLoader
+from dogbreed.errors import DataError
+from dogbreed.features.engine import Engine
+from dogbreed.features.store import Claim, FeatureStore, RowKey
+from dogbreed.preprocess import Preprocess, read_picture
+from dogbreed.transforms import Augment, relight
+
+log = logging.getLogger("dogbreed")
+
+_POLL_S = 0.2  # while other processes compute the rest
+_LOG_EVERY_S = 30.0  # where no progress bar is shown
+
+
+class FrozenNetwork(nn.Module):
+    """From uint8 images [N, 3, H, W] to features [N, ...], normalisation included, without any training in it."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor, network: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.detach().clone())
+        self.register_buffer("shift", shift.detach().clone())
+        self.network = copy.deepcopy(network)  # it may move to another device and must not take the model along
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.network(images.float() * self.scale + self.shift))
+
+    def feature_shape(self, image_px: int) -> tuple[int, ...]:
+        """Of one image's features; from shapes alone, nothing is computed."""
+        images = torch.empty(2, 3, image_px, image_px, dtype=torch.uint8, device="meta")
+        with torch.no_grad():
+            return tuple(copy.deepcopy(self).to("meta")(images).shape[1:])
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """Which views of which photos, and how each is seen. photos: path by content digest. augment: null for view 0.
+
+    View 0 is the middle of the photo, as evaluation sees it. The others are functions of (content, number of the view)
+    alone, so that they are the same in every run, whatever its seed and whatever other photos there are.
+    """
+
+    photos: Mapping[str, Path]
+    preprocess: Preprocess
+    augment: Augment | None
+    workers: int
+
+    def compute(self, rows: Sequence[RowKey], store: FeatureStore, engine: Callable[[], Engine]) -> None:
+        """Have all of `rows` in `store`; what other processes are computing already is waited for.
+
+        engine: makes one; only called where something is missing. Raises DataError for a photo that has changed or
+        cannot be read any more. What was computed before an error or a kill is kept.
+        """
+        missing = store.missing(rows)
+        if not missing:
+            return
+        computes = engine()
+        began, images, waiting = time.monotonic(), 0, False
+        log.info("Computing features of %s views of photos, once", f"{len(missing):,}")
+        with _progress(len(missing)) as report:
+            while missing:
+                computed = 0
+                for count in self._pass(missing, store, computes):
+                    computed += count
+                    report(count)
+                images += computed
+                still = store.missing(missing)
+                report(len(missing) - len(still) - computed)  # by others
+                missing = still
+                if missing and not computed:
+                    if not waiting:
+                        log.info("Another process computes the other %s; waiting for it", f"{len(missing):,}")
+                        waiting = True
+                    time.sleep(_POLL_S)
+        seconds = time.monotonic() - began
+        log.info("Features: %s views, %.0f images/s  %.0f s", f"{images:,}", images / max(seconds, 1e-9), seconds)
+
+    def _pass(self, missing: Sequence[RowKey], store: FeatureStore, engine: Engine) -> Iterator[int]:
+        """Compute what nobody else does; yields how many rows are done since the last time."""
+        place = {row: n for n, row in enumerate(missing)}
+        claims: deque[Claim] = deque()
+
+        def keys() -> Iterator[int]:
+            for claim in store.claim(missing):
+                claims.append(claim)
+                yield from (place[row] for row in claim.rows)
+
+        loader = PhotoLoader(_Views(self, missing), engine.batch_size, self.workers, keys(), drop_last=False)
+        part: list[NDArray[np.generic]] = []  # of the first claim
+        try:
+            for batch in loader:
+                images, *light = batch
+                rows = engine(relight(images, *light) if light else images)
+                yield len(rows)
+                while len(rows):
+                    lacking = len(claims[0].rows) - sum(map(len, part))
+                    part.append(rows[:lacking])
+                    rows = rows[lacking:]
+                    if len(part[-1]) == lacking:
+                        claims[0].write(np.concatenate(part))
+                        claims.popleft()
+                        part = []
+        finally:
+            for claim in claims:
+                claim.release()
+
+
+class _Views(Dataset[Any]):
+    """(pixels [H, W, 3], and light [3] where the augmentation changes it) of each row; errors as in PhotoDataset."""
+
+    def __init__(self, extraction: Extraction, rows: Sequence[RowKey]) -> None:
+        self.extraction, self.rows = extraction, rows
+
+    def __getitem__(self, place: int) -> Any:
+        digest, view = self.rows[place]
+        about = self.extraction
+        path = about.photos[digest]
+        try:
+            content = read_picture(path)
+            if hashlib.blake2b(content, digest_size=16).hexdigest() != digest:
+                return DataError(f"{path} was changed since it was looked at.\nTry: the same command again")
+            if view == 0:
+                return (about.preprocess.pixels(content),)
+            assert about.augment is not None
+            pixels, light = about.augment.view(
+                content,
+                image_px=about.preprocess.image_px,
+                interpolation=about.preprocess.interpolation,
+                key=(int(digest, 16), view),
+            )
+            return (pixels, light) if about.augment.jitter else (pixels,)
+        except (DataError, OSError) as error:
+            return DataError(f"{path}: {error}")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with images/s and the time left on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Progress(
+            TextColumn("Features"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]} images/s"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        ) as bar:
+            task = bar.add_task("", total=total, speed="-")
+
+            def draw(count: int) -> None:
+                bar.advance(task, count)
+                speed = bar.tasks[0].speed
+                bar.update(task, speed=f"{speed:.0f}" if speed else "-")
+
+            yield draw
+        return
+    began = said = time.monotonic()
+    done = 0
+
+    def say(count: int) -> None:
+        nonlocal done, said
+        done, now = done + count, time.monotonic()
+        if now - said > _LOG_EVERY_S:
+            speed = done / (now - began)
+            left = (total - done) / max(speed, 1e-9)
+            log.info("%s of %s, %.0f images/s, %.0f s left", f"{done:,}", f"{total:,}", speed, left)
+            said = now
+
+    yield say
