@@ -2,9 +2,12 @@
 
 import atexit
 import logging
+import math
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -16,15 +19,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dogbreed.errors import ConfigError, DataError, raise_findings
-from dogbreed.hardware import available_cpus
+from dogbreed.hardware import available_cpus, available_memory_bytes
 from dogbreed.photos import Photo, PhotoSet, scan
-from dogbreed.preprocess import Interpolation, Preprocess, decode
-from dogbreed.transforms import Augment, augmented_pixels
+from dogbreed.preprocess import Interpolation, Preprocess
+from dogbreed.transforms import Augment, relight
 
 log = logging.getLogger("dogbreed")
 
-Batch = tuple[Tensor, Tensor]  # uint8 [N, 3, H, W] in channels_last strides, int64 [N]
-Sample = tuple[NDArray[np.uint8], int] | DataError
+Batch = tuple[Tensor, ...]  # uint8 [N, 3, H, W] in channels_last strides, labels int64 [N], maybe light float32 [N, 3]
+Sample = tuple[NDArray[np.uint8], int] | tuple[NDArray[np.uint8], int, NDArray[np.float32]] | DataError
+KEPT_SHARE = 1 / 8  # of the memory that is there: what a decoded evaluation set may take
+GRID_PX = 32  # networks halve their input five times
 
 
 class Source(Protocol):
@@ -41,9 +46,15 @@ class DogBreedData(LightningDataModule):
     image_px, crop_pct, interpolation: the network's (DogBreedClassifier.preprocess). augment: null for none.
     workers: processes that decode; null for as many as there are CPUs, at most 8. max_bad_fraction: the share of
     unreadable files that is passed over. valid_fraction, test_fraction: where this class does the splitting.
+    start_px: side of the training pictures in the first epoch, which grows to image_px (progressive resizing, see
+    `epoch_px`); null for image_px throughout. grow_epochs: how many epochs there are to grow in.
 
     After `setup`, `classes` and `photos` say what there is. Order and augmentation are functions of
     (seed, epoch, index) alone. Raises DataError with all findings at once.
+
+    The model gets uint8 [N, 3, H, W] and labels: crops and flips are made by the workers, the change of light by
+    `on_after_batch_transfer`, for a whole batch on the device. A validation or test set that fits in an eighth of the
+    memory that is there is decoded once and then kept.
     """
 
     def __init__(
@@ -60,6 +71,8 @@ class DogBreedData(LightningDataModule):
         max_bad_fraction: float = 0.05,
         valid_fraction: float = 0.1,
         test_fraction: float = 0.1,
+        start_px: int | None = None,
+        grow_epochs: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -70,7 +83,9 @@ class DogBreedData(LightningDataModule):
         self.workers = min(available_cpus(), 8) if workers is None else workers
         self.max_bad_fraction = max_bad_fraction
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
+        self.start_px, self.grow_epochs = start_px, grow_epochs
         self._photos: PhotoSet | None = None
+        self._evaluation_loaders: dict[str, PhotoLoader] = {}
 
     def prepare_data(self) -> None:
         if self.source is not None:
@@ -89,8 +104,19 @@ class DogBreedData(LightningDataModule):
         return self._photos
 
     def setup(self, stage: str | None = None) -> None:
-        raise_findings(ConfigError, [] if self.batch_size >= 1 else ["data.batch_size must be at least 1"])
+        raise_findings(ConfigError, self._wrong_settings())
         raise_findings(DataError, self.look().findings)
+
+    def _wrong_settings(self) -> list[str]:
+        findings = []
+        if self.batch_size < 1:
+            findings.append(f"data.batch_size={self.batch_size} must be at least 1")
+        image_px = self.preprocess.image_px
+        if self.start_px is not None and not GRID_PX <= self.start_px <= image_px:
+            findings.append(f"data.start_px={self.start_px} must be from {GRID_PX} to the model's image_px={image_px}")
+        if self.start_px is not None and (self.grow_epochs or 0) < 1:
+            findings.append(f"data.grow_epochs={self.grow_epochs} must be at least 1 where data.start_px is set")
+        return findings
 
     @property
     def photos(self) -> PhotoSet:
@@ -105,6 +131,7 @@ class DogBreedData(LightningDataModule):
         return self.photos.classes
 
     def train_dataloader(self) -> "TrainLoader":
+        """Yields (images, labels), or (images, labels, light) where the augmentation changes the light."""
         return TrainLoader(self._dataset("train", self.augment), self.batch_size, self.workers, self.seed)
 
     def val_dataloader(self) -> "PhotoLoader":
@@ -113,47 +140,88 @@ class DogBreedData(LightningDataModule):
     def test_dataloader(self) -> "PhotoLoader":
         return self._evaluation_loader("test")
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Relight a batch of training photos, on the device that it has been moved to."""
+        if isinstance(batch, tuple | list) and len(batch) == 3:
+            images, labels, light = batch
+            return relight(images, light), labels
+        return batch
+
     def state_dict(self) -> dict[str, Any]:
         return {"digest": self.photos.digest}  # a resumed run compares it
 
     def _evaluation_loader(self, split: str) -> "PhotoLoader":
-        dataset = self._dataset(split, None)
-        in_order = [(0, n) for n in range(len(dataset))]
-        return PhotoLoader(dataset, self.batch_size, self.workers, in_order, drop_last=False)
+        if split not in self._evaluation_loaders:
+            dataset = self._dataset(split, None)
+            in_order = [(0, n) for n in range(len(dataset))]
+            self._evaluation_loaders[split] = PhotoLoader(
+                dataset, self.batch_size, self.workers, in_order, drop_last=False, keep=True
+            )
+        return self._evaluation_loaders[split]
 
     def _dataset(self, split: str, augment: Augment | None) -> "PhotoDataset":
         photos = self.photos
-        return PhotoDataset(photos.root, photos.splits[split], self.preprocess, augment, self.seed)
+        grow = None if self.start_px is None else (self.start_px, self.grow_epochs or 1)
+        return PhotoDataset(photos.root, photos.splits[split], self.preprocess, augment, self.seed, grow)
+
+
+def epoch_px(epoch: int, *, start_px: int, image_px: int, epochs: int) -> int:
+    """Side of the training pictures in an epoch (from 0): from start_px evenly to image_px, in multiples of 32.
+
+    The last quarter of the epochs, rounded up, is at image_px, so that the network ends with what it is used with
+    (progressive resizing, arXiv 2104.00298 section 4.2, there with stages of their own).
+    """
+    growing = epochs - math.ceil(epochs / 4)
+    if epoch >= growing:
+        return image_px
+    px = start_px + (image_px - start_px) * epoch / growing
+    return min(image_px, GRID_PX * math.floor(px / GRID_PX + 0.5))
 
 
 class PhotoDataset(Dataset[Sample]):
-    """Photos by (epoch, index): uint8 [H, W, 3] and the label. Without `augment` the epoch makes no difference.
+    """Photos by (epoch, index): uint8 [H, W, 3], the label and, where the augmentation changes it, the light [3].
+
+    Without `augment` the epoch makes no difference but for the size. grow: start_px and the number of epochs, see
+    `epoch_px`; it concerns augmented photos only.
 
     A photo that cannot be read any more is the DataError itself: raised in a worker process, it would reach the main
     one with torch's account of both processes as its message.
     """
 
     def __init__(
-        self, root: Path, photos: Sequence[Photo], preprocess: Preprocess, augment: Augment | None, seed: int
+        self,
+        root: Path,
+        photos: Sequence[Photo],
+        preprocess: Preprocess,
+        augment: Augment | None,
+        seed: int,
+        grow: tuple[int, int] | None = None,
     ) -> None:
-        self.root, self.seed, self.preprocess = root, seed, preprocess
+        self.root, self.seed, self.preprocess, self.augment, self.grow = root, seed, preprocess, augment, grow
         self.paths = [photo.path for photo in photos]
         self.labels = [photo.label for photo in photos]
-        self.transform = augment.build(preprocess.image_px, preprocess.interpolation) if augment else None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        path = self.root / self.paths[index]
+        path, label, preprocess = self.root / self.paths[index], self.labels[index], self.preprocess
+        if self.grow is not None:
+            px = epoch_px(epoch, start_px=self.grow[0], image_px=preprocess.image_px, epochs=self.grow[1])
+            preprocess = replace(preprocess, image_px=px)
         try:
-            if self.transform is None:
-                return self.preprocess.pixels(path), self.labels[index]
-            image = decode(path)
+            if self.augment is None:
+                return preprocess.pixels(path), label
+            pixels, light = self.augment.view(
+                path,
+                image_px=preprocess.image_px,
+                interpolation=preprocess.interpolation,
+                key=(self.seed, epoch, index),
+            )
         except DataError as error:
             return error
-        return augmented_pixels(image, self.transform, seed=self.seed, epoch=epoch, index=index), self.labels[index]
+        return (pixels, label, light) if self.augment.jitter else (pixels, label)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -169,14 +237,30 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
-        return iter([(self.epoch, int(index)) for index in order[self.skip :]])
+        return iter([(self.epoch, int(index)) for index in self.order()[self.skip :]])
+
+    def order(self) -> NDArray[np.int64]:
+        """All indices in this epoch's order."""
+        return np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
 
 
 class PhotoLoader(DataLoader[Batch]):
-    """Batches of photos, decoded in worker processes. Raises DataError for a photo that cannot be read any more."""
+    """Batches of photos, decoded in worker processes. Raises DataError for a photo that cannot be read any more.
 
-    def __init__(self, dataset: PhotoDataset, batch_size: int, workers: int, keys: Any, *, drop_last: bool) -> None:
+    dataset: anything that gives a tuple of a picture, uint8 [H, W, 3], and further numbers or arrays for each of
+    `keys`; a DataError in place of the tuple is raised here. Batches hold them stacked, the pictures as [N, 3, H, W].
+    keep: hold on to the batches of the first whole pass, where all of them fit in KEPT_SHARE of the memory that this
+    process may still take, and repeat them from then on: later passes decode nothing, do not see files that have
+    changed, and need no workers, which end. For keys and pictures that stay the same.
+
+    waited_s: how long the caller has waited for batches so far, all passes together, in seconds.
+    """
+
+    def __init__(
+        self, dataset: Dataset[Any], batch_size: int, workers: int, keys: Any, *, drop_last: bool, keep: bool = False
+    ) -> None:
+        self.waited_s = 0.0
+        self._keep, self._kept = keep, list[Batch]()
         super().__init__(
             cast("Dataset[Batch]", dataset),
             batch_size,
@@ -185,7 +269,7 @@ class PhotoLoader(DataLoader[Batch]):
             num_workers=workers,
             persistent_workers=workers > 0,
             collate_fn=_collate,
-            worker_init_fn=_quiet_worker,
+            worker_init_fn=quiet_worker,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # the loader's own draws must not disturb the global random numbers
         )
@@ -194,21 +278,45 @@ class PhotoLoader(DataLoader[Batch]):
         return self._batches()
 
     def _batches(self) -> Iterator[Batch]:
+        if self._kept:
+            yield from self._kept
+            return
+        batches = self._decoded_batches()
+        if not self._keep:
+            yield from batches
+            return
+        seen: list[Batch] | None = []
+        for batch in batches:
+            if seen == [] and _bytes(batch) * len(self) > KEPT_SHARE * available_memory_bytes():
+                seen = None
+            if seen is not None:
+                # what a worker sends lies in /dev/shm, which is small in a container
+                seen.append(tuple(part.clone() if part.untyped_storage().is_shared() else part for part in batch))
+            yield batch
+        if seen:
+            self._kept = seen
+            self._iterator = None  # ends the workers
+
+    def _decoded_batches(self) -> Iterator[Batch]:
+        begun = time.perf_counter()
         for batch in super().__iter__():
+            self.waited_s += time.perf_counter() - begun
             if isinstance(batch, DataError):
                 raise DataError(f"A photo that was there before training cannot be read any more.\n{batch}")
             yield batch
+            begun = time.perf_counter()
 
 
 class TrainLoader(PhotoLoader):
     """Shuffled batches that can be resumed in the middle of an epoch (Lightning's state_dict protocol for loaders)."""
 
-    def __init__(self, dataset: PhotoDataset, batch_size: int, workers: int, seed: int) -> None:
-        self._epoch_sampler = EpochSampler(len(dataset), seed)
+    def __init__(self, dataset: Dataset[Any], batch_size: int, workers: int, seed: int) -> None:
+        size = len(cast("Sized", dataset))
+        self._epoch_sampler = EpochSampler(size, seed)
         self._delivered = 0
         self._to_skip = 0
         # no step on a handful of photos, but a tiny set still trains
-        super().__init__(dataset, batch_size, workers, self._epoch_sampler, drop_last=len(dataset) >= batch_size)
+        super().__init__(dataset, batch_size, workers, self._epoch_sampler, drop_last=size >= batch_size)
 
     def _batches(self) -> Iterator[Batch]:
         first, self._to_skip = self._to_skip, 0
@@ -224,17 +332,21 @@ class TrainLoader(PhotoLoader):
         self._to_skip = self._delivered = state["batches"]
 
 
-def _collate(samples: Sequence[Sample]) -> Batch | DataError:
+def _collate(samples: Sequence[tuple[Any, ...] | DataError]) -> Batch | DataError:
     read = []
     for sample in samples:
         if isinstance(sample, DataError):
             return sample
         read.append(sample)
-    pixels = torch.from_numpy(np.stack([pixels for pixels, _ in read]))
-    return pixels.permute(0, 3, 1, 2), torch.tensor([label for _, label in read])
+    pictures, *rest = (torch.from_numpy(np.stack(column)) for column in zip(*read, strict=True))
+    return pictures.permute(0, 3, 1, 2), *rest
 
 
-def _quiet_worker(worker_id: int) -> None:
+def _bytes(batch: Batch) -> int:
+    return sum(part.nbytes for part in batch)
+
+
+def quiet_worker(worker_id: int) -> None:
     """A signal for the whole process group (Ctrl-C, docker stop) is the main process's business: it saves and stops.
 
     A second SIGTERM ends the worker, so that one whose parent is stuck can still be stopped.

@@ -30,9 +30,10 @@ def equal(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, .
 
 
 def test_a_batch_is_bytes_in_the_layout_that_convolutions_like(photos: Path) -> None:
-    images, labels = next(iter(data(photos).train_dataloader()))
+    images, labels, light = next(iter(data(photos).train_dataloader()))
     assert (images.shape, images.dtype, labels.shape) == ((4, 3, 32, 32), torch.uint8, (4,))
     assert images.is_contiguous(memory_format=torch.channels_last)
+    assert (light.shape, light.dtype) == ((4, 3), torch.float32)
 
 
 def test_order_and_augmentation_depend_on_seed_and_epoch_and_not_on_the_workers(photos: Path) -> None:
