@@ -1,0 +1,144 @@
+"""`python -m dogbreed.benchmark`: measure, print, and write JSON."""
+
+import argparse
+import json
+import sys
+import tempfile
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dogbreed.benchmark import finetune, frozen, overhead, startup
+from dogbreed.benchmark import input as input_pipeline
+from dogbreed.benchmark.harness import PROFILE, Benchmark, Result, Setup, interleaved, measured, results, table
+from dogbreed.benchmark.machine import gpu, in_words, machine
+from dogbreed.errors import ConfigError, DogBreedError
+from dogbreed.run_folder import write_json
+
+BENCHMARKS = {
+    module.BENCHMARK.name: module.BENCHMARK for module in (frozen, finetune, input_pipeline, overhead, startup)
+}
+_SAYS = {
+    "frozen": "head training with features computed once, against a plain loop",
+    "finetune": "full fine-tuning, against torchvision's reference loop",
+    "input": "decoding and augmenting on one core, against torchvision on PIL",
+    "overhead": "a Lightning run, against a bare loop",
+    "startup": "command to first training step, against importing torch",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 also where a goal is missed; 1 where a side could not be measured; 2 for wrong arguments."""
+    options = _parser().parse_args(arguments)
+    names = list(BENCHMARKS) if "all" in options.names else list(dict.fromkeys(options.names))
+    try:
+        if options.side is not None:
+            return _one_side(names, options.side, options)
+        if options.work is not None:
+            _run(names, Setup(options.work.absolute(), options.quick, gpu() is not None), options)
+            return 0
+        with tempfile.TemporaryDirectory(prefix="dogbreed-benchmark-", ignore_cleanup_errors=True) as folder:
+            _run(names, Setup(Path(folder), options.quick, gpu() is not None), options)
+    except DogBreedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _one_side(names: Sequence[str], side: str, options: argparse.Namespace) -> int:
+    """What the parent calls in a process of its own for each measurement."""
+    benchmark = BENCHMARKS[names[0]]
+    if len(names) > 1 or side not in (known := [*benchmark.sides, *[PROFILE] * (benchmark.profile is not None)]):
+        raise ConfigError(f"--side takes one benchmark and one of its sides.\nTry: one of {', '.join(known)}")
+    if options.work is None:
+        raise ConfigError("--side needs --work=<the folder that a run without --side has filled>.")
+    sample = benchmark.call(side, Setup(options.work.absolute(), options.quick, options.gpu))
+    if options.json:
+        write_json(options.json, sample)
+    else:
+        print(json.dumps(sample))
+    return 0
+
+
+def _run(names: Sequence[str], setup: Setup, options: argparse.Namespace) -> None:
+    found = machine()
+    report: dict[str, Any] = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "quick": setup.quick,
+        "machine": found,
+        "benchmarks": {},
+    }
+    print("\n".join(in_words(found)), flush=True)
+    if setup.quick:
+        print("Tiny sizes (--quick): this only shows that everything runs.")
+    rows: list[Result] = []
+    for name in names:
+        benchmark = BENCHMARKS[name]
+        print(
+            f"\n{name}\n{textwrap.fill(benchmark.about, 78, initial_indent='  ', subsequent_indent='  ')}", flush=True
+        )
+        report["benchmarks"][name] = entry = _measure(benchmark, setup, options)
+        new = results(benchmark.rows(setup), entry["samples"])
+        entry["rows"] = [asdict(row) for row in new]
+        rows += new
+        if options.json:  # after each, so that an error or Ctrl-C in a later one does not cost these
+            write_json(options.json, report)
+    print(f"\n{table(rows)}")
+
+
+def _measure(benchmark: Benchmark, setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
+    repeats = options.repeats or (1 if setup.quick else benchmark.repeats)
+    benchmark.prepare(setup)
+    samples = interleaved(list(benchmark.sides), repeats, lambda side: measured(benchmark, side, setup), _say)
+    entry: dict[str, Any] = {"about": benchmark.about, "repeats": repeats, "samples": samples}
+    if options.profile and benchmark.profile and benchmark.explain:
+        entry["profile"] = measured(benchmark, PROFILE, setup)
+        for line in benchmark.explain(entry["profile"]):
+            _say(textwrap.fill(line, 78, initial_indent="  ", subsequent_indent="    "))
+    return entry
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name:<9} {says}" for name, says in _SAYS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m dogbreed.benchmark",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Measure how fast training is on this machine, side by side with the usual\n"
+            "way: both on the same photos, in turn, each in a process of its own.\n\n"
+            f"benchmarks:\n{listed}"
+        ),
+        epilog="A goal that is missed is no error. Leave the machine alone meanwhile.",
+    )
+    parser.add_argument(
+        "names", nargs="+", choices=[*BENCHMARKS, "all"], metavar="NAME", help="one or more of these, or all"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all single measurements there, too")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the numbers mean little")
+    parser.add_argument("--repeats", type=_at_least_1, metavar="N", help="of each side (default: each benchmark's own)")
+    parser.add_argument("--profile", action="store_true", help="finetune: also show what limits our steps")
+    parser.add_argument(
+        "--work", type=Path, metavar="FOLDER", help="keep photos and runs there, and use them again (default: none)"
+    )
+    parser.add_argument(
+        "--side", metavar="SIDE", help="measure this side of one benchmark alone, in this very process; print JSON"
+    )
+    parser.add_argument("--gpu", action="store_true", help=argparse.SUPPRESS)  # with --side: the sizes to take
+    return parser
+
+
+def _at_least_1(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number, at least 1")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

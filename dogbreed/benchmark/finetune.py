@@ -1,0 +1,178 @@
+"""Training all of a ResNet50: torchvision's way against ours, at one size of pictures and at growing ones."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dogbreed.benchmark.harness import Benchmark, Row, Sample, Setup, steady_seconds
+from dogbreed.benchmark.pictures import make_photos
+from dogbreed.hardware import available_cpus
+
+START_PX, FULL_PX = 128, 224
+REFERENCE, OURS, GROWING = "reference", "ours", "ours, growing"
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    photos: int
+    batch_size: int
+    epochs: int
+    growing_epochs: int
+
+
+def _sizes(setup: Setup) -> _Sizes:
+    if setup.quick:
+        return _Sizes(photos=8, batch_size=4, epochs=2, growing_epochs=4)
+    if setup.gpu:
+        return _Sizes(photos=4096, batch_size=128, epochs=4, growing_epochs=8)
+    return _Sizes(photos=64, batch_size=16, epochs=2, growing_epochs=8)
+
+
+def reference(photos: Path, *, epochs: int, batch_size: int) -> dict[str, Any]:
+    """One training as torchvision's references/classification/train.py does it by default: NCHW, fp32, no AMP.
+
+    Its presets, metrics and order of calls, without validation and without the parts that are off by default
+    (distribution, EMA, mixup); AdamW in place of SGD, and labels smoothed, as ours has them.
+    """
+    import torch
+    from torch import nn
+    from torch.utils.data import DataLoader
+    from torchvision import models
+    from torchvision import transforms as T
+    from torchvision.datasets import ImageFolder
+
+    cores = available_cpus()
+    torch.set_num_threads(cores)
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    preset = T.Compose(
+        [
+            T.RandomResizedCrop(FULL_PX, scale=(0.35, 1.0)),
+            T.RandomHorizontalFlip(),
+            T.ColorJitter(0.2, 0.2, 0.2),  # the preset has none, but ours does
+            T.PILToTensor(),
+            T.ConvertImageDtype(torch.float),
+            T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    dataset = ImageFolder(str(photos / "train"), preset)
+    loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=min(cores, 16), pin_memory=device.type == "cuda")
+    model = models.resnet50(weights=None, num_classes=len(dataset.classes)).to(device).train()
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+
+    timed: list[list[tuple[float, int]]] = []
+    for _ in range(epochs):
+        timed.append([])
+        since = time.perf_counter()
+        for image, target in loader:
+            image, target = image.to(device), target.to(device)
+            output = model(image)
+            loss = criterion(output, target)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            top5 = output.topk(min(5, output.shape[1])).indices == target[:, None]
+            _ = (loss.item(), top5[:, 0].sum().item(), top5.sum().item())  # its metric_logger waits for these, too
+            timed[-1].append((time.perf_counter() - since, len(target)))
+            since = time.perf_counter()
+    seconds = [[step for step, _ in epoch] for epoch in timed]
+    images = sum(count for epoch in timed for _, count in epoch)
+    return {"images_per_s": images / steady_seconds(seconds), "steps": seconds}
+
+
+def _prepare(setup: Setup) -> None:
+    make_photos(setup.place("finetune"), classes=4, train=_sizes(setup).photos, valid=8, test=8)
+
+
+def _reference(setup: Setup) -> Sample:
+    sizes = _sizes(setup)
+    return reference(setup.place("finetune"), epochs=sizes.epochs, batch_size=sizes.batch_size)
+
+
+def _ours(setup: Setup) -> Sample:
+    return _run(setup, _sizes(setup).epochs)
+
+
+def _growing(setup: Setup) -> Sample:
+    return _run(setup, _sizes(setup).growing_epochs, f"data.start_px={START_PX}")
+
+
+def _run(setup: Setup, epochs: int, *more: str) -> Sample:
+    os.environ["DOGBREED_CACHE"] = str(setup.place("cache"))
+    from dogbreed.benchmark import runs
+
+    runs.train(_overrides(setup, epochs, *more), setup.fresh("run"))
+    found = runs.STEPS.summary()
+    return {name: found[name] for name in ("images_per_s", "waiting", "px", "steps")}
+
+
+def _overrides(setup: Setup, epochs: int, *more: str) -> list[str]:
+    from dogbreed.benchmark import runs
+
+    return [
+        "data=folder",
+        f"data.root={setup.place('finetune')}",
+        f"data.batch_size={_sizes(setup).batch_size}",
+        "model=resnet50",
+        "model.weights=null",
+        "model.trainable=all",
+        "model.lr=1e-3",
+        f"trainer.max_epochs={epochs}",
+        runs.CLOCKED,
+        *more,
+    ]
+
+
+def _rows(setup: Setup) -> Sequence[Row]:
+    metric = "images_per_s"
+    if setup.gpu:
+        return [
+            Row("finetune", (OURS, metric), (REFERENCE, metric), "images/s", goal=2),
+            Row("finetune, 128-224 px", (GROWING, metric), (REFERENCE, metric), "images/s"),
+            Row("finetune, waiting", (OURS, "waiting"), None, "share", goal=0.05, at_most=True),
+        ]
+    return [
+        Row("finetune, 224 px", (OURS, metric), (REFERENCE, metric), "images/s", goal=1.6),
+        Row("finetune, 128-224 px", (GROWING, metric), (REFERENCE, metric), "images/s", goal=2.5),
+    ]
+
+
+def _profile(setup: Setup) -> Sample:
+    os.environ["DOGBREED_CACHE"] = str(setup.place("cache"))
+    from dogbreed.benchmark import profiling, runs
+
+    runs.train([*_overrides(setup, 2), profiling.PROFILED], setup.fresh("run"))
+    return profiling.PROFILE.summary()
+
+
+def _explain(profile: Sample) -> list[str]:
+    groups = ", ".join(f"{name} {share:.0%}" for name, share in profile["groups"].items() if share >= 0.005)
+    return [
+        f"profile of our steps, {profile['images_per_s']:.2f} images/s under the profiler: {groups}",
+        f"convolutions: {profile['gflop_per_image']:.1f} GFLOP an image, at {profile['conv_gflops']:,.0f} GFLOP/s; "
+        f"a large matrix product reaches {profile['matmul_gflops']:,.0f} GFLOP/s on this machine",
+        f"if convolutions were all there is: {profile['conv_limit']:.2f} images/s; "
+        f"if they were as fast as the matrix product, too: {profile['matmul_limit']:.2f} images/s",
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="finetune",
+    about=(
+        "Images/s of training all of a ResNet50 from JPEGs of 900x675 at 224 px, AdamW, each side with its own input "
+        "pipeline and as many threads; validation and the first steps are not counted. Usual: torchvision's reference "
+        "script (NCHW, fp32). Ours: training.run with the settings of conf/ (fp32 on a CPU, bf16-mixed on a GPU that "
+        f"has it). 128-224 px: a whole schedule of growing pictures (data.start_px={START_PX}), all epochs counted."
+    ),
+    repeats=3,
+    prepare=_prepare,
+    sides={REFERENCE: _reference, OURS: _ours, GROWING: _growing},
+    rows=_rows,
+    profile=_profile,
+    explain=_explain,
+)

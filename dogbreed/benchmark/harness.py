@@ -1,0 +1,240 @@
+"""What the benchmarks share: sides measured in turn, medians, ratios, goals, and the table of them."""
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dogbreed.errors import DogBreedError
+
+Sample = dict[str, Any]  # what one process measured: numbers by name, and whatever else is worth keeping
+Samples = Mapping[str, Sequence[Sample]]  # by side, in the order they were taken
+Unit = Literal["s", "ms", "images/s", "share"]
+
+PROFILE = "profile"  # names a side that is only run when asked for
+PROCESS = "process_s"  # of every sample: from the command to its end, start of Python and imports included
+
+
+class SideError(DogBreedError):
+    """A side of a benchmark did not run to its end, so there is nothing to compare."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """folder: for photos and runs; what is there already is used again. quick: tiny sizes, to see that all runs.
+    gpu: whether sizes are those for a GPU."""
+
+    folder: Path
+    quick: bool = False
+    gpu: bool = False
+
+    def place(self, name: str) -> Path:
+        """A folder of this name, apart for tiny, GPU and CPU sizes."""
+        sizes = "quick" if self.quick else "gpu" if self.gpu else "cpu"
+        path = self.folder / f"{name}-{sizes}"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def fresh(self, name: str) -> Path:
+        """An empty folder that no one has used before."""
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.place("runs")))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the result: a metric of two sides, or of one (reference: null, then `ours` itself meets the goal).
+
+    ours, reference: side and metric. goal: for the ratio; reached if it is at least that, or with `at_most` at most.
+    The ratio says how many times as fast ours is, with `at_most` how many times as long it takes.
+    """
+
+    name: str
+    ours: tuple[str, str]
+    reference: tuple[str, str] | None
+    unit: Unit
+    goal: float | None = None
+    at_most: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row's medians; ratio: of the medians; lowest, highest: of the repetitions one by one."""
+
+    name: str
+    unit: Unit
+    reference: float | None
+    ours: float
+    ratio: float | None
+    lowest: float | None
+    highest: float | None
+    goal: float | None
+    at_most: bool
+    reached: bool | None  # null where there is no goal
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Two sides or more, each a function that is called in a process of its own and returns what it measured.
+
+    about: what each side does and what is timed, for the reader of the numbers. repeats: of each side, unless told
+    otherwise. prepare: makes, once, what all sides read. profile: measures, in a process of its own, what limits our
+    side; explain: puts that into lines.
+    """
+
+    name: str
+    about: str
+    repeats: int
+    prepare: Callable[[Setup], None]
+    sides: Mapping[str, Callable[[Setup], Sample]]
+    rows: Callable[[Setup], Sequence[Row]]
+    profile: Callable[[Setup], Sample] | None = None
+    explain: Callable[[Sample], Sequence[str]] | None = None
+
+    def call(self, side: str, setup: Setup) -> Sample:
+        """Measure one side in this process. Raises KeyError for a side that it has not."""
+        return self.profile(setup) if side == PROFILE and self.profile else self.sides[side](setup)
+
+
+def interleaved(
+    sides: Sequence[str], repeats: int, measure: Callable[[str], Sample], said: Callable[[str], None] = print
+) -> dict[str, list[Sample]]:
+    """Samples of each side, taken in turn (A B A B ...), so that a machine that slows down does so for all of them."""
+    samples: dict[str, list[Sample]] = {side: [] for side in sides}
+    for repeat in range(repeats):
+        for side in sides:
+            samples[side].append(measure(side))
+            said(f"  {repeat + 1}/{repeats}  {side:<24}  {_in_words(samples[side][-1])}")
+    return samples
+
+
+def measured(
+    benchmark: Benchmark, side: str, setup: Setup, *, clock: Callable[[], float] = time.perf_counter
+) -> Sample:
+    """One side, in a process of its own. Raises SideError with the end of what it said where it fails."""
+    out = setup.fresh("side")
+    words = [sys.executable, "-m", "dogbreed.benchmark", benchmark.name, "--side", side]
+    words += [
+        "--work",
+        str(setup.folder),
+        "--json",
+        str(out / "sample.json"),
+        *["--quick"] * setup.quick,
+        *["--gpu"] * setup.gpu,
+    ]
+    seconds = timed(words, out / "output.txt", clock=clock)
+    return {PROCESS: round(seconds, 4), **json.loads((out / "sample.json").read_text())}
+
+
+def timed(words: Sequence[str], output: Path, *, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds from a command to its end; what it says goes to `output`. Raises SideError where it fails."""
+    with output.open("wb") as log:
+        began = clock()
+        status = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()).returncode
+        seconds = clock() - began
+    if status:
+        tail = "\n".join(output.read_text(errors="replace").rstrip().splitlines()[-12:])
+        raise SideError(f"{shlex.join(words)}\nended with exit status {status}. The end of what it said:\n{tail}")
+    return seconds
+
+
+WARM_UP = 2  # steps at the start that are not counted: memory is taken, kernels are chosen, workers start
+
+
+def steady_seconds(epochs: Sequence[Sequence[float]]) -> float:
+    """All steps' seconds, from those of each epoch; a step of the warm-up counts as the mean of its epoch's others."""
+    total, first = 0.0, WARM_UP
+    for steps in epochs:
+        counted = steps[first:] or steps[-1:]
+        total += sum(counted) * len(steps) / len(counted)
+        first = 0
+    return total
+
+
+def results(rows: Sequence[Row], samples: Samples) -> list[Result]:
+    return [_result(row, samples) for row in rows]
+
+
+def _result(row: Row, samples: Samples) -> Result:
+    ours = _values(row.ours, samples)
+    if row.reference is None:
+        value = statistics.median(ours)
+        reached = None if row.goal is None else _meets(value, row)
+        return Result(row.name, row.unit, None, value, None, None, None, row.goal, row.at_most, reached)
+    reference = _values(row.reference, samples)
+    pairs = [_ratio(a, b, row) for a, b in zip(reference, ours, strict=True)]
+    medians = statistics.median(reference), statistics.median(ours)
+    ratio = _ratio(*medians, row)
+    reached = None if row.goal is None else _meets(ratio, row)
+    return Result(row.name, row.unit, *medians, ratio, min(pairs), max(pairs), row.goal, row.at_most, reached)
+
+
+def _values(of: tuple[str, str], samples: Samples) -> list[float]:
+    side, metric = of
+    return [float(sample[metric]) for sample in samples[side]]
+
+
+def _ratio(reference: float, ours: float, row: Row) -> float:
+    more_is_faster = row.unit == "images/s"
+    return ours / reference if more_is_faster != row.at_most else reference / ours
+
+
+def _meets(value: float, row: Row) -> bool:
+    assert row.goal is not None
+    return value <= row.goal if row.at_most else value >= row.goal
+
+
+def table(results: Sequence[Result]) -> str:
+    """All results as Markdown that also reads well in 80 columns of a terminal."""
+    cells = [("benchmark", "usual", "ours", "ratio", "goal"), *map(_cells, results)]
+    widths = [max(len(row[column]) for row in cells) for column in range(5)]
+    lines = [
+        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def _cells(result: Result) -> tuple[str, str, str, str, str]:
+    reference = "" if result.reference is None else quantity(result.reference, result.unit)
+    ratio = "" if result.ratio is None else f"{result.ratio:.{_decimals(result)}f}"
+    if result.goal is None:
+        goal = ""
+    else:
+        number = f"{result.goal:.0%}" if result.unit == "share" else f"{result.goal:g}"
+        goal = f"{'<=' if result.at_most else '>='} {number}, {'reached' if result.reached else 'missed'}"
+    return result.name, reference, quantity(result.ours, result.unit), ratio, goal
+
+
+def _decimals(result: Result) -> int:
+    """As many as it takes to see on which side of its goal a ratio lies: 1.004 against 1.03, 16.2 against 15."""
+    if result.at_most and result.goal is not None and result.goal < 1.1:
+        return 3
+    return 2 if (result.ratio or 0) < 10 else 1
+
+
+def quantity(value: float, unit: Unit) -> str:
+    if unit == "share":
+        return f"{value:.1%}"
+    short = {"images/s": "img/s"}.get(unit, unit)
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f} {short}"
+
+
+def _in_words(sample: Sample) -> str:
+    numbers = {name: value for name, value in sample.items() if isinstance(value, int | float) and name != PROCESS}
+    words = [f"{name}={value:,.4g}" for name, value in list(numbers.items())[:2]]
+    return "  ".join([f"{sample[PROCESS]:8.1f} s" if PROCESS in sample else "", *words])
+
+
+def _environment() -> dict[str, str]:
+    """The caller's, without what would change one side's number of threads and not the other's."""
+    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {name: value for name, value in os.environ.items() if name not in limits} | {"PYTHONUNBUFFERED": "1"}

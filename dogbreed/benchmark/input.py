@@ -1,0 +1,105 @@
+"""Decoding and augmenting photos on one core: torchvision's usual pipeline against ours."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from dogbreed.benchmark.harness import Benchmark, Row, Sample, Setup
+from dogbreed.benchmark.pictures import make_photos
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Epoch: TypeAlias = "Callable[[], Iterator[Tensor]]"  # a new pass over the photos at each call
+IMAGE_PX, BATCH_SIZE = 224, 32
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def reference(photos: Path) -> Epoch:
+    """Normalised batches, float32 [n, 3, 224, 224], the way of torchvision's tutorials."""
+    from torch.utils.data import DataLoader
+    from torchvision import transforms as T
+    from torchvision.datasets import ImageFolder
+
+    transform = T.Compose(
+        [
+            T.RandomResizedCrop(IMAGE_PX, scale=(0.35, 1.0)),
+            T.RandomHorizontalFlip(),
+            T.ColorJitter(0.2, 0.2, 0.2),
+            T.ToTensor(),
+            T.Normalize(MEAN, STD),
+        ]
+    )
+    loader = DataLoader(ImageFolder(str(photos / "train"), transform), BATCH_SIZE, shuffle=True)
+    return lambda: (images for images, _ in loader)
+
+
+def ours(photos: Path) -> Epoch:
+    """The same through DogBreedData: all that happens to a photo before it meets the first layer."""
+    from dogbreed.data import DogBreedData
+    from dogbreed.model import DogBreedClassifier
+    from dogbreed.transforms import Augment
+
+    data = DogBreedData(photos, batch_size=BATCH_SIZE, image_px=IMAGE_PX, augment=Augment(), workers=0)
+    data.setup()
+    model = DogBreedClassifier(data.classes, library="timm", backbone="test_resnet", weights=None, mean=MEAN, std=STD)
+    loader = data.train_dataloader()
+    # Lightning calls on_after_batch_transfer once a batch is on its device
+    return lambda: (model.normalised(data.on_after_batch_transfer(batch, 0)[0]) for batch in loader)
+
+
+def _prepare(setup: Setup) -> None:
+    from dogbreed.drawn import DrawnDogs
+
+    # whole batches: ours leaves the rest of them to the next epoch
+    make_photos(setup.place("input"), classes=4, train=32 if setup.quick else 96, valid=4, test=4)
+    drawn = (
+        DrawnDogs(train=4, valid=1, test=1, breeds=8) if setup.quick else DrawnDogs(train=2, valid=1, test=1, breeds=96)
+    )
+    drawn.prepare(setup.place("drawn") / "photos")
+
+
+def _measure(setup: Setup, side: str) -> Sample:
+    import torch
+
+    os.environ["DOGBREED_CACHE"] = str(setup.place("cache"))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sample: Sample = {}
+    for name, photos in (("photos", setup.place("input")), ("drawn", setup.place("drawn") / "photos")):
+        epoch = (ours if side == "ours" else reference)(photos)
+        for _ in epoch():  # warm-up: files into memory, code paths taken once
+            pass
+        images, seconds = 0, 0.0
+        for _ in range(1 if setup.quick else 3):
+            since = time.perf_counter()
+            images += sum(len(batch) for batch in epoch())
+            seconds += time.perf_counter() - since
+        sample[f"{name}_per_s"] = images / seconds
+    return sample
+
+
+def _rows(setup: Setup) -> Sequence[Row]:
+    return [
+        Row("input, photos", ("ours", "photos_per_s"), ("reference", "photos_per_s"), "images/s", goal=2.5),
+        Row("input, drawn dogs", ("ours", "drawn_per_s"), ("reference", "drawn_per_s"), "images/s"),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="input",
+    about=(
+        "Images/s of one process with one thread, pinned to one core, from JPEG files to normalised float batches at "
+        "224 px: random crop, flip, change of brightness, contrast and saturation. Photos are 900x675 of about 115 KB, "
+        "drawn dogs 200 to 330 px a side. Usual: ImageFolder, torchvision's transforms on Pillow images, DataLoader. "
+        "Ours: DogBreedData's loader, its step on the device, and the model's normalisation."
+    ),
+    repeats=5,
+    prepare=_prepare,
+    sides={"reference": lambda setup: _measure(setup, "reference"), "ours": lambda setup: _measure(setup, "ours")},
+    rows=_rows,
+)

@@ -1,0 +1,106 @@
+"""Our side: a run as train.py makes it, from the settings in conf/, with a clock on its steps."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from hydra import compose, initialize_config_dir
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from dogbreed import training
+from dogbreed.benchmark.harness import WARM_UP, steady_seconds
+from dogbreed.benchmark.machine import PROJECT
+from dogbreed.errors import ConfigError
+from dogbreed.model import DogBreedClassifier
+
+CLOCKED = "model._target_=dogbreed.benchmark.runs.ClockedClassifier"  # an override, for the sides that need STEPS
+
+
+def train(overrides: Sequence[str], folder: Path) -> dict[str, float]:
+    """The whole run, in this process; what `python train.py OVERRIDES` does below its launcher. Returns its metrics."""
+    return training.run(settings(overrides), folder)
+
+
+def settings(overrides: Sequence[str]) -> dict[str, Any]:
+    conf = PROJECT / "conf"
+    if not conf.is_dir():
+        raise ConfigError(f"{conf} is not there: benchmarks run from a checkout.\nTry: git clone, pip install -e .")
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        composed = compose("config", [*overrides, "run_id=benchmark"])
+    return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+
+
+class Steps(Callback):
+    """The seconds of each training step, from the end of the one before: its waiting for data is part of it.
+
+    The first step of an epoch counts from the epoch's start, so that starting the loaders counts and validation and
+    saving at the end of an epoch do not. `fit_s` has all of it, from the first epoch's start to the last one's end.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[list[tuple[float, float, int, int]]] = []  # of steps: seconds, of these waiting, images, px
+        self.fit_s = self.validation_s = 0.0
+        self._fit_began = self._since = self._arrived = self._validation_began = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._fit_began = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _synchronize()
+        self.epochs.append([])
+        self._since = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._arrived = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        first = len(self.epochs) == 1 and batch_idx < WARM_UP
+        if first or batch_idx + 1 == trainer.num_training_batches:
+            _synchronize()  # between them a GPU may work ahead; the sum is right all the same
+        now = time.perf_counter()
+        self.epochs[-1].append((now - self._since, self._arrived - self._since, len(batch[1]), batch[0].shape[-1]))
+        self._since = now
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation_began = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validation_s += time.perf_counter() - self._validation_began
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.fit_s = time.perf_counter() - self._fit_began
+
+    def summary(self) -> dict[str, Any]:
+        """Rates over whole epochs, without their warm-up; waiting: the share of a step before its batch is there."""
+        seconds, waiting = (steady_seconds([[step[n] for step in epoch] for epoch in self.epochs]) for n in (0, 1))
+        steps = [step for epoch in self.epochs for step in epoch]
+        return {
+            "images_per_s": sum(step[2] for step in steps) / seconds,
+            "step_s": seconds / len(steps),
+            "waiting": waiting / seconds,
+            "steps_and_validation_s": sum(step[0] for step in steps) + self.validation_s,
+            "fit_s": self.fit_s,
+            "px": [epoch[0][3] for epoch in self.epochs],
+            "steps": [[round(step[0], 5) for step in epoch] for epoch in self.epochs],
+        }
+
+
+STEPS = Steps()  # of this process's one run
+
+
+class ClockedClassifier(DogBreedClassifier):
+    """The classifier as it is, with the clock among its callbacks (Lightning's own hook for that)."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [*super().configure_callbacks(), STEPS]
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
