@@ -161,7 +161,8 @@ class DogBreedData(LightningDataModule):
 
     def _dataset(self, split: str, augment: Augment | None) -> "PhotoDataset":
         photos = self.photos
-        grow = None if self.start_px is None else (self.start_px, self.grow_epochs or 1)
+        grows = split == "train" and self.start_px is not None
+        grow = (self.start_px or 0, self.grow_epochs or 1) if grows else None
         return PhotoDataset(photos.root, photos.splits[split], self.preprocess, augment, self.seed, grow)
 
 
@@ -181,8 +182,8 @@ def epoch_px(epoch: int, *, start_px: int, image_px: int, epochs: int) -> int:
 class PhotoDataset(Dataset[Sample]):
     """Photos by (epoch, index): uint8 [H, W, 3], the label and, where the augmentation changes it, the light [3].
 
-    Without `augment` the epoch makes no difference but for the size. grow: start_px and the number of epochs, see
-    `epoch_px`; it concerns augmented photos only.
+    grow: start_px and the number of epochs, see `epoch_px`; null for image_px in all of them. Without it and without
+    `augment` the epoch makes no difference.
 
     A photo that cannot be read any more is the DataError itself: raised in a worker process, it would reach the main
     one with torch's account of both processes as its message.

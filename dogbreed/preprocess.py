@@ -100,7 +100,9 @@ class Region:
 
     def pixels(self) -> NDArray[np.uint8]:
         """A copy of the part, its edges at the nearest whole pixels: uint8 [H, W, 3], as stored, contiguous."""
+        size = self.stored.size if isinstance(self.stored, Image.Image) else self.stored.shape[1::-1]
         left, top, right, bottom = (math.floor(edge + 0.5) for edge in self.box)
+        left, top = min(left, size[0] - 1), min(top, size[1] - 1)
         right, bottom = max(right, left + 1), max(bottom, top + 1)
         if isinstance(self.stored, Image.Image):
             return np.array(self.stored.crop((left, top, right, bottom)))

@@ -1,3 +1,5 @@
+import math
+import multiprocessing
 import shutil
 import subprocess
 import sys
@@ -6,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dogbreed.data import DogBreedData, EpochSampler, TrainLoader
-from dogbreed.errors import DataError
-from dogbreed.transforms import Augment
+from dogbreed import data as data_module
+from dogbreed.data import DogBreedData, EpochSampler, PhotoLoader, TrainLoader, epoch_px
+from dogbreed.errors import ConfigError, DataError
+from dogbreed.preprocess import Preprocess
+from dogbreed.transforms import Augment, relight
 
 
 def data(photos: Path, **settings: object) -> DogBreedData:
@@ -90,6 +96,197 @@ def test_a_folder_that_is_missing_says_where_it_was_looked_for(tmp_path: Path) -
     with pytest.raises(DataError, match=r"absent does not exist.\nTry: data.root="):
         DogBreedData(tmp_path / "absent").setup()
 
+
+# --- light ---
+
+
+def test_the_model_gets_relit_images_and_labels(photos: Path) -> None:
+    made = data(photos)
+    images, labels, light = next(iter(made.train_dataloader()))
+    relit, same_labels = made.on_after_batch_transfer((images, labels, light), 0)
+    assert torch.equal(relit, relight(images, light))
+    assert torch.equal(same_labels, labels)
+    assert relit.dtype == torch.uint8
+    assert relit.is_contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(relit, images)
+
+
+@pytest.mark.parametrize("augment", [None, Augment(jitter=0.0)])
+def test_without_jitter_there_is_no_light_to_change(photos: Path, augment: Augment | None) -> None:
+    made = data(photos, augment=augment)
+    for loader in (made.train_dataloader(), made.val_dataloader()):
+        batch = next(iter(loader))
+        assert len(batch) == 2
+        assert made.on_after_batch_transfer(batch, 0) is batch
+
+
+# --- evaluation without a second decode ---
+
+
+@pytest.fixture
+def decodes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows with every picture that is decoded in this process."""
+    seen: list[object] = []
+    plain = Preprocess.pixels
+
+    def counting(self: Preprocess, picture: object) -> object:
+        seen.append(picture)
+        return plain(self, picture)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Preprocess, "pixels", counting)
+    return seen
+
+
+def test_a_second_evaluation_decodes_nothing(photos: Path, decodes: list[object]) -> None:
+    made = data(photos)
+    first = list(made.val_dataloader())
+    assert len(decodes) == 9
+    assert equal(first, list(made.val_dataloader()))
+    assert equal(first, list(made.val_dataloader()))
+    assert len(decodes) == 9
+    list(made.test_dataloader())
+    assert len(decodes) == 18
+
+
+def test_the_evaluation_loaders_stay_the_same(photos: Path) -> None:
+    made = data(photos)
+    assert made.val_dataloader() is made.val_dataloader()
+    assert made.test_dataloader() is made.test_dataloader()
+    assert made.test_dataloader() is not made.val_dataloader()
+
+
+def test_a_part_of_an_evaluation_is_not_taken_for_all_of_it(photos: Path, decodes: list[object]) -> None:
+    """Lightning looks at two batches before it trains."""
+    loader = data(photos).val_dataloader()
+    batches = iter(loader)
+    next(batches), next(batches)
+    batches.close()
+    assert len(list(loader)) == 3
+    assert len(decodes) == 8 + 9
+    list(loader)
+    assert len(decodes) == 8 + 9
+
+
+def test_an_evaluation_set_that_does_not_fit_is_decoded_again(
+    photos: Path, decodes: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = 9 * 3 * 32 * 32
+    monkeypatch.setattr(data_module, "available_memory_bytes", lambda: 8 * images)  # and labels
+    loader = data(photos).val_dataloader()
+    assert equal(list(loader), list(loader))
+    assert len(decodes) == 18
+
+
+def test_kept_batches_need_no_workers_and_no_shared_memory(photos: Path) -> None:
+    before = set(multiprocessing.active_children())
+    loader = data(photos, workers=2).val_dataloader()
+    first = list(loader)
+    assert set(multiprocessing.active_children()) <= before
+    again = list(loader)
+    assert equal(first, again)
+    assert not any(part.is_shared() for batch in again for part in batch)
+    assert equal(again, list(data(photos).val_dataloader()))
+    assert all(images.is_contiguous(memory_format=torch.channels_last) for images, _ in again)
+
+
+# --- waiting ---
+
+
+class Slow(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Takes its time, which the clock below counts."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self.clock = clock
+
+    def __getitem__(self, key: str) -> tuple[np.ndarray, int]:
+        self.clock[0] += 1.5
+        return np.full((4, 4, 3), len(key), np.uint8), len(key)
+
+
+def test_waiting_is_counted_and_what_the_caller_does_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(data_module.time, "perf_counter", lambda: clock[0])
+    loader = PhotoLoader(Slow(clock), 2, 0, ["a", "bb", "ccc"], drop_last=False)
+    assert loader.waited_s == 0
+    seen = []
+    for images, numbers in loader:
+        seen.append((images.shape, numbers.tolist()))
+        clock[0] += 100
+    assert seen == [((2, 3, 4, 4), [1, 2]), ((1, 3, 4, 4), [3])]
+    assert loader.waited_s == 4.5
+    list(loader)
+    assert loader.waited_s == 9
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_loader_says_how_long_it_was_waited_for(photos: Path, workers: int) -> None:
+    made = data(photos, workers=workers)
+    for loader in (made.train_dataloader(), made.val_dataloader(), made.test_dataloader()):
+        list(loader)
+        assert loader.waited_s > 0
+
+
+# --- progressive resizing ---
+
+
+def test_pictures_grow_evenly_to_the_size_that_is_used() -> None:
+    sizes = [epoch_px(n, start_px=128, image_px=224, epochs=8) for n in range(10)]
+    assert sizes == [128, 160, 160, 192, 192, 224, 224, 224, 224, 224]
+
+
+@settings(max_examples=200, deadline=None)
+@given(start=st.integers(32, 600), more=st.integers(0, 400), epochs=st.integers(1, 200))
+def test_sizes_never_shrink_nor_leave_their_range(start: int, more: int, epochs: int) -> None:
+    image_px = start + more
+    sizes = [epoch_px(n, start_px=start, image_px=image_px, epochs=epochs) for n in range(epochs + 2)]
+    assert sizes == sorted(sizes)
+    assert 32 <= sizes[0] <= image_px
+    assert sizes[0] <= start + 16 or epochs == 1
+    assert all(px % 32 == 0 or px == image_px for px in sizes)
+    assert set(sizes[epochs - math.ceil(epochs / 4) :]) == {image_px}
+
+
+def test_training_pictures_grow_and_evaluation_stays(photos: Path) -> None:
+    made = data(photos, image_px=96, start_px=32, grow_epochs=4)
+    loader = made.train_dataloader()
+    assert [{images.shape[-1] for images, *_ in epoch(loader, n)} for n in range(6)] == [
+        {32},
+        {64},
+        {64},
+        {96},
+        {96},
+        {96},
+    ]
+    assert {images.shape[-2:] for images, _ in made.val_dataloader()} == {(96, 96)}
+
+
+def test_a_grown_picture_is_what_it_would_be_without_growing(photos: Path) -> None:
+    grown = data(photos, start_px=32, image_px=64, grow_epochs=2).train_dataloader()
+    assert equal(epoch(grown, 1), epoch(data(photos, image_px=64).train_dataloader(), 1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "finding"),
+    [
+        ({"start_px": 31, "grow_epochs": 4}, "data.start_px=31"),
+        ({"start_px": 256, "grow_epochs": 4}, "data.start_px=256"),
+        ({"start_px": 64}, "data.grow_epochs=None"),
+        ({"start_px": 64, "grow_epochs": -1}, "data.grow_epochs=-1"),
+        ({"batch_size": 0}, "data.batch_size=0"),
+    ],
+)
+def test_a_setting_out_of_range_is_found(photos: Path, wrong: dict[str, int], finding: str) -> None:
+    with pytest.raises(ConfigError, match=finding):
+        data(photos, **{"image_px": 224, **wrong})
+
+
+def test_all_settings_out_of_range_are_found_at_once(photos: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        data(photos, batch_size=0, start_px=8, grow_epochs=0)
+    assert all(name in str(caught.value) for name in ("batch_size", "start_px", "grow_epochs"))
+
+
+# --- photos that vanish ---
 
 GONE = """
 import sys, pathlib

@@ -11,20 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from dogbreed import preprocess
+from dogbreed import backbones, preprocess
+from dogbreed.drawn import DrawnDogs
 from dogbreed.errors import DataError
-from dogbreed.preprocess import MAX_BYTES, MAX_PIXELS, Preprocess, decode, probe, read_picture
+from dogbreed.preprocess import MAX_BYTES, MAX_PIXELS, Preprocess, Region, decode, probe, read_picture, read_region
 
 from .odd_pictures import HEIGHT, ODD, WIDTH, Odd, jpeg, saved, upright
 
 kinds = pytest.mark.parametrize("kind", ODD.values(), ids=ODD.keys())
 SMALL = Preprocess(image_px=16)
+TINY = Preprocess(image_px=3, crop_pct=1.0)  # for which the odd pictures are decoded at an eighth of their scale
 WHOLE = {
     "JPEG": jpeg(),
     "progressive JPEG": jpeg(progressive=True, restart_marker_blocks=4),
@@ -55,6 +58,10 @@ def outcome(look: Callable[[bytes], tuple[int, int]], content: bytes) -> tuple[i
         return look(content)
     except DataError:
         return None
+
+
+def everything(width: int, height: int) -> tuple[float, float, float, float]:
+    return 0, 0, width, height
 
 
 def test_there_are_many_kinds() -> None:
@@ -140,6 +147,14 @@ def test_random_damage_gives_a_picture_or_data_error(name: str, data: st.DataObj
     if found is not None:
         assert decode(bytes(content)).mode == "RGB"
         assert SMALL.pixels(bytes(content)).shape == (16, 16, 3)
+        assert TINY.pixels(bytes(content)).shape == (3, 3, 3)
+        full = np.asarray(decode(bytes(content)))
+        region = read_region(bytes(content), everything, max(found) + 1)
+        assert np.array_equal(region.upright(region.pixels()), full)
+    else:
+        for square in (SMALL, TINY):
+            with pytest.raises(DataError):
+                square.pixels(bytes(content))
 
 
 @settings(max_examples=60, deadline=None)
@@ -319,6 +334,154 @@ def test_a_pillow_image_is_left_as_it_was() -> None:
 )
 def test_every_mode_of_pillow_becomes_rgb(mode: str) -> None:
     assert decode(Image.new(mode, (5, 4))).mode == "RGB"
+
+
+# --- decoding no more than is needed ---
+
+
+@kinds
+@pytest.mark.parametrize("image_px", [1, 4, 16, 1000])
+def test_a_region_and_the_full_picture_agree(kind: Odd, image_px: int) -> None:
+    """The same files are accepted; at full scale with the very pixels, at a reduced one with their averages."""
+    full, refusal = None, ""
+    try:
+        full = decode(kind.content)
+    except DataError as error:
+        refusal = str(error)
+    if full is None:
+        with pytest.raises(DataError) as caught:
+            read_region(kind.content, everything, image_px)
+        assert str(caught.value) == refusal
+        return
+    region = read_region(kind.content, everything, image_px)
+    pixels = region.upright(region.pixels())
+    if region.reduction == 1:
+        assert np.array_equal(pixels, np.asarray(full))
+        return
+    assert min(pixels.shape[:2]) >= min(image_px, *full.size)
+    assert pixels.shape[:2] == tuple(-(-side // region.reduction) for side in full.size[::-1])
+    # the last row and column may stand for less than a block, or for what a JPEG is padded with
+    whole = full.resize(pixels.shape[1::-1], Image.Resampling.BOX, box=(0, 0, full.size[0], full.size[1]))
+    assert mean_difference(pixels, np.asarray(whole)) < 4
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 2}, {"subsampling": 1}, {"exif": b""}])
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (641, 479), (303, 407), (89, 8), (17, 33)])
+def test_both_decoders_give_the_same_pixels_at_every_scale(
+    width: int, height: int, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 20, (height, width, 3))
+    picture = np.asarray(Image.fromarray(upright()).resize((width, height))) + noise
+    content = saved(np.clip(picture, 0, 255).astype(np.uint8), "JPEG", **options)
+    sides = [px for px in (height // 8, height // 4, height // 2, height) if px]
+    fast = [read_region(content, everything, px) for px in sides]
+    monkeypatch.setattr(preprocess, "_read_jpeg", lambda *arguments: None)
+    slow = [read_region(content, everything, px) for px in sides]
+    for one, other in zip(fast, slow, strict=True):
+        assert isinstance(one.stored, np.ndarray)
+        assert isinstance(other.stored, Image.Image)
+        assert (one.reduction, one.box) == (other.reduction, other.box)
+        assert np.array_equal(one.pixels(), other.pixels())
+    assert len({region.reduction for region in fast}) >= min(2, len(sides))
+
+
+def test_the_scale_is_the_smallest_that_has_enough_pixels_for_the_box() -> None:
+    content = saved(Image.new("RGB", (900, 675)), "JPEG")
+
+    def reduction(box: tuple[float, float, float, float], image_px: int) -> int:
+        return read_region(content, lambda width, height: box, image_px).reduction
+
+    assert reduction((0, 0, 900, 675), 224) == 2
+    assert reduction((0, 0, 900, 448), 224) == 2
+    assert reduction((0, 0, 900, 447.9), 224) == 1
+    assert reduction((100, 100, 548, 548), 56) == 8
+    assert reduction((0, 0, 900, 675), 160) == 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_box_is_chosen_in_the_upright_picture(orientation: int) -> None:
+    content = ODD[f"JPEG with EXIF orientation {orientation}"].content
+    full = np.asarray(decode(content))
+    sizes = []
+
+    def right_of_the_top(width: int, height: int) -> tuple[float, float, float, float]:
+        sizes.append((width, height))
+        return 30, 2, 47, 11
+
+    region = read_region(content, right_of_the_top, 100)
+    assert np.array_equal(region.upright(region.pixels()), full[2:11, 30:47])
+    assert sizes == [(WIDTH, HEIGHT)]
+
+
+def test_what_pillow_takes_and_simplejpeg_refuses_is_pillows_to_decide() -> None:
+    whole = jpeg()
+    with_junk = whole[:-2] + bytes(4) + whole[-2:]  # before the end marker
+    with pytest.raises(ValueError, match="extraneous bytes"):
+        simplejpeg.decode_jpeg(with_junk)
+    assert np.array_equal(SMALL.pixels(with_junk), SMALL.pixels(whole))
+    assert np.array_equal(TINY.pixels(with_junk), TINY.pixels(whole))
+
+
+def test_a_part_of_a_pixel_is_a_pixel() -> None:
+    region = Region(np.zeros((5, 5, 3), np.uint8), (4.6, 4.6, 5.0, 5.0), 1, 1)
+    assert region.pixels().size
+    assert Region(Image.new("RGB", (5, 5)), (0.2, 0.2, 0.4, 0.4), 1, 1).pixels().shape == (1, 1, 3)
+
+
+def drawn_dogs(count: int, side: int) -> list[tuple[bytes, int]]:
+    """JPEGs of drawn dogs, as data=drawn writes them but larger, and their breeds."""
+    dogs = DrawnDogs(min_px=side, max_px=side + side // 3, breeds=10)
+    names = sorted({breed for _, breed, _ in dogs.photos()})
+    return [
+        (saved(dogs.photo("train", names[n % 10], n // 10 + 1), "JPEG", quality=dogs.quality), n % 10)
+        for n in range(count)
+    ]
+
+
+def full_decoding(picture: bytes, square: Preprocess) -> np.ndarray:
+    return square.pixels(decode(picture))
+
+
+def reductions(pictures: list[tuple[bytes, int]], square: Preprocess) -> list[int]:
+    return [read_region(content, square._middle, square.image_px).reduction for content, _ in pictures]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_drawn_dogs_look_alike_decoded_in_part_and_in_full(interpolation: str) -> None:
+    square = Preprocess(96, 0.965, interpolation)  # type: ignore[arg-type]
+    pictures = drawn_dogs(10, 330)
+    assert set(reductions(pictures, square)) <= {2, 4}
+    for content, _ in pictures:
+        assert mean_difference(square.pixels(content), full_decoding(content, square)) < 2.5
+
+
+@pytest.mark.slow
+def test_accuracy_is_the_same_decoded_in_part_and_in_full() -> None:
+    """Top-1 within 0.3 points (issue 3), of the class means of pretrained features; 400 dogs to learn, 1000 to tell."""
+    square = Preprocess(112, 0.965, "bicubic")
+    pictures = drawn_dogs(1400, 330)
+    assert min(reductions(pictures, square)) >= 2
+    network, _ = backbones.build("timm", "efficientnet_lite0", backbones.LITE0_PACKAGE)
+    network.eval()
+    labels = np.array([label for _, label in pictures])
+
+    def features(read: Callable[[bytes], np.ndarray]) -> np.ndarray:
+        rows = []
+        for start in range(0, len(pictures), 50):
+            batch = square.normalise(np.stack([read(content) for content, _ in pictures[start : start + 50]]))
+            with torch.inference_mode():
+                rows.append(network(torch.from_numpy(batch)).numpy())
+        return np.concatenate(rows)
+
+    full, reduced = features(lambda content: full_decoding(content, square)), features(square.pixels)
+    means = np.stack([full[:400][labels[:400] == label].mean(0) for label in range(10)])
+
+    def accuracy(rows: np.ndarray) -> float:
+        distances = ((rows[400:, None] - means) ** 2).sum(-1)
+        return float((distances.argmin(1) == labels[400:]).mean())
+
+    assert accuracy(full) > 0.3  # chance is 0.1
+    assert abs(accuracy(full) - accuracy(reduced)) <= 0.003
 
 
 # --- the numbers that a network sees ---
