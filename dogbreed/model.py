@@ -76,14 +76,16 @@ class DogBreedClassifier(LightningModule):
         shape, (mean_tensor, std_tensor) = (1, 3, 1, 1), (torch.tensor(mean), torch.tensor(std))
         self.register_buffer("pixel_scale", (1 / (255 * std_tensor)).view(shape), persistent=False)
         self.register_buffer("pixel_shift", (-mean_tensor / std_tensor).view(shape), persistent=False)
+        # of the epoch so far: sums of loss and of right answers. Plain, for it is updated in each of many small steps
+        self._sums, self._count = torch.zeros(2), 0
         # a loss that is no number must show, not be left out of the mean
-        self.train_loss, self.train_acc = MeanMetric(nan_strategy="disable"), metrics(len(classes))["acc"].clone()
         self.val_loss, self.val_metrics = MeanMetric(nan_strategy="disable"), metrics(len(classes)).clone(prefix="val/")
         self.test_loss, self.test_metrics = (
             MeanMetric(nan_strategy="disable"),
             metrics(len(classes)).clone(prefix="test/"),
         )
         self.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
+        self.train()  # as it begins, but for the frozen part; Lightning leaves the modes as it finds them
         self.released = ""  # digest of the frozen part, once it is dropped
         self._cuts: dict[bool, backbones.Cut | None] = {}  # by mode; plain dicts, so that nothing is registered twice
         self._compiled: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -164,9 +166,12 @@ class DogBreedClassifier(LightningModule):
         inputs, labels = batch
         logits = self._train_forward(inputs) if not isinstance(batch, FeatureBatch) else self.from_features(inputs)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
-        self.train_loss.update(loss.detach(), len(labels))
-        self.train_acc.update(logits.detach(), labels)
-        self.log("train/loss_step", loss)
+        right = (logits.detach().argmax(-1) == labels).float().mean()
+        self._sums = self._sums.to(loss.device) + torch.stack((loss.detach().float(), right)) * len(labels)
+        self._count += len(labels)
+        every = cast(Any, self.trainer).log_every_n_steps
+        if every and (self.trainer.global_step + 1) % every == 0:  # what is logged in other steps goes nowhere
+            self.log("train/loss_step", loss)
         return loss
 
     def _train_forward(self, images: Tensor) -> Tensor:
@@ -179,10 +184,16 @@ class DogBreedClassifier(LightningModule):
         self.compiled_sizes.add(tuple(images.shape))
         return logits
 
+    @property
+    def train_averages(self) -> tuple[float, float]:
+        """Loss and accuracy of the training steps of this epoch so far."""
+        loss, right = (self._sums / max(1, self._count)).tolist()
+        return loss, right
+
     def on_train_epoch_end(self) -> None:
-        self.log_dict({"train/loss": self.train_loss.compute(), "train/acc": self.train_acc.compute()})
-        self.train_loss.reset()
-        self.train_acc.reset()
+        loss, right = self.train_averages
+        self.log_dict({"train/loss": loss, "train/acc": right})
+        self._sums, self._count = torch.zeros(2), 0
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._evaluate(batch, "val", self.val_loss, self.val_metrics)
@@ -250,13 +261,11 @@ class DogBreedClassifier(LightningModule):
         if self.released:
             checkpoint[FROZEN] = self.released
         # the running averages of an epoch that is not over, so that a resumed one reports what it would have
-        checkpoint["train_metrics"] = [dict(metric.metric_state) for metric in (self.train_loss, self.train_acc)]
+        checkpoint["train_sums"] = {"sums": self._sums.cpu(), "count": self._count}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for metric, state in zip((self.train_loss, self.train_acc), checkpoint.get("train_metrics", ()), strict=False):
-            for name, value in state.items():
-                setattr(metric, name, value.to(self.device))
-            metric._update_count = 1  # or it warns that it was never updated
+        if "train_sums" in checkpoint:
+            self._sums, self._count = checkpoint["train_sums"]["sums"], checkpoint["train_sums"]["count"]
 
 
 def metrics(classes: int) -> MetricCollection:

@@ -70,7 +70,7 @@ def run(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
     after SIGTERM or SIGINT, with everything saved that a later call needs to go on.
     """
     here = RunFolder(folder)
-    with Interruption() as stop, _memory_errors(config), _disk_errors(here):
+    with Interruption() as stop, _memory_errors(config), _disk_errors(here), _compile_errors():
         raise_findings(ConfigError, list(_findings(config)))
         longer = here.fit.exists() and _read_json(here.fit)["max_epochs"] < config["trainer"]["max_epochs"]
         if here.metrics.exists() and here.report.exists() and not longer:
@@ -199,9 +199,20 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
         if start is None:
             content = {"state_dict": frozen, "hyper_parameters": {}, checkpoints.FROZEN: model.released}
             checkpoints.write(content, here.frozen)
-    with stop.deferred(), _only_useful_warnings():
+    with stop.deferred(), _only_useful_warnings(), _threads_for(features):
         trainer.fit(model, datamodule=features or data, ckpt_path=start, weights_only=True)
     write_json(here.fit, {**history.totals(), "max_epochs": config["trainer"]["max_epochs"]})
+
+
+@contextmanager
+def _threads_for(features: cached.CachedFeatures | None) -> Iterator[None]:
+    """One thread where a step is a small matrix product: handing it to others takes longer than computing it."""
+    if features is not None and len(features.shape) == 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(available_cpus())
 
 
 def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData) -> None:
@@ -268,9 +279,10 @@ class _ProgressBar(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         model = cast(DogBreedClassifier, pl_module)
-        if not trainer.training or not model.train_loss.update_called:
+        if not trainer.training:
             return {}
-        return {"loss": f"{model.train_loss.compute():.2f}", "acc": f"{model.train_acc.compute():.0%}"}
+        loss, right = model.train_averages
+        return {"loss": f"{loss:.2f}", "acc": f"{right:.0%}"}
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
@@ -396,6 +408,21 @@ def _disk_errors(here: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
+def _compile_errors() -> Iterator[None]:
+    """torch.compile needs a C++ compiler (on a GPU also Triton), and finds out in the first step."""
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        first = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise ConfigError(
+            f"torch.compile cannot compile this network here: {type(error).__name__}: {first}\n"
+            "Try: model.compile=false, or install a C++ compiler (g++, or CXX=<its path> in the environment)"
+        ) from error
+
+
+@contextmanager
 def _only_useful_warnings() -> Iterator[None]:
     """Without Lightning's remarks on what is meant to be so here."""
     with warnings.catch_warnings():
@@ -446,12 +473,13 @@ class History(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = cast(DogBreedClassifier, pl_module)
         now = time.monotonic()
+        train_loss, train_acc = model.train_averages
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train/loss": float(model.train_loss.compute()),
-            "train/acc": float(model.train_acc.compute()),
+            "train/loss": train_loss,
+            "train/acc": train_acc,
             **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")},
             "seconds": round(self._seconds + now - self._since, 3),
             "images_per_s": round(self._images / max(self._seconds, 1e-9), 1),

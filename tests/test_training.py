@@ -15,9 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from lightning import Trainer
-from omegaconf import OmegaConf
 
 from dogbreed import checkpoints, training
 from dogbreed.data import DogBreedData
@@ -27,41 +25,8 @@ from dogbreed.model import DogBreedClassifier
 from dogbreed.run_folder import RunFolder
 from dogbreed.transforms import Augment
 
-from .conftest import make_photos, tiny_settings
-
-ROOT = Path(__file__).parents[1]
-CLOCKED = ("seconds", "images_per_s", "train/seconds", "train/images_per_s")
-
-
-def config(photos: Path, *overrides: str) -> dict[str, Any]:
-    import launchers.describe  # noqa: F401 (registers ${new_run_id:})
-
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        composed = compose("config", [*tiny_settings(photos), "run_id=test", *overrides])
-    return OmegaConf.to_container(composed, resolve=True)  # type: ignore[return-value]
-
-
-def run(settings: dict[str, Any], folder: Path) -> dict[str, float]:
-    folder.mkdir(parents=True, exist_ok=True)
-    return training.run(settings, folder)
-
-
-def unclocked(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metrics.items() if key not in CLOCKED}
-
-
-def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = checkpoints.read(folder / "checkpoints" / name)["state_dict"]
-    return state
-
-
-def history(folder: Path) -> list[dict[str, Any]]:
-    with (folder / "metrics.csv").open() as file:
-        return [unclocked(row) for row in csv.DictReader(file)]
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+from .conftest import make_photos
+from .runs import config, history, run, same, unclocked, weights
 
 
 class Killed(BaseException):
@@ -89,7 +54,9 @@ VARIANTS = {
     "plain": STEADY,
     "accumulated gradients": (*STEADY, "trainer.accumulate_grad_batches=2"),
     "averaged weights": (*STEADY, "model.ema_decay=0.9"),
-    "frozen backbone": (*STEADY, "model.trainable=head"),
+    "frozen backbone": (*STEADY, "model.trainable=head", "features.mode=off"),
+    "cached features": (*STEADY, "model.trainable=head", "features.views=3"),
+    "cached activations": (*STEADY, "model.trainable=layer4", "features.views=2", "model.ema_decay=0.9"),
 }
 
 

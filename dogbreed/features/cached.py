@@ -31,6 +31,7 @@ log = logging.getLogger("dogbreed")
 MODES = ("auto", "cached", "off")
 _IN_MEMORY_SHARE = 1 / 8  # of what is available: features that take less are read whole, others stay mapped
 _CODE = 1  # to be raised when this library's own code makes other numbers of the same photo
+_EVALUATED_BYTES = 4 * 2**20  # of features in one batch
 _DRAWS_VIEWS = 1  # tells the draws of views from those of the order, of the same seed and epoch
 
 
@@ -213,7 +214,10 @@ class CachedFeatures(LightningDataModule):
 
     def _loader(self, split: str, seed: int | None = None) -> "FeatureLoader":
         labels = torch.tensor([photo.label for photo in self.data.photos.splits[split]])
-        return FeatureLoader(self._rows[split], labels, self.data.batch_size, seed)
+        batch_size = self.data.batch_size
+        if seed is None:  # in evaluation its size is of no consequence but for the time
+            batch_size = max(batch_size, _EVALUATED_BYTES // self._rows[split][0].recipe.row_bytes)
+        return FeatureLoader(self._rows[split], labels, batch_size, seed)
 
 
 class FeatureLoader:

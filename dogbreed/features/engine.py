@@ -69,7 +69,9 @@ class OnnxRuntime:
         import onnxruntime
 
         self.batch_size = batch_size
-        example = torch.randint(256, (batch_size, 3, image_px, image_px), dtype=torch.uint8)
+        # not from torch's global random numbers: training must not depend on whether features were there
+        pixels = np.random.default_rng(0).integers(256, size=(batch_size, 3, image_px, image_px), dtype=np.uint8)
+        example = torch.from_numpy(pixels)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = available_cpus()  # it counts the machine's, not the container's
         options.log_severity_level = 3
