@@ -681,24 +681,62 @@ def test_a_child_that_outlives_its_parent_holds_no_claim(tmp_path: Path) -> None
             os.kill(child, signal.SIGKILL)
 
 
-def _claimed_in_child(store: FeatureStore, sender: Any) -> None:
-    sender.send([claim.rows for claim in store.claim(keys(8))])
+def _close_and_claim_twice_and_close(store: FeatureStore, pipe: Any) -> None:
+    store.close()
+    for _ in range(2):
+        pipe.recv()
+        claims = list(store.claim(keys(8)))
+        pipe.send([claim.rows for claim in claims])
+        for claim in claims:
+            claim.release()
+    store.close()
+    pipe.send("closed")
+    pipe.recv()
 
 
 @pytest.mark.usefixtures("small_shards")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_claims_for_itself(tmp_path: Path) -> None:
+def test_a_forked_child_claims_for_itself_and_lets_go_of_nothing_of_its_parent(tmp_path: Path) -> None:
     store = FeatureStore(RECIPE, folder=tmp_path)
-    mine = next(store.claim(keys(8)))
+    first, second = store.claim(keys(8))
     context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_claimed_in_child, args=(store, sender))
+    pipe, childs_end = context.Pipe()
+    child = context.Process(target=_close_and_claim_twice_and_close, args=(store, childs_end))
     child.start()
-    assert receiver.recv() == [tuple(keys(8)[4:])]
-    child.join()
-    other = FeatureStore(RECIPE, folder=tmp_path)
-    assert [claim.rows for claim in other.claim(keys(8))] == [tuple(keys(8)[4:])], "mine is mine still"
-    mine.release()
+    try:
+        pipe.send("go")
+        assert pipe.recv() == []
+        second.release()
+        pipe.send("go")
+        assert pipe.recv() == [second.rows]
+        assert pipe.recv() == "closed"
+        other = FeatureStore(RECIPE, folder=tmp_path)
+        assert [claim.rows for claim in other.claim(keys(8))] == [second.rows], "the first is claimed still"
+        first.release()
+    finally:
+        pipe.send("end")
+        child.join()
+
+
+def test_a_lock_whose_file_is_deleted_while_it_is_taken_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def open_and_lose(path: Path) -> int:
+        opened.append(os.open(path, os.O_RDWR | os.O_CREAT))
+        if len(opened) == 1:
+            path.unlink()  # by its last holder
+        return opened[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "_open", open_and_lose)
+        lock = locks.FileLock(tmp_path / "lock")
+        assert lock.acquire()
+    assert len(opened) == 2
+    assert not locks.FileLock(tmp_path / "lock").acquire()
+    lock.release()
+    assert locks.FileLock(tmp_path / "lock").acquire()
 
 
 @pytest.mark.usefixtures("small_shards")
