@@ -714,7 +714,7 @@ def test_a_forked_child_claims_for_itself_and_lets_go_of_nothing_of_its_parent(t
         assert [claim.rows for claim in other.claim(keys(8))] == [second.rows], "the first is claimed still"
         first.release()
     finally:
-        pipe.send("end")
+        child.kill()
         child.join()
 
 
