@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all single measurements there, too")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the numbers mean little")
     parser.add_argument("--repeats", type=_at_least_1, metavar="N", help="of each side (default: each benchmark's own)")
-    parser.add_argument("--profile", action="store_true", help="finetune: also show what limits our steps")
+    parser.add_argument("--profile", action="store_true", help="finetune, input: also show where the time goes")
     parser.add_argument(
         "--work", type=Path, metavar="FOLDER", help="keep photos and runs there, and use them again (default: none)"
     )

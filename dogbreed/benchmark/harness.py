@@ -111,7 +111,7 @@ def interleaved(
     for repeat in range(repeats):
         for side in sides:
             samples[side].append(measure(side))
-            said(f"  {repeat + 1}/{repeats}  {side:<24}  {_in_words(samples[side][-1])}")
+            said(_in_words(f"  {repeat + 1}/{repeats}  {side:<20}", samples[side][-1]))
     return samples
 
 
@@ -228,10 +228,14 @@ def quantity(value: float, unit: Unit) -> str:
     return f"{value:,.{digits}f} {short}"
 
 
-def _in_words(sample: Sample) -> str:
+def _in_words(line: str, sample: Sample) -> str:
+    """With the first few numbers, as many as fit in 80 columns."""
     numbers = {name: value for name, value in sample.items() if isinstance(value, int | float) and name != PROCESS}
-    words = [f"{name}={value:,.4g}" for name, value in list(numbers.items())[:2]]
-    return "  ".join([f"{sample[PROCESS]:8.1f} s" if PROCESS in sample else "", *words])
+    words = [f"{sample[PROCESS]:8.1f} s"] if PROCESS in sample else []
+    for word in [*words, *(f"{name}={value:,.4g}" for name, value in numbers.items())]:
+        if len(line) + 2 + len(word) <= 80:
+            line += "  " + word
+    return line
 
 
 def _environment() -> dict[str, str]:
