@@ -124,7 +124,8 @@ class DogBreedClassifier(LightningModule):
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 images with the backbone's mean and standard deviation; others are so already."""
         if images.dtype == torch.uint8:
-            return torch.addcmul(self.pixel_shift, images, self.pixel_scale)
+            # in place on what is ours alone: twice as fast as torch.addcmul, which converts as it goes
+            return images.float().mul_(self.pixel_scale).add_(self.pixel_shift)
         return images
 
     @property
@@ -251,7 +252,7 @@ class DogBreedClassifier(LightningModule):
                 torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def _loss_scaler(self) -> Any:
-        return getattr(self.trainer.precision_plugin, "scaler", None)
+        return getattr(getattr(self.trainer, "precision_plugin", None), "scaler", None)
 
     def configure_callbacks(self) -> list[Callback]:
         decay = self.hparams["ema_decay"]

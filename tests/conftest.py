@@ -1,12 +1,14 @@
 """Small photos and small settings, so that a real run takes seconds."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from dogbreed.features import engine
 
 MakePhotos = Callable[..., Path]
 
@@ -52,6 +54,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOGBREED_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nobodys_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For fixtures that live longer than a test: the cache of whoever runs the tests is not touched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOGBREED_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3 classes, 8 + 3 + 3 photos each. Shared: not to be changed."""
@@ -61,3 +71,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_overrides(photos: Path) -> list[str]:
     return tiny_settings(photos)
+
+
+_engine_name = engine.name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def eager_features() -> Iterator[None]:
+    """Eager torch computes features in tests: exporting a network takes ONNX Runtime's users seconds, each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "name", lambda device, precision, *, compiled: engine.EAGER)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def onnx_features(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not in those marked `onnx`."""
+    if "onnx" in request.keywords:
+        monkeypatch.setattr(engine, "name", _engine_name)

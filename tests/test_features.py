@@ -33,13 +33,6 @@ CPU = torch.device("cpu")
 HEAD = ("model.trainable=head", "data.augment=null", "model.dropout=0.3")
 
 
-@pytest.fixture(autouse=True)
-def eager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eager torch computes features here, where not the engine is tested: an export takes seconds."""
-    if "onnx" not in request.keywords:
-        monkeypatch.setattr(engine, "name", lambda device, precision, *, compiled: engine.EAGER)
-
-
 def network(trainable: str = "head", **settings: Any) -> DogBreedClassifier:
     torch.manual_seed(0)
     given = {"library": "timm", "backbone": "test_resnet", "weights": None, "image_px": 32, **settings}

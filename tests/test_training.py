@@ -422,3 +422,53 @@ def test_tensorboard_is_the_default_logger(photos: Path, tmp_path: Path) -> None
 def test_importing_the_package_loads_no_torch() -> None:
     probe = "import sys, dogbreed.errors, dogbreed.photos; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.slow  # a minute of compiling
+def test_compiled_training_is_the_same_training(photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="dogbreed")
+    plain = run(config(photos), tmp_path / "plain")
+    fast = run(config(photos, "model.compile=true"), tmp_path / "compiled")
+    assert "Compiled for pictures of 32 px" in caplog.text
+    assert fast["val/loss"] == pytest.approx(plain["val/loss"], abs=1e-3)
+    assert fast["steps"] == plain["steps"]
+
+
+def test_what_cannot_be_compiled_is_an_error_with_a_way_out(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(function: Any, **_: Any) -> Any:
+        def compiled(*_: Any) -> None:
+            raise InvalidCxxCompiler
+
+        return compiled
+
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    monkeypatch.setattr(torch, "compile", refuses)
+    with pytest.raises(ConfigError, match=r"InvalidCxxCompiler(.|\n)*Try: model\.compile=false"):
+        run(config(photos, "model.compile=true"), tmp_path)
+
+
+def test_growing_pictures_are_trained_small_first_and_evaluated_at_full_size(photos: Path, tmp_path: Path) -> None:
+    forward, sizes = DogBreedClassifier.forward, []
+
+    def seen(self: DogBreedClassifier, images: torch.Tensor) -> torch.Tensor:
+        if images.device.type != "meta":
+            sizes.append((self.training, images.shape[-1]))
+        return forward(self, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DogBreedClassifier, "forward", seen)
+        run(config(photos, "model.image_px=64", "data.start_px=32", "trainer.max_epochs=3"), tmp_path)
+    trained = [size for training_, size in sizes if training_]
+    assert trained == sorted(trained)
+    assert set(trained) == {32, 64}
+    assert {size for training_, size in sizes if not training_} == {64}
+
+
+def test_a_run_says_how_long_it_waited_for_data(copy: Path) -> None:
+    metrics = json.loads((copy / "metrics.json").read_text())
+    assert 0 < metrics["train/data_wait"] <= 1
+    with (copy / "metrics.csv").open() as file:
+        assert all(0 <= float(row["data_wait"]) <= 1 for row in csv.DictReader(file))
