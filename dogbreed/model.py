@@ -19,6 +19,7 @@ from dogbreed.checkpoints import FROZEN, read_whole
 from dogbreed.errors import CheckpointError, ConfigError
 from dogbreed.features import FeatureBatch
 from dogbreed.preprocess import Interpolation, Preprocess
+from dogbreed.transforms import relight
 
 
 class DogBreedClassifier(LightningModule):
@@ -163,8 +164,8 @@ class DogBreedClassifier(LightningModule):
         self.released = backbones.digest(dropped)
         return dropped
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        inputs, labels = batch
+    def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        inputs, labels = batch if len(batch) == 2 else (relight(batch[0], batch[2]), batch[1])  # without a DataModule
         logits = self._train_forward(inputs) if not isinstance(batch, FeatureBatch) else self.from_features(inputs)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
         right = (logits.detach().argmax(-1) == labels).float().mean()

@@ -98,6 +98,10 @@ class Region:
     orientation: int
     reduction: int
 
+    @property
+    def on_its_side(self) -> bool:
+        return self.orientation in _ON_THEIR_SIDE
+
     def pixels(self) -> NDArray[np.uint8]:
         """A copy of the part, its edges at the nearest whole pixels: uint8 [H, W, 3], as stored, contiguous."""
         size = self.stored.size if isinstance(self.stored, Image.Image) else self.stored.shape[1::-1]
@@ -124,7 +128,7 @@ class Region:
             pixels = pixels[:, ::-1]
         if self.orientation in _MIRRORED_IN_Y:
             pixels = pixels[::-1]
-        return pixels.transpose(1, 0, 2) if self.orientation in _ON_THEIR_SIDE else pixels
+        return pixels.transpose(1, 0, 2) if self.on_its_side else pixels
 
 
 def read_region(picture: PictureSource, choose: Callable[[int, int], Box], image_px: int) -> Region:

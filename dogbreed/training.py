@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, cast
 
@@ -85,7 +84,7 @@ def run(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
             _fit(config, here, data, stop)
         stop.check()
         if not here.metrics.exists():
-            _test(config, here, data)
+            _test(config, here, data, stop)
         stop.check()
         report.write(here, data.root)
         return _read_json(here.metrics)
@@ -105,7 +104,7 @@ def _findings(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"data.{key}={value} cannot be.\nTry: a whole number, at least {least}"
     if config["trainer"].get("devices", 1) != 1 or config["trainer"].get("num_nodes", 1) != 1:
         yield "One device trains a run so far.\nTry: trainer.devices=1"
-    yield from cached.findings(config.get("features", {}), augmented=config["data"].get("augment") is not None)
+    yield from cached.findings(cached.settings_of(config), augmented=config["data"].get("augment") is not None)
     for key in sorted(_OURS & config["trainer"].keys()):
         yield f"trainer.{key} is for the run itself to set: it would break checkpoints or the report.\nTry: without it"
     if not 0 <= config["seed"] < 2**32:
@@ -161,7 +160,7 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
     # the weights come with the checkpoint: nothing is downloaded to be overwritten
     weights = {} if start is None else {"weights": None}
     model: DogBreedClassifier = _build(config["model"], classes=list(data.classes), **weights)
-    settings = cached.Settings(**config.get("features", {}))
+    settings = cached.settings_of(config)
     if start is not None:
         checkpoint = checkpoints.read(start)
         _check_same(checkpoint, model, data, start)
@@ -171,8 +170,17 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
         # as it began, wherever it goes on
         settings = replace(settings, mode="cached" if on_features else "off")
     bare = _trainer(config, here, [], logger=False)  # knows device and precision, and touches nothing
-    features = cached.prepare(model, data, settings, device=bare.strategy.root_device, precision=str(bare.precision))
-    _check_memory(model, min(data.batch_size, len(data.photos.splits["train"])), features.shape if features else None)
+    features = cached.prepare(
+        model,
+        data,
+        settings,
+        device=bare.strategy.root_device,
+        precision=str(bare.precision),
+        check=stop.check,
+    )
+    if features is None or len(features.shape) > 1:  # heads on pooled features fit anywhere
+        shape = features.shape if features else None
+        _check_memory(model, min(data.batch_size, len(data.photos.splits["train"])), shape)
     _write_config(config, here)  # only now: a refused resume leaves the folder as it was
     # of a finished run that is made longer; fit.json last, so that a kill in between does not look like a finished run
     for path in (here.report, here.predictions, here.metrics, here.fit):
@@ -199,6 +207,8 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
         if start is None:
             content = {"state_dict": frozen, "hyper_parameters": {}, checkpoints.FROZEN: model.released}
             checkpoints.write(content, here.frozen)
+    elif start is None:
+        here.frozen.unlink(missing_ok=True)  # of an attempt with other settings
     with stop.deferred(), _only_useful_warnings(), _threads_for(features):
         trainer.fit(model, datamodule=features or data, ckpt_path=start, weights_only=True)
     write_json(here.fit, {**history.totals(), "max_epochs": config["trainer"]["max_epochs"]})
@@ -215,7 +225,7 @@ def _threads_for(features: cached.CachedFeatures | None) -> Iterator[None]:
         torch.set_num_threads(available_cpus())
 
 
-def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData) -> None:
+def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: Interruption) -> None:
     """Calibrate best.ckpt on the validation photos, then test it; one pass over each."""
     best = checkpoints.read_whole(here.best)
     model = DogBreedClassifier.from_state(best)
@@ -223,10 +233,16 @@ def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData) -> Non
     config = {**config, "trainer": {**config["trainer"], "precision": "32-true"}}
     source: DogBreedData | cached.CachedFeatures = data
     if here.frozen.exists():
-        settings = cached.Settings(**{**config["features"], "mode": "cached"})
         bare = _trainer(config, here, [], logger=False)
-        device, splits = bare.strategy.root_device, ("valid", "test")
-        features = cached.prepare(model, data, settings, device=device, precision="32-true", splits=splits)
+        features = cached.prepare(
+            model,
+            data,
+            replace(cached.settings_of(config), mode="auto"),  # the network is whole: photos would do as well
+            device=bare.strategy.root_device,
+            precision="32-true",
+            splits=("valid", "test"),
+            check=stop.check,
+        )
         source = features or data
     log.info("Testing the best epoch (%s)", int(best["epoch"]) + 1)
     val_logits, val_labels = _logits(config, here, model, source.val_dataloader())
@@ -347,7 +363,7 @@ def _check_same(checkpoint: Mapping[str, Any], model: DogBreedClassifier, data: 
     """Refuse a checkpoint of another model, class list or data set."""
     findings = []
     before, now = checkpoint["hyper_parameters"], dict(model.hparams)
-    for key in sorted((set(before) | set(now)) - {"weights", "classes"}):
+    for key in sorted((set(before) | set(now)) - {"weights", "classes", "compile"}):
         if before.get(key) != now.get(key):
             findings.append(f"model.{key} was {before.get(key)} and is now {now.get(key)}")
     if before["classes"] != now["classes"]:
@@ -555,9 +571,15 @@ def _write_environment(config: Mapping[str, Any], here: RunFolder, data: DogBree
             "photos": {split: len(part) for split, part in photos.splits.items()},
             "photos_digest": photos.digest,
             "skipped": len(photos.skipped),
-            "packages": dict(sorted((d.metadata["Name"], d.version) for d in distributions())),
+            "packages": _packages(),
         },
     )
+
+
+def _packages() -> dict[str, str]:
+    """Of this environment, by the names of their folders: reading each one's metadata takes half a second."""
+    folders = sorted(folder.stem for place in sys.path for folder in Path(place).glob("*.dist-info"))
+    return dict(name.rsplit("-", 1) for name in folders if "-" in name)
 
 
 def _device(trainer: Trainer) -> str:

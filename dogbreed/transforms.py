@@ -42,13 +42,16 @@ class Augment:
         rng = np.random.default_rng(key)
         region = read_region(picture, lambda width, height: self._crop(rng, width, height), image_px)
         # torch's resize, not Pillow's: the same filter to within rounding, at a fourth of the time
-        batch = torch.from_numpy(region.pixels()).permute(2, 0, 1).unsqueeze(0)
+        # the stride of the one image must be its size, which unsqueeze does not see to: by it torch knows that channels
+        # are last, for which it is twice as fast
+        pixels = region.pixels()
+        batch = torch.from_numpy(pixels.reshape(1, *pixels.shape)).permute(0, 3, 1, 2)
         resized = F.interpolate(batch, (image_px, image_px), mode=interpolation, antialias=True)
-        pixels = region.upright(resized.squeeze(0).permute(1, 2, 0).numpy())
-        if rng.random() < self.flip:
-            pixels = pixels[:, ::-1]
+        mirrored = rng.random() < self.flip
         light = rng.uniform(max(0.0, 1 - self.jitter), 1 + self.jitter, 3).astype(np.float32)
-        return compact(pixels), light
+        if mirrored:  # as stored, where right and left may be up and down
+            resized = resized.flip(2 if region.on_its_side else 3)
+        return compact(region.upright(resized.squeeze(0).permute(1, 2, 0).numpy())), light
 
     def _crop(self, rng: np.random.Generator, width: int, height: int) -> Box:
         for _ in range(_TRIES):
@@ -75,19 +78,35 @@ def relight(images: Tensor, light: Tensor) -> Tensor:
     """
     light = light.to(images.device, non_blocking=True)
     relit = torch.empty_like(images)
-    # a CPU takes a few images at a time, as many as its cache holds; a GPU all of them
-    step = _CHUNK if images.device.type == "cpu" else max(1, len(images))
-    for start in range(0, len(images), step):
-        part = slice(start, start + step)
-        planes = _relit_planes(images[part], light[part])
-        torch.stack(planes.unbind(1), -1, out=relit[part].permute(0, 2, 3, 1))
+    if images.device.type != "cpu":
+        return relit.copy_(_relit_planes(images.contiguous(), light))
+    # as many at a time as a core's cache holds; colour planes are split and joined by NumPy, twice as fast as torch
+    for start in range(0, len(images), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        planes = torch.empty(images[part].shape, dtype=torch.uint8)
+        _copy_planes(images[part], planes)
+        _copy_planes(_relit_planes(planes, light[part]), relit[part])
     return relit
 
 
+def normalised(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """images * scale + shift: uint8 [N, 3, H, W], float32 [1, 3, 1, 1] twice, to float32 in the layout of the images.
+
+    With the channels last, torch would go through the images three numbers at a time; a row at a time it is 5 times as
+    fast on a CPU.
+    """
+    if not images.is_contiguous(memory_format=torch.channels_last):
+        return images.float().mul_(scale).add_(shift)
+    count, _, height, width = images.shape
+    rows = images.permute(0, 2, 3, 1).reshape(count * height, width * 3).float()
+    rows.mul_(scale.reshape(3).repeat(width)).add_(shift.reshape(3).repeat(width))
+    return rows.view(count, height, width, 3).permute(0, 3, 1, 2)
+
+
 def _relit_planes(images: Tensor, light: Tensor) -> Tensor:
+    """images: one colour plane after the other; with the channels last, grey would be a sum of every third number."""
     brightness, contrast, saturation = light.view(-1, 3, 1, 1, 1).unbind(1)
-    # colour planes one after the other: with the channels last, grey is a sum of every third number, 3 times as slow
-    pixels = images.contiguous().to(torch.float32)
+    pixels = images.to(torch.float32)
     pixels.mul_(brightness).clamp_(max=255).floor_()
     # the mean of all pixels' grey, each of which torchvision rounds down: by half a level
     middle = _grey(pixels.mean((2, 3), keepdim=True)) - 0.5
@@ -95,6 +114,11 @@ def _relit_planes(images: Tensor, light: Tensor) -> Tensor:
     grey = _grey(pixels).floor_().mul_(1 - saturation)
     pixels.mul_(saturation).add_(grey).clamp_(0, 255)
     return pixels.to(torch.int16).to(torch.uint8)  # in two steps, for which there are SIMD instructions
+
+
+def _copy_planes(source: Tensor, target: Tensor) -> None:
+    for channel in range(3):
+        np.copyto(target[:, channel].numpy(), source[:, channel].numpy())
 
 
 def _grey(pixels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from launchers.local import ABOUT_THIS_COMMAND, find, folder_of, override
 
 STAYS_HERE = ABOUT_THIS_COMMAND | {"launcher"}  # about the machine, not about the run: a resumed run may change it
 MAY_CHANGE = frozenset(  # where and how, not what; weights come with the checkpoint
-    {"data.root", "data.workers", "data.max_bad_fraction", "model.weights"}
+    {"data.root", "data.workers", "data.max_bad_fraction", "model.weights", "model.compile", "features.max_gb"}
 )
 
 _ABSENT = object()
@@ -137,7 +137,7 @@ def going_on(
 
 def _fixed(key: str) -> bool:
     """Whether another value would make it another run."""
-    return key == "seed" or (key.split(".")[0] in ("data", "model") and key not in MAY_CHANGE)
+    return key == "seed" or (key.split(".")[0] in ("data", "model", "features") and key not in MAY_CHANGE)
 
 
 def _differences(before: Any, after: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -1,5 +1,6 @@
 """Training on cached features is training on photos, only sooner: same numbers, never stale, whole checkpoints."""
 
+import contextlib
 import json
 import logging
 import os
@@ -318,6 +319,70 @@ def test_what_does_not_fit_the_budget_is_computed_in_each_step(photos: Path, tmp
     assert computed(log) == 0
     with pytest.raises(ConfigError, match=r"features\.max_gb=0\.0001(.|\n)*Try: "):
         run(config(photos, *tight, "features.mode=cached"), tmp_path / "cached")
+
+
+def test_a_run_whose_features_do_not_fit_is_the_plain_run(photos: Path, tmp_path: Path) -> None:
+    settings = ("model.trainable=layer4", "trainer.max_epochs=1", "model.dropout=0.5")
+    run(config(photos, *settings, "features.max_gb=0.0001"), tmp_path / "auto")
+    run(config(photos, *settings, "features.mode=off"), tmp_path / "off")
+    assert same(weights(tmp_path / "auto"), weights(tmp_path / "off"))
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    photos: Path, tmp_path: Path, log: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DOGBREED_CACHE", str(tmp_path / "file"))
+    run(config(photos, "model.trainable=head", "trainer.max_epochs=1"), tmp_path / "run")
+    assert "Without cached features: Cannot write" in log.text
+
+
+def test_a_trained_run_is_tested_even_if_the_cache_and_its_budget_are_gone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = run(config(photos, *HEAD), tmp_path)
+    (tmp_path / "metrics.json").unlink()
+    shutil.rmtree(store.stores_folder())
+    assert run(config(photos, *HEAD, "features.max_gb=1e-6"), tmp_path)["test/acc"] == metrics["test/acc"]
+
+
+def test_a_frozen_part_of_an_attempt_that_never_trained_is_not_mistaken(photos: Path, tmp_path: Path) -> None:
+    run(config(photos, *HEAD, "trainer.max_epochs=1"), tmp_path / "other")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copy(tmp_path / "other/checkpoints/frozen.ckpt", tmp_path / "run/checkpoints/frozen.ckpt")
+    run(config(photos, "model.trainable=all", "trainer.max_epochs=1"), tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints/frozen.ckpt").exists()
+
+
+@pytest.mark.onnx
+def test_a_signal_in_the_export_stops_the_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter catches whatever is raised in it."""
+
+    def swallows(*_: object, **__: object) -> None:
+        with contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError("something about decompositions")
+
+    monkeypatch.setattr(torch.onnx, "export", swallows)
+    with pytest.raises(Interrupted):
+        run(config(photos, *HEAD), tmp_path)
+
+
+def test_another_class_of_augmentation_is_another_cache(photos: Path, log: Any) -> None:
+    class Other(Augment):
+        pass
+
+    prepared(photos, views=2, augment=Augment())
+    log.clear()
+    prepared(photos, views=2, augment=Other())
+    assert computed(log) == 24
+
+
+def test_a_config_without_the_node_is_that_of_a_run_before_it(photos: Path, tmp_path: Path) -> None:
+    settings = config(photos, "model.trainable=head", "trainer.max_epochs=1")
+    del settings["features"]
+    assert run(settings, tmp_path)["epochs"] == 1
+    assert cached.settings_of({"features": {"mode": False}}).mode == "off"
 
 
 def test_a_disk_without_room_is_noticed_before_the_pass(

@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as torchvision
 
 from dogbreed.preprocess import Interpolation, PictureSource
-from dogbreed.transforms import Augment, relight
+from dogbreed.transforms import Augment, normalised, relight
 
 from .odd_pictures import ODD, jpeg, saved, upright
 
@@ -242,3 +242,14 @@ def test_no_light_is_black_and_no_saturation_is_grey() -> None:
     assert (relight(images, torch.tensor([[0.0, 1.0, 1.0]] * 2)) == 0).all()
     grey = relight(images, torch.tensor([[1.0, 1.0, 0.0]] * 2))
     assert (grey == grey[:, :1]).all()
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_normalised_is_the_formula_in_the_layout_of_the_images(count: int, layout: torch.memory_format) -> None:
+    images = batch_of_images(6)[:count, :, :20].contiguous(memory_format=layout)
+    scale, shift = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1), torch.tensor([-1.0, 0.0, 2.0]).view(1, 3, 1, 1)
+    ours = normalised(images, scale, shift)
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, images.float() * scale + shift)
+    assert count < 2 or ours.is_contiguous(memory_format=layout)

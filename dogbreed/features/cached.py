@@ -4,7 +4,7 @@ import functools
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dogbreed import backbones
 from dogbreed.data import DogBreedData, EpochSampler
-from dogbreed.errors import ConfigError
+from dogbreed.errors import CacheError, ConfigError, StorageError
 from dogbreed.features import FeatureBatch, engine
 from dogbreed.features.extraction import Extraction, FrozenNetwork
 from dogbreed.features.store import Features, FeatureStore, Recipe, RowKey, stores_folder
@@ -49,14 +49,20 @@ class Settings:
     max_gb: float = 20.0
 
 
-def findings(settings: Mapping[str, Any], *, augmented: bool) -> Iterator[str]:
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """The config node `features`, where there is one. YAML 1.1 takes `off` for false."""
+    node = dict(config.get("features") or {})
+    return Settings(**{**node, "mode": "off"} if node.get("mode") is False else node)
+
+
+def findings(settings: Settings, *, augmented: bool) -> Iterator[str]:
     """What is wrong with the config node. augmented: whether the data are."""
-    mode, views, max_gb = (settings.get(name, getattr(Settings, name)) for name in ("mode", "views", "max_gb"))
+    mode, views, max_gb = settings.mode, settings.views, settings.max_gb
     if mode not in MODES:
         yield f"features.mode={mode} is unknown.\nTry: one of {', '.join(MODES)}"
     if not (isinstance(views, int) and views >= 1):
         yield f"features.views={views} cannot be.\nTry: a whole number, at least 1"
-    elif views > 1 and not augmented:
+    elif views > 1 and not augmented and mode != "off":
         yield f"features.views={views} would cache the same view again: data.augment=null.\nTry: features.views=1"
     if not (isinstance(max_gb, int | float) and max_gb > 0):
         yield f"features.max_gb={max_gb} cannot be.\nTry: a number of gigabytes above 0"
@@ -70,10 +76,13 @@ def prepare(
     device: torch.device,
     precision: str,
     splits: Sequence[str] = SPLITS,
+    check: Callable[[], None] = lambda: None,
 ) -> "CachedFeatures | None":
     """The features of `splits`, computed where they are not there yet; None where this run goes without.
 
-    model: with its backbone whole. precision: Lightning's. Raises ConfigError where `settings` insist on features that
+    model: with its backbone whole; it is in training mode afterwards. precision: Lightning's. check: called now and
+    then; raises where to stop.
+    Raises ConfigError where `settings` insist on features that
     cannot be, DataError for photos that have changed, StorageError where there is no room.
     """
     if settings.mode == "off" or (settings.mode == "auto" and not model.frozen):
@@ -82,11 +91,12 @@ def prepare(
     if reason:
         _without(settings, reason, instead)
         return None
-    cut = model.cut
+    cut = model.eval().cut
+    model.train()
     assert cut is not None
     network = FrozenNetwork(model.pixel_scale, model.pixel_shift, cut.frozen)
     shape = network.feature_shape(model.preprocess.image_px)
-    photos = {photo.digest: data.photos.root / photo.path for split in splits for photo in data.photos.splits[split]}
+    photos = {photo.digest: photo.path for split in splits for photo in data.photos.splits[split]}
     middles: list[RowKey] = [(digest, 0) for digest in photos]
     trained = dict.fromkeys(photo.digest for photo in data.photos.splits["train"]) if "train" in splits else {}
     augmented: list[RowKey] = [(digest, view) for view in range(1, settings.views) for digest in trained]
@@ -104,11 +114,18 @@ def prepare(
     if device.type == "cpu":
         candidates.append(engine.EAGER)  # runs what cannot be exported
     for candidate in candidates:
-        wanted: list[tuple[FeatureStore, list[RowKey], Augment | None]] = [
-            (_store(model, candidate, network, shape, kind, None), middles, None)
-        ]
+        parts: list[tuple[list[RowKey], Augment | None]] = [(middles, None)]
         if augmented:
-            wanted.append((_store(model, candidate, network, shape, kind, data.augment), augmented, data.augment))
+            parts.append((augmented, data.augment))
+        try:
+            wanted = [
+                (_store(model, candidate, network, shape, kind, augment), rows, augment) for rows, augment in parts
+            ]
+        except (StorageError, CacheError) as error:  # a home that is read only, a store that is damaged
+            if settings.mode == "cached":
+                raise
+            log.warning("Without cached features: %s", error)
+            return None
         lacking = sum(len(store.missing(rows)) * store.recipe.row_bytes for store, rows, _ in wanted)
         free = shutil.disk_usage(wanted[0][0].path).free
         if lacking > free:
@@ -121,10 +138,16 @@ def prepare(
         make = functools.cache(lambda name=candidate: engine.make(name, network, model.preprocess.image_px, device))
         try:
             for store, rows, augment in wanted:
-                Extraction(photos, model.preprocess, augment, data.workers).compute(rows, store, make)
+                pictures = Extraction(data.photos.root, photos, model.preprocess, augment, data.workers, check)
+                pictures.compute(rows, store, make)
             break
         except engine.EngineError as error:
+            check()  # a signal's exception, perhaps
             log.warning("%s: %s\nEager torch computes the features instead.", candidate, error)
+    if augmented == [] and data.augment is not None and "train" in splits:
+        log.info("Each photo's middle is trained on; features.views=4 would add three augmented views")
+    if data.start_px is not None:
+        log.warning("data.start_px has no effect on cached features (features.mode=off trains on photos)")
     return CachedFeatures(data, settings.views, [store for store, _, _ in wanted], splits)
 
 
@@ -132,10 +155,8 @@ def _why_not(model: DogBreedClassifier) -> tuple[str, str]:
     """What keeps this network from being trained on features, and what to try; empty where nothing does."""
     if not model.frozen:
         return "all of the backbone is trained (model.trainable=all)", "model.trainable=head, or features.mode=off"
-    modes = []
-    for mode in (True, False):  # ends in the mode that the network is looked at in
-        modes.append(model.train(mode).cut)
-    if None in modes:
+    cuts = [model.train(mode).cut for mode in (False, True)]
+    if None in cuts:
         return (
             f"{model.hparams['backbone']} cannot be cut at {model.hparams['trainable']}",
             "model.trainable=head, or features.mode=off",
@@ -146,7 +167,7 @@ def _why_not(model: DogBreedClassifier) -> tuple[str, str]:
 def _without(settings: Settings, reason: str, instead: str) -> None:
     if settings.mode == "cached":
         raise ConfigError(f"features.mode=cached, but {reason}.\nTry: {instead}")
-    log.info("Without cached features: %s", reason)
+    log.info("Without cached features: %s", reason)  # not a warning: it is what auto means
 
 
 def _store(
@@ -167,7 +188,9 @@ def _store(
         "libraries": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "simplejpeg")},
         "code": _CODE,
         **{name: settings[name] for name in ("image_px", "crop_pct", "interpolation")},
-        "augment": None if augment is None else vars(augment),
+        "augment": None
+        if augment is None
+        else {"class": f"{type(augment).__module__}.{type(augment).__qualname__}"} | vars(augment),
     }
     name = f"{settings['backbone']}-{settings['trainable']}" + ("" if augment is None else "-augmented")
     return FeatureStore(Recipe(fields, shape, dtype), name)

@@ -6,6 +6,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -40,9 +41,7 @@ class Engine(Protocol):
 def name(device: torch.device, precision: str, *, compiled: bool) -> str:
     """Which engine computes on `device`, with its version and arithmetic: part of the key that features are kept by."""
     if device.type == "cpu":
-        from onnxruntime import __version__ as version
-
-        return f"onnxruntime-{version}-fp32"
+        return f"onnxruntime-{version('onnxruntime')}-fp32"  # without importing it: it may not be needed
     arithmetic = "bf16" if precision.startswith("bf16") else "fp32"
     return f"torch-{torch.__version__}-{device.type}-{arithmetic}" + ("-compiled" if compiled else "")
 
@@ -102,6 +101,16 @@ class Torch:
         self._network = torch.compile(network, dynamic=False) if compiled else network
 
     def __call__(self, images: Tensor) -> NDArray[np.generic]:
+        # fp32 means fp32 here: TF32 has 10 bits where the tolerance asks for 13
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with torch.backends.cudnn.flags(allow_tf32=False):
+                return self._rows(images)
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    def _rows(self, images: Tensor) -> NDArray[np.generic]:
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
             rows = self._network(images.to(self._device, non_blocking=True))
         if self._bf16:

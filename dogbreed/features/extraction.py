@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import itertools
 import logging
 import time
 from collections import deque
@@ -55,16 +56,19 @@ class FrozenNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Extraction:
-    """Which views of which photos, and how each is seen. photos: path by content digest. augment: null for view 0.
+    """Which views of which photos, and how each is seen. photos: path below `root` by content digest. augment: null
+    for view 0. check: raises where the process is asked to stop; a library may have swallowed the signal's exception.
 
     View 0 is the middle of the photo, as evaluation sees it. The others are functions of (content, number of the view)
     alone, so that they are the same in every run, whatever its seed and whatever other photos there are.
     """
 
-    photos: Mapping[str, Path]
+    root: Path
+    photos: Mapping[str, str]
     preprocess: Preprocess
     augment: Augment | None
     workers: int
+    check: Callable[[], None]
 
     def compute(self, rows: Sequence[RowKey], store: FeatureStore, engine: Callable[[], Engine]) -> None:
         """Have all of `rows` in `store`; what other processes are computing already is waited for.
@@ -76,6 +80,7 @@ class Extraction:
         if not missing:
             return
         computes = engine()
+        self.check()
         began, images, waiting = time.monotonic(), 0, False
         log.info("Computing features of %s views of photos, once", f"{len(missing):,}")
         with _progress(len(missing)) as report:
@@ -84,6 +89,7 @@ class Extraction:
                 for count in self._pass(missing, store, computes):
                     computed += count
                     report(count)
+                    self.check()
                 images += computed
                 still = store.missing(missing)
                 report(len(missing) - len(still) - computed)  # by others
@@ -93,20 +99,26 @@ class Extraction:
                         log.info("Another process computes the other %s; waiting for it", f"{len(missing):,}")
                         waiting = True
                     time.sleep(_POLL_S)
+                    self.check()
         seconds = time.monotonic() - began
         log.info("Features: %s views, %.0f images/s  %.0f s", f"{images:,}", images / max(seconds, 1e-9), seconds)
 
     def _pass(self, missing: Sequence[RowKey], store: FeatureStore, engine: Engine) -> Iterator[int]:
         """Compute what nobody else does; yields how many rows are done since the last time."""
         place = {row: n for n, row in enumerate(missing)}
+        free = store.claim(missing)
+        first = next(free, None)
+        if first is None:
+            return  # before any worker is started
         claims: deque[Claim] = deque()
 
         def keys() -> Iterator[int]:
-            for claim in store.claim(missing):
+            for claim in itertools.chain([first], free):
                 claims.append(claim)
                 yield from (place[row] for row in claim.rows)
 
-        loader = PhotoLoader(_Views(self, missing), engine.batch_size, self.workers, keys(), drop_last=False)
+        views = _Views(self.root, self.photos, self.preprocess, self.augment, missing)
+        loader = PhotoLoader(views, engine.batch_size, self.workers, keys(), drop_last=False)
         part: list[NDArray[np.generic]] = []  # of the first claim
         try:
             for batch in loader:
@@ -129,27 +141,33 @@ class Extraction:
 class _Views(Dataset[Any]):
     """(pixels [H, W, 3], and light [3] where the augmentation changes it) of each row; errors as in PhotoDataset."""
 
-    def __init__(self, extraction: Extraction, rows: Sequence[RowKey]) -> None:
-        self.extraction, self.rows = extraction, rows
+    def __init__(
+        self,
+        root: Path,
+        photos: Mapping[str, str],
+        preprocess: Preprocess,
+        augment: Augment | None,
+        rows: Sequence[RowKey],
+    ) -> None:
+        self.root, self.photos, self.preprocess, self.augment, self.rows = root, photos, preprocess, augment, rows
 
     def __getitem__(self, place: int) -> Any:
         digest, view = self.rows[place]
-        about = self.extraction
-        path = about.photos[digest]
+        path = self.root / self.photos[digest]
         try:
             content = read_picture(path)
             if hashlib.blake2b(content, digest_size=16).hexdigest() != digest:
                 return DataError(f"{path} was changed since it was looked at.\nTry: the same command again")
             if view == 0:
-                return (about.preprocess.pixels(content),)
-            assert about.augment is not None
-            pixels, light = about.augment.view(
+                return (self.preprocess.pixels(content),)
+            assert self.augment is not None
+            pixels, light = self.augment.view(
                 content,
-                image_px=about.preprocess.image_px,
-                interpolation=about.preprocess.interpolation,
+                image_px=self.preprocess.image_px,
+                interpolation=self.preprocess.interpolation,
                 key=(int(digest, 16), view),
             )
-            return (pixels, light) if about.augment.jitter else (pixels,)
+            return (pixels, light) if self.augment.jitter else (pixels,)
         except (DataError, OSError) as error:
             return DataError(f"{path}: {error}")
 

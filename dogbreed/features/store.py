@@ -17,6 +17,7 @@ again; flipped bits within the numbers are found by `inspect(numbers=True)` alon
 Needs neither torch nor lightning.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -124,13 +125,13 @@ class FeatureStore:
         Where the file system has no locks nobody knows of the others: work is done twice, and the rows are right.
         """
         self._create()
-        left = _distinct(rows)
+        left = iter(_distinct(rows))  # each looked at once: there may be a million, and this is done under a lock
 
         def next_free(claimed: Collection[RowKey]) -> list[RowKey]:
-            nonlocal left
-            left = self.missing(left)
-            free = (row for row in left if row not in claimed)
-            return [row for _, row in zip(range(self.recipe.shard_rows), free, strict=False)]
+            with self._lock:
+                self._refresh()
+                free = (row for row in left if row not in self._places and row not in claimed)
+                return list(itertools.islice(free, self.recipe.shard_rows))
 
         while chunk := self._claims.take(next_free):
             yield Claim(self, tuple(chunk))
