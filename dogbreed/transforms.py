@@ -13,7 +13,7 @@ from dogbreed.preprocess import Box, Interpolation, PictureSource, compact, read
 
 _LOG_RATIO = math.log(4 / 3)  # a crop is at most a third longer than it is wide, or the other way round
 _TRIES = 10
-_CHUNK = 4
+_CHUNK = 8
 
 
 class Augment:
