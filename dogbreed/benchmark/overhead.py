@@ -38,6 +38,7 @@ def _feature_overrides(setup: Setup) -> list[str]:
         "model=resnet50",
         "model.weights=null",
         "model.trainable=head",
+        "model.dropout=0",  # the bare layer has none
         "model.image_px=32",  # the features are as long as those of 224 px, and quickly there
         f"trainer.max_epochs={_feature_epochs(setup)}",
         "model._target_=dogbreed.benchmark.runs.ClockedClassifier",

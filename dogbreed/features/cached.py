@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from dogbreed import backbones
 from dogbreed.data import DogBreedData, EpochSampler
@@ -95,7 +95,8 @@ def prepare(
     model.train()
     assert cut is not None
     network = FrozenNetwork(model.pixel_scale, model.pixel_shift, cut.frozen)
-    shape = network.feature_shape(model.preprocess.image_px)
+    pooled = isinstance(cut.rest, nn.Identity)  # then its width is known
+    shape = (model.width,) if pooled else network.feature_shape(model.preprocess.image_px)
     photos = {photo.digest: photo.path for split in splits for photo in data.photos.splits[split]}
     middles: list[RowKey] = [(digest, 0) for digest in photos]
     trained = dict.fromkeys(photo.digest for photo in data.photos.splits["train"]) if "train" in splits else {}
