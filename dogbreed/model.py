@@ -89,7 +89,7 @@ class DogBreedClassifier(LightningModule):
         self.train()  # as it begins, but for the frozen part; Lightning leaves the modes as it finds them
         self.released = ""  # digest of the frozen part, once it is dropped
         self._cuts: dict[bool, backbones.Cut | None] = {}  # by mode; plain dicts, so that nothing is registered twice
-        self._compiled: dict[str, Callable[[Tensor], Tensor]] = {}
+        self._compiled_forward: Callable[[Tensor], Tensor] | None = None
         self.compiled_sizes: set[tuple[int, ...]] = set()  # shapes of batches that torch.compile has met
 
     @classmethod
@@ -180,10 +180,10 @@ class DogBreedClassifier(LightningModule):
     def _train_forward(self, images: Tensor) -> Tensor:
         if not self.hparams["compile"]:
             return cast(Tensor, self(images))
-        if not self._compiled:
+        if self._compiled_forward is None:
             # each size of pictures is compiled for itself: kernels for any size are slower
-            self._compiled["step"] = torch.compile(self.forward, dynamic=False)
-        logits = self._compiled["step"](images)
+            self._compiled_forward = torch.compile(self.forward, dynamic=False)
+        logits = self._compiled_forward(images)
         self.compiled_sizes.add(tuple(images.shape))
         return logits
 

@@ -427,8 +427,9 @@ def test_importing_the_package_loads_no_torch() -> None:
 @pytest.mark.slow  # a minute of compiling
 def test_compiled_training_is_the_same_training(photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="dogbreed")
-    plain = run(config(photos), tmp_path / "plain")
-    fast = run(config(photos, "model.compile=true"), tmp_path / "compiled")
+    steady = "model.dropout=0"  # compiled, it draws other random numbers
+    plain = run(config(photos, steady), tmp_path / "plain")
+    fast = run(config(photos, steady, "model.compile=true"), tmp_path / "compiled")
     assert "Compiled for pictures of 32 px" in caplog.text
     assert fast["val/loss"] == pytest.approx(plain["val/loss"], abs=1e-3)
     assert fast["steps"] == plain["steps"]

@@ -81,9 +81,8 @@ def prepare(
     """The features of `splits`, computed where they are not there yet; None where this run goes without.
 
     model: with its backbone whole; it is in training mode afterwards. precision: Lightning's. check: called now and
-    then; raises where to stop.
-    Raises ConfigError where `settings` insist on features that
-    cannot be, DataError for photos that have changed, StorageError where there is no room.
+    then; raises where to stop. Raises ConfigError where `settings` insist on features that cannot be, DataError for
+    photos that have changed, StorageError where there is no room.
     """
     if settings.mode == "off" or (settings.mode == "auto" and not model.frozen):
         return None
@@ -103,6 +102,7 @@ def prepare(
     augmented: list[RowKey] = [(digest, view) for view in range(1, settings.views) for digest in trained]
 
     kind = engine.dtype(device, precision)
+    weights = backbones.digest(network.state_dict())  # mean and standard deviation included
     needed = Recipe({}, shape, kind).row_bytes * (len(middles) + len(augmented))
     if needed > settings.max_gb * 1e9:
         _without(
@@ -120,7 +120,7 @@ def prepare(
             parts.append((augmented, data.augment))
         try:
             wanted = [
-                (_store(model, candidate, network, shape, kind, augment), rows, augment) for rows, augment in parts
+                (_store(model, candidate, weights, shape, kind, augment), rows, augment) for rows, augment in parts
             ]
         except (StorageError, CacheError) as error:  # a home that is read only, a store that is damaged
             if settings.mode == "cached":
@@ -174,7 +174,7 @@ def _without(settings: Settings, reason: str, instead: str) -> None:
 def _store(
     model: DogBreedClassifier,
     engine_name: str,
-    network: FrozenNetwork,
+    weights: str,
     shape: tuple[int, ...],
     dtype: str,
     augment: Augment | None,
@@ -183,7 +183,7 @@ def _store(
     fields = {
         "backbone": f"{settings['library']}/{settings['backbone']}",
         "up to": settings["trainable"],
-        "weights": backbones.digest(network.state_dict()),  # mean and standard deviation included
+        "weights": weights,
         "engine": engine_name,
         # what else the numbers may change with: how layers are written, how files are decoded and resized
         "libraries": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "simplejpeg")},
