@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
@@ -36,6 +37,33 @@ def build(library: Library, name: str, weights: str | None) -> tuple[nn.Module, 
     if library == "timm":
         return _timm(name, weights)
     raise ConfigError(f"Unknown library {library!r} for the backbone {name!r}.\nTry: torchvision or timm")
+
+
+def weights_identity(library: Library, name: str, weights: str | None) -> list[str | int] | None:
+    """What tells one content of `weights` from another, without reading it: a package's version, a file's dates.
+
+    None where that cannot be told: random weights, weights that are yet to be downloaded, timm's hub.
+    """
+    if weights is None:
+        return None
+    if weights == LITE0_PACKAGE:
+        return [weights, metadata.version(weights)] if importlib.util.find_spec(weights) else None
+    path = Path(weights).expanduser()
+    if library == "torchvision" and "://" not in weights and not path.is_file():
+        from torchvision import models
+
+        try:
+            listed = dict(models.get_model_weights(name).__members__).get(weights)
+        except ValueError:
+            return None
+        if listed is not None:
+            path = Path(torch.hub.get_dir()) / "checkpoints" / listed.url.rpartition("/")[2]
+    try:
+        stat = path.resolve().stat()
+    except OSError:
+        return None
+    # ctime, too: a file that was replaced can have any other date
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def stages(backbone: nn.Module) -> dict[str, nn.Module]:

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -31,6 +32,26 @@ def available_memory_bytes() -> int:
             used = int(_read(used_file) or 0) - int(stat.get(cache, 0))
             free = min(free, max(0, int(limit) - used))
     return free
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of the processor by Linux's names, such as avx2; empty on other systems."""
+    return frozenset((cpuinfo("flags") or cpuinfo("Features") or "").split())
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether bfloat16 is faster than float32 on this processor, not only emulated (x86: AVX-512 BF16 or AMX)."""
+    return not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+def cpuinfo(field: str) -> str | None:
+    """The first processor's, out of Linux's list."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return None
+    found = re.search(rf"^{field}\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else None
 
 
 def keep_freed_memory() -> None:

@@ -32,12 +32,14 @@ class DogBreedClassifier(LightningModule):
     of biases and norms. warmup: share of all steps in which the rate rises from 0; then it falls along a cosine to 0
     (arXiv 1608.03983). label_smoothing: 0..1. dropout: before the head. ema_decay: of an average of the weights
     that is validated and exported in place of the last ones; null for none. compile: training steps on images go
-    through torch.compile, evaluation does not.
+    through torch.compile, evaluation does not. released, released_width: of a backbone that is not built, for the head
+    is trained on its features: its digest and width, as after `release_frozen`.
 
     Takes images as uint8 [N, 3, H, W] (0..255) or as floats that are normalised already; gives logits [N, classes].
     Steps also take a FeatureBatch: what the frozen part made of the images, computed before.
     """
 
+    backbone: nn.Module
     temperature: Tensor  # of the logits at prediction, fitted on the validation set (arXiv 1706.04599)
     pixel_scale: Tensor
     pixel_shift: Tensor
@@ -64,12 +66,18 @@ class DogBreedClassifier(LightningModule):
         dropout: float = 0.2,
         ema_decay: float | None = None,
         compile: bool = False,
+        released: str = "",
+        released_width: int = 0,
     ) -> None:
         super().__init__()
         classes, mean, std = list(classes), list(mean), list(std)  # plain lists: a checkpoint holds no other classes
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["released", "released_width"])
         self.classes = tuple(classes)
-        self.backbone, self.width = backbones.build(library, backbone, weights)
+        if released:
+            self.backbone, self.width = nn.Identity(), released_width
+        else:
+            with torch.random.fork_rng(devices=[]):  # so that the head's first weights are the same without a backbone
+                self.backbone, self.width = backbones.build(library, backbone, weights)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(self.width, len(classes)))
         self.frozen = backbones.freeze(self.backbone, trainable)
         self.register_buffer("temperature", torch.ones(()))
@@ -87,7 +95,7 @@ class DogBreedClassifier(LightningModule):
         )
         self.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
         self.train()  # as it begins, but for the frozen part; Lightning leaves the modes as it finds them
-        self.released = ""  # digest of the frozen part, once it is dropped
+        self.released = released  # digest of the frozen part, once it is dropped
         self._cuts: dict[bool, backbones.Cut | None] = {}  # by mode; plain dicts, so that nothing is registered twice
         self._compiled_forward: Callable[[Tensor], Tensor] | None = None
         self.compiled_sizes: set[tuple[int, ...]] = set()  # shapes of batches that torch.compile has met
@@ -140,6 +148,10 @@ class DogBreedClassifier(LightningModule):
         cut = self.cut
         assert cut is not None, "features of a backbone that cannot be cut"
         return cast(Tensor, self.head(cut.rest(features.float())))
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """The backbone's part of the state dict, under the names that it has there."""
+        return {f"backbone.{name}": value for name, value in self.backbone.state_dict().items()}
 
     def release_frozen(self) -> dict[str, Tensor]:
         """Drop the frozen part of the backbone and return its state: with features it is not needed in training.

@@ -10,12 +10,12 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from hydra.errors import InstantiationException
@@ -30,7 +30,7 @@ from dogbreed.data import DogBreedData, PhotoLoader
 from dogbreed.errors import CheckpointError, ConfigError, DataError, DogBreedError, raise_findings
 from dogbreed.features import cached
 from dogbreed.features.cached import FeatureLoader
-from dogbreed.hardware import available_cpus, available_memory_bytes, keep_freed_memory
+from dogbreed.hardware import available_cpus, available_memory_bytes, cpu_multiplies_bf16, keep_freed_memory
 from dogbreed.interruption import Interruption
 from dogbreed.memory import least_bytes
 from dogbreed.model import DogBreedClassifier, metrics
@@ -62,17 +62,23 @@ _OURS = frozenset(
 MONITORS = ("val/acc", "val/top5", "val/f1", "val/loss", "val/ece")
 
 
-def run(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
+Watch: TypeAlias = Callable[[int, Mapping[str, float]], bool]  # epoch (from 1) and its val/ metrics; true: that will do
+
+
+def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> dict[str, float]:
     """Train, calibrate, test and report in `folder`; skip what is done there already. Returns metrics.json's content.
 
-    config: the resolved configuration, as plain dicts and lists. Raises DogBreedError with what to mend; Interrupted
-    after SIGTERM or SIGINT, with everything saved that a later call needs to go on.
+    config: the resolved configuration, as plain dicts and lists; with `test` false the run ends with its best epoch's
+    validation metrics, and one with `test` true goes on from there. watch: called after each validation; where it says
+    true, training ends with that epoch. Raises DogBreedError with what to mend; Interrupted after SIGTERM or SIGINT,
+    with everything saved that a later call needs to go on.
     """
     here = RunFolder(folder)
     with Interruption() as stop, _memory_errors(config), _disk_errors(here), _compile_errors():
         raise_findings(ConfigError, list(_findings(config)))
         longer = here.fit.exists() and _read_json(here.fit)["max_epochs"] < config["trainer"]["max_epochs"]
-        if here.metrics.exists() and here.report.exists() and not longer:
+        done = here.report if config.get("test", True) else here.metrics
+        if here.metrics.exists() and done.exists() and not longer:
             log.info("This run is finished: nothing to do.")
             return _read_json(here.metrics)
         if not here.config.exists():
@@ -81,13 +87,33 @@ def run(config: Mapping[str, Any], folder: Path) -> dict[str, float]:
         seed_everything(config["seed"], workers=True, verbose=False)
         data = _data(config, here)
         if longer or not here.fit.exists():
-            _fit(config, here, data, stop)
+            _fit(config, here, data, stop, watch)
         stop.check()
-        if not here.metrics.exists():
+        if not config.get("test", True):
+            write_json(here.metrics, _validated(config, here))
+            return _read_json(here.metrics)
+        if not here.metrics.exists() or "test/acc" not in _read_json(here.metrics):
             _test(config, here, data, stop)
         stop.check()
         report.write(here, data.root)
         return _read_json(here.metrics)
+
+
+def share(config: Mapping[str, Any], folder: Path) -> None:
+    """Have what runs with these settings share, whatever head they train: the photos, and their features.
+
+    folder: for the list of photos that are passed over. Raises as `run` does.
+    """
+    here = RunFolder(folder)
+    with Interruption() as stop, _memory_errors(config), _disk_errors(here):
+        raise_findings(ConfigError, list(_findings(config)))
+        use_hardware()
+        seed_everything(config["seed"], workers=True, verbose=False)  # of which random weights are made
+        data, settings = _data(config, here), cached.settings_of(config)
+        place = _place(config, here)
+        if cached.recall(config["model"], data, settings, **place) is None:
+            model: DogBreedClassifier = _build(config["model"], classes=list(data.classes))
+            cached.prepare(model, data, settings, **place, check=stop.check)
 
 
 def _findings(config: Mapping[str, Any]) -> Iterator[str]:
@@ -155,29 +181,33 @@ def _weights_findings(config: Mapping[str, Any], here: RunFolder) -> list[str]:
     return []
 
 
-def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: Interruption) -> None:
+def _fit(
+    config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: Interruption, watch: Watch | None
+) -> None:
     start = checkpoints.newest(here)
-    # the weights come with the checkpoint: nothing is downloaded to be overwritten
-    weights = {} if start is None else {"weights": None}
-    model: DogBreedClassifier = _build(config["model"], classes=list(data.classes), **weights)
+    checkpoint = None if start is None else checkpoints.read(start)
     settings = cached.settings_of(config)
-    if start is not None:
-        checkpoint = checkpoints.read(start)
+    if checkpoint is not None:  # as it began, wherever it goes on
+        settings = replace(settings, mode="cached" if checkpoints.FROZEN in checkpoint else "off")
+    place = _place(config, here)
+    features: cached.CachedFeatures | None
+    found = cached.recall(config["model"], data, settings, **place)
+    if found and (checkpoint is None or checkpoint[checkpoints.FROZEN] == found[1].released):
+        features, backbone = found
+        model: DogBreedClassifier = _build(
+            config["model"], classes=list(data.classes), released=backbone.released, released_width=backbone.width
+        )
+    else:
+        # the weights come with the checkpoint: nothing is downloaded to be overwritten
+        weights = {} if checkpoint is None else {"weights": None}
+        model = _build(config["model"], classes=list(data.classes), **weights)
+        features = None
+    if start is not None and checkpoint is not None:
         _check_same(checkpoint, model, data, start)
-        on_features = checkpoints.FROZEN in checkpoint
-        if on_features:
-            model.load_state_dict(checkpoints.read_whole(start)["state_dict"])
-        # as it began, wherever it goes on
-        settings = replace(settings, mode="cached" if on_features else "off")
-    bare = _trainer(config, here, [], logger=False)  # knows device and precision, and touches nothing
-    features = cached.prepare(
-        model,
-        data,
-        settings,
-        device=bare.strategy.root_device,
-        precision=str(bare.precision),
-        check=stop.check,
-    )
+        if checkpoints.FROZEN in checkpoint and not model.released:
+            model.load_state_dict(_read_whole(config, here, start)["state_dict"])
+    if not model.released:
+        features = cached.prepare(model, data, settings, **place, check=stop.check)
     if features is None or len(features.shape) > 1:  # heads on pooled features fit anywhere
         shape = features.shape if features else None
         _check_memory(model, min(data.batch_size, len(data.photos.splits["train"])), shape)
@@ -185,7 +215,7 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
     # of a finished run that is made longer; fit.json last, so that a kill in between does not look like a finished run
     for path in (here.report, here.predictions, here.metrics, here.fit):
         path.unlink(missing_ok=True)
-    history = History(here)
+    history = History(here, watch)
     trainer = _trainer(
         config,
         here,
@@ -195,23 +225,51 @@ def _fit(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
             checkpoints.BestCheckpoint(here, config["monitor"], config["mode"]),
             checkpoints.ResumePoint(here, stop, **config["save"]),
         ],
-        logger=_build(config["logger"], save_dir=str(here.path)),
+        logger=_build(config["logger"], save_dir=str(here.path)) if config.get("logger") else False,
     )
     _write_environment(config, here, data, trainer)
     if start is None:
         log.info("Training %s, %s%s", _describe(model), _device(trainer), ", on cached features" if features else "")
     else:
         log.info("Going on from %s", start)
-    if features:
+    if start is None:
+        here.frozen.unlink(missing_ok=True)  # of an attempt with other settings
+    if features and not model.released:
         frozen = model.release_frozen()
         if start is None:
-            content = {"state_dict": frozen, "hyper_parameters": {}, checkpoints.FROZEN: model.released}
-            checkpoints.write(content, here.frozen)
-    elif start is None:
-        here.frozen.unlink(missing_ok=True)  # of an attempt with other settings
+            _write_frozen(here, frozen, model.released)
     with stop.deferred(), _only_useful_warnings(), _threads_for(features):
         trainer.fit(model, datamodule=features or data, ckpt_path=start, weights_only=True)
-    write_json(here.fit, {**history.totals(), "max_epochs": config["trainer"]["max_epochs"]})
+    totals = history.totals()
+    if totals["epochs"] < config["trainer"]["max_epochs"]:
+        log.info("Ended after epoch %d of %d", totals["epochs"], config["trainer"]["max_epochs"])
+    write_json(here.fit, {**totals, "max_epochs": totals["epochs"]})
+
+
+def _place(config: Mapping[str, Any], here: RunFolder) -> dict[str, Any]:
+    """Device and precision of a run, as Lightning will choose them."""
+    bare = _trainer(config, here, [], logger=False)  # touches nothing
+    return {"device": bare.strategy.root_device, "precision": str(bare.precision)}
+
+
+def _read_whole(config: Mapping[str, Any], here: RunFolder, path: Path) -> dict[str, Any]:
+    """A checkpoint with the whole network; a run that found its features has not needed the frozen part before."""
+    part = checkpoints.read(path)
+    released = part.get(checkpoints.FROZEN)
+    if released and not here.frozen.exists():
+        model: DogBreedClassifier = _build(config["model"], classes=part["hyper_parameters"]["classes"])
+        frozen = model.release_frozen()
+        if model.released != released:
+            raise CheckpointError(
+                f"model.weights={config['model']['weights']} are not those that the run in {here.path} began with.\n"
+                "Try: put those back, then resume; or a new run"
+            )
+        _write_frozen(here, frozen, released)
+    return checkpoints.read_whole(path)
+
+
+def _write_frozen(here: RunFolder, frozen: dict[str, Tensor], released: str) -> None:
+    checkpoints.write({"state_dict": frozen, "hyper_parameters": {}, checkpoints.FROZEN: released}, here.frozen)
 
 
 @contextmanager
@@ -227,19 +285,17 @@ def _threads_for(features: cached.CachedFeatures | None) -> Iterator[None]:
 
 def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: Interruption) -> None:
     """Calibrate best.ckpt on the validation photos, then test it; one pass over each."""
-    best = checkpoints.read_whole(here.best)
+    best = _read_whole(config, here, here.best)
     model = DogBreedClassifier.from_state(best)
     # in full precision, as the Predictor computes: the numbers are to be the checkpoint's
     config = {**config, "trainer": {**config["trainer"], "precision": "32-true"}}
     source: DogBreedData | cached.CachedFeatures = data
     if here.frozen.exists():
-        bare = _trainer(config, here, [], logger=False)
         features = cached.prepare(
             model,
             data,
             replace(cached.settings_of(config), mode="auto"),  # the network is whole: photos would do as well
-            device=bare.strategy.root_device,
-            precision="32-true",
+            **_place(config, here),
             splits=("valid", "test"),
             check=stop.check,
         )
@@ -250,7 +306,6 @@ def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: 
     temperature = calibration.fit_temperature(val_logits, val_labels)
     best["state_dict"]["temperature"] = torch.tensor(temperature)
     checkpoints.write(best, here.best)
-    fit = _read_json(here.fit)
     test_probabilities = (test_logits / temperature).softmax(-1)
     results = {
         **_scores("val", val_logits / temperature, val_labels),
@@ -258,14 +313,34 @@ def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: 
         "test/ece_uncalibrated": _scores("test", test_logits, test_labels)["test/ece"],
         "temperature": temperature,
         "best_epoch": float(best["epoch"]) + 1,
+        **_of_the_fit(here),
+    }
+    write_text(here.predictions, _predictions_csv(data, test_probabilities))
+    write_json(here.metrics, results)
+
+
+def _validated(config: Mapping[str, Any], here: RunFolder) -> dict[str, float]:
+    """What is known of best.ckpt from training alone: its epoch's row of metrics.csv."""
+    with here.history.open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    better = max if config["mode"] == "max" else min
+    best = better(rows, key=lambda row: row[config["monitor"]])  # of equals the first, as BestCheckpoint has it
+    return {
+        **{name: value for name, value in best.items() if name.startswith("val/")},
+        "best_epoch": best["epoch"],
+        **_of_the_fit(here),
+    }
+
+
+def _of_the_fit(here: RunFolder) -> dict[str, float]:
+    fit = _read_json(here.fit)
+    return {
         "epochs": fit["epochs"],
         "steps": fit["steps"],
         "train/images_per_s": fit["images_per_s"],
         "train/data_wait": fit["data_wait"],
         "train/seconds": fit["seconds"],
     }
-    write_text(here.predictions, _predictions_csv(data, test_probabilities))
-    write_json(here.metrics, results)
 
 
 def _logits(
@@ -330,7 +405,8 @@ def _predictions_csv(data: DogBreedData, probabilities: Tensor) -> str:
 def _trainer(config: Mapping[str, Any], here: RunFolder, callbacks: list[Callback], logger: Any) -> Trainer:
     settings = dict(config["trainer"])
     if settings.get("precision") == "auto":
-        settings["precision"] = "bf16-mixed" if _has_bf16(settings) else "32-true"
+        head_alone = config["model"]["trainable"] == "head"
+        settings["precision"] = "bf16-mixed" if _has_bf16(settings, head_alone=head_alone) else "32-true"
     trainer: Trainer = _build(
         settings,
         callbacks=callbacks,
@@ -354,9 +430,12 @@ def _build(node: Mapping[str, Any], **arguments: Any) -> Any:
         raise ConfigError(f"{node['_target_']} cannot be made: {error.__cause__ or error}") from error
 
 
-def _has_bf16(settings: Mapping[str, Any]) -> bool:
-    wants_gpu = settings.get("accelerator") in ("auto", "gpu", "cuda")
-    return wants_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+def _has_bf16(settings: Mapping[str, Any], *, head_alone: bool) -> bool:
+    """Whether the device multiplies bf16 faster than fp32. On a CPU a head alone has nothing to gain from it."""
+    wanted = settings.get("accelerator")
+    if wanted in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return wanted in ("auto", "cpu") and not head_alone and cpu_multiplies_bf16()
 
 
 def _check_same(checkpoint: Mapping[str, Any], model: DogBreedClassifier, data: DogBreedData, path: Path) -> None:
@@ -460,8 +539,8 @@ def _only_useful_warnings() -> Iterator[None]:
 class History(Callback):
     """metrics.csv, a row an epoch, and a line an epoch in the log. A resumed run carries the rows before it along."""
 
-    def __init__(self, here: RunFolder) -> None:
-        self.here = here
+    def __init__(self, here: RunFolder, watch: Watch | None) -> None:
+        self.here, self.watch = here, watch
         self.rows: list[dict[str, float]] = []
         self._images = 0  # since the epoch began; may be in an earlier process
         self._seconds = 0.0
@@ -520,6 +599,9 @@ class History(Callback):
             row["images_per_s"],
             row["seconds"],
         )
+        validated = {name: value for name, value in row.items() if name.startswith("val/")}
+        if self.watch is not None and self.watch(int(row["epoch"]), validated):
+            trainer.should_stop = True
 
     def totals(self) -> dict[str, float]:
         """Of the whole training: epochs, steps, seconds (validation included), images/s (validation not included) and
@@ -590,10 +672,10 @@ def _device(trainer: Trainer) -> str:
 
 
 def _describe(model: DogBreedClassifier) -> str:
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in model.parameters())
-    name = model.hparams["backbone"]
-    return f"{name}, {model.hparams['trainable']}: {trained / 1e6:.2f} of {total / 1e6:.2f} M weights"
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
+    total = sum(p.numel() for p in model.parameters()) / 1e6
+    share = f"{trained:.2f}" if model.released else f"{trained:.2f} of {total:.2f}"  # a released backbone is not there
+    return f"{model.hparams['backbone']}, {model.hparams['trainable']}: {share} M weights"
 
 
 def _read_json(path: Path) -> dict[str, float]:

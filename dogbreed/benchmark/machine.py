@@ -1,7 +1,6 @@
 """On what the numbers were measured: processor, memory, GPU, system, versions and commit."""
 
 import platform
-import re
 import subprocess
 import textwrap
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from dogbreed.hardware import available_cpus
+from dogbreed.hardware import available_cpus, cpu_flags, cpuinfo
 
 PROJECT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "torchvision", "lightning", "onnxruntime", "pillow", "simplejpeg", "numpy")
@@ -52,22 +51,12 @@ def in_words(found: dict[str, Any]) -> list[str]:
 
 
 def _cpu() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
+    return cpuinfo("model name") or platform.processor() or platform.machine()
 
 
 def _cpu_features() -> list[str]:
     """Those that decide how fast convolutions can be."""
-    flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
-    return [name for name in _CPU_FEATURES if name in flags]
-
-
-def _cpuinfo(field: str) -> str | None:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return None
-    found = re.search(rf"^{field}\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else None
+    return [name for name in _CPU_FEATURES if name in cpu_flags()]
 
 
 def _version(package: str) -> str | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dogbreed import backbones
 from dogbreed.data import DogBreedData, EpochSampler
 from dogbreed.errors import CacheError, ConfigError, StorageError
-from dogbreed.features import FeatureBatch, engine
+from dogbreed.features import FeatureBatch, engine, known
 from dogbreed.features.extraction import Extraction, FrozenNetwork
 from dogbreed.features.store import Features, FeatureStore, Recipe, RowKey, stores_folder
 from dogbreed.hardware import available_memory_bytes
@@ -97,9 +97,7 @@ def prepare(
     pooled = isinstance(cut.rest, nn.Identity)  # then its width is known
     shape = (model.width,) if pooled else network.feature_shape(model.preprocess.image_px)
     photos = {photo.digest: photo.path for split in splits for photo in data.photos.splits[split]}
-    middles: list[RowKey] = [(digest, 0) for digest in photos]
-    trained = dict.fromkeys(photo.digest for photo in data.photos.splits["train"]) if "train" in splits else {}
-    augmented: list[RowKey] = [(digest, view) for view in range(1, settings.views) for digest in trained]
+    middles, augmented = _row_keys(data, settings.views, splits)
 
     kind = engine.dtype(device, precision)
     weights = backbones.digest(network.state_dict())  # mean and standard deviation included
@@ -115,12 +113,11 @@ def prepare(
     if device.type == "cpu":
         candidates.append(engine.EAGER)  # runs what cannot be exported
     for candidate in candidates:
-        parts: list[tuple[list[RowKey], Augment | None]] = [(middles, None)]
-        if augmented:
-            parts.append((augmented, data.augment))
+        parts = _parts(middles, augmented, data)
         try:
             wanted = [
-                (_store(model, candidate, weights, shape, kind, augment), rows, augment) for rows, augment in parts
+                (_store(model.hparams, candidate, weights, shape, kind, augment), rows, augment)
+                for rows, augment in parts
             ]
         except (StorageError, CacheError) as error:  # a home that is read only, a store that is damaged
             if settings.mode == "cached":
@@ -145,11 +142,63 @@ def prepare(
         except engine.EngineError as error:
             check()  # a signal's exception, perhaps
             log.warning("%s: %s\nEager torch computes the features instead.", candidate, error)
-    if augmented == [] and data.augment is not None and "train" in splits:
+    if pooled and "train" in splits:
+        released = backbones.digest(model.backbone_state())
+        known.remember(model.hparams, known.KnownBackbone(model.width, weights, released))
+    _remarks(data, settings, splits)
+    return CachedFeatures(data, settings.views, [store for store, _, _ in wanted], splits)
+
+
+def recall(
+    model: Mapping[str, Any], data: DogBreedData, settings: Settings, *, device: torch.device, precision: str
+) -> "tuple[CachedFeatures, known.KnownBackbone] | None":
+    """All features of a head's training, where runs before have left them; the backbone is not built for it.
+
+    model: the config node, or a model's hyperparameters. None where the backbone is not known, where anything is
+    missing, and where more than the head is trained: then build the model, and `prepare`.
+    """
+    if settings.mode == "off" or model["trainable"] != "head":
+        return None
+    backbone = known.recall(model)
+    if backbone is None:
+        return None
+    middles, augmented = _row_keys(data, settings.views, SPLITS)
+    kind = engine.dtype(device, precision)
+    name, shape = engine.name(device, precision, compiled=model["compile"]), (backbone.width,)
+    if Recipe({}, shape, kind).row_bytes * (len(middles) + len(augmented)) > settings.max_gb * 1e9:
+        return None
+    stores = []
+    try:
+        for rows, augment in _parts(middles, augmented, data):
+            store = _store(model, name, backbone.weights, shape, kind, augment)
+            if store.missing(rows):
+                return None
+            stores.append(store)
+    except (StorageError, CacheError):
+        return None  # `prepare` meets them again, and says so
+    _remarks(data, settings, SPLITS)
+    return CachedFeatures(data, settings.views, stores), backbone
+
+
+def _row_keys(data: DogBreedData, views: int, splits: Sequence[str]) -> tuple[list[RowKey], list[RowKey]]:
+    """Of the photos' middles, and of the augmented views of those to train on; each once."""
+    digests = dict.fromkeys(photo.digest for split in splits for photo in data.photos.splits[split])
+    trained = dict.fromkeys(photo.digest for photo in data.photos.splits["train"]) if "train" in splits else {}
+    return [(digest, 0) for digest in digests], [(digest, view) for view in range(1, views) for digest in trained]
+
+
+def _parts(
+    middles: list[RowKey], augmented: list[RowKey], data: DogBreedData
+) -> list[tuple[list[RowKey], Augment | None]]:
+    """The rows of each store, with the augmentation that makes them."""
+    return [(middles, None), *([(augmented, data.augment)] if augmented else [])]
+
+
+def _remarks(data: DogBreedData, settings: Settings, splits: Sequence[str]) -> None:
+    if settings.views == 1 and data.augment is not None and "train" in splits:
         log.info("Each photo's middle is trained on; features.views=4 would add three augmented views")
     if data.start_px is not None:
         log.warning("data.start_px has no effect on cached features (features.mode=off trains on photos)")
-    return CachedFeatures(data, settings.views, [store for store, _, _ in wanted], splits)
 
 
 def _why_not(model: DogBreedClassifier) -> tuple[str, str]:
@@ -172,14 +221,14 @@ def _without(settings: Settings, reason: str, instead: str) -> None:
 
 
 def _store(
-    model: DogBreedClassifier,
+    settings: Mapping[str, Any],
     engine_name: str,
     weights: str,
     shape: tuple[int, ...],
     dtype: str,
     augment: Augment | None,
 ) -> FeatureStore:
-    settings = model.hparams
+    """settings: the model's."""
     fields = {
         "backbone": f"{settings['library']}/{settings['backbone']}",
         "up to": settings["trainable"],

@@ -1,0 +1,66 @@
+"""What is known of a frozen backbone from runs before, so that its features are found without building it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dogbreed import backbones
+from dogbreed.errors import StorageError
+from dogbreed.photos import cache_folder
+from dogbreed.run_folder import write_json
+
+_DECIDES = ("library", "backbone", "weights", "mean", "std")  # the settings of a model that the frozen network is of
+
+
+@dataclass(frozen=True)
+class KnownBackbone:
+    """width: of its pooled features. weights: the digest that features are kept by. released: of the backbone alone."""
+
+    width: int
+    weights: str
+    released: str
+
+
+def recall(model: Mapping[str, Any]) -> KnownBackbone | None:
+    """Of the backbone that these settings build with pretrained weights; null where that has not been seen yet.
+
+    model: the config node, or a model's hyperparameters. Random weights are never known.
+    """
+    if (path := _path(model)) is None:
+        return None
+    try:
+        return KnownBackbone(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def remember(model: Mapping[str, Any], known: KnownBackbone) -> None:
+    path = _path(model)
+    if path is not None and recall(model) != known:
+        with suppress(StorageError):  # then the next run builds it again
+            write_json(path, asdict(known))
+
+
+def _path(model: Mapping[str, Any]) -> Path | None:
+    source = backbones.weights_identity(model["library"], model["backbone"], model["weights"])
+    if source is None:
+        return None
+    fields = {
+        **{name: model[name] for name in _DECIDES},
+        "source": source,
+        "versions": {name: _version(name) for name in ("torch", "torchvision", "timm")},
+    }
+    digest = hashlib.blake2b(json.dumps(fields, sort_keys=True, default=list).encode(), digest_size=16).hexdigest()
+    return cache_folder() / "backbones" / f"{model['backbone']}-{digest}.json"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
