@@ -18,10 +18,15 @@ def launch(overrides: Sequence[str] = ()) -> Handle:
 
 
 def prepare(overrides: Sequence[str] = ()) -> tuple[Launcher, Plan]:
-    """`launch` up to the plan: then `launcher.submit(plan)`, and at the end `launcher.result(plan.handle)`."""
+    """`launch` up to the plan: then `launcher.submit(plan)`, and at the end `launcher.result(plan.handle)`.
+
+    Raises LaunchError for a search.
+    """
+    from contextlib import nullcontext
     from copy import deepcopy
 
     from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.utils import instantiate
     from omegaconf import open_dict
 
@@ -32,8 +37,11 @@ def prepare(overrides: Sequence[str] = ()) -> tuple[Launcher, Plan]:
         raise LaunchError(
             f"There is no conf/config.yaml in {PROJECT}.\nTry: pip install -e . in a clone of the project"
         )
-    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+    composing = GlobalHydra.instance().is_initialized()  # in a command of Hydra's, such as a sweep
+    with nullcontext() if composing else initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         whole = compose("config", expand(overrides), return_hydra_config=True)
+    if "sampler" in (whole.get("hpo") or {}):
+        raise LaunchError("A search is not one run.\nTry: python train.py -m hpo=optuna ...")
     _ = whole.run_id  # drawn before the copy, so that the folder's name and the key agree
     cfg = deepcopy(whole)
     with open_dict(cfg):

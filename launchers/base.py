@@ -12,11 +12,14 @@ from datetime import timedelta
 from enum import StrEnum, auto
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 from dogbreed.errors import DogBreedError
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
+
+
+Watch: TypeAlias = Callable[[int, Mapping[str, float]], bool]  # epoch (from 1) and its val/ metrics
 
 
 class LaunchError(DogBreedError):
@@ -213,8 +216,11 @@ class Launcher(Protocol):
         """What submit would do. Pure: no network, clock, disk or environment. All that is wrong is raised at once."""
         ...
 
-    def submit(self, plan: Plan) -> Handle:
-        """Do what the plan says. Idempotent. Where the run runs in this very call, what stops it is raised here."""
+    def submit(self, plan: Plan, *, watch: Watch | None = None) -> Handle:
+        """Do what the plan says. Idempotent. Where the run runs in this very call, what stops it is raised here.
+
+        watch: asked after each epoch, as numbers come in; where it says true, training ends with that epoch.
+        """
         ...
 
     def status(self, handle: Handle) -> Status:

@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+import launchers.sweeper  # noqa: F401 (registers what hpo=optuna puts in the place of Hydra's sweeper)
 from dogbreed.errors import DogBreedError, Interrupted
 from dogbreed.run_folder import storage_error
 from launchers.describe import PROJECT

@@ -30,6 +30,7 @@ from launchers.base import (
     RunResult,
     RunSpec,
     Status,
+    Watch,
     shown_path,
 )
 from launchers.run_log import LogFile, read_lines, tail
@@ -83,7 +84,7 @@ class LocalLauncher:
         )
         return Plan(spec, handle_for(folder), rows)
 
-    def submit(self, plan: Plan) -> Handle:
+    def submit(self, plan: Plan, *, watch: Watch | None = None) -> Handle:
         """Train, and return once that has ended; an error of the run is raised after it was recorded.
 
         A run that has succeeded is not trained again, a dead one goes on, one that is alive elsewhere is refused.
@@ -91,7 +92,7 @@ class LocalLauncher:
         """
         folder = RunFolder(Path(plan.spec.folder))
         if _is_follower():  # rank 0 keeps the books for all ranks
-            _train(plan.spec, folder)
+            _train(plan.spec, folder, watch)
             return plan.handle
         with _storage_errors(folder.path), claimed(folder.path):
             before = self.status(plan.handle)
@@ -105,16 +106,16 @@ class LocalLauncher:
             (folder.path / CANCEL_FILE).unlink(missing_ok=True)
         RUNNING_HERE.add(folder.path)
         try:
-            self._run(plan.spec, folder, state)
+            self._run(plan.spec, folder, state, watch)
         finally:
             RUNNING_HERE.discard(folder.path)
         return plan.handle
 
-    def _run(self, spec: RunSpec, folder: RunFolder, state: State) -> None:
+    def _run(self, spec: RunSpec, folder: RunFolder, state: State, watch: Watch | None) -> None:
         with LogFile(folder.log) as log:
             log.begin(state.attempt, state.pid, state.host)
             try:
-                _train(spec, folder)
+                _train(spec, folder, watch)
             except BaseException as error:  # Ctrl-C while torch is imported is one, too
                 ended = state.ended(*_outcome(error, cancelled=cancel_requested(folder.path)))
                 unexpected = ended.cause is Cause.USER_CODE
@@ -262,11 +263,11 @@ def override(key: str, value: str) -> str:
     return f"{key}='{escaped}'"
 
 
-def _train(spec: RunSpec, folder: RunFolder) -> None:
+def _train(spec: RunSpec, folder: RunFolder, watch: Watch | None) -> None:
     from dogbreed import training  # here: it brings torch, which `plan` and `--help` must not wait for
 
     git = {"commit": spec.commit, "dirty": spec.dirty}  # recorded with the environment
-    training.run({**_plain(spec.config), "git": git}, folder.path)
+    training.run({**_plain(spec.config), "git": git}, folder.path, watch)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

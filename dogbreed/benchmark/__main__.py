@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dogbreed.benchmark import finetune, frozen, overhead, startup
+from dogbreed.benchmark import finetune, frozen, overhead, search, startup, sweep
 from dogbreed.benchmark import input as input_pipeline
 from dogbreed.benchmark.harness import PROFILE, Benchmark, Result, Setup, interleaved, measured, results, table
 from dogbreed.benchmark.machine import gpu, in_words, machine
@@ -19,7 +19,8 @@ from dogbreed.errors import ConfigError, DogBreedError
 from dogbreed.run_folder import write_json
 
 BENCHMARKS = {
-    module.BENCHMARK.name: module.BENCHMARK for module in (frozen, finetune, input_pipeline, overhead, startup)
+    module.BENCHMARK.name: module.BENCHMARK
+    for module in (frozen, finetune, input_pipeline, overhead, startup, sweep, search)
 }
 _SAYS = {
     "frozen": "head training with features computed once, against a plain loop",
@@ -27,6 +28,8 @@ _SAYS = {
     "input": "decoding and augmenting on one core, against torchvision on PIL",
     "overhead": "a Lightning run, against a bare loop",
     "startup": "command to first training step, against importing torch",
+    "sweep": "20 trials of head training, against as many plain loops",
+    "search": "what TPE and pruning find, against random search",
 }
 
 
@@ -92,7 +95,9 @@ def _run(names: Sequence[str], setup: Setup, options: argparse.Namespace) -> Non
 def _measure(benchmark: Benchmark, setup: Setup, options: argparse.Namespace) -> dict[str, Any]:
     repeats = options.repeats or (1 if setup.quick else benchmark.repeats)
     benchmark.prepare(setup)
-    samples = interleaved(list(benchmark.sides), repeats, lambda side: measured(benchmark, side, setup), _say)
+    wanted = {of[0] for row in benchmark.rows(setup) for of in (row.ours, row.reference) if of is not None}
+    sides = [side for side in benchmark.sides if side in wanted]
+    samples = interleaved(sides, repeats, lambda side: measured(benchmark, side, setup), _say)
     entry: dict[str, Any] = {"about": benchmark.about, "repeats": repeats, "samples": samples}
     if options.profile and benchmark.profile and benchmark.explain:
         entry["profile"] = measured(benchmark, PROFILE, setup)

@@ -71,12 +71,12 @@ def _prepare(setup: Setup) -> None:
     make_photos(setup.place("photos"), classes=4 if setup.quick else 20, train=train, valid=valid, test=test)
 
 
-def _epochs(setup: Setup) -> int:
+def epochs(setup: Setup) -> int:
     return 2 if setup.quick else EPOCHS
 
 
 def _plain(setup: Setup) -> Sample:
-    return {"losses": plain(setup.place("photos"), epochs=_epochs(setup), batch_size=BATCH_SIZE)}
+    return {"losses": plain(setup.place("photos"), epochs=epochs(setup), batch_size=BATCH_SIZE)}
 
 
 def _ours(setup: Setup) -> Sample:
@@ -96,7 +96,7 @@ def _overrides(setup: Setup) -> list[str]:
         "model=resnet50",
         "model.weights=null",  # random ones: there may be no network here, and they are as fast
         "model.trainable=head",
-        f"trainer.max_epochs={_epochs(setup)}",
+        f"trainer.max_epochs={epochs(setup)}",
     ]
 
 

@@ -17,7 +17,8 @@ from dogbreed.errors import DogBreedError
 
 Sample = dict[str, Any]  # what one process measured: numbers by name, and whatever else is worth keeping
 Samples = Mapping[str, Sequence[Sample]]  # by side, in the order they were taken
-Unit = Literal["s", "ms", "images/s", "share"]
+Unit = Literal["s", "ms", "images/s", "trials/min", "share", "accuracy", "epochs"]
+_MORE_IS_BETTER = ("images/s", "trials/min", "accuracy")
 
 PROFILE = "profile"  # names a side that is only run when asked for
 PROCESS = "process_s"  # of every sample: from the command to its end, start of Python and imports included
@@ -182,8 +183,7 @@ def _values(of: tuple[str, str], samples: Samples) -> list[float]:
 
 
 def _ratio(reference: float, ours: float, row: Row) -> float:
-    more_is_faster = row.unit == "images/s"
-    return ours / reference if more_is_faster != row.at_most else reference / ours
+    return ours / reference if (row.unit in _MORE_IS_BETTER) != row.at_most else reference / ours
 
 
 def _meets(value: float, row: Row) -> bool:
@@ -223,7 +223,9 @@ def _decimals(result: Result) -> int:
 def quantity(value: float, unit: Unit) -> str:
     if unit == "share":
         return f"{value:.1%}"
-    short = {"images/s": "img/s"}.get(unit, unit)
+    if unit == "accuracy":
+        return f"{value:.4f}"
+    short = {"images/s": "img/s", "trials/min": "/min"}.get(unit, unit)
     digits = 0 if value >= 100 else 1 if value >= 10 else 2
     return f"{value:,.{digits}f} {short}"
 

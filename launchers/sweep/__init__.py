@@ -1,0 +1,1 @@
+"""Searching hyperparameters: `python train.py -m hpo=optuna`. Begins in `search.py`."""

@@ -1,0 +1,219 @@
+"""What a search may change: parameters with their ranges, as plain data, and how Optuna or a grid sees them.
+
+Written in Hydra's own forms, on the command line or under `hpo.space` in YAML:
+
+    interval(1e-4, 1e-1)            any number between, both ends included
+    tag(log, interval(1e-4, 1e-1))  the same, but evenly spread over the powers of ten
+    int(interval(1, 8))             whole numbers, both ends included
+    range(16, 65, 16)               16, 32, 48, 64: as Python's range, the end excluded
+    choice(adamw, sgd)              one of these; also adamw,sgd
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
+from hydra.errors import HydraException
+
+from dogbreed.errors import ConfigError, raise_findings
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Value: TypeAlias = "float | int | str | bool | None"
+_FORMS = "Try: interval(1e-4,1e-1), tag(log, interval(1e-4,1e-1)), int(interval(1,8)), range(16,65,16) or choice(a,b)"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from `low` to `high`, both included. step: null for any number between; whole: only whole ones."""
+
+    low: float
+    high: float
+    whole: bool = False
+    log: bool = False
+    step: float | None = None
+
+    def override(self, value: Value) -> str:
+        return repr(int(cast(int, value)) if self.whole else float(cast(float, value)))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some texts, each as it stands on the right of Hydra's `key=`."""
+
+    texts: tuple[str, ...]
+
+    def override(self, value: Value) -> str:
+        return next(text for text in self.texts if _plain(text) == value and type(_plain(text)) is type(value))
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        return tuple(map(_plain, self.texts))
+
+
+Parameter: TypeAlias = Number | Choice
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Parameters by the key that they change in the config; a group's name is such a key, too (`model=choice(...)`)."""
+
+    parameters: Mapping[str, Parameter]
+
+    def as_json(self) -> str:
+        """The same text for the same space, whatever the order that it was written in."""
+        return json.dumps({key: asdict(self.parameters[key]) for key in sorted(self.parameters)})
+
+    def overrides(self, values: Mapping[str, Value]) -> list[str]:
+        """What to type for this point of the space."""
+        return [f"{key}={parameter.override(values[key])}" for key, parameter in self.parameters.items()]
+
+    def first(self) -> dict[str, Value]:
+        """Some point of the space: the lowest numbers, the first choices."""
+        return {
+            key: p.values[0] if isinstance(p, Choice) else int(p.low) if p.whole else p.low
+            for key, p in self.parameters.items()
+        }
+
+    def distributions(self) -> "dict[str, BaseDistribution]":
+        """As Optuna has them."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        def distribution(parameter: Parameter) -> "BaseDistribution":
+            if isinstance(parameter, Choice):
+                return CategoricalDistribution(parameter.values)
+            if parameter.whole:
+                step = int(parameter.step or 1)
+                return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=step)
+            return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+
+        return {key: distribution(parameter) for key, parameter in self.parameters.items()}
+
+    def grid(self) -> dict[str, list[Value]]:
+        """All values of each parameter. Raises ConfigError where there are infinitely many, naming all such."""
+        findings, grid = [], dict[str, list[Value]]()
+        for key, p in self.parameters.items():
+            if isinstance(p, Choice):
+                grid[key] = list(p.values)
+            elif p.whole and not p.log:
+                grid[key] = list(range(int(p.low), int(p.high) + 1, int(p.step or 1)))
+            elif p.step is not None:
+                grid[key] = [p.low + n * p.step for n in range(math.floor((p.high - p.low) / p.step + 1e-9) + 1)]
+            else:
+                findings.append(
+                    f"A grid cannot express {key}, which may be any number from {p.low:g} to {p.high:g}.\n"
+                    f"Try: {key}=choice(...) or range(...), or another sampler: hpo/sampler=tpe"
+                )
+        raise_findings(ConfigError, findings)
+        return grid
+
+
+def read(typed: Sequence[str], given: Mapping[str, Any]) -> tuple[SearchSpace, list[str]]:
+    """The space out of `hpo.space` and the overrides of a command, and the overrides that are fixed.
+
+    typed: overrides. given: texts by key. What is typed replaces what is given: a sweep by another, a plain value by
+    no search in that key. Raises ConfigError, with all findings.
+    """
+    findings: list[str] = []
+    parser = OverridesParser.create()
+    fixed, swept = list[str](), dict[str, Override]()
+    settled = set[str]()
+    for parsed in parser.parse_overrides(list(typed)):
+        key = parsed.get_key_element()
+        if not parsed.is_sweep_override():
+            fixed.append(cast(str, parsed.input_line))
+            settled.add(key.lstrip("+~"))
+        else:
+            swept[key] = parsed
+    for key, text in given.items():
+        if key in swept or f"+{key}" in swept or key in settled:
+            continue
+        if text is None:  # a parameter of the default space that is not to be searched
+            continue
+        try:
+            swept[key] = parser.parse_override(f"{key}={text}")
+        except HydraException as error:
+            findings.append(f"hpo.space holds {key}: {text}, which cannot be read: {_first_line(error)}\n{_FORMS}")
+    parameters = dict[str, Parameter]()
+    for key, parsed in swept.items():
+        problems, parameter = _parameter(parsed)
+        findings += [f"{parsed.input_line}: {problem}" for problem in problems]
+        if parameter is not None:
+            parameters[key] = parameter
+    if not swept and not findings:
+        findings.append(
+            "There is nothing to search: hpo.space is empty, and no override is a range.\n"
+            "Try: 'model.lr=tag(log, interval(1e-4,1e-1))', or leave hpo.space as it is"
+        )
+    raise_findings(ConfigError, findings)
+    return SearchSpace(parameters), fixed
+
+
+def _parameter(parsed: Override) -> tuple[list[str], Parameter | None]:
+    """What is wrong with it, or the parameter."""
+    value: Any = parsed.value()
+    if not parsed.is_sweep_override():
+        return [f"this is one value, not a range.\n{_FORMS}"], None
+    tags = set(getattr(value, "tags", ()))
+    problems = []
+    if unknown := sorted(tags - {"log"}):
+        problems.append(f"tag {unknown[0]} has no meaning here.\nTry: tag(log, ...)")
+    if isinstance(value, IntervalSweep | RangeSweep):
+        return _number(value, "log" in tags, problems)
+    if "log" in tags:
+        problems.append("log is for numbers between two ends.\nTry: tag(log, interval(low,high))")
+    if not isinstance(value, ChoiceSweep):
+        problems.append(f"this kind of sweep cannot be searched.\n{_FORMS}")
+    if problems:
+        return problems, None
+    sweeps = parsed.sweep_iterator(transformer=Transformer.str)
+    return [], Choice(tuple(dict.fromkeys(map(str, sweeps))))
+
+
+def _number(value: IntervalSweep | RangeSweep, log: bool, problems: list[str]) -> tuple[list[str], Number | None]:
+    if isinstance(value, IntervalSweep):
+        low, high = value.start, value.end
+        step: Any = None
+    else:
+        low, high, step = value.start, value.stop, value.step
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in (low, high)):
+        return [*problems, f"its ends are {low} and {high}, which are no numbers.\n{_FORMS}"], None
+    assert low is not None
+    assert high is not None
+    whole = all(isinstance(number, int) for number in (low, high, step if step is not None else low))
+    if low > high or (step is not None and step <= 0):
+        swapped = f"interval({high},{low})" if step is None else f"range({high},{low},{abs(step)})"
+        problems.append(f"it begins at {low} and ends at {high}.\nTry: {swapped}")
+    elif low == high:
+        problems.append(f"it begins and ends at {low}: there is nothing to search.\nTry: the plain value {low}")
+    elif log and low <= 0:
+        problems.append(f"there is no logarithm of {low}.\nTry: an interval that begins above 0, such as 1e-6")
+    elif log and step not in (None, 1):
+        problems.append(f"log and a step of {step} go together nowhere.\nTry: int(interval({low},{high})) with log")
+    if problems:
+        return problems, None
+    if isinstance(value, RangeSweep):  # as Python's: the end is not in it
+        count = math.ceil((high - low) / step - 1e-9)
+        high = low + step * (count - 1)
+        if low == high:
+            return [f"only {low} lies in it.\nTry: the plain value {low}, or a larger end"], None
+        if log:
+            step = None
+    return [], Number(low, high, whole, log, None if whole and step == 1 else step)
+
+
+def _plain(text: str) -> Value:
+    """As Optuna keeps it: numbers, truth values and null as such, everything else as its text."""
+    value = OverridesParser.create().parse_override(f"key={text}").value()
+    if value is None or isinstance(value, bool | int | float):
+        return cast(Value, value)
+    return text
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

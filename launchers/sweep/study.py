@@ -1,0 +1,521 @@
+"""The study in its database: whose turn is which trial, what came of it, and whose sweeper has died.
+
+Several sweepers may work on one study, on several machines where the database is PostgreSQL. A trial is handed out and
+taken back under one lock, so a number is given once, and the count is exact. A trial whose sweeper or worker has died
+goes back into the queue under its own number with its parameters, and its run goes on from its last checkpoint.
+
+The only module that knows Optuna's storage; Optuna takes half a second to import, hence inside the functions.
+"""
+
+import os
+import platform
+import re
+import time
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dogbreed.errors import ConfigError, DogBreedError
+from launchers.base import LaunchError
+from launchers.run_state import claimed
+from launchers.sweep.space import SearchSpace, Value
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+BEAT_S = 15.0  # how often a sweeper says that it lives
+DEAD_AFTER_S = 90.0  # without a beat, for a sweeper on another machine
+MOST_DEATHS = 3  # of a trial's worker processes, before the trial counts as failed by its own doing
+SQLITE_WAIT_S = 20.0  # for another process's lock on the file
+
+State = Literal["complete", "pruned", "failed", "running", "waiting"]
+
+_SPACE, _ABOUT = "dogbreed:space", "dogbreed:about"  # of a study
+_SWEEPER, _CAUSE, _DEATHS, _FOLDER, _EPOCHS = "sweeper", "cause", "deaths", "folder", "epochs"  # of a trial
+_SWEEPERS = "sweeper:"  # and an id: of a study
+
+
+class StudyError(LaunchError):
+    """The study's database cannot be reached, or holds something else."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial as the study has it. value: of the objective; for a pruned one after its last epoch. cause: of a
+    failure, in words. seconds: so far, or from start to end.
+    """
+
+    number: int
+    state: State
+    values: Mapping[str, Value]  # of the parameters
+    value: float | None
+    cause: str
+    seconds: float
+    epochs: int  # trained, as far as it has been said
+    folder: str  # of its run, where it is known
+
+    @property
+    def finished(self) -> bool:
+        return self.state in ("complete", "pruned", "failed")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Trials by what has become of them; `running` only counts those whose sweeper lives."""
+
+    complete: int
+    pruned: int
+    failed: int
+    running: int
+
+    @property
+    def finished(self) -> int:
+        return self.complete + self.pruned + self.failed
+
+
+@dataclass(frozen=True)
+class StudyAbout:
+    """What a study is of: it is only gone on with where all of it is the same.
+
+    settings: the overrides that are the same in all trials, or another line for people. digest: of the whole config.
+    """
+
+    name: str
+    space: SearchSpace
+    monitor: str
+    mode: str
+    settings: str
+    digest: str
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        return "maximize" if self.mode == "max" else "minimize"
+
+
+@dataclass
+class _Watched:
+    """Another machine's sweeper: its last beat, and since when it has been that one by our own clock."""
+
+    beat: int
+    since: float
+
+
+@dataclass
+class Study:
+    """A study that this process works on.
+
+    storage: an SQLAlchemy URL, SQLite's or PostgreSQL's. sampler: makes one for the trial with this number of trials
+    before it, so that a sweep that was stopped draws what one that was not would have drawn. Raises StudyError where
+    the database cannot be reached or holds a study of this name that is another.
+    """
+
+    about: StudyAbout
+    storage: str
+    sampler: Callable[[int], "optuna.samplers.BaseSampler"]
+    pruner: "optuna.pruners.BasePruner"
+    clock: Callable[[], float] = time.monotonic
+    _watched: dict[str, _Watched] = field(default_factory=dict)
+    _asked: dict[int, "optuna.Trial"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it says of each trial, the table says
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self.me, self._process = uuid.uuid4().hex[:12], _this_process()
+        self._beat, self._beaten_at = 0, -BEAT_S
+        self._rdb = open_storage(self.storage)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        import optuna
+
+        with self._errors():
+            self._study = optuna.create_study(
+                storage=self._rdb,
+                study_name=self.about.name,
+                direction=None if self._exists() else self.about.direction,  # an existing one's is compared below
+                load_if_exists=True,
+                sampler=self.sampler(0),
+                pruner=self.pruner,
+            )
+            self._id = self._rdb.get_study_id_from_name(self.about.name)
+            with self._lock():
+                self._check_same()
+            self.beat()
+
+    def _exists(self) -> bool:
+        return self.about.name in [study.study_name for study in self._rdb.get_all_studies()]
+
+    def _check_same(self) -> None:
+        """Write down what this study is of, or compare."""
+        seen: dict[str, Any] = self._study.user_attrs
+        direction = self._study.direction.name.lower()
+        now = {
+            "direction": (direction, self.about.direction),
+            "search space": (seen.get(_SPACE), self.about.space.as_json()),
+            "objective and settings": (
+                seen.get(_ABOUT),
+                {"digest": self.about.digest, "monitor": self.about.monitor, "settings": self.about.settings},
+            ),
+        }
+        if _SPACE not in seen and not self._study.get_trials(deepcopy=False):
+            self._study.set_user_attr(_SPACE, now["search space"][1])
+            self._study.set_user_attr(_ABOUT, now["objective and settings"][1])
+            now = {"direction": now["direction"]}
+        differing = [
+            f"  {what}: {_shown(before)} there, {_shown(after)} now"
+            for what, (before, after) in now.items()
+            if before != after
+        ]
+        if differing:
+            raise StudyError(
+                f"The study {self.about.name} exists already, and it is another one:\n"
+                + "\n".join(differing)
+                + "\nTry: another name (hpo.study=...), hpo.fresh=true for a new one beside it, or what it began with"
+            )
+
+    def close(self) -> None:
+        """Let go of the database. To be called in the thread that used it."""
+        _close(self._rdb)
+
+    # --- the queue ---
+
+    def claim(self, n_trials: int) -> Trial | None:
+        """The next trial to run, whose sweeper we are from now on; null where none is to be begun now.
+
+        Trials of the dead come first. n_trials: how many are to have finished in the end; those that are running
+        elsewhere are counted on.
+        """
+        with self._errors(), self._lock():
+            self._take_back()
+            counts = self.counts()
+            if counts.finished + counts.running >= n_trials:
+                return None
+            before = len(self._study.get_trials(deepcopy=False))
+            self._study.sampler = self.sampler(before)
+            asked = self._study.ask(self.about.space.distributions())
+            asked.set_user_attr(_SWEEPER, self.me)
+            self._asked[asked.number] = asked
+        return self.trial(asked.number)
+
+    def _take_back(self) -> None:
+        """Queue what was running in sweepers that are dead. Only under the lock: else two might queue it twice."""
+        for trial in self._study.get_trials(deepcopy=False):
+            if trial.state.name == "RUNNING" and not self._lives(trial.user_attrs.get(_SWEEPER)):
+                self._queue_again(trial.number)
+
+    def counts(self) -> Counts:
+        trials = self._study.get_trials(deepcopy=False)  # once: others end trials at any moment
+        states = Counter(trial.state.name for trial in trials)
+        alive = [t for t in trials if t.state.name == "RUNNING" and self._lives(t.user_attrs.get(_SWEEPER))]
+        return Counts(states["COMPLETE"], states["PRUNED"], states["FAIL"], len(alive))
+
+    def give_back(self, number: int) -> None:
+        """Queue a trial of ours again: its run was stopped, with what it needs to go on."""
+        with self._errors(), self._lock():
+            self._asked.pop(number, None)
+            self._queue_again(number)
+
+    def died(self, number: int, detail: str) -> None:
+        """The worker process of a trial of ours has ended in the middle of it: once more, but not for ever."""
+        with self._errors(), self._lock():
+            asked = self._asked.pop(number)
+            deaths = int(asked.user_attrs.get(_DEATHS, 0)) + 1
+            asked.set_user_attr(_DEATHS, deaths)
+            if deaths < MOST_DEATHS:
+                self._queue_again(number)
+                return
+            self._asked[number] = asked
+        self.failed(number, f"its process has ended {deaths} times: {detail}")
+
+    def _queue_again(self, number: int) -> None:
+        from optuna.trial import TrialState
+
+        trial_id = self._rdb.get_trial_id_from_study_id_trial_number(self._id, number)
+        self._rdb.set_trial_state_values(trial_id, state=TrialState.WAITING)
+
+    # --- what came of it ---
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Note a trial's objective after an epoch (from 1). True where it is to be pruned."""
+        with self._errors():
+            asked = self._asked[number]
+            if epoch not in self._frozen(number).intermediate_values:  # an epoch that is trained again gives the same
+                asked.report(value, epoch)
+            return bool(asked.should_prune())
+
+    def complete(self, number: int, value: float, folder: Path, epochs: int, *, pruned: bool = False) -> None:
+        from optuna.trial import TrialState
+
+        with self._errors():
+            asked = self._asked.pop(number)
+            asked.set_user_attr(_FOLDER, str(folder))
+            asked.set_user_attr(_EPOCHS, epochs)
+            # of a pruned one Optuna takes what was reported last
+            self._study.tell(asked, *((None, TrialState.PRUNED) if pruned else (value, TrialState.COMPLETE)))
+
+    def failed(self, number: int, cause: str) -> None:
+        from optuna.trial import TrialState
+
+        with self._errors():
+            asked = self._asked.pop(number)
+            asked.set_user_attr(_CAUSE, cause[:2000])
+            self._study.tell(asked, state=TrialState.FAIL)
+
+    def trial(self, number: int) -> Trial:
+        return _trial(self._frozen(number))
+
+    def trials(self) -> list[Trial]:
+        """All of the study, in the order of their numbers."""
+        with self._errors():
+            return [_trial(trial) for trial in self._study.get_trials(deepcopy=False)]
+
+    def best(self) -> Trial | None:
+        """The best that ran to its end; null before the first. The first of several equals."""
+        complete = [trial for trial in self.trials() if trial.state == "complete" and trial.value is not None]
+        sign = -1 if self.about.mode == "max" else 1
+        return min(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
+
+    @property
+    def optuna_study(self) -> "optuna.Study":
+        return self._study
+
+    def _frozen(self, number: int) -> "FrozenTrial":
+        trial_id = self._rdb.get_trial_id_from_study_id_trial_number(self._id, number)
+        return self._study._storage.get_trial(trial_id)
+
+    # --- who lives ---
+
+    def beat(self) -> None:
+        """Say that this sweeper lives, if it is time to. To be called every few seconds."""
+        if self.clock() - self._beaten_at < BEAT_S:
+            return
+        self._beaten_at, self._beat = self.clock(), self._beat + 1
+        with self._errors():
+            self._study.set_user_attr(_SWEEPERS + self.me, {**self._process, "beat": self._beat})
+
+    def _lives(self, sweeper: str | None) -> bool:
+        if sweeper == self.me:
+            return True
+        entry = self._study.user_attrs.get(f"{_SWEEPERS}{sweeper}")
+        if not entry:
+            return False  # it died between asking for the trial and saying that it is its own
+        if entry["host"] == _host():
+            return _process_lives(entry["pid"], entry["started"])
+        # clocks of two machines need not agree: what counts is how long, by ours, nothing has come
+        watched = self._watched.get(str(sweeper))
+        if watched is None or watched.beat != entry["beat"]:
+            self._watched[str(sweeper)] = _Watched(entry["beat"], self.clock())
+            return True
+        return self.clock() - watched.since < DEAD_AFTER_S
+
+    # --- the database ---
+
+    def _lock(self) -> AbstractContextManager[None]:
+        return exclusive(self.storage, self.about.name)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        with storage_errors(self.storage):
+            yield
+
+
+def open_storage(url: str) -> Any:
+    """Optuna's RDBStorage at this URL; makes the file's folder and the tables. Raises StudyError."""
+    from optuna.storages import RDBStorage
+
+    if sqlite_file(url) is None and not re.match(r"postgresql(\+\w+)?://", url):
+        raise StudyError(
+            f"hpo.storage={hidden(url)} is no database that a study can be kept in.\n"
+            "Try: sqlite:////an/absolute/path/study.db, or postgresql://user:password@host/database"
+        )
+    with storage_errors(url), exclusive(url, "tables"):  # two that make the same tables at once fail
+        if sqlite_file(url) is not None:
+            return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_S}})
+        return RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True})
+
+
+def study_names(url: str) -> set[str]:
+    """Of the studies in a database; none where it is not there yet. Raises StudyError."""
+    storage = open_storage(url)
+    try:
+        with storage_errors(url):
+            return {study.study_name for study in storage.get_all_studies()}
+    finally:
+        _close(storage)
+
+
+def _close(storage: Any) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+@contextmanager
+def exclusive(url: str, name: str) -> Iterator[None]:
+    """One process at a time for this database and name; freed when the process ends, however it ends."""
+    if (file := sqlite_file(url)) is not None:
+        with claimed(file.absolute().parent):
+            yield
+        return
+    from sqlalchemy import NullPool, create_engine, text
+
+    # a connection of its own: Optuna's transactions begin and end while this one is open
+    with create_engine(_with_driver(url), poolclass=NullPool).begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"dogbreed {name}"})
+        yield
+
+
+def _with_driver(url: str) -> str:
+    """SQLAlchemy would look for psycopg2, which gets no new features."""
+    return re.sub(r"^postgresql://", "postgresql+psycopg://", url)
+
+
+def sqlite_file(url: str) -> Path | None:
+    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """The database's own errors in words that tell what to do."""
+    try:
+        yield
+    except DogBreedError:
+        raise
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and "psycopg" in str(error):
+            raise StudyError(
+                "A study in PostgreSQL needs its driver.\nTry: pip install 'dogbreed[postgresql]'"
+            ) from error
+        cause = error.__cause__ or error
+        if not any(type(e).__module__.startswith(("sqlalchemy", "alembic", "optuna.")) for e in (error, cause)):
+            if isinstance(error, OSError):
+                raise StudyError(f"The study in {hidden(url)} cannot be used: {error}") from error
+            raise
+        said = " ".join(str(getattr(cause, "orig", None) or cause).split())
+        raise StudyError(f"The study in {hidden(url)} cannot be used: {said}\nTry: {_remedy(url, said)}") from error
+
+
+def _remedy(url: str, said: str) -> str:
+    if (file := sqlite_file(url)) is None:
+        return "whether the server runs and the address, name and password are right; then the same command goes on"
+    if "locked" in said or "disk I/O" in said:
+        return (
+            f"whether another program has {file.name} open. On a network disk SQLite's locks often do not work: "
+            "hpo.storage=sqlite:////a/local/disk/study.db, or a PostgreSQL"
+        )
+    if "not a database" in said or "malformed" in said:
+        return f"move {file} aside; its trials' folders are beside it"
+    return "hpo.storage=sqlite:////a/folder/that/can/be/written/study.db"
+
+
+def hidden(url: str) -> str:
+    """Without the password."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def _trial(frozen: "FrozenTrial") -> Trial:
+    from datetime import datetime
+
+    begun, ended = frozen.datetime_start, frozen.datetime_complete or datetime.now()
+    states: dict[str, State] = {
+        "COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"
+    }  # fmt: skip
+    state = states[frozen.state.name]
+    return Trial(
+        frozen.number,
+        state,
+        dict(frozen.params),
+        frozen.value if state in ("complete", "pruned") else None,
+        str(frozen.user_attrs.get(_CAUSE, "")),
+        (ended - begun).total_seconds() if begun and state != "waiting" else 0.0,
+        int(frozen.user_attrs.get(_EPOCHS, max(frozen.intermediate_values, default=0))),
+        str(frozen.user_attrs.get(_FOLDER, "")),
+    )
+
+
+def build_sampler(node: Mapping[str, Any], space: SearchSpace, seed: int, before: int) -> "optuna.samplers.BaseSampler":
+    """What `hpo.sampler` names. A seed that is null becomes a function of the run's seed and the trials before."""
+    arguments = dict(node)
+    if "seed" in arguments and arguments["seed"] is None:
+        arguments["seed"] = (seed * 1_000_003 + before) % 2**32
+    if str(arguments.get("_target_", "")).endswith(".GridSampler"):
+        arguments["search_space"] = space.grid()
+    sampler: optuna.samplers.BaseSampler = _built(arguments, "sampler")
+    # those that know their last trial would stop a loop of Optuna's own; ours counts
+    sampler.after_trial = lambda *_, **__: None  # type: ignore[method-assign]
+    return sampler
+
+
+def build_pruner(node: Mapping[str, Any] | None) -> "optuna.pruners.BasePruner":
+    """What `hpo.pruner` names; null never prunes."""
+    import optuna
+
+    if not node:
+        return optuna.pruners.NopPruner()
+    pruner: optuna.pruners.BasePruner = _built(node, "pruner")
+    return pruner
+
+
+def _built(node: Mapping[str, Any], kind: Literal["sampler", "pruner"]) -> Any:
+    import optuna
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    base = optuna.samplers.BaseSampler if kind == "sampler" else optuna.pruners.BasePruner
+    try:
+        built = instantiate(dict(node), _convert_="all")
+    except (InstantiationException, TypeError, ValueError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+    else:
+        if isinstance(built, base):
+            return built
+        reason = f"{node.get('_target_')} is no {kind} of Optuna's"
+    module = getattr(optuna, f"{kind}s")
+    known = [name for name in module.__all__ if isinstance(getattr(module, name), type) and not name.startswith("Base")]
+    raise ConfigError(
+        f"hpo.{kind} cannot be made: {reason}\n"
+        f"Try: hpo/{kind}=<one that --help lists>, or hpo.{kind}._target_=optuna.{kind}s.<one of {', '.join(known)}>"
+    )
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= 400 else text[:400] + "..."
+
+
+def _this_process() -> dict[str, Any]:
+    import psutil
+
+    return {"host": _host(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _process_lives(pid: int, started: float) -> bool:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return bool(abs(process.create_time() - started) < 2.0) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _host() -> str:
+    """Where a process number means the same process: the machine, since it was started, and the container."""
+    parts = [platform.node()]
+    for path, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", Path.readlink)):
+        try:
+            parts.append(str(read(Path(path))).strip())
+        except OSError:
+            parts.append("")
+    return "/".join(parts)

@@ -1,0 +1,109 @@
+"""What a search shows while it runs: a table on a terminal, a line for each trial that has ended elsewhere."""
+
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from launchers.sweep.space import SearchSpace, Value
+from launchers.sweep.study import Trial
+
+_STATES = {"complete": "", "pruned": "pruned", "failed": "failed", "running": "running", "waiting": "waiting"}
+
+
+class SweepTable:
+    """trials, best: as the study has them. Entered, it holds the lower part of the terminal."""
+
+    def __init__(self, title: str, space: SearchSpace, n_trials: int) -> None:
+        self.title, self.space, self.n_trials = title, space, n_trials
+        self._live: Any = None
+        self._told: set[int] = set()
+
+    def __enter__(self) -> "SweepTable":
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        if console.is_terminal:
+            from rich.live import Live
+
+            self._live = Live(console=console, auto_refresh=False, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def skip(self, trials: Sequence[Trial]) -> None:
+        """These had ended before: they are in the table and get no line."""
+        self._told |= {trial.number for trial in trials if trial.finished}
+
+    def show(self, trials: Sequence[Trial], best: Trial | None) -> None:
+        if self._live is not None:
+            self._live.update(self._rows(trials, best, self._live.console.height - 6), refresh=True)
+            return
+        for trial in trials:
+            if trial.finished and trial.number not in self._told:
+                self._told.add(trial.number)
+                sys.stdout.write(self._line(trial, best) + "\n")
+                sys.stdout.flush()
+
+    def _line(self, trial: Trial, best: Trial | None) -> str:
+        value = "" if trial.value is None else f"  {trial.value:.4f}"
+        state = {"pruned": f"  pruned after epoch {trial.epochs}", "failed": "  failed"}.get(trial.state, "")
+        line = f"trial {trial.number}{value}{state}  {trial.seconds:.1f} s"
+        if best is not None:
+            line += f"  best so far {best.value:.4f} (trial {best.number})"
+        parameters = " ".join(f"{short(key)}={shown(value)}" for key, value in trial.values.items())
+        further = [parameters, *trial.cause.splitlines()[:1]]
+        return "\n".join(
+            [line, *(textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="  ") for text in further)]
+        )
+
+    def _rows(self, trials: Sequence[Trial], best: Trial | None, height: int) -> Any:
+        from rich import box
+        from rich.table import Table
+
+        done = sum(trial.finished for trial in trials)
+        title = f"{self.title}: {done} of {self.n_trials} trials" + (
+            f", best {best.value:.4f} (trial {best.number})" if best else ""
+        )
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("trial", justify="right")
+        for key in self.space.parameters:
+            table.add_column(short(key).replace("_", " "), justify="right", overflow="fold")
+        table.add_column("value", justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)  # state
+        table.add_column("time", justify="right", no_wrap=True)
+        for trial in _most_telling(trials, best, max(4, height)):
+            is_best = best is not None and trial.number == best.number
+            state = "best" if is_best else _STATES[trial.state]
+            if trial.state == "running" and trial.epochs:
+                state = f"epoch {trial.epochs}"
+            table.add_row(
+                str(trial.number),
+                *(shown(trial.values[key]) if key in trial.values else "" for key in self.space.parameters),
+                "" if trial.value is None else f"{trial.value:.4f}",
+                state,
+                f"{trial.seconds:.0f} s" if trial.state != "waiting" else "",
+                style={"pruned": "dim", "failed": "red", "running": "cyan"}.get(
+                    trial.state, "bold green" if is_best else None
+                ),
+            )
+        return table
+
+
+def _most_telling(trials: Sequence[Trial], best: Trial | None, count: int) -> list[Trial]:
+    """As many as there is room for: those that run, the best, and the latest of the others."""
+    kept = [trial for trial in trials if trial.state == "running" or (best and trial.number == best.number)]
+    others = [trial for trial in trials if trial not in kept]
+    room = max(0, count - len(kept))
+    return sorted(kept + (others[-room:] if room else []), key=lambda trial: trial.number)
+
+
+def short(key: str) -> str:
+    return key.rpartition(".")[2].lstrip("+")
+
+
+def shown(value: Value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "null" if value is None else str(value)

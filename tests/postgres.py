@@ -1,0 +1,58 @@
+"""A PostgreSQL server of one's own, on loopback, from Debian's packages."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def _programs() -> Path:
+    found = shutil.which("initdb")
+    places = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not places:
+        raise RuntimeError("There is no PostgreSQL here.\nTry: apt-get install postgresql")
+    return places[-1]
+
+
+@contextmanager
+def server() -> Iterator[str]:
+    """Its address, as SQLAlchemy wants it. PostgreSQL refuses to run as root, so then as the user postgres."""
+    programs = _programs()
+    user = pwd.getpwnam("postgres") if os.getuid() == 0 else None
+    place = Path(tempfile.mkdtemp(prefix="dogbreed-postgres-"))
+    try:
+        if user is not None:
+            os.chown(place, user.pw_uid, user.pw_gid)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+
+        def call(program: str, *arguments: str) -> None:
+            words: Sequence[str] = [str(programs / program), "-D", str(place / "data"), *arguments]
+            done = subprocess.run(
+                words,
+                user=None if user is None else user.pw_uid,
+                group=None if user is None else user.pw_gid,
+                extra_groups=None if user is None else [],
+                cwd=place,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.STDOUT,
+                timeout=120,
+            )
+            assert done.returncode == 0, words
+
+        call("initdb", "-U", "tester", "-A", "trust", "-N")
+        settings = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={place} -c fsync=off"
+        call("pg_ctl", "-w", "-o", settings, "-l", str(place / "log"), "start")
+        try:
+            yield f"postgresql://tester:secret-word@127.0.0.1:{port}/postgres"
+        finally:
+            call("pg_ctl", "-w", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,145 @@
+"""Search spaces: Hydra's forms become plain data, and what cannot be searched is said at once."""
+
+import json
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dogbreed.errors import ConfigError
+from launchers.sweep.space import Choice, Number, SearchSpace, read
+
+
+def one(text: str) -> Number | Choice:
+    space, fixed = read([f"key={text}"], {})
+    assert fixed == []
+    return space.parameters["key"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parameter"),
+    [
+        ("interval(1e-4,1e-1)", Number(1e-4, 1e-1)),
+        ("interval(1,5)", Number(1.0, 5.0)),
+        ("tag(log,interval(1e-4,1e-1))", Number(1e-4, 1e-1, log=True)),
+        ("int(interval(1,8))", Number(1, 8, whole=True)),
+        ("tag(log,int(interval(1,64)))", Number(1, 64, whole=True, log=True)),
+        ("range(16,65,16)", Number(16, 64, whole=True, step=16)),
+        ("range(3)", Number(0, 2, whole=True)),
+        ("range(0,1,0.25)", Number(0, 0.75, step=0.25)),
+        ("choice(adamw,sgd)", Choice(("adamw", "sgd"))),
+        ("adamw,sgd", Choice(("adamw", "sgd"))),
+        ("choice(16,32,16)", Choice(("16", "32"))),
+        ("choice([0.3,1],[0.5,1])", Choice(("[0.3,1]", "[0.5,1]"))),
+        ("choice(true,'a b')", Choice(("True", "a\\ b"))),
+    ],
+)
+def test_hydras_forms_are_read(text: str, parameter: Number | Choice) -> None:
+    assert one(text) == parameter
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("interval(1e-1,1e-4)", "interval(0.0001,0.1)"),
+        ("range(5,1)", "begins at 5 and ends at 1"),
+        ("interval(1,1)", "the plain value 1.0"),
+        ("range(1,2)", "only 1 lies in it"),
+        ("tag(log,interval(0,1))", "no logarithm of 0.0"),
+        ("tag(log,interval(-1,1))", "no logarithm of -1.0"),
+        ("tag(log,range(1,9,2))", "a step of 2"),
+        ("tag(log,choice(1,2))", "log is for numbers"),
+        ("tag(warm,interval(0,1))", "tag warm has no meaning"),
+        ("glob(*)", "cannot be searched"),
+    ],
+)
+def test_what_cannot_be_searched_is_said(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        one(text)
+    assert said in str(raised.value)
+    assert "Try: " in str(raised.value)
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(ConfigError) as raised:
+        read(["a=interval(2,1)", "b=tag(log,interval(0,1))"], {"c": "interval(0,", "d": "3"})
+    message = str(raised.value)
+    assert message.startswith("4 things to mend")
+    assert all(f"{key}" in message for key in ("a=interval(2,1)", "b=tag", "c: interval(0,", "d=3"))
+
+
+def test_what_is_typed_replaces_what_is_given() -> None:
+    given_ = {"model.lr": "interval(0,1)", "model.dropout": "interval(0,0.5)", "model.warmup": "interval(0,0.1)"}
+    space, fixed = read(["model.lr=choice(1,2)", "model.dropout=0.2", "seed=3"], given_)
+    assert space.parameters == {"model.lr": Choice(("1", "2")), "model.warmup": Number(0.0, 0.1)}
+    assert fixed == ["model.dropout=0.2", "seed=3"]
+
+
+def test_null_takes_a_parameter_out_of_the_given_ones() -> None:
+    space, _ = read([], {"model.lr": None, "model.dropout": "interval(0,0.5)"})
+    assert list(space.parameters) == ["model.dropout"]
+
+
+@pytest.mark.parametrize("given_", [{}, {"model.lr": None}])
+def test_an_empty_space_is_refused(given_: dict[str, None]) -> None:
+    with pytest.raises(ConfigError, match="nothing to search"):
+        read(["seed=3"], given_)
+
+
+def test_the_order_of_parameters_makes_no_other_space() -> None:
+    one_, _ = read(["a=interval(0,1)", "b=1,2"], {})
+    other, _ = read(["b=1,2", "a=interval(0,1)"], {})
+    assert one_.as_json() == other.as_json()
+    assert json.loads(one_.as_json())["a"] == {"low": 0.0, "high": 1.0, "whole": False, "log": False, "step": None}
+
+
+def test_a_grid_refuses_all_that_has_no_end() -> None:
+    space, _ = read(["a=interval(0,1)", "b=1,2", "c=range(0,6,2)", "d=tag(log,interval(1,9))", "e=range(0,1,0.25)"], {})
+    with pytest.raises(ConfigError) as raised:
+        space.grid()
+    assert "cannot express a," in str(raised.value)
+    assert "cannot express d," in str(raised.value)
+    finite = SearchSpace({key: space.parameters[key] for key in "bce"})
+    assert finite.grid() == {"b": [1, 2], "c": [0, 2, 4], "e": [0.0, 0.25, 0.5, 0.75]}
+
+
+numbers = st.floats(1e-9, 1e9, allow_nan=False).map(lambda x: float(f"{x:.6g}"))
+words = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "Zs"]), max_size=12)
+
+
+@st.composite
+def parameters(draw: st.DrawFn) -> Number | Choice:
+    if draw(st.booleans()):
+        from launchers.local import override
+
+        kinds = st.one_of(words.map(lambda w: override("k", w)[2:]), st.integers().map(str), numbers.map(repr))
+        return Choice(tuple(dict.fromkeys(draw(st.lists(kinds, min_size=2, max_size=5)))))
+    low = draw(st.integers(1, 1000))
+    high = low + draw(st.integers(1, 1000))
+    if draw(st.booleans()):
+        return Number(low, high, whole=True, log=draw(st.booleans()))
+    return Number(float(low), float(high), log=draw(st.booleans()))
+
+
+@given(st.dictionaries(st.sampled_from(["model.lr", "data.batch_size", "seed"]), parameters(), min_size=1))
+def test_optuna_draws_in_range_and_what_it_draws_can_be_typed(given_: dict[str, Number | Choice]) -> None:
+    import optuna
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = SearchSpace(given_)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=random.Random(0).randrange(2**31)))
+    for _ in range(3):
+        drawn = study.ask(space.distributions()).params
+        typed = OverridesParser.create().parse_overrides(space.overrides(drawn))
+        for parsed in typed:
+            parameter = given_[parsed.key_or_group]
+            if isinstance(parameter, Choice):
+                assert parsed.input_line.partition("=")[2] in parameter.texts
+            else:
+                value = parsed.value()
+                assert parameter.low <= value <= parameter.high
+                assert isinstance(value, int) or not parameter.whole
+                assert math.isclose(value, drawn[parsed.key_or_group])
