@@ -19,6 +19,7 @@ Try:
   python train.py resume=runs/RUN                go on with a run
   python train.py resume=runs/RUN trainer.max_epochs=20    ... for longer
   python train.py -m model.lr=1e-3,3e-3 seed=0,1 a sweep: each combination once
+  python train.py -m hpo=optuna experiment=quickstart    a search
   python train.py dry_run=true                   say what would be done
 
 Groups, to choose from with group=option:
@@ -41,8 +42,11 @@ def print_help(conf: Path, overrides: Sequence[str]) -> None:
 def _groups(conf: Path) -> str:
     """Each option with the comment that its file begins with."""
     lines = []
-    for group in sorted(path for path in conf.iterdir() if path.is_dir() and path.name != "hydra"):
-        lines.append(f"  {group.name}=")
+    for group in sorted(path for path in conf.rglob("*") if path.is_dir()):
+        name = group.relative_to(conf).as_posix()
+        if name.split("/")[0] == "hydra":
+            continue
+        lines.append(f"  {name}=")
         for option in sorted(group.glob("*.yaml")):
             if option.stem != "base":  # what the group's options share
                 text = f"    {option.stem:<19} {_comment(option)}".rstrip()
