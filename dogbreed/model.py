@@ -73,6 +73,8 @@ class DogBreedClassifier(LightningModule):
         classes, mean, std = list(classes), list(mean), list(std)  # plain lists: a checkpoint holds no other classes
         self.save_hyperparameters(ignore=["released", "released_width"])
         self.classes = tuple(classes)
+        # before they are loaded: whoever replaces the file meanwhile is not taken for it
+        self.weights_identity = backbones.weights_identity(library, backbone, weights)
         if released:
             self.backbone, self.width = nn.Identity(), released_width
         else:

@@ -93,6 +93,7 @@ def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> 
             write_json(here.metrics, _validated(config, here))
             return _read_json(here.metrics)
         if not here.metrics.exists() or "test/acc" not in _read_json(here.metrics):
+            _write_config(config, here)  # of a run that began with test=false it says so
             _test(config, here, data, stop)
         stop.check()
         report.write(here, data.root)

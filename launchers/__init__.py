@@ -40,7 +40,7 @@ def prepare(overrides: Sequence[str] = ()) -> tuple[Launcher, Plan]:
     composing = GlobalHydra.instance().is_initialized()  # in a command of Hydra's, such as a sweep
     with nullcontext() if composing else initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         whole = compose("config", expand(overrides), return_hydra_config=True)
-    if "sampler" in (whole.get("hpo") or {}):
+    if whole.hydra.runtime.choices.get("hpo") not in (None, "none"):
         raise LaunchError("A search is not one run.\nTry: python train.py -m hpo=optuna ...")
     _ = whole.run_id  # drawn before the copy, so that the folder's name and the key agree
     cfg = deepcopy(whole)

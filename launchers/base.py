@@ -12,14 +12,14 @@ from datetime import timedelta
 from enum import StrEnum, auto
 from io import StringIO
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from dogbreed.errors import DogBreedError
 
+if TYPE_CHECKING:
+    from dogbreed.training import Watch  # which brings torch
+
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
-
-
-Watch: TypeAlias = Callable[[int, Mapping[str, float]], bool]  # epoch (from 1) and its val/ metrics
 
 
 class LaunchError(DogBreedError):
@@ -216,7 +216,7 @@ class Launcher(Protocol):
         """What submit would do. Pure: no network, clock, disk or environment. All that is wrong is raised at once."""
         ...
 
-    def submit(self, plan: Plan, *, watch: Watch | None = None) -> Handle:
+    def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Do what the plan says. Idempotent. Where the run runs in this very call, what stops it is raised here.
 
         watch: asked after each epoch, as numbers come in; where it says true, training ends with that epoch.

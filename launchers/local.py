@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dogbreed.errors import ConfigError, DogBreedError, Interrupted, StorageError, raise_findings
 from dogbreed.run_folder import RunFolder, storage_error, write_text
@@ -30,11 +30,13 @@ from launchers.base import (
     RunResult,
     RunSpec,
     Status,
-    Watch,
     shown_path,
 )
 from launchers.run_log import LogFile, read_lines, tail
 from launchers.run_state import CANCEL_FILE, RUNNING_HERE, STATE_FILE, State, cancel_requested, claimed
+
+if TYPE_CHECKING:
+    from dogbreed.training import Watch
 
 ABOUT_THIS_COMMAND = frozenset({"resume", "run_id", "dry_run", "debug"})  # keys that say nothing about the run itself
 
@@ -84,7 +86,7 @@ class LocalLauncher:
         )
         return Plan(spec, handle_for(folder), rows)
 
-    def submit(self, plan: Plan, *, watch: Watch | None = None) -> Handle:
+    def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Train, and return once that has ended; an error of the run is raised after it was recorded.
 
         A run that has succeeded is not trained again, a dead one goes on, one that is alive elsewhere is refused.
@@ -111,7 +113,7 @@ class LocalLauncher:
             RUNNING_HERE.discard(folder.path)
         return plan.handle
 
-    def _run(self, spec: RunSpec, folder: RunFolder, state: State, watch: Watch | None) -> None:
+    def _run(self, spec: RunSpec, folder: RunFolder, state: State, watch: "Watch | None") -> None:
         with LogFile(folder.log) as log:
             log.begin(state.attempt, state.pid, state.host)
             try:
@@ -263,7 +265,7 @@ def override(key: str, value: str) -> str:
     return f"{key}='{escaped}'"
 
 
-def _train(spec: RunSpec, folder: RunFolder, watch: Watch | None) -> None:
+def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
     from dogbreed import training  # here: it brings torch, which `plan` and `--help` must not wait for
 
     git = {"commit": spec.commit, "dirty": spec.dirty}  # recorded with the environment

@@ -88,19 +88,36 @@ class State:
         return self.host == platform.node()
 
     def process(self) -> Any | None:
-        """The psutil.Process of this very run; None if it is gone, or its number now belongs to another one."""
-        import psutil
-
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.process_started) < _SAME_START_S
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.NoSuchProcess:
-            return None
+        """The psutil.Process of this very run; None if it is gone."""
+        return living_process(self.pid, self.process_started)
 
     def _alive(self, folder: Path) -> bool:
         # In a container that is started again every process gets its old number: a match with ourselves proves nothing.
         return folder in RUNNING_HERE if self.pid == os.getpid() else self.process() is not None
+
+
+def forget_elsewhere(folder: Path) -> bool:
+    """Drop the state of a run that was last on another machine, where it is known that it does not run there any more.
+
+    False where it was on this one.
+    """
+    state = State.read(folder)
+    if state is None or state.of_this_host:
+        return False
+    (folder / STATE_FILE).unlink(missing_ok=True)
+    return True
+
+
+def living_process(pid: int, started: float) -> Any | None:
+    """The psutil.Process; None if it is gone, or its number now belongs to another one. started: since 1970."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < _SAME_START_S
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
 
 
 def cancel_requested(folder: Path) -> bool:

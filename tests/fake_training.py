@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -19,7 +19,10 @@ from dogbreed.errors import ConfigError
 from dogbreed.interruption import Interruption
 from dogbreed.run_folder import RunFolder, write_json, write_text
 from launchers import local
-from launchers.base import Handle, Plan, RunSpec, Watch
+from launchers.base import Handle, Plan, RunSpec
+
+if TYPE_CHECKING:
+    from dogbreed.training import Watch
 
 OVERRIDES = [  # of a search over formulas
     "launcher._target_=tests.fake_training.FakeLauncher",
@@ -36,13 +39,15 @@ def objective(config: Mapping[str, Any], epoch: int) -> float:
 
 
 class FakeLauncher(local.LocalLauncher):
-    def submit(self, plan: Plan, *, watch: Watch | None = None) -> Handle:
+    def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         local._train = _train
         return super().submit(plan, watch=watch)
 
 
-def _train(spec: RunSpec, folder: RunFolder, watch: Watch | None) -> None:
+def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
     """Takes the seconds, and ends in the way, that the environment asks for; notes when it began and ended."""
+    if spec.config["test"] and os.environ.get("FAKE_TEST") == "dies":
+        os._exit(9)
     if spec.config["test"] and folder.metrics.exists():
         write_json(folder.metrics, {**json.loads(folder.metrics.read_text()), "test/acc": 0.5})
         return

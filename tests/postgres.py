@@ -6,7 +6,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +22,17 @@ def _programs() -> Path:
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Its address, as SQLAlchemy wants it. PostgreSQL refuses to run as root, so then as the user postgres."""
+    """The address of one, as SQLAlchemy wants it."""
+    with server_and_restart() as (url, _):
+        yield url
+
+
+@contextmanager
+def server_and_restart() -> Iterator[tuple[str, Callable[[float], None]]]:
+    """The address, and what stops the server and starts it again after so many seconds.
+
+    PostgreSQL refuses to run as root, so then it runs as the user postgres.
+    """
     programs = _programs()
     user = pwd.getpwnam("postgres") if os.getuid() == 0 else None
     place = Path(tempfile.mkdtemp(prefix="dogbreed-postgres-"))
@@ -49,9 +60,18 @@ def server() -> Iterator[str]:
 
         call("initdb", "-U", "tester", "-A", "trust", "-N")
         settings = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={place} -c fsync=off"
-        call("pg_ctl", "-w", "-o", settings, "-l", str(place / "log"), "start")
+
+        def start() -> None:
+            call("pg_ctl", "-w", "-o", settings, "-l", str(place / "log"), "start")
+
+        def restart(seconds: float) -> None:
+            call("pg_ctl", "-w", "-m", "fast", "stop")
+            time.sleep(seconds)
+            start()
+
+        start()
         try:
-            yield f"postgresql://tester:secret-word@127.0.0.1:{port}/postgres"
+            yield (f"postgresql://tester:secret-word@127.0.0.1:{port}/postgres", restart)
         finally:
             call("pg_ctl", "-w", "-m", "immediate", "stop")
     finally:

@@ -16,6 +16,7 @@ from dogbreed.data import DogBreedData
 from dogbreed.errors import CheckpointError
 from dogbreed.features import cached, known
 from dogbreed.features.cached import Settings
+from dogbreed.features.store import FeatureStore
 from dogbreed.inference import Predictor
 from dogbreed.model import DogBreedClassifier
 
@@ -121,6 +122,22 @@ def test_missing_features_are_computed(
     run({**settings, "test": False}, tmp_path / "again")
     assert built
     assert same(weights(tmp_path / "first"), weights(tmp_path / "again"))
+
+
+def test_weights_that_are_replaced_while_features_are_computed_are_not_taken_for_them(
+    settings: dict[str, Any], pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = FeatureStore.claim
+
+    def replaced_meanwhile(store: FeatureStore, rows: Any) -> Any:
+        torch.manual_seed(9)
+        torch.save(dict(backbones.build("timm", "test_resnet", None)[0].state_dict()), pretrained)
+        return claim(store, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "claim", replaced_meanwhile)
+        run({**settings, "test": False}, tmp_path / "first")
+    assert known.recall(settings["model"]) is None
 
 
 def test_a_damaged_memory_only_costs_time(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from launchers.sweep.table import SweepTable
 
 from .conftest import tiny_settings
 from .fake_training import OVERRIDES
-from .postgres import server
+from .postgres import server, server_and_restart
 
 ROOT = Path(__file__).parents[1]
 SEARCH = ["-m", "hpo=optuna", "hpo/sampler=random", "hpo/pruner=none", *OVERRIDES]
@@ -183,7 +184,7 @@ def test_trials_of_one_command_are_the_same_again_in_another_folder(tmp_path: Pa
 
 
 def test_slots_never_idle_while_trials_remain(sweep: Sweep) -> None:
-    sweep.run("hpo.n_trials=12", "hpo.parallel=2", FAKE_SECONDS='{"1": 4, "others": 0.2}')
+    sweep.run("hpo.n_trials=12", "hpo.parallel=2", FAKE_SECONDS='{"1": 15, "others": 0.2}')
     ended = sweep.ended
     assert len(ended) == 12
     slow = ended.pop(1)
@@ -198,13 +199,84 @@ def test_slots_never_idle_while_trials_remain(sweep: Sweep) -> None:
 def test_slots_share_the_cpus(parallel: int, total: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launchers.sweep.search._all_cpus", lambda: {4, 7})
     monkeypatch.setattr("launchers.sweep.search.available_cpus", lambda: 2)
-    shares = [_cpus(slot, parallel) for slot in range(parallel)]
+    shares = [_cpus(slot, parallel) or () for slot in range(parallel)]
     assert {cpu for share in shares for cpu in share} == {4, 7}
     assert max(Counter(cpu for share in shares for cpu in share).values()) == -(-parallel // 2)
     assert len(set(shares)) == min(parallel, total)
+    monkeypatch.setattr("launchers.sweep.search.available_cpus", lambda: 1)  # a container's quota
+    assert _cpus(0, parallel) is None
 
 
 # --- going on ---
+
+
+def test_a_folder_of_ones_own_is_gone_on_with(sweep: Sweep) -> None:
+    where = f"hydra.sweep.dir={sweep.place / 'mine'}"
+    sweep.run("hpo.n_trials=2", where)
+    assert "going on after 2" in sweep.run("hpo.n_trials=3", where)
+    assert sorted(path.name for path in (sweep.place / "mine").glob("0*")) == ["00000", "00001", "00002"]
+    assert "another hydra.sweep.dir" in sweep.run("hpo.n_trials=3", where, "hpo.fresh=true", status=1)
+
+
+def test_folders_of_another_study_are_set_aside_not_taken_for_results(sweep: Sweep) -> None:
+    sweep.run("hpo.n_trials=2", "hpo.study=mine")
+    (sweep.folder() / "study.db").unlink()  # moved away, say
+    said = sweep.run("hpo.n_trials=2", "hpo.study=mine", "model.lr=choice(0.001,0.002)")
+    assert "another study's" in said
+    assert states(sweep.study()) == {"COMPLETE": 2}
+    for trial in sweep.study().trials:
+        spec = json.loads((sweep.folder() / f"{trial.number:05d}" / "spec.json").read_text())
+        assert spec["config"]["model"]["lr"] == trial.params["model.lr"]
+    assert len(list(sweep.folder().glob("old-0*"))) == 2
+
+
+def test_a_moved_search_is_gone_on_with(sweep: Sweep) -> None:
+    sweep.run("hpo.n_trials=2")
+    place = sweep.place.rename(sweep.place.with_name("elsewhere"))
+    moved = Sweep(place)
+    said = moved.run("hpo.n_trials=2")
+    assert "another machine" not in said
+    assert "test/acc" in said
+
+
+def test_words_in_another_order_are_the_same_search(sweep: Sweep) -> None:
+    sweep.run("hpo.n_trials=1", "seed=1", "model.warmup=0.1")
+    assert "going on after 1" in sweep.run("hpo.n_trials=1", "model.warmup=0.1", "seed=1", "save.every_s=7")
+
+
+def test_experiments_of_ones_own_folder_are_searched_and_taken_along(sweep: Sweep) -> None:
+    own = sweep.place / "own" / "experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\nmodel:\n  warmup: 0.25\nhpo:\n  sampler:\n    seed: 3\n")
+    words = ["--config-dir", str(own.parent), *SEARCH, "experiment=mine"]
+    said = sweep.run("hpo.n_trials=2", "hpo.study=first", words=words)
+    assert "test/acc" in said
+    around = ["--config-dir", str(sweep.place / "sweeps" / "first"), *SEARCH, "experiment=best"]
+    sweep.run("hpo.n_trials=2", "hpo.study=second", "model.lr=0.005", words=around)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        found = f"hydra.searchpath=[file://{sweep.place / 'sweeps' / 'second'}]"
+        composed = compose("config", ["experiment=best", found])
+    assert (composed.model.warmup, composed.model.lr) == (0.25, 0.005)
+
+
+def test_a_run_whose_state_is_of_another_machine_is_taken_over(sweep: Sweep) -> None:
+    process = sweep.start("hpo.n_trials=2", FAKE_SECONDS='{"1": 60, "others": 0.1}')
+    wait_for(lambda: sweep.notes_file.exists() and any(note["trial"] == 1 for note in sweep.notes))
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not left_over(sweep))
+    state = sweep.folder() / "00001" / "state.json"  # as in a container that was started again
+    state.write_text(json.dumps({**json.loads(state.read_text()), "host": "gone"}))
+    sweep.run("hpo.n_trials=2")
+    assert states(sweep.study()) == {"COMPLETE": 2}
+
+
+def test_the_death_of_the_process_that_tests_the_best_is_said(sweep: Sweep) -> None:
+    said = sweep.run("hpo.n_trials=2", FAKE_TEST="dies", status=1)
+    assert "cannot be tested: its process: exit status 9" in said
+    assert "Traceback" not in said
+    assert not left_over(sweep)
+    assert "test/acc" in sweep.run("hpo.n_trials=2")
 
 
 def test_the_same_command_goes_on_and_repeats_nothing(sweep: Sweep) -> None:
@@ -240,7 +312,7 @@ def test_another_space_is_another_study(sweep: Sweep) -> None:
     names = {path.name for path in (sweep.place / "sweeps").iterdir()}
     said = sweep.run("hpo.n_trials=1", f"hpo.study={names.pop()}", "model.lr=interval(0.003,0.004)", status=1)
     assert "exists already, and it is another one" in said
-    assert '"high": 0.004' in said
+    assert "there, low 0.003, high 0.004 now" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -252,7 +324,7 @@ def test_a_signal_ends_cleanly_and_says_how_to_go_on(sweep: Sweep, number: signa
     assert process.returncode == 128 + number, said
     assert "3 of 4 trials have ended" in said
     assert "Go on with: python train.py -m hpo=optuna" in said
-    assert left_over(process.pid) == []
+    assert not left_over(sweep)
     assert states(sweep.study()) == {"COMPLETE": 3, "WAITING": 1}
     sweep.run("hpo.n_trials=4", "hpo.parallel=2")
     assert states(sweep.study()) == {"COMPLETE": 4}
@@ -265,21 +337,23 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def left_over(sweeper: int) -> list[int]:
+def workers(sweep: Sweep) -> list[psutil.Process]:
+    """The living worker processes of searches in this folder."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline", "cwd", "status"])
+        if process.info["cwd"] == str(sweep.place)
+        and any("launchers.sweep.worker" in word for word in process.info["cmdline"] or [])
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+
+
+def left_over(sweep: Sweep) -> list[psutil.Process]:
     """Workers of a sweeper that has ended; a moment is granted to them."""
-    marks = "launchers.sweep.worker"
     until = time.monotonic() + 10
-    while True:
-        found = [
-            process.pid
-            for process in psutil.process_iter(["ppid", "cmdline", "status"])
-            if process.info["ppid"] in (1, sweeper)
-            and any(marks in word for word in process.info["cmdline"] or [])
-            and process.info["status"] != psutil.STATUS_ZOMBIE
-        ]
-        if not found or time.monotonic() > until:
-            return found
+    while (found := workers(sweep)) and time.monotonic() < until:
         time.sleep(0.1)
+    return found
 
 
 # --- kills ---
@@ -289,12 +363,12 @@ def kill_at_random(sweep: Sweep, rng: random.Random, kills: int, n_trials: int, 
     """Starts the search again and again; each time the sweeper or one of its workers is killed at some moment."""
     for kill in range(kills):
         process = sweep.start(f"hpo.n_trials={n_trials}", "hpo.parallel=2", *more, FAKE_SECONDS='{"others": 0.3}')
-        of_worker = kill % 2 == 1
-        wait_for(lambda: process.poll() is not None or psutil.Process(process.pid).children())  # noqa: B023
-        time.sleep(rng.uniform(0.0, 2.5))
-        victims = psutil.Process(process.pid).children() if process.poll() is None else []
-        if of_worker and victims:
-            rng.choice(victims).kill()
+        wait_for(lambda: process.poll() is not None or workers(sweep))  # noqa: B023
+        time.sleep(rng.uniform(0.0, 2.0))
+        victims = workers(sweep)
+        if kill % 2 == 1 and victims:
+            with suppress(psutil.NoSuchProcess):
+                rng.choice(victims).kill()
             time.sleep(rng.uniform(0.0, 1.0))
         if process.poll() is None:
             process.kill()
@@ -307,7 +381,8 @@ def check_after_kills(sweep: Sweep, n_trials: int) -> None:
     assert [trial.number for trial in study.trials] == list(range(n_trials))
     notes = sweep.notes
     assert not [note for note in notes if "overlap" in note]  # no folder was ever written by two
-    assert Counter(note["trial"] for note in notes if "ended" in note) == dict.fromkeys(range(n_trials), 1)
+    # one that was killed between its last note and saying that it had succeeded runs again
+    assert {note["trial"] for note in notes if "ended" in note} == set(range(n_trials))
     for number, trial in enumerate(study.trials):
         folder = sweep.folder() / f"{number:05d}"
         assert json.loads((folder / "metrics.json").read_text())["val/acc"] == trial.value
@@ -334,7 +409,7 @@ def test_many_more_kills_lose_no_trial(sweep: Sweep, seed: int) -> None:
 def test_a_killed_worker_is_replaced_and_its_trial_runs_again(sweep: Sweep) -> None:
     process = sweep.start("hpo.n_trials=3", FAKE_SECONDS='{"1": 3, "others": 0.1}')
     wait_for(lambda: sweep.notes_file.exists() and any(note["trial"] == 1 for note in sweep.notes))
-    (worker,) = psutil.Process(process.pid).children()
+    (worker,) = workers(sweep)
     worker.kill()
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
@@ -377,6 +452,19 @@ def test_a_sweeper_takes_over_from_one_that_was_killed_elsewhere(tmp_path: Path)
         assert second.returncode == 0, said
         assert states(one.study(storage)) == {"COMPLETE": 4}
         assert sorted([*one.ended, *other.ended]) == [0, 1, 2, 3]
+
+
+def test_a_database_that_is_started_again_is_waited_for(sweep: Sweep) -> None:
+    with server_and_restart() as (storage, restart):
+        arguments = ("hpo.n_trials=10", "hpo.study=shared", "hpo.parallel=2", f"hpo.storage={storage}")
+        process = sweep.start(*arguments, "hpo/pruner=median", FAKE_SECONDS='{"others": 0.5}')
+        wait_for(lambda: sweep.notes_file.exists() and len(sweep.ended) >= 2)
+        restart(2.0)
+        said, _ = process.communicate(timeout=90)
+        assert process.returncode == 0, said
+        assert sum(states(sweep.study(storage)).values()) == 10
+        assert set(states(sweep.study(storage))) <= {"COMPLETE", "PRUNED"}
+        assert sorted(sweep.ended) == list(range(10))
 
 
 # --- pruning ---

@@ -29,6 +29,7 @@ def one(text: str) -> Number | Choice:
         ("range(16,65,16)", Number(16, 64, whole=True, step=16)),
         ("range(3)", Number(0, 2, whole=True)),
         ("range(0,1,0.25)", Number(0, 0.75, step=0.25)),
+        ("range(0,0.4,0.1)", Number(0, 0.3, step=0.1)),
         ("choice(adamw,sgd)", Choice(("adamw", "sgd"))),
         ("adamw,sgd", Choice(("adamw", "sgd"))),
         ("choice(16,32,16)", Choice(("16", "32"))),

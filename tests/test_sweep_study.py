@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from dogbreed.errors import ConfigError
+from launchers.run_state import living_process
 from launchers.sweep import study as study_module
 from launchers.sweep.space import Choice, Number, SearchSpace
 from launchers.sweep.study import (
@@ -180,13 +181,68 @@ def test_a_sweeper_elsewhere_is_dead_once_its_beat_stays_away(
     assert taken.number == 0
 
 
+def test_a_sweeper_that_was_taken_over_from_changes_nothing_any_more(
+    about: StudyAbout, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(study_module, "_host", lambda: "another machine")
+        asleep = opened(about, storage)
+        taken = [asleep.claim(9) for _ in range(4)]
+    here = opened(about, storage, clock=lambda: now[0])
+    here.counts()
+    now[0] += DEAD_AFTER_S + 1
+    again = [here.claim(9) for _ in range(4)]
+    assert [trial.number for trial in again if trial] == [trial.number for trial in taken if trial] == [0, 1, 2, 3]
+    assert asleep.report(0, 1, 0.9) is True  # it is to stop
+    asleep.complete(0, 0.9, Path("there"), 1)
+    asleep.failed(1, "no good")
+    asleep.give_back(2)
+    assert asleep.died(3, "killed") == ""
+    assert (here.counts().finished, here.counts().running) == (0, 4)
+    for number in range(4):
+        assert here.report(number, 1, 0.5) is False
+        here.complete(number, 0.5, Path("here"), 1)
+    assert here.counts().complete == 4
+    assert asleep.counts().running == 0
+
+
+def test_a_trial_that_died_between_two_sweepers_is_nobodys(about: StudyAbout, storage: str) -> None:
+    one, other = opened(about, storage), opened(about, storage)
+    first = one.claim(9)
+    assert first is not None
+    one.give_back(first.number)
+    other.optuna_study.ask()  # takes it, and dies before it says so: it still is `one`'s by name
+    assert one.counts().running == 0
+    again = one.claim(9)
+    assert again is not None
+    assert again.number == first.number
+
+
+def test_a_verdict_outlives_the_sweeper(about: StudyAbout, storage: str) -> None:
+    pruner = optuna.pruners.ThresholdPruner(lower=0.3)
+    first = Study(about, storage, lambda before: optuna.samplers.RandomSampler(seed=before), pruner)
+    _OPEN.append(first)
+    trial = first.claim(2)
+    assert trial is not None
+    assert first.report(trial.number, 1, 0.5) is False
+    assert first.report(trial.number, 2, 0.1) is True
+    first.give_back(trial.number)  # stopped before it could be told
+    second = opened(about, storage)  # whose pruner ends nothing
+    following = second.claim(2)
+    assert following is not None
+    assert following.number == 1
+    ended = second.trial(0)
+    assert (ended.state, ended.epochs, ended.value) == ("pruned", 2, 0.1)
+
+
 def test_a_process_with_the_number_of_a_dead_one_is_not_taken_for_it() -> None:
     started = psutil.Process().create_time()
-    assert study_module._process_lives(os.getpid(), started)
-    assert not study_module._process_lives(os.getpid(), started - 60)
+    assert living_process(os.getpid(), started) is not None
+    assert living_process(os.getpid(), started - 60) is None
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     child.wait()
-    assert not study_module._process_lives(child.pid, started)
+    assert living_process(child.pid, started) is None
 
 
 def test_a_trial_that_ends_its_process_each_time_fails_in_the_end(about: StudyAbout, storage: str) -> None:
@@ -195,8 +251,8 @@ def test_a_trial_that_ends_its_process_each_time_fails_in_the_end(about: StudyAb
         trial = study.claim(1)
         assert trial is not None
         assert trial.number == 0
-        study.died(0, "killed by SIGSEGV")
-        assert study.counts().failed == (death == MOST_DEATHS)
+        cause = study.died(0, "killed by SIGSEGV")
+        assert study.counts().failed == bool(cause) == (death == MOST_DEATHS)
     assert "3 times: killed by SIGSEGV" in study.trial(0).cause
 
 
@@ -215,14 +271,19 @@ def test_a_trial_that_is_given_back_is_claimed_again(about: StudyAbout, storage:
     [
         ({"space": SearchSpace({"model.lr": Number(0.1, 0.2)})}, "search space"),
         ({"mode": "min"}, "direction: maximize there, minimize now"),
-        ({"settings": "experiment=finetune", "digest": "other"}, "experiment=finetune"),
+        ({"settings": "experiment=finetune", "digest": "other"}, "settings: experiment=quickstart there"),
+        ({"monitor": "val/loss"}, "objective: val/acc there, val/loss now"),
+        (
+            {"space": SearchSpace({**SPACE.parameters, "model.lr": Number(1e-4, 0.2, log=True)})},
+            "search space, model.lr: low 0.0001, high 0.1, log True there, low 0.0001, high 0.2, log True now",
+        ),
     ],
 )
 def test_another_study_of_the_same_name_is_refused_and_both_are_shown(
     about: StudyAbout, storage: str, change: dict[str, Any], said: str
 ) -> None:
     opened(about, storage)
-    opened(about, storage)  # the same one is not
+    opened(dataclasses.replace(about, settings="seed=0 experiment=quickstart"), storage)  # the same in other words
     with pytest.raises(StudyError) as raised:
         opened(dataclasses.replace(about, **change), storage)
     message = str(raised.value)
@@ -276,6 +337,7 @@ def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
 def test_passwords_are_hidden() -> None:
     assert hidden("postgresql://me:a:b@host/db") == "postgresql://me:***@host/db"
     assert hidden("sqlite:////x/y.db") == "sqlite:////x/y.db"
+    assert hidden("postgresql://host/db?user=me&password=ab%40c&x=1") == "postgresql://host/db?user=me&password=***&x=1"
 
 
 def test_the_next_draw_is_a_function_of_seed_and_trials_before() -> None:

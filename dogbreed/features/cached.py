@@ -30,7 +30,7 @@ log = logging.getLogger("dogbreed")
 
 MODES = ("auto", "cached", "off")
 _IN_MEMORY_SHARE = 1 / 8  # of what is available: features that take less are read whole, others stay mapped
-_CODE = 1  # to be raised when this library's own code makes other numbers of the same photo
+_KEYED_BY = {"compile", "library", "backbone", "trainable", "image_px", "crop_pct", "interpolation"}  # of a model
 _EVALUATED_BYTES = 4 * 2**20  # of features in one batch
 _DRAWS_VIEWS = 1  # tells the draws of views from those of the order, of the same seed and epoch
 
@@ -144,7 +144,7 @@ def prepare(
             log.warning("%s: %s\nEager torch computes the features instead.", candidate, error)
     if pooled and "train" in splits:
         released = backbones.digest(model.backbone_state())
-        known.remember(model.hparams, known.KnownBackbone(model.width, weights, released))
+        known.remember(model.hparams, model.weights_identity, known.KnownBackbone(model.width, weights, released))
     _remarks(data, settings, splits)
     return CachedFeatures(data, settings.views, [store for store, _, _ in wanted], splits)
 
@@ -157,7 +157,7 @@ def recall(
     model: the config node, or a model's hyperparameters. None where the backbone is not known, where anything is
     missing, and where more than the head is trained: then build the model, and `prepare`.
     """
-    if settings.mode == "off" or model["trainable"] != "head":
+    if settings.mode == "off" or model["trainable"] != "head" or not model.keys() >= _KEYED_BY:
         return None
     backbone = known.recall(model)
     if backbone is None:
@@ -236,7 +236,7 @@ def _store(
         "engine": engine_name,
         # what else the numbers may change with: how layers are written, how files are decoded and resized
         "libraries": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "simplejpeg")},
-        "code": _CODE,
+        "code": known.CODE,
         **{name: settings[name] for name in ("image_px", "crop_pct", "interpolation")},
         "augment": None
         if augment is None

@@ -2,19 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from dogbreed import backbones
 from dogbreed.errors import StorageError
 from dogbreed.photos import cache_folder
 from dogbreed.run_folder import write_json
 
+CODE = 1  # to be raised when this library's own code makes other numbers of the same photo or loads other weights
 _DECIDES = ("library", "backbone", "weights", "mean", "std")  # the settings of a model that the frozen network is of
+
+Source: TypeAlias = "Sequence[str | int] | None"  # as `backbones.weights_identity` tells it
 
 
 @dataclass(frozen=True)
@@ -31,26 +34,32 @@ def recall(model: Mapping[str, Any]) -> KnownBackbone | None:
 
     model: the config node, or a model's hyperparameters. Random weights are never known.
     """
-    if (path := _path(model)) is None:
+    if not set(_DECIDES) <= model.keys():  # a config of an earlier version
         return None
+    source = backbones.weights_identity(model["library"], model["backbone"], model["weights"])
+    return None if source is None else _read(_path(model, source))
+
+
+def remember(model: Mapping[str, Any], source: Source, known: KnownBackbone) -> None:
+    """source: what the weights were when they were loaded; the file may have been replaced since."""
+    if source is None:
+        return
+    path = _path(model, source)
+    if _read(path) != known:
+        with suppress(StorageError):  # then the next run builds it again
+            write_json(path, asdict(known))
+
+
+def _read(path: Path) -> KnownBackbone | None:
     try:
         return KnownBackbone(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def remember(model: Mapping[str, Any], known: KnownBackbone) -> None:
-    path = _path(model)
-    if path is not None and recall(model) != known:
-        with suppress(StorageError):  # then the next run builds it again
-            write_json(path, asdict(known))
-
-
-def _path(model: Mapping[str, Any]) -> Path | None:
-    source = backbones.weights_identity(model["library"], model["backbone"], model["weights"])
-    if source is None:
-        return None
+def _path(model: Mapping[str, Any], source: Source) -> Path:
     fields = {
+        "code": CODE,
         **{name: model[name] for name in _DECIDES},
         "source": source,
         "versions": {name: _version(name) for name in ("torch", "torchvision", "timm")},

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -21,19 +21,23 @@ def write_best(sweep: Path, overrides: Sequence[str], drawn: Sequence[str]) -> P
     experiments: list[str] = []
     groups: dict[str, Any] = {}
     values = OmegaConf.create({})
-    removed = []
+    removed: list[str] = []
+    places: list[Path] = []
     for parsed in OverridesParser.create().parse_overrides([*overrides, *drawn]):
-        key, value = parsed.key_or_group, parsed.value()
-        if key.split(".")[0] in _NOT_IN_IT or (key == "logger" and value == "none"):
+        key, value = parsed.key_or_group, cast(Any, parsed.value())
+        if (key.split(".")[0] in _NOT_IN_IT and key != "hydra.searchpath") or (key == "logger" and value == "none"):
             continue
         if parsed.is_delete():
             removed.append(str(parsed.input_line))
         elif key == "experiment":
             experiments = [str(value)] if value is not None else []
+        elif key == "hydra.searchpath":
+            places = [Path(str(place).removeprefix("file://")) for place in value]
         elif (PROJECT / "conf" / key).is_dir() and "." not in key:
             groups[key] = value
         else:
             OmegaConf.update(values, key, value, force_add=True)
+    experiments = [_taken_along(sweep, places, experiment) for experiment in experiments]
     defaults: list[Any] = [*experiments, *({f"override /{key}": value} for key, value in groups.items()), "_self_"]
     notes = [f"# also needs, on the command line: {text}" for text in removed]
     head = ["# @package _global_", f"# the best trial of the search in {sweep.name}", *notes]
@@ -43,6 +47,25 @@ def write_best(sweep: Path, overrides: Sequence[str], drawn: Sequence[str]) -> P
     path = sweep / "experiment" / f"{_NAME}.yaml"
     write_text(path, text)
     return path
+
+
+def _taken_along(sweep: Path, places: Sequence[Path], experiment: str) -> str:
+    """The name of an experiment beside best.yaml: one of conf/ stays there, one of a folder of the user's is copied.
+
+    The best of another search, which may itself build on such a file, gets that search's name.
+    """
+    if (PROJECT / "conf" / "experiment" / f"{experiment}.yaml").exists():
+        return experiment
+    for place in places:
+        if not (place / "experiment" / f"{experiment}.yaml").exists() or place.resolve() == sweep.resolve():
+            continue
+        names = {file.stem: file.stem for file in sorted((place / "experiment").glob("*.yaml"))}
+        if _NAME in names:
+            names[_NAME] = f"{_NAME}-of-{place.name}"
+        for stem, name in names.items():
+            write_text(sweep / "experiment" / f"{name}.yaml", (place / "experiment" / f"{stem}.yaml").read_text())
+        return names[experiment]
+    return experiment
 
 
 def retrain_command(sweep: Path) -> str:

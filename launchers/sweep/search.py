@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import math
 import os
 import re
@@ -25,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from dogbreed.errors import ConfigError, Interrupted, raise_findings
 from dogbreed.hardware import available_cpus
 from launchers import prepare
-from launchers.base import Launcher, LaunchError, Plan, shown_path
+from launchers.base import SPEC_FILE, Launcher, LaunchError, Plan, RunSpec, shown_path
 from launchers.local import ABOUT_THIS_COMMAND, LocalLauncher, override
 from launchers.sweep import page
 from launchers.sweep.best import retrain_command, write_best
@@ -33,20 +32,23 @@ from launchers.sweep.space import SearchSpace, read
 from launchers.sweep.study import (
     Study,
     StudyAbout,
+    StudyError,
     Trial,
     build_pruner,
     build_sampler,
     hidden,
+    is_grid,
     sqlite_file,
     study_names,
 )
 from launchers.sweep.table import SweepTable
 from launchers.sweep.worker import Epoch, Outcome, Task, Worker
 
-log = logging.getLogger("dogbreed")
-
 SAME_CAUSE = 3  # trials in a row that fail for the same reason end the search
+_MOST_AT_ONCE = 8  # where nothing is said: each process takes half a gigabyte
 _WAIT_S = 0.25  # for a message; in between the table is drawn
+_CLAIM_S = 2.0  # until it is looked again whether a trial has come back
+_UNREACHABLE_S = 60.0  # that a database may be away
 _STOP_S = 60.0  # for workers to save what they do
 _NOT_OF_THE_STUDY = ABOUT_THIS_COMMAND | {"launcher", "aws", "hpo", "hydra", "test", "logger", "save"}
 # what may be searched without another feature for any photo
@@ -102,8 +104,8 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
     launcher, plan = _checked(overrides, space)
     study = _study_of(cfg, settings, space, plan, fixed)
     folder = Path(study.folder)
-    parallel = settings.parallel or (available_cpus() if _trains_heads(plan, launcher) else 1)
-    if plan.spec.config["dry_run"] or cfg.get("dry_run"):
+    parallel = settings.parallel or (min(available_cpus(), _MOST_AT_ONCE) if _trains_heads(plan, launcher) else 1)
+    if cfg.dry_run:
         print(_dry(study, settings, folder, parallel, space, plan))
         return None
     sampler = settings.sampler
@@ -116,7 +118,7 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
         build_pruner(settings.pruner),
     )
     n_trials = settings.n_trials
-    if str(sampler.get("_target_")).endswith("GridSampler"):
+    if is_grid(sampler):
         n_trials = min(n_trials, math.prod(map(len, space.grid().values())))
     running = _Search(
         study=opened,
@@ -126,12 +128,11 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
         n_trials=n_trials,
         parallel=min(parallel, n_trials),
         monitor=str(plan.spec.config["monitor"]),
-        asks=type(opened.optuna_study.pruner).__name__ != "NopPruner",
+        asks=opened.prunes,
         warms_up=_trains_heads(plan, launcher) and space.parameters.keys() <= _OF_THE_HEAD,
-        first=[*overrides, *space.overrides(space.first())],
     )
     try:
-        return running.run(study.about.name, settings)
+        return running.run()
     finally:
         opened.close()
 
@@ -188,15 +189,19 @@ def _study_of(cfg: DictConfig, settings: Settings, space: SearchSpace, plan: Pla
             cfg.hpo.study = name if number == 1 else f"{name}-{number}"
         return Path(cfg.hydra.sweep.dir).absolute()
 
-    names = study_names(settings.storage) if settings.storage else set()
+    names = study_names(settings.storage) if settings.storage and not cfg.dry_run else set()
 
     def exists(number: int) -> bool:
         place = folder(number)
         return cfg.hpo.study in names if settings.storage else (place / "study.db").exists()
 
     number = 1
-    while exists(number + 1) or (settings.fresh and exists(number)):
-        number += 1
+    if folder(2) == folder(1):  # hydra.sweep.dir without the study's name in it
+        if settings.fresh:
+            raise ConfigError("hpo.fresh=true needs a folder of its own.\nTry: another hydra.sweep.dir")
+    else:
+        while exists(number + 1) or (settings.fresh and exists(number)):
+            number += 1
     place = folder(number)
     about = StudyAbout(
         str(cfg.hpo.study),
@@ -257,14 +262,16 @@ class _Search:
     monitor: str
     asks: bool  # whether a pruner wants to hear of each epoch
     warms_up: bool
-    first: Sequence[str]  # overrides of some trial, to make what all of them share
     _workers: dict[int, Worker] = field(default_factory=dict)  # by slot
     _busy: dict[int, int] = field(default_factory=dict)  # trial by slot
+    _heard: list[tuple[int, Epoch | Outcome | None]] = field(default_factory=list)  # by slot; not yet told to the study
     _causes: list[str] = field(default_factory=list)  # of the latest trials to end; "" for a good end
+    _claims_again_at: float = 0.0
     _signum: int | None = None
     _interrupted_at: float = 0.0
 
-    def run(self, name: str, settings: Settings) -> float | None:
+    def run(self) -> float:
+        name = self.study.about.name
         before = self.study.trials()
         done = self.study.counts().finished
         going_on = f", going on after {done}" if done else ""
@@ -272,8 +279,6 @@ class _Search:
             f"Search {name}: {self.n_trials} trials{going_on}, {self.parallel} at once, in {shown_path(self.folder)}",
             flush=True,
         )
-        for key, parameter in self.space.parameters.items():
-            log.debug("searched: %s %s", key, parameter)
         with self._signals(), self._workers_ended():
             if done < self.n_trials and self.warms_up:
                 self._warm_up()
@@ -283,46 +288,77 @@ class _Search:
             if self._signum is not None:
                 self._raise_interrupted()
             self._raise_same_cause()
-            return self._end(settings)
+            return self._end()
 
     def _fill_until_done(self, table: SweepTable) -> None:
+        unreachable_since: float | None = None
         while True:
-            if self._signum is None and not self._same_cause():
-                self._fill()
-            if not self._busy:
-                if self._signum is not None or self._same_cause():
-                    break
-                if self.study.counts().finished >= self.n_trials:
-                    break
-                time.sleep(_WAIT_S)  # others run the last ones, and may die
-            else:
-                self._hear()
-            if self._signum is not None:
-                self._interrupt_workers()
-            self.study.beat()
-            table.show(self.study.trials(), self.study.best())
-        table.show(self.study.trials(), self.study.best())
+            try:
+                done = self._step()
+                self._show(table)
+                unreachable_since = None
+            except StudyError:  # a database that is started again, a file that is locked for long
+                unreachable_since = unreachable_since or time.monotonic()
+                if self._signum is not None or time.monotonic() - unreachable_since > _UNREACHABLE_S:
+                    raise
+                time.sleep(1.0)
+                continue
+            if done:
+                return
+
+    def _step(self) -> bool:
+        """Begin what can be begun and hear what there is to hear. True once nothing is left to do."""
+        if self._signum is None and not self._same_cause():
+            self._fill()
+        if self._busy:
+            self._hear()
+        elif self._signum is not None or self._same_cause() or self.study.counts().finished >= self.n_trials:
+            return True
+        else:
+            time.sleep(_WAIT_S)  # others run the last ones, and may die
+        if self._signum is not None:
+            self._interrupt_workers()
+        self.study.beat()
+        return False
+
+    def _show(self, table: SweepTable) -> None:
+        trials = self.study.trials()
+        table.show(trials, self.study.best(trials))
 
     def _fill(self) -> None:
         for slot in range(self.parallel):
-            if slot in self._busy:
+            if slot in self._busy or time.monotonic() < self._claims_again_at:
                 continue
             trial = self.study.claim(self.n_trials)
-            if trial is None:
+            if trial is None:  # all are begun; but one that runs elsewhere may come back
+                self._claims_again_at = time.monotonic() + _CLAIM_S
                 return
+            self._set_foreign_aside(trial.number)
             self._busy[slot] = trial.number
             self._worker(slot).send(
                 Task(
                     (*self.overrides, *self.space.overrides(trial.values), *self._own(trial.number)),
                     cpus=_cpus(slot, self.parallel),
                     asks=self.asks,
+                    takes_over=True,
                 )
             )
 
     def _own(self, number: int) -> list[str]:
         """Id and folder of a trial's run."""
-        run_id = f"{self.study.about.name}-{number}"
-        return [override("run_id", run_id), override("hydra.run.dir", str(self._folder_of(number)))]
+        return [override("run_id", self._run_id(number)), override("hydra.run.dir", str(self._folder_of(number)))]
+
+    def _run_id(self, number: int) -> str:
+        """Of this very study: another one may have had this name before, in a database that is gone."""
+        return f"{self.study.about.name}-{self.study.uid}-{number}"
+
+    def _set_foreign_aside(self, number: int) -> None:
+        """A folder that another study of this name has left would be gone on with as if it were this trial's."""
+        folder = self._folder_of(number)
+        if folder.exists() and _run_id_in(folder) not in (None, self._run_id(number)):
+            aside = folder.with_name(f"old-{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+            folder.replace(aside)
+            print(f"{shown_path(folder)} is another study's; it is now {aside.name}", flush=True)
 
     def _folder_of(self, number: int) -> Path:
         return self.folder / f"{number:05d}"
@@ -333,32 +369,37 @@ class _Search:
         return self._workers[slot]
 
     def _hear(self) -> None:
-        """Whatever workers have to say, for a moment."""
-        by_connection = {self._workers[slot].connection: slot for slot in self._busy}
-        for ready in wait(list(by_connection), _WAIT_S):
+        """Whatever workers have to say, for a moment. What the study cannot be told now is kept, and told again."""
+        told = {slot for slot, _ in self._heard}
+        by_connection = {self._workers[slot].connection: slot for slot in self._busy.keys() - told}
+        for ready in wait(list(by_connection), 0 if told else _WAIT_S):
             slot = by_connection[cast(Connection, ready)]
-            worker, number = self._workers[slot], self._busy[slot]
-            message = worker.receive()
+            self._heard.append((slot, self._workers[slot].receive()))
+        while self._heard:
+            slot, message = self._heard[0]
             if isinstance(message, Epoch):
-                worker.send(self.study.report(number, message.number, float(message.metrics[self.monitor])))
-                continue
-            del self._busy[slot]
-            if message is None:
-                self._died(slot, number)
+                value = float(message.metrics[self.monitor])
+                self._workers[slot].send(self.study.report(self._busy[slot], message.number, value))
             else:
-                self._ended(slot, number, message)
+                self._ended(slot, self._busy[slot], message)
+                del self._busy[slot]
+                self._claims_again_at = 0.0
+            self._heard.pop(0)
 
-    def _died(self, slot: int, number: int) -> None:
-        how = self._workers.pop(slot).end(wait_s=1.0)
-        if self._signum is not None:
+    def _ended(self, slot: int, number: int, outcome: Outcome | None) -> None:
+        """outcome: null where the process has ended in the middle of it."""
+        if outcome is None:
+            how = self._workers[slot].end(wait_s=1.0)
+            if self._signum is not None:
+                self.study.give_back(number)
+            elif cause := self.study.died(number, how):
+                self._causes.append(cause)
+            del self._workers[slot]
+            return
+        if outcome.ended in ("stopped", "busy"):
             self.study.give_back(number)
-        else:
-            self.study.died(number, how)
-
-    def _ended(self, slot: int, number: int, outcome: Outcome) -> None:
-        if outcome.ended == "stopped":
-            self.study.give_back(number)
-            self._workers.pop(slot).end()
+            if outcome.ended == "stopped":
+                self._workers.pop(slot).end()
             return
         value = float(outcome.metrics.get(self.monitor, math.nan))
         if outcome.ended == "well" and math.isfinite(value):
@@ -375,7 +416,8 @@ class _Search:
         self.folder.mkdir(parents=True, exist_ok=True)
         worker = self._worker(0)
         reader = _Tail(self.folder / "workers" / "0.log")
-        worker.send(Task(tuple(self.first), first=True, folder=str(self.folder)))
+        some = (*self.overrides, *self.space.overrides(self.space.first()))
+        worker.send(Task(some, first=True, folder=str(self.folder)))
         while not worker.connection.poll(_WAIT_S):
             self.study.beat()
             reader.copy()
@@ -418,17 +460,17 @@ class _Search:
             self._signum,
         )
 
-    def _end(self, settings: Settings) -> float | None:
+    def _end(self) -> float:
         """The study's page, the best trial's config, and its run brought to its end."""
-        counts, best = self.study.counts(), self.study.best()
+        counts, trials = self.study.counts(), self.study.trials()
+        best = self.study.best(trials)
         said = f"{counts.complete} trials complete, {counts.pruned} pruned, {counts.failed} failed"
-        trials = self.study.trials()
         full = max((trial.epochs for trial in trials if trial.state == "complete"), default=0)
         if counts.pruned and full:
             ended = [trial for trial in trials if trial.finished]
             said += f"; {sum(t.epochs for t in ended) / (full * len(ended)):.0%} of the epochs trained"
         print(f"\n{said}")
-        if best is None:
+        if best is None or best.value is None:
             raise LaunchError(
                 f"No trial has run to its end, so there is no best.\nTry: {_again()} with more hpo.n_trials"
             )
@@ -447,21 +489,25 @@ class _Search:
 
     def _finish(self, best: Trial) -> str:
         """Have the best trial's run calibrated, tested and reported; what came of it, for people."""
-        folder = Path(best.folder)
-        if not folder.is_dir():
-            return f"The best trial's run lies on another machine, in {best.folder}."
-        worker = self._worker(0)
-        worker.send(Task((override("resume", str(folder)), "test=true"), cpus=tuple(sorted(_all_cpus()))))
-        while not worker.connection.poll(_WAIT_S):
-            self.study.beat()
+        folder = self._folder_of(best.number)  # which may have been moved since
+        if _run_id_in(folder) != self._run_id(best.number) or not (folder / "metrics.json").exists():
+            return f"\nThe best trial's run lies on another machine, in {best.folder}."
+        while True:
+            worker = self._worker(0)
+            found = [text for text in self.overrides if text.startswith("hydra.searchpath=")]
+            worker.send(Task((*found, override("resume", str(folder)), "test=true"), cpus=tuple(sorted(_all_cpus()))))
+            while not worker.connection.poll(_WAIT_S):
+                self.study.beat()
+                if self._signum is not None:
+                    self._interrupt_workers()
+            outcome = worker.receive()
+            if isinstance(outcome, Outcome) and outcome.ended == "well":
+                return outcome.shown
             if self._signum is not None:
-                self._interrupt_workers()
-        outcome = worker.receive()
-        if isinstance(outcome, Outcome) and outcome.ended == "well":
-            return outcome.shown
-        if self._signum is not None:
-            self._raise_interrupted()
-        detail = outcome.detail if isinstance(outcome, Outcome) else f"its process has ended: {worker.end()}"
+                self._raise_interrupted()
+            if not isinstance(outcome, Outcome) or outcome.ended != "busy":
+                break  # else another sweeper tests it just now
+        detail = outcome.detail if isinstance(outcome, Outcome) else f"its process: {self._workers.pop(0).end()}"
         raise LaunchError(f"The best trial's run {shown_path(folder)} cannot be tested: {detail}\nTry: {_again()}")
 
     @contextmanager
@@ -471,6 +517,8 @@ class _Search:
         def heed(signum: int, frame: FrameType | None) -> None:
             if self._signum is not None:
                 self._kill_all()
+                if sys.stdout.isatty():
+                    os.write(1, b"\x1b[?25h")  # the cursor, which the table hides
                 os._exit(128 + signum)
             self._signum, self._interrupted_at = signum, time.monotonic()
 
@@ -497,14 +545,18 @@ class _Search:
     @contextmanager
     def _workers_ended(self) -> Iterator[None]:
         """However the search ends, no process is left; trials that were running are taken up by the next command."""
+        wait_s = 2.0
         try:
             yield
         except BaseException:
-            self._kill_all()
+            if self._busy:  # a database that cannot be reached, say: what runs is saved
+                wait_s = _STOP_S
+                for worker in self._workers.values():
+                    worker.interrupt()
             raise
         finally:
             for worker in self._workers.values():
-                worker.end(wait_s=2.0)
+                worker.end(wait_s=wait_s)
 
 
 class _Tail:
@@ -523,13 +575,26 @@ class _Tail:
             print(whole.decode(errors="replace"), end="", flush=True)
 
 
+def _run_id_in(folder: Path) -> str | None:
+    """Of the run that lies there."""
+    try:
+        return RunSpec.from_json((folder / SPEC_FILE).read_text()).run_id
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _all_cpus() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(available_cpus()))
 
 
-def _cpus(slot: int, parallel: int) -> tuple[int, ...]:
-    """A slot's share of the processors: disjoint where there are enough, else one each in turn."""
-    cpus = sorted(_all_cpus())[: available_cpus()]
+def _cpus(slot: int, parallel: int) -> tuple[int, ...] | None:
+    """A slot's share of the processors: disjoint where there are enough, else one each in turn.
+
+    None where a container's quota is less than the processors it sees: the same few would be pinned by all containers.
+    """
+    cpus = sorted(_all_cpus())
+    if available_cpus() < len(cpus):
+        return None
     if parallel >= len(cpus):
         return (cpus[slot % len(cpus)],)
     return tuple(cpus[slot * len(cpus) // parallel : (slot + 1) * len(cpus) // parallel])

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -199,7 +200,7 @@ def _number(value: IntervalSweep | RangeSweep, log: bool, problems: list[str]) -
         return problems, None
     if isinstance(value, RangeSweep):  # as Python's: the end is not in it
         count = math.ceil((high - low) / step - 1e-9)
-        high = low + step * (count - 1)
+        high = low + step * (count - 1) if whole else float(Decimal(str(low)) + Decimal(str(step)) * (count - 1))
         if low == high:
             return [f"only {low} lies in it.\nTry: the plain value {low}, or a larger end"], None
         if log:

@@ -7,6 +7,7 @@ goes back into the queue under its own number with its parameters, and its run g
 The only module that knows Optuna's storage; Optuna takes half a second to import, hence inside the functions.
 """
 
+import json
 import os
 import platform
 import re
@@ -14,7 +15,7 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dogbreed.errors import ConfigError, DogBreedError
 from launchers.base import LaunchError
-from launchers.run_state import claimed
+from launchers.run_state import claimed, living_process
 from launchers.sweep.space import SearchSpace, Value
 
 if TYPE_CHECKING:
@@ -33,11 +34,13 @@ BEAT_S = 15.0  # how often a sweeper says that it lives
 DEAD_AFTER_S = 90.0  # without a beat, for a sweeper on another machine
 MOST_DEATHS = 3  # of a trial's worker processes, before the trial counts as failed by its own doing
 SQLITE_WAIT_S = 20.0  # for another process's lock on the file
+LOCK_WAIT_S = 60  # for another sweeper to claim or end a trial, which takes milliseconds
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 
-_SPACE, _ABOUT = "dogbreed:space", "dogbreed:about"  # of a study
+_ABOUT = "dogbreed"  # of a study: what it is of, in one attribute, so that a kill leaves all of it or nothing
 _SWEEPER, _CAUSE, _DEATHS, _FOLDER, _EPOCHS = "sweeper", "cause", "deaths", "folder", "epochs"  # of a trial
+_PRUNED_AT = "pruned_at"  # of a trial: the epoch after which it was told to end
 _SWEEPERS = "sweeper:"  # and an id: of a study
 
 
@@ -83,7 +86,7 @@ class Counts:
 class StudyAbout:
     """What a study is of: it is only gone on with where all of it is the same.
 
-    settings: the overrides that are the same in all trials, or another line for people. digest: of the whole config.
+    settings: the overrides that are the same in all trials, for people. digest: of the whole config.
     """
 
     name: str
@@ -159,29 +162,24 @@ class Study:
 
     def _check_same(self) -> None:
         """Write down what this study is of, or compare."""
-        seen: dict[str, Any] = self._study.user_attrs
-        direction = self._study.direction.name.lower()
         now = {
-            "direction": (direction, self.about.direction),
-            "search space": (seen.get(_SPACE), self.about.space.as_json()),
-            "objective and settings": (
-                seen.get(_ABOUT),
-                {"digest": self.about.digest, "monitor": self.about.monitor, "settings": self.about.settings},
-            ),
+            "direction": self.about.direction,
+            "objective": self.about.monitor,
+            "space": json.loads(self.about.space.as_json()),
+            "settings": self.about.settings,
+            "digest": self.about.digest,
         }
-        if _SPACE not in seen and not self._study.get_trials(deepcopy=False):
-            self._study.set_user_attr(_SPACE, now["search space"][1])
-            self._study.set_user_attr(_ABOUT, now["objective and settings"][1])
-            now = {"direction": now["direction"]}
-        differing = [
-            f"  {what}: {_shown(before)} there, {_shown(after)} now"
-            for what, (before, after) in now.items()
-            if before != after
-        ]
-        if differing:
+        direction = self._study.direction.name.lower()
+        seen: dict[str, Any] | None = self._study.user_attrs.get(_ABOUT)
+        if seen is None and direction == now["direction"] and not self._study.get_trials(deepcopy=False):
+            seen = {**now, "uid": uuid.uuid4().hex[:6]}
+            self._study.set_user_attr(_ABOUT, seen)
+        seen = seen or {"direction": direction}
+        self.uid = str(seen.get("uid"))
+        if differing := list(_differing(seen, now)):
             raise StudyError(
                 f"The study {self.about.name} exists already, and it is another one:\n"
-                + "\n".join(differing)
+                + "\n".join(f"  {line}" for line in differing)
                 + "\nTry: another name (hpo.study=...), hpo.fresh=true for a new one beside it, or what it began with"
             )
 
@@ -194,50 +192,67 @@ class Study:
     def claim(self, n_trials: int) -> Trial | None:
         """The next trial to run, whose sweeper we are from now on; null where none is to be begun now.
 
-        Trials of the dead come first. n_trials: how many are to have finished in the end; those that are running
+        Trials of the dead come first. n_trials: how many are to have ended in the end; those that are running
         elsewhere are counted on.
         """
         with self._errors(), self._lock():
-            self._take_back()
-            counts = self.counts()
-            if counts.finished + counts.running >= n_trials:
-                return None
-            before = len(self._study.get_trials(deepcopy=False))
-            self._study.sampler = self.sampler(before)
-            asked = self._study.ask(self.about.space.distributions())
-            asked.set_user_attr(_SWEEPER, self.me)
-            self._asked[asked.number] = asked
-        return self.trial(asked.number)
-
-    def _take_back(self) -> None:
-        """Queue what was running in sweepers that are dead. Only under the lock: else two might queue it twice."""
-        for trial in self._study.get_trials(deepcopy=False):
-            if trial.state.name == "RUNNING" and not self._lives(trial.user_attrs.get(_SWEEPER)):
-                self._queue_again(trial.number)
+            for trial in self._study.get_trials(deepcopy=False):
+                if trial.state.name == "RUNNING" and not self._lives(trial):
+                    self._queue_again(trial.number)
+            while True:
+                counts = self.counts()
+                if counts.finished + counts.running >= n_trials:
+                    return None
+                self._study.sampler = self.sampler(len(self._study.get_trials(deepcopy=False)))
+                asked = self._study.ask(self.about.space.distributions())
+                asked.set_user_attr(_SWEEPER, self.me)
+                self._asked[asked.number] = asked
+                pruned_at = asked.user_attrs.get(_PRUNED_AT)
+                if pruned_at is None:
+                    return self.trial(asked.number)
+                self._tell(asked.number, None, epochs=int(pruned_at))  # its sweeper died before it could say so
+                del self._asked[asked.number]
 
     def counts(self) -> Counts:
         trials = self._study.get_trials(deepcopy=False)  # once: others end trials at any moment
         states = Counter(trial.state.name for trial in trials)
-        alive = [t for t in trials if t.state.name == "RUNNING" and self._lives(t.user_attrs.get(_SWEEPER))]
+        alive = [trial for trial in trials if trial.state.name == "RUNNING" and self._lives(trial)]
         return Counts(states["COMPLETE"], states["PRUNED"], states["FAIL"], len(alive))
 
     def give_back(self, number: int) -> None:
         """Queue a trial of ours again: its run was stopped, with what it needs to go on."""
-        with self._errors(), self._lock():
-            self._asked.pop(number, None)
-            self._queue_again(number)
+        with self._own(number) as asked:
+            if asked is not None:
+                self._queue_again(number)
 
-    def died(self, number: int, detail: str) -> None:
-        """The worker process of a trial of ours has ended in the middle of it: once more, but not for ever."""
-        with self._errors(), self._lock():
-            asked = self._asked.pop(number)
+    def died(self, number: int, detail: str) -> str:
+        """The worker process of a trial of ours has ended in the middle of it: once more, but not for ever.
+
+        Returns the cause where the trial has failed by that.
+        """
+        with self._own(number) as asked:
+            if asked is None:
+                return ""
             deaths = int(asked.user_attrs.get(_DEATHS, 0)) + 1
             asked.set_user_attr(_DEATHS, deaths)
             if deaths < MOST_DEATHS:
                 self._queue_again(number)
-                return
-            self._asked[number] = asked
-        self.failed(number, f"its process has ended {deaths} times: {detail}")
+                return ""
+            cause = f"its process has ended {deaths} times: {detail}"
+            self._fail(number, cause)
+        return cause
+
+    @contextmanager
+    def _own(self, number: int) -> Iterator["optuna.Trial | None"]:
+        """A trial that is ours to end, which it is from here on no more; null where another has taken it over.
+
+        That happens to a sweeper that was cut off, or asleep, for longer than others wait for its beat.
+        """
+        with self._errors(), self._lock():
+            frozen = self._frozen(number)
+            ours = frozen.state.name == "RUNNING" and frozen.user_attrs.get(_SWEEPER) == self.me
+            yield self._asked.get(number) if ours else None
+            self._asked.pop(number, None)  # last: after an error of the database it is tried again
 
     def _queue_again(self, number: int) -> None:
         from optuna.trial import TrialState
@@ -248,44 +263,75 @@ class Study:
     # --- what came of it ---
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Note a trial's objective after an epoch (from 1). True where it is to be pruned."""
+        """Note a trial's objective after an epoch (from 1). True where its training is to end with it."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
         with self._errors():
-            asked = self._asked[number]
-            if epoch not in self._frozen(number).intermediate_values:  # an epoch that is trained again gives the same
+            frozen, asked = self._frozen(number), self._asked[number]
+            if frozen.user_attrs.get(_SWEEPER) != self.me:
+                return True  # another has taken it over
+            if epoch in frozen.intermediate_values:  # trained again after a kill: with the same numbers
+                return epoch >= int(frozen.user_attrs.get(_PRUNED_AT, epoch + 1))
+            try:
                 asked.report(value, epoch)
-            return bool(asked.should_prune())
+                if asked.should_prune():
+                    asked.set_user_attr(_PRUNED_AT, epoch)  # kept: the pruner may not say so again
+                    return True
+            except UpdateFinishedTrialError:
+                return True
+        return False
 
     def complete(self, number: int, value: float, folder: Path, epochs: int, *, pruned: bool = False) -> None:
-        from optuna.trial import TrialState
-
-        with self._errors():
-            asked = self._asked.pop(number)
-            asked.set_user_attr(_FOLDER, str(folder))
-            asked.set_user_attr(_EPOCHS, epochs)
-            # of a pruned one Optuna takes what was reported last
-            self._study.tell(asked, *((None, TrialState.PRUNED) if pruned else (value, TrialState.COMPLETE)))
+        with self._own(number) as asked:
+            if asked is not None:
+                asked.set_user_attr(_FOLDER, str(folder))
+                self._tell(number, None if pruned else value, epochs=epochs)
 
     def failed(self, number: int, cause: str) -> None:
+        with self._own(number) as asked:
+            if asked is not None:
+                self._fail(number, cause)
+
+    def _tell(self, number: int, value: float | None, *, epochs: int) -> None:
+        """value: null for a pruned one, of which Optuna takes what was reported last."""
         from optuna.trial import TrialState
 
-        with self._errors():
-            asked = self._asked.pop(number)
-            asked.set_user_attr(_CAUSE, cause[:2000])
-            self._study.tell(asked, state=TrialState.FAIL)
+        asked = self._asked[number]
+        asked.set_user_attr(_EPOCHS, epochs)
+        self._study.tell(asked, value, TrialState.PRUNED if value is None else TrialState.COMPLETE)
+
+    def _fail(self, number: int, cause: str) -> None:
+        from optuna.trial import TrialState
+
+        asked = self._asked[number]
+        asked.set_user_attr(_CAUSE, cause[:2000])
+        self._study.tell(asked, state=TrialState.FAIL)
 
     def trial(self, number: int) -> Trial:
-        return _trial(self._frozen(number))
+        with self._errors():
+            return _trial(self._frozen(number))
 
     def trials(self) -> list[Trial]:
         """All of the study, in the order of their numbers."""
         with self._errors():
             return [_trial(trial) for trial in self._study.get_trials(deepcopy=False)]
 
-    def best(self) -> Trial | None:
-        """The best that ran to its end; null before the first. The first of several equals."""
-        complete = [trial for trial in self.trials() if trial.state == "complete" and trial.value is not None]
+    def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
+        """The best that ran to its end; null before the first. The first of several equals.
+
+        trials: where they have just been read.
+        """
+        trials = self.trials() if trials is None else trials
+        complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
         sign = -1 if self.about.mode == "max" else 1
         return min(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the pruner wants to hear of each epoch."""
+        from optuna.pruners import NopPruner
+
+        return not isinstance(self.pruner, NopPruner)
 
     @property
     def optuna_study(self) -> "optuna.Study":
@@ -305,14 +351,16 @@ class Study:
         with self._errors():
             self._study.set_user_attr(_SWEEPERS + self.me, {**self._process, "beat": self._beat})
 
-    def _lives(self, sweeper: str | None) -> bool:
-        if sweeper == self.me:
-            return True
+    def _lives(self, trial: "FrozenTrial") -> bool:
+        """Whether the sweeper of a running trial does."""
+        sweeper = trial.user_attrs.get(_SWEEPER)
+        if sweeper == self.me:  # or it was ours, and who took it over died before saying so
+            return trial.number in self._asked
         entry = self._study.user_attrs.get(f"{_SWEEPERS}{sweeper}")
         if not entry:
             return False  # it died between asking for the trial and saying that it is its own
         if entry["host"] == _host():
-            return _process_lives(entry["pid"], entry["started"])
+            return living_process(entry["pid"], entry["started"]) is not None
         # clocks of two machines need not agree: what counts is how long, by ours, nothing has come
         watched = self._watched.get(str(sweeper))
         if watched is None or watched.beat != entry["beat"]:
@@ -372,6 +420,9 @@ def exclusive(url: str, name: str) -> Iterator[None]:
 
     # a connection of its own: Optuna's transactions begin and end while this one is open
     with create_engine(_with_driver(url), poolclass=NullPool).begin() as connection:
+        # whoever holds it and hangs is thrown out by the server
+        for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
+            connection.execute(text(f"SET LOCAL {limit} = '{LOCK_WAIT_S}s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"dogbreed {name}"})
         yield
 
@@ -421,7 +472,8 @@ def _remedy(url: str, said: str) -> str:
 
 def hidden(url: str) -> str:
     """Without the password."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    url = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    return re.sub(r"([?&](?:ssl)?password=)[^&\s'\"]*", r"\1***", url)
 
 
 def _trial(frozen: "FrozenTrial") -> Trial:
@@ -444,12 +496,17 @@ def _trial(frozen: "FrozenTrial") -> Trial:
     )
 
 
+def is_grid(sampler: Mapping[str, Any]) -> bool:
+    """Whether `hpo.sampler` names Optuna's grid, which has an end."""
+    return str(sampler.get("_target_", "")).endswith(".GridSampler")
+
+
 def build_sampler(node: Mapping[str, Any], space: SearchSpace, seed: int, before: int) -> "optuna.samplers.BaseSampler":
     """What `hpo.sampler` names. A seed that is null becomes a function of the run's seed and the trials before."""
     arguments = dict(node)
     if "seed" in arguments and arguments["seed"] is None:
         arguments["seed"] = (seed * 1_000_003 + before) % 2**32
-    if str(arguments.get("_target_", "")).endswith(".GridSampler"):
+    if is_grid(node):
         arguments["search_space"] = space.grid()
     sampler: optuna.samplers.BaseSampler = _built(arguments, "sampler")
     # those that know their last trial would stop a loop of Optuna's own; ours counts
@@ -485,29 +542,35 @@ def _built(node: Mapping[str, Any], kind: Literal["sampler", "pruner"]) -> Any:
     known = [name for name in module.__all__ if isinstance(getattr(module, name), type) and not name.startswith("Base")]
     raise ConfigError(
         f"hpo.{kind} cannot be made: {reason}\n"
-        f"Try: hpo/{kind}=<one that --help lists>, or hpo.{kind}._target_=optuna.{kind}s.<one of {', '.join(known)}>"
+        f"Try: hpo/{kind}=<one that --help lists>, or another of Optuna's with its own arguments in a file "
+        f"conf/hpo/{kind}/NAME.yaml: {', '.join(known)}"
     )
 
 
-def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else str(value)
-    return text if len(text) <= 400 else text[:400] + "..."
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What makes another study, in words; settings typed in another order or about the machine do not."""
+    for what in ("direction", "objective"):
+        if before.get(what) != now[what]:
+            yield f"{what}: {before.get(what)} there, {now[what]} now"
+    spaces = before.get("space") or {}, now["space"]
+    for key in sorted(spaces[0].keys() | spaces[1].keys()):
+        there, here = (_ranges(space.get(key)) for space in spaces)
+        if there != here:
+            yield f"search space, {key}: {there} there, {here} now"
+    if before.get("digest") != now["digest"] and spaces[0] == spaces[1]:
+        yield f"settings: {before.get('settings')} there, {now['settings']} now"
+
+
+def _ranges(parameter: Mapping[str, Any] | None) -> str:
+    if parameter is None:
+        return "not searched"
+    return ", ".join(f"{name} {value}" for name, value in parameter.items() if value not in (None, False))
 
 
 def _this_process() -> dict[str, Any]:
     import psutil
 
     return {"host": _host(), "pid": os.getpid(), "started": psutil.Process().create_time()}
-
-
-def _process_lives(pid: int, started: float) -> bool:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return bool(abs(process.create_time() - started) < 2.0) and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _host() -> str:

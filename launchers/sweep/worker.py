@@ -26,10 +26,10 @@ _ALIVE_S = 30.0  # how long a run's earlier process may take to notice that its 
 @dataclass(frozen=True)
 class Outcome:
     """What came of a run. metrics: of its best epoch, where it ended well; shown: they and its files, for people.
-    detail: of what stopped it.
+    detail: of what stopped it. busy: another process works in the run's folder, and does not end.
     """
 
-    ended: Literal["well", "failed", "stopped"]
+    ended: Literal["well", "failed", "stopped", "busy"]
     metrics: Mapping[str, float] = field(default_factory=dict)
     max_epochs: int = 0
     detail: str = ""
@@ -47,7 +47,8 @@ class Epoch:
 @dataclass(frozen=True)
 class Task:
     """overrides: of one run. first: only make what all trials share, its features; folder: for what is found on the
-    way. cpus: what the process keeps to from now on; null for all. asks: whether epochs are to be reported.
+    way. cpus: what the process keeps to from now on; null for what it has. asks: whether epochs are to be reported.
+    takes_over: whether nobody else can be at work in the run's folder, whatever its state says of another machine.
     """
 
     overrides: tuple[str, ...]
@@ -55,6 +56,7 @@ class Task:
     folder: str = ""
     cpus: tuple[int, ...] | None = None
     asks: bool = False
+    takes_over: bool = False
 
 
 class Worker:
@@ -64,11 +66,12 @@ class Worker:
         self.slot = slot
         log.parent.mkdir(parents=True, exist_ok=True)
         self.connection, theirs = Pipe()
-        lifeline, self._lifeline = os.pipe()
+        lifeline, kept = os.pipe()
+        self._lifeline: int | None = kept
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                # not -m: what it sends would be of a module that is called __main__
-                [sys.executable, "-c", _START, str(theirs.fileno()), str(lifeline), str(slot)],
+                # not -m: what it sends would be of a module that is called __main__. -P: nor from the current folder
+                [sys.executable, "-P", "-c", _START, str(theirs.fileno()), str(lifeline), str(slot)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -107,11 +110,13 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def end(self, *, wait_s: float = 5.0) -> str:
-        """Make sure that it is gone, with what it has started. Returns how it ended, in words."""
-        self.connection.close()
-        os.close(self._lifeline)
+        """Make sure that it is gone, with what it has started. Returns how it ended, in words. May be called again."""
+        self.connection.close()  # an idle one ends by that
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(wait_s)
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
         self.kill()
         status = self._process.wait()
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
@@ -138,7 +143,8 @@ def main(arguments: Sequence[str]) -> None:
             outcome = _warm_up(task) if task.first else _run(task, connection)
         except KeyboardInterrupt:
             outcome = Outcome("stopped")
-        connection.send(outcome)
+        with suppress(OSError):  # the sweeper waits for the end, not for the word
+            connection.send(outcome)
         if outcome.ended == "stopped":
             os._exit(0)
 
@@ -181,6 +187,7 @@ def _run(task: Task, connection: Connection) -> Outcome:
     from dogbreed.errors import DogBreedError, Interrupted
     from launchers import prepare
     from launchers.base import wait
+    from launchers.run_state import forget_elsewhere
 
     def ask(epoch: int, metrics: Mapping[str, float]) -> bool:
         connection.send(Epoch(epoch, metrics))
@@ -190,7 +197,11 @@ def _run(task: Task, connection: Connection) -> Outcome:
         launcher, plan = prepare(task.overrides)
         max_epochs = int(plan.spec.config["trainer"]["max_epochs"])
         until = time.monotonic() + _ALIVE_S
-        while not launcher.status(plan.handle).finished and time.monotonic() < until:
+        while not launcher.status(plan.handle).finished:
+            if task.takes_over and forget_elsewhere(Path(plan.spec.folder)):
+                break
+            if time.monotonic() > until:
+                return Outcome("busy", detail=launcher.status(plan.handle).detail)
             time.sleep(0.1)  # in a process that is about to notice that its sweeper has died
         handle = launcher.submit(plan, watch=ask) if task.asks else launcher.submit(plan)
         result = wait(launcher, handle)
