@@ -216,7 +216,7 @@ def test_the_settings_of_our_sides_compose(name: str, tmp_path: Path) -> None:
     overrides = {
         "frozen": frozen._overrides(setup),
         "finetune": finetune._overrides(setup, 2, f"data.start_px={finetune.START_PX}"),
-        "overhead": overhead._feature_overrides(setup),
+        "overhead": overhead.feature_overrides(setup),
     }[name]
     composed = runs.settings(overrides)
     assert composed["model"]["weights"] is None

@@ -7,12 +7,16 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import launchers.describe  # noqa: F401 (registers ${new_run_id:})
+from launchers.sweep.space import read
+from launchers.sweep.study import build_pruner, build_sampler
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -89,6 +93,16 @@ def test_the_readme_says_what_each_launcher_can_do(name: str) -> None:
     assert f"| `{name}` | {' | '.join(answers)} |" in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.parametrize("sampler", names("hpo/sampler"))
+@pytest.mark.parametrize("pruner", names("hpo/pruner"))
+def test_every_sampler_and_pruner_can_be_made(sampler: str, pruner: str) -> None:
+    cfg = composed("hpo=optuna", f"hpo/sampler={sampler}", f"hpo/pruner={pruner}")
+    hpo: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)["hpo"]  # type: ignore[call-overload, index]
+    space, _ = read([], {"model.lr": "choice(1e-3,1e-2)", "seed": "range(3)"})
+    study = optuna.create_study(sampler=build_sampler(hpo["sampler"], space, 0, 0), pruner=build_pruner(hpo["pruner"]))
+    assert study.ask(space.distributions()).params.keys() == {"model.lr", "seed"}
+
+
 def commands() -> list[str]:
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```(?:bash|console|sh)\n(.*?)```", readme, re.DOTALL)
@@ -101,7 +115,14 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("command", commands())
 def test_the_readmes_commands_compose(command: str) -> None:
     overrides = [word for word in shlex.split(command)[2:] if not word.startswith(("-", "resume="))]
-    composed(*(override for override in overrides if "," not in override))
+    ranges = [parsed for parsed in OverridesParser.create().parse_overrides(overrides) if parsed.is_sweep_override()]
+    typed = [text for text in overrides if text not in [parsed.input_line for parsed in ranges]]
+    cfg = composed(*typed)
+    if "hpo=optuna" in typed:
+        space, _ = read(overrides, cfg.hpo.space or {})
+        composed(*typed, *space.overrides(space.first()))
+    else:
+        composed(*typed, *(f"{parsed.key_or_group}={next(parsed.sweep_string_iterator())}" for parsed in ranges))
 
 
 def test_the_readme_has_commands() -> None:
