@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,9 +42,10 @@ from launchers.sweep.study import (
     sqlite_file,
     study_names,
 )
-from launchers.sweep.table import SweepTable
+from launchers.sweep.table import SweepTable, in_words
 from launchers.sweep.worker import Epoch, Outcome, Task, Worker
 
+_INDENT = 12 * " "
 SAME_CAUSE = 3  # trials in a row that fail for the same reason end the search
 _MOST_AT_ONCE = 8  # where nothing is said: each process takes half a gigabyte
 _WAIT_S = 0.25  # for a message; in between the table is drawn
@@ -479,11 +481,11 @@ class _Search:
         print(self._finish(best))
         own = sqlite_file(self.study.storage)
         print(
-            f"\nbest        trial {best.number}, {self.monitor} {best.value:.4f}: "
-            f"{' '.join(self.space.overrides(best.values))}\n"
+            f"\nbest        trial {best.number}, {self.monitor} {best.value:.4f}\n"
+            f"{textwrap.fill(in_words(best.values), 80, initial_indent=_INDENT, subsequent_indent=_INDENT)}\n"
             f"study       {shown_path(written)}\n"
             f"database    {shown_path(own) if own else hidden(self.study.storage)}\n"
-            f"Train with these settings: {retrain_command(self.folder)}"
+            f"\nTrain with these settings: {retrain_command(self.folder)}"
         )
         return best.value
 

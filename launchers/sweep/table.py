@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launchers.sweep.space import SearchSpace, Value
@@ -54,24 +54,30 @@ class SweepTable:
         line = f"trial {trial.number}{value}{state}  {trial.seconds:.1f} s"
         if best is not None:
             line += f"  best so far {best.value:.4f} (trial {best.number})"
-        parameters = " ".join(f"{short(key)}={shown(value)}" for key, value in trial.values.items())
-        further = [parameters, *trial.cause.splitlines()[:1]]
+        further = [in_words(trial.values), *trial.cause.splitlines()[:1]]
         return "\n".join(
             [line, *(textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="  ") for text in further)]
         )
 
     def _rows(self, trials: Sequence[Trial], best: Trial | None, height: int) -> Any:
-        from rich import box
         from rich.table import Table
 
         done = sum(trial.finished for trial in trials)
         title = f"{self.title}: {done} of {self.n_trials} trials" + (
             f", best {best.value:.4f} (trial {best.number})" if best else ""
         )
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("trial", justify="right")
+        table = Table(
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            header_style="dim",
+            box=None,  # a line between columns would not leave six parameters their 80 columns
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+        )
+        table.add_column("trial", justify="right", no_wrap=True)
         for key in self.space.parameters:
-            table.add_column(short(key).replace("_", " "), justify="right", overflow="fold")
+            table.add_column(short(key).replace("_", "\n"), justify="right", no_wrap=True)
         table.add_column("value", justify="right", no_wrap=True)
         table.add_column("", no_wrap=True)  # state
         table.add_column("time", justify="right", no_wrap=True)
@@ -82,7 +88,7 @@ class SweepTable:
                 state = f"epoch {trial.epochs}"
             table.add_row(
                 str(trial.number),
-                *(shown(trial.values[key]) if key in trial.values else "" for key in self.space.parameters),
+                *(shown(trial.values[key], 2) if key in trial.values else "" for key in self.space.parameters),
                 "" if trial.value is None else f"{trial.value:.4f}",
                 state,
                 f"{trial.seconds:.0f} s" if trial.state != "waiting" else "",
@@ -105,5 +111,10 @@ def short(key: str) -> str:
     return key.rpartition(".")[2].lstrip("+")
 
 
-def shown(value: Value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "null" if value is None else str(value)
+def shown(value: Value, digits: int = 3) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, float) else "null" if value is None else str(value)
+
+
+def in_words(values: Mapping[str, Value]) -> str:
+    """All parameters of a trial on one line, rounded."""
+    return " ".join(f"{short(key)}={shown(value)}" for key, value in values.items())
