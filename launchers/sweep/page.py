@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from launchers.sweep.study import Study
 
+_SCALE = [[0, "#a9b2bb"], [1, "#2f80dd"]]  # Optuna's goes from white to navy, of which each paper swallows one
 _INK, _GRID = "#808890", "rgba(128,136,144,.25)"  # legible on light and on dark paper
 
 
@@ -115,6 +116,9 @@ def _style(figure: Any) -> None:
         height=380,
         legend={"orientation": "h", "y": 1.12},
     )
+    for trace in figure.data:
+        if trace.type == "scatter" and trace.marker.colorscale is not None:
+            trace.marker.update(colorscale=_SCALE, line_color=_GRID)
     figure.for_each_yaxis(lambda axis: axis.update(title=None) if axis.title.text == "Hyperparameter" else None)
     figure.update_xaxes(gridcolor=_GRID, linecolor=_GRID, zeroline=False, automargin=True)
     figure.update_yaxes(gridcolor=_GRID, linecolor=_GRID, zeroline=False, automargin=True)
