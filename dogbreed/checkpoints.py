@@ -165,7 +165,8 @@ class ResumePoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        if self.stop.signum is not None and trainer.state.fn == "fit":
+        # where there is no checkpoint yet, training has taken seconds: worth waiting for the one at the epoch's end
+        if self.stop.signum is not None and trainer.state.fn == "fit" and self.folder.last.exists():
             self.stop.stop(f"in the validation after step {trainer.global_step}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -12,11 +12,20 @@ from dogbreed.errors import Interrupted
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+_early: list[int] = []
+
+
+def note(signum: int) -> None:
+    """A signal came before training listens. Its handler raises; a library that is being imported may swallow that."""
+    _early.append(signum)
+
+
 class Interruption:
     """While it is entered, SIGTERM and SIGINT raise Interrupted: at once, or in `deferred()` where the caller asks.
 
-    Training defers, so that a signal in the middle of a step waits for the step's end and its checkpoint. A second
-    signal is not deferred. Outside the main thread, where Python allows no handlers, signals are left alone.
+    One that was `note`d before is heeded on entering. Training defers, so that a signal in the middle of a step waits
+    for the step's end and its checkpoint. A second signal is not deferred. Outside the main thread, where Python allows
+    no handlers, signals are left alone.
     """
 
     def __init__(self) -> None:
@@ -26,6 +35,14 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         self._before = self.listen()
+        if _early:
+            self.signum = _early.pop()
+            _early.clear()
+            try:
+                self.check()
+            except Interrupted:
+                self._give_back()
+                raise
         return self
 
     def listen(self) -> dict[signal.Signals, Any]:
@@ -35,10 +52,13 @@ class Interruption:
         return {number: signal.signal(number, self._heed) for number in SIGNALS}
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._give_back()
         if self.signum is not None and isinstance(error, Exception) and not isinstance(error, Interrupted):
             self.stop("at once")  # a library caught our exception and raised its own
+
+    def _give_back(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

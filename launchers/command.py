@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import launchers.sweeper  # noqa: F401 (registers what hpo=optuna puts in the place of Hydra's sweeper)
 from dogbreed.errors import DogBreedError, Interrupted
+from dogbreed.interruption import note
 from dogbreed.run_folder import storage_error
 from launchers.describe import PROJECT
 from launchers.help import print_help
@@ -70,6 +71,8 @@ def command_line() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are not UTF-8
     signal.signal(signal.SIGTERM, _leave)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as after nohup
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print_help(PROJECT / "conf", [text for text in sys.argv[1:] if not text.startswith("-")])
@@ -127,7 +130,14 @@ def _label() -> str:
     return "\x1b[1;31merror:\x1b[0m" if coloured else "error:"
 
 
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Ctrl-C before training listens itself, or after it: as Python has it, but not to be lost."""
+    note(signum)
+    raise KeyboardInterrupt
+
+
 def _leave(signum: int, frame: FrameType | None) -> None:
     """SIGTERM before training listens itself, or after it. A second one does not wait for anything."""
+    note(signum)
     signal.signal(signum, lambda number, _: os._exit(128 + number))
     sys.exit(128 + signum)  # no Exception: a library that is being imported might swallow one

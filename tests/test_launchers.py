@@ -22,7 +22,19 @@ from omegaconf import OmegaConf
 from dogbreed.errors import ConfigError, DataError, StorageError
 from launchers import launch, prepare
 from launchers.__main__ import main as launchers_command
-from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status, wait
+from launchers.base import (
+    Cause,
+    Handle,
+    Launcher,
+    LaunchError,
+    Phase,
+    Plan,
+    RunResult,
+    RunSpec,
+    Status,
+    shown_path,
+    wait,
+)
 from launchers.local import LocalLauncher, find, folder_of, override
 from launchers.resume import _unquoted
 from launchers.run_state import STATE_FILE, State
@@ -158,7 +170,7 @@ def test_a_killed_run_is_interrupted_and_says_how_to_go_on(tmp_path: Path, dead:
     dead.write(tmp_path)
     status = LocalLauncher().status(find(str(tmp_path)))
     assert (status.phase, status.cause) == (Phase.FAILED, Cause.INTERRUPTED)
-    assert f"train.py resume={tmp_path}" in status.next_action
+    assert f"train.py resume={shown_path(tmp_path)}" in status.next_action
 
 
 def test_another_process_with_the_same_number_is_not_the_run(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from launchers.base import shown_path
+
 from .conftest import make_photos, tiny_settings
 from .test_training import history, same, weights
 
@@ -74,7 +76,7 @@ def test_a_run_stopped_at_random_moments_ends_with_the_same_weights(
         output = process.communicate(timeout=60)[0].decode()
         assert process.returncode == status, output
         if signum != signal.SIGKILL:
-            assert f"resume={folder}" in output, output
+            assert f"resume={shown_path(folder)}" in output, output
     finish(start(f"resume={folder}"))
     assert same(weights(whole), weights(folder))
     assert history(whole) == history(folder)
