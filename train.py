@@ -4,9 +4,10 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from launchers.base import Launcher, wait
+from launchers.base import Launcher
 from launchers.command import command_line
 from launchers.describe import describe
+from launchers.follow import detached, follow
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -18,7 +19,11 @@ def main(cfg: DictConfig) -> float | None:
     if cfg.dry_run:
         print(plan)
         return None
-    result = wait(launcher, launcher.submit(plan))
+    handle = launcher.submit(plan)
+    if not getattr(launcher, "wait", True):
+        print(detached(handle))
+        return None
+    result = follow(launcher, handle)
     print(result)
     return result.metrics[cfg.monitor]
 

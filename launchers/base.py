@@ -5,6 +5,7 @@ Nothing heavy is imported here: printing a plan or a status must not wait for to
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -15,15 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from dogbreed.errors import DogBreedError
+from launchers.bundle import CodeBundle
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch  # which brings torch
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
-
-
-class LaunchError(DogBreedError):
-    """A run cannot be started, found, followed or stopped."""
+LAUNCHED_FILE = "launched.json"  # in the folder of a run that runs elsewhere: its handle, and how to get there
 
 
 class Phase(StrEnum):
@@ -60,6 +59,14 @@ class Cause(StrEnum):
     UNKNOWN = auto()
 
 
+class LaunchError(DogBreedError):
+    """A run cannot be started, found, followed or stopped. cause: what kind of reason it is, where that is known."""
+
+    def __init__(self, message: str, cause: Cause = Cause.UNKNOWN) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
 @dataclass(frozen=True)
 class RunSpec:
     """One run, as plain data: what was asked for, not where it runs. JSON holds all of it."""
@@ -71,6 +78,8 @@ class RunSpec:
     created_at: str  # ISO 8601, UTC
     commit: str | None  # of the project's code; None outside git
     dirty: bool  # tracked files differ from that commit
+    code: CodeBundle | None = None  # of a run that goes elsewhere: what is sent there
+    going_on: tuple[str, ...] | None = None  # of a resumed run: what was typed this time; null for a new run
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -79,6 +88,10 @@ class RunSpec:
     def from_json(cls, text: str) -> Self:
         """Raises ValueError, KeyError or TypeError where `text` is no RunSpec."""
         fields = json.loads(text)
+        if fields.get("code") is not None:
+            fields["code"] = CodeBundle.from_fields(fields["code"])
+        if fields.get("going_on") is not None:
+            fields["going_on"] = tuple(fields["going_on"])
         return cls(**{**fields, "overrides": tuple(fields["overrides"])})
 
 
@@ -106,16 +119,36 @@ class Handle:
 
 
 @dataclass(frozen=True)
+class Request:
+    """One call of a cloud's API that changes something there. parameters: as boto3 takes them."""
+
+    service: str
+    operation: str
+    parameters: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.operation} {json.dumps(self.parameters, indent=2)}"
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What `submit` would do, all of it, to be printed, compared and recorded."""
+    """What `submit` would do, all of it, to be printed, compared and recorded.
+
+    requests: in order; `{account}` in them is the one thing that only the account knows. actions: what the person who
+    submits must be allowed to do, by IAM's names.
+    """
 
     spec: RunSpec
     handle: Handle  # what submit will return
     rows: tuple[tuple[str, str], ...]  # what a person wants to know first: where, which command, what it costs
+    requests: tuple[Request, ...] = ()
+    actions: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows)
-        return "\n".join([f"Plan for run {self.spec.run_id}", *(f"  {n:<{width}}  {text}" for n, text in self.rows)])
+        indent = f"\n{'':{width + 4}}"
+        lines = [f"  {name:<{width}}  {indent.join(text.splitlines())}" for name, text in self.rows]
+        return "\n".join([f"Plan for run {self.spec.run_id}", *lines, *(f"\n{request}" for request in self.requests)])
 
 
 @dataclass(frozen=True)
@@ -129,6 +162,8 @@ class Status:
     started_at: str = ""  # of the first attempt, ISO 8601, UTC
     log_tail: tuple[str, ...] = ()
     next_action: str = ""
+    usd: float | None = None  # spent so far, where the machine is rented
+    job: str = ""  # the cloud's own name of the latest submission
 
     @property
     def finished(self) -> bool:
@@ -139,6 +174,8 @@ class Status:
         lines = [f"{self.phase}{why}" + (f", attempt {self.attempt}" if self.attempt > 1 else "")]
         if self.detail:
             lines.append(self.detail)
+        if self.usd is not None:
+            lines.append(f"cost so far: ${self.usd:.4f}")
         lines += [f"  | {line}" for line in self.log_tail]
         return "\n".join(lines + ([f"Next: {self.next_action}"] if self.next_action else []))
 
@@ -248,6 +285,19 @@ class Launcher(Protocol):
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
         """Show left-overs; with `apply`, remove them and check that they are gone."""
         ...
+
+
+def name_findings(spec: RunSpec) -> list[str]:
+    """What is wrong with the run's id and folder, which every launcher builds names of."""
+    findings = []
+    if not Path(spec.folder).is_absolute():
+        findings.append(f"The run folder must be an absolute path, not {spec.folder!r}.")
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9-]{0,53}[A-Za-z0-9])?", spec.run_id):
+        findings.append(
+            f"run_id={spec.run_id!r} cannot name a run: folders, jobs and tags carry it.\n"
+            "Try: letters, digits and hyphens between them, at most 55"
+        )
+    return findings
 
 
 def wait(

@@ -1,7 +1,10 @@
 """From what was typed to a RunSpec: the one place that looks at the clock, at git and at Hydra's config."""
 
+import json
+import os
 import secrets
 import subprocess
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.errors import ConfigError
+from launchers.aws import configured_region
 from launchers.base import RunSpec
-from launchers.local import ABOUT_THIS_COMMAND
-from launchers.resume import going_on, saved, typed_after_resume
+from launchers.bundle import CodeBundle, look
+from launchers.local import ABOUT_THIS_COMMAND, STAYS_HERE
+from launchers.resume import differences, going_on, saved, typed_after_resume
 
+SENT = "DOGBREED_SENT"  # in a rented machine's environment: the file that says what was sent
 PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -26,6 +32,7 @@ def new_run_id() -> str:
 
 # Cached, so that run_id and the folder named after it agree; each job of a sweep is composed anew and gets its own.
 OmegaConf.register_new_resolver("new_run_id", new_run_id, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("aws_region", configured_region, replace=True)
 
 
 def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
@@ -43,15 +50,55 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
     overrides = list(hydra.overrides.task)
     folder = Path(OmegaConf.select(hydra, "runtime.output_dir", throw_on_missing=False) or hydra.run.dir).absolute()
     run_id, created_at, config = str(composed["run_id"]), datetime.now(UTC).isoformat(timespec="seconds"), composed
+    now: list[str] | None = None
     if composed["resume"]:
         if hydra.mode == RunMode.MULTIRUN:
             raise ConfigError("resume= goes on with one run, but -m starts several.\nTry: the same command without -m")
         before, _ = saved(folder)
         run_id, created_at = before.run_id, before.created_at or created_at
-        config = going_on(folder, composed, typed_after_resume(overrides), hydra.runtime.choices)
-    lasting = tuple(text for text in overrides if text.lstrip("+~").partition("=")[0] not in ABOUT_THIS_COMMAND)
+        now = typed_after_resume(overrides)
+        config = going_on(folder, composed, now, hydra.runtime.choices)
+    _check_as_sent(config)
     commit, dirty = _git()
-    return RunSpec(run_id, lasting, config, str(folder), created_at, commit, dirty)
+    code = _code(hydra) if "cloud" in composed["launcher"] else None
+    lasting = None if now is None else _lasting(now)
+    return RunSpec(run_id, _lasting(overrides), config, str(folder), created_at, commit, dirty, code, lasting)
+
+
+def _lasting(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(text for text in overrides if text.lstrip("+~").partition("=")[0] not in ABOUT_THIS_COMMAND)
+
+
+def _code(hydra: Any) -> CodeBundle:
+    """What would be sent to another machine, with the folders of YAML files that the command named."""
+    ours = ("command-line", "hydra.searchpath in command-line")
+    sources = OmegaConf.select(hydra, "runtime.config_sources", throw_on_missing=False) or []
+    places = [str(source.path) for source in sources if source.provider in ours]
+    named = [str(place) for place in OmegaConf.select(hydra, "searchpath", throw_on_missing=False) or []]
+    places += [place.removeprefix("file://") for place in named if place.startswith("file://")]
+    return look(PROJECT, [Path(place).absolute() for place in dict.fromkeys(places)])
+
+
+def _check_as_sent(config: Mapping[str, Any]) -> None:
+    """On a rented machine: refuse settings that differ from those that the person who sent them saw.
+
+    Raises ConfigError, listing what differs.
+    """
+    sent = os.environ.get(SENT)
+    if not sent:
+        return
+    then, now = (
+        {key: value for key, value in settings.items() if key not in STAYS_HERE}
+        for settings in (json.loads(Path(sent).read_bytes())["spec"]["config"], json.loads(json.dumps(config)))
+    )
+    if listed := [
+        f"{key}: {old} was sent, {new} here" for key, old, new in differences(then, now) if key != "data.root"
+    ]:
+        raise ConfigError(
+            "This machine makes other settings of the same command:\n"
+            + "\n".join(listed)
+            + "\nTry: no settings that depend on the machine's own environment"
+        )
 
 
 def _git() -> tuple[str | None, bool]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dogbreed.errors import ConfigError, DogBreedError, Interrupted, StorageError, raise_findings
 from dogbreed.run_folder import RunFolder, storage_error, write_text
 from launchers.base import (
+    LAUNCHED_FILE,
     SPEC_FILE,
     Capabilities,
     Cause,
@@ -30,6 +31,7 @@ from launchers.base import (
     RunResult,
     RunSpec,
     Status,
+    name_findings,
     shown_path,
 )
 from launchers.run_log import LogFile, read_lines, tail
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from dogbreed.training import Watch
 
 ABOUT_THIS_COMMAND = frozenset({"resume", "run_id", "dry_run", "debug"})  # keys that say nothing about the run itself
+STAYS_HERE = ABOUT_THIS_COMMAND | {"launcher", "aws", "hpo", "hydra"}  # about machines: a resumed run may change them
 
 _ARTIFACTS = ("report", "best", "last", "metrics", "history", "predictions", "skipped", "config", "environment", "log")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,26 +65,15 @@ class LocalLauncher:
     poll_s: float = 0.2
 
     def plan(self, spec: RunSpec) -> Plan:
-        findings = []
-        if not Path(spec.folder).is_absolute():
-            findings.append(f"The run folder must be an absolute path, not {spec.folder!r}.")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,54}", spec.run_id):
-            findings.append(
-                f"run_id={spec.run_id!r} cannot name a run: folders, jobs and tags carry it.\n"
-                "Try: letters, digits and hyphens, at most 55"
-            )
-        raise_findings(ConfigError, findings)
+        raise_findings(ConfigError, name_findings(spec))
         folder = Path(spec.folder)
         going_on = [override("resume", str(folder))] if spec.config.get("resume") else []
-        code = "not under version control"
-        if spec.commit:
-            code = f"commit {spec.commit[:12]}" + (", with changes that are not committed" if spec.dirty else "")
         rows = (
             ("where", "this machine, in this process"),
             ("folder", str(folder)),
             ("command", shlex.join(["python", "train.py", *spec.overrides, *going_on])),
             ("resume", resume_command(folder, absolute=True)),
-            ("code", code),
+            ("code", code_of(spec)),
             ("cost", "no cost"),
         )
         return Plan(spec, handle_for(folder), rows)
@@ -96,19 +88,25 @@ class LocalLauncher:
         if _is_follower():  # rank 0 keeps the books for all ranks
             _train(plan.spec, folder, watch)
             return plan.handle
-        with _storage_errors(folder.path), claimed(folder.path):
-            before = self.status(plan.handle)
-            if before.phase is Phase.SUCCEEDED and _same_run(plan.spec, folder.path):
-                return plan.handle
-            if not before.finished:
-                raise LaunchError(_alive_message(folder.path))
-            state = State.of_this_process(before)
-            write_text(folder.path / SPEC_FILE, plan.spec.to_json())
-            state.write(folder.path)
-            (folder.path / CANCEL_FILE).unlink(missing_ok=True)
-        RUNNING_HERE.add(folder.path)
+        state: State | None = None
         try:
+            with _storage_errors(folder.path), claimed(folder.path):
+                before = self.status(plan.handle)
+                if before.phase is Phase.SUCCEEDED and _same_run(plan.spec, folder.path):
+                    return plan.handle
+                if not before.finished:
+                    raise LaunchError(_alive_message(folder.path))
+                write_text(folder.path / SPEC_FILE, plan.spec.to_json())
+                for left in (CANCEL_FILE, LAUNCHED_FILE):  # from here on it is a run of this machine
+                    (folder.path / left).unlink(missing_ok=True)
+                state = State.of_this_process(before)
+                state.write(folder.path)
+            RUNNING_HERE.add(folder.path)
             self._run(plan.spec, folder, state, watch)
+        except BaseException as error:  # Ctrl-C while torch is imported is one, too
+            if state is not None:
+                _record_end(folder, state, error)
+            raise
         finally:
             RUNNING_HERE.discard(folder.path)
         return plan.handle
@@ -116,17 +114,8 @@ class LocalLauncher:
     def _run(self, spec: RunSpec, folder: RunFolder, state: State, watch: "Watch | None") -> None:
         with LogFile(folder.log) as log:
             log.begin(state.attempt, state.pid, state.host)
-            try:
-                _train(spec, folder, watch)
-            except BaseException as error:  # Ctrl-C while torch is imported is one, too
-                ended = state.ended(*_outcome(error, cancelled=cancel_requested(folder.path)))
-                unexpected = ended.cause is Cause.USER_CODE
-                log.write(logging.ERROR, f"{ended.phase}: {ended.detail}", error if unexpected else None)
-                with suppress(StorageError):  # a full disk: the first error is the one to show
-                    ended.write(folder.path)
-                error.add_note(_next_action(ended, folder.path))
-                raise
-            state.ended(Phase.SUCCEEDED, Cause.NONE, "").write(folder.path)
+            _train(spec, folder, watch)
+        state.ended(Phase.SUCCEEDED, Cause.NONE, "").write(folder.path)
 
     def status(self, handle: Handle) -> Status:
         folder = folder_of(handle)
@@ -193,12 +182,7 @@ class LocalLauncher:
         where = shown_path(folder.path)
         if status.phase is not Phase.SUCCEEDED:
             raise LaunchError(f"The run at {where} has no result: {status}")
-        try:
-            metrics = json.loads(folder.metrics.read_bytes())
-        except (OSError, ValueError) as error:
-            raise LaunchError(f"The run at {where} succeeded, but its metrics.json cannot be read: {error}") from error
-        paths: dict[str, Path] = {name: getattr(folder, name) for name in _ARTIFACTS}
-        return RunResult(handle, folder.path, metrics, {name: path for name, path in paths.items() if path.exists()})
+        return read_result(handle, folder)
 
     def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
         runs = [(handle_for(folder), self.status(handle_for(folder))) for folder in self._folders()]
@@ -220,6 +204,35 @@ class LocalLauncher:
     def _folders(self) -> Iterator[Path]:
         for base, pattern in ((self.runs_dir, "*"), (self.sweeps_dir, "*/*")):
             yield from (state.parent for state in Path(base).absolute().glob(f"{pattern}/{STATE_FILE}"))
+
+
+def _record_end(folder: RunFolder, state: State, error: BaseException) -> None:
+    """Write down how a run ended, in its log and its state, and note on the error what to do next."""
+    ended = state.ended(*_outcome(error, cancelled=cancel_requested(folder.path)))
+    with LogFile(folder.log) as log:
+        unexpected = error if ended.cause is Cause.USER_CODE else None
+        log.write(logging.ERROR, f"{ended.phase}: {ended.detail}", unexpected)
+    with suppress(StorageError):  # a full disk: the first error is the one to show
+        ended.write(folder.path)
+    error.add_note(_next_action(ended, folder.path))
+
+
+def read_result(handle: Handle, folder: RunFolder) -> RunResult:
+    """What lies in the folder of a run that has succeeded. Raises LaunchError where its numbers cannot be read."""
+    try:
+        metrics = json.loads(folder.metrics.read_bytes())
+    except (OSError, ValueError) as error:
+        where = shown_path(folder.path)
+        raise LaunchError(f"The run at {where} succeeded, but its metrics.json cannot be read: {error}") from error
+    paths: dict[str, Path] = {name: getattr(folder, name) for name in _ARTIFACTS}
+    return RunResult(handle, folder.path, metrics, {name: path for name, path in paths.items() if path.exists()})
+
+
+def code_of(spec: RunSpec) -> str:
+    """Which code it is, for people."""
+    if not spec.commit:
+        return "not under version control"
+    return f"commit {spec.commit[:12]}" + (", with changes that are not committed" if spec.dirty else "")
 
 
 def handle_for(folder: Path) -> Handle:
@@ -269,7 +282,8 @@ def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
     from dogbreed import training  # here: it brings torch, which `plan` and `--help` must not wait for
 
     git = {"commit": spec.commit, "dirty": spec.dirty}  # recorded with the environment
-    training.run({**_plain(spec.config), "git": git}, folder.path, watch)
+    config = {key: value for key, value in _plain(spec.config).items() if key != "aws"}
+    training.run({**config, "git": git}, folder.path, watch)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,7 +300,7 @@ def _same_run(spec: RunSpec, folder: Path) -> bool:
 
 
 def _about_the_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in ABOUT_THIS_COMMAND}
+    return {key: value for key, value in config.items() if key not in STAYS_HERE}
 
 
 def _outcome(error: BaseException, *, cancelled: bool) -> tuple[Phase, Cause, str]:

@@ -8,10 +8,9 @@ from typing import Any
 
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
-from launchers.base import SPEC_FILE, RunSpec, shown_path
-from launchers.local import ABOUT_THIS_COMMAND, find, folder_of, override
+from launchers.base import SPEC_FILE, Handle, RunSpec, shown_path
+from launchers.local import STAYS_HERE, find, folder_of, override
 
-STAYS_HERE = ABOUT_THIS_COMMAND | {"launcher"}  # about the machine, not about the run: a resumed run may change it
 MAY_CHANGE = frozenset(  # where and how, not what; weights come with the checkpoint
     {"data.root", "data.workers", "data.max_bad_fraction", "model.weights", "model.compile", "features.max_gb"}
 )
@@ -31,7 +30,7 @@ def expand(typed: Sequence[str]) -> list[str]:
         return list(typed)
     if any(text.startswith("hydra.job.name=train_ddp_process_") for text in typed):
         return list(typed)  # Lightning starts the other ranks with what this function returned to rank 0
-    folder = folder_of(find(_unquoted(value)))
+    folder = _folder(_unquoted(value), typed)
     spec, _ = saved(folder)
     flags, rest, about = [], [], {"run_id": spec.run_id, "hydra.run.dir": str(folder)}
     for text in typed:
@@ -56,6 +55,21 @@ def expand(typed: Sequence[str]) -> list[str]:
         override("resume", str(folder)),
         *rest,
     ]
+
+
+def _folder(value: str, typed: Sequence[str]) -> Path:
+    """Of the run that `resume=` names. What a run elsewhere has saved comes here, where it is to go on here."""
+    folder = Path(value).absolute()
+    handle = value if "://" in value and not value.startswith("local://") else None
+    from launchers.homecoming import fetch, launched, launcher_of
+
+    note = launched(folder) if handle is None else None
+    if handle is None and (note is None or note.get("home")):
+        return folder_of(find(value))
+    chosen = [text.partition("=")[2] for text in typed if text.startswith("launcher=")]
+    at = Handle.parse(handle or note["handle"])  # type: ignore[index]
+    launcher = launcher_of(at, (note or {}).get("state_dir"))
+    return fetch(launcher, at, None if handle else folder, checkpoints=bool(chosen) and chosen[-1] == "local")
 
 
 def typed_after_resume(overrides: Sequence[str]) -> list[str]:
@@ -122,9 +136,7 @@ def going_on(
     here = RunFolder(folder)
     if any(path.exists() for path in (here.last, here.previous, here.best, here.metrics)):  # else it starts over
         findings += [
-            f"{key} was {_shown(old)}, now {_shown(new)}"
-            for key, old, new in _differences(before, after)
-            if _fixed(key)
+            f"{key} was {_shown(old)}, now {_shown(new)}" for key, old, new in differences(before, after) if _fixed(key)
         ]
     if findings:
         raise ConfigError(
@@ -140,12 +152,11 @@ def _fixed(key: str) -> bool:
     return key == "seed" or (key.split(".")[0] in ("data", "model", "features") and key not in MAY_CHANGE)
 
 
-def _differences(before: Any, after: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(before: Any, after: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(key, value before, value after) of each value that is not the same in two nested dicts."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in [*before, *(key for key in after if key not in before)]:
-            yield from _differences(
-                before.get(key, _ABSENT), after.get(key, _ABSENT), f"{at}.{key}" if at else str(key)
-            )
+            yield from differences(before.get(key, _ABSENT), after.get(key, _ABSENT), f"{at}.{key}" if at else str(key))
     elif before != after:
         yield at, before, after
 

@@ -1,0 +1,190 @@
+"""The one door to AWS: clients, and AWS's errors in words that say what to do. boto3 is imported when it is needed."""
+
+import configparser
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from launchers.base import Cause, LaunchError
+
+_DENIED = re.compile(r"not authorized to perform:? (\S+)(?: on resource:? (\S+))?")
+_CREDENTIALS = (
+    "Try: aws configure, aws sso login, or AWS_PROFILE=<a profile>; or rehearse without an account: aws=rehearsal"
+)
+# code -> cause, what it means, what to try. Where AWS's message says more it is shown as well.
+_ERRORS: dict[str, tuple[Cause, str, str]] = {
+    **dict.fromkeys(
+        ("ExpiredToken", "ExpiredTokenException", "RequestExpired"),
+        (Cause.PERMISSION, "The AWS credentials have expired.", "Try: aws sso login, or new credentials; then again"),
+    ),
+    **dict.fromkeys(
+        ("InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidAccessKeyId"),
+        (Cause.PERMISSION, "AWS does not know these credentials.", _CREDENTIALS),
+    ),
+    **dict.fromkeys(
+        ("AccessDenied", "AccessDeniedException", "AccessDeniedError", "403", "Forbidden"),
+        (
+            Cause.PERMISSION,
+            "AWS refuses this.",
+            "Try: have this permission added; dry_run=true lists all that are needed",
+        ),
+    ),
+    **dict.fromkeys(
+        ("ThrottlingException", "Throttling", "TooManyRequestsException", "SlowDown", "RequestLimitExceeded"),
+        (Cause.CAPACITY, "AWS asks for fewer requests, and did so for minutes.", "Try: the same again, later"),
+    ),
+    "ResourceLimitExceeded": (
+        Cause.QUOTA,
+        "A quota of the account is used up.",
+        "Try: raise it at https://console.aws.amazon.com/servicequotas/home/services/sagemaker/quotas, "
+        "or another launcher.instance_type",
+    ),
+    "CapacityError": (Cause.CAPACITY, "AWS has no such machine free.", "Try: later, or another launcher.instance_type"),
+}
+
+
+class Cloud(Protocol):
+    """An account, or something that stands in for one. Constructors only store."""
+
+    region: str | None
+    poll_s: float  # between two looks at something that changes
+
+    @property
+    def scope(self) -> str:
+        """Of handles: the region, or `rehearsal`."""
+        ...
+
+    def client(self, service: str) -> Any:
+        """A boto3 client."""
+        ...
+
+    def describe(self) -> str:
+        """Where it is, for people."""
+        ...
+
+
+@dataclass
+class Account:
+    """Your own account. Credentials and profile are found as the AWS CLI finds them, and never sent along with a run.
+
+    bucket, role: what launchers take from here where they are not told otherwise.
+    """
+
+    region: str | None = None
+    bucket: str | None = None
+    role: str | None = None
+    poll_s: float = 5.0
+    _clients: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def scope(self) -> str:
+        return self.region or "nowhere"
+
+    def client(self, service: str) -> Any:
+        if service not in self._clients:
+            boto3 = import_boto3()
+            from botocore.config import Config
+
+            with errors(f"connecting to {service}"):
+                self._clients[service] = boto3.client(
+                    service, region_name=self.region, config=Config(**TIMEOUTS, user_agent_extra="dogbreed")
+                )
+        return self._clients[service]
+
+    def describe(self) -> str:
+        return f"SageMaker in {self.region}"
+
+
+TIMEOUTS: dict[str, Any] = {
+    "retries": {"mode": "standard", "total_max_attempts": 8},  # waits longer each time, with chance in it
+    "connect_timeout": 10,
+    "read_timeout": 60,
+}
+
+
+def import_boto3() -> Any:
+    try:
+        import boto3
+    except ImportError as error:
+        raise LaunchError("This launcher needs boto3.\nTry: pip install -e '.[aws]'") from error
+    return boto3
+
+
+@contextmanager
+def errors(doing: str, *, then: str = "") -> Iterator[None]:
+    """botocore's errors in here become a LaunchError with its Cause. doing: for the message; then: a further hint."""
+    from botocore.exceptions import BotoCoreError, ClientError
+    from s3transfer.exceptions import S3UploadFailedError
+
+    try:
+        yield
+    except (ClientError, BotoCoreError, S3UploadFailedError) as error:
+        raise translated(error, doing, then) from error
+
+
+def translated(error: Exception, doing: str, then: str = "") -> LaunchError:
+    from botocore import exceptions
+
+    known: tuple[Cause, str, str] | None
+    message = str(error)
+    if isinstance(error, exceptions.ClientError):
+        code, message = code_of(error), str(error.response.get("Error", {}).get("Message", error))
+    else:  # a transfer's error carries the code in its text
+        found = re.search(r"An error occurred \((\w+)\)", message)
+        code = found[1] if found else ""
+    if isinstance(
+        error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.ProfileNotFound
+    ):
+        known = (Cause.PERMISSION, f"There are no AWS credentials: {error}.", _CREDENTIALS)
+        message = ""
+    elif isinstance(error, exceptions.SSOError | exceptions.TokenRetrievalError | exceptions.CredentialRetrievalError):
+        known = _ERRORS["ExpiredToken"]
+    elif isinstance(error, exceptions.NoRegionError):
+        known = (Cause.BAD_CONFIG, "It is not said in which region.", "Try: aws.region=eu-west-1, or AWS_REGION")
+    elif isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
+        known = (Cause.CAPACITY, "AWS cannot be reached.", "Try: is the network there, is aws.region right?")
+    else:
+        known = _ERRORS.get(code)
+    if known is None:
+        known = (Cause.UNKNOWN, "", "Try: debug=true shows the call")
+    cause, meaning, hint = known
+    if denied := _DENIED.search(message):
+        meaning = f"Not permitted: {denied[1]}" + (f" on {denied[2]}" if denied[2] else "") + "."
+        message = ""
+    lines = [f"{doing[0].upper()}{doing[1:]} failed. {meaning}".strip(), *([message] if message else []), hint]
+    return LaunchError("\n".join([*lines, *([then] if then else [])]), cause)
+
+
+def code_of(error: Exception) -> str:
+    """AWS's own code of a ClientError; its HTTP status where S3 gives no more, as for HEAD."""
+    response = getattr(error, "response", {})
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """s3://bucket/a/b -> bucket, a/b."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+@lru_cache
+def configured_region() -> str | None:
+    """As the AWS CLI would find it: the environment, then the profile in ~/.aws/config."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        if os.environ.get(name):
+            return os.environ[name]
+    profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read(Path(os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser())
+    except configparser.Error:
+        return None
+    section: Mapping[str, str] = next(
+        (dict(parser[name]) for name in (f"profile {profile}", profile) if parser.has_section(name)), {}
+    )
+    return section.get("region")

@@ -1,0 +1,195 @@
+"""The project's code as one file that is the same for the same code, and what must not be in it."""
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from dogbreed.errors import ConfigError
+
+BUNDLE_FILE, ENTRY_FILE = "bundle.tar.gz", "remote.py"
+MAX_BYTES = 50_000_000
+CONFIGS = "config-dirs"  # in the bundle: folders of YAML files that the command named
+
+_MAX_DIFF = 100_000  # characters that are kept for people to read; the bundle itself has all
+_MAX_SCANNED = 2_000_000  # bytes of one file in which secrets are looked for
+_WITHOUT_GIT = frozenset({"__pycache__", "runs", "sweeps", "build", "dist", "node_modules"})
+_SECRETS = {
+    "an AWS access key": rb"(?<![A-Za-z0-9])(?:AKIA|ASIA)[A-Z2-7]{16}(?![A-Za-z0-9])",
+    "an AWS secret key": rb"(?i)aws_?secret_?(?:access_?)?key['\"]?\s*[:=]\s*['\"]?[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])",
+    "a private key": rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{16}",
+    "a GitHub token": rb"(?<![A-Za-z0-9_])(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,})",
+    "a Hugging Face token": rb"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{34}(?![A-Za-z0-9])",
+    "a Slack token": rb"(?<![A-Za-z0-9])xox[abprs]-[A-Za-z0-9-]{20,}",
+    "an OpenAI or Anthropic key": rb"(?<![A-Za-z0-9])sk-(?:ant-|proj-)[A-Za-z0-9_-]{20,}",
+    "a W&B key": rb"(?i)wandb_api_key['\"]?\s*[:=]\s*['\"]?[0-9a-f]{40}(?![0-9a-f])",
+}
+_ANY_SECRET = re.compile(
+    b"|".join(b"(?:" + pattern.replace(b"(?i)", b"") + b")" for pattern in _SECRETS.values()), re.I
+)
+
+
+@dataclass(frozen=True)
+class CodeBundle:
+    """What will be sent, looked at but not packed yet.
+
+    files: (name in the bundle, bytes, SHA-256), sorted by name. sources: where each of them lies, if not in the
+    project at its own name. config_dirs: folders in the bundle for Hydra to look into, in order. diff: of tracked files
+    against the commit, for people. findings: what forbids sending it.
+    """
+
+    digest: str
+    files: tuple[tuple[str, int, str], ...]
+    config_dirs: tuple[str, ...] = ()
+    diff: str = ""
+    findings: tuple[str, ...] = ()
+    sources: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        tuples = {
+            key: tuple(tuple(item) if isinstance(item, list) else item for item in value)
+            for key, value in fields.items()
+            if isinstance(value, list | tuple)
+        }
+        return cls(**{**fields, **tuples})
+
+    @property
+    def size(self) -> int:
+        """Bytes, before compression."""
+        return sum(size for _, size, _ in self.files)
+
+
+def look(project: Path, config_dirs: Sequence[Path] = ()) -> CodeBundle:
+    """What of `project` would be sent: what git tracks or would track; outside git all but hidden and derived files."""
+    chosen = {name: project / name for name in _names(project)}
+    named = []
+    for number, folder in enumerate(config_dirs):
+        named.append(f"{CONFIGS}/{number}")
+        for path in sorted(folder.rglob("*.yaml")):
+            chosen[f"{CONFIGS}/{number}/{path.relative_to(folder).as_posix()}"] = path
+    files, findings, digest = [], [], hashlib.sha256()
+    for name in sorted(chosen):
+        content = _content(chosen[name])
+        if content is None:
+            continue  # deleted, but not yet in git's eyes
+        executable = os.access(chosen[name], os.X_OK)
+        sha = hashlib.sha256(content).hexdigest()
+        digest.update(f"{name}\0{executable:d}\0{sha}\n".encode(errors="surrogateescape"))
+        files.append((name, len(content), sha))
+        findings += [f"{name}:{line} holds what looks like {kind}." for line, kind in secrets_in(content)]
+    if findings:
+        findings = [
+            "The code would take secrets along:\n"
+            + "\n".join(findings[:20])
+            + ("\n..." if len(findings) > 20 else "")
+            + "\nTry: an environment variable, or a file that .gitignore names"
+        ]
+    if "train.py" not in chosen or not chosen["train.py"].is_file():
+        findings.append(f"There is no train.py in {project}, so there is nothing that could run.\nTry: a clone")
+    bundle = CodeBundle(
+        digest.hexdigest()[:32],
+        tuple(files),
+        tuple(named),
+        _diff(project),
+        sources=tuple((name, str(chosen[name])) for name, _, _ in files if name.startswith(f"{CONFIGS}/")),
+    )
+    if bundle.size > MAX_BYTES:
+        largest = sorted(files, key=lambda file: -file[1])[:5]
+        listed = "\n".join(f"{size / 1e6:8.1f} MB  {name}" for name, size, _ in largest)
+        findings.append(
+            f"The code is {bundle.size / 1e6:.0f} MB, and {MAX_BYTES / 1e6:.0f} MB may be sent. The largest files:\n"
+            f"{listed}\nTry: naming what is no code in .gitignore; data belongs into data.root"
+        )
+    return CodeBundle(**{**bundle.__dict__, "findings": tuple(findings)})
+
+
+def secrets_in(content: bytes) -> Iterator[tuple[int, str]]:
+    """(line, kind) of strings that have the shape of a key; never the string itself. Binary files are passed over."""
+    if b"\0" in content[:8192] or not _ANY_SECRET.search(content[:_MAX_SCANNED]):
+        return
+    for number, line in enumerate(content[:_MAX_SCANNED].splitlines(keepends=True), 1):
+        for kind, pattern in _SECRETS.items():
+            # a private key's first line says nothing without the next
+            if re.search(pattern, line if kind != "a private key" else _from(content, number)):
+                yield number, kind
+
+
+def pack(project: Path, bundle: CodeBundle) -> bytes:
+    """The tar.gz; the same bytes for the same code, whenever and wherever it is packed.
+
+    Raises ConfigError where a file has changed since it was looked at.
+    """
+    sources, tar_bytes = dict(bundle.sources), io.BytesIO()
+    with tarfile.open(fileobj=tar_bytes, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name, size, sha in bundle.files:
+            path = Path(sources.get(name, project / name))
+            content = _content(path)
+            if content is None or hashlib.sha256(content).hexdigest() != sha:
+                raise ConfigError(f"{path} has changed while the run was planned.\nTry: the same command again")
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mtime = size, 0
+            entry.mode = 0o755 if os.access(path, os.X_OK) else 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return gzip.compress(tar_bytes.getvalue(), compresslevel=6, mtime=0)
+
+
+def _from(content: bytes, line: int) -> bytes:
+    """Line `line`, from 1, and the one after it."""
+    return b"".join(content.splitlines(keepends=True)[line - 1 : line + 1])
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _names(project: Path) -> list[str]:
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=project,
+            capture_output=True,
+            check=True,
+            timeout=30,
+        ).stdout
+        names = {os.fsdecode(name) for name in listed.split(b"\0") if name}
+    except (OSError, subprocess.SubprocessError):
+        names = {
+            (Path(folder) / name).relative_to(project).as_posix()
+            for folder, folders, files in os.walk(project)
+            if _keep(folders)
+            for name in files
+            if not name.startswith(".")
+        }
+    return sorted(name for name in names if (project / name).is_file())
+
+
+def _keep(folders: list[str]) -> bool:
+    """Leave out, for os.walk, what is hidden or derived."""
+    folders[:] = [n for n in folders if not (n.startswith(".") or n in _WITHOUT_GIT or n.endswith(".egg-info"))]
+    return True
+
+
+def _diff(project: Path) -> str:
+    try:
+        run = subprocess.run(
+            ["git", "diff", "HEAD", "--no-color", "--no-ext-diff"],
+            cwd=project,
+            capture_output=True,
+            check=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    text = run.stdout.decode(errors="replace")
+    return text if len(text) <= _MAX_DIFF else text[:_MAX_DIFF] + "\n... (cut here; the bundle has all of it)\n"

@@ -1,0 +1,172 @@
+"""A run that ran elsewhere, and its folder here: how it is found again, and how its files come home."""
+
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dogbreed.run_folder import RunFolder, write_json, write_text
+from launchers import s3
+from launchers.aws import Account, Cloud, errors, split_uri
+from launchers.base import LAUNCHED_FILE, SPEC_FILE, Handle, LaunchError, Plan, RunResult, RunSpec
+from launchers.local import read_result
+
+if TYPE_CHECKING:
+    from launchers.sagemaker import SageMakerLauncher
+
+_LIGHT = ("spec.json", "config.yaml", "metrics.csv", "metrics.json", "fit.json", "environment.json", "skipped.csv")
+
+
+def remember(folder: Path, plan: Plan, launcher: "SageMakerLauncher") -> None:
+    """Leave in the run's folder what it is and where it runs, so that the folder's name is enough to follow it."""
+    write_text(folder / SPEC_FILE, plan.spec.to_json())
+    place = (
+        {"state_dir": str(Path(state_dir).expanduser())}
+        if (state_dir := getattr(launcher.cloud, "state_dir", ""))
+        else {}
+    )
+    write_json(folder / LAUNCHED_FILE, {"handle": str(plan.handle), **place})
+
+
+def launched(folder: Path) -> dict[str, str] | None:
+    """What `remember` left; null for a run of this machine."""
+    try:
+        return dict(json.loads((folder / LAUNCHED_FILE).read_bytes()))
+    except (OSError, ValueError):
+        return None
+
+
+def launcher_of(handle: Handle, state_dir: str | None = None) -> "SageMakerLauncher":
+    """One that can follow the run, from its handle alone."""
+    from launchers.sagemaker import SCHEME, SageMakerLauncher
+
+    if handle.launcher != SCHEME:
+        raise LaunchError(f"{handle} is of no launcher that is known.\nTry: sagemaker://REGION/RUN, or a run folder")
+    return SageMakerLauncher(cloud=cloud_of(handle.scope, state_dir))
+
+
+def cloud_of(scope: str, state_dir: str | None = None) -> Cloud:
+    """scope: a region, or `rehearsal`."""
+    if scope != "rehearsal":
+        return Account(region=scope)
+    from launchers.rehearsal import Rehearsal
+
+    cache = os.environ.get("DOGBREED_CACHE", "~/.cache/dogbreed")
+    return Rehearsal(state_dir=state_dir or f"{cache}/rehearsal")
+
+
+def bring_home(cloud: Cloud, handle: Handle, job: Mapping[str, Any]) -> Path:
+    """The run folder of a job that has succeeded, complete, on this machine. What is there already is left alone."""
+    spec, root = _spec_of(cloud, job), root_of(job)
+    folder = home_of(handle, spec)
+    note = launched(folder) or {"handle": str(handle)}
+    if note.get("home") == job["TrainingJobName"] and RunFolder(folder).metrics.exists():
+        return folder
+    uri = f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job['TrainingJobName']}/output/output.tar.gz"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not _unpack(cloud, uri, folder):  # a job that was ended early has none
+        s3.download(cloud, f"{root}/checkpoints", folder)
+        _metrics_so_far(folder)
+    _settle(folder, spec)
+    write_json(folder / LAUNCHED_FILE, {**note, "home": job["TrainingJobName"]})
+    return folder
+
+
+def fetch(launcher: "SageMakerLauncher", handle: Handle, folder: Path | None, *, checkpoints: bool) -> Path:
+    """The folder of a run elsewhere, made ready to go on: what it is, and with `checkpoints` all it has saved.
+
+    folder: where it is known here. Raises LaunchError for an unknown run, and, where it is to go on here, for one that
+    is still going on there.
+    """
+    _, job = launcher.latest(handle.run_id)
+    if job is None:
+        raise LaunchError(launcher.status(handle).detail)
+    if checkpoints and not launcher.status(handle).finished:
+        raise LaunchError(
+            f"Run {handle} is still going on there.\nTry: python -m launchers attach {handle}, or cancel it first"
+        )
+    spec, uri = _spec_of(launcher.cloud, job), f"{root_of(job)}/checkpoints"
+    folder = folder or home_of(handle, spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    last = folder / "checkpoints" / "last.ckpt"
+    bucket, prefix = split_uri(uri)
+    with errors(f"looking into {uri}"):
+        there = s3.head(launcher.cloud, bucket, f"{prefix}/checkpoints/last.ckpt")
+    if not (last.exists() and there and last.stat().st_mtime > there["LastModified"].timestamp() + 1):
+        s3.download(launcher.cloud, uri, folder, lambda name: checkpoints or name in _LIGHT)
+    _settle(folder, spec)
+    (folder / "state.json").unlink(missing_ok=True)  # of a machine that is gone
+    if not (folder / LAUNCHED_FILE).exists():
+        write_json(folder / LAUNCHED_FILE, {"handle": str(handle)})
+    return folder
+
+
+def read_home(handle: Handle, folder: Path) -> RunResult:
+    return read_result(handle, RunFolder(folder))
+
+
+def home_of(handle: Handle, spec: RunSpec) -> Path:
+    """Where the run's folder is here: where it was started from, if that is this machine; else in runs/."""
+    folder = Path(spec.folder)
+    note = launched(folder)
+    if note is not None and note.get("handle") == str(handle):
+        return folder
+    return Path("runs", handle.run_id).absolute()
+
+
+def root_of(job: Mapping[str, Any]) -> str:
+    """s3://bucket/prefix/runs/<run id>: where everything of the job's run lies."""
+    return str(job["CheckpointConfig"]["S3Uri"]).removesuffix("/checkpoints")
+
+
+def _spec_of(cloud: Cloud, job: Mapping[str, Any]) -> RunSpec:
+    content = s3.read(cloud, f"{root_of(job)}/spec.json")
+    if content is None:
+        raise LaunchError(f"{root_of(job)}/spec.json is gone, so it cannot be told what the run was.")
+    try:
+        return RunSpec.from_json(json.dumps(json.loads(content)["spec"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise LaunchError(f"{root_of(job)}/spec.json is damaged: {error}") from error
+
+
+def _unpack(cloud: Cloud, uri: str, folder: Path) -> bool:
+    """False where there is no such object."""
+    bucket, key = split_uri(uri)
+    with errors(f"downloading {uri}"):
+        if s3.head(cloud, bucket, key) is None:
+            return False
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".home-") as place:
+            packed = Path(place) / "output.tar.gz"
+            cloud.client("s3").download_file(bucket, key, str(packed))
+            with tarfile.open(packed) as archive:
+                archive.extractall(Path(place) / "files", filter="data")
+            for path in sorted((Path(place) / "files").rglob("*")):
+                if path.is_file():
+                    target = folder / path.relative_to(Path(place) / "files")
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(path, target)
+    return True
+
+
+def _settle(folder: Path, spec: RunSpec) -> None:
+    """The machine's paths in the folder become this one's again."""
+    from omegaconf import OmegaConf
+
+    write_text(folder / SPEC_FILE, spec.to_json())
+    config_file = RunFolder(folder).config
+    if config_file.exists():
+        config = OmegaConf.load(config_file)
+        for key in ("data.root", "launcher"):
+            OmegaConf.update(config, key, OmegaConf.select(OmegaConf.create(dict(spec.config)), key), merge=False)
+        write_text(config_file, OmegaConf.to_yaml(config))
+
+
+def _metrics_so_far(folder: Path) -> None:
+    """metrics.json of a run that was ended before it could write that: of its best epoch, from metrics.csv."""
+    from launchers.early import best_so_far
+
+    write_json(RunFolder(folder).metrics, best_so_far(folder))

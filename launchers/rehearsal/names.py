@@ -1,0 +1,8 @@
+"""What the rehearsal's server and those who talk to it agree on. Nothing heavy is imported here."""
+
+ACCOUNT = "123456789012"
+REGION = "us-east-1"
+BUCKET = "dogbreed-rehearsal"
+ROLE = "DogBreedTraining"
+TROUBLE_HEADER, DOOR_HEADER = "X-Rehearsal-Trouble", "X-Rehearsal-Door"
+SERVER_FILE, LOCK_FILE, LOG_FILE = "server.json", "server.lock", "server.log"

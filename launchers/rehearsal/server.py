@@ -1,0 +1,85 @@
+"""The process of the rehearsal cloud: `python -m launchers.rehearsal.server STATE_DIR IDLE_S`."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+from moto.iam.models import iam_backends
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+
+from dogbreed.run_folder import write_json
+from launchers.rehearsal.front import Front
+from launchers.rehearsal.names import ACCOUNT, BUCKET, REGION, ROLE, SERVER_FILE
+from launchers.rehearsal.shelf import Shelf
+from launchers.rehearsal.training import TrainingJobs
+
+_TRUST = (
+    '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", '
+    '"Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}]}'
+)
+
+
+def main(state_dir: Path, idle_s: float) -> None:
+    os.environ.pop("AWS_ENDPOINT_URL", None)  # moto would call itself
+    for noisy in ("werkzeug", "botocore", "boto3"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    shelf = Shelf(state_dir / "s3")
+    shelf.load()
+    if not shelf.has_bucket(BUCKET):
+        shelf.backend.create_bucket(BUCKET, REGION)
+        shelf.follow(BUCKET)
+    iam_backends[ACCOUNT]["aws"].create_role(
+        ROLE,
+        _TRUST,
+        path="/",
+        permissions_boundary=None,
+        description="of training jobs",
+        tags=[],
+        max_session_duration="3600",
+    )
+    jobs = TrainingJobs(state_dir / "jobs", shelf)
+    front = Front(DomainDispatcherApplication(create_backend_app), jobs, shelf)
+    server = make_server("127.0.0.1", 0, front, threaded=True, request_handler=_Handler)
+    url = f"http://127.0.0.1:{server.port}"
+    jobs.begin(url)
+    ending = threading.Event()
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        ending.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    write_json(
+        state_dir / SERVER_FILE,
+        {"pid": os.getpid(), "process_started": psutil.Process().create_time(), "url": url},
+    )
+    while not ending.wait(1.0):
+        if jobs.active:
+            front.last_request = time.monotonic()
+        elif time.monotonic() - front.last_request > idle_s:
+            break
+    (state_dir / SERVER_FILE).unlink(missing_ok=True)
+    jobs.end()
+    server.shutdown()
+
+
+class _Handler(MotoRequestHandler):
+    protocol_version = "HTTP/1.1"  # clients keep their connections
+
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        """Errors are logged, requests are not."""
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))
+    sys.stdout.flush()
+    os._exit(0)  # threads of requests that hang are not waited for

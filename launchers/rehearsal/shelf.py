@@ -1,0 +1,107 @@
+"""The rehearsal's S3 on disk: what was put into buckets is there again when the server is started again."""
+
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from moto.s3.models import S3Backend, s3_backends
+
+from launchers.rehearsal.names import ACCOUNT
+
+_NAME_MAX = 200  # of a file; a key may have 1,024 bytes
+
+
+class Shelf:
+    """A folder for each bucket, a file for each object. moto's memory is what counts; the disk follows it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.RLock()
+
+    @property
+    def backend(self) -> S3Backend:
+        return s3_backends[ACCOUNT]["aws"]
+
+    def load(self) -> None:
+        for place in sorted(self.folder.glob("*")):
+            if not place.is_dir():
+                continue
+            bucket = unquote(place.name)
+            self.backend.create_bucket(bucket, "us-east-1")
+            for path in sorted(place.rglob("*")):
+                if path.is_file() and not path.name.startswith(".tmp-"):
+                    key = unquote("".join(path.relative_to(place).parts).removesuffix("="))
+                    self.backend.put_object(bucket, key, path.read_bytes(), disable_notification=True)
+
+    def put(self, bucket: str, key: str, content: bytes) -> None:
+        """Raises KeyError where there is no such bucket."""
+        if bucket not in self.backend.buckets:
+            raise KeyError(bucket)
+        self.backend.put_object(bucket, key, content, disable_notification=True)
+        self.follow(bucket, key)
+
+    def get(self, bucket: str, key: str) -> bytes | None:
+        found = self._objects(bucket).get(key)
+        return None if found is None else bytes(found.value)
+
+    def keys(self, bucket: str, prefix: str) -> list[str]:
+        return sorted(key for key in self._objects(bucket) if key.startswith(prefix))
+
+    def has_bucket(self, bucket: str) -> bool:
+        return bucket in self.backend.buckets
+
+    def follow(self, bucket: str, key: str | None = None) -> None:
+        """Bring the disk up to date with one object, or with a whole bucket."""
+        with self._lock:
+            place = self.folder / quote(bucket, safe="")
+            if not self.has_bucket(bucket):
+                _remove(place)
+                return
+            place.mkdir(parents=True, exist_ok=True)
+            objects = self._objects(bucket)
+            if key is not None:
+                self._follow_one(place, key, objects.get(key))
+                return
+            on_disk = {path for path in place.rglob("*") if path.is_file()}
+            wanted = {_file(place, name): name for name in objects}
+            for path in on_disk - wanted.keys():
+                path.unlink()
+            for path, name in wanted.items():
+                if path not in on_disk:
+                    self._follow_one(place, name, objects[name])
+
+    def _follow_one(self, place: Path, key: str, found: Any) -> None:
+        path = _file(place, key)
+        if found is None:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".tmp-{threading.get_ident()}")
+        temporary.write_bytes(found.value)
+        temporary.replace(path)
+
+    def _objects(self, bucket: str) -> dict[str, Any]:
+        if not self.has_bucket(bucket):
+            return {}
+        with self._lock:
+            return {name: found for name, found in list(self.backend.buckets[bucket].keys.items()) if found is not None}
+
+
+def _file(place: Path, key: str) -> Path:
+    """A key as one file: whole keys in one name where that is short enough, else in folders of pieces."""
+    name = quote(key, safe="")
+    pieces = [name[n : n + _NAME_MAX] for n in range(0, len(name), _NAME_MAX)]
+    # a cut must not fall into the three characters of an escape
+    for n in range(len(pieces) - 1):
+        cut = next((k for k in (1, 2) if pieces[n][-k] == "%"), 0)
+        if cut:
+            pieces[n], pieces[n + 1] = pieces[n][:-cut], pieces[n][-cut:] + pieces[n + 1]
+    return place.joinpath(*pieces[:-1], pieces[-1] + "=")  # "=" is never in a quoted name: no file is another's folder
+
+
+def _remove(place: Path) -> None:
+    if place.exists():
+        for path in sorted(place.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        place.rmdir()

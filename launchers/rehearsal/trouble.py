@@ -1,0 +1,84 @@
+"""What goes wrong in the rehearsal cloud, on demand: `aws.trouble`, in the words of conf/aws/rehearsal.yaml."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+_MOMENT = re.compile(r"(?P<seconds>\d+(?:\.\d+)?)s|(?P<what>epoch|checkpoint) (?P<number>[1-9]\d*)|start")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Everything is well by default. What is counted is counted for each door, which is one `aws` of one process.
+
+    reclaims: how often a spot machine is taken away from a job; reclaim_at: when, one moment for each attempt in turn:
+    `12.5s` after its command began, `epoch 2` once the log says so, `checkpoint 3` once last.ckpt was written that
+    often, or `start`; the last one also holds for what follows. hard: without a notice, and without the last seconds of
+    the checkpoint folder. no_capacity: how many jobs find no machine. throttled: how many requests are refused for
+    their rate; s3_failures: how many of S3's end in 503; s3_delay_s: what each of S3's takes longer. expires_after: the
+    number of requests after which credentials are not valid any more. crash_at: the moment when a node dies, in a
+    job's first attempt. disk_mb: files on a machine cannot grow beyond this. log_delay_s: how late lines are in
+    CloudWatch. quotas: instances that may run at once, by type.
+    """
+
+    reclaims: int = 0
+    reclaim_at: Sequence[str] = ("epoch 1",)
+    hard: bool = False
+    no_capacity: int = 0
+    throttled: int = 0
+    s3_failures: int = 0
+    s3_delay_s: float = 0.0
+    expires_after: int | None = None
+    crash_at: str | None = None
+    disk_mb: float | None = None
+    log_delay_s: float = 0.0
+    quotas: Mapping[str, int] = field(default_factory=dict)
+
+    def findings(self) -> Iterator[str]:
+        for name in ("reclaims", "no_capacity", "throttled", "s3_failures", "s3_delay_s", "log_delay_s"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                yield f"aws.{'' if name == 'reclaims' else 'trouble.'}{name}={value!r} cannot be.\nTry: 0 or more"
+        moments = [*self.reclaim_at, *([self.crash_at] if self.crash_at else [])]
+        if self.reclaims and not self.reclaim_at:
+            yield "aws.trouble.reclaim_at is empty.\nTry: [epoch 1]"
+        for moment in moments:
+            if not _MOMENT.fullmatch(str(moment)):
+                yield f"aws.trouble: {moment!r} is no moment.\nTry: 12.5s, epoch 2, checkpoint 3 or start"
+
+    def to_header(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_header(cls, text: str | None) -> Self:
+        return cls(**json.loads(text)) if text else cls()
+
+    def reclaim_moment(self, attempt: int) -> str | None:
+        """When the machine of the `attempt`th attempt, from 1, is taken away; null for never."""
+        return None if attempt > self.reclaims else self.reclaim_at[min(attempt, len(self.reclaim_at)) - 1]
+
+
+@dataclass
+class Progress:
+    """How far an attempt is, as far as one can see from outside."""
+
+    seconds: float = 0.0
+    epoch: int = 0
+    checkpoints: int = 0
+
+    def reached(self, moment: str | None) -> bool:
+        if moment is None:
+            return False
+        if moment == "start":
+            return True
+        found = _MOMENT.fullmatch(moment)
+        assert found, moment
+        if found["seconds"]:
+            return self.seconds >= float(found["seconds"])
+        return (self.epoch if found["what"] == "epoch" else self.checkpoints) >= int(found["number"])
+
+
+def unknown(given: Mapping[str, Any]) -> list[str]:
+    return sorted(given.keys() - Trouble.__dataclass_fields__.keys())

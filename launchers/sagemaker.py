@@ -1,0 +1,586 @@
+"""SageMaker training jobs: on demand or managed spot, one class; what differs is in conf/launcher/sagemaker_*.yaml."""
+
+import hashlib
+import json
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from dogbreed.errors import ConfigError, raise_findings
+from launchers import costs, images, job_status, s3
+from launchers.aws import Cloud, code_of, errors
+from launchers.base import (
+    Capabilities,
+    Cause,
+    CleanupReport,
+    Handle,
+    LaunchError,
+    LogLine,
+    Phase,
+    Plan,
+    Request,
+    RunResult,
+    RunSpec,
+    Status,
+    name_findings,
+)
+from launchers.bundle import BUNDLE_FILE, ENTRY_FILE
+from launchers.homecoming import bring_home, read_home, remember
+from launchers.job_logs import read_job_logs, tail
+from launchers.local import STAYS_HERE, override
+from launchers.local import code_of as code_in_words
+
+if TYPE_CHECKING:
+    from dogbreed.training import Watch
+
+RUN_TAG, PLAN_TAG = "dogbreed:run-id", "dogbreed:plan"
+SCHEME = "sagemaker"
+
+_ML, _TMP = "/opt/ml", "/tmp/dogbreed"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,512}")
+_ROLE_NAME = re.compile(r"[\w+=,.@-]{1,64}")
+_TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
+_MOST_RUN_S = 28 * 86400  # SageMaker's own limit
+_MOST_RESUBMITS = 99  # two digits of a job's name
+_KEPT_DAYS = 30  # dogbreed:expires-at, for what cleans up by it
+_METRICS = {  # what training logs, as SageMaker's metrics
+    "train/loss": r"train loss ([0-9.]+)",
+    "val/loss": r"val loss ([0-9.]+)",
+    "val/acc_percent": r"val loss [0-9.]+ acc ([0-9.]+)%",
+    "val/acc": r"^val/acc +([0-9.]+)",
+    "test/acc": r"^test/acc +([0-9.]+)",
+    "images_per_s": r" ([0-9.]+) images/s",
+}
+_ACTIONS = (  # of the person who submits; dry_run=true lists them
+    "sts:GetCallerIdentity",
+    "s3:ListBucket",
+    "s3:GetBucketAcl",
+    "s3:GetBucketPolicyStatus",
+    "s3:GetObject",
+    "s3:PutObject",
+    "iam:GetRole",
+    "iam:PassRole",
+    "sagemaker:CreateTrainingJob",
+    "sagemaker:DescribeTrainingJob",
+    "sagemaker:StopTrainingJob",
+    "sagemaker:ListTrainingJobs",
+    "sagemaker:ListTags",
+    "sagemaker:AddTags",
+    "logs:DescribeLogStreams",
+    "logs:GetLogEvents",
+)
+
+
+@dataclass
+class SageMakerLauncher:
+    """Runs `train.py` as a training job. conf/launcher/sagemaker_gpu.yaml explains each key."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        spot=True, multi_node=False, follow_logs=True, exact_cost=False, graceful_cancel=True
+    )
+
+    cloud: Cloud
+    bucket: str | None = None
+    role: str | None = None
+    prefix: str = "dogbreed"
+    instance_type: str = "ml.g4dn.xlarge"
+    instances: int = 1
+    volume_gb: int = 50
+    spot: bool = False
+    max_run_s: int = 14400
+    max_wait_s: int | None = None
+    image: str = "auto"
+    owner: str = "unknown"
+    kms_key: str | None = None
+    subnets: Sequence[str] = ()
+    security_groups: Sequence[str] = ()
+    network_isolation: bool = False
+    wait: bool = True
+    _jobs_seen: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # by run: its submissions
+
+    # --- plan ---
+
+    def plan(self, spec: RunSpec) -> Plan:
+        raise_findings(ConfigError, [*name_findings(spec), *self._findings(spec)])
+        assert spec.code is not None
+        code, spec_key, root = (
+            f"{self.prefix}/code/{spec.code.digest}",
+            f"{self._run_key(spec)}/spec.json",
+            self._root(spec),
+        )
+        encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.kms_key} if self.kms_key else {}
+        put = {"Bucket": self.bucket, **encryption}
+        count, size = len(spec.code.files), spec.code.size
+        create = self._create(spec, code, spec_key, root)
+        requests = (
+            Request("s3", "PutObject", {**put, "Key": f"{code}/{ENTRY_FILE}", "Body": "<launchers/remote.py>"}),
+            Request(
+                "s3", "PutObject", {**put, "Key": f"{code}/{BUNDLE_FILE}", "Body": f"<{count} files, {size:,} bytes>"}
+            ),
+            Request("s3", "PutObject", {**put, "Key": spec_key, "Body": "<the settings of this run>"}),
+            Request("sagemaker", "CreateTrainingJob", create),
+        )
+        return Plan(
+            spec, Handle(SCHEME, self.cloud.scope, spec.run_id), tuple(self._rows(spec, root)), requests, _ACTIONS
+        )
+
+    def _findings(self, spec: RunSpec) -> Iterator[str]:
+        yield from getattr(self.cloud, "findings", list)()
+        if self.cloud.region is None:
+            yield "It is not said in which region.\nTry: aws.region=eu-west-1, or AWS_REGION, or aws configure"
+        if self.bucket is None:
+            yield "It is not said into which bucket.\nTry: launcher.bucket=<yours>; or rehearse first: aws=rehearsal"
+        elif not _BUCKET.fullmatch(self.bucket):
+            yield f"launcher.bucket={self.bucket!r} cannot name a bucket.\nTry: its name alone, without s3://"
+        if self.role is None:
+            yield "It is not said as which role the job runs.\nTry: aws.role=<name or ARN of an execution role>"
+        elif not (_ROLE_ARN.fullmatch(self.role) or _ROLE_NAME.fullmatch(self.role)):
+            yield f"launcher.role={self.role!r} is neither a role's name nor its ARN.\nTry: aws iam list-roles"
+        if not re.fullmatch(r"[\w./-]{1,200}", self.prefix) or self.prefix.strip("/") != self.prefix:
+            yield f"launcher.prefix={self.prefix!r} cannot begin a key.\nTry: such as dogbreed, or team/dogbreed"
+        yield from self._machine_findings(spec)
+        yield from self._data_findings(spec)
+        if bool(self.subnets) != bool(self.security_groups):
+            yield "A VPC needs both.\nTry: launcher.subnets=[subnet-...] launcher.security_groups=[sg-...]"
+        if spec.code is None:
+            yield "There is no code to send.\nTry: launchers.prepare(...), which looks at it"
+        else:
+            yield from spec.code.findings
+
+    def _machine_findings(self, spec: RunSpec) -> Iterator[str]:
+        if not (_TYPE.fullmatch(self.instance_type) and costs.exists(self.instance_type)):
+            close = costs.closest(self.instance_type)
+            near = ", ".join(close) or "ml.g4dn.xlarge"
+            yield f"launcher.instance_type={self.instance_type} is unknown.\nTry: {near}"
+        if self.instances != 1:
+            yield f"launcher.instances={self.instances}: one machine trains a run so far.\nTry: launcher.instances=1"
+        if not 1 <= self.max_run_s <= _MOST_RUN_S:
+            yield f"launcher.max_run_s={self.max_run_s} cannot be.\nTry: 1 to {_MOST_RUN_S} seconds, such as 14400"
+        if self.spot:
+            if self.max_wait_s is None or self.max_wait_s < self.max_run_s:
+                yield (
+                    f"launcher.max_wait_s={self.max_wait_s} is less than max_run_s={self.max_run_s}, but includes it.\n"
+                    f"Try: launcher.max_wait_s={2 * self.max_run_s}"
+                )
+            save = spec.config.get("save") or {}
+            if not save.get("every_n_steps") and not (0 < (save.get("every_s") or 0) <= self.max_run_s):
+                yield "Spot machines are taken away, and this run would save nothing.\nTry: save.every_s=60"
+        elif self.max_wait_s is not None:
+            yield "launcher.max_wait_s is for spot alone.\nTry: without it, or launcher=sagemaker_spot"
+        if not 1 <= self.volume_gb <= 16384:
+            yield f"launcher.volume_gb={self.volume_gb} cannot be.\nTry: 1 to 16384"
+        if self.cloud.region is not None and costs.exists(self.instance_type):
+            yield from images.findings(self.image, self.cloud.region)
+
+    def _data_findings(self, spec: RunSpec) -> Iterator[str]:
+        data, model = spec.config["data"], spec.config["model"]
+        root = str(data.get("root"))
+        if not data.get("source") and not root.startswith("s3://"):
+            yield (
+                f"data.root={root} lies on this machine, and folders are not sent yet.\n"
+                "Try: aws s3 sync FOLDER s3://BUCKET/photos, then data.root=s3://BUCKET/photos"
+            )
+        weights = str(model.get("weights") or "")
+        if weights.startswith(("/", "./", "../", "~")):
+            yield f"model.weights={weights} lies on this machine, and is not sent.\nTry: an address, or https://..."
+        source = str((data.get("source") or {}).get("_target_", ""))
+        if self.network_isolation and source.endswith("DogImages"):
+            yield "Without a network the photos cannot be downloaded.\nTry: data=folder data.root=s3://BUCKET/photos"
+
+    def _rows(self, spec: RunSpec, root: str) -> Iterator[tuple[str, str]]:
+        typed, own, extras = self._command(spec, again=spec.going_on is not None)
+        how = "spot" if self.spot else "on demand"
+        wait = f", {_hours(self.max_wait_s)} with waiting" if self.spot and self.max_wait_s else ""
+        yield "where", f"{self.cloud.describe()}: {self.instance_type}, {how}"
+        yield "time", f"at most {_hours(self.max_run_s)}{wait}"
+        yield "cost", self._cost(spec)
+        yield "command", shlex.join(["python", "train.py", *typed, *own])
+        yield "image", images.resolve(self.image, self.cloud.region or "", self.instance_type)
+        if note := images.note(self.image, spec.created_at):
+            yield "", note
+        if self.network_isolation:
+            needs = ", ".join(["what pyproject.toml requires", *extras])
+            yield "network", f"none: nothing is installed on start, so the image must hold {needs}"
+        assert spec.code is not None
+        yield (
+            "code",
+            f"{code_in_words(spec)}\n"
+            f"{len(spec.code.files)} files, {spec.code.size / 1e6:.1f} MB, digest {spec.code.digest[:12]}",
+        )
+        yield "files", root
+        yield "folder", spec.folder
+        yield "resume", shlex.join(["python", "train.py", f"resume={Handle(SCHEME, self.cloud.scope, spec.run_id)}"])
+        yield "permissions", "\n".join(_wrapped(_ACTIONS))
+
+    def _cost(self, spec: RunSpec) -> str:
+        cost = costs.estimate(
+            spec.config, self.instance_type, instances=self.instances, spot=self.spot, max_run_s=self.max_run_s
+        )
+        if cost is None:
+            return f"unknown: no price of {self.instance_type} is in launchers/prices.yaml"
+        expected = "expected cannot be told" if cost.expected is None else f"about {costs.usd(cost.expected)} expected"
+        spot = ", less on spot" if self.spot else ""
+        free = "nothing here; on AWS " if self.cloud.scope == "rehearsal" else ""
+        return (
+            f"{free}{expected}, {costs.usd(cost.worst)} at worst\n"
+            f"{costs.usd(cost.usd_per_hour)} an hour on demand{spot} (list price, {costs.REGION}, {cost.as_of})"
+        )
+
+    def _sent(self, spec: RunSpec) -> dict[str, Any]:
+        """What the machine is told. again: how to go on, where an earlier machine has left something in the folder."""
+
+        def command(again: bool) -> dict[str, list[str]]:
+            typed, own, _ = self._command(spec, again=again)
+            return {"typed": typed, "own": own}
+
+        return {
+            "spec": json.loads(spec.to_json()),
+            "fresh": command(again=False),
+            "again": command(again=True) if spec.going_on is not None else None,
+            "extras": self._command(spec, again=False)[2],
+        }
+
+    def _command(self, spec: RunSpec, *, again: bool) -> tuple[list[str], list[str], list[str]]:
+        """What was typed, what the launcher adds for the machine, and the extras of pyproject.toml that it needs."""
+        folder = f"{_ML}/checkpoints"
+        words = (spec.going_on or ()) if again else spec.overrides
+        typed = [text for text in words if _root_key(text) not in STAYS_HERE and _key(text) != "data.root"]
+        data = spec.config["data"]
+        root = f"{_ML}/input/data/photos" if not data.get("source") else f"{_TMP}/{Path(str(data['root'])).name}"
+        own = [
+            "launcher=local",
+            *([override("resume", folder)] if again else [f"run_id={spec.run_id}", f"hydra.run.dir={folder}"]),
+            f"data.root={root}",
+        ]
+        assert spec.code is not None
+        if spec.code.config_dirs:
+            places = ",".join(f"file://{_ML}/code/{name}" for name in spec.code.config_dirs)
+            own.append(f"hydra.searchpath=[{places}]")
+        logger = str((spec.config.get("logger") or {}).get("_target_", ""))
+        return typed, own, ["wandb"] if "wandb" in logger.lower() else []
+
+    def _create(self, spec: RunSpec, code: str, spec_key: str, root: str) -> dict[str, Any]:
+        def channel(name: str, uri: str) -> dict[str, Any]:
+            source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+            return {"ChannelName": name, "InputMode": "File", "DataSource": {"S3DataSource": source}}
+
+        channels = [channel("code", f"s3://{self.bucket}/{code}/"), channel("spec", f"s3://{self.bucket}/{spec_key}")]
+        if not spec.config["data"].get("source"):
+            channels.append(channel("photos", f"{str(spec.config['data']['root']).rstrip('/')}/"))
+        output: dict[str, Any] = {"S3OutputPath": f"{root}/output"}
+        resources: dict[str, Any] = {
+            "InstanceType": self.instance_type,
+            "InstanceCount": self.instances,
+            "VolumeSizeInGB": self.volume_gb,
+        }
+        if self.kms_key:
+            output["KmsKeyId"] = self.kms_key
+            if not re.search(
+                r"\.(g4dn|g5|g6|p4d|p4de|p5|m5d|c5d)\.", self.instance_type
+            ):  # instance storage is encrypted as it is
+                resources["VolumeKmsKeyId"] = self.kms_key
+        created = datetime.fromisoformat(spec.created_at) if spec.created_at else datetime(1970, 1, 1, tzinfo=UTC)
+        expires = (created + timedelta(days=_KEPT_DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        request: dict[str, Any] = {
+            "TrainingJobName": spec.run_id,
+            "RoleArn": self.role
+            if self.role and self.role.startswith("arn:")
+            else f"arn:aws:iam::{{account}}:role/{self.role}",
+            "AlgorithmSpecification": {
+                "TrainingImage": images.resolve(self.image, self.cloud.region or "", self.instance_type),
+                "TrainingInputMode": "File",
+                "ContainerEntrypoint": ["python", f"{_ML}/input/data/code/{ENTRY_FILE}"],
+                "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in _METRICS.items()],
+            },
+            "InputDataConfig": channels,
+            "OutputDataConfig": output,
+            "CheckpointConfig": {"S3Uri": f"{root}/checkpoints", "LocalPath": f"{_ML}/checkpoints"},
+            "ResourceConfig": resources,
+            "StoppingCondition": {
+                "MaxRuntimeInSeconds": self.max_run_s,
+                **({"MaxWaitTimeInSeconds": self.max_wait_s} if self.spot else {}),
+            },
+            "EnableManagedSpotTraining": self.spot,
+            "EnableNetworkIsolation": self.network_isolation,
+            "EnableInterContainerTrafficEncryption": self.instances > 1,
+            "Environment": {"DOGBREED_INSTALL": "no" if self.network_isolation else "yes"},
+            "Tags": [
+                {"Key": key, "Value": value}
+                for key, value in {
+                    RUN_TAG: spec.run_id,
+                    "dogbreed:owner": re.sub(r"[^\w .:/=+@-]", "-", self.owner)[:256],
+                    "dogbreed:expires-at": expires,
+                    "dogbreed:purpose": "training",
+                }.items()
+            ],
+        }
+        if self.subnets:
+            request["VpcConfig"] = {"Subnets": list(self.subnets), "SecurityGroupIds": list(self.security_groups)}
+        digest = hashlib.sha256(
+            json.dumps([request, self._sent(spec)["fresh"], spec.going_on], sort_keys=True).encode()
+        ).hexdigest()[:32]
+        request["Tags"].append({"Key": PLAN_TAG, "Value": digest})
+        return request
+
+    def _run_key(self, spec: RunSpec) -> str:
+        return f"{self.prefix}/runs/{spec.run_id}"
+
+    def _root(self, spec: RunSpec) -> str:
+        return f"s3://{self.bucket}/{self._run_key(spec)}"
+
+    # --- submit ---
+
+    def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
+        """Check what only the account knows, upload what is not there, create the job; with `watch`, stay to its end.
+
+        The same plan again is the same job: while it is going on and once it has succeeded nothing is done; where it
+        has failed or was stopped, it goes on from its checkpoint under the job's name and a number.
+        """
+        spec, create = plan.spec, dict(plan.requests[-1].parameters)
+        account = self._check_account()
+        create["RoleArn"] = create["RoleArn"].replace("{account}", account)
+        number, job = self.latest(spec.run_id)
+        if job is not None and self._same(job, plan, create):
+            return self._watched(plan, watch)
+        sent = self._sent(spec)
+        for request in plan.requests[:-1]:
+            s3.put(self.cloud, request.parameters, spec, sent)
+        s3.send_checkpoints(
+            self.cloud, Path(spec.folder), create["CheckpointConfig"]["S3Uri"], going_on=spec.going_on is not None
+        )
+        remember(Path(spec.folder), plan, self)
+        while True:
+            number += 1
+            if number > _MOST_RESUBMITS:
+                raise LaunchError(
+                    f"Run {spec.run_id} has been submitted {number - 1} times.\nTry: a new run", Cause.BAD_CONFIG
+                )
+            create["TrainingJobName"] = job_name(spec.run_id, number)
+            with errors("creating the training job", then=self._quota_hint()):
+                try:
+                    self.cloud.client("sagemaker").create_training_job(**create)
+                    break
+                except self.cloud.client(
+                    "sagemaker"
+                ).exceptions.ResourceInUse:  # somebody was faster: with the same plan?
+                    number, job = self.latest(spec.run_id)
+                    if job is not None and self._same(job, plan, create):
+                        break
+        return self._watched(plan, watch)
+
+    def _same(self, job: Mapping[str, Any], plan: Plan, create: Mapping[str, Any]) -> bool:
+        """Whether `job`, the run's latest, is what the plan wants. False where it is to go on under another name."""
+        status = job_status.read(job, plan.handle)
+        going_on = plan.spec.going_on is not None
+        nothing_new = going_on and not self._command(plan.spec, again=True)[0]
+        wanted = next(tag["Value"] for tag in create["Tags"] if tag["Key"] == PLAN_TAG)
+        same = self._tags(job).get(PLAN_TAG) == wanted
+        if status.phase is Phase.SUCCEEDED:
+            return same or nothing_new or not going_on
+        if status.finished:
+            return False
+        if not (same or nothing_new):
+            raise LaunchError(
+                f"Run {plan.spec.run_id} is going on with other settings.\n"
+                f"Try: python -m launchers attach {plan.handle}, or python -m launchers cancel {plan.handle} first"
+            )
+        return True
+
+    def _check_account(self) -> str:
+        """The account's id. Raises LaunchError for all that is wrong with the bucket and the role, at once."""
+        assert self.bucket is not None
+        with errors("asking AWS who you are"):
+            account = str(self.cloud.client("sts").get_caller_identity()["Account"])
+        findings = [*s3.bucket_findings(self.cloud, self.bucket, account), *self._role_findings()]
+        raise_findings(LaunchError, findings)
+        return account
+
+    def _role_findings(self) -> list[str]:
+        assert self.role is not None
+        name = self.role.rpartition("/")[2]
+        from botocore.exceptions import ClientError
+
+        try:
+            role = self.cloud.client("iam").get_role(RoleName=name)["Role"]
+        except ClientError as error:
+            if code_of(error) == "NoSuchEntity":
+                return [f"There is no role {name}.\nTry: aws.role=<one of `aws iam list-roles`>"]
+            if code_of(error) in ("AccessDenied", "AccessDeniedException"):
+                return []  # who may pass a role may not always look at it: CreateTrainingJob will tell
+            with errors(f"looking at the role {name}"):
+                raise
+        if self.role.startswith("arn:") and role["Arn"] != self.role:
+            return [f"{self.role} is not in this account, whose role of that name is {role['Arn']}."]
+        if "sagemaker.amazonaws.com" not in json.dumps(role["AssumeRolePolicyDocument"]):
+            return [
+                f"SageMaker may not assume the role {name}: sagemaker.amazonaws.com is not in its trust policy.\n"
+                "Try: another role, or add it"
+            ]
+        return []
+
+    def _quota_hint(self) -> str:
+        kind = "spot training" if self.spot else "training"
+        return f"(the quota of this machine: `{self.instance_type} for {kind} job usage`)"
+
+    def _watched(self, plan: Plan, watch: "Watch | None") -> Handle:
+        if watch is not None:
+            from launchers.follow import ask_after_each_epoch
+
+            if ask_after_each_epoch(self, plan.handle, watch):
+                self._end_early(plan.handle)
+        return plan.handle
+
+    def _end_early(self, handle: Handle) -> None:
+        """Stop a run whose numbers are good enough to know: that is no failure."""
+        _, job = self.latest(handle.run_id)
+        if job is None or job_status.read(job, handle).finished:
+            return
+        with errors("marking the job"):
+            self.cloud.client("sagemaker").add_tags(
+                ResourceArn=job["TrainingJobArn"], Tags=[{"Key": job_status.EARLY_TAG, "Value": "yes"}]
+            )
+        self.cancel(handle)
+
+    # --- afterwards ---
+
+    def status(self, handle: Handle) -> Status:
+        _, job = self.latest(handle.run_id)
+        if job is None:
+            where = self.cloud.describe()
+            return Status(Phase.LOST, Cause.UNKNOWN, f"No run {handle.run_id} is known in {where}.")
+        status = job_status.read(
+            job, handle, earlier=self._attempts_before(handle.run_id), tags=lambda: self._tags(job)
+        )
+        if status.phase in (Phase.FAILED, Phase.CANCELLED):
+            status = replace(status, log_tail=tail(self.cloud, job["TrainingJobName"]))
+        return status
+
+    def logs(
+        self, handle: Handle, *, follow: bool = False, attempt: int | None = None, node: int | None = None
+    ) -> Iterator[LogLine]:
+        if self.latest(handle.run_id)[1] is None:
+            raise LaunchError(self.status(handle).detail)
+        lines = read_job_logs(self.cloud, lambda: self._all(handle.run_id), follow=follow)
+        return (line for line in lines if attempt in (None, line.attempt) and node in (None, line.node))
+
+    def cancel(self, handle: Handle, *, grace_s: float = 110) -> Status:
+        """SageMaker itself waits 120 s between SIGTERM and the end, whatever grace_s is."""
+        _, job = self.latest(handle.run_id)
+        if job is None or job_status.read(job, handle).finished:
+            return self.status(handle)
+        from botocore.exceptions import ClientError
+
+        try:
+            self.cloud.client("sagemaker").stop_training_job(TrainingJobName=job["TrainingJobName"])
+        except ClientError as error:
+            if code_of(error) != "ValidationException":  # it has ended just now
+                with errors("stopping the job"):
+                    raise
+        until = time.monotonic() + max(grace_s, 120) + 60
+        while not (status := self.status(handle)).finished and time.monotonic() < until:
+            time.sleep(self.cloud.poll_s)
+        return status
+
+    def result(self, handle: Handle) -> RunResult:
+        """Brings the run folder home, if it is not there yet."""
+        status = self.status(handle)
+        if status.phase is not Phase.SUCCEEDED:
+            raise LaunchError(f"Run {handle} has no result: {status}", status.cause)
+        _, job = self.latest(handle.run_id)
+        assert job is not None
+        folder = bring_home(self.cloud, handle, job)
+        return read_home(handle, folder)
+
+    def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
+        """Of the newest 100 jobs of the account, those that were launched from here."""
+        request: dict[str, Any] = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": 100}
+        seen = set()
+        with errors("listing training jobs"):
+            client = self.cloud.client("sagemaker")
+            summaries = client.list_training_jobs(**request)["TrainingJobSummaries"]
+        for summary in summaries:
+            if active_only and summary["TrainingJobStatus"] not in ("InProgress", "Stopping"):
+                continue
+            run_id = self._tags(summary).get(RUN_TAG)
+            if run_id and run_id not in seen:
+                seen.add(run_id)
+                handle = Handle(SCHEME, self.cloud.scope, run_id)
+                status = self.status(handle)
+                if not (active_only and status.finished):
+                    yield handle, status
+
+    def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
+        """Settings of runs that were uploaded and never became a job, and uploads that broke off, which cost money.
+
+        What a run has saved is never touched.
+        """
+        if self.bucket is None:
+            raise LaunchError("It is not said in which bucket to look.\nTry: --bucket NAME")
+        return s3.cleanup(
+            self.cloud, self.bucket, self.prefix, lambda run_id: self.latest(run_id)[1] is not None, older_than, apply
+        )
+
+    # --- jobs of a run ---
+
+    def _all(self, run_id: str) -> Sequence[dict[str, Any]]:
+        found = [self._describe(job_name(run_id, n)) for n in range(1, self.latest(run_id)[0] + 1)]
+        return [job for job in found if job is not None]
+
+    def latest(self, run_id: str) -> tuple[int, dict[str, Any] | None]:
+        """The number of submissions, and the last one's description. By name: lists lag behind on AWS."""
+        number = self._jobs_seen.get(run_id, 0)
+        job = self._describe(job_name(run_id, number)) if number else None
+        while (after := self._describe(job_name(run_id, number + 1))) is not None:
+            number, job = number + 1, after
+        self._jobs_seen[run_id] = number
+        return number, job
+
+    def _attempts_before(self, run_id: str) -> int:
+        """Of all submissions but the latest."""
+        return sum(job_status.attempts(job) for job in self._all(run_id)[:-1]) if self._jobs_seen[run_id] > 1 else 0
+
+    def _describe(self, name: str) -> dict[str, Any] | None:
+        from botocore.exceptions import ClientError
+
+        with errors(f"looking at the job {name}"):
+            try:
+                found: dict[str, Any] = self.cloud.client("sagemaker").describe_training_job(TrainingJobName=name)
+            except ClientError as error:
+                if code_of(error) in ("ValidationException", "ResourceNotFound"):
+                    return None
+                raise
+        return found
+
+    def _tags(self, job: Mapping[str, Any]) -> dict[str, str]:
+        with errors("reading tags"):
+            tags = self.cloud.client("sagemaker").list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]
+        return {tag["Key"]: tag["Value"] for tag in tags}
+
+
+def job_name(run_id: str, number: int) -> str:
+    """Of the `number`th submission of a run, from 1."""
+    return run_id if number == 1 else f"{run_id}--{number}"
+
+
+def _root_key(text: str) -> str:
+    return re.split(r"[.=@/]", text.lstrip("+~"), maxsplit=1)[0]
+
+
+def _key(text: str) -> str:
+    return text.lstrip("+~").partition("=")[0]
+
+
+def _hours(seconds: int) -> str:
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds / 60:g} min"
+
+
+def _wrapped(words: Sequence[str]) -> Iterator[str]:
+    import textwrap
+
+    yield from textwrap.wrap(", ".join(words), 64, break_on_hyphens=False)
