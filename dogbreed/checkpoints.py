@@ -62,19 +62,39 @@ def read_whole(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: RunFolder) -> Path | None:
-    """The newest checkpoint that is whole; a damaged one is set aside, with a warning. None: start over."""
+    """The newest checkpoint that is whole and whose best.ckpt is there; a damaged one is set aside, with a warning.
+
+    None: start over. On a rented machine files are saved one by one, so that one may come back without the other.
+    """
     for path in (folder.last, folder.previous):
         if not path.exists():
             continue
         try:
-            read(path)
-            return path
+            if _has_its_best(read(path), folder):
+                return path
+            log.warning("%s goes with a newer best.ckpt than the one that is there; the one before is used", path)
+            continue
         except CheckpointError as error:
             damage = str(error)
         aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         path.replace(aside)
         log.warning("The checkpoint %s is damaged; it is set aside as %s. %s", path, aside.name, damage)
     return None
+
+
+def _has_its_best(checkpoint: dict[str, Any], folder: RunFolder) -> bool:
+    """Whether best.ckpt is of the epoch that was the best when `checkpoint` was written, or of a later one."""
+    states = checkpoint.get("callbacks", {})
+    best: dict[str, Any] = next((v for key, v in states.items() if key.startswith(BestCheckpoint.__qualname__)), {})
+    rows = states.get("History", {}).get("rows", [])
+    score, monitor = best.get("best_model_score"), best.get("monitor")
+    if score is None:
+        return True
+    epoch = next((row["epoch"] for row in rows if row[monitor] == float(score)), 0)
+    try:
+        return int(read(folder.best)["epoch"]) + 1 >= epoch
+    except CheckpointError:
+        return False
 
 
 def write(checkpoint: dict[str, Any], path: Path) -> None:

@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -76,6 +76,7 @@ def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> 
     here = RunFolder(folder)
     with Interruption() as stop, _memory_errors(config), _disk_errors(here), _compile_errors():
         raise_findings(ConfigError, list(_findings(config)))
+        _forget_what_does_not_fit(here)
         longer = here.fit.exists() and _read_json(here.fit)["max_epochs"] < config["trainer"]["max_epochs"]
         done = here.report if config.get("test", True) else here.metrics
         if here.metrics.exists() and done.exists() and not longer:
@@ -98,6 +99,29 @@ def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> 
         stop.check()
         report.write(here, data.root)
         return _read_json(here.metrics)
+
+
+def _forget_what_does_not_fit(here: RunFolder) -> None:
+    """What says that training or the test is done must not count without the checkpoints that came of it.
+
+    On a rented machine files are saved one by one: after an interruption a folder may hold some newer than others.
+    """
+    if not (here.fit.exists() and here.best.exists()) or "best_epoch" not in (fit := _read_json(here.fit)):
+        return
+    done = [here.report, here.metrics]
+    try:
+        best: dict[str, Any] | None = checkpoints.read(here.best)
+        steps = checkpoints.read(here.last)["global_step"] if here.last.exists() else fit["steps"]
+    except CheckpointError:
+        best, steps = None, 0
+    if best is None or int(best["epoch"]) + 1 != fit["best_epoch"] or steps != fit["steps"]:
+        done.append(here.fit)
+    else:
+        fitted = (_read_json(here.metrics) if here.metrics.exists() else {}).get("temperature")
+        if fitted is None or float(best["state_dict"]["temperature"]) == torch.tensor(fitted).item():
+            return
+    for path in done:
+        path.unlink(missing_ok=True)
 
 
 def share(config: Mapping[str, Any], folder: Path) -> None:
@@ -244,7 +268,8 @@ def _fit(
     totals = history.totals()
     if totals["epochs"] < config["trainer"]["max_epochs"]:
         log.info("Ended after epoch %d of %d", totals["epochs"], config["trainer"]["max_epochs"])
-    write_json(here.fit, {**totals, "max_epochs": totals["epochs"]})
+    best = _best(history.rows, config)
+    write_json(here.fit, {**totals, "max_epochs": totals["epochs"], "best_epoch": best["epoch"]})
 
 
 def _place(config: Mapping[str, Any], here: RunFolder) -> dict[str, Any]:
@@ -324,13 +349,18 @@ def _validated(config: Mapping[str, Any], here: RunFolder) -> dict[str, float]:
     """What is known of best.ckpt from training alone: its epoch's row of metrics.csv."""
     with here.history.open(newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    better = max if config["mode"] == "max" else min
-    best = better(rows, key=lambda row: row[config["monitor"]])  # of equals the first, as BestCheckpoint has it
+    best = _best(rows, config)
     return {
         **{name: value for name, value in best.items() if name.startswith("val/")},
         "best_epoch": best["epoch"],
         **_of_the_fit(here),
     }
+
+
+def _best(rows: Sequence[Mapping[str, float]], config: Mapping[str, Any]) -> Mapping[str, float]:
+    """The best epoch's row; of equals the first, as BestCheckpoint has it."""
+    better = max if config["mode"] == "max" else min
+    return better(rows, key=lambda row: row[config["monitor"]])
 
 
 def _of_the_fit(here: RunFolder) -> dict[str, float]:

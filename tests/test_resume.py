@@ -1,5 +1,6 @@
 """Real processes, real signals: `python train.py` is killed at random moments, and nothing is lost."""
 
+import json
 import os
 import random
 import signal
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from dogbreed import run_folder
+from dogbreed.run_folder import RunFolder
 from launchers.base import shown_path
 
 from .conftest import make_photos, tiny_settings
-from .test_training import history, same, weights
+from .runs import config, history, run, same, weights
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = ("trainer.max_epochs=10", "model.dropout=0.5", "save.every_n_steps=3", "save.every_s=0.5")
@@ -80,3 +83,44 @@ def test_a_run_stopped_at_random_moments_ends_with_the_same_weights(
     finish(start(f"resume={folder}"))
     assert same(weights(whole), weights(folder))
     assert history(whole) == history(folder)
+
+
+@pytest.fixture(scope="module")
+def moments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict[str, bytes]]]:
+    """Photos, a finished run, and what lay in its folder after each file that it wrote."""
+    base = tmp_path_factory.mktemp("moments")
+    photos, folder = make_photos(base / "photos"), base / "whole"
+    seen: list[dict[str, bytes]] = []
+    write_bytes = run_folder.write_bytes
+
+    def noted(path: Path, content: bytes) -> None:
+        write_bytes(path, content)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        seen.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dogbreed.checkpoints.write_bytes", noted)
+        patch.setattr(run_folder, "write_bytes", noted)
+        run(config(photos, "trainer.max_epochs=4", "save.every_n_steps=1", "model.dropout=0.5"), folder)
+    return photos, folder, seen
+
+
+@pytest.mark.parametrize("seed", [*range(15), *(pytest.param(n, marks=pytest.mark.slow) for n in range(15, 200))])
+def test_a_folder_whose_files_are_of_different_moments_ends_with_the_same_result(
+    seed: int, moments: tuple[Path, Path, list[dict[str, bytes]]], tmp_path: Path
+) -> None:
+    """As it comes back from S3 when a machine was taken away between two uploads."""
+    photos, whole, seen = moments
+    chance = random.Random(seed)
+    moment = chance.randrange(len(seen))
+    for name in {name for files in seen[: moment + 1] for name in files}:
+        content = seen[max(0, moment - chance.randrange(6))].get(name)
+        if content is not None:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+    metrics = run(config(photos, "trainer.max_epochs=4", "save.every_n_steps=1", "model.dropout=0.5"), tmp_path)
+    for name in ("last.ckpt", "best.ckpt"):
+        assert same(weights(whole, name), weights(tmp_path, name)), name
+    assert history(whole) == history(tmp_path)
+    assert metrics["test/acc"] == json.loads(RunFolder(whole).metrics.read_text())["test/acc"]
+    assert RunFolder(tmp_path).report.exists()
