@@ -1,30 +1,35 @@
-"""`python -m launchers`: what has been run, how it stands, and how to stop it. Loads neither torch nor Hydra."""
+"""What has been run, here and elsewhere: how it stands, and how to follow and stop it."""
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from dogbreed.errors import DogBreedError
-from launchers.base import Handle, Phase, RunResult, Status, shown_path
+from dogbreed.errors import DogBreedError, Interrupted
+from launchers.base import LAUNCHED_FILE, Handle, Launcher, LaunchError, Phase, RunResult, Status, shown_path
 from launchers.local import LocalLauncher, find, folder_of
 
 _EPILOG = """\
 A run is named by its folder (runs/20261123-001122-x7k2), by the last part of
-that, or by its handle (local:///home/me/runs/20261123-001122-x7k2).
+that, or by its handle: sagemaker://eu-west-1/20261123-001122-x7k2 works from
+any folder and any machine, sagemaker://rehearsal/... on this one.
 """
+_PLACE = "sagemaker://REGION, or sagemaker://rehearsal"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    launcher = LocalLauncher(args.runs_dir)
     try:
-        status: int = args.command(launcher, args)
+        status: int = args.command(args)
         sys.stdout.flush()
         return status
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        return 128 + interrupted.signum
     except DogBreedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -35,24 +40,77 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _list(launcher: LocalLauncher, args: argparse.Namespace) -> int:
+def _found(args: argparse.Namespace) -> tuple[Launcher, Handle]:
+    """The run that was named, and a launcher that knows it. What is elsewhere is imported only for a run elsewhere."""
+    text = args.run
+    if "://" in text and not text.startswith("local://"):
+        from launchers.homecoming import launcher_of
+
+        handle = Handle.parse(text)
+        return launcher_of(handle), handle
+    handle = find(text, args.runs_dir)
+    if (folder_of(handle) / LAUNCHED_FILE).exists():
+        from launchers.homecoming import launched, launcher_of
+
+        if note := launched(folder_of(handle)):
+            elsewhere = Handle.parse(note["handle"])
+            return launcher_of(elsewhere, note.get("state_dir")), elsewhere
+    return LocalLauncher(args.runs_dir), handle
+
+
+def _launcher_at(args: argparse.Namespace) -> Launcher:
+    """Of the place that was named; this machine where none was."""
+    if not args.place:
+        return LocalLauncher(args.runs_dir)
+    scheme, found, scope = args.place.rstrip("/").partition("://")
+    if not (scheme == "sagemaker" and found and scope):
+        raise LaunchError(f"{args.place!r} is no place.\nTry: {_PLACE}")
+    from launchers.homecoming import cloud_of
+    from launchers.sagemaker import SageMakerLauncher
+
+    cloud = cloud_of(scope)
+    return SageMakerLauncher(cloud, bucket=getattr(args, "bucket", None) or cloud.default_bucket)
+
+
+def _list(args: argparse.Namespace) -> int:
+    launcher = _launcher_at(args)
     runs = list(launcher.list(active_only=not args.all))
+    if isinstance(launcher, LocalLauncher):
+        runs = [*_launched_from_here(args), *runs]
     if args.json:
         print(json.dumps([_facts(handle, status) for handle, status in runs], indent=2))
     elif runs:
-        rows = [(shown_path(folder_of(h)), str(s.phase), str(s.attempt), s.started_at[:19]) for h, s in runs]
+        rows = [(_name(h), str(s.phase), str(s.attempt), s.started_at[:19]) for h, s in runs]
         rows = [("run", "phase", "attempt", "started (UTC)"), *rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     else:
-        seen = f"in {launcher.runs_dir} or {launcher.sweeps_dir}"
+        seen = f"in {launcher.runs_dir} or {launcher.sweeps_dir}" if isinstance(launcher, LocalLauncher) else "there"
         print(f"No run {seen}." if args.all else f"No run is going on {seen}. Those that have ended: list --all")
     return 0
 
 
-def _status(launcher: LocalLauncher, args: argparse.Namespace) -> int:
-    handle = find(args.run, args.runs_dir)
+def _launched_from_here(args: argparse.Namespace) -> Iterator[tuple[Handle, Status]]:
+    """Runs elsewhere whose folder is here and waits for its results."""
+    for file in sorted(Path(args.runs_dir).glob(f"*/{LAUNCHED_FILE}"), reverse=True):
+        from launchers.homecoming import launched, launcher_of
+
+        note = launched(file.parent) or {}
+        if "handle" not in note or "home" in note:
+            continue
+        handle = Handle.parse(note["handle"])
+        try:
+            status = launcher_of(handle, note.get("state_dir")).status(handle)
+        except LaunchError as error:
+            print(f"{handle}: {error}", file=sys.stderr)
+            continue
+        if args.all or not status.finished:
+            yield handle, status
+
+
+def _status(args: argparse.Namespace) -> int:
+    launcher, handle = _found(args)
     status = launcher.status(handle)
     if args.json:
         print(json.dumps(_facts(handle, status), indent=2))
@@ -61,20 +119,30 @@ def _status(launcher: LocalLauncher, args: argparse.Namespace) -> int:
     return 1 if status.phase is Phase.LOST else 0
 
 
-def _logs(launcher: LocalLauncher, args: argparse.Namespace) -> int:
-    for line in launcher.logs(find(args.run, args.runs_dir), follow=args.follow, attempt=args.attempt):
+def _logs(args: argparse.Namespace) -> int:
+    launcher, handle = _found(args)
+    for line in launcher.logs(handle, follow=args.follow, attempt=args.attempt):
         print(f"{line.attempt} | {line.text}", flush=args.follow)
     return 0
 
 
-def _cancel(launcher: LocalLauncher, args: argparse.Namespace) -> int:
-    status = launcher.cancel(find(args.run, args.runs_dir), grace_s=args.grace_s)
+def _attach(args: argparse.Namespace) -> int:
+    from launchers.follow import follow
+
+    print(follow(*_found(args)))
+    return 0
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    launcher, handle = _found(args)
+    status = launcher.cancel(handle, grace_s=args.grace_s)
     print(status)
     return 1 if status.phase is Phase.LOST else 0
 
 
-def _result(launcher: LocalLauncher, args: argparse.Namespace) -> int:
-    result: RunResult = launcher.result(find(args.run, args.runs_dir))
+def _result(args: argparse.Namespace) -> int:
+    launcher, handle = _found(args)
+    result: RunResult = launcher.result(handle)
     if args.json:
         artifacts = {name: str(path) for name, path in result.artifacts.items()}
         print(json.dumps({"handle": str(result.handle), "metrics": result.metrics, "artifacts": artifacts}, indent=2))
@@ -83,19 +151,45 @@ def _result(launcher: LocalLauncher, args: argparse.Namespace) -> int:
     return 0
 
 
-def _cleanup(launcher: LocalLauncher, args: argparse.Namespace) -> int:
-    report = launcher.cleanup(apply=args.apply)
+def _cleanup(args: argparse.Namespace) -> int:
+    report = _launcher_at(args).cleanup(apply=args.apply)
     for name in report.found:
         print(f"{'removed' if name in report.removed else 'left over'}  {name}")
     if report.left and not args.apply:
-        print("Remove them with: python -m launchers cleanup --apply")
+        print("Remove them with the same command and --apply")
     elif not report.found:
         print("Nothing is left over.")
     return 1 if report.left and args.apply else 0
 
 
+def _rehearsal(args: argparse.Namespace) -> int:
+    from launchers import rehearsal
+    from launchers.homecoming import cloud_of
+
+    place = cast(rehearsal.Rehearsal, cloud_of("rehearsal", args.state_dir)).place
+    if args.do == "stop":
+        print("The rehearsal cloud has ended." if rehearsal.stop(place) else "The rehearsal cloud is not running.")
+        return 0
+    url = rehearsal.start(place, rehearsal.IDLE_S) if args.do == "start" else rehearsal.address(place)
+    if url is None:
+        print(f"The rehearsal cloud is not running; {shown_path(place)} keeps what it has.")
+        return 0
+    print(
+        f"The rehearsal cloud is at {url}; {shown_path(place)} keeps what it has. To look around:\n"
+        f"  export AWS_ENDPOINT_URL={url} AWS_DEFAULT_REGION=us-east-1\n"
+        "  export AWS_ACCESS_KEY_ID=rehearsal AWS_SECRET_ACCESS_KEY=rehearsal\n"
+        "  aws s3 ls --recursive s3://dogbreed-rehearsal"
+    )
+    return 0
+
+
+def _name(handle: Handle) -> str:
+    return shown_path(folder_of(handle)) if handle.launcher == "local" else str(handle)
+
+
 def _facts(handle: Handle, status: Status) -> dict[str, Any]:
-    return {"handle": str(handle), "folder": str(folder_of(handle)), **asdict(status)}
+    folder = {"folder": str(folder_of(handle))} if handle.launcher == "local" else {}
+    return {"handle": str(handle), **folder, **asdict(status)}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,19 +209,27 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         return sub
 
-    listing = add("list", _list, "Show the runs that are going on, newest first.", as_json)
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("place", nargs="?", metavar="PLACE", help=f"where: {_PLACE}; without it, this machine")
+
+    listing = add("list", _list, "Show the runs that are going on, newest first.", place, as_json)
     listing.add_argument("--all", action="store_true", help="and those that have ended")
     add("status", _status, "Show how a run stands, and what to do next.", one_run, as_json)
     logs = add("logs", _logs, "Print a run's log, each line with its attempt.", one_run)
     logs.add_argument("--follow", "-f", action="store_true", help="until the run has ended")
     logs.add_argument("--attempt", type=int, metavar="N", help="of this attempt only")
+    add("attach", _attach, "Follow a run until it has ended, and show its result.", one_run)
     cancel = add("cancel", _cancel, "Make a run save and stop.", one_run)
     cancel.add_argument(
         "--grace-s", type=float, default=110, metavar="S", help="seconds until it is killed (default: 110)"
     )
     add("result", _result, "Show the numbers and files of a run that succeeded.", one_run, as_json)
-    cleanup = add("cleanup", _cleanup, "Show files that killed runs left half written.")
-    cleanup.add_argument("--apply", action="store_true", help="and remove them")
+    cleanup = add("cleanup", _cleanup, "Show what runs left behind that nothing uses.", place)
+    cleanup.add_argument("--apply", action="store_true", help="and remove it")
+    cleanup.add_argument("--bucket", metavar="NAME", help="where launchers put things, of a place elsewhere")
+    rehearsing = add("rehearsal", _rehearsal, "Start, find or stop the rehearsal cloud.")
+    rehearsing.add_argument("do", choices=["start", "status", "stop"], metavar="start|status|stop")
+    rehearsing.add_argument("--state-dir", metavar="FOLDER", help="aws.state_dir, if it is not the default")
     return parser
 
 

@@ -59,6 +59,11 @@ class Cloud(Protocol):
         """Of handles: the region, or `rehearsal`."""
         ...
 
+    @property
+    def default_bucket(self) -> str | None:
+        """Where launchers look that were not told a bucket."""
+        ...
+
     def client(self, service: str) -> Any:
         """A boto3 client."""
         ...
@@ -84,6 +89,10 @@ class Account:
     @property
     def scope(self) -> str:
         return self.region or "nowhere"
+
+    @property
+    def default_bucket(self) -> str | None:
+        return self.bucket
 
     def client(self, service: str) -> Any:
         if service not in self._clients:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dogbreed.training import Watch  # which brings torch
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
+SENT = "DOGBREED_SENT"  # in a rented machine's environment: the file that says what was sent
 LAUNCHED_FILE = "launched.json"  # in the folder of a run that runs elsewhere: its handle, and how to get there
 
 
@@ -215,6 +216,8 @@ class RunResult:
         paths = {"report": "report", "best": "checkpoint", "metrics": "numbers"}
         files = [(name, self.artifacts[key]) for key, name in paths.items() if key in self.artifacts]
         written = "\n".join(f"{name:<10}  {shown_path(path)}" for name, path in [*files, ("run folder", self.folder)])
+        if on_rented_machine():
+            return f"\n{numbers}"
         parts = ["", numbers, "", written]
         if "best" in self.artifacts:
             parts += ["", f"Next: python -m dogbreed.predict {shown_path(self.artifacts['best'])} PHOTO"]
@@ -248,6 +251,11 @@ class Launcher(Protocol):
     """Where a run runs. Constructors only store; `tests/launcher_contract.py` holds what is promised here."""
 
     capabilities: ClassVar[Capabilities]
+
+    @property
+    def poll_s(self) -> float:
+        """Seconds between two looks at a run."""
+        ...
 
     def plan(self, spec: RunSpec) -> Plan:
         """What submit would do. Pure: no network, clock, disk or environment. All that is wrong is raised at once."""
@@ -300,13 +308,16 @@ def name_findings(spec: RunSpec) -> list[str]:
     return findings
 
 
-def wait(
-    launcher: Launcher, handle: Handle, *, poll_s: float = 30.0, sleep: Callable[[float], None] = time.sleep
-) -> RunResult:
+def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] = time.sleep) -> RunResult:
     """The result, once the run has finished. Raises LaunchError if it did not succeed."""
     while not launcher.status(handle).finished:
-        sleep(poll_s)
+        sleep(launcher.poll_s)
     return launcher.result(handle)
+
+
+def on_rented_machine() -> bool:
+    """Whether launchers/remote.py has started this process: paths here mean nothing to whoever reads what it says."""
+    return SENT in os.environ
 
 
 def shown_path(path: Path) -> str:

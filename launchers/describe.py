@@ -15,12 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.errors import ConfigError
 from launchers.aws import configured_region
-from launchers.base import RunSpec
+from launchers.base import SENT, RunSpec
 from launchers.bundle import CodeBundle, look
 from launchers.local import ABOUT_THIS_COMMAND, STAYS_HERE
 from launchers.resume import differences, going_on, saved, typed_after_resume
 
-SENT = "DOGBREED_SENT"  # in a rented machine's environment: the file that says what was sent
 PROJECT = Path(__file__).resolve().parents[1]
 
 

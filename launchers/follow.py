@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dogbreed.training import Watch
 
 _EPOCH = re.compile(r"\bepoch (?P<epoch>\d+)/(?P<of>\d+) .*?val loss (?P<loss>[\d.]+|nan|inf) acc (?P<acc>[\d.]+|nan)%")
+_NUMBERS = re.compile(r"(?:(?:val|test)/\w+|images/s|waiting|duration) {2,}\S+ .*  \S")
 _WORDS = {
     Phase.SUBMITTED: "submitted",
     Phase.PROVISIONING: "getting a machine",
@@ -33,9 +34,10 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
     try:
         with _Progress(launcher, handle) as progress:
             for line in launcher.logs(handle, follow=True):
-                progress.show(line)
+                if not _NUMBERS.match(line.text):  # the result has them, too
+                    progress.show(line)
         while not launcher.status(handle).finished:
-            time.sleep(0.5)
+            time.sleep(launcher.poll_s)
         print(f"{handle}: {_ended(launcher.status(handle))}", flush=True)
         return launcher.result(handle)
     except (KeyboardInterrupt, SystemExit) as error:
@@ -105,7 +107,7 @@ class _Progress:
 
     def _look(self) -> None:
         """Ask for the status now and then, while the log is waited for."""
-        pause = max(0.5, float(getattr(getattr(self.launcher, "cloud", None), "poll_s", 1.0)))
+        pause = max(0.5, self.launcher.poll_s)
         while not self._ending.is_set():
             try:
                 status = self.launcher.status(self.handle)
@@ -143,6 +145,6 @@ class _Progress:
 
 
 def _ended(status: Status) -> str:
-    cost = "" if status.usd is None else f", ${status.usd:.4f} by the list price"
+    cost = "" if status.usd is None else f", ${status.usd:.4f} by AWS's list price"
     tries = f" after {status.attempt} attempts" if status.attempt > 1 else ""
     return f"{status.phase}{tries}{cost}"

@@ -32,6 +32,7 @@ from launchers.base import (
     RunSpec,
     Status,
     name_findings,
+    on_rented_machine,
     shown_path,
 )
 from launchers.run_log import LogFile, read_lines, tail
@@ -214,7 +215,8 @@ def _record_end(folder: RunFolder, state: State, error: BaseException) -> None:
         log.write(logging.ERROR, f"{ended.phase}: {ended.detail}", unexpected)
     with suppress(StorageError):  # a full disk: the first error is the one to show
         ended.write(folder.path)
-    error.add_note(_next_action(ended, folder.path))
+    if hint := _next_action(ended, folder.path):
+        error.add_note(hint)
 
 
 def read_result(handle: Handle, folder: RunFolder) -> RunResult:
@@ -329,6 +331,8 @@ def _signal_of(error: BaseException) -> int | None:
 
 
 def _next_action(state: State, folder: Path) -> str:
+    if on_rented_machine():
+        return ""
     again = resume_command(folder)
     match state.phase, state.cause:
         case (Phase.CANCELLED, _) | (Phase.FAILED, Cause.INTERRUPTED):

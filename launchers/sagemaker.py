@@ -104,6 +104,10 @@ class SageMakerLauncher:
     wait: bool = True
     _jobs_seen: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # by run: its submissions
 
+    @property
+    def poll_s(self) -> float:
+        return self.cloud.poll_s
+
     # --- plan ---
 
     def plan(self, spec: RunSpec) -> Plan:

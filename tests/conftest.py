@@ -1,6 +1,8 @@
 """Small photos and small settings, so that a real run takes seconds."""
 
 import os
+import runpy
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,16 @@ from PIL import Image
 from dogbreed.features import engine
 
 MakePhotos = Callable[..., Path]
+
+_NO_NETWORK = Path(__file__).parent / "no_network"
+_reached = Path(tempfile.mkdtemp()) / "reached"
+os.environ["REACHED_OUT"] = str(_reached)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_NO_NETWORK), os.environ.get("PYTHONPATH")]))
+runpy.run_path(str(_NO_NETWORK / "sitecustomize.py"))
+for _name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+    os.environ.pop(_name, None)
+os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(_reached.with_name("nobody"))
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"  # boto3 would look for credentials there
 
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # A CPU for each worker and what it starts: torch's threads of two workers would wait for each other
@@ -52,6 +64,14 @@ def tiny_settings(photos: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOGBREED_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_outside_is_reached() -> Iterator[None]:
+    before = _reached.read_text() if _reached.exists() else ""
+    yield
+    after = _reached.read_text() if _reached.exists() else ""
+    assert after == before, f"this test, or what it started, wanted to reach {after[len(before) :].split()}"
 
 
 @pytest.fixture(scope="session", autouse=True)

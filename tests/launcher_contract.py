@@ -18,11 +18,13 @@ from launchers.base import Capabilities, Cause, Handle, Launcher, LaunchError, P
 
 
 def submitted(launcher: Launcher, plan: Plan) -> Handle:
-    """Submit, whether the launcher raises what stopped the run or leaves it to `status`."""
+    """Submit and see it end, whether the launcher raises what stopped the run or leaves it to `status`."""
     try:
-        return launcher.submit(plan)
+        launcher.submit(plan)
+        until(lambda: launcher.status(plan.handle).finished)
     except DogBreedError:
-        return plan.handle
+        pass
+    return plan.handle
 
 
 def until(reached: Callable[[], bool], *, timeout_s: float = 120) -> None:

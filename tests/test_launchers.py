@@ -238,7 +238,7 @@ def test_waiting_polls_until_the_run_has_finished() -> None:
             return RunResult(handle, Path("x"), {"val/acc": 1.0}, {})
 
     waits: list[float] = []
-    assert wait(Scripted(), Handle("local", "", "x"), poll_s=7, sleep=waits.append).metrics == {"val/acc": 1.0}
+    assert wait(Scripted(poll_s=7), Handle("local", "", "x"), sleep=waits.append).metrics == {"val/acc": 1.0}
     assert waits == [7, 7]
 
 

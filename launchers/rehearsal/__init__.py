@@ -20,11 +20,13 @@ from typing import Any
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws import TIMEOUTS, import_boto3
 from launchers.base import Cause, LaunchError, shown_path
-from launchers.rehearsal.names import DOOR_HEADER, LOCK_FILE, LOG_FILE, REGION, SERVER_FILE, TROUBLE_HEADER
+from launchers.rehearsal.names import BUCKET, DOOR_HEADER, LOCK_FILE, LOG_FILE, REGION, SERVER_FILE, TROUBLE_HEADER
 from launchers.rehearsal.trouble import Trouble, unknown
 from launchers.run_state import living_process
 
+IDLE_S = 3600.0
 _START_S = 60.0
+_started: list[subprocess.Popen[bytes]] = []  # servers, of which this process is the parent
 _DUMMY = "rehearsal"  # credentials: no more than a word that every request is signed with
 
 
@@ -43,7 +45,7 @@ class Rehearsal:
     state_dir: str = "~/.cache/dogbreed/rehearsal"
     reclaims: int = 1
     trouble: Mapping[str, Any] = field(default_factory=dict)
-    idle_s: float = 3600.0
+    idle_s: float = IDLE_S
     poll_s: float = 0.3
     _clients: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _door: str = field(default_factory=lambda: uuid.uuid4().hex, repr=False, compare=False)
@@ -51,6 +53,10 @@ class Rehearsal:
     @property
     def scope(self) -> str:
         return "rehearsal"
+
+    @property
+    def default_bucket(self) -> str | None:
+        return self.bucket or BUCKET
 
     @property
     def place(self) -> Path:
@@ -84,7 +90,7 @@ class Rehearsal:
         return self._clients[service]
 
     def describe(self) -> str:
-        return f"the rehearsal cloud on this machine, in {shown_path(self.place)}"
+        return f"the rehearsal cloud on this machine, in {self.state_dir}"
 
     def _trouble(self) -> Trouble:
         return Trouble(**{"reclaims": self.reclaims, **self.trouble})
@@ -121,6 +127,7 @@ def start(place: Path, idle_s: float) -> str:
                 start_new_session=True,  # Ctrl-C here is not meant for it
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path())},
             )
+        _started.append(process)
         until = time.monotonic() + _START_S
         while time.monotonic() < until:
             if url := address(place):
@@ -129,6 +136,7 @@ def start(place: Path, idle_s: float) -> str:
                 break
             time.sleep(0.05)
         process.kill()
+        process.wait()
         tail = (place / LOG_FILE).read_text(errors="replace").splitlines()[-3:]
         raise LaunchError(
             f"The rehearsal cloud does not come up; {shown_path(place / LOG_FILE)} ends with:\n" + "\n".join(tail)
@@ -158,6 +166,8 @@ def stop(place: Path) -> bool:
                 process.kill()
                 break
             time.sleep(0.05)
+    for child in _started:
+        child.poll()  # an ended one is no zombie then
     return True
 
 

@@ -187,6 +187,7 @@ def _run(task: Task, connection: Connection) -> Outcome:
     from dogbreed.errors import DogBreedError, Interrupted
     from launchers import prepare
     from launchers.base import wait
+    from launchers.local import LocalLauncher
     from launchers.run_state import forget_elsewhere
 
     def ask(epoch: int, metrics: Mapping[str, float]) -> bool:
@@ -197,7 +198,8 @@ def _run(task: Task, connection: Connection) -> Outcome:
         launcher, plan = prepare(task.overrides)
         max_epochs = int(plan.spec.config["trainer"]["max_epochs"])
         until = time.monotonic() + _ALIVE_S
-        while not launcher.status(plan.handle).finished:
+        # a job elsewhere that is still going on is what submitting its plan again attaches to
+        while isinstance(launcher, LocalLauncher) and not launcher.status(plan.handle).finished:
             if task.takes_over and forget_elsewhere(Path(plan.spec.folder)):
                 break
             if time.monotonic() > until:
