@@ -30,9 +30,9 @@ def resolve(image: str, region: str, instance_type: str) -> str:
     return f"{_table()['account']}.dkr.ecr.{region}.amazonaws.com/{name}"
 
 
-def findings(image: str, region: str) -> Iterator[str]:
+def findings(image: str, region: str | None) -> Iterator[str]:
     if image == AUTO:
-        if region not in _table()["regions"]:
+        if region is not None and region not in _table()["regions"]:
             yield f"launchers/images.yaml knows no image in {region}.\nTry: launcher.image=<the URI of one there>"
         return
     uri = _URI.fullmatch(image)
@@ -41,7 +41,7 @@ def findings(image: str, region: str) -> Iterator[str]:
             f"launcher.image={image} is no image in Amazon ECR.\n"
             "Try: auto, or ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
         )
-    elif uri["region"] != region:
+    elif region is not None and uri["region"] != region:
         yield f"launcher.image is in {uri['region']}, and the job in {region}.\nTry: an image in {region}"
 
 

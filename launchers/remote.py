@@ -4,6 +4,7 @@ The standard library alone until then. SageMaker runs it as the container's comm
 reclaim first, and passes that on. `SAGEMAKER_BASE_DIR` stands for /opt/ml.
 """
 
+import errno
 import json
 import os
 import re
@@ -41,6 +42,9 @@ def main() -> int:
         status = asked.run(argv, project, {**os.environ, **_environment(base)})
     except _Failure as failure:
         return _end(base, 1, str(failure))
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return _end(base, 1, f"[{'quota' if full else 'permission'}] {error}")
     if status == 0:
         _keep(folder, base / "output/data")
         return _end(base, 0, "")

@@ -179,8 +179,7 @@ class SageMakerLauncher:
             yield "launcher.max_wait_s is for spot alone.\nTry: without it, or launcher=sagemaker_spot"
         if not 1 <= self.volume_gb <= 16384:
             yield f"launcher.volume_gb={self.volume_gb} cannot be.\nTry: 1 to 16384"
-        if self.cloud.region is not None and costs.exists(self.instance_type):
-            yield from images.findings(self.image, self.cloud.region)
+        yield from images.findings(self.image, self.cloud.region)
 
     def _data_findings(self, spec: RunSpec) -> Iterator[str]:
         data, model = spec.config["data"], spec.config["model"]

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, unquote
 import botocore.session
 from botocore.exceptions import UnknownServiceError
 from moto.core.parse import QueryParser
+from moto.core.utils import get_service_model
 from werkzeug.datastructures import MultiDict
 
 from launchers.rehearsal.names import DOOR_HEADER, TROUBLE_HEADER
@@ -142,7 +143,8 @@ def _validated(call: Call) -> dict[str, Any]:
             raise Refused("SerializationException", "The body is no JSON.", 400) from None
     elif model.metadata.get("protocol") == "query":
         values = MultiDict(parse_qsl(call.body.decode(), keep_blank_values=True))
-        parameters = QueryParser(operation).parse({"values": values, "body": "", "headers": {}, "method": "POST"})  # type: ignore[typeddict-item]
+        for_parsing = get_service_model(_NAMES.get(call.service, call.service)).operation_model(call.operation)
+        parameters = QueryParser(for_parsing).parse({"values": values, "body": "", "headers": {}, "method": "POST"})  # type: ignore[typeddict-item]
     else:
         return {}
     if found := list(findings(operation.input_shape, parameters)):
