@@ -191,5 +191,7 @@ def _diff(project: Path) -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return ""
+    if any(secrets_in(run.stdout)):  # one that was taken out is still in the difference
+        return "(left out: it holds what looks like a secret)\n"
     text = run.stdout.decode(errors="replace")
     return text if len(text) <= _MAX_DIFF else text[:_MAX_DIFF] + "\n... (cut here; the bundle has all of it)\n"

@@ -110,7 +110,7 @@ def usd(amount: float) -> str:
     """Two digits of what is small: $0.0037, $0.42, $12.30."""
     if amount >= 1:
         return f"${amount:,.2f}"
-    return f"${amount:.2g}" if amount >= 0.0001 else "less than $0.0001"
+    return f"${amount:.3g}" if amount >= 0.0001 else "less than $0.0001"
 
 
 def spot_share() -> float:

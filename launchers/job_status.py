@@ -98,9 +98,10 @@ def read(
     reason = str(job.get("FailureReason", ""))
     if own := _CAUSED.match(reason):
         cause = Cause(own["cause"]) if own["cause"] in set(Cause) else Cause.UNKNOWN
-        hint = (
-            f"The log says more. Then go on with: {again}" if cause is Cause.USER_CODE else f"Then go on with: {again}"
-        )
+        hint = {
+            Cause.USER_CODE: f"The log says more. Then go on with: {again}",
+            Cause.QUOTA: f"The disk is full. Try: {again} with a larger launcher.volume_gb",
+        }.get(cause, f"Then go on with: {again}")
         return replace(here, phase=Phase.FAILED, cause=cause, detail=own["detail"].strip(), next_action=hint)
     for text, cause, hint in _REASONS:
         if text in reason:

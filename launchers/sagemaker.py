@@ -29,7 +29,7 @@ from launchers.base import (
     Status,
     name_findings,
 )
-from launchers.bundle import BUNDLE_FILE, ENTRY_FILE
+from launchers.bundle import BUNDLE_FILE, ENTRY_FILE, secrets_in
 from launchers.homecoming import bring_home, read_home, remember
 from launchers.job_logs import read_job_logs, tail
 from launchers.local import STAYS_HERE, override
@@ -152,6 +152,8 @@ class SageMakerLauncher:
         yield from self._data_findings(spec)
         if bool(self.subnets) != bool(self.security_groups):
             yield "A VPC needs both.\nTry: launcher.subnets=[subnet-...] launcher.security_groups=[sg-...]"
+        if kinds := sorted({kind for _, kind in secrets_in(json.dumps([spec.config, spec.overrides]).encode())}):
+            yield f"The settings hold what looks like {', '.join(kinds)}.\nTry: without it; settings are kept"
         if spec.code is None:
             yield "There is no code to send.\nTry: launchers.prepare(...), which looks at it"
         else:

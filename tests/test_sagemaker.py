@@ -358,7 +358,7 @@ def test_watching_ends_a_run_early_and_that_is_no_failure(cloud: Rehearsal, plac
     [
         ("trouble.no_capacity=1", Cause.CAPACITY, "launcher=sagemaker_gpu"),
         ("trouble.crash_at=epoch 1", Cause.INTERRUPTED, "Go on with"),
-        ("trouble.disk_mb=0.3", Cause.QUOTA, "Then go on with"),
+        ("trouble.disk_mb=0.3", Cause.QUOTA, "launcher.volume_gb"),
         ("launcher.max_run_s=1", Cause.TIME_LIMIT, "launcher.max_run_s"),
         (f"data.root=s3://{BUCKET}/nothing-here", Cause.BAD_CONFIG, "data.root"),
     ],

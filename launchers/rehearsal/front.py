@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 import botocore.session
 from botocore.exceptions import UnknownServiceError
@@ -20,7 +20,7 @@ from moto.core.parse import QueryParser
 from moto.core.utils import get_service_model
 from werkzeug.datastructures import MultiDict
 
-from launchers.rehearsal.names import DOOR_HEADER, TROUBLE_HEADER
+from launchers.rehearsal.names import ACCOUNT, DOOR_HEADER, TROUBLE_HEADER
 from launchers.rehearsal.shelf import Shelf
 from launchers.rehearsal.training import Refused, TrainingJobs
 from launchers.rehearsal.trouble import Trouble
@@ -67,10 +67,14 @@ class Front:
                     return _json(start_response, 200, own)
         except Refused as refusal:
             return _refuse(start_response, call, refusal)
+        owner = environ.get("HTTP_X_AMZ_EXPECTED_BUCKET_OWNER", ACCOUNT)
+        if call.service == "s3" and owner != ACCOUNT:  # moto does not look at it
+            return _refuse(start_response, call, Refused("AccessDenied", "Access Denied", 403))
         answer = self.moto(environ, start_response)
         if call.service == "s3" and environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
             answer = list(answer)  # moto has done it by then
-            bucket, _, key = unquote(environ["PATH_INFO"].lstrip("/")).partition("/")
+            path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")  # as WSGI hands over UTF-8
+            bucket, _, key = path.lstrip("/").partition("/")
             if bucket:
                 self.shelf.follow(bucket, key or None)
         return answer

@@ -22,6 +22,7 @@ FINISHED = ("Completed", "Failed", "Stopped")
 Operation = Callable[..., "dict[str, Any] | None"]
 
 _MOST_TAGS = 50
+_MOST_RUN_S = 2419200  # 28 days
 _ECR = re.compile(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/.+")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/(?:.*/)?([^/]+)")
 
@@ -246,6 +247,8 @@ class TrainingJobs:
         _check_tags(request.get("Tags", []), {})
         limits, resources = request["StoppingCondition"], request["ResourceConfig"]
         longest, wait = limits.get("MaxRuntimeInSeconds", 86400), limits.get("MaxWaitTimeInSeconds")
+        if longest > _MOST_RUN_S:
+            raise _invalid(f"MaxRuntimeInSeconds can be at most {_MOST_RUN_S}")
         if record.spot and wait is None:
             raise _invalid("MaxWaitTimeInSeconds must be provided when EnableManagedSpotTraining is true")
         if not record.spot and wait is not None:

@@ -1,0 +1,172 @@
+"""The code that is sent: complete, the same bytes for the same code, and without secrets."""
+
+import gzip
+import io
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dogbreed.errors import ConfigError
+from launchers import bundle
+from launchers.base import RunSpec
+from launchers.bundle import CodeBundle, look, pack, secrets_in
+from launchers.describe import PROJECT
+
+
+def git(folder: Path, *words: str) -> None:
+    who = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]
+    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    for name, text in (
+        ("train.py", "print(1)\n"),
+        ("pkg/code.py", "x = 1\n"),
+        (".gitignore", "ignored/\n*.log\n"),
+        ("ignored/data.bin", "no"),
+        ("run.log", "no"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "first")
+    (folder / "new file.py").write_text("y = 2\n")  # not tracked yet, and not ignored
+    return folder
+
+
+def names(content: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        return archive.getnames()
+
+
+def test_tracked_and_new_files_are_sent_and_ignored_ones_are_not(project: Path) -> None:
+    sent = names(pack(project, look(project)))
+    assert sent == [".gitignore", "new file.py", "pkg/code.py", "train.py"]
+
+
+def test_the_same_code_is_the_same_bytes_whenever_and_wherever(project: Path, tmp_path: Path) -> None:
+    first = pack(project, look(project))
+    for path in project.rglob("*"):
+        os.utime(path, (1, 1))
+    other = tmp_path / "elsewhere"
+    project.rename(other)
+    assert pack(other, look(other)) == first
+    assert look(other).digest == look(other).digest
+
+
+def test_a_changed_file_a_new_name_and_an_executable_bit_are_other_code(project: Path) -> None:
+    digests = {look(project).digest}
+    (project / "pkg/code.py").write_text("x = 2\n")
+    digests.add(look(project).digest)
+    (project / "pkg/code.py").rename(project / "pkg/other.py")
+    digests.add(look(project).digest)
+    (project / "train.py").chmod(0o755)
+    digests.add(look(project).digest)
+    assert len(digests) == 4
+    with tarfile.open(fileobj=io.BytesIO(pack(project, look(project)))) as archive:
+        assert archive.getmember("train.py").mode == 0o755
+
+
+def test_what_changed_since_the_commit_is_recorded(project: Path) -> None:
+    assert look(project).diff == ""
+    (project / "pkg/code.py").write_text("x = 2\n")
+    assert "+x = 2" in look(project).diff
+
+
+def test_a_secret_that_was_taken_out_is_not_sent_in_the_difference(project: Path) -> None:
+    (project / "pkg/code.py").write_text(f"key = '{KEY}'\n")
+    git(project, "commit", "-qam", "oops")
+    (project / "pkg/code.py").write_text("key = None\n")
+    found = look(project)
+    assert not found.findings
+    assert KEY not in found.diff
+
+
+def test_a_file_that_changes_between_plan_and_upload_is_noticed(project: Path) -> None:
+    found = look(project)
+    (project / "train.py").write_text("print(2)\n")
+    with pytest.raises(ConfigError, match=r"train\.py has changed"):
+        pack(project, found)
+
+
+def test_without_git_hidden_and_derived_files_stay_here(project: Path) -> None:
+    subprocess.run(["rm", "-rf", str(project / ".git")], check=True)
+    (project / "runs/x").mkdir(parents=True)
+    (project / "runs/x/last.ckpt").write_text("no")
+    (project / "pkg/__pycache__").mkdir()
+    (project / "pkg/__pycache__/code.pyc").write_text("no")
+    sent = names(pack(project, look(project)))
+    assert {"train.py", "pkg/code.py", "new file.py"} <= set(sent)
+    assert not {name for name in sent if "runs" in name or "pycache" in name or name.startswith(".")}
+
+
+def test_folders_of_yaml_files_that_the_command_named_travel_along(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    (tmp_path / "mine/experiment/best.yaml").write_text("seed: 1\n")
+    (tmp_path / "mine/notes.txt").write_text("no")
+    found = look(project, [tmp_path / "mine"])
+    assert found.config_dirs == ("config-dirs/0",)
+    assert "config-dirs/0/experiment/best.yaml" in names(pack(project, found))
+    assert "config-dirs/0/notes.txt" not in names(pack(project, found))
+
+
+def test_too_much_is_refused_with_the_largest_files(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "MAX_BYTES", 1_000_000)
+    (project / "weights.bin").write_bytes(os.urandom(1_200_000))
+    (finding,) = look(project).findings
+    assert "1 MB may be sent" in finding
+    assert "1.2 MB  weights.bin" in finding
+
+
+def test_code_without_train_py_is_refused(project: Path) -> None:
+    (project / "train.py").unlink()
+    assert "There is no train.py" in look(project).findings[0]
+
+
+KEY = "AKIA" + "IOSFODNN7EXAMPL2"  # in two parts: this file is sent, too
+PRIVATE = "-----BEGIN " + "PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (KEY, "an AWS access key"),
+        (f"aws_secret_access_key = {'wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY'}", "an AWS secret key"),
+        (f"{PRIVATE}\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC", "a private key"),
+        ("gh" + "p_" + 36 * "a", "a GitHub token"),
+        ("hf" + "_" + 34 * "b", "a Hugging Face token"),
+        ("WANDB_API_KEY=" + 40 * "0", "a W&B key"),
+    ],
+)
+def test_strings_of_the_shape_of_a_key_are_named_with_file_and_line_and_never_shown(
+    text: str, kind: str, project: Path
+) -> None:
+    (project / "pkg/code.py").write_text(f"# first line\n# second\n{text}\n")
+    (finding,) = look(project).findings
+    assert f"pkg/code.py:3 holds what looks like {kind}." in finding
+    assert text.splitlines()[-1] not in finding
+
+
+@given(st.binary(max_size=300))
+def test_ordinary_bytes_are_no_secrets(content: bytes) -> None:
+    assert not list(secrets_in(content))
+
+
+def test_this_very_project_can_be_sent_and_its_look_travels_as_json() -> None:
+    found = look(PROJECT)
+    assert not found.findings
+    assert {"train.py", "launchers/remote.py", "launchers/prices.yaml", "conf/config.yaml"} <= {
+        n for n, _, _ in found.files
+    }
+    spec = RunSpec("x", (), {}, "/x", "", None, False, found, ("a=1",))
+    assert RunSpec.from_json(spec.to_json()) == spec
+    assert isinstance(RunSpec.from_json(spec.to_json()).code, CodeBundle)
+    assert len(gzip.decompress(pack(PROJECT, found))) >= found.size
