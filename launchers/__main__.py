@@ -93,7 +93,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def _launched_from_here(args: argparse.Namespace) -> Iterator[tuple[Handle, Status]]:
     """Runs elsewhere whose folder is here and waits for its results."""
-    for file in sorted(Path(args.runs_dir).glob(f"*/{LAUNCHED_FILE}"), reverse=True):
+    places = (Path(args.runs_dir).glob(f"*/{LAUNCHED_FILE}"), Path("sweeps").glob(f"*/*/{LAUNCHED_FILE}"))
+    for file in sorted((file for found in places for file in found), reverse=True):
         from launchers.homecoming import launched, launcher_of
 
         note = launched(file.parent) or {}

@@ -62,6 +62,11 @@ class Machine:
         return self.folder / "ml"
 
     @property
+    def work(self) -> Path:
+        """For /tmp and the home directory."""
+        return self.folder / "work"
+
+    @property
     def output(self) -> Path:
         return self.folder / "output.log"
 
@@ -236,7 +241,7 @@ class JobRun(threading.Thread):
         argv = [word.replace(_OPT_ML, str(machine.ml)) for word in words]
         if argv[0] == "python":
             argv[0] = sys.executable
-        work = machine.folder / "work"
+        work = machine.work
         work.mkdir(parents=True, exist_ok=True)
         environment = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
@@ -354,7 +359,10 @@ class JobRun(threading.Thread):
                 whole = added if last else added[: added.rfind(b"\n") + 1]
                 machine.read += len(whole)
                 # a progress bar's carriage returns are lines of their own there
-                lines = re.split(r"[\r\n]+", whole.decode(errors="replace"))
+                text = (
+                    whole.decode(errors="replace").replace(str(machine.ml), _OPT_ML).replace(str(machine.work), "/tmp")
+                )
+                lines = re.split(r"[\r\n]+", text)
                 events: list[dict[str, Any]] = [
                     {"timestamp": moment, "message": line} for line in lines if line.strip()
                 ]

@@ -54,6 +54,7 @@ class RunningSearch:
     monitor: str
     asks: bool  # whether a pruner wants to hear of each epoch
     warms_up: bool
+    elsewhere: bool  # whether trials run on machines that go on without us
     _workers: dict[int, Worker] = field(default_factory=dict)  # by slot
     _busy: dict[int, int] = field(default_factory=dict)  # trial by slot
     _heard: list[tuple[int, Epoch | Outcome | None]] = field(default_factory=list)  # by slot; not yet told to the study
@@ -246,9 +247,14 @@ class RunningSearch:
     def _raise_interrupted(self) -> None:
         assert self._signum is not None
         done = self.study.counts().finished
+        rest = (
+            "jobs that were running go on: python -m launchers list"
+            if self.elsewhere
+            else "what was running has been saved"
+        )
         raise Interrupted(
-            f"Stopped by {signal.Signals(self._signum).name}: {done} of {self.n_trials} trials have ended, "
-            f"what was running has been saved.\nGo on with: {_again()}",
+            f"Stopped by {signal.Signals(self._signum).name}: {done} of {self.n_trials} trials have ended, {rest}.\n"
+            f"Go on with: {_again()}",
             self._signum,
         )
 

@@ -111,6 +111,7 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
         parallel=min(parallel, n_trials),
         monitor=str(plan.spec.config["monitor"]),
         asks=opened.prunes,
+        elsewhere=not isinstance(launcher, LocalLauncher),
         warms_up=_trains_heads(plan, launcher) and space.parameters.keys() <= _OF_THE_HEAD,
     )
     try:

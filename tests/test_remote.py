@@ -1,0 +1,197 @@
+"""The first process on a rented machine, with a project of a few lines in the place of ours."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launchers.remote import END
+
+from .launcher_contract import until
+
+REMOTE = Path(__file__).parents[1] / "launchers" / "remote.py"
+SAYS = """
+import json, os, sys
+from pathlib import Path
+print(json.dumps({"argv": sys.argv[1:], "cwd": os.getcwd(), "cache": os.environ["DOGBREED_CACHE"], "sent": os.environ["DOGBREED_SENT"]}))
+folder = Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints"
+(folder / "metrics.json").write_text("{}")
+(folder / "checkpoints").mkdir(exist_ok=True)
+(folder / "checkpoints" / "best.ckpt").write_text("weights")
+(folder / ".last.ckpt.tmp-77").write_text("half")
+"""
+
+
+class Machine:
+    def __init__(self, base: Path, train: str, *, requires: str = "", again: Any = None) -> None:
+        self.base = base
+        code = base / "input/data/code"
+        code.mkdir(parents=True)
+        (base / "input/data/spec").mkdir()
+        files = {"train.py": train, "pyproject.toml": f"[project]\ndependencies = [{requires}]\n"}
+        with tarfile.open(code / "bundle.tar.gz", "w:gz") as archive:
+            for name, text in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(text)
+                archive.addfile(entry, io.BytesIO(text.encode()))
+        own = ["launcher=local", "hydra.run.dir=/opt/ml/checkpoints", "data.root=/tmp/dogbreed/photos"]
+        sent = {"spec": {}, "fresh": {"typed": ["seed=1", "x=/opt/ml"], "own": own}, "again": again, "extras": []}
+        (base / "input/data/spec/spec.json").write_text(json.dumps(sent))
+
+    def start(self, **environment: str) -> "subprocess.Popen[str]":
+        (self.base / "tmp").mkdir(exist_ok=True)
+        surroundings = {
+            **os.environ,
+            "SAGEMAKER_BASE_DIR": str(self.base),
+            "TMPDIR": str(self.base / "tmp"),
+            **environment,
+        }
+        return subprocess.Popen(
+            [sys.executable, str(REMOTE)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=surroundings
+        )
+
+    def run(self, **environment: str) -> tuple[int, list[str]]:
+        process = self.start(**environment)
+        said = process.communicate(timeout=60)[0]
+        return process.returncode, said.splitlines()
+
+    @property
+    def failure(self) -> str:
+        return (self.base / "output/failure").read_text()
+
+
+def test_it_runs_train_py_with_what_was_typed_and_the_machine_s_own_paths(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", SAYS)
+    status, lines = machine.run()
+    assert status == 0
+    said = json.loads(lines[0])
+    assert said["argv"] == [
+        "seed=1",
+        "x=/opt/ml",  # what was typed is left as it is
+        "launcher=local",
+        f"hydra.run.dir={machine.base}/checkpoints",
+        f"data.root={machine.base}/tmp/dogbreed/photos",
+    ]
+    assert said["cwd"] == str(machine.base / "code")
+    assert said["sent"] == str(machine.base / "input/data/spec/spec.json")
+    assert lines[-1] == END
+
+
+def test_the_run_folder_is_kept_as_output_without_half_written_files(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", SAYS)
+    machine.run()
+    kept = {str(path.relative_to(machine.base / "output/data")) for path in (machine.base / "output/data").rglob("*.*")}
+    assert kept == {"metrics.json", "checkpoints/best.ckpt"}
+
+
+def test_where_an_earlier_machine_has_begun_it_goes_on(tmp_path: Path) -> None:
+    again = {"typed": ["y=2"], "own": ["resume=/opt/ml/checkpoints"]}
+    machine = Machine(tmp_path / "ml", SAYS, again=again)
+    assert "seed=1" in json.loads(machine.run()[1][0])["argv"]
+    (machine.base / "checkpoints" / "config.yaml").write_text("{}")
+    assert json.loads(machine.run()[1][0])["argv"] == ["y=2", f"resume={machine.base}/checkpoints"]
+
+
+def test_what_a_machine_that_was_taken_away_left_running_is_not_running(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", SAYS)
+    state = machine.base / "checkpoints" / "state.json"
+    state.parent.mkdir()
+    state.write_text(json.dumps({"phase": "running", "attempt": 3, "host": "elsewhere"}))
+    machine.run()
+    found = json.loads(state.read_text())
+    assert (found["phase"], found["cause"], found["attempt"]) == ("failed", "interrupted", 3)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_train_py_and_its_own_reason_is_the_machine_s(signum: signal.Signals, tmp_path: Path) -> None:
+    train = """
+import json, os, signal, sys, time
+from pathlib import Path
+state = Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints" / "state.json"
+def heed(number, frame):
+    state.write_text(json.dumps({"phase": "cancelled", "cause": "interrupted", "detail": "saved at step 7"}))
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, heed); signal.signal(signal.SIGINT, heed)
+state.with_name("up").touch()
+time.sleep(60)
+"""
+    machine = Machine(tmp_path / "ml", train)
+    process = machine.start()
+    until(lambda: (machine.base / "checkpoints" / "up").exists())
+    process.send_signal(signum)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + signum
+    assert machine.failure == "[interrupted] saved at step 7"
+    assert said.splitlines()[-1] == END
+
+
+@pytest.mark.parametrize(
+    ("train", "status", "reason"),
+    [
+        ("import sys; sys.exit(3)", 3, "[unknown] train.py ended with exit status 3"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            137,
+            "[user_code] train.py was killed, most likely because memory ran out",
+        ),
+    ],
+)
+def test_an_end_without_a_word_is_explained_as_far_as_it_can_be(
+    train: str, status: int, reason: str, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path / "ml", train)
+    assert machine.run()[0] == status
+    assert machine.failure.startswith(reason)
+
+
+def test_without_a_network_what_the_image_lacks_is_named(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", SAYS, requires="'pytest>=1', 'not-there-at-all>=2', 'torch>=999'")
+    status, lines = machine.run(DOGBREED_INSTALL="no")
+    assert status == 1
+    assert machine.failure.startswith("[bad_config]")
+    assert "lacks: not-there-at-all>=2, torch>=999" in machine.failure
+    assert "pytest" not in machine.failure
+    assert lines[-1] == END
+
+
+def test_what_the_image_lacks_is_installed_and_nothing_else(tmp_path: Path) -> None:
+    wheel = tmp_path / "wheels" / "needed_here-2.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        about = "Metadata-Version: 2.1\nName: needed-here\nVersion: 2.0\n"
+        archive.writestr("needed_here.py", "x = 1\n")
+        archive.writestr("needed_here-2.0.dist-info/METADATA", about)
+        archive.writestr(
+            "needed_here-2.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("needed_here-2.0.dist-info/RECORD", "")
+    machine = Machine(tmp_path / "ml", SAYS, requires="'pytest>=1', 'needed-here>=2'")
+    status, lines = machine.run(
+        PIP_NO_INDEX="1", PIP_FIND_LINKS=str(wheel.parent), PIP_TARGET=str(tmp_path / "installed")
+    )
+    assert status == 0, lines
+    assert lines[0] == "Installing what the image lacks: needed-here>=2"
+    assert (tmp_path / "installed" / "needed_here.py").exists()
+    assert len(list((tmp_path / "installed").glob("*.dist-info"))) == 1
+
+
+def test_what_pip_cannot_install_is_named(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", SAYS, requires="'not-there-at-all>=2'")
+    assert machine.run(PIP_NO_INDEX="1")[0] == 1
+    assert machine.failure.startswith("[bad_config] pip could not install not-there-at-all>=2")
+
+
+def test_a_bundle_without_train_py_is_said_to_be_one(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", SAYS)
+    with tarfile.open(machine.base / "input/data/code/bundle.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("other.py"))
+    assert machine.run()[0] == 1
+    assert machine.failure == "[bad_config] the code holds no train.py"
