@@ -21,7 +21,7 @@ REMOTE = Path(__file__).parents[1] / "launchers" / "remote.py"
 SAYS = """
 import json, os, sys
 from pathlib import Path
-print(json.dumps({"argv": sys.argv[1:], "cwd": os.getcwd(), "cache": os.environ["DOGBREED_CACHE"], "sent": os.environ["DOGBREED_SENT"]}))
+print(json.dumps({"argv": sys.argv[1:], "cwd": os.getcwd(), "sent": os.environ["DOGBREED_SENT"]}))
 folder = Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints"
 (folder / "metrics.json").write_text("{}")
 (folder / "checkpoints").mkdir(exist_ok=True)
