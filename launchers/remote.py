@@ -48,7 +48,7 @@ def main() -> int:
     if status == 0:
         _keep(folder, base / "output/data")
         return _end(base, 0, "")
-    return _end(base, status, _reason(folder, status))
+    return _end(base, status, _reason(folder, status), say=False)  # train.py has said it
 
 
 class _Failure(Exception):  # noqa: N818 (of the machine)
@@ -181,11 +181,12 @@ def _reason(folder: Path, status: int) -> str:
     return f"[unknown] train.py ended with exit status {status} (the log says why)"
 
 
-def _end(base: Path, status: int, reason: str) -> int:
+def _end(base: Path, status: int, reason: str, *, say: bool = True) -> int:
     if reason:
         (base / "output").mkdir(parents=True, exist_ok=True)
         (base / "output/failure").write_text(reason[:900])  # of 1,024 characters that SageMaker shows
-        print(reason, flush=True)
+        if say:
+            print(reason, flush=True)
     print(END, flush=True)
     return status
 
