@@ -21,7 +21,7 @@ Try:
   python train.py -m model.lr=1e-3,3e-3 seed=0,1 a sweep: each combination once
   python train.py -m hpo=optuna experiment=quickstart    a search
   python train.py dry_run=true                   say what would be done
-  python train.py launcher=sagemaker_spot aws=rehearsal   in the cloud, rehearsed
+  python train.py launcher=sagemaker_spot aws=rehearsal  the cloud, rehearsed
 
 Groups, to choose from with group=option:
 """
