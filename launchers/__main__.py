@@ -171,14 +171,14 @@ def _rehearsal(args: argparse.Namespace) -> int:
     if args.do == "stop":
         print("The rehearsal cloud has ended." if rehearsal.stop(place) else "The rehearsal cloud is not running.")
         return 0
-    url = rehearsal.start(place, rehearsal.IDLE_S) if args.do == "start" else rehearsal.address(place)
-    if url is None:
+    server = rehearsal.start(place, rehearsal.IDLE_S) if args.do == "start" else rehearsal.running(place)
+    if server is None:
         print(f"The rehearsal cloud is not running; {shown_path(place)} keeps what it has.")
         return 0
     print(
-        f"The rehearsal cloud is at {url}; {shown_path(place)} keeps what it has. To look around:\n"
-        f"  export AWS_ENDPOINT_URL={url} AWS_DEFAULT_REGION=us-east-1\n"
-        "  export AWS_ACCESS_KEY_ID=rehearsal AWS_SECRET_ACCESS_KEY=rehearsal\n"
+        f"The rehearsal cloud is at {server.url}; {shown_path(place)} keeps what it has. To look around:\n"
+        f"  export AWS_ENDPOINT_URL={server.url} AWS_DEFAULT_REGION=us-east-1\n"
+        f"  export AWS_ACCESS_KEY_ID={server.key} AWS_SECRET_ACCESS_KEY={server.key}\n"
         "  aws s3 ls --recursive s3://dogbreed-rehearsal"
     )
     return 0

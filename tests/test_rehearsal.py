@@ -13,6 +13,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import boto3
 import psutil
 import pytest
 from botocore.exceptions import ClientError, ParamValidationError
@@ -295,7 +296,9 @@ def test_stopping_it_ends_its_jobs(photos: Path, tmp_path: Path) -> None:
 
 
 def test_many_who_need_it_at_once_start_it_once(tmp_path: Path) -> None:
-    start = "import sys, pathlib; from launchers import rehearsal as r; print(r.start(pathlib.Path(sys.argv[1]), 60))"
+    start = (
+        "import sys, pathlib; from launchers import rehearsal as r; print(r.start(pathlib.Path(sys.argv[1]), 60).url)"
+    )
     words = [sys.executable, "-c", start, str(tmp_path / "state")]
     root = Path(__file__).parents[1]
     try:
@@ -312,9 +315,9 @@ def test_many_who_need_it_at_once_start_it_once(tmp_path: Path) -> None:
 
 
 def test_it_ends_by_itself_when_nothing_happens(tmp_path: Path) -> None:
-    url = rehearsal.start(tmp_path / "state", idle_s=1)
-    assert rehearsal.address(tmp_path / "state") == url
-    until(lambda: rehearsal.address(tmp_path / "state") is None, timeout_s=30)
+    server = rehearsal.start(tmp_path / "state", idle_s=1)
+    assert rehearsal.running(tmp_path / "state") == server
+    until(lambda: rehearsal.running(tmp_path / "state") is None, timeout_s=30)
 
 
 def test_the_command_starts_finds_and_stops_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,13 +326,30 @@ def test_the_command_starts_finds_and_stops_it(tmp_path: Path, capsys: pytest.Ca
     assert "is not running" in capsys.readouterr().out
     assert launchers_command(["rehearsal", "start", *words]) == 0
     said = capsys.readouterr().out
-    url = rehearsal.address(tmp_path / "state")
-    assert url is not None
-    assert f"AWS_ENDPOINT_URL={url}" in said
-    with pytest.raises(urllib.request.HTTPError):  # it answers, and an unsigned request is nothing that it knows
-        urllib.request.urlopen(f"{url}/nothing/here", timeout=10)
+    server = rehearsal.running(tmp_path / "state")
+    assert server is not None
+    assert f"AWS_ENDPOINT_URL={server.url}" in said
+    assert f"AWS_ACCESS_KEY_ID={server.key}" in said
     assert launchers_command(["rehearsal", "stop", *words]) == 0
     assert "has ended" in capsys.readouterr().out
+
+
+def test_who_may_not_read_its_state_may_not_use_it(cloud: Rehearsal, place: Path) -> None:
+    """Jobs are commands: neither another user of this machine nor a page in a browser may send one."""
+    assert place.stat().st_mode & 0o077 == 0
+    server = rehearsal.running(place)
+    assert server is not None
+    keys = {"aws_access_key_id": "guessed", "aws_secret_access_key": "guessed"}
+    for service, call in (("s3", "list_buckets"), ("sagemaker", "list_training_jobs"), ("iam", "list_roles")):
+        client = boto3.client(service, region_name="us-east-1", endpoint_url=server.url, **keys)
+        with pytest.raises(ClientError) as caught:
+            getattr(client, call)()
+        assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+    page = urllib.request.Request(
+        server.url, b"{}", {"X-Amz-Target": "SageMaker.ListTrainingJobs", "Origin": "http://x"}
+    )
+    with pytest.raises(urllib.request.HTTPError, match="403"):
+        urllib.request.urlopen(page, timeout=10)
 
 
 def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

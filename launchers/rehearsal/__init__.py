@@ -27,7 +27,14 @@ from launchers.run_state import living_process
 IDLE_S = 3600.0
 _START_S = 60.0
 _started: list[subprocess.Popen[bytes]] = []  # servers, of which this process is the parent
-_DUMMY = "rehearsal"  # credentials: no more than a word that every request is signed with
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the server is, and the access key that it wants to see: only who may read its state may use it."""
+
+    url: str
+    key: str
 
 
 @dataclass
@@ -74,12 +81,13 @@ class Rehearsal:
             boto3 = import_boto3()
             from botocore.config import Config
 
+            server = start(self.place, self.idle_s)
             client = boto3.client(
                 service,
                 region_name=self.region,
-                endpoint_url=start(self.place, self.idle_s),
-                aws_access_key_id=_DUMMY,
-                aws_secret_access_key=_DUMMY,
+                endpoint_url=server.url,
+                aws_access_key_id=server.key,
+                aws_secret_access_key=server.key,
                 config=Config(**TIMEOUTS, s3={"addressing_style": "path"}),
             )
             headers = {TROUBLE_HEADER: self._trouble().to_header(), DOOR_HEADER: self._door}
@@ -96,13 +104,13 @@ class Rehearsal:
         return Trouble(**{"reclaims": self.reclaims, **self.trouble})
 
 
-def start(place: Path, idle_s: float) -> str:
-    """The address of the server whose state is in `place`; it is started where none is running.
+def start(place: Path, idle_s: float) -> Server:
+    """The server whose state is in `place`; it is started where none is running.
 
     Raises LaunchError where it does not come up.
     """
-    if url := address(place):
-        return url
+    if server := running(place):
+        return server
     try:
         import moto.server  # noqa: F401
         import regex  # noqa: F401
@@ -111,13 +119,14 @@ def start(place: Path, idle_s: float) -> str:
             f"The rehearsal cloud needs the package {error.name}.\nTry: pip install -e '.[rehearsal]'", Cause.BAD_CONFIG
         ) from error
     place.mkdir(parents=True, exist_ok=True)
+    place.chmod(0o700)
     with (place / LOCK_FILE).open("w") as lock:
         with suppress(ImportError):  # Windows
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if url := address(place):  # another process was faster
-            return url
+        if server := running(place):  # another process was faster
+            return server
         with (place / LOG_FILE).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "launchers.rehearsal.server", str(place), str(idle_s)],
@@ -130,8 +139,8 @@ def start(place: Path, idle_s: float) -> str:
         _started.append(process)
         until = time.monotonic() + _START_S
         while time.monotonic() < until:
-            if url := address(place):
-                return url
+            if server := running(place):
+                return server
             if process.poll() is not None:
                 break
             time.sleep(0.05)
@@ -143,18 +152,19 @@ def start(place: Path, idle_s: float) -> str:
         )
 
 
-def address(place: Path) -> str | None:
-    """Of the running server; null where there is none."""
+def running(place: Path) -> Server | None:
+    """The server; null where none is running."""
     try:
         seen = json.loads((place / SERVER_FILE).read_bytes())
-        return str(seen["url"]) if living_process(seen["pid"], seen["process_started"]) else None
+        alive = living_process(seen["pid"], seen["process_started"])
+        return Server(seen["url"], seen["key"]) if alive else None
     except (OSError, ValueError, KeyError):
         return None
 
 
 def stop(place: Path) -> bool:
     """End the server, and with it the jobs that run in it. False where none was running."""
-    if address(place) is None:
+    if running(place) is None:
         return False
     seen = json.loads((place / SERVER_FILE).read_bytes())
     process = living_process(seen["pid"], seen["process_started"])

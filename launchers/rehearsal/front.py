@@ -5,6 +5,7 @@ what moto only records.
 import io
 import json
 import re
+import secrets
 import threading
 import time
 from collections import Counter
@@ -30,7 +31,7 @@ Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-_SCOPE = re.compile(r"Credential=[^/]+/\d+/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request")
+_SCOPE = re.compile(r"Credential=(?P<key>[^/]+)/\d+/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request")
 _NAMES = {"servicequotas": "service-quotas", "monitoring": "cloudwatch", "tagging": "resourcegroupstaggingapi"}
 
 
@@ -47,15 +48,23 @@ class Call:
 
 
 class Front:
-    def __init__(self, moto: App, jobs: TrainingJobs, shelf: Shelf) -> None:
-        self.moto, self.jobs, self.shelf = moto, jobs, shelf
+    """key: the access key that requests must be signed with. Jobs are commands that run as whoever started the server:
+    neither another user of the machine nor a page in a browser may send any.
+    """
+
+    def __init__(self, moto: App, jobs: TrainingJobs, shelf: Shelf, key: str) -> None:
+        self.moto, self.jobs, self.shelf, self.key = moto, jobs, shelf, key
         self.last_request = time.monotonic()
         self._lock = threading.Lock()
         self._seen: Counter[tuple[str, str]] = Counter()  # (door, kind of trouble) -> how often
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+        if scope is None or not secrets.compare_digest(scope["key"], self.key):
+            text = "The AWS Access Key Id you provided does not exist in our records."
+            return _refuse(start_response, Call("", None, b"", "xml"), Refused("InvalidAccessKeyId", text, 403))
         self.last_request = time.monotonic()
-        call = _understood(environ)
+        call = _understood(environ, scope["service"])
         trouble = Trouble.from_header(environ.get(_wsgi(TROUBLE_HEADER)))
         door = environ.get(_wsgi(DOOR_HEADER), "")
         try:
@@ -108,9 +117,7 @@ def _wsgi(header: str) -> str:
     return f"HTTP_{header.upper().replace('-', '_')}"
 
 
-def _understood(environ: Environ) -> Call:
-    scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-    service = scope["service"] if scope else "s3" if environ["REQUEST_METHOD"] == "GET" else ""
+def _understood(environ: Environ, service: str) -> Call:
     target = environ.get("HTTP_X_AMZ_TARGET", "")
     if service == "s3":
         return Call(service, None, b"", "xml")  # its bodies may be large: they are moto's

@@ -262,8 +262,8 @@ class JobRun(threading.Thread):
         else:
             environment |= {
                 "AWS_ENDPOINT_URL": self.jobs.url,
-                "AWS_ACCESS_KEY_ID": "rehearsal",
-                "AWS_SECRET_ACCESS_KEY": "rehearsal",
+                "AWS_ACCESS_KEY_ID": self.jobs.key,
+                "AWS_SECRET_ACCESS_KEY": self.jobs.key,
             }
         with machine.output.open("wb") as output:
             machine.process = subprocess.Popen(

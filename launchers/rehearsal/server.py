@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -46,10 +47,11 @@ def main(state_dir: Path, idle_s: float) -> None:
         max_session_duration="3600",
     )
     jobs = TrainingJobs(state_dir / "jobs", shelf)
-    front = Front(DomainDispatcherApplication(create_backend_app), jobs, shelf)
+    key = secrets.token_hex(16)
+    front = Front(DomainDispatcherApplication(create_backend_app), jobs, shelf, key)
     server = make_server("127.0.0.1", 0, front, threaded=True, request_handler=_Handler)
     url = f"http://127.0.0.1:{server.port}"
-    jobs.begin(url)
+    jobs.begin(url, key)
     ending = threading.Event()
 
     def end(signum: int, frame: FrameType | None) -> None:
@@ -60,7 +62,7 @@ def main(state_dir: Path, idle_s: float) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     write_json(
         state_dir / SERVER_FILE,
-        {"pid": os.getpid(), "process_started": psutil.Process().create_time(), "url": url},
+        {"pid": os.getpid(), "process_started": psutil.Process().create_time(), "url": url, "key": key},
     )
     while not ending.wait(1.0):
         if jobs.active:

@@ -113,7 +113,7 @@ class TrainingJobs:
         self._jobs: dict[str, JobRecord] = {}
         self._runs: dict[str, Any] = {}  # by job: the JobRun that is at it
         self._lock = threading.RLock()
-        self.url = ""
+        self.url = self.key = ""
         self.operations: dict[str, Operation] = {
             "CreateTrainingJob": self.create,
             "DescribeTrainingJob": self.describe,
@@ -128,11 +128,11 @@ class TrainingJobs:
     def active(self) -> bool:
         return any(run.is_alive() for run in self._runs.values())
 
-    def begin(self, url: str) -> None:
+    def begin(self, url: str, key: str) -> None:
         """Take up the records of an earlier server. What it was running has ended with it."""
         from launchers.rehearsal.job_run import put_log, sweep_left_over
 
-        self.url = url
+        self.url, self.key = url, key
         for path in sorted(self.folder.glob("*/job.json")):
             record = JobRecord(**json.loads(path.read_bytes()))
             sweep_left_over(path.parent)
