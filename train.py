@@ -19,9 +19,11 @@ def main(cfg: DictConfig) -> float | None:
     if cfg.dry_run:
         print(plan)
         return None
+    if plan.requests:
+        print(plan.brief())  # the price, before anything costs it
     handle = launcher.submit(plan)
     if not getattr(launcher, "wait", True):
-        print(detached(handle))
+        print(detached(launcher, handle))
         return None
     result = follow(launcher, handle)
     print(result)

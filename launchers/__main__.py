@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(interrupted, file=sys.stderr)
         return 128 + interrupted.signum
     except DogBreedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -47,7 +48,7 @@ def _found(args: argparse.Namespace) -> tuple[Launcher, Handle]:
         from launchers.homecoming import launcher_of
 
         handle = Handle.parse(text)
-        return launcher_of(handle), handle
+        return launcher_of(handle, args.state_dir), handle
     handle = find(text, args.runs_dir)
     if (folder_of(handle) / LAUNCHED_FILE).exists():
         from launchers.homecoming import launched, launcher_of
@@ -68,7 +69,7 @@ def _launcher_at(args: argparse.Namespace) -> Launcher:
     from launchers.homecoming import cloud_of
     from launchers.sagemaker import SageMakerLauncher
 
-    cloud = cloud_of(scope)
+    cloud = cloud_of(scope, args.state_dir)
     return SageMakerLauncher(cloud, bucket=getattr(args, "bucket", None) or cloud.default_bucket)
 
 
@@ -153,7 +154,8 @@ def _result(args: argparse.Namespace) -> int:
 
 
 def _cleanup(args: argparse.Namespace) -> int:
-    report = _launcher_at(args).cleanup(apply=args.apply)
+    older_than = None if args.older_than_h is None else timedelta(hours=args.older_than_h)
+    report = _launcher_at(args).cleanup(older_than=older_than, apply=args.apply)
     for name in report.found:
         print(f"{'removed' if name in report.removed else 'left over'}  {name}")
     if report.left and not args.apply:
@@ -195,6 +197,9 @@ def _facts(handle: Handle, status: Status) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--state-dir", metavar="FOLDER", help="of the rehearsal cloud, if not the usual (aws.state_dir)"
+    )
     common.add_argument("--runs-dir", default="runs", metavar="FOLDER", help="where runs lie (default: runs)")
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="for programs")
@@ -227,10 +232,12 @@ def _parser() -> argparse.ArgumentParser:
     add("result", _result, "Show the numbers and files of a run that succeeded.", one_run, as_json)
     cleanup = add("cleanup", _cleanup, "Show what runs left behind that nothing uses.", place)
     cleanup.add_argument("--apply", action="store_true", help="and remove it")
+    cleanup.add_argument(
+        "--older-than-h", type=float, metavar="H", help="hours; of a place elsewhere nothing younger than 24 is touched"
+    )
     cleanup.add_argument("--bucket", metavar="NAME", help="where launchers put things, of a place elsewhere")
     rehearsing = add("rehearsal", _rehearsal, "Start, find or stop the rehearsal cloud.")
     rehearsing.add_argument("do", choices=["start", "status", "stop"], metavar="start|status|stop")
-    rehearsing.add_argument("--state-dir", metavar="FOLDER", help="aws.state_dir, if it is not the default")
     return parser
 
 

@@ -68,6 +68,16 @@ class Cloud(Protocol):
         """A boto3 client."""
         ...
 
+    @property
+    def option(self) -> str:
+        """What `python -m launchers` must be told besides a handle, to find this place; with a space before it."""
+        ...
+
+    @property
+    def makes_buckets(self) -> bool:
+        """Whether a bucket that is named and missing is made without a word, as one that stands for a real one."""
+        ...
+
     def describe(self) -> str:
         """Where it is, for people."""
         ...
@@ -105,6 +115,14 @@ class Account:
                 )
         return self._clients[service]
 
+    @property
+    def option(self) -> str:
+        return ""
+
+    @property
+    def makes_buckets(self) -> bool:
+        return False
+
     def describe(self) -> str:
         return f"SageMaker in {self.region}"
 
@@ -116,17 +134,19 @@ TIMEOUTS: dict[str, Any] = {
 }
 
 
-def import_boto3() -> Any:
+def import_boto3(extra: str = "aws") -> Any:
+    """extra: of pyproject.toml, that brings it."""
     try:
         import boto3
     except ImportError as error:
-        raise LaunchError("This launcher needs boto3.\nTry: pip install -e '.[aws]'") from error
+        raise LaunchError(f"This needs boto3.\nTry: pip install -e '.[{extra}]'", Cause.BAD_CONFIG) from error
     return boto3
 
 
 @contextmanager
 def errors(doing: str, *, then: str = "") -> Iterator[None]:
     """botocore's errors in here become a LaunchError with its Cause. doing: for the message; then: a further hint."""
+    import_boto3()
     from botocore.exceptions import BotoCoreError, ClientError
     from s3transfer.exceptions import S3UploadFailedError
 
@@ -134,6 +154,18 @@ def errors(doing: str, *, then: str = "") -> Iterator[None]:
         yield
     except (ClientError, BotoCoreError, S3UploadFailedError) as error:
         raise translated(error, doing, then) from error
+
+
+@contextmanager
+def network_errors(doing: str) -> Iterator[None]:
+    """The same for what is no answer of AWS's at all; its answers pass, for the caller to look at."""
+    import_boto3()
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except BotoCoreError as error:
+        raise translated(error, doing) from error
 
 
 def translated(error: Exception, doing: str, then: str = "") -> LaunchError:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from dogbreed.errors import DogBreedError
 from launchers.bundle import CodeBundle
+from launchers.datasets import SentFolder
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch  # which brings torch
@@ -80,6 +81,7 @@ class RunSpec:
     commit: str | None  # of the project's code; None outside git
     dirty: bool  # tracked files differ from that commit
     code: CodeBundle | None = None  # of a run that goes elsewhere: what is sent there
+    photos: SentFolder | None = None  # of such a run: the data folder of this machine that is sent there
     going_on: tuple[str, ...] | None = None  # of a resumed run: what was typed this time; null for a new run
 
     def to_json(self) -> str:
@@ -91,6 +93,8 @@ class RunSpec:
         fields = json.loads(text)
         if fields.get("code") is not None:
             fields["code"] = CodeBundle.from_fields(fields["code"])
+        if fields.get("photos") is not None:
+            fields["photos"] = SentFolder.from_fields(fields["photos"])
         if fields.get("going_on") is not None:
             fields["going_on"] = tuple(fields["going_on"])
         return cls(**{**fields, "overrides": tuple(fields["overrides"])})
@@ -144,6 +148,11 @@ class Plan:
     rows: tuple[tuple[str, str], ...]  # what a person wants to know first: where, which command, what it costs
     requests: tuple[Request, ...] = ()
     actions: tuple[str, ...] = ()
+
+    def brief(self) -> str:
+        """Where it runs and what it costs."""
+        rows = [(name, text) for name, text in self.rows if name in ("where", "time", "cost", "photos")]
+        return "\n".join([f"Run {self.spec.run_id}", *(f"  {name:<7} {text.splitlines()[0]}" for name, text in rows)])
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows)
@@ -291,7 +300,9 @@ class Launcher(Protocol):
         ...
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
-        """Show left-overs; with `apply`, remove them and check that they are gone."""
+        """Show left-overs; with `apply`, remove them and check that they are gone. older_than: null for what is surely
+        used by nobody any more.
+        """
         ...
 
 

@@ -33,7 +33,6 @@ class Cost:
     expected: float | None
     worst: float
     as_of: str
-    spot: bool
 
 
 REGION = "us-east-1"  # of the prices
@@ -75,7 +74,7 @@ def estimate(config: Mapping[str, Any], name: str, *, instances: int, spot: bool
     seconds = seconds_expected(config, row)
     share = spot_share() if spot else 1.0
     expected = None if seconds is None else min(seconds, max_run_s) / 3600 * hourly * share
-    return Cost(hourly, expected, max_run_s / 3600 * hourly, row.as_of, spot)
+    return Cost(hourly, expected, max_run_s / 3600 * hourly, row.as_of)
 
 
 def seconds_expected(config: Mapping[str, Any], row: Instance) -> float | None:

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.errors import ConfigError
+from launchers import datasets
 from launchers.aws import configured_region
 from launchers.base import SENT, RunSpec
 from launchers.bundle import CodeBundle, look
@@ -60,8 +61,15 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
     _check_as_sent(config)
     commit, dirty = _git()
     code = _code(hydra) if "cloud" in composed["launcher"] else None
+    photos = _photos(config) if code else None
     lasting = None if now is None else _lasting(now)
-    return RunSpec(run_id, _lasting(overrides), config, str(folder), created_at, commit, dirty, code, lasting)
+    return RunSpec(run_id, _lasting(overrides), config, str(folder), created_at, commit, dirty, code, photos, lasting)
+
+
+def _photos(config: Mapping[str, Any]) -> datasets.SentFolder | None:
+    """The data folder that lies on this machine alone: not in S3, and nothing that another machine could fetch."""
+    root = str(config["data"].get("root"))
+    return None if config["data"].get("source") or root.startswith("s3://") else datasets.look(Path(root))
 
 
 def _lasting(overrides: Sequence[str]) -> tuple[str, ...]:

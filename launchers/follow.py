@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dogbreed.errors import Interrupted
-from launchers.base import Handle, Launcher, LogLine, Phase, RunResult, Status
+from launchers.base import Handle, Launcher, LaunchError, LogLine, Phase, RunResult, Status
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
@@ -29,9 +29,9 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
 
     Raises LaunchError if it did not succeed, and Interrupted after Ctrl-C or SIGTERM: the run goes on without us.
     """
-    if launcher.status(handle).finished:  # a run of this machine has ended by now
-        return launcher.result(handle)
     try:
+        if launcher.status(handle).finished:  # a run of this machine has ended by now
+            return launcher.result(handle)
         with _Progress(launcher, handle) as progress:
             for line in launcher.logs(handle, follow=True):
                 if not _NUMBERS.match(line.text):  # the result has them, too
@@ -40,19 +40,32 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
             time.sleep(launcher.poll_s)
         print(f"{handle}: {_ended(launcher.status(handle))}", flush=True)
         return launcher.result(handle)
+    except LaunchError as error:
+        if handle.launcher != "local" and not _has_ended(launcher, handle):
+            error.add_note(detached(launcher, handle))
+        raise
     except (KeyboardInterrupt, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code != 128 + signal.SIGTERM:
             raise
         signum = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
-        raise Interrupted(detached(handle), signum) from None
+        raise Interrupted(detached(launcher, handle), signum) from None
 
 
-def detached(handle: Handle) -> str:
+def _has_ended(launcher: Launcher, handle: Handle) -> bool:
+    """False also where nobody can tell."""
+    try:
+        return launcher.status(handle).finished
+    except LaunchError:
+        return False
+
+
+def detached(launcher: Launcher, handle: Handle) -> str:
     """What to type to come back to a run that goes on by itself."""
+    name = getattr(launcher, "name_of", str)(handle)
     return (
         f"The run goes on without this terminal: {handle}\n"
-        f"Come back:  python -m launchers attach {handle}\n"
-        f"Stop it:    python -m launchers cancel {handle}"
+        f"Come back:  python -m launchers attach {name}\n"
+        f"Stop it:    python -m launchers cancel {name}"
     )
 
 

@@ -1,7 +1,6 @@
 """A run that ran elsewhere, and its folder here: how it is found again, and how its files come home."""
 
 import json
-import os
 import shutil
 import tarfile
 import tempfile
@@ -13,7 +12,7 @@ from dogbreed.run_folder import RunFolder, write_json, write_text
 from launchers import s3
 from launchers.aws import Account, Cloud, errors, split_uri
 from launchers.base import LAUNCHED_FILE, SPEC_FILE, Handle, LaunchError, Plan, RunResult, RunSpec
-from launchers.local import read_result
+from launchers.local import read_result, refuse_if_alive_here
 
 if TYPE_CHECKING:
     from launchers.sagemaker import SageMakerLauncher
@@ -53,10 +52,9 @@ def cloud_of(scope: str, state_dir: str | None = None) -> Cloud:
     """scope: a region, or `rehearsal`."""
     if scope != "rehearsal":
         return Account(region=scope)
-    from launchers.rehearsal import Rehearsal
+    from launchers.rehearsal import Rehearsal, default_place
 
-    cache = os.environ.get("DOGBREED_CACHE", "~/.cache/dogbreed")
-    return Rehearsal(state_dir=state_dir or f"{cache}/rehearsal")
+    return Rehearsal(state_dir=state_dir or str(default_place()))
 
 
 def bring_home(cloud: Cloud, handle: Handle, job: Mapping[str, Any]) -> Path:
@@ -91,6 +89,7 @@ def fetch(launcher: "SageMakerLauncher", handle: Handle, folder: Path | None, *,
         )
     spec, uri = _spec_of(launcher.cloud, job), f"{root_of(job)}/checkpoints"
     folder = folder or home_of(handle, spec)
+    refuse_if_alive_here(folder)
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "checkpoints" / "last.ckpt"
     bucket, prefix = split_uri(uri)
@@ -100,8 +99,8 @@ def fetch(launcher: "SageMakerLauncher", handle: Handle, folder: Path | None, *,
         s3.download(launcher.cloud, uri, folder, lambda name: checkpoints or name in _LIGHT)
     _settle(folder, spec)
     (folder / "state.json").unlink(missing_ok=True)  # of a machine that is gone
-    if not (folder / LAUNCHED_FILE).exists():
-        write_json(folder / LAUNCHED_FILE, {"handle": str(handle)})
+    # saved: there is a checkpoint, here or only there, that other settings would not go with
+    write_json(folder / LAUNCHED_FILE, {"handle": str(handle), **(launched(folder) or {}), "saved": bool(there)})
     return folder
 
 

@@ -26,12 +26,16 @@ def resolve(image: str, region: str, instance_type: str) -> str:
         return image
     row = costs.instance(instance_type)
     gpu = row.gpus > 0 if row else re.match(r"ml\.(g|p|trn|inf)\d", instance_type) is not None
-    name = _table()["images"][0]["gpu" if gpu else "cpu"]
+    name = _table()["image"]["gpu" if gpu else "cpu"]
     return f"{_table()['account']}.dkr.ecr.{region}.amazonaws.com/{name}"
 
 
-def findings(image: str, region: str | None) -> Iterator[str]:
+def findings(image: str, region: str | None, instance_type: str) -> Iterator[str]:
     if image == AUTO:
+        if re.match(
+            r"ml\.(p2|p3|p3dn|trn\w+|inf\w+|p6e-\w+)\.", instance_type
+        ):  # CUDA 13 needs Turing or later, on x86
+            yield f"No image of AWS's that is known here is for {instance_type}.\nTry: launcher.image=<a URI>"
         if region is not None and region not in _table()["regions"]:
             yield f"launchers/images.yaml knows no image in {region}.\nTry: launcher.image=<the URI of one there>"
         return
@@ -49,5 +53,5 @@ def note(image: str, today: str) -> str:
     """What there is to say about it. today: ISO 8601."""
     if image != AUTO:
         return ""
-    until = str(_table()["images"][0]["patched_until"])
+    until = str(_table()["image"]["patched_until"])
     return f"AWS has not patched this image since {until}: see launchers/images.yaml" if until < today[:10] else ""

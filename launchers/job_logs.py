@@ -49,7 +49,9 @@ def read_job_logs(cloud: Cloud, jobs: Callable[[], Sequence[Mapping[str, Any]]],
                 if text != END:
                     yield LogLine(stream.attempt, stream.node, text)
         if finished:
-            complete = all(stream.ended for stream in streams.values() if stream.attempt == latest)
+            begun = bool(seen) and "TrainingStartTime" in seen[-1]
+            newest = [stream.ended for stream in streams.values() if stream.attempt == latest]
+            complete = all(newest) and bool(newest or not begun) and _all_attempts(seen, latest)
             quiet = 0 if count else quiet + 1
             old = not seen or time.time() - seen[-1]["LastModifiedTime"].timestamp() > 60
             if complete or (not count and (old or not follow or quiet >= _LATE_POLLS)):
@@ -77,7 +79,8 @@ def _find(cloud: Cloud, jobs: Sequence[Mapping[str, Any]], streams: dict[str, _S
     before = 0
     for job in jobs:
         by_node: dict[int, list[str]] = {}
-        for name in _names(cloud, job["TrainingJobName"]) if _may_grow(job, streams) else _known(job, streams):
+        known = _known(job, streams)
+        for name in known if known and job is not jobs[-1] else _names(cloud, job["TrainingJobName"]):
             if parsed := _STREAM.match(name):
                 by_node.setdefault(int(parsed["node"]) - 1, []).append(name)
         for node, names in by_node.items():
@@ -86,8 +89,12 @@ def _find(cloud: Cloud, jobs: Sequence[Mapping[str, Any]], streams: dict[str, _S
         before += max(attempts(job), *(len(names) for names in by_node.values()), 1)
 
 
-def _may_grow(job: Mapping[str, Any], streams: Mapping[str, _Stream]) -> bool:
-    return job["TrainingJobStatus"] not in _FINISHED or not _known(job, streams)
+def _all_attempts(jobs: Sequence[Mapping[str, Any]], latest: int) -> bool:
+    """Whether the newest attempt that has begun is among those that have streams."""
+    begun = sum(attempts(job) for job in jobs[:-1])
+    for job in jobs[-1:]:
+        begun += sum(step["Status"] == "Training" for step in job.get("SecondaryStatusTransitions", []))
+    return latest >= begun
 
 
 def _known(job: Mapping[str, Any], streams: Mapping[str, _Stream]) -> list[str]:
@@ -119,7 +126,7 @@ def _new_lines(cloud: Cloud, stream: _Stream) -> Iterator[str]:
             )
         for event in page["events"]:
             yield event["message"].rstrip("\r\n")
-        if page["nextForwardToken"] == stream.token or not page["events"]:
-            stream.token = page["nextForwardToken"]
-            return
+        repeated = page["nextForwardToken"] == stream.token  # an empty page alone is no end (GetLogEvents)
         stream.token = page["nextForwardToken"]
+        if repeated:
+            return

@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC
 from typing import Any
 
 from launchers import costs
@@ -53,16 +54,15 @@ def read(
     job: Mapping[str, Any],
     handle: Handle,
     *,
-    earlier: int = 0,
     tags: Callable[[], Mapping[str, str]] | None = None,
 ) -> Status:
-    """job: as DescribeTrainingJob gives it. earlier: attempts of submissions before. tags: of the job, on demand."""
+    """job: as DescribeTrainingJob gives it. tags: of the job, asked if they matter."""
     native, secondary = job["TrainingJobStatus"], job["SecondaryStatus"]
     again = shlex.join(["python", "train.py", f"resume={handle}"])
     here = Status(
         Phase.RUNNING,
-        attempt=earlier + attempts(job),
-        started_at=job["CreationTime"].astimezone().isoformat(timespec="milliseconds"),
+        attempt=attempts(job),
+        started_at=started_at(job),
         usd=spent(job),
         job=job["TrainingJobName"],
     )
@@ -116,6 +116,10 @@ def read(
         detail=reason,
         next_action=f"The log may say more. Then go on with: {again}",
     )
+
+
+def started_at(job: Mapping[str, Any]) -> str:
+    return str(job["CreationTime"].astimezone(UTC).isoformat(timespec="milliseconds"))
 
 
 def attempts(job: Mapping[str, Any]) -> int:

@@ -345,6 +345,13 @@ def _next_action(state: State, folder: Path) -> str:
     return ""
 
 
+def refuse_if_alive_here(folder: Path) -> None:
+    """Raises LaunchError where the run in `folder` is being trained here: two would write into each other."""
+    state = State.seen(folder)
+    if state is not None and state.of_this_host and state.phase in (Phase.RUNNING, Phase.STOPPING):
+        raise LaunchError(_alive_message(folder))
+
+
 def _alive_message(folder: Path) -> str:
     state = State.read(folder)
     assert state is not None

@@ -5,6 +5,8 @@ reclaim first, and passes that on. `SAGEMAKER_BASE_DIR` stands for /opt/ml.
 """
 
 import errno
+import hashlib
+import io
 import json
 import os
 import re
@@ -32,6 +34,8 @@ def main() -> int:
     try:
         _unpack(base / "input/data/code/bundle.tar.gz", project)
         _install(project, sent["extras"])
+        if sent["unpacks"]:
+            _unpack_photos(base / "input/data/photos", Path(_here(sent["unpacks"], base)))
         _forget_lost_process(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.rglob(".*.tmp-*"):  # half-written when the machine before was taken away
@@ -88,6 +92,26 @@ def _unpack(bundle: Path, project: Path) -> None:
         archive.extractall(project, filter="data")
     if not (project / "train.py").is_file():
         raise _Failure("[bad_config] the code holds no train.py")
+
+
+def _unpack_photos(channel: Path, root: Path) -> None:
+    """Shards in the manifest's order; the channel is streamed, so that later ones arrive meanwhile."""
+    try:
+        shards = json.loads((channel / "manifest.json").read_bytes())["shards"]
+    except FileNotFoundError:
+        raise _Failure("[bad_config] the photos' manifest.json is missing in S3: submit the run again") from None
+    root.mkdir(parents=True, exist_ok=True)
+    for shard in shards:
+        try:
+            content = (channel / shard["name"]).read_bytes()
+        except FileNotFoundError:
+            raise _Failure(
+                f"[bad_config] {shard['name']} of the photos is missing in S3: submit the run again"
+            ) from None
+        if hashlib.sha256(content).hexdigest() != shard["sha256"]:
+            raise _Failure(f"[bad_config] {shard['name']} of the photos is damaged in S3: remove it, submit again")
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            archive.extractall(root, filter="data")
 
 
 def _install(project: Path, extras: list[str]) -> None:

@@ -69,6 +69,8 @@ def _folder(value: str, typed: Sequence[str]) -> Path:
     chosen = [text.partition("=")[2] for text in typed if text.startswith("launcher=")]
     at = Handle.parse(handle or note["handle"])  # type: ignore[index]
     launcher = launcher_of(at, (note or {}).get("state_dir"))
+    if note is not None and launcher.latest(at.run_id)[1] is None:
+        return folder_of(find(value))  # it was to be submitted, but never was
     return fetch(launcher, at, None if handle else folder, checkpoints=bool(chosen) and chosen[-1] == "local")
 
 
@@ -134,7 +136,10 @@ def going_on(
     for key in sorted(STAYS_HERE & (composed.keys() | after.keys())):
         _copy([key], composed, after)
     here = RunFolder(folder)
-    if any(path.exists() for path in (here.last, here.previous, here.best, here.metrics)):  # else it starts over
+    from launchers.homecoming import launched
+
+    begun = any(path.exists() for path in (here.last, here.previous, here.best, here.metrics))
+    if begun or (launched(folder) or {}).get("saved"):  # else it starts over
         findings += [
             f"{key} was {_shown(old)}, now {_shown(new)}" for key, old, new in differences(before, after) if _fixed(key)
         ]

@@ -1,14 +1,18 @@
 """What launchers do with S3: upload what is not there, bring things home, check a bucket, find what was left over."""
 
+import hashlib
+import io
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from launchers.aws import Cloud, code_of, errors, split_uri
+from launchers import datasets
+from launchers.aws import Cloud, code_of, errors, network_errors, split_uri
 from launchers.base import LAUNCHED_FILE, CleanupReport, RunSpec
 from launchers.bundle import BUNDLE_FILE, ENTRY_FILE, pack
 
@@ -23,6 +27,9 @@ def put(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec, sent: Mappin
 
     assert spec.code is not None
     name = str(parameters["Key"]).rpartition("/")[2]
+    if not name:
+        send_photos(cloud, parameters, spec)
+        return
     with errors(f"uploading {name} to s3://{parameters['Bucket']}"):
         if name in (BUNDLE_FILE, ENTRY_FILE):
             if head(cloud, parameters["Bucket"], parameters["Key"]) is not None:
@@ -33,6 +40,75 @@ def put(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec, sent: Mappin
         else:
             body = (json.dumps(sent, indent=2) + "\n").encode()
         cloud.client("s3").put_object(**{**parameters, "Body": body})
+
+
+def send_photos(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec) -> None:
+    """The shards of the data folder that are not there yet, then the manifest that says that all of them are.
+
+    Each shard is whole or absent, so an upload that broke off goes on with the next one.
+    """
+    from boto3.s3.transfer import TransferConfig
+
+    assert spec.photos is not None
+    bucket, prefix = str(parameters["Bucket"]), str(parameters["Key"])
+    uri, client = f"s3://{bucket}/{prefix}", cloud.client("s3")
+    have = {name for name, _ in objects(cloud, uri)}
+    names = [datasets.shard_name(number) for number in range(len(spec.photos.shards))]
+    if datasets.MANIFEST in have and have >= set(names):
+        return
+    options = {key: value for key, value in parameters.items() if key not in ("Bucket", "Key", "Body")}
+    about: dict[str, dict[str, Any]] = {}
+    with errors(f"uploading the photos to {uri}"), _Transfer(sum(spec.photos.shards)) as transfer:
+        for number, name in enumerate(names):
+            if name in have:
+                found = head(cloud, bucket, prefix + name) or {}
+                about[name] = {"size": found["ContentLength"], "sha256": found["Metadata"]["sha256"]}
+                transfer.add(spec.photos.shards[number])
+        for name, content in datasets.pack(spec.photos, datasets.digests_folder(), have=have):
+            digest = hashlib.sha256(content).hexdigest()
+            client.upload_fileobj(
+                io.BytesIO(content),
+                bucket,
+                prefix + name,
+                ExtraArgs={**options, "Metadata": {"sha256": digest}},
+                Callback=transfer.add,
+                Config=TransferConfig(max_concurrency=_AT_ONCE),
+            )
+            about[name] = {"size": len(content), "sha256": digest}
+        shards = [{"name": name, **about[name]} for name in names]
+        manifest = {"digest": spec.photos.digest, "files": spec.photos.files, "shards": shards}
+        body = (json.dumps(manifest, indent=2) + "\n").encode()
+        client.put_object(**{**options, "Bucket": bucket, "Key": prefix + datasets.MANIFEST, "Body": body})
+
+
+class _Transfer:
+    """How much of it has been sent: a bar on a terminal, elsewhere one line."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "_Transfer":
+        words = f"Sending {self._size / 1e6:,.0f} MB of photos"
+        if sys.stdout.isatty():
+            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            self._bar = Progress(*columns)
+            self._bar.start()
+            self._task = self._bar.add_task(words, total=self._size)
+        else:
+            print(words, flush=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def add(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, advance=count)
 
 
 def head(cloud: Cloud, bucket: str, key: str) -> dict[str, Any] | None:
@@ -97,7 +173,7 @@ def download(cloud: Cloud, uri: str, folder: Path, wanted: Callable[[str], bool]
     return len(found)
 
 
-def send_checkpoints(cloud: Cloud, folder: Path, uri: str, *, going_on: bool) -> None:
+def send_checkpoints(cloud: Cloud, folder: Path, uri: str, *, going_on: bool, encryption: Mapping[str, Any]) -> None:
     """Of a run that goes on elsewhere: what this machine trained last, unless the cloud has what is newer."""
     last = folder / "checkpoints" / "last.ckpt"
     if not (going_on and last.exists()):
@@ -112,7 +188,8 @@ def send_checkpoints(cloud: Cloud, folder: Path, uri: str, *, going_on: bool) ->
 
         def one(path: Path) -> None:
             if path.name != LAUNCHED_FILE:
-                client.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder).as_posix()}")
+                key = f"{prefix}/{path.relative_to(folder).as_posix()}"
+                client.upload_file(str(path), bucket, key, ExtraArgs=dict(encryption))
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(one, files))
@@ -124,10 +201,14 @@ def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
 
     client = cloud.client("s3")
     try:
-        found = client.head_bucket(Bucket=bucket, ExpectedBucketOwner=account)
+        with network_errors(f"looking at the bucket {bucket}"):
+            found = client.head_bucket(Bucket=bucket, ExpectedBucketOwner=account)
     except ClientError as error:
         code = code_of(error)
         region = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        if code in _MISSING and cloud.makes_buckets:
+            client.create_bucket(Bucket=bucket)
+            return []
         if code in _MISSING:
             return [f"There is no bucket {bucket}.\nTry: aws s3 mb s3://{bucket} --region {cloud.region}"]
         if code in ("301", "PermanentRedirect") or (code == "400" and region):
@@ -160,7 +241,8 @@ def cleanup(
     apply: bool,
 ) -> CleanupReport:
     """Settings without a job, and uploads in parts that broke off (their parts are billed)."""
-    client, before = cloud.client("s3"), datetime.now(UTC) - (older_than or timedelta(0))
+    # what a run is about to use looks the same for a while
+    client, before = cloud.client("s3"), datetime.now(UTC) - (timedelta(days=1) if older_than is None else older_than)
     runs: dict[str, list[tuple[str, datetime]]] = {}
     for name, written in objects(cloud, f"s3://{bucket}/{prefix}/runs"):
         run_id, _, rest = name.partition("/")

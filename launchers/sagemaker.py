@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dogbreed.errors import ConfigError, raise_findings
 from launchers import costs, images, job_status, s3
-from launchers.aws import Cloud, code_of, errors
+from launchers.aws import Cloud, code_of, errors, network_errors
 from launchers.base import (
     Capabilities,
     Cause,
@@ -32,7 +32,7 @@ from launchers.base import (
 from launchers.bundle import BUNDLE_FILE, ENTRY_FILE, secrets_in
 from launchers.homecoming import bring_home, read_home, remember
 from launchers.job_logs import read_job_logs, tail
-from launchers.local import STAYS_HERE, override
+from launchers.local import STAYS_HERE, override, refuse_if_alive_here
 from launchers.local import code_of as code_in_words
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ _ML, _TMP = "/opt/ml", "/tmp/dogbreed"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,512}")
 _ROLE_NAME = re.compile(r"[\w+=,.@-]{1,64}")
+# instances with disks of their own, which are encrypted as they are; a key for them is refused (CreateTrainingJob)
+_LOCAL_STORAGE = re.compile(r"\.(g[4-9]\w*|p3dn|p[4-9]\w*(-\w+)?|trn\w+|[a-z]+\d[a-z]*d[a-z]*)\.")
 _TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
 _MOST_RUN_S = 28 * 86400  # SageMaker's own limit
 _MOST_RESUBMITS = 99  # two digits of a job's name
@@ -75,6 +77,7 @@ _ACTIONS = (  # of the person who submits; dry_run=true lists them
     "logs:DescribeLogStreams",
     "logs:GetLogEvents",
 )
+_KMS_ACTIONS = ("kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey")
 
 
 @dataclass
@@ -118,8 +121,7 @@ class SageMakerLauncher:
             f"{self._run_key(spec)}/spec.json",
             self._root(spec),
         )
-        encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.kms_key} if self.kms_key else {}
-        put = {"Bucket": self.bucket, **encryption}
+        put = {"Bucket": self.bucket, **self._encryption()}
         count, size = len(spec.code.files), spec.code.size
         create = self._create(spec, code, spec_key, root)
         requests = (
@@ -127,12 +129,27 @@ class SageMakerLauncher:
             Request(
                 "s3", "PutObject", {**put, "Key": f"{code}/{BUNDLE_FILE}", "Body": f"<{count} files, {size:,} bytes>"}
             ),
+            *(
+                [Request("s3", "PutObject", {**put, **_photos_body(spec, self._photos_key(spec))})]
+                if spec.photos
+                else []
+            ),
             Request("s3", "PutObject", {**put, "Key": spec_key, "Body": "<the settings of this run>"}),
             Request("sagemaker", "CreateTrainingJob", create),
         )
         return Plan(
-            spec, Handle(SCHEME, self.cloud.scope, spec.run_id), tuple(self._rows(spec, root)), requests, _ACTIONS
+            spec,
+            Handle(SCHEME, self.cloud.scope, spec.run_id),
+            tuple(self._rows(spec, root)),
+            requests,
+            self._actions(),
         )
+
+    def _encryption(self) -> dict[str, str]:
+        return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.kms_key} if self.kms_key else {}
+
+    def _actions(self) -> tuple[str, ...]:
+        return (*_ACTIONS, *(_KMS_ACTIONS if self.kms_key else ()))
 
     def _findings(self, spec: RunSpec) -> Iterator[str]:
         yield from getattr(self.cloud, "findings", list)()
@@ -181,16 +198,12 @@ class SageMakerLauncher:
             yield "launcher.max_wait_s is for spot alone.\nTry: without it, or launcher=sagemaker_spot"
         if not 1 <= self.volume_gb <= 16384:
             yield f"launcher.volume_gb={self.volume_gb} cannot be.\nTry: 1 to 16384"
-        yield from images.findings(self.image, self.cloud.region)
+        yield from images.findings(self.image, self.cloud.region, self.instance_type)
 
     def _data_findings(self, spec: RunSpec) -> Iterator[str]:
         data, model = spec.config["data"], spec.config["model"]
-        root = str(data.get("root"))
-        if not data.get("source") and not root.startswith("s3://"):
-            yield (
-                f"data.root={root} lies on this machine, and folders are not sent yet.\n"
-                "Try: aws s3 sync FOLDER s3://BUCKET/photos, then data.root=s3://BUCKET/photos"
-            )
+        if spec.photos is not None:
+            yield from spec.photos.findings
         weights = str(model.get("weights") or "")
         if weights.startswith(("/", "./", "../", "~")):
             yield f"model.weights={weights} lies on this machine, and is not sent.\nTry: an address, or https://..."
@@ -218,10 +231,14 @@ class SageMakerLauncher:
             f"{code_in_words(spec)}\n"
             f"{len(spec.code.files)} files, {spec.code.size / 1e6:.1f} MB, digest {spec.code.digest[:12]}",
         )
+        if spec.photos is not None:
+            count, shards = spec.photos.files, len(spec.photos.shards)
+            files = f"{shards} files" if shards > 1 else "one file"
+            yield "photos", f"{count:,} files, {spec.photos.size / 1e6:,.0f} MB, sent once as {files}"
         yield "files", root
         yield "folder", spec.folder
         yield "resume", shlex.join(["python", "train.py", f"resume={Handle(SCHEME, self.cloud.scope, spec.run_id)}"])
-        yield "permissions", "\n".join(_wrapped(_ACTIONS))
+        yield "permissions", "\n".join(_wrapped(self._actions()))
 
     def _cost(self, spec: RunSpec) -> str:
         cost = costs.estimate(
@@ -249,6 +266,7 @@ class SageMakerLauncher:
             "fresh": command(again=False),
             "again": command(again=True) if spec.going_on is not None else None,
             "extras": self._command(spec, again=False)[2],
+            "unpacks": f"{_TMP}/photos" if spec.photos is not None else None,
         }
 
     def _command(self, spec: RunSpec, *, again: bool) -> tuple[list[str], list[str], list[str]]:
@@ -257,7 +275,12 @@ class SageMakerLauncher:
         words = (spec.going_on or ()) if again else spec.overrides
         typed = [text for text in words if _root_key(text) not in STAYS_HERE and _key(text) != "data.root"]
         data = spec.config["data"]
-        root = f"{_ML}/input/data/photos" if not data.get("source") else f"{_TMP}/{Path(str(data['root'])).name}"
+        if spec.photos is not None:
+            root = f"{_TMP}/photos"
+        elif data.get("source"):
+            root = f"{_TMP}/{Path(str(data['root'])).name}"
+        else:
+            root = f"{_ML}/input/data/photos"
         own = [
             "launcher=local",
             *([override("resume", folder)] if again else [f"run_id={spec.run_id}", f"hydra.run.dir={folder}"]),
@@ -276,7 +299,11 @@ class SageMakerLauncher:
             return {"ChannelName": name, "InputMode": "File", "DataSource": {"S3DataSource": source}}
 
         channels = [channel("code", f"s3://{self.bucket}/{code}/"), channel("spec", f"s3://{self.bucket}/{spec_key}")]
-        if not spec.config["data"].get("source"):
+        if spec.photos is not None:
+            # streamed: the first shards are unpacked while the last are on their way
+            streamed = {**channel("photos", f"s3://{self.bucket}/{self._photos_key(spec)}"), "InputMode": "FastFile"}
+            channels.append(streamed)
+        elif not spec.config["data"].get("source"):
             channels.append(channel("photos", f"{str(spec.config['data']['root']).rstrip('/')}/"))
         output: dict[str, Any] = {"S3OutputPath": f"{root}/output"}
         resources: dict[str, Any] = {
@@ -286,9 +313,7 @@ class SageMakerLauncher:
         }
         if self.kms_key:
             output["KmsKeyId"] = self.kms_key
-            if not re.search(
-                r"\.(g4dn|g5|g6|p4d|p4de|p5|m5d|c5d)\.", self.instance_type
-            ):  # instance storage is encrypted as it is
+            if not _LOCAL_STORAGE.search(self.instance_type):
                 resources["VolumeKmsKeyId"] = self.kms_key
         created = datetime.fromisoformat(spec.created_at) if spec.created_at else datetime(1970, 1, 1, tzinfo=UTC)
         expires = (created + timedelta(days=_KEPT_DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -327,14 +352,19 @@ class SageMakerLauncher:
         }
         if self.subnets:
             request["VpcConfig"] = {"Subnets": list(self.subnets), "SecurityGroupIds": list(self.security_groups)}
+        untagged = {key: value for key, value in request.items() if key != "Tags"}  # they hold the time
         digest = hashlib.sha256(
-            json.dumps([request, self._sent(spec)["fresh"], spec.going_on], sort_keys=True).encode()
+            json.dumps([untagged, self._sent(spec)["fresh"], spec.going_on], sort_keys=True).encode()
         ).hexdigest()[:32]
         request["Tags"].append({"Key": PLAN_TAG, "Value": digest})
         return request
 
     def _run_key(self, spec: RunSpec) -> str:
         return f"{self.prefix}/runs/{spec.run_id}"
+
+    def _photos_key(self, spec: RunSpec) -> str:
+        assert spec.photos is not None
+        return f"{self.prefix}/data/{spec.photos.digest}/"
 
     def _root(self, spec: RunSpec) -> str:
         return f"s3://{self.bucket}/{self._run_key(spec)}"
@@ -348,6 +378,7 @@ class SageMakerLauncher:
         has failed or was stopped, it goes on from its checkpoint under the job's name and a number.
         """
         spec, create = plan.spec, dict(plan.requests[-1].parameters)
+        refuse_if_alive_here(Path(spec.folder))
         account = self._check_account()
         create["RoleArn"] = create["RoleArn"].replace("{account}", account)
         number, job = self.latest(spec.run_id)
@@ -357,9 +388,23 @@ class SageMakerLauncher:
         for request in plan.requests[:-1]:
             s3.put(self.cloud, request.parameters, spec, sent)
         s3.send_checkpoints(
-            self.cloud, Path(spec.folder), create["CheckpointConfig"]["S3Uri"], going_on=spec.going_on is not None
+            self.cloud,
+            Path(spec.folder),
+            create["CheckpointConfig"]["S3Uri"],
+            going_on=spec.going_on is not None,
+            encryption=self._encryption(),
         )
         remember(Path(spec.folder), plan, self)
+        try:
+            self._create_job(plan, create, number)
+        except BaseException as error:  # Ctrl-C, a lost network: whether it was created nobody can tell
+            error.add_note(f"It may have been submitted: python -m launchers status {self.name_of(plan.handle)}")
+            raise
+        return self._watched(plan, watch)
+
+    def _create_job(self, plan: Plan, create: dict[str, Any], number: int) -> None:
+        """number: of submissions before."""
+        client, spec = self.cloud.client("sagemaker"), plan.spec
         while True:
             number += 1
             if number > _MOST_RESUBMITS:
@@ -369,19 +414,20 @@ class SageMakerLauncher:
             create["TrainingJobName"] = job_name(spec.run_id, number)
             with errors("creating the training job", then=self._quota_hint()):
                 try:
-                    self.cloud.client("sagemaker").create_training_job(**create)
-                    break
-                except self.cloud.client(
-                    "sagemaker"
-                ).exceptions.ResourceInUse:  # somebody was faster: with the same plan?
+                    client.create_training_job(**create)
+                    return
+                except client.exceptions.ResourceInUse:  # somebody was faster: with the same plan?
                     number, job = self.latest(spec.run_id)
                     if job is not None and self._same(job, plan, create):
-                        break
-        return self._watched(plan, watch)
+                        return
+
+    def name_of(self, handle: Handle) -> str:
+        """What to type after `python -m launchers status` and the like."""
+        return f"{handle}{self.cloud.option}"
 
     def _same(self, job: Mapping[str, Any], plan: Plan, create: Mapping[str, Any]) -> bool:
         """Whether `job`, the run's latest, is what the plan wants. False where it is to go on under another name."""
-        status = job_status.read(job, plan.handle)
+        status = job_status.read(job, plan.handle, tags=lambda: self._tags(job))
         going_on = plan.spec.going_on is not None
         nothing_new = going_on and not self._command(plan.spec, again=True)[0]
         wanted = next(tag["Value"] for tag in create["Tags"] if tag["Key"] == PLAN_TAG)
@@ -412,7 +458,8 @@ class SageMakerLauncher:
         from botocore.exceptions import ClientError
 
         try:
-            role = self.cloud.client("iam").get_role(RoleName=name)["Role"]
+            with network_errors(f"looking at the role {name}"):
+                role = self.cloud.client("iam").get_role(RoleName=name)["Role"]
         except ClientError as error:
             if code_of(error) == "NoSuchEntity":
                 return [f"There is no role {name}.\nTry: aws.role=<one of `aws iam list-roles`>"]
@@ -459,9 +506,16 @@ class SageMakerLauncher:
         if job is None:
             where = self.cloud.describe()
             return Status(Phase.LOST, Cause.UNKNOWN, f"No run {handle.run_id} is known in {where}.")
-        status = job_status.read(
-            job, handle, earlier=self._attempts_before(handle.run_id), tags=lambda: self._tags(job)
-        )
+        status = job_status.read(job, handle, tags=lambda: self._tags(job))
+        before = self._all(handle.run_id)[:-1] if self._jobs_seen[handle.run_id] > 1 else []
+        if before:
+            costs_before = [job_status.spent(job) or 0.0 for job in before]
+            status = replace(
+                status,
+                attempt=status.attempt + sum(map(job_status.attempts, before)),
+                started_at=job_status.started_at(before[0]),
+                usd=None if status.usd is None else status.usd + sum(costs_before),
+            )
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
             status = replace(status, log_tail=tail(self.cloud, job["TrainingJobName"]))
         return status
@@ -479,13 +533,13 @@ class SageMakerLauncher:
         _, job = self.latest(handle.run_id)
         if job is None or job_status.read(job, handle).finished:
             return self.status(handle)
-        from botocore.exceptions import ClientError
+        with errors("stopping the job"):
+            from botocore.exceptions import ClientError
 
-        try:
-            self.cloud.client("sagemaker").stop_training_job(TrainingJobName=job["TrainingJobName"])
-        except ClientError as error:
-            if code_of(error) != "ValidationException":  # it has ended just now
-                with errors("stopping the job"):
+            try:
+                self.cloud.client("sagemaker").stop_training_job(TrainingJobName=job["TrainingJobName"])
+            except ClientError as error:
+                if code_of(error) != "ValidationException":  # it has ended just now
                     raise
         until = time.monotonic() + max(grace_s, 120) + 60
         while not (status := self.status(handle)).finished and time.monotonic() < until:
@@ -546,14 +600,10 @@ class SageMakerLauncher:
         self._jobs_seen[run_id] = number
         return number, job
 
-    def _attempts_before(self, run_id: str) -> int:
-        """Of all submissions but the latest."""
-        return sum(job_status.attempts(job) for job in self._all(run_id)[:-1]) if self._jobs_seen[run_id] > 1 else 0
-
     def _describe(self, name: str) -> dict[str, Any] | None:
-        from botocore.exceptions import ClientError
-
         with errors(f"looking at the job {name}"):
+            from botocore.exceptions import ClientError
+
             try:
                 found: dict[str, Any] = self.cloud.client("sagemaker").describe_training_job(TrainingJobName=name)
             except ClientError as error:
@@ -566,6 +616,11 @@ class SageMakerLauncher:
         with errors("reading tags"):
             tags = self.cloud.client("sagemaker").list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]
         return {tag["Key"]: tag["Value"] for tag in tags}
+
+
+def _photos_body(spec: RunSpec, key: str) -> dict[str, str]:
+    assert spec.photos is not None
+    return {"Key": key, "Body": f"<{spec.photos.files:,} photos in {len(spec.photos.shards)} files and their manifest>"}
 
 
 def job_name(run_id: str, number: int) -> str:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import fields, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -195,10 +196,11 @@ class LauncherContract(ABC):
     def test_cleanup_shows_first_and_spares_what_is_in_use(
         self, launcher: Launcher, left_over: str, in_use: str
     ) -> None:
-        assert launcher.cleanup().found == (left_over,)
-        assert launcher.cleanup().left == (left_over,)
-        assert launcher.cleanup(apply=True).removed == (left_over,)
-        assert launcher.cleanup().found == ()
+        now = timedelta(0)
+        assert launcher.cleanup(older_than=now).found == (left_over,)
+        assert launcher.cleanup(older_than=now).left == (left_over,)
+        assert launcher.cleanup(older_than=now, apply=True).removed == (left_over,)
+        assert launcher.cleanup(older_than=now).found == ()
 
     def test_status_is_plain_data(self, launcher: Launcher, succeeded: Plan) -> None:
         status = launcher.status(succeeded.handle)

@@ -166,7 +166,7 @@ def test_this_very_project_can_be_sent_and_its_look_travels_as_json() -> None:
     assert {"train.py", "launchers/remote.py", "launchers/prices.yaml", "conf/config.yaml"} <= {
         n for n, _, _ in found.files
     }
-    spec = RunSpec("x", (), {}, "/x", "", None, False, found, ("a=1",))
+    spec = RunSpec("x", (), {}, "/x", "", None, False, found, going_on=("a=1",))
     assert RunSpec.from_json(spec.to_json()) == spec
     assert isinstance(RunSpec.from_json(spec.to_json()).code, CodeBundle)
     assert len(gzip.decompress(pack(PROJECT, found))) >= found.size

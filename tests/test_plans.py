@@ -151,8 +151,7 @@ def test_the_image_fits_the_instance_and_our_bound_of_torch() -> None:
     assert not images.note("auto", "2026-11-24")
     bound = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if '"torch>=' in line)
     least = tuple(int(part) for part in bound.split(">=")[1].split('"')[0].split("."))
-    for row in images._table()["images"]:
-        assert tuple(int(part) for part in row["torch"].split(".")) >= least
+    assert tuple(int(part) for part in images._table()["image"]["torch"].split(".")) >= least
 
 
 def test_every_option_of_the_launcher_is_in_its_yaml() -> None:

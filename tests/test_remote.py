@@ -31,7 +31,9 @@ folder = Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints"
 
 
 class Machine:
-    def __init__(self, base: Path, train: str, *, requires: str = "", again: Any = None) -> None:
+    def __init__(
+        self, base: Path, train: str, *, requires: str = "", again: Any = None, unpacks: str | None = None
+    ) -> None:
         self.base = base
         code = base / "input/data/code"
         code.mkdir(parents=True)
@@ -43,7 +45,13 @@ class Machine:
                 entry.size = len(text)
                 archive.addfile(entry, io.BytesIO(text.encode()))
         own = ["launcher=local", "hydra.run.dir=/opt/ml/checkpoints", "data.root=/tmp/dogbreed/photos"]
-        sent = {"spec": {}, "fresh": {"typed": ["seed=1", "x=/opt/ml"], "own": own}, "again": again, "extras": []}
+        sent = {
+            "spec": {},
+            "fresh": {"typed": ["seed=1", "x=/opt/ml"], "own": own},
+            "again": again,
+            "extras": [],
+            "unpacks": unpacks,
+        }
         (base / "input/data/spec/spec.json").write_text(json.dumps(sent))
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":

@@ -305,7 +305,8 @@ def test_the_command_shows_a_reclaim_and_the_result(cloud: Rehearsal, place: Pat
         assert text in said, said
     assert said.count("val/acc   ") == 1  # not the machine's table as well
     assert "run folder  runs/" in said
-    assert str(place) not in said  # paths are as on a rented machine
+    assert f"{place}/jobs" not in said  # paths are as on a rented machine
+    assert "at worst" in said.partition("getting a machine")[0]  # the price comes first
 
 
 def test_ctrl_c_detaches_and_says_how_to_come_back(
@@ -391,12 +392,12 @@ def test_what_stops_a_job_has_a_cause_and_a_next_action(
 @pytest.mark.parametrize(
     ("overrides", "message", "cause"),
     [
-        (["launcher.bucket=nobody-has-this"], "There is no bucket nobody-has-this", Cause.UNKNOWN),
+        (["launcher.bucket=nobody", "trouble.no_bucket=true"], "There is no bucket nobody", Cause.UNKNOWN),
         (["aws.role=NoSuchRole"], "There is no role NoSuchRole", Cause.UNKNOWN),
         (["aws.role=OfLambda"], "SageMaker may not assume the role OfLambda", Cause.UNKNOWN),
         (["launcher.bucket=open-to-all"], "Everybody can read the bucket open-to-all", Cause.UNKNOWN),
         (["launcher.bucket=in-ireland"], "The bucket in-ireland is in eu-west-1", Cause.UNKNOWN),
-        (["launcher.bucket=none", "aws.role=None"], "2 things to mend", Cause.UNKNOWN),
+        (["launcher.bucket=none", "trouble.no_bucket=true", "aws.role=None"], "2 things to mend", Cause.UNKNOWN),
         (["trouble.quotas={ml.m5.large:0}"], "ml.m5.large for spot training job usage", Cause.QUOTA),
         (["trouble.expires_after=0"], "The AWS credentials have expired", Cause.PERMISSION),
     ],
@@ -468,7 +469,7 @@ def test_a_launcher_without_an_account_says_so(tmp_path: Path, monkeypatch: pyte
         (["launcher.image=python:3.12"], ["no image in Amazon ECR"]),
         (["launcher.subnets=[subnet-1]"], ["A VPC needs both"]),
         (["launcher.network_isolation=true", "data=dogimages"], ["Without a network the photos cannot be downloaded"]),
-        (["data=folder", "data.root=/home/me/photos"], ["folders are not sent yet"]),
+        (["data=folder", "data.root=/home/me/photos"], ["There is no data folder /home/me/photos"]),
         (["model.weights=/home/me/w.pth"], ["is not sent"]),
         (["launcher=sagemaker_gpu", "launcher.max_wait_s=9"], ["for spot alone"]),
         (["launcher.bucket=s3://mine"], ["its name alone, without s3://"]),

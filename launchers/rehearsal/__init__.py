@@ -6,6 +6,7 @@ It is a process of its own that is started when it is first needed, found again 
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -78,7 +79,7 @@ class Rehearsal:
     def client(self, service: str) -> Any:
         if service not in self._clients:
             raise_findings(ConfigError, self.findings())
-            boto3 = import_boto3()
+            boto3 = import_boto3("rehearsal")
             from botocore.config import Config
 
             server = start(self.place, self.idle_s)
@@ -97,11 +98,25 @@ class Rehearsal:
             self._clients[service] = client
         return self._clients[service]
 
+    @property
+    def option(self) -> str:
+        usual = self.place == default_place()
+        return "" if usual else f" --state-dir {shlex.quote(str(self.place))}"
+
+    @property
+    def makes_buckets(self) -> bool:
+        return not self._trouble().no_bucket
+
     def describe(self) -> str:
         return f"the rehearsal cloud on this machine, in {self.state_dir}"
 
     def _trouble(self) -> Trouble:
         return Trouble(**{"reclaims": self.reclaims, **self.trouble})
+
+
+def default_place() -> Path:
+    """Where the state is if nothing else is said; as conf/aws/rehearsal.yaml has it."""
+    return Path(os.environ.get("DOGBREED_CACHE", "~/.cache/dogbreed")).expanduser() / "rehearsal"
 
 
 def start(place: Path, idle_s: float) -> Server:

@@ -1,6 +1,7 @@
 """The rehearsal's S3 on disk: what was put into buckets is there again when the server is started again."""
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -32,7 +33,9 @@ class Shelf:
             for path in sorted(place.rglob("*")):
                 if path.is_file() and not path.name.startswith(".tmp-"):
                     key = unquote("".join(path.relative_to(place).parts).removesuffix("="))
-                    self.backend.put_object(bucket, key, path.read_bytes(), disable_notification=True)
+                    found = self.backend.put_object(bucket, key, path.read_bytes(), disable_notification=True)
+                    # who resumes a run compares dates; moto's are in UTC without saying so
+                    found.last_modified = datetime.fromtimestamp(path.stat().st_mtime, UTC).replace(tzinfo=None)
 
     def put(self, bucket: str, key: str, content: bytes) -> None:
         """Raises KeyError where there is no such bucket."""

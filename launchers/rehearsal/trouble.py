@@ -20,7 +20,8 @@ class Trouble:
     their rate; s3_failures: how many of S3's end in 503; s3_delay_s: what each of S3's takes longer. expires_after: the
     number of requests after which credentials are not valid any more. crash_at: the moment when a node dies, in a
     job's first attempt. disk_mb: files on a machine cannot grow beyond this. log_delay_s: how late lines are in
-    CloudWatch. quotas: instances that may run at once, by type.
+    CloudWatch. quotas: instances that may run at once, by type. no_bucket: a bucket that is named is missing; else it
+    is made, since it stands for one that you have.
     """
 
     reclaims: int = 0
@@ -35,6 +36,7 @@ class Trouble:
     disk_mb: float | None = None
     log_delay_s: float = 0.0
     quotas: Mapping[str, int] = field(default_factory=dict)
+    no_bucket: bool = False
 
     def findings(self) -> Iterator[str]:
         for name in ("reclaims", "no_capacity", "throttled", "s3_failures", "s3_delay_s", "log_delay_s"):

@@ -1,0 +1,160 @@
+"""Photos of this machine on their way to rented ones: known by content, sent once, as a few large files."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from dogbreed.errors import DataError
+from dogbreed.run_folder import write_json
+
+SHARD_BYTES = 64_000_000  # a request for each photo would cost more time than its bytes
+MANIFEST = "manifest.json"
+
+_AT_ONCE = 8  # files that are read
+
+
+@dataclass(frozen=True)
+class SentFolder:
+    """A data folder as it would be sent, looked at but not packed. shards: bytes of photos in each, in order.
+
+    digest: of all names and contents; the same photos elsewhere have the same.
+    """
+
+    root: str
+    digest: str
+    files: int
+    size: int
+    shards: tuple[int, ...]
+    findings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        return cls(**{**fields, "shards": tuple(fields["shards"]), "findings": tuple(fields["findings"])})
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str  # below the root, with slashes
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+def look(root: Path, cache: Path | None = None) -> SentFolder:
+    """What would be sent of `root`: every file that is not hidden. cache: a folder for digests by size and date, so
+    that the next look reads no photo; null for the library's own.
+    """
+    cache = cache or digests_folder()
+    root = root.expanduser()
+    if not root.is_dir():
+        finding = f"There is no data folder {root}.\nTry: data.root=<the folder that holds your photos>"
+        return SentFolder(str(root), "", 0, 0, (), (finding,))
+    files = _files(root, cache)
+    if not files:
+        return SentFolder(str(root), "", 0, 0, (), (f"The data folder {root} is empty.",))
+    shards = tuple(sum(file.size for file in shard) for shard in _shards(files))
+    return SentFolder(str(root), _digest(files), len(files), sum(shards), shards)
+
+
+def pack(folder: SentFolder, cache: Path, *, have: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each shard but those that are there already; the same bytes for the same photos.
+
+    Raises DataError where a photo has changed since it was looked at.
+    """
+    root = Path(folder.root)
+    files = _files(root, cache)
+    changed = f"The photos in {root} have changed while they were being sent"
+    if _digest(files) != folder.digest:
+        raise DataError(f"{changed}.\nTry: the same command again, once nothing writes there")
+    for number, shard in enumerate(_shards(files)):
+        if shard_name(number) in have:
+            continue
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for file in shard:
+                try:
+                    content = (root / file.name).read_bytes()
+                except OSError as error:
+                    raise DataError(f"{changed}: {file.name} cannot be read ({error.strerror}).") from error
+                if hashlib.sha256(content).hexdigest() != file.sha256:
+                    raise DataError(f"{changed}: {file.name}.\nTry: the same command again, once nothing writes there")
+                entry = tarfile.TarInfo(file.name)
+                entry.size, entry.mtime, entry.mode = len(content), 0, 0o644
+                archive.addfile(entry, io.BytesIO(content))
+        yield shard_name(number), buffer.getvalue()
+
+
+def digests_folder() -> Path:
+    from dogbreed.photos import cache_folder  # here: it brings numpy and Pillow
+
+    return cache_folder() / "digests"
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05d}.tar"
+
+
+def _digest(files: list[_File]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{file.sha256}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def _shards(files: list[_File]) -> Iterator[list[_File]]:
+    """In order of names, each a little over SHARD_BYTES."""
+    shard: list[_File] = []
+    size = 0
+    for file in files:
+        shard.append(file)
+        size += file.size
+        if size >= SHARD_BYTES:
+            yield shard
+            shard, size = [], 0
+    if shard:
+        yield shard
+
+
+def _files(root: Path, cache: Path) -> list[_File]:
+    """Sorted by name. What size and date show to be unchanged is not read again."""
+    known_file = cache / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]}.json"
+    try:
+        known = {name: _File(name, *rest) for name, rest in json.loads(known_file.read_bytes()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        known = {}
+
+    def one(path: Path) -> _File | None:
+        name = path.relative_to(root).as_posix()
+        try:
+            stat = path.stat()
+            before = known.get(name)
+            if before and (before.size, before.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+                return before
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return None  # went away just now; the count will tell
+        return _File(name, stat.st_size, stat.st_mtime_ns, digest)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = [file for file in pool.map(one, _paths(root)) if file is not None]
+    fields = {file.name: (file.size, file.mtime_ns, file.sha256) for file in found}
+    if fields != {name: (file.size, file.mtime_ns, file.sha256) for name, file in known.items()}:
+        known_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(known_file, fields)
+    return found
+
+
+def _paths(root: Path) -> list[Path]:
+    found = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(root).as_posix())
