@@ -106,7 +106,7 @@ def _photos(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def usd(amount: float) -> str:
-    """Two digits of what is small: $0.0037, $0.42, $12.30."""
+    """Three digits of what is small: $0.00248, $0.115, $12.30."""
     if amount >= 1:
         return f"${amount:,.2f}"
     return f"${amount:.3g}" if amount >= 0.0001 else "less than $0.0001"
