@@ -26,7 +26,7 @@ from launchers import launch
 from launchers.base import LaunchError
 from launchers.sweep.running import _cpus
 from launchers.sweep.space import Choice, Number
-from launchers.sweep.study import Trial, open_storage
+from launchers.sweep.study import MOST_DEATHS, Trial, open_storage
 from launchers.sweep.table import SweepTable
 
 from .conftest import tiny_settings
@@ -366,13 +366,23 @@ def kill_at_random(sweep: Sweep, rng: random.Random, kills: int, n_trials: int, 
         wait_for(lambda: process.poll() is not None or workers(sweep))  # noqa: B023
         time.sleep(rng.uniform(0.0, 2.0))
         victims = workers(sweep)
-        if kill % 2 == 1 and victims:
+        if kill % 2 == 1 and victims and not near_failing(sweep):
             with suppress(psutil.NoSuchProcess):
                 rng.choice(victims).kill()
             time.sleep(rng.uniform(0.0, 1.0))
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def near_failing(sweep: Sweep) -> bool:
+    """Whether one more death of its worker would make a trial fail by its own doing, as it should."""
+    if not list(sweep.place.glob("sweeps/*/study.db")) or not list(sweep.place.glob("sweeps/*/0*")):
+        return False
+    return any(
+        not trial.state.is_finished() and trial.user_attrs.get("deaths", 0) >= MOST_DEATHS - 1
+        for trial in sweep.study().trials
+    )
 
 
 def check_after_kills(sweep: Sweep, n_trials: int) -> None:
