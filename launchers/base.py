@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dogbreed.training import Watch  # which brings torch
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
+REASON = "DOGBREED_REASON"  # there as well: the file that train.py writes why it ended into, where it did not end well
 SENT = "DOGBREED_SENT"  # in a rented machine's environment: the file that says what was sent
 LAUNCHED_FILE = "launched.json"  # in the folder of a run that runs elsewhere: its handle, and how to get there
 

@@ -85,7 +85,7 @@ class SageMakerLauncher:
     """Runs `train.py` as a training job. conf/launcher/sagemaker_gpu.yaml explains each key."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        spot=True, multi_node=False, follow_logs=True, exact_cost=False, graceful_cancel=True
+        spot=True, multi_node=True, follow_logs=True, exact_cost=False, graceful_cancel=True
     )
 
     cloud: Cloud
@@ -181,8 +181,8 @@ class SageMakerLauncher:
             close = costs.closest(self.instance_type)
             near = ", ".join(close) or "ml.g4dn.xlarge"
             yield f"launcher.instance_type={self.instance_type} is unknown.\nTry: {near}"
-        if self.instances != 1:
-            yield f"launcher.instances={self.instances}: one machine trains a run so far.\nTry: launcher.instances=1"
+        if self.instances < 1:
+            yield f"launcher.instances={self.instances} cannot be.\nTry: 1 or more"
         if not 1 <= self.max_run_s <= _MOST_RUN_S:
             yield f"launcher.max_run_s={self.max_run_s} cannot be.\nTry: 1 to {_MOST_RUN_S} seconds, such as 14400"
         if self.spot:
@@ -215,7 +215,8 @@ class SageMakerLauncher:
         typed, own, extras = self._command(spec, again=spec.going_on is not None)
         how = "spot" if self.spot else "on demand"
         wait = f", {_hours(self.max_wait_s)} with waiting" if self.spot and self.max_wait_s else ""
-        yield "where", f"{self.cloud.describe()}: {self.instance_type}, {how}"
+        machines = f"{self.instances} x {self.instance_type}" if self.instances > 1 else self.instance_type
+        yield "where", f"{self.cloud.describe()}: {machines}, {how}"
         yield "time", f"at most {_hours(self.max_run_s)}{wait}"
         yield "cost", self._cost(spec)
         yield "command", shlex.join(["python", "train.py", *typed, *own])
@@ -517,7 +518,7 @@ class SageMakerLauncher:
                 usd=None if status.usd is None else status.usd + sum(costs_before),
             )
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
-            status = replace(status, log_tail=tail(self.cloud, job["TrainingJobName"]))
+            status = replace(status, log_tail=tail(self.cloud, job["TrainingJobName"], status.detail))
         return status
 
     def logs(

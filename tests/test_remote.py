@@ -123,12 +123,12 @@ def test_a_signal_reaches_train_py_and_its_own_reason_is_the_machine_s(signum: s
     train = """
 import json, os, signal, sys, time
 from pathlib import Path
-state = Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints" / "state.json"
 def heed(number, frame):
-    state.write_text(json.dumps({"phase": "cancelled", "cause": "interrupted", "detail": "saved at step 7"}))
+    said = {"cause": "interrupted", "detail": "saved at step 7", "consequence": False}
+    Path(os.environ["DOGBREED_REASON"]).write_text(json.dumps(said))
     sys.exit(128 + number)
 signal.signal(signal.SIGTERM, heed); signal.signal(signal.SIGINT, heed)
-state.with_name("up").touch()
+(Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints" / "up").touch()
 time.sleep(60)
 """
     machine = Machine(tmp_path / "ml", train)
