@@ -426,7 +426,7 @@ def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: 
 def _validated(config: Mapping[str, Any], here: RunFolder) -> dict[str, float]:
     """What is known of best.ckpt from training alone: its epoch's row of metrics.csv."""
     with here.history.open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     best = _best(rows, config)
     return {
         **{name: value for name, value in best.items() if name.startswith("val/")},
@@ -448,6 +448,7 @@ def _of_the_fit(here: RunFolder) -> dict[str, float]:
         "steps": fit["steps"],
         "train/images_per_s": fit["images_per_s"],
         "train/data_wait": fit["data_wait"],
+        **({"train/efficiency": fit["efficiency"]} if "efficiency" in fit else {}),
         "train/seconds": fit["seconds"],
     }
 
@@ -730,17 +731,19 @@ class History(Callback):
             trainer.should_stop = True
 
     def totals(self) -> dict[str, float]:
-        """Of the whole training: epochs, steps, seconds (validation included), images/s (validation not included) and
-        the share of that time in which the model waited for data.
+        """Of the whole training: epochs, steps, seconds (validation included), images/s (validation not included), the
+        share of that time in which the model waited for data, and where several processes train, their efficiency.
         """
         speeds = sorted(row["images_per_s"] for row in self.rows)
         waits = sorted(row["data_wait"] for row in self.rows)
+        together = sorted(row["efficiency"] for row in self.rows if "efficiency" in row)
         return {
             "epochs": len(self.rows),
             "steps": self.rows[-1]["step"],
             "seconds": round(sum(row["seconds"] for row in self.rows), 1),
             "images_per_s": speeds[len(speeds) // 2],
             "data_wait": waits[len(waits) // 2],
+            **({"efficiency": together[len(together) // 2]} if together else {}),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -755,7 +758,8 @@ class History(Callback):
 
     def _write(self) -> None:
         table = io.StringIO()
-        writer = csv.DictWriter(table, list(self.rows[-1]), lineterminator="\n")
+        names = dict.fromkeys(name for row in self.rows for name in row)  # efficiency is of several processes alone
+        writer = csv.DictWriter(table, list(names), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.here.history, table.getvalue())

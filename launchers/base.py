@@ -361,5 +361,6 @@ _SHOWN: dict[str, tuple[str, str, Callable[[float], str]]] = {
     "test/ece": ("test/ece", "calibration error: how far off its probabilities are", _share),
     "train/images_per_s": ("images/s", "trained on, each second", lambda value: f"{value:.1f}"),
     "train/data_wait": ("waiting", "share of the training that waited for data", lambda value: f"{value:.1%}"),
+    "train/efficiency": ("efficiency", "share of a step that did not wait for other processes", "{:.1%}".format),
     "train/seconds": ("duration", "of the training", _duration),
 }
