@@ -301,12 +301,15 @@ class DogBreedClassifier(LightningModule):
         if self.released:
             checkpoint[FROZEN] = self.released
         # the running averages of an epoch that is not over, so that a resumed one reports what it would have
-        loss, right, count = ranks.total([*self._sums.tolist(), float(self._count)])
-        checkpoint["train_sums"] = {"sums": torch.tensor([loss, right]), "count": int(count)}
+        checkpoint["train_sums"] = ranks.gathered({"sums": self._sums.cpu(), "count": self._count})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "train_sums" in checkpoint and ranks.here().first:  # of all processes together
-            self._sums, self._count = checkpoint["train_sums"]["sums"], checkpoint["train_sums"]["count"]
+        saved, here = checkpoint.get("train_sums", []), ranks.here()
+        if len(saved) == here.world_size:
+            self._sums, self._count = saved[here.rank]["sums"], saved[here.rank]["count"]
+        elif saved and here.first:  # there were other processes before: the first one reports for all of those
+            self._sums = torch.stack([part["sums"] for part in saved]).sum(0)
+            self._count = sum(part["count"] for part in saved)
 
 
 @contextmanager
