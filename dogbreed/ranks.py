@@ -132,7 +132,9 @@ _group: _Group | None = None
 
 
 class _Pulse(threading.Thread):
-    """Says in the store that the processes share how far this one is, so that one that hangs can be named."""
+    """Says in the store that the processes share that this one lives, and how far it is, so that one that hangs can be
+    named.
+    """
 
     def __init__(self, ranks: Ranks) -> None:
         super().__init__(daemon=True, name="pulse")
@@ -141,14 +143,16 @@ class _Pulse(threading.Thread):
         self.ranks, self.count = ranks, 0
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # a connection of its own: one that waits for an answer keeps all others of its process waiting
-        self._store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
+        self._store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
         self._ending = threading.Event()
         self.start()
 
     def run(self) -> None:
+        beat = 0
         while not self._ending.wait(_PULSE_S):
+            beat += 1
             try:
-                self._store.set(f"dogbreed/{self.ranks.rank}", str(self.count))
+                self._store.set(f"dogbreed/{self.ranks.rank}", f"{self.count} {beat}")
             except Exception:  # the process that keeps the store has ended: who waits for it will say so
                 return
 
@@ -157,14 +161,21 @@ class _Pulse(threading.Thread):
         self.join(2 * _PULSE_S)
 
     def behind(self) -> list[int]:
-        """The ranks that are a step behind the others, if any are."""
-        time.sleep(2 * _PULSE_S)  # until all have said where they are
+        """Ranks that have stood still for some seconds; else those that are a step behind the others, if any are."""
         try:
-            names = [f"dogbreed/{rank}" for rank in range(self.ranks.world_size)]
-            counts = [int(self._store.get(name)) if self._store.check([name]) else 0 for name in names]
-        except Exception:  # the store is gone with the process that kept it
-            return []
-        return [rank for rank, count in enumerate(counts) if count < max(counts)]
+            before = self._all()
+            time.sleep(3 * _PULSE_S)
+            now = self._all()
+        except Exception:  # process 0, which keeps the store, does not answer
+            return [0]
+        silent = [rank for rank, (_, beat) in enumerate(now) if beat == before[rank][1]]
+        return silent or [rank for rank, (count, _) in enumerate(now) if count < max(now)[0]]
+
+    def _all(self) -> list[tuple[int, int]]:
+        """(how far, how often it has said so) of each rank."""
+        names = [f"dogbreed/{rank}" for rank in range(self.ranks.world_size)]
+        said = [self._store.get(name).decode() if self._store.check([name]) else "0 0" for name in names]
+        return [(int(count), int(beat)) for count, beat in (text.split() for text in said)]
 
 
 def moved_on() -> None:
