@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dogbreed.errors import ConfigError, raise_findings
-from launchers import costs, images, job_status, s3
+from launchers import costs, images, job_status, s3, scaling
 from launchers.aws import Cloud, code_of, errors, network_errors
 from launchers.base import (
     Capabilities,
@@ -218,6 +218,8 @@ class SageMakerLauncher:
         yield "where", f"{self.cloud.describe()}: {self.instance_type}, {how}"
         yield "time", f"at most {_hours(self.max_run_s)}{wait}"
         yield "cost", self._cost(spec)
+        if text := scaling.said(spec.config, costs.instance(self.instance_type), self.instances):
+            yield "speed-up", text
         yield "command", shlex.join(["python", "train.py", *typed, *own])
         yield "image", images.resolve(self.image, self.cloud.region or "", self.instance_type, _day(spec))
         if note := images.note(self.image, self.cloud.region, _day(spec)):
