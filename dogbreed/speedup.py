@@ -27,7 +27,7 @@ class Network:
     latency_s: float
 
     def all_reduce_s(self, size_bytes: float, processes: int) -> float:
-        rounds = processes - 1
+        rounds = processes - 1 if size_bytes else 0
         return 2 * rounds / processes * size_bytes / self.bytes_per_s + 2 * rounds * self.latency_s
 
 
@@ -108,7 +108,7 @@ def speed_up(step: Step, network: Network, machines: int, *, per_machine: int = 
     """
     if machines == 1:
         return 1.0
-    return machines * step.compute_s / step_s(step, network, machines * per_machine)
+    return machines * (step.compute_s / step_s(step, network, machines * per_machine))  # so that rounding adds nothing
 
 
 @dataclass(frozen=True)
