@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launchers import images, images_refresh
@@ -41,6 +41,7 @@ def test_the_image_fits_the_instance_and_the_region() -> None:
     assert images.resolve("mine", "eu-west-1", CPU, TODAY) == "mine"
 
 
+@settings(deadline=None)
 @given(st.dates(min_value=date(2026, 1, 1)), st.sampled_from(["eu-west-1", "cn-north-1", None]))
 def test_auto_takes_the_newest_that_is_known_to_be_supported(day: date, region: str | None) -> None:
     taken = images.chosen(region, str(day))

@@ -45,7 +45,7 @@ def test_one_instance_has_nothing_to_say() -> None:
 
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("trainable", ["head", "layer4", "all"])
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(n=st.integers(2, 100))
 def test_the_run_is_never_more_times_as_fast_than_there_are_instances(name: str, trainable: str, n: int) -> None:
     made, on = {**HEAD, "model": {**HEAD["model"], "trainable": trainable}}, row(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -22,6 +22,7 @@ networks = st.builds(Network, st.floats(1e6, 1e12, **positive), st.floats(0, 1e-
 machines = st.integers(1, 128)
 
 
+@settings(max_examples=200, deadline=None)
 @given(steps, networks, machines)
 def test_it_is_never_more_than_the_number_of_machines_and_one_machine_is_one(
     step: Step, network: Network, n: int
@@ -30,6 +31,7 @@ def test_it_is_never_more_than_the_number_of_machines_and_one_machine_is_one(
     assert speed_up(step, network, 1) == 1
 
 
+@settings(max_examples=200, deadline=None)
 @given(steps, networks, machines, st.floats(1, 1e3, **positive))
 def test_more_bandwidth_and_less_latency_are_never_worse(step: Step, network: Network, n: int, more: float) -> None:
     here = speed_up(step, network, n)
@@ -37,11 +39,13 @@ def test_more_bandwidth_and_less_latency_are_never_worse(step: Step, network: Ne
     assert speed_up(step, Network(network.bytes_per_s, network.latency_s / more), n) >= here * (1 - 1e-12)
 
 
+@settings(max_examples=200, deadline=None)
 @given(steps, machines)
 def test_without_a_network_in_the_way_it_is_the_number_of_machines(step: Step, n: int) -> None:
     assert speed_up(step, Network(math.inf, 0), n) == pytest.approx(n)
 
 
+@settings(max_examples=200, deadline=None)
 @given(steps, networks, machines)
 def test_a_step_lies_between_the_closed_form_and_no_overlap_at_all(step: Step, network: Network, n: int) -> None:
     whole = sum(network.all_reduce_s(size, n) for _, size in step.buckets())
@@ -50,11 +54,13 @@ def test_a_step_lies_between_the_closed_form_and_no_overlap_at_all(step: Step, n
     assert found <= (step.compute_s + whole) * (1 + 1e-12)
 
 
+@settings(max_examples=200, deadline=None)
 @given(steps, networks, st.integers(2, 64))
 def test_a_step_never_gets_shorter_with_more_machines(step: Step, network: Network, n: int) -> None:
     assert step_s(step, network, n + 1) >= step_s(step, network, n) * (1 - 1e-12)
 
 
+@settings(max_examples=200, deadline=None)
 @given(steps)
 def test_buckets_hold_the_whole_gradient_in_the_order_in_which_it_is_finished(step: Step) -> None:
     found = list(step.buckets())
