@@ -7,15 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-_START_S = 180.0  # a machine and its image, and packages that it lacks
-# Operations of one forward pass over a 224 px photo, in billions; from the papers of both networks (2 x multiply-adds)
-_GFLOP = {"resnet50": 8.2, "tf_efficientnet_lite0": 0.8}
-_PASSES = 3  # a training step: forward, and twice as much backward
+from dogbreed.speedup import Network
+from launchers import scaling
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A row of prices.yaml. usd: per hour, on demand; gflops: billions of operations a second."""
+    """A row of prices.yaml. usd: per hour, on demand; gflops: billions of operations a second; net_gbps: Gbit/s."""
 
     type: str
     usd: float
@@ -23,6 +21,11 @@ class Instance:
     vcpus: int
     gpus: int
     gflops: float
+    net_gbps: float
+
+    @property
+    def network(self) -> Network:
+        return Network(self.net_gbps * 1e9 / 8, _table()["net_latency_us"] / 1e6)
 
 
 @dataclass(frozen=True)
@@ -71,38 +74,16 @@ def estimate(config: Mapping[str, Any], name: str, *, instances: int, spot: bool
     if row is None:
         return None
     hourly = row.usd * instances
-    seconds = seconds_expected(config, row)
+    seconds = seconds_expected(config, row, instances)
     share = spot_share() if spot else 1.0
     expected = None if seconds is None else min(seconds, max_run_s) / 3600 * hourly * share
     return Cost(hourly, expected, max_run_s / 3600 * hourly, row.as_of)
 
 
-def seconds_expected(config: Mapping[str, Any], row: Instance) -> float | None:
-    """How long a run takes on one such instance, its start included; null for an unknown network or data set."""
-    gflop = _GFLOP.get(str(config["model"].get("backbone")))
-    photos = _photos(config)
-    if gflop is None or photos is None:
-        return None
-    train, rest = photos
-    epochs = config["trainer"]["max_epochs"]
-    features = config.get("features") or {}
-    if config["model"].get("trainable") == "head" and features.get("mode") not in ("off", False):
-        views = train * int(features.get("views") or 1) + rest
-    else:
-        views = epochs * (train * _PASSES + rest)
-    pixels = (config["model"]["image_px"] / 224) ** 2
-    return float(_START_S + views * gflop * pixels / row.gflops)
-
-
-def _photos(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """How many are trained on, and how many are looked at besides, where the settings alone say so."""
-    source = config["data"].get("source") or {}
-    match str(source.get("_target_", "")).rpartition(".")[2]:
-        case "DrawnDogs":
-            return 133 * source["train"], 133 * (source["valid"] + source["test"])
-        case "DogImages":
-            return 6680, 1671
-    return None
+def seconds_expected(config: Mapping[str, Any], row: Instance, instances: int = 1) -> float | None:
+    """How long a run takes, its start included; null for an unknown network or data set."""
+    found = scaling.times(config, row, instances)
+    return None if found is None else found.total_s
 
 
 def usd(amount: float) -> str:

@@ -7,12 +7,12 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dogbreed.errors import ConfigError, raise_findings
-from launchers import costs, images, job_status, s3
+from launchers import costs, images, job_status, s3, scaling
 from launchers.aws import Cloud, code_of, errors, network_errors
 from launchers.base import (
     Capabilities,
@@ -198,7 +198,7 @@ class SageMakerLauncher:
             yield "launcher.max_wait_s is for spot alone.\nTry: without it, or launcher=sagemaker_spot"
         if not 1 <= self.volume_gb <= 16384:
             yield f"launcher.volume_gb={self.volume_gb} cannot be.\nTry: 1 to 16384"
-        yield from images.findings(self.image, self.cloud.region, self.instance_type)
+        yield from images.findings(self.image, self.cloud.region, self.instance_type, _day(spec))
 
     def _data_findings(self, spec: RunSpec) -> Iterator[str]:
         data, model = spec.config["data"], spec.config["model"]
@@ -219,9 +219,11 @@ class SageMakerLauncher:
         yield "where", f"{self.cloud.describe()}: {machines}, {how}"
         yield "time", f"at most {_hours(self.max_run_s)}{wait}"
         yield "cost", self._cost(spec)
+        if text := scaling.said(spec.config, costs.instance(self.instance_type), self.instances):
+            yield "speed-up", text
         yield "command", shlex.join(["python", "train.py", *typed, *own])
-        yield "image", images.resolve(self.image, self.cloud.region or "", self.instance_type)
-        if note := images.note(self.image, spec.created_at):
+        yield "image", images.resolve(self.image, self.cloud.region or "", self.instance_type, _day(spec))
+        if note := images.note(self.image, self.cloud.region, _day(spec)):
             yield "", note
         if self.network_isolation:
             needs = ", ".join(["what pyproject.toml requires", *extras])
@@ -316,7 +318,7 @@ class SageMakerLauncher:
             output["KmsKeyId"] = self.kms_key
             if not _LOCAL_STORAGE.search(self.instance_type):
                 resources["VolumeKmsKeyId"] = self.kms_key
-        created = datetime.fromisoformat(spec.created_at) if spec.created_at else datetime(1970, 1, 1, tzinfo=UTC)
+        created = datetime.fromisoformat(_day(spec))
         expires = (created + timedelta(days=_KEPT_DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
         request: dict[str, Any] = {
             "TrainingJobName": spec.run_id,
@@ -324,7 +326,7 @@ class SageMakerLauncher:
             if self.role and self.role.startswith("arn:")
             else f"arn:aws:iam::{{account}}:role/{self.role}",
             "AlgorithmSpecification": {
-                "TrainingImage": images.resolve(self.image, self.cloud.region or "", self.instance_type),
+                "TrainingImage": images.resolve(self.image, self.cloud.region or "", self.instance_type, _day(spec)),
                 "TrainingInputMode": "File",
                 "ContainerEntrypoint": ["python", f"{_ML}/input/data/code/{ENTRY_FILE}"],
                 "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in _METRICS.items()],
@@ -635,6 +637,10 @@ def _root_key(text: str) -> str:
 
 def _key(text: str) -> str:
     return text.lstrip("+~").partition("=")[0]
+
+
+def _day(spec: RunSpec) -> str:
+    return spec.created_at or "1970-01-01T00:00:00+00:00"
 
 
 def _hours(seconds: int) -> str:
