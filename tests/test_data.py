@@ -25,7 +25,7 @@ def data(photos: Path, **settings: object) -> DogBreedData:
 
 
 def epoch(loader: TrainLoader, number: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
+    loader.batch_sampler.sampler.set_epoch(number)  # type: ignore[union-attr]
     return list(loader)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from dogbreed.errors import ConfigError, DataError, StorageError
+from dogbreed.ranks import PeerLost
 from launchers import launch, prepare
 from launchers.__main__ import main as launchers_command
 from launchers.base import (
@@ -288,9 +290,20 @@ def test_a_notebook_run_ends_with_its_error_and_has_a_log(tmp_path: Path) -> Non
 
 
 def test_only_the_first_rank_keeps_the_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(DataError):
-        launch(["data=folder", f"data.root={tmp_path}/none", f"hydra.run.dir={tmp_path}/run"])
+    with socket.socket() as taken:  # nobody listens there
+        taken.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        for name, value in {
+            **address,
+            "RANK": "1",
+            "LOCAL_RANK": "1",
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+        }.items():
+            monkeypatch.setenv(name, value)
+        words = ["data=folder", f"data.root={tmp_path}/none", f"hydra.run.dir={tmp_path}/run", "ranks.timeout_s=5"]
+        with pytest.raises(PeerLost, match=r"Process 1 of 2: not all have met at 127\.0\.0\.1"):
+            launch([*words, "run_id=together"])
     assert not (tmp_path / "run" / STATE_FILE).exists()
 
 
