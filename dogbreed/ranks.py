@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 STAGE_TIMEOUT_S = 3600.0  # for what takes the time that it takes: downloads, the pass over all photos
 _PULSE_S = 1.0
+_POLL_S = 0.05
 _AGREE_EVERY_S = 0.5
 _GLOO = re.compile(r"gloo|Connection (closed|reset)|timed? ?out|NCCL|monitoredBarrier|Broken pipe", re.I)
 
@@ -101,11 +102,13 @@ def joined(timeout_s: float) -> Iterator[Ranks]:
             raise _lost(ranks, timeout_s, error) from error
         raise
     finally:
+        if _group is not None and not _group.left:
+            _group.pulse.say_gone()
         _group = None
 
 
 class _Group:
-    """Torch's process group, a second one for stages of any length, and one of the first process of each machine."""
+    """Torch's process group, one of the first process of each machine, and who lives."""
 
     def __init__(self, ranks: Ranks, timeout_s: float) -> None:
         import torch
@@ -114,16 +117,41 @@ class _Group:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         if torch.cuda.is_available():
             torch.cuda.set_device(ranks.local_rank)
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
-        stage = timedelta(seconds=max(STAGE_TIMEOUT_S, timeout_s))
-        self.stages: Any = dist.new_group(backend="gloo", timeout=stage)
+        timeout = timedelta(seconds=timeout_s)
+        dist.init_process_group(backend, timeout=timeout)
         leaders = range(0, ranks.world_size, ranks.local_world_size)
-        self.leaders: Any = dist.new_group(leaders, backend="gloo", timeout=stage)
+        self.leaders: Any = dist.new_group(leaders, backend="gloo", timeout=timeout)
+        self.ranks, self.timeout_s = ranks, timeout_s
         self.pulse = _Pulse(ranks)
+        self._board = _Board(ranks)
+        self._meetings = 0
+        self.left = False
+
+    def meet(self) -> None:
+        """Wait for all, however long their work takes, as long as they live."""
+        self._meetings += 1
+        began = looked = time.monotonic()
+        last: dict[int, tuple[int, float]] = {}  # of each rank: its latest beat, and when that came
+        arrived = self._board.arrive(self._meetings)
+        while not arrived():
+            time.sleep(_POLL_S)
+            if (now := time.monotonic()) - looked < _PULSE_S:
+                continue
+            looked = now
+            if gone := self._board.gone():
+                said = f"{str(self.ranks).capitalize()} has lost process {', '.join(map(str, gone))}, which has ended"
+                raise PeerLost(said, consequence=True)
+            for rank, (_, beat) in enumerate(self._board.beats()):
+                if rank not in last or last[rank][0] != beat:
+                    last[rank] = beat, now
+            silent = [rank for rank, (_, since) in last.items() if now - since > self.timeout_s]
+            if silent or now - began > STAGE_TIMEOUT_S:
+                raise _hangs(self.ranks, silent, self.timeout_s)
 
     def leave(self) -> None:
         import torch.distributed as dist
 
+        self.left = True
         self.pulse.end()
         dist.destroy_process_group()
 
@@ -131,20 +159,46 @@ class _Group:
 _group: _Group | None = None
 
 
-class _Pulse(threading.Thread):
-    """Says in the store that the processes share that this one lives, and how far it is, so that one that hangs can be
-    named.
-    """
+class _Board:
+    """What processes write for each other into the store that torch keeps in process 0."""
 
     def __init__(self, ranks: Ranks) -> None:
-        super().__init__(daemon=True, name="pulse")
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-        self.ranks, self.count = ranks, 0
+        self.ranks = ranks
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # a connection of its own: one that waits for an answer keeps all others of its process waiting
         self._store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
-        self._ending = threading.Event()
+
+    def write(self, name: str, text: str) -> None:
+        self._store.set(f"dogbreed/{name}/{self.ranks.rank}", text)
+
+    def arrive(self, number: int) -> Callable[[], bool]:
+        """At a meeting. Returns what tells whether all have."""
+        self.write(f"met {number}", "")
+        keys = self._keys(f"met {number}")
+        return lambda: bool(self._store.check(keys))
+
+    def gone(self) -> list[int]:
+        return [rank for rank, key in enumerate(self._keys("gone")) if self._store.check([key])]
+
+    def beats(self) -> list[tuple[int, int]]:
+        """(how far it is, how often it has said so) of each rank."""
+        keys = self._keys("pulse")
+        said = [self._store.get(key).decode() if self._store.check([key]) else "0 0" for key in keys]
+        return [(int(count), int(beat)) for count, beat in (text.split() for text in said)]
+
+    def _keys(self, name: str) -> list[str]:
+        return [f"dogbreed/{name}/{rank}" for rank in range(self.ranks.world_size)]
+
+
+class _Pulse(threading.Thread):
+    """Says every second that this process lives, and how far it is, so that one that hangs can be named."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__(daemon=True, name="pulse")
+        self.count = 0
+        self._board, self._ending = _Board(ranks), threading.Event()
         self.start()
 
     def run(self) -> None:
@@ -152,7 +206,7 @@ class _Pulse(threading.Thread):
         while not self._ending.wait(_PULSE_S):
             beat += 1
             try:
-                self._store.set(f"dogbreed/{self.ranks.rank}", f"{self.count} {beat}")
+                self._board.write("pulse", f"{self.count} {beat}")
             except Exception:  # the process that keeps the store has ended: who waits for it will say so
                 return
 
@@ -160,22 +214,23 @@ class _Pulse(threading.Thread):
         self._ending.set()
         self.join(2 * _PULSE_S)
 
+    def say_gone(self) -> None:
+        """That this process ends in the middle of the run."""
+        self.end()
+        with suppress(Exception):  # the store is with process 0, which may be the one that is gone
+            self._board.write("gone", "")
+
     def behind(self) -> list[int]:
         """Ranks that have stood still for some seconds; else those that are a step behind the others, if any are."""
         try:
-            before = self._all()
+            before = self._board.beats()
             time.sleep(3 * _PULSE_S)
-            now = self._all()
+            now = self._board.beats()
         except Exception:  # process 0, which keeps the store, does not answer
             return [0]
-        silent = [rank for rank, (_, beat) in enumerate(now) if beat == before[rank][1]]
-        return silent or [rank for rank, (count, _) in enumerate(now) if count < max(now)[0]]
-
-    def _all(self) -> list[tuple[int, int]]:
-        """(how far, how often it has said so) of each rank."""
-        names = [f"dogbreed/{rank}" for rank in range(self.ranks.world_size)]
-        said = [self._store.get(name).decode() if self._store.check([name]) else "0 0" for name in names]
-        return [(int(count), int(beat)) for count, beat in (text.split() for text in said)]
+        others = [rank for rank in range(len(now)) if rank != self._board.ranks.rank]
+        silent = [rank for rank in others if now[rank][1] == before[rank][1]]
+        return silent or [rank for rank in others if now[rank][0] < max(now)[0]]
 
 
 def moved_on() -> None:
@@ -201,14 +256,18 @@ def _lost(ranks: Ranks, timeout_s: float, error: RuntimeError) -> PeerLost:
             consequence=False,
         )
     if re.search(r"time", first, re.I) and (behind := _group.pulse.behind()):
-        names = ", ".join(map(str, behind))
-        return PeerLost(
-            f"{str(ranks).capitalize()}: process {names} hangs: it has not taken its step within {timeout_s:g} s.\n"
-            "Try: the log of that process; a larger ranks.timeout_s where a step may take that long",
-            consequence=False,
-        )
+        return _hangs(ranks, behind, timeout_s)
     said = f"{str(ranks).capitalize()} has lost another one, which has ended or cannot be reached: {first}"
     return PeerLost(said, consequence=True)
+
+
+def _hangs(ranks: Ranks, who: Sequence[int], timeout_s: float) -> PeerLost:
+    names = ", ".join(map(str, who)) or "another than this"
+    return PeerLost(
+        f"{str(ranks).capitalize()}: process {names} hangs: nothing has come of it for {timeout_s:g} s.\n"
+        "Try: the log of that process; a larger ranks.timeout_s where a step may take that long",
+        consequence=False,
+    )
 
 
 # --- what they tell each other; all of them call the same, in the same order ---
@@ -221,24 +280,26 @@ def from_first(make: Callable[[], T]) -> T:
     import torch.distributed as dist
 
     box: list[Any] = [make() if here().first else None]
-    dist.broadcast_object_list(box, src=0, group=_group.stages)
+    dist.broadcast_object_list(box, src=0)
     return box[0]  # type: ignore[no-any-return]
 
 
-def gathered(value: T) -> list[T]:
-    """Everybody's, in the order of ranks."""
+def gathered(value: T, *, stage: bool = False) -> list[T]:
+    """Everybody's, in the order of ranks. stage: after work that takes as long as it takes."""
     if _group is None:
         return [value]
     import torch.distributed as dist
 
+    if stage:
+        _group.meet()
     values: list[Any] = [None] * here().world_size
-    dist.all_gather_object(values, value, group=_group.stages)
+    dist.all_gather_object(values, value)
     return values
 
 
 def any_of(reason: str) -> str:
-    """The first reason that any of them has; empty where nobody has one."""
-    return next(filter(None, gathered(reason)), "")
+    """The first reason that any of them has, after a stage of any length; empty where nobody has one."""
+    return next(filter(None, gathered(reason, stage=True)), "")
 
 
 def total(values: Sequence[float]) -> list[float]:
@@ -263,11 +324,9 @@ def take_over_buffers(module: Any) -> None:
 
 
 def met() -> None:
-    """Wait until all are here."""
+    """Wait until all are here, after work that takes as long as it takes."""
     if _group is not None:
-        import torch.distributed as dist
-
-        dist.monitored_barrier(_group.stages, timedelta(seconds=STAGE_TIMEOUT_S))
+        _group.meet()
 
 
 @contextmanager

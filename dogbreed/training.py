@@ -462,7 +462,7 @@ def _logits(
     with _only_useful_warnings():
         trainer.test(model, loader, verbose=False)
     own = [torch.cat([batch[name] for batch in outputs.batches]) for name in ("logits", "labels")]
-    logits, labels = (torch.cat(parts) for parts in zip(*ranks.gathered(own), strict=True))
+    logits, labels = (torch.cat(parts) for parts in zip(*ranks.gathered(own, stage=True), strict=True))
     return logits, labels
 
 

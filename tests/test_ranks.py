@@ -272,7 +272,7 @@ def test_a_process_that_hangs_is_named(tmp_path: Path, many_photos: Path) -> Non
         for rank in (0, 2):
             assert started.processes[rank].wait(60) == 1
         both = started.said(0) + started.said(2)
-        assert "process 1 hangs: it has not taken its step within 6 s" in both
+        assert "process 1 hangs: nothing has come of it for 6 s" in both
 
 
 def test_a_process_that_never_comes_is_no_reason_to_wait_for_ever(tmp_path: Path, many_photos: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_process_that_hangs_ends_the_job_and_one_machine_goes_on_with_it(
     until(lambda: launcher.status(plan.handle).finished, timeout_s=120)
     status = launcher.status(plan.handle)
     assert status.phase is Phase.FAILED
-    assert "process 1 hangs: it has not taken its step within 6 s" in status.detail
+    assert "process 1 hangs: nothing has come of it for 6 s" in status.detail
     with pytest.raises(LaunchError, match="process 1 hangs"):
         launcher.result(plan.handle)
     epochs = 1 + max(int(found) for found in [row["epoch"] for row in history_in_logs(launcher, plan)])

@@ -80,7 +80,7 @@ class Extraction:
         Where several processes train a run, each calls this with the same rows: it computes its share of those that
         any machine lacks, and machines send each other theirs.
         """
-        lacking = set().union(*ranks.gathered(store.missing(rows)))
+        lacking = set().union(*ranks.gathered(store.missing(rows), stage=True))
         if not lacking:
             return
         wanted = [row for row in dict.fromkeys(rows) if row in lacking]
