@@ -168,6 +168,7 @@ class _Crew:
             "TORCHELASTIC_RUN_ID": job or "job",
             "GLOO_SOCKET_IFNAME": self.interface,
             "NCCL_SOCKET_IFNAME": self.interface,
+            "TORCH_CPP_LOG_LEVEL": "ERROR",  # where one is lost the others would log pages of addresses
         }
         ranks = [{"RANK": str(self.machine * self.here + n), "LOCAL_RANK": str(n)} for n in range(self.here)]
         return [{**common, **rank, **reason} for rank, reason in zip(ranks, reasons, strict=True)]
