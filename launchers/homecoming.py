@@ -1,6 +1,7 @@
 """A run that ran elsewhere, and its folder here: how it is found again, and how its files come home."""
 
 import json
+import logging
 import shutil
 import tarfile
 import tempfile
@@ -12,10 +13,13 @@ from dogbreed.run_folder import RunFolder, write_json, write_text
 from launchers import s3
 from launchers.aws import Account, Cloud, errors, split_uri
 from launchers.base import LAUNCHED_FILE, SPEC_FILE, Handle, LaunchError, Plan, RunResult, RunSpec
+from launchers.datasets import FEATURES
 from launchers.local import read_result, refuse_if_alive_here
 
 if TYPE_CHECKING:
     from launchers.sagemaker import SageMakerLauncher
+
+log = logging.getLogger("dogbreed")
 
 _LIGHT = ("spec.json", "config.yaml", "metrics.csv", "metrics.json", "fit.json", "environment.json", "skipped.csv")
 
@@ -66,8 +70,9 @@ def bring_home(cloud: Cloud, handle: Handle, job: Mapping[str, Any]) -> Path:
         return folder
     uri = f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job['TrainingJobName']}/output/output.tar.gz"
     folder.mkdir(parents=True, exist_ok=True)
+    _share_features(cloud, job)
     if not _unpack(cloud, uri, folder):  # a job that was ended early has none
-        s3.download(cloud, f"{root}/checkpoints", folder)
+        s3.download(cloud, f"{root}/checkpoints", folder, _of_the_run)
         _metrics_so_far(folder)
     _settle(folder, spec)
     write_json(folder / LAUNCHED_FILE, {**note, "home": job["TrainingJobName"]})
@@ -96,12 +101,29 @@ def fetch(launcher: "SageMakerLauncher", handle: Handle, folder: Path | None, *,
     with errors(f"looking into {uri}"):
         there = s3.head(launcher.cloud, bucket, f"{prefix}/checkpoints/last.ckpt")
     if not (last.exists() and there and last.stat().st_mtime > there["LastModified"].timestamp() + 1):
-        s3.download(launcher.cloud, uri, folder, lambda name: checkpoints or name in _LIGHT)
+        s3.download(launcher.cloud, uri, folder, lambda name: _of_the_run(name) if checkpoints else name in _LIGHT)
     _settle(folder, spec)
     (folder / "state.json").unlink(missing_ok=True)  # of a machine that is gone
     # saved: there is a checkpoint, here or only there, that other settings would not go with
     write_json(folder / LAUNCHED_FILE, {"handle": str(handle), **(launched(folder) or {}), "saved": bool(there)})
     return folder
+
+
+def _of_the_run(name: str) -> bool:
+    return not name.startswith(f"{FEATURES}/")
+
+
+def _share_features(cloud: Cloud, job: Mapping[str, Any]) -> None:
+    """What the job has computed of its photos, where the next run on them looks for it; the plan named the place."""
+    channels = {channel["ChannelName"]: channel for channel in job.get("InputDataConfig", [])}
+    if FEATURES not in channels:
+        return
+    place, key = channels[FEATURES]["DataSource"]["S3DataSource"]["S3Uri"], job["OutputDataConfig"].get("KmsKeyId")
+    encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
+    try:
+        s3.share_features(cloud, f"{root_of(job)}/checkpoints/{FEATURES}", place, encryption)
+    except LaunchError as error:  # the next run computes them again: no reason to keep this one's results away
+        log.warning("%s", error)
 
 
 def read_home(handle: Handle, folder: Path) -> RunResult:

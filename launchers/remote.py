@@ -23,6 +23,7 @@ from types import FrameType
 
 _ML, _TMP = "/opt/ml", "/tmp/dogbreed"  # as the launcher writes them; `_here` says where they are
 _TEMPORARY = re.compile(r"^\..+\.tmp-\d+$")  # what dogbreed.run_folder was about to write
+_FEATURES = "features"  # below the checkpoints and as an input: kept for other runs, and no part of this run's folder
 END = "The machine's part has ended"  # the last line: all that comes before it has been logged
 
 
@@ -161,6 +162,8 @@ def _environment(base: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",  # a line is in the log when it is said
         "DOGBREED_CACHE": _here(_TMP, base),
         "DOGBREED_SENT": str(base / "input/data/spec/spec.json"),
+        "DOGBREED_FEATURES": str(base / "checkpoints" / _FEATURES),  # saved as it grows: a reclaim repeats no pass
+        "DOGBREED_FEATURES_FROM": str(base / "input/data" / _FEATURES),  # of earlier runs on the same photos
     }
 
 
@@ -183,8 +186,9 @@ def _forget_lost_process(folder: Path) -> None:
 def _keep(folder: Path, output: Path) -> None:
     """The run folder as output data: that is uploaded before the job counts as completed."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not _TEMPORARY.match(path.name):
-            target = output / path.relative_to(folder)
+        within = path.relative_to(folder)
+        if path.is_file() and not _TEMPORARY.match(path.name) and within.parts[0] != _FEATURES:
+            target = output / within
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(path, target)

@@ -30,6 +30,7 @@ from launchers.base import (
     name_findings,
 )
 from launchers.bundle import BUNDLE_FILE, ENTRY_FILE, secrets_in
+from launchers.datasets import FEATURES, FEATURES_ABOUT, features_key
 from launchers.homecoming import bring_home, read_home, remember
 from launchers.job_logs import read_job_logs, tail
 from launchers.local import STAYS_HERE, override, refuse_if_alive_here
@@ -124,17 +125,18 @@ class SageMakerLauncher:
         put = {"Bucket": self.bucket, **self._encryption()}
         count, size = len(spec.code.files), spec.code.size
         create = self._create(spec, code, spec_key, root)
+        objects = {
+            f"{code}/{ENTRY_FILE}": "<launchers/remote.py>",
+            f"{code}/{BUNDLE_FILE}": f"<{count} files, {size:,} bytes>",
+        }
+        if spec.photos is not None:
+            photos, shards = spec.photos, len(spec.photos.shards)
+            objects[self._photos_key(spec)] = f"<{photos.files:,} photos in {shards} files and their manifest>"
+        if key := self._features_key(spec):
+            objects[f"{key}{FEATURES_ABOUT}"] = "<which photos these are>"  # an input without any object is refused
+        objects[spec_key] = "<the settings of this run>"
         requests = (
-            Request("s3", "PutObject", {**put, "Key": f"{code}/{ENTRY_FILE}", "Body": "<launchers/remote.py>"}),
-            Request(
-                "s3", "PutObject", {**put, "Key": f"{code}/{BUNDLE_FILE}", "Body": f"<{count} files, {size:,} bytes>"}
-            ),
-            *(
-                [Request("s3", "PutObject", {**put, **_photos_body(spec, self._photos_key(spec))})]
-                if spec.photos
-                else []
-            ),
-            Request("s3", "PutObject", {**put, "Key": spec_key, "Body": "<the settings of this run>"}),
+            *(Request("s3", "PutObject", {**put, "Key": name, "Body": body}) for name, body in objects.items()),
             Request("sagemaker", "CreateTrainingJob", create),
         )
         return Plan(
@@ -235,6 +237,8 @@ class SageMakerLauncher:
             count, shards = spec.photos.files, len(spec.photos.shards)
             files = f"{shards} files" if shards > 1 else "one file"
             yield "photos", f"{count:,} files, {spec.photos.size / 1e6:,.0f} MB, sent once as {files}"
+        if key := self._features_key(spec):
+            yield "features", f"computed once for all runs on these photos, kept in s3://{self.bucket}/{key}"
         yield "files", root
         yield "folder", spec.folder
         yield "resume", shlex.join(["python", "train.py", f"resume={Handle(SCHEME, self.cloud.scope, spec.run_id)}"])
@@ -305,6 +309,10 @@ class SageMakerLauncher:
             channels.append(streamed)
         elif not spec.config["data"].get("source"):
             channels.append(channel("photos", f"{str(spec.config['data']['root']).rstrip('/')}/"))
+        if key := self._features_key(spec):
+            # streamed: of all that is kept there, only what the run asks for is read
+            streamed = {**channel(FEATURES, f"s3://{self.bucket}/{key}"), "InputMode": "FastFile"}
+            channels.append(streamed)
         output: dict[str, Any] = {"S3OutputPath": f"{root}/output"}
         resources: dict[str, Any] = {
             "InstanceType": self.instance_type,
@@ -365,6 +373,13 @@ class SageMakerLauncher:
     def _photos_key(self, spec: RunSpec) -> str:
         assert spec.photos is not None
         return f"{self.prefix}/data/{spec.photos.digest}/"
+
+    def _features_key(self, spec: RunSpec) -> str | None:
+        """Where features of the run's photos are kept for the next run; null for a run that computes none."""
+        model, features = spec.config["model"], spec.config.get("features") or {}
+        if model.get("trainable") == "all" or features.get("mode") in ("off", False):
+            return None
+        return f"{self.prefix}/{FEATURES}/{features_key(spec.photos, spec.config['data'])}/"
 
     def _root(self, spec: RunSpec) -> str:
         return f"s3://{self.bucket}/{self._run_key(spec)}"
@@ -616,11 +631,6 @@ class SageMakerLauncher:
         with errors("reading tags"):
             tags = self.cloud.client("sagemaker").list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]
         return {tag["Key"]: tag["Value"] for tag in tags}
-
-
-def _photos_body(spec: RunSpec, key: str) -> dict[str, str]:
-    assert spec.photos is not None
-    return {"Key": key, "Body": f"<{spec.photos.files:,} photos in {len(spec.photos.shards)} files and their manifest>"}
 
 
 def job_name(run_id: str, number: int) -> str:
