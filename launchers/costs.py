@@ -11,6 +11,9 @@ _START_S = 180.0  # a machine and its image, and packages that it lacks
 # Operations of one forward pass over a 224 px photo, in billions; from the papers of both networks (2 x multiply-adds)
 _GFLOP = {"resnet50": 8.2, "tf_efficientnet_lite0": 0.8}
 _PASSES = 3  # a training step: forward, and twice as much backward
+# Rows of cached features that a search's trial trains on, a second, all that is around its epochs included: its 10 of
+# dogImages took 3.3 s on two Zen 4 cores (python -m dogbreed.benchmark sweep). Other machines are taken to be alike
+_ROWS_PER_S = 20_000
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,13 @@ class Instance:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run, in USD. expected: null where nobody can tell how long it takes."""
+    """Of one run, in USD. expected: null where nobody can tell how long it takes, which `seconds` says."""
 
     usd_per_hour: float
     expected: float | None
     worst: float
     as_of: str
+    seconds: float | None
 
 
 REGION = "us-east-1"  # of the prices
@@ -61,8 +65,10 @@ def closest(name: str) -> list[str]:
     return get_close_matches(name, [*_table()["instances"], *_table()["unpriced"]], 3, 0.5)
 
 
-def estimate(config: Mapping[str, Any], name: str, *, instances: int, spot: bool, max_run_s: float) -> Cost | None:
-    """Null for an unknown instance type.
+def estimate(
+    config: Mapping[str, Any], name: str, *, instances: int, spot: bool, max_run_s: float, trials: int = 0
+) -> Cost | None:
+    """Null for an unknown instance type. trials: of a search in one job; config is then that of one of them.
 
     worst: all instances for all of max_run_s at the on-demand price, which spot never exceeds
     (https://docs.aws.amazon.com/sagemaker/latest/dg/model-managed-spot-training.html).
@@ -71,10 +77,10 @@ def estimate(config: Mapping[str, Any], name: str, *, instances: int, spot: bool
     if row is None:
         return None
     hourly = row.usd * instances
-    seconds = seconds_expected(config, row)
+    seconds = search_expected(config, row, trials) if trials else seconds_expected(config, row)
     share = spot_share() if spot else 1.0
     expected = None if seconds is None else min(seconds, max_run_s) / 3600 * hourly * share
-    return Cost(hourly, expected, max_run_s / 3600 * hourly, row.as_of)
+    return Cost(hourly, expected, max_run_s / 3600 * hourly, row.as_of, seconds)
 
 
 def seconds_expected(config: Mapping[str, Any], row: Instance) -> float | None:
@@ -85,13 +91,29 @@ def seconds_expected(config: Mapping[str, Any], row: Instance) -> float | None:
         return None
     train, rest = photos
     epochs = config["trainer"]["max_epochs"]
-    features = config.get("features") or {}
-    if config["model"].get("trainable") == "head" and features.get("mode") not in ("off", False):
-        views = train * int(features.get("views") or 1) + rest
+    if _on_features(config):
+        views = train * int((config.get("features") or {}).get("views") or 1) + rest
     else:
         views = epochs * (train * _PASSES + rest)
     pixels = (config["model"]["image_px"] / 224) ** 2
     return float(_START_S + views * gflop * pixels / row.gflops)
+
+
+def search_expected(config: Mapping[str, Any], row: Instance, trials: int) -> float | None:
+    """How long a search in one job takes: its start, and one pass over the photos where trials share their features;
+    then one trial after the other, none of them pruned.
+    """
+    one, photos = seconds_expected(config, row), _photos(config)
+    if one is None or photos is None:
+        return None
+    if not _on_features(config):
+        return _START_S + trials * (one - _START_S)
+    return one + float(trials * config["trainer"]["max_epochs"] * photos[0] / _ROWS_PER_S)
+
+
+def _on_features(config: Mapping[str, Any]) -> bool:
+    off = (config.get("features") or {}).get("mode") in ("off", False)
+    return config["model"].get("trainable") == "head" and not off
 
 
 def _photos(config: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -173,14 +173,15 @@ def _here(text: str, base: Path) -> str:
 
 
 def _forget_lost_process(folder: Path) -> None:
-    """The folder came from a machine that was taken away: what ran there does not run any more."""
-    try:
-        state = json.loads((folder / "state.json").read_bytes())
-    except (OSError, ValueError):
-        return
-    if state.get("phase") == "running":
-        lost = {**state, "phase": "failed", "cause": "interrupted", "detail": "the machine was taken away"}
-        (folder / "state.json").write_text(json.dumps(lost, indent=2) + "\n")
+    """The folder came from a machine that was taken away: what ran there, or the trials of a search, run no more."""
+    for file in (folder / "state.json", *folder.glob("*/state.json")):
+        try:
+            state = json.loads(file.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if state.get("phase") == "running":
+            lost = {**state, "phase": "failed", "cause": "interrupted", "detail": "the machine was taken away"}
+            file.write_text(json.dumps(lost, indent=2) + "\n")
 
 
 def _keep(folder: Path, output: Path) -> None:

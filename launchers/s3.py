@@ -205,14 +205,17 @@ def _numbers_of(index: str) -> str:
     return index.removesuffix(".json") + ".npy"
 
 
-def send_checkpoints(cloud: Cloud, folder: Path, uri: str, *, going_on: bool, encryption: Mapping[str, Any]) -> None:
-    """Of a run that goes on elsewhere: what this machine trained last, unless the cloud has what is newer."""
-    last = folder / "checkpoints" / "last.ckpt"
-    if not (going_on and last.exists()):
+def send_checkpoints(cloud: Cloud, folder: Path, uri: str, newest: str, *, encryption: Mapping[str, Any]) -> None:
+    """Of a run that goes on elsewhere: what this machine trained last, unless the cloud has what is newer.
+
+    newest: the file whose date tells.
+    """
+    last = folder / newest
+    if not last.exists():
         return
     bucket, prefix = split_uri(uri)
     with errors(f"uploading checkpoints to {uri}"):
-        there = head(cloud, bucket, f"{prefix}/checkpoints/last.ckpt")
+        there = head(cloud, bucket, f"{prefix}/{newest}")
         if there is not None and last.stat().st_mtime <= there["LastModified"].timestamp() + 1:
             return
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_temporary(path.name)]

@@ -51,6 +51,7 @@ _LOCAL_STORAGE = re.compile(r"\.(g[4-9]\w*|p3dn|p[4-9]\w*(-\w+)?|trn\w+|[a-z]+\d
 _TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
 _MOST_RUN_S = 28 * 86400  # SageMaker's own limit
 _MOST_RESUBMITS = 99  # two digits of a job's name
+_SET_HERE = frozenset({"data.root", "hpo.study", "hpo.one_job", "hpo.fresh"})  # for the machine, whatever was typed
 _KEPT_DAYS = 30  # dogbreed:expires-at, for what cleans up by it
 _METRICS = {  # what training logs, as SageMaker's metrics
     "train/loss": r"train loss ([0-9.]+)",
@@ -218,8 +219,19 @@ class SageMakerLauncher:
         how = "spot" if self.spot else "on demand"
         wait = f", {_hours(self.max_wait_s)} with waiting" if self.spot and self.max_wait_s else ""
         yield "where", f"{self.cloud.describe()}: {self.instance_type}, {how}"
-        yield "time", f"at most {_hours(self.max_run_s)}{wait}"
-        yield "cost", self._cost(spec)
+        if spec.search is not None:
+            yield "search", f"{spec.trials} trials of the study {spec.search}, in this one job"
+        cost = costs.estimate(
+            spec.config,
+            self.instance_type,
+            instances=self.instances,
+            spot=self.spot,
+            max_run_s=self.max_run_s,
+            trials=spec.trials,
+        )
+        expected = f"about {_minutes(cost.seconds)} expected, " if spec.search and cost and cost.seconds else ""
+        yield "time", f"{expected}at most {_hours(self.max_run_s)}{wait}"
+        yield "cost", self._cost(cost)
         yield "command", shlex.join(["python", "train.py", *typed, *own])
         yield "image", images.resolve(self.image, self.cloud.region or "", self.instance_type)
         if note := images.note(self.image, spec.created_at):
@@ -241,13 +253,11 @@ class SageMakerLauncher:
             yield "features", f"computed once for all runs on these photos, kept in s3://{self.bucket}/{key}"
         yield "files", root
         yield "folder", spec.folder
-        yield "resume", shlex.join(["python", "train.py", f"resume={Handle(SCHEME, self.cloud.scope, spec.run_id)}"])
+        resume = ["python", "train.py", f"resume={Handle(SCHEME, self.cloud.scope, spec.run_id)}"]
+        yield "resume", shlex.join(resume) if spec.search is None else "the same command again"
         yield "permissions", "\n".join(_wrapped(self._actions()))
 
-    def _cost(self, spec: RunSpec) -> str:
-        cost = costs.estimate(
-            spec.config, self.instance_type, instances=self.instances, spot=self.spot, max_run_s=self.max_run_s
-        )
+    def _cost(self, cost: costs.Cost | None) -> str:
         if cost is None:
             return f"unknown: no price of {self.instance_type} is in launchers/prices.yaml"
         expected = "expected cannot be told" if cost.expected is None else f"about {costs.usd(cost.expected)} expected"
@@ -277,7 +287,8 @@ class SageMakerLauncher:
         """What was typed, what the launcher adds for the machine, and the extras of pyproject.toml that it needs."""
         folder = f"{_ML}/checkpoints"
         words = (spec.going_on or ()) if again else spec.overrides
-        typed = [text for text in words if _root_key(text) not in STAYS_HERE and _key(text) != "data.root"]
+        stays = STAYS_HERE if spec.search is None else STAYS_HERE - {"hpo"}
+        typed = [text for text in words if _root_key(text) not in stays and _key(text) not in _SET_HERE]
         data = spec.config["data"]
         if spec.photos is not None:
             root = f"{_TMP}/photos"
@@ -285,11 +296,14 @@ class SageMakerLauncher:
             root = f"{_TMP}/{Path(str(data['root'])).name}"
         else:
             root = f"{_ML}/input/data/photos"
-        own = [
-            "launcher=local",
-            *([override("resume", folder)] if again else [f"run_id={spec.run_id}", f"hydra.run.dir={folder}"]),
-            f"data.root={root}",
-        ]
+        if spec.search is not None:  # the machine goes on with what it finds there: the same command, always
+            typed = ["-m", *typed]
+            how = [f"hpo.study={spec.search}", "hpo.one_job=false", "hpo.fresh=false", f"hydra.sweep.dir={folder}"]
+        elif again:
+            how = [override("resume", folder)]
+        else:
+            how = [f"run_id={spec.run_id}", f"hydra.run.dir={folder}"]
+        own = ["launcher=local", *how, f"data.root={root}"]
         assert spec.code is not None
         if spec.code.config_dirs:
             places = ",".join(f"file://{_ML}/code/{name}" for name in spec.code.config_dirs)
@@ -347,14 +361,17 @@ class SageMakerLauncher:
             "EnableManagedSpotTraining": self.spot,
             "EnableNetworkIsolation": self.network_isolation,
             "EnableInterContainerTrafficEncryption": self.instances > 1,
-            "Environment": {"DOGBREED_INSTALL": "no" if self.network_isolation else "yes"},
+            "Environment": {
+                "DOGBREED_INSTALL": "no" if self.network_isolation else "yes",
+                **({job_status.STUDY: spec.search} if spec.search else {}),
+            },
             "Tags": [
                 {"Key": key, "Value": value}
                 for key, value in {
                     RUN_TAG: spec.run_id,
                     "dogbreed:owner": re.sub(r"[^\w .:/=+@-]", "-", self.owner)[:256],
                     "dogbreed:expires-at": expires,
-                    "dogbreed:purpose": "training",
+                    "dogbreed:purpose": "training" if spec.search is None else "search",
                 }.items()
             ],
         }
@@ -402,13 +419,10 @@ class SageMakerLauncher:
         sent = self._sent(spec)
         for request in plan.requests[:-1]:
             s3.put(self.cloud, request.parameters, spec, sent)
-        s3.send_checkpoints(
-            self.cloud,
-            Path(spec.folder),
-            create["CheckpointConfig"]["S3Uri"],
-            going_on=spec.going_on is not None,
-            encryption=self._encryption(),
-        )
+        if spec.going_on is not None or spec.search is not None:
+            newest = "checkpoints/last.ckpt" if spec.search is None else "study.db"
+            uri = create["CheckpointConfig"]["S3Uri"]
+            s3.send_checkpoints(self.cloud, Path(spec.folder), uri, newest, encryption=self._encryption())
         remember(Path(spec.folder), plan, self)
         try:
             self._create_job(plan, create, number)
@@ -448,7 +462,7 @@ class SageMakerLauncher:
         wanted = next(tag["Value"] for tag in create["Tags"] if tag["Key"] == PLAN_TAG)
         same = self._tags(job).get(PLAN_TAG) == wanted
         if status.phase is Phase.SUCCEEDED:
-            return same or nothing_new or not going_on
+            return same or nothing_new or not (going_on or plan.spec.search)  # a search may be asked for more trials
         if status.finished:
             return False
         if not (same or nothing_new):
@@ -648,6 +662,10 @@ def _key(text: str) -> str:
 
 def _hours(seconds: int) -> str:
     return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds / 60:g} min"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _wrapped(words: Sequence[str]) -> Iterator[str]:

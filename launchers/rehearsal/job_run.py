@@ -42,6 +42,7 @@ _CAPACITY_S = 0.5  # until a machine is found again, or none is
 _FAILURE_MOST = 1024  # characters of a FailureReason
 _OPT_ML = "/opt/ml"
 _EPOCH = re.compile(r"\bepoch (\d+)/\d+ ")
+_TRIAL = re.compile(r"trial \d+  ")  # of a search, that has ended
 _PROCESSES = "processes.json"
 
 
@@ -390,6 +391,9 @@ class JobRun(threading.Thread):
     def _read(self, line: str, progress: Progress) -> None:
         if found := _EPOCH.search(line):
             progress.epoch = max(progress.epoch, int(found[1]))
+        if _TRIAL.match(line):
+            progress.trials += 1
+            progress.epoch = max(progress.epoch, 1)
         for definition in self.request["AlgorithmSpecification"].get("MetricDefinitions", []):
             with suppress(ValueError, IndexError):
                 if matched := re.search(definition["Regex"], line):
