@@ -21,15 +21,16 @@ from hydra import compose, initialize_config_dir
 from dogbreed.errors import StorageError
 from launchers import prepare
 from launchers.__main__ import main as launchers_command
-from launchers.base import SENT, Handle
+from launchers.base import SENT, Handle, RunSpec
 from launchers.rehearsal import Rehearsal
 from launchers.sagemaker import SageMakerLauncher
+from launchers.sweep import one_job
 from launchers.sweep.snapshots import Snapshots
 from launchers.sweep.study import Study, StudyAbout, build_pruner, build_sampler
 
 from .conftest import tiny_settings
 from .fake_training import OVERRIDES
-from .rehearsing import BUCKET, rehearsal_cloud, states
+from .rehearsing import BUCKET, prepared, rehearsal_cloud, states
 from .test_feature_store import file_size_limit
 from .test_sweep import ROOT, Sweep, wait_for
 from .test_sweep import states as states_of_trials
@@ -125,6 +126,9 @@ def test_a_trial_is_in_the_snapshot_before_it_begins_and_is_handed_out_again_at_
 # --- the machine's part, with formulas for trials ---
 
 
+_SPACE = ("hpo.space=null", "model.lr=tag(log,interval(1e-4,1e-1))", "model.dropout=interval(0.0,0.5)")
+
+
 class Taken(Sweep):
     """A search on rented machines, of which nothing is left but what has been saved: `bucket`, file by file."""
 
@@ -135,15 +139,15 @@ class Taken(Sweep):
         self.machines = 0
         shared = [*OVERRIDES, "hpo=none", "test=false", "logger=none"]
         drawn = ["model.lr=0.0001", "model.dropout=0.0"]  # the first point of the space below
-        spec = replace(prepare([*shared, *drawn])[1].spec, search="mine", folder=str(self.home))
+        trial = prepare([*shared, *drawn])[1].spec
+        spec = replace(trial, search="mine", folder=str(self.home), overrides=(*OVERRIDES, *_SPACE, *typed))
         (place / "sent.json").write_text(json.dumps({"spec": json.loads(spec.to_json())}))
         self.environment[SENT] = str(place / "sent.json")
         self.folder_now = place
 
     def words(self) -> list[str]:
-        space = ["hpo.space=null", "model.lr=tag(log,interval(1e-4,1e-1))", "model.dropout=interval(0.0,0.5)"]
         own = ["hpo.study=mine", "hpo.one_job=false", "hpo.fresh=false", f"hydra.sweep.dir={self.folder_now}"]
-        return ["-m", "hpo=optuna", "hpo/pruner=none", *OVERRIDES, *space, *self.typed, *own]
+        return ["-m", "hpo=optuna", "hpo/pruner=none", *OVERRIDES, *_SPACE, *self.typed, *own]
 
     def machine(self, **environment: str) -> "subprocess.Popen[str]":
         """The next one, with what the bucket has."""
@@ -320,21 +324,49 @@ def test_a_search_in_one_job_comes_home_as_from_this_machine(
     # there is nothing more to do
     assert "trials complete" in said_by(tmp_path, *command)
     assert len(jobs(launcher, run_id)) == 1
-    # what its handle brings elsewhere
-    monkeypatch.chdir(tmp_path_of(tmp_path, "elsewhere"))
+    # its handle alone brings it home, where its folder is not
     handle = Handle("sagemaker", "rehearsal", run_id)
+    folder.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path_of(tmp_path, "elsewhere"))
     assert launchers_command(["result", str(handle), "--state-dir", str(place)]) == 0
     assert "best        trial" in capsys.readouterr().out
-    assert Path("sweeps/mine/study.db").exists()
-    # more trials: it goes on where it was
+    check_home(Path("sweeps/mine").absolute(), n_trials, photos)
+    (tmp_path / "moved").rename(folder)
     monkeypatch.chdir(tmp_path)
-    said = said_by(tmp_path, *[text.replace(f"n_trials={n_trials}", f"n_trials={n_trials + 1}") for text in command])
-    assert f"going on after {n_trials}" in said
-    check_home(folder, n_trials + 1, photos)
-    # and at home
+    if n_trials < 30:
+        check_more_trials_are_a_further_job(folder, place, photos, tmp_path)
+        return
+    # with more trials it goes on where it was: at home, and from there in the cloud again
     local = [text for text in command if not text.startswith(("launcher", "aws", "+aws", "hpo.n_trials"))]
-    said = said_by(tmp_path, *local, f"hpo.n_trials={n_trials + 2}", "hpo.parallel=1")
+    said = said_by(tmp_path, *local, f"hpo.n_trials={n_trials + 1}", "hpo.parallel=1")
+    assert f"going on after {n_trials}" in said
+    said = said_by(tmp_path, *command, f"hpo.n_trials={n_trials + 2}", "aws.reclaims=0")
     assert f"going on after {n_trials + 1}" in said
+    assert len(jobs(launcher, run_id)) == 2
+    check_home(folder, n_trials + 2, photos)
+
+
+def check_more_trials_are_a_further_job(folder: Path, place: Path, photos: Path, tmp_path: Path) -> None:
+    """And what this machine has added to the study meanwhile is sent there first."""
+    spec = RunSpec.from_json((folder / "spec.json").read_text())
+    launcher, _ = prepared(place, tmp_path / "other", "aws.reclaims=0")
+    launcher.submit(launcher.plan(spec))
+    assert len(jobs(launcher, spec.run_id)) == 1
+    with closing(sqlite3.connect(folder / "study.db")) as database:
+        database.execute("CREATE TABLE added_at_home (number INTEGER)")
+    more = launcher.plan(replace(spec, overrides=(*spec.overrides, "hpo.n_trials=99"), trials=99))
+    launcher.submit(more)
+    assert len(jobs(launcher, spec.run_id)) == 2
+    key = f"dogbreed/runs/{spec.run_id}/checkpoints/study.db"
+    sent = launcher.cloud.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    assert sent == (folder / "study.db").read_bytes()
+    launcher.cancel(more.handle)
+
+
+def trials_in(database: Path) -> list[Any]:
+    import optuna
+
+    return list(optuna.load_study(study_name="mine", storage=f"sqlite:///{database}").trials)
 
 
 def tmp_path_of(tmp_path: Path, name: str) -> Path:
@@ -356,15 +388,14 @@ def best_of(folder: Path) -> dict[str, Any]:
 
 
 def check_home(folder: Path, n_trials: int, photos: Path) -> None:
-    import optuna
-
-    study = optuna.load_study(study_name="mine", storage=f"sqlite:///{folder / 'study.db'}")
-    assert [trial.number for trial in study.trials] == list(range(n_trials))
-    assert {trial.state.name for trial in study.trials} <= {"COMPLETE", "PRUNED"}
+    trials = trials_in(folder / "study.db")
+    assert [trial.number for trial in trials] == list(range(n_trials))
+    assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
     assert not (folder / "features").exists()
     best = best_of(folder)
-    assert (best["trial"], best["complete"] + best["pruned"]) == (study.best_trial.number, n_trials)
-    for trial in study.trials:
+    assert best["value"] == max(trial.value for trial in trials if trial.state.name == "COMPLETE")
+    assert best["complete"] + best["pruned"] == n_trials
+    for trial in trials:
         here = folder / f"{trial.number:05d}"
         if not (here / "spec.json").exists():  # a machine that was taken away without a notice may not have saved it
             continue
@@ -379,16 +410,35 @@ def check_home(folder: Path, n_trials: int, photos: Path) -> None:
     assert f"root: {photos}" in (chosen / "config.yaml").read_text()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         composed = compose("config", ["experiment=best", f"hydra.searchpath=[file://{folder}]"])
-    assert (composed.data.root, composed.model.lr) == (str(photos), study.best_trial.params["model.lr"])
+    assert (composed.data.root, composed.model.lr) == (str(photos), trials[best["trial"]].params["model.lr"])
 
 
-def test_what_suits_the_trials_decides_and_what_is_asked_for_counts(place: Path, photos: Path, tmp_path: Path) -> None:
-    assert "3, in one job" in said_by(tmp_path, *words(place, photos, 3, "dry_run=true"))
-    for more in (["hpo.one_job=false"], ["model.trainable=all"], ["launcher=local"]):
-        assert "in one job" not in said_by(tmp_path, *words(place, photos, 3, "dry_run=true", *more)), more
-    whole = said_by(tmp_path, *words(place, photos, 3, "dry_run=true", "model.trainable=all", "hpo.one_job=true"))
-    assert "3, in one job" in whole
-    assert "hpo.one_job=maybe cannot be" in said_by(tmp_path, *words(place, photos, 3, "hpo.one_job=maybe"), status=1)
+@pytest.mark.parametrize(
+    ("asked", "launcher", "heads", "wanted"),
+    [
+        (None, {"cloud": {}}, True, True),
+        (None, {"cloud": {}}, False, False),
+        (True, {"cloud": {}}, False, True),
+        (False, {"cloud": {}}, True, False),
+        (True, {}, True, False),  # a search here is one process anyway
+    ],
+)
+def test_what_suits_the_trials_decides_and_what_is_asked_for_counts(
+    asked: bool | None, launcher: dict[str, Any], heads: bool, wanted: bool
+) -> None:
+    assert one_job.is_wanted(asked, {"launcher": launcher}, trains_heads=heads) is wanted
+
+
+def test_a_dry_run_shows_the_job_with_the_search_s_time_and_price(tmp_path: Path) -> None:
+    there = ["launcher=sagemaker_spot", "aws.region=eu-west-1", "aws.bucket=my-bucket", "aws.role=MyRole"]
+    said = said_by(tmp_path, "-m", "hpo=optuna", "experiment=quickstart", *there, "dry_run=true")
+    assert "  trials    30, in one job" in said
+    assert re.search(r"time +about \d+ min expected, at most 4 h", said)
+    assert (
+        "command      python train.py -m hpo=optuna experiment=quickstart launcher=local hpo.study=quickstart-" in said
+    )
+    assert said.count("sagemaker CreateTrainingJob {") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_search_is_not_gone_on_with_as_if_it_were_a_run(
@@ -396,7 +446,7 @@ def test_a_search_is_not_gone_on_with_as_if_it_were_a_run(
 ) -> None:
     command = words(place, photos, 100, "aws.reclaims=0")
     said_by(tmp_path, *command, "launcher.wait=false")
-    assert "which goes on by the same command" in said_by(tmp_path, "resume=sweeps/mine", status=1)
+    assert "is a search.\nTry: the command that began it" in said_by(tmp_path, "resume=sweeps/mine", status=1)
     local = [text for text in command if not text.startswith(("launcher", "aws"))]
     said = said_by(tmp_path, *local, status=1)
     assert "is a job's" in said

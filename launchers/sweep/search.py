@@ -88,8 +88,7 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
     asked = [text for text in typed if _root(text) == "resume"]
     if asked and asked[-1] not in ("resume=null", "resume="):
         raise ConfigError("A search goes on by the same command again.\nTry: leaving out resume=")
-    about_trials = [text for text in typed if _root(text) not in ABOUT_THIS_COMMAND | {"hpo"}]
-    space, fixed = read(about_trials, settings.space or {})
+    space, fixed = read(_about_trials(typed), settings.space or {})
     always = ["hpo=none", "test=false"]
     if not any(_root(text) == "logger" for text in fixed):
         always.append("logger=none")  # numbers of many short runs are in the study
@@ -199,6 +198,7 @@ def _study_of(
     config = {key: value for key, value in plan.spec.config.items() if key not in _NOT_OF_THE_STUDY}
     if there is not None:
         config["data"] = {**config["data"], "root": there.config["data"]["root"]}
+        _, fixed = read(_about_trials(there.overrides), settings.space or {})
     if config["data"].get("source"):  # where it lies is the machine's business
         config["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     digest = hashlib.blake2b(
@@ -235,7 +235,7 @@ def _study_of(
         space,
         str(plan.spec.config["monitor"]),
         str(plan.spec.config["mode"]),
-        shlex.join(fixed) or "the defaults",
+        shlex.join(text for text in fixed if _root(text) not in ("launcher", "aws")) or "the defaults",
         digest,
     )
     database = (place if there is None else Path(tempfile.mkdtemp(prefix="dogbreed-study-"))) / STUDY_FILE
@@ -255,6 +255,10 @@ def _searchpath(cfg: DictConfig) -> list[str]:
     ours = ("command-line", "hydra.searchpath in command-line")
     places = [override("p", f"file://{source.path}")[2:] for source in sources if source.provider in ours]
     return [f"hydra.searchpath=[{','.join(places)}]"] if places else []
+
+
+def _about_trials(typed: Sequence[str]) -> list[str]:
+    return [text for text in typed if _root(text) not in ABOUT_THIS_COMMAND | {"hpo"}]
 
 
 def _root(text: str) -> str:
