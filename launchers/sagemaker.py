@@ -186,6 +186,8 @@ class SageMakerLauncher:
             yield f"launcher.instance_type={self.instance_type} is unknown.\nTry: {near}"
         if self.instances != 1:
             yield f"launcher.instances={self.instances}: one machine trains a run so far.\nTry: launcher.instances=1"
+        if self.instances > 1 and spec.search is not None:
+            yield "A search in one job has one machine.\nTry: launcher.instances=1, or hpo.one_job=false"
         if not 1 <= self.max_run_s <= _MOST_RUN_S:
             yield f"launcher.max_run_s={self.max_run_s} cannot be.\nTry: 1 to {_MOST_RUN_S} seconds, such as 14400"
         if self.spot:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed.errors import ConfigError
-from launchers.base import SPEC_FILE, Handle, LaunchError, Plan, RunSpec, shown_path
+from launchers.base import SEARCH_FILE, SPEC_FILE, Handle, LaunchError, Plan, RunSpec, shown_path
 from launchers.follow import detached, follow
 from launchers.homecoming import launched, launcher_of
-from launchers.local import ABOUT_THIS_COMMAND
+from launchers.local import ABOUT_THIS_COMMAND, handle_for
 from launchers.sagemaker import SageMakerLauncher
 from launchers.sweep.ending import SearchResult, read_search
 from launchers.sweep.study import Study
@@ -26,7 +26,7 @@ def is_wanted(one_job: bool | None, config: Mapping[str, Any], *, trains_heads: 
     """one_job: as it was asked for; null for what is best. config: of a trial."""
     if "cloud" not in config["launcher"]:
         return False  # a search here is one process anyway
-    return trains_heads if one_job is None else one_job
+    return trains_heads and config["launcher"].get("instances", 1) == 1 if one_job is None else one_job
 
 
 def describe(trial: RunSpec, study: str, folder: Path, n_trials: int, typed: Sequence[str]) -> RunSpec:
@@ -77,9 +77,10 @@ def at_home(study: Study, folder: Path, n_trials: int) -> SearchResult | None:
             f"The search in {shown_path(folder)} is going on on this machine.\nTry: Ctrl-C there; then the same command"
         )
     note = launched(folder)
-    if counts.finished < n_trials or not (note and note.get("home")):
+    away = note is not None and not note.get("home")
+    if counts.finished < n_trials or away or not (folder / SEARCH_FILE).exists():
         return None
-    return read_search(Handle.parse(note["handle"]), folder)
+    return read_search(handle_for(folder) if note is None else Handle.parse(note["handle"]), folder)
 
 
 def refuse_if_elsewhere(folder: Path) -> None:
