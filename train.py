@@ -4,6 +4,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from dogbreed import ranks
 from launchers.base import Launcher
 from launchers.command import command_line
 from launchers.describe import describe
@@ -22,6 +23,8 @@ def main(cfg: DictConfig) -> float | None:
     if plan.requests:
         print(plan.brief())  # the price, before anything costs it
     handle = launcher.submit(plan)
+    if not ranks.here().first:  # of several processes of one run, the first has the last word
+        return None
     if not getattr(launcher, "wait", True):
         print(detached(launcher, handle))
         return None

@@ -14,6 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from dogbreed import ranks
 from dogbreed.data import TrainLoader
 from dogbreed.errors import CheckpointError
 from dogbreed.interruption import Interruption
@@ -140,8 +141,8 @@ class ResumePoint(Checkpoint):
     signal asks to stop. Never between an epoch's last step and its validation: Lightning would leave that validation
     out on resume. So that a signal in a long validation costs one step and no more, there is one just before.
 
-    The states of the random number generators travel along; they are put back at the first step, when the loader's
-    iterator exists.
+    The states of the random number generators travel along, those of all processes that train; they are put back at
+    the first step, when the loader's iterator exists.
     """
 
     def __init__(self, folder: RunFolder, stop: Interruption, every_s: float, every_n_steps: int | None) -> None:
@@ -151,6 +152,7 @@ class ResumePoint(Checkpoint):
         self._saved_step = 0
         self._batches = 0  # of this epoch, trained
         self._random_states: dict[str, Any] | None = None
+        self._agreement = ranks.Agreement()
         self._device = torch.device("cpu")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -176,40 +178,52 @@ class ResumePoint(Checkpoint):
         left = int(trainer.num_training_batches) - self._batches
         if left == 0 or self._batches % trainer.accumulate_grad_batches:
             return  # gradients that wait for their step are in no checkpoint
-        if self.stop.signum is not None:
+        ranks.moved_on()
+        last = left <= trainer.accumulate_grad_batches  # before the validation
+        due = self._due() or (last and self._waited() > _SAVE_BEFORE_VALIDATION_S)
+        signum, due = self._agreement.reached(self.stop.signum, due, now=last)
+        if signum is not None:
             self._save(trainer)
-            self.stop.stop(f"after step {trainer.global_step}, with a checkpoint")
-        if self._due(trainer) or (
-            left <= trainer.accumulate_grad_batches and self._waited() > _SAVE_BEFORE_VALIDATION_S
-        ):
+            self.stop.stop(f"after step {trainer.global_step}, with a checkpoint", signum)
+        if due or self._due_by_steps(trainer):
             self._save(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        # where there is no checkpoint yet, training has taken seconds: worth waiting for the one at the epoch's end
-        if self.stop.signum is not None and trainer.state.fn == "fit" and self.folder.last.exists():
+        # where there is no checkpoint yet, training has taken seconds: worth waiting for the one at the epoch's end.
+        # Several processes end together or not at all, and here each has a number of batches of its own
+        stops = self.stop.signum is not None and not ranks.here().several
+        if stops and trainer.state.fn == "fit" and self.folder.last.exists():
             self.stop.stop(f"in the validation after step {trainer.global_step}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._batches = 0
-        stopping = self.stop.signum is not None
+        due = self._due() or self._waited() > _SAVE_BEFORE_VALIDATION_S
+        signum, due = self._agreement.reached(self.stop.signum, due, now=True)
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
-        if stopping or last or self._due(trainer) or self._waited() > _SAVE_BEFORE_VALIDATION_S:
+        if signum is not None or last or due or self._due_by_steps(trainer):
             self._save(trainer)
-        if stopping and not last:
-            self.stop.stop(f"after step {trainer.global_step}, with a checkpoint")
+        if signum is not None and not last:
+            self.stop.stop(f"after step {trainer.global_step}, with a checkpoint", signum)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"batches": self._batches, "random": _random_states(self._device)}
+        everyones = ranks.gathered(_random_states(self._device))
+        return {"batches": self._batches, "random": everyones if len(everyones) > 1 else everyones[0]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._batches, self._random_states = state_dict["batches"], state_dict["random"]
+        saved, here = state_dict["random"], ranks.here()
+        saved = saved if isinstance(saved, list) else [saved]
+        self._batches = state_dict["batches"]
+        self._random_states = saved[here.rank] if here.rank < len(saved) else None
 
     def _waited(self) -> float:
         return time.monotonic() - self._saved_at
 
-    def _due(self, trainer: Trainer) -> bool:
+    def _due(self) -> bool:
+        return self._waited() >= self.every_s
+
+    def _due_by_steps(self, trainer: Trainer) -> bool:
         steps = trainer.global_step - self._saved_step
-        return self._waited() >= self.every_s or (self.every_n_steps is not None and steps >= self.every_n_steps)
+        return self.every_n_steps is not None and steps >= self.every_n_steps
 
     def _save(self, trainer: Trainer) -> None:
         if self.folder.last.exists():

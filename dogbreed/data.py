@@ -16,8 +16,9 @@ import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from dogbreed import ranks
 from dogbreed.errors import ConfigError, DataError, raise_findings
 from dogbreed.hardware import available_cpus, available_memory_bytes
 from dogbreed.photos import Photo, PhotoSet, scan
@@ -42,7 +43,8 @@ class Source(Protocol):
 class DogBreedData(LightningDataModule):
     """Photos in `root/{train,valid,test}/<class>/`, or in `root/<class>/`, which are then split, stratified and seeded.
 
-    source: draws or downloads the photos where they are missing; null where they are there. batch_size: per process.
+    source: draws or downloads the photos where they are missing; null where they are there. batch_size: per process;
+    global_batch is that of all processes together, which a resumed run keeps, however many there are.
     image_px, crop_pct, interpolation: the network's (DogBreedClassifier.preprocess). augment: null for none.
     workers: processes that decode; null for as many as there are CPUs, at most 8. max_bad_fraction: the share of
     unreadable files that is passed over. valid_fraction, test_fraction: where this class does the splitting.
@@ -84,6 +86,7 @@ class DogBreedData(LightningDataModule):
         self.max_bad_fraction = max_bad_fraction
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
         self.start_px, self.grow_epochs = start_px, grow_epochs
+        self.global_batch = batch_size * ranks.here().world_size
         self._photos: PhotoSet | None = None
         self._evaluation_loaders: dict[str, PhotoLoader] = {}
 
@@ -105,7 +108,7 @@ class DogBreedData(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         raise_findings(ConfigError, self._wrong_settings())
-        raise_findings(DataError, self.look().findings)
+        raise_findings(DataError, [*self.look().findings, *self._too_few()])
 
     def _wrong_settings(self) -> list[str]:
         findings = []
@@ -117,6 +120,14 @@ class DogBreedData(LightningDataModule):
         if self.start_px is not None and (self.grow_epochs or 0) < 1:
             findings.append(f"data.grow_epochs={self.grow_epochs} must be at least 1 where data.start_px is set")
         return findings
+
+    def _too_few(self) -> list[str]:
+        """Each process needs a photo of each split, and of each step."""
+        world = ranks.here().world_size
+        fewest = min(len(photos) for photos in self.look().splits.values()) if not self.look().findings else world
+        if min(fewest, self.global_batch) >= world:
+            return []
+        return [f"{world} processes have {fewest} photos of a split to share.\nTry: fewer processes, or more photos"]
 
     @property
     def photos(self) -> PhotoSet:
@@ -132,7 +143,7 @@ class DogBreedData(LightningDataModule):
 
     def train_dataloader(self) -> "TrainLoader":
         """Yields (images, labels), or (images, labels, light) where the augmentation changes the light."""
-        return TrainLoader(self._dataset("train", self.augment), self.batch_size, self.workers, self.seed)
+        return TrainLoader(self._dataset("train", self.augment), self.global_batch, self.workers, self.seed)
 
     def val_dataloader(self) -> "PhotoLoader":
         return self._evaluation_loader("valid")
@@ -148,14 +159,17 @@ class DogBreedData(LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"digest": self.photos.digest}  # a resumed run compares it
+        return {"digest": self.photos.digest, "global_batch": self.global_batch}  # a resumed run compares and keeps
 
     def _evaluation_loader(self, split: str) -> "PhotoLoader":
         if split not in self._evaluation_loaders:
             dataset = self._dataset(split, None)
-            in_order = [(0, n) for n in range(len(dataset))]
+            in_order = [(0, n) for n in range(len(dataset))][ranks.here().share(len(dataset))]
             self._evaluation_loaders[split] = PhotoLoader(
-                dataset, self.batch_size, self.workers, in_order, drop_last=False, keep=True
+                dataset,
+                self.workers,
+                BatchSampler(cast("Sampler[int]", in_order), self.batch_size, drop_last=False),
+                keep=True,
             )
         return self._evaluation_loaders[split]
 
@@ -225,31 +239,56 @@ class PhotoDataset(Dataset[Sample]):
         return (pixels, label, light) if self.augment.jitter else (pixels, label)
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """(epoch, index) in an order that is a function of (seed, epoch); `skip` leaves out what was trained already."""
+class EpochOrder:
+    """Which photos each step of an epoch trains on, and which of them on this process: functions of (seed, epoch).
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch, self.skip = size, seed, 0, 0
+    A step takes the next `global_batch` photos of the epoch's order; processes share them. A set that is smaller is
+    one batch. The uneven tail of an epoch is left out, which in each epoch is another one.
+    """
+
+    def __init__(self, size: int, global_batch: int, seed: int, among: ranks.Ranks | None = None) -> None:
+        """among: this process among those that share; null for what the environment says."""
+        self.size, self.seed, self.epoch = size, seed, 0
+        self.global_batch = min(global_batch, size)
+        self._ranks = among or ranks.here()
 
     def set_epoch(self, epoch: int) -> None:  # Lightning calls it
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(self.epoch, int(index)) for index in self.order()[self.skip :]])
+        return self.size // max(1, self.global_batch)
 
     def order(self) -> NDArray[np.int64]:
         """All indices in this epoch's order."""
         return np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+
+    def shares(self, first: int = 0) -> Iterator[NDArray[np.int64]]:
+        """This process's indices of each step, from step `first` of the epoch on."""
+        order, share = self.order(), self._ranks.share(self.global_batch)
+        for step in range(first, len(self)):
+            yield order[step * self.global_batch : (step + 1) * self.global_batch][share]
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """EpochOrder's shares as batches of (epoch, index); `skip` leaves out steps that were trained already."""
+
+    def __init__(self, order: EpochOrder) -> None:
+        self.sampler, self.skip = order, 0  # by this name, so that Lightning finds it and tells it the epoch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for share in self.sampler.shares(self.skip):
+            yield [(self.sampler.epoch, int(index)) for index in share]
 
 
 class PhotoLoader(DataLoader[Batch]):
     """Batches of photos, decoded in worker processes. Raises DataError for a photo that cannot be read any more.
 
     dataset: anything that gives a tuple of a picture, uint8 [H, W, 3], and further numbers or arrays for each of
-    `keys`; a DataError in place of the tuple is raised here. Batches hold them stacked, the pictures as [N, 3, H, W].
+    the keys that `batches` gives lists of; a DataError in place of the tuple is raised here. Batches hold them stacked,
+    the pictures as [N, 3, H, W].
     keep: hold on to the batches of the first whole pass, where all of them fit in KEPT_SHARE of the memory that this
     process may still take, and repeat them from then on: later passes decode nothing, do not see files that have
     changed, and need no workers, which end. For keys and pictures that stay the same.
@@ -257,16 +296,12 @@ class PhotoLoader(DataLoader[Batch]):
     waited_s: how long the caller has waited for batches so far, all passes together, in seconds.
     """
 
-    def __init__(
-        self, dataset: Dataset[Any], batch_size: int, workers: int, keys: Any, *, drop_last: bool, keep: bool = False
-    ) -> None:
+    def __init__(self, dataset: Dataset[Any], workers: int, batches: Any, *, keep: bool = False) -> None:
         self.waited_s = 0.0
         self._keep, self._kept = keep, list[Batch]()
         super().__init__(
             cast("Dataset[Batch]", dataset),
-            batch_size,
-            sampler=keys,
-            drop_last=drop_last,
+            batch_sampler=batches,
             num_workers=workers,
             persistent_workers=workers > 0,
             collate_fn=_collate,
@@ -311,17 +346,15 @@ class PhotoLoader(DataLoader[Batch]):
 class TrainLoader(PhotoLoader):
     """Shuffled batches that can be resumed in the middle of an epoch (Lightning's state_dict protocol for loaders)."""
 
-    def __init__(self, dataset: Dataset[Any], batch_size: int, workers: int, seed: int) -> None:
-        size = len(cast("Sized", dataset))
-        self._epoch_sampler = EpochSampler(size, seed)
+    def __init__(self, dataset: Dataset[Any], global_batch: int, workers: int, seed: int) -> None:
+        self._steps = StepSampler(EpochOrder(len(cast("Sized", dataset)), global_batch, seed))
         self._delivered = 0
         self._to_skip = 0
-        # no step on a handful of photos, but a tiny set still trains
-        super().__init__(dataset, batch_size, workers, self._epoch_sampler, drop_last=size >= batch_size)
+        super().__init__(dataset, workers, self._steps)
 
     def _batches(self) -> Iterator[Batch]:
         first, self._to_skip = self._to_skip, 0
-        self._epoch_sampler.skip = first * cast(int, self.batch_size)
+        self._steps.skip = first
         for number, batch in enumerate(super()._batches(), first + 1):
             self._delivered = number
             yield batch

@@ -8,18 +8,23 @@ from pathlib import Path
 
 import psutil
 
+from dogbreed.ranks import here
+
 _CGROUP = Path("/sys/fs/cgroup")  # version 2; version 1 puts the controllers in folders of their own
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def available_cpus() -> int:
-    """The number of CPUs this process may keep busy: affinity and cgroup quota included, at least 1."""
+    """The number of CPUs this process may keep busy: affinity and cgroup quota included, at least 1.
+
+    Processes that train one run together share those of their machine.
+    """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(max(1, min(affinity, _cgroup_cpu_quota())))
+    return int(max(1, min(affinity, _cgroup_cpu_quota()) // here().local_world_size))
 
 
 def available_memory_bytes() -> int:
-    """How many bytes this process may still take before the machine or its cgroup runs out."""
+    """How many bytes this process may still take before the machine or its cgroup runs out; its share of them."""
     free = int(psutil.virtual_memory().available)
     for limit_file, used_file, cache in (
         ("memory.max", "memory.current", "inactive_file"),
@@ -31,7 +36,7 @@ def available_memory_bytes() -> int:
             stat = dict(line.split() for line in _read(limit_file.rpartition("/")[0] + "/memory.stat").splitlines())
             used = int(_read(used_file) or 0) - int(stat.get(cache, 0))
             free = min(free, max(0, int(limit) - used))
-    return free
+    return free // here().local_world_size
 
 
 def cpu_flags() -> frozenset[str]:

@@ -75,10 +75,11 @@ class Interruption:
         if self.signum is not None:
             self.stop("between two stages of the run")
 
-    def stop(self, where: str) -> None:
-        """Raise Interrupted for the signal that was noted. where: for the message."""
-        assert self.signum is not None
-        raise Interrupted(f"Stopped by {signal.Signals(self.signum).name} {where}.", self.signum)
+    def stop(self, where: str, signum: int | None = None) -> None:
+        """Raise Interrupted for the signal that was noted, here or in another process of the run. where: for people."""
+        signum = signum or self.signum
+        assert signum is not None
+        raise Interrupted(f"Stopped by {signal.Signals(signum).name} {where}.", signum)
 
     def _heed(self, signum: int, frame: FrameType | None) -> None:
         first, self.signum = self.signum is None, signum

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
-from dogbreed import backbones, transforms
+from dogbreed import backbones, ranks, transforms
 from dogbreed.checkpoints import FROZEN, read_whole
 from dogbreed.errors import CheckpointError, ConfigError
 from dogbreed.features import FeatureBatch
@@ -33,7 +33,9 @@ class DogBreedClassifier(LightningModule):
     (arXiv 1608.03983). label_smoothing: 0..1. dropout: before the head. ema_decay: of an average of the weights
     that is validated and exported in place of the last ones; null for none. compile: training steps on images go
     through torch.compile, evaluation does not. released, released_width: of a backbone that is not built, for the head
-    is trained on its features: its digest and width, as after `release_frozen`.
+    is trained on its features: its digest and width, as after `release_frozen`. scale_lr: multiply lr by the number of
+    processes that train, each of which brings a batch of its own (arXiv 1706.02677: with a warm-up, there over 5 of 90
+    epochs).
 
     Takes images as uint8 [N, 3, H, W] (0..255) or as floats that are normalised already; gives logits [N, classes].
     Steps also take a FeatureBatch: what the frozen part made of the images, computed before.
@@ -66,6 +68,7 @@ class DogBreedClassifier(LightningModule):
         dropout: float = 0.2,
         ema_decay: float | None = None,
         compile: bool = False,
+        scale_lr: bool = True,
         released: str = "",
         released_width: int = 0,
     ) -> None:
@@ -101,6 +104,7 @@ class DogBreedClassifier(LightningModule):
         self._cuts: dict[bool, backbones.Cut | None] = {}  # by mode; plain dicts, so that nothing is registered twice
         self._compiled_forward: Callable[[Tensor], Tensor] | None = None
         self.compiled_sizes: set[tuple[int, ...]] = set()  # shapes of batches that torch.compile has met
+        self.global_batch = 0  # photos of a step where processes have uneven shares of it
 
     @classmethod
     def from_checkpoint(cls, path: Path | str) -> "DogBreedClassifier":
@@ -182,6 +186,7 @@ class DogBreedClassifier(LightningModule):
             batch = transforms.relight(batch[0], batch[2]), batch[1]
         inputs, labels = batch
         logits = self._train_forward(inputs) if not isinstance(batch, FeatureBatch) else self.from_features(inputs)
+        ranks.moved_on()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
         right = (logits.detach().argmax(-1) == labels).float().mean()
         self._sums = self._sums.to(loss.device) + torch.stack((loss.detach().float(), right)) * len(labels)
@@ -189,6 +194,8 @@ class DogBreedClassifier(LightningModule):
         every = cast(Any, self.trainer).log_every_n_steps
         if every and (self.trainer.global_step + 1) % every == 0:  # what is logged in other steps goes nowhere
             self.log("train/loss_step", loss)
+        if self.global_batch:  # gradients are averaged over processes; each photo is to count the same
+            return loss * (len(labels) * ranks.here().world_size / self.global_batch)
         return loss
 
     def _train_forward(self, images: Tensor) -> Tensor:
@@ -203,12 +210,25 @@ class DogBreedClassifier(LightningModule):
 
     @property
     def train_averages(self) -> tuple[float, float]:
-        """Loss and accuracy of the training steps of this epoch so far."""
+        """Loss and accuracy of this process's training steps of this epoch so far."""
         loss, right = (self._sums / max(1, self._count)).tolist()
         return loss, right
 
+    def global_train_averages(self) -> tuple[float, float]:
+        """The same over all processes, which call this together."""
+        loss, right, count = ranks.total([*self._sums.tolist(), float(self._count)])
+        return loss / max(1.0, count), right / max(1.0, count)
+
+    def on_validation_start(self) -> None:
+        """Running statistics of BatchNorm are each process's own: those of the first are saved, and count."""
+        if ranks.here().several and cast(Any, self.trainer).state.fn == "fit":
+            ranks.take_over_buffers(self)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        ranks.moved_on()
+
     def on_train_epoch_end(self) -> None:
-        loss, right = self.train_averages
+        loss, right = self.global_train_averages()
         self.log_dict({"train/loss": loss, "train/acc": right})
         self._sums, self._count = torch.zeros(2), 0
 
@@ -224,7 +244,8 @@ class DogBreedClassifier(LightningModule):
         inputs, labels = batch
         logits: Tensor = (self.from_features(inputs) if isinstance(batch, FeatureBatch) else self(inputs)).float()
         calibrated = logits / self.temperature
-        loss.update(F.cross_entropy(calibrated, labels), len(labels))
+        # each photo's own: torchmetrics 1.9 takes no weights where it is not to look for what is no number
+        loss.update(F.cross_entropy(calibrated, labels, reduction="none"))
         with _plain_counting(logits.device):
             metric.update(calibrated.softmax(-1), labels)
         self.log(f"{stage}/loss", loss)
@@ -233,17 +254,18 @@ class DogBreedClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         hp = self.hparams
+        lr = hp["lr"] * (ranks.here().world_size if hp["scale_lr"] else 1)
         groups = [
-            *_groups(self.head, hp["lr"], hp["weight_decay"]),
-            *_groups(self.backbone, hp["lr"] * hp["backbone_lr_scale"], hp["weight_decay"]),
+            *_groups(self.head, lr, hp["weight_decay"]),
+            *_groups(self.backbone, lr * hp["backbone_lr_scale"], hp["weight_decay"]),
         ]
         # one kernel for all weights; with fp16's loss scale, gradients have to be unscaled before they are clipped
         fused = self._loss_scaler() is None
         optimizer: torch.optim.Optimizer
         if hp["optimizer"] == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=hp["lr"], fused=fused)
+            optimizer = torch.optim.AdamW(groups, lr=lr, fused=fused)
         elif hp["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=hp["lr"], momentum=0.9, nesterov=True, fused=fused)
+            optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, fused=fused)
         else:
             raise ConfigError(f"Unknown model.optimizer={hp['optimizer']}.\nTry: adamw or sgd")
         total = int(self.trainer.estimated_stepping_batches)
@@ -279,11 +301,15 @@ class DogBreedClassifier(LightningModule):
         if self.released:
             checkpoint[FROZEN] = self.released
         # the running averages of an epoch that is not over, so that a resumed one reports what it would have
-        checkpoint["train_sums"] = {"sums": self._sums.cpu(), "count": self._count}
+        checkpoint["train_sums"] = ranks.gathered({"sums": self._sums.cpu(), "count": self._count})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "train_sums" in checkpoint:
-            self._sums, self._count = checkpoint["train_sums"]["sums"], checkpoint["train_sums"]["count"]
+        saved, here = checkpoint.get("train_sums", []), ranks.here()
+        if len(saved) == here.world_size:
+            self._sums, self._count = saved[here.rank]["sums"], saved[here.rank]["count"]
+        elif saved and here.first:  # there were other processes before: the first one reports for all of those
+            self._sums = torch.stack([part["sums"] for part in saved]).sum(0)
+            self._count = sum(part["count"] for part in saved)
 
 
 @contextmanager

@@ -6,8 +6,11 @@ import io
 import json
 import logging
 import math
+import os
 import platform
+import shutil
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,11 +24,13 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from dogbreed import backbones, calibration, checkpoints, report
+from dogbreed import backbones, calibration, checkpoints, ranks, report
 from dogbreed.data import DogBreedData, PhotoLoader
 from dogbreed.errors import CheckpointError, ConfigError, DataError, DogBreedError, raise_findings
 from dogbreed.features import cached
@@ -59,6 +64,8 @@ _OURS = frozenset(
         "reload_dataloaders_every_n_epochs",
     }
 )
+RANKS_TIMEOUT_S, RANKS_LEAST_S = 300.0, 5.0
+_NOT_COPIED = ("features", "train.log", "report.html")  # of the run folder, for processes that do not write it
 MONITORS = ("val/acc", "val/top5", "val/f1", "val/loss", "val/ece")
 
 
@@ -72,9 +79,18 @@ def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> 
     validation metrics, and one with `test` true goes on from there. watch: called after each validation; where it says
     true, training ends with that epoch. Raises DogBreedError with what to mend; Interrupted after SIGTERM or SIGINT,
     with everything saved that a later call needs to go on.
+
+    Several processes train one run where the environment says so (see `ranks`): each calls this.
     """
-    here = RunFolder(folder)
-    with Interruption() as stop, _memory_errors(config), _disk_errors(here), _compile_errors():
+    timeout_s = float((config.get("ranks") or {}).get("timeout_s", RANKS_TIMEOUT_S))
+    with (
+        Interruption() as stop,
+        ranks.joined(timeout_s),
+        _folder_of_this_process(folder) as here,
+        _memory_errors(config),
+        _disk_errors(here),
+        _compile_errors(),
+    ):
         raise_findings(ConfigError, list(_findings(config)))
         _forget_what_does_not_fit(here)
         longer = here.fit.exists() and _read_json(here.fit)["max_epochs"] < config["trainer"]["max_epochs"]
@@ -97,8 +113,33 @@ def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> 
             _write_config(config, here)  # of a run that began with test=false it says so
             _test(config, here, data, stop)
         stop.check()
-        report.write(here, data.root)
+        if ranks.here().first:
+            report.write(here, data.root)
         return _read_json(here.metrics)
+
+
+@contextmanager
+def _folder_of_this_process(folder: Path) -> Iterator[RunFolder]:
+    """The run folder, for the first process alone. Each other one has what lies there as it begins in a folder of its
+    own, so that all decide alike, and what it writes ends with it.
+    """
+    if ranks.here().first:
+        ranks.met()
+        yield RunFolder(folder)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        own = Path(place)
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder)
+            if name.parts[0] in _NOT_COPIED or not path.is_file():
+                continue
+            (own / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, own / name)  # files of a run are replaced, never changed
+            except OSError:
+                shutil.copy2(path, own / name)
+        ranks.met()
+        yield RunFolder(own)
 
 
 def _forget_what_does_not_fit(here: RunFolder) -> None:
@@ -153,8 +194,13 @@ def _findings(config: Mapping[str, Any]) -> Iterator[str]:
         value = config["data"].get(key)
         if not (isinstance(value, int) and value >= least) and not (key == "workers" and value is None):
             yield f"data.{key}={value} cannot be.\nTry: a whole number, at least {least}"
-    if config["trainer"].get("devices", 1) != 1 or config["trainer"].get("num_nodes", 1) != 1:
-        yield "One device trains a run so far.\nTry: trainer.devices=1"
+    if (devices := config["trainer"].get("devices", 1)) != 1 or config["trainer"].get("num_nodes", 1) != 1:
+        yield (
+            f"trainer.devices={devices}: each process of a run has one device.\n"
+            "Try: torchrun --nproc_per_node=<devices> train.py ..., or launcher=sagemaker_multi"
+        )
+    if not ((config.get("ranks") or {}).get("timeout_s", RANKS_TIMEOUT_S) >= RANKS_LEAST_S):
+        yield f"ranks.timeout_s must be at least {RANKS_LEAST_S:g} seconds.\nTry: {RANKS_TIMEOUT_S:g}"
     yield from cached.findings(cached.settings_of(config), augmented=config["data"].get("augment") is not None)
     for key in sorted(_OURS & config["trainer"].keys()):
         yield f"trainer.{key} is for the run itself to set: it would break checkpoints or the report.\nTry: without it"
@@ -181,12 +227,13 @@ def use_hardware() -> None:
 
 def _data(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
     data: DogBreedData = _build(config["data"])
-    try:
-        data.prepare_data()
-    except DataError as error:  # often there is no network: then the weights cannot be had either
-        findings = [str(error), *_weights_findings(config, here)]
-        raise_findings(DataError, findings)
-    photos = data.look()
+    with ranks.leaders_first():
+        try:
+            data.prepare_data()
+        except DataError as error:  # often there is no network: then the weights cannot be had either
+            findings = [str(error), *_weights_findings(config, here)]
+            raise_findings(DataError, findings)
+        photos = data.look()
     if photos.skipped:
         write_text(here.skipped, photos.skipped_csv())
         log.warning("%s photos are passed over; %s says why", f"{len(photos.skipped):,}", here.skipped)
@@ -229,13 +276,15 @@ def _fit(
         features = None
     if start is not None and checkpoint is not None:
         _check_same(checkpoint, model, data, start)
+        _keep_global_batch(checkpoint, data)
         if checkpoints.FROZEN in checkpoint and not model.released:
             model.load_state_dict(_read_whole(config, here, start)["state_dict"])
     if not model.released:
         features = cached.prepare(model, data, settings, **place, check=stop.check)
     if features is None or len(features.shape) > 1:  # heads on pooled features fit anywhere
         shape = features.shape if features else None
-        _check_memory(model, min(data.batch_size, len(data.photos.splits["train"])), shape)
+        most = min(data.global_batch, len(data.photos.splits["train"]))
+        _check_memory(model, math.ceil(most / ranks.here().world_size), shape)
     _write_config(config, here)  # only now: a refused resume leaves the folder as it was
     # of a finished run that is made longer; fit.json last, so that a kill in between does not look like a finished run
     for path in (here.report, here.predictions, here.metrics, here.fit):
@@ -261,8 +310,9 @@ def _fit(
         here.frozen.unlink(missing_ok=True)  # of an attempt with other settings
     if features and not model.released:
         frozen = model.release_frozen()
-        if start is None:
+        if start is None and ranks.here().first:
             _write_frozen(here, frozen, model.released)
+    _tell_processes_apart(config, model, data)
     with stop.deferred(), _only_useful_warnings(), _threads_for(features):
         trainer.fit(model, datamodule=features or data, ckpt_path=start, weights_only=True)
     totals = history.totals()
@@ -270,6 +320,33 @@ def _fit(
         log.info("Ended after epoch %d of %d", totals["epochs"], config["trainer"]["max_epochs"])
     best = _best(history.rows, config)
     write_json(here.fit, {**totals, "max_epochs": totals["epochs"], "best_epoch": best["epoch"]})
+
+
+def _keep_global_batch(checkpoint: Mapping[str, Any], data: DogBreedData) -> None:
+    """A step trains on as many photos as it did before, however many processes share them now."""
+    kinds = (DogBreedData, cached.CachedFeatures)
+    states = [checkpoint[kind.__qualname__] for kind in kinds if kind.__qualname__ in checkpoint]
+    before = int(states[0].get("global_batch", data.batch_size))
+    if before != data.global_batch:
+        then, now = before // data.batch_size, ranks.here().world_size
+        log.warning(
+            "%d processes trained this run before, %d do now: a step stays %d photos, about %d for each; dropout is "
+            "drawn anew, and BatchNorm that is trained sees other shares",
+            then,
+            now,
+            before,
+            round(before / now),
+        )
+    data.global_batch = before
+
+
+def _tell_processes_apart(config: Mapping[str, Any], model: DogBreedClassifier, data: DogBreedData) -> None:
+    """What is drawn for its share of a batch, dropout, is each process's own; and uneven shares are weighed."""
+    here = ranks.here()
+    if here.rank > 0:
+        torch.manual_seed(config["seed"] + (here.rank << 32))
+    batch = min(data.global_batch, len(data.photos.splits["train"]))
+    model.global_batch = batch if batch % here.world_size else 0
 
 
 def _place(config: Mapping[str, Any], here: RunFolder) -> dict[str, Any]:
@@ -311,12 +388,12 @@ def _threads_for(features: cached.CachedFeatures | None) -> Iterator[None]:
 
 def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: Interruption) -> None:
     """Calibrate best.ckpt on the validation photos, then test it; one pass over each."""
-    best = _read_whole(config, here, here.best)
+    best, on_features = ranks.from_first(lambda: (_read_whole(config, here, here.best), here.frozen.exists()))
     model = DogBreedClassifier.from_state(best)
     # in full precision, as the Predictor computes: the numbers are to be the checkpoint's
     config = {**config, "trainer": {**config["trainer"], "precision": "32-true"}}
     source: DogBreedData | cached.CachedFeatures = data
-    if here.frozen.exists():
+    if on_features:
         features = cached.prepare(
             model,
             data,
@@ -331,7 +408,8 @@ def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: 
     test_logits, test_labels = _logits(config, here, model, source.test_dataloader())
     temperature = calibration.fit_temperature(val_logits, val_labels)
     best["state_dict"]["temperature"] = torch.tensor(temperature)
-    checkpoints.write(best, here.best)
+    if ranks.here().first:
+        checkpoints.write(best, here.best)
     test_probabilities = (test_logits / temperature).softmax(-1)
     results = {
         **_scores("val", val_logits / temperature, val_labels),
@@ -348,7 +426,7 @@ def _test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: 
 def _validated(config: Mapping[str, Any], here: RunFolder) -> dict[str, float]:
     """What is known of best.ckpt from training alone: its epoch's row of metrics.csv."""
     with here.history.open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     best = _best(rows, config)
     return {
         **{name: value for name, value in best.items() if name.startswith("val/")},
@@ -370,6 +448,7 @@ def _of_the_fit(here: RunFolder) -> dict[str, float]:
         "steps": fit["steps"],
         "train/images_per_s": fit["images_per_s"],
         "train/data_wait": fit["data_wait"],
+        **({"train/efficiency": fit["efficiency"]} if "efficiency" in fit else {}),
         "train/seconds": fit["seconds"],
     }
 
@@ -382,7 +461,8 @@ def _logits(
     trainer = _trainer(config, here, [outputs, *_progress_bar()], logger=False)
     with _only_useful_warnings():
         trainer.test(model, loader, verbose=False)
-    logits, labels = (torch.cat([batch[name] for batch in outputs.batches]) for name in ("logits", "labels"))
+    own = [torch.cat([batch[name] for batch in outputs.batches]) for name in ("logits", "labels")]
+    logits, labels = (torch.cat(parts) for parts in zip(*ranks.gathered(own), strict=True))
     return logits, labels
 
 
@@ -437,11 +517,20 @@ def _trainer(config: Mapping[str, Any], here: RunFolder, callbacks: list[Callbac
     settings = dict(config["trainer"])
     if settings.get("precision") == "auto":
         settings["precision"] = "bf16-mixed" if _has_bf16(settings) else "32-true"
+    processes: dict[str, Any] = {}
+    plugins: list[Any] = [checkpoints.DurableCheckpointIO()]
+    if (all_of_us := ranks.here()).several:
+        settings |= {"devices": all_of_us.local_world_size, "num_nodes": all_of_us.nodes}
+        # buffers that training changes, running statistics of BatchNorm, are made the same before they are used
+        strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+        processes = {"strategy": strategy, "use_distributed_sampler": False}  # loaders know their share
+        plugins.append(TorchElasticEnvironment())
     trainer: Trainer = _build(
         settings,
         callbacks=callbacks,
         logger=logger,
-        plugins=[checkpoints.DurableCheckpointIO()],
+        plugins=plugins,
+        **processes,
         default_root_dir=str(here.path),
         enable_progress_bar=sys.stdout.isatty(),
         enable_model_summary=False,
@@ -471,6 +560,8 @@ def _check_same(checkpoint: Mapping[str, Any], model: DogBreedClassifier, data: 
     findings = []
     before, now = checkpoint["hyper_parameters"], dict(model.hparams)
     for key in sorted((set(before) | set(now)) - {"weights", "classes", "compile"}):
+        if key == "scale_lr" and key not in before:
+            continue  # of a time when one process trained
         if before.get(key) != now.get(key):
             findings.append(f"model.{key} was {before.get(key)} and is now {now.get(key)}")
     if before["classes"] != now["classes"]:
@@ -558,6 +649,8 @@ def _only_useful_warnings() -> Iterator[None]:
             ".*treespec, LeafSpec.*",
             "The `srun` command is available",
             "GPU available but not used",
+            "`broadcast_buffers` is deprecated",  # its successor is not in all versions of torch
+            "It is recommended to use `self.log",  # what is logged here is of all processes already
             "Trying to infer the `batch_size`",
         ):
             warnings.filterwarnings("ignore", message=remark)
@@ -596,7 +689,8 @@ class History(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = cast(DogBreedClassifier, pl_module)
         now = time.monotonic()
-        train_loss, train_acc = model.train_averages
+        train_loss, train_acc = model.global_train_averages()
+        images = ranks.total([self._images])[0]
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,
@@ -605,8 +699,9 @@ class History(Callback):
             "train/acc": train_acc,
             **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")},
             "seconds": round(self._seconds + now - self._since, 3),
-            "images_per_s": round(self._images / max(self._seconds, 1e-9), 1),
+            "images_per_s": round(images / max(self._seconds, 1e-9), 1),
             "data_wait": round(self._waiting / max(self._seconds, 1e-9), 4),
+            **_efficiency(trainer, self._seconds),
         }
         if not (math.isfinite(row["train/loss"]) and math.isfinite(row["val/loss"])):
             raise ConfigError(
@@ -616,8 +711,11 @@ class History(Callback):
         self.rows.append(row)
         self._images, self._seconds, self._waiting, self._since = 0, 0.0, 0.0, now
         self._write()
+        together = f" by {ranks.here().world_size} processes" if ranks.here().several else ""
+        if "efficiency" in row:
+            together += f", {row['efficiency']:.0%} efficiency"
         log.info(
-            "epoch %d/%d  train loss %.2f acc %.1f%%  val loss %.2f acc %.1f%%  %.0f images/s  %.0f s",
+            "epoch %d/%d  train loss %.2f acc %.1f%%  val loss %.2f acc %.1f%%  %.0f images/s%s  %.0f s",
             row["epoch"],
             trainer.max_epochs or 0,
             row["train/loss"],
@@ -625,6 +723,7 @@ class History(Callback):
             row["val/loss"],
             100 * row["val/acc"],
             row["images_per_s"],
+            together,
             row["seconds"],
         )
         validated = {name: value for name, value in row.items() if name.startswith("val/")}
@@ -632,17 +731,19 @@ class History(Callback):
             trainer.should_stop = True
 
     def totals(self) -> dict[str, float]:
-        """Of the whole training: epochs, steps, seconds (validation included), images/s (validation not included) and
-        the share of that time in which the model waited for data.
+        """Of the whole training: epochs, steps, seconds (validation included), images/s (validation not included), the
+        share of that time in which the model waited for data, and where several processes train, their efficiency.
         """
         speeds = sorted(row["images_per_s"] for row in self.rows)
         waits = sorted(row["data_wait"] for row in self.rows)
+        together = sorted(row["efficiency"] for row in self.rows if "efficiency" in row)
         return {
             "epochs": len(self.rows),
             "steps": self.rows[-1]["step"],
             "seconds": round(sum(row["seconds"] for row in self.rows), 1),
             "images_per_s": speeds[len(speeds) // 2],
             "data_wait": waits[len(waits) // 2],
+            **({"efficiency": together[len(together) // 2]} if together else {}),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -657,10 +758,22 @@ class History(Callback):
 
     def _write(self) -> None:
         table = io.StringIO()
-        writer = csv.DictWriter(table, list(self.rows[-1]), lineterminator="\n")
+        names = dict.fromkeys(name for row in self.rows for name in row)  # efficiency is of several processes alone
+        writer = csv.DictWriter(table, list(names), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.here.history, table.getvalue())
+
+
+def _efficiency(trainer: Trainer, seconds: float) -> dict[str, float]:
+    """Scaling efficiency: the share of a step in which this process did not wait for gradients of others.
+
+    Out of what DistributedDataParallel measures of some steps: communication that its backward pass did not hide.
+    """
+    step_s = seconds / max(1, int(trainer.num_training_batches))
+    measured: Mapping[str, Any] = getattr(trainer.strategy.model, "_get_ddp_logging_data", dict)()
+    exposed_ns = measured.get("avg_backward_comm_time", 0) - measured.get("avg_backward_compute_comm_overlap_time", 0)
+    return {"efficiency": round(1 - min(1.0, exposed_ns / 1e9 / max(step_s, 1e-9)), 4)} if measured else {}
 
 
 def _write_environment(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, trainer: Trainer) -> None:
@@ -673,6 +786,7 @@ def _write_environment(config: Mapping[str, Any], here: RunFolder, data: DogBree
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": _device(trainer),
+            "processes": ranks.here().world_size,
             "seed": config["seed"],
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": " ".join(sys.argv),
@@ -694,9 +808,10 @@ def _packages() -> dict[str, str]:
 
 def _device(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
+    processes = f"{ranks.here().world_size} x " if ranks.here().several else ""
     if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, {trainer.precision}"
-    return f"{device.type}, {torch.get_num_threads()} threads"
+        return f"{processes}{torch.cuda.get_device_name(device)}, {trainer.precision}"
+    return f"{processes}{device.type}, {torch.get_num_threads()} threads"
 
 
 def _describe(model: DogBreedClassifier) -> str:

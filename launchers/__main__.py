@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -187,6 +187,18 @@ def _rehearsal(args: argparse.Namespace) -> int:
     return 0
 
 
+def _images(args: argparse.Namespace) -> int:
+    from launchers import images
+
+    if args.refresh:
+        from launchers.images_refresh import refresh
+
+        refresh(images.TABLE)
+        print(f"{shown_path(images.TABLE)} is written anew.\n")
+    print(images.shown(datetime.now(UTC).isoformat()))
+    return 0
+
+
 def _name(handle: Handle) -> str:
     return shown_path(folder_of(handle)) if handle.launcher == "local" else str(handle)
 
@@ -239,6 +251,10 @@ def _parser() -> argparse.ArgumentParser:
     cleanup.add_argument("--bucket", metavar="NAME", help="where launchers put things, of a place elsewhere")
     rehearsing = add("rehearsal", _rehearsal, "Start, find or stop the rehearsal cloud.")
     rehearsing.add_argument("do", choices=["start", "status", "stop"], metavar="start|status|stop")
+    images = add(
+        "images", _images, "Show the images of training jobs, until when AWS patches them, and what auto takes."
+    )
+    images.add_argument("--refresh", action="store_true", help="write the table anew, from the SageMaker SDK")
     return parser
 
 

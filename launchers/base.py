@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dogbreed.training import Watch  # which brings torch
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
+REASON = "DOGBREED_REASON"  # there as well: the file that train.py writes why it ended into, where it did not end well
 SENT = "DOGBREED_SENT"  # in a rented machine's environment: the file that says what was sent
 SEARCH_FILE = "best.json"  # in a search's folder: what it has come to
 # of trials, in a search's folder; the second part only on a machine that goes on where others were taken away
@@ -371,5 +372,6 @@ _SHOWN: dict[str, tuple[str, str, Callable[[float], str]]] = {
     "test/ece": ("test/ece", "calibration error: how far off its probabilities are", _share),
     "train/images_per_s": ("images/s", "trained on, each second", lambda value: f"{value:.1f}"),
     "train/data_wait": ("waiting", "share of the training that waited for data", lambda value: f"{value:.1%}"),
+    "train/efficiency": ("efficiency", "share of a step that did not wait for other processes", "{:.1%}".format),
     "train/seconds": ("duration", "of the training", _duration),
 }

@@ -21,9 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 import launchers.sweeper  # noqa: F401 (registers what hpo=optuna puts in the place of Hydra's sweeper)
 from dogbreed.errors import DogBreedError, Interrupted
 from dogbreed.interruption import note
-from dogbreed.run_folder import storage_error
+from dogbreed.ranks import PeerLost
+from dogbreed.run_folder import storage_error, write_json
+from launchers.base import REASON
 from launchers.describe import PROJECT
 from launchers.help import print_help
+from launchers.local import outcome
 from launchers.resume import expand
 
 
@@ -80,10 +83,12 @@ def command_line() -> Iterator[None]:
         sys.argv[1:] = expand(sys.argv[1:])
         yield
     except KeyboardInterrupt as error:
+        _write_reason(error)
         _say("Stopped.", error)
         sys.exit(128 + signal.SIGINT)
     except SystemExit as error:
         if error.code == 128 + signal.SIGTERM:
+            _write_reason(error)
             _say("Stopped by SIGTERM.", error)
         raise
     except BrokenPipeError:  # `| head` has seen enough
@@ -95,7 +100,16 @@ def command_line() -> Iterator[None]:
         _leave_with(ended.error, debug)
 
 
+def _write_reason(error: BaseException) -> None:
+    """For launchers/remote.py, which tells SageMaker. consequence: that another process's end came first."""
+    if path := os.environ.get(REASON):
+        _, cause, detail = outcome(error, cancelled=False)
+        lost = isinstance(error, PeerLost) and error.consequence
+        write_json(Path(path), {"cause": str(cause), "detail": detail, "consequence": lost})
+
+
 def _leave_with(error: BaseException, debug: bool) -> None:
+    _write_reason(error)
     if isinstance(error, Interrupted):
         _say(str(error), error)
         sys.exit(128 + error.signum)

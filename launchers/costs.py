@@ -7,18 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-_START_S = 180.0  # a machine and its image, and packages that it lacks
-# Operations of one forward pass over a 224 px photo, in billions; from the papers of both networks (2 x multiply-adds)
-_GFLOP = {"resnet50": 8.2, "tf_efficientnet_lite0": 0.8}
-_PASSES = 3  # a training step: forward, and twice as much backward
-# Rows of cached features that a search's trial trains on, a second, all that is around its epochs included: its 10 of
-# dogImages took 3.3 s on two Zen 4 cores (python -m dogbreed.benchmark sweep). Other machines are taken to be alike
-_ROWS_PER_S = 20_000
+from dogbreed.speedup import Network
+from launchers import scaling
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A row of prices.yaml. usd: per hour, on demand; gflops: billions of operations a second."""
+    """A row of prices.yaml. usd: per hour, on demand; gflops: billions of operations a second; net_gbps: Gbit/s."""
 
     type: str
     usd: float
@@ -26,6 +21,11 @@ class Instance:
     vcpus: int
     gpus: int
     gflops: float
+    net_gbps: float
+
+    @property
+    def network(self) -> Network:
+        return Network(self.net_gbps * 1e9 / 8, _table()["net_latency_us"] / 1e6)
 
 
 @dataclass(frozen=True)
@@ -77,54 +77,16 @@ def estimate(
     if row is None:
         return None
     hourly = row.usd * instances
-    seconds = search_expected(config, row, trials) if trials else seconds_expected(config, row)
+    seconds = scaling.search_s(config, row, trials) if trials else seconds_expected(config, row, instances)
     share = spot_share() if spot else 1.0
     expected = None if seconds is None else min(seconds, max_run_s) / 3600 * hourly * share
     return Cost(hourly, expected, max_run_s / 3600 * hourly, row.as_of, seconds)
 
 
-def seconds_expected(config: Mapping[str, Any], row: Instance) -> float | None:
-    """How long a run takes on one such instance, its start included; null for an unknown network or data set."""
-    gflop = _GFLOP.get(str(config["model"].get("backbone")))
-    photos = _photos(config)
-    if gflop is None or photos is None:
-        return None
-    train, rest = photos
-    epochs = config["trainer"]["max_epochs"]
-    if _on_features(config):
-        views = train * int((config.get("features") or {}).get("views") or 1) + rest
-    else:
-        views = epochs * (train * _PASSES + rest)
-    pixels = (config["model"]["image_px"] / 224) ** 2
-    return float(_START_S + views * gflop * pixels / row.gflops)
-
-
-def search_expected(config: Mapping[str, Any], row: Instance, trials: int) -> float | None:
-    """How long a search in one job takes: its start, and one pass over the photos where trials share their features;
-    then one trial after the other, none of them pruned.
-    """
-    one, photos = seconds_expected(config, row), _photos(config)
-    if one is None or photos is None:
-        return None
-    if not _on_features(config):
-        return _START_S + trials * (one - _START_S)
-    return one + float(trials * config["trainer"]["max_epochs"] * photos[0] / _ROWS_PER_S)
-
-
-def _on_features(config: Mapping[str, Any]) -> bool:
-    off = (config.get("features") or {}).get("mode") in ("off", False)
-    return config["model"].get("trainable") == "head" and not off
-
-
-def _photos(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """How many are trained on, and how many are looked at besides, where the settings alone say so."""
-    source = config["data"].get("source") or {}
-    match str(source.get("_target_", "")).rpartition(".")[2]:
-        case "DrawnDogs":
-            return 133 * source["train"], 133 * (source["valid"] + source["test"])
-        case "DogImages":
-            return 6680, 1671
-    return None
+def seconds_expected(config: Mapping[str, Any], row: Instance, instances: int = 1) -> float | None:
+    """How long a run takes, its start included; null for an unknown network or data set."""
+    found = scaling.times(config, row, instances)
+    return None if found is None else found.total_s
 
 
 def usd(amount: float) -> str:

@@ -1,6 +1,8 @@
 """From what was typed to a RunSpec: the one place that looks at the clock, at git and at Hydra's config."""
 
 import json
+import os
+import random
 import secrets
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from dogbreed import ranks
 from dogbreed.errors import ConfigError
 from launchers import datasets
 from launchers.aws import configured_region
@@ -23,10 +26,25 @@ from launchers.resume import differences, going_on, saved, typed_after_resume
 PROJECT = Path(__file__).resolve().parents[1]
 
 
+_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
 def new_run_id() -> str:
-    """Sorts by time, names folders, jobs and tags alike: 20261123-001122-x7k2, UTC."""
-    letters = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(4))
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{letters}"
+    """Sorts by time, names folders, jobs and tags alike: 20261123-001122-x7k2, UTC.
+
+    Processes that torchrun has started for one run draw the same: of its own process number and start.
+    """
+    here = ranks.here()
+    if not here.several:
+        letters = "".join(secrets.choice(_LETTERS) for _ in range(4))
+        return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{letters}"
+    if here.nodes > 1:
+        raise ConfigError("Processes on several machines train one run, and need a name for it.\nTry: run_id=...")
+    import psutil
+
+    started = psutil.Process(os.getppid()).create_time()
+    drawn = random.Random(f"{os.getppid()} {started}")
+    return f"{datetime.fromtimestamp(started, UTC):%Y%m%d-%H%M%S}-{''.join(drawn.choices(_LETTERS, k=4))}"
 
 
 # Cached, so that run_id and the folder named after it agree; each job of a sweep is composed anew and gets its own.

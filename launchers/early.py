@@ -16,7 +16,7 @@ def best_so_far(folder: Path) -> dict[str, float]:
     config: Any = OmegaConf.load(here.config) if here.config.exists() else {}
     try:
         with here.history.open(newline="") as file:
-            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     except OSError:
         rows = []
     if not rows:

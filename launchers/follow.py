@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dogbreed.training import Watch
 
 _EPOCH = re.compile(r"\bepoch (?P<epoch>\d+)/(?P<of>\d+) .*?val loss (?P<loss>[\d.]+|nan|inf) acc (?P<acc>[\d.]+|nan)%")
-_NUMBERS = re.compile(r"(?:(?:val|test)/\w+|images/s|waiting|duration) {2,}\S.* {2,}\S")
+_NUMBERS = re.compile(r"(?:(?:val|test)/\w+|images/s|waiting|efficiency|duration) {2,}\S.* {2,}\S")
 _WORDS = {
     Phase.SUBMITTED: "submitted",
     Phase.PROVISIONING: "getting a machine",

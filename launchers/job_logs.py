@@ -61,9 +61,10 @@ def read_job_logs(cloud: Cloud, jobs: Callable[[], Sequence[Mapping[str, Any]]],
         time.sleep(cloud.poll_s)
 
 
-def tail(cloud: Cloud, job: str) -> tuple[str, ...]:
-    """The last lines of a job's newest attempt, of its first node."""
-    found = [name for name in _names(cloud, job) if "/algo-1-" in name]
+def tail(cloud: Cloud, job: str, reason: str = "") -> tuple[str, ...]:
+    """The last lines of a job's newest attempt, of the node that `reason` names, else of the first."""
+    named = re.match(r"process \d+ \((algo-\d+)\)", reason)
+    found = [name for name in _names(cloud, job) if f"/{named[1] if named else 'algo-1'}-" in name]
     if not found:
         return ()
     newest = max(found, key=lambda name: int(name.rpartition("-")[2]))

@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dogbreed import ranks
 from dogbreed.errors import ConfigError, DogBreedError, Interrupted, StorageError, raise_findings
 from dogbreed.run_folder import RunFolder, storage_error, write_text
 from launchers.base import (
@@ -86,7 +87,7 @@ class LocalLauncher:
         Raises StorageError where the folder cannot be written.
         """
         folder = RunFolder(Path(plan.spec.folder))
-        if _is_follower():  # rank 0 keeps the books for all ranks
+        if not ranks.here().first:  # which keeps the books for all
             _train(plan.spec, folder, watch)
             return plan.handle
         state: State | None = None
@@ -209,7 +210,7 @@ class LocalLauncher:
 
 def _record_end(folder: RunFolder, state: State, error: BaseException) -> None:
     """Write down how a run ended, in its log and its state, and note on the error what to do next."""
-    ended = state.ended(*_outcome(error, cancelled=cancel_requested(folder.path)))
+    ended = state.ended(*outcome(error, cancelled=cancel_requested(folder.path)))
     with LogFile(folder.log) as log:
         unexpected = error if ended.cause is Cause.USER_CODE else None
         log.write(logging.ERROR, f"{ended.phase}: {ended.detail}", unexpected)
@@ -305,7 +306,7 @@ def _about_the_run(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in STAYS_HERE}
 
 
-def _outcome(error: BaseException, *, cancelled: bool) -> tuple[Phase, Cause, str]:
+def outcome(error: BaseException, *, cancelled: bool) -> tuple[Phase, Cause, str]:
     """What a run's end means, and how to say it."""
     if (signum := _signal_of(error)) is not None:
         by_user = cancelled or signum == signal.SIGINT
@@ -314,6 +315,8 @@ def _outcome(error: BaseException, *, cancelled: bool) -> tuple[Phase, Cause, st
     if isinstance(error, StorageError):
         full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
         return Phase.FAILED, Cause.QUOTA if full else Cause.PERMISSION, str(error)
+    if isinstance(error, ranks.PeerLost):
+        return Phase.FAILED, Cause.UNKNOWN, str(error)
     if isinstance(error, DogBreedError):
         return Phase.FAILED, Cause.BAD_CONFIG, str(error)
     return Phase.FAILED, Cause.USER_CODE, f"{type(error).__name__}: {error}"
@@ -373,11 +376,6 @@ def _storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(path, error) from error
-
-
-def _is_follower() -> bool:
-    """Whether rank 0 of this run is another process: torchrun and Lightning start `train.py` once for each rank."""
-    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0"
 
 
 def _is_left_over(path: Path) -> bool:

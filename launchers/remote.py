@@ -2,6 +2,10 @@
 
 The standard library alone until then. SageMaker runs it as the container's command, so that it hears of a stop or a
 reclaim first, and passes that on. `SAGEMAKER_BASE_DIR` stands for /opt/ml.
+
+train.py runs once for each GPU, on every machine of the job, or once on a machine without. The environment tells each
+of them about all, in torchrun's words. It is not torchrun that starts them: that waits 30 s after SIGTERM, has no
+place for a reason, and ends the log with a table of its own.
 """
 
 import errno
@@ -16,44 +20,59 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import tomllib
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 _ML, _TMP = "/opt/ml", "/tmp/dogbreed"  # as the launcher writes them; `_here` says where they are
 _TEMPORARY = re.compile(r"^\..+\.tmp-\d+$")  # what dogbreed.run_folder was about to write
 _FEATURES = "features"  # below the checkpoints and as an input: kept for other runs, and no part of this run's folder
 END = "The machine's part has ended"  # the last line: all that comes before it has been logged
+_POLL_S = 0.05
+_LAST_WORDS_S = 15.0  # for processes to notice that one of them has failed, and again until they are killed
+_ROOT_CAUSE_S = 20.0  # that a machine which lost another waits, so that the other one's reason is the job's
+_PORTS = range(20000, 30000)  # below those that systems hand out by themselves
 
 
 def main() -> int:
     base = Path(os.environ.get("SAGEMAKER_BASE_DIR", _ML))
     asked = _Signals()
     sent = json.loads((base / "input/data/spec/spec.json").read_bytes())
+    crew = _crew(base, alone=bool(sent["spec"].get("search")))
     project, folder = base / "code", base / "checkpoints"
     try:
         _unpack(base / "input/data/code/bundle.tar.gz", project)
         _install(project, sent["extras"])
         if sent["unpacks"]:
             _unpack_photos(base / "input/data/photos", Path(_here(sent["unpacks"], base)))
-        _forget_lost_process(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.rglob(".*.tmp-*"):  # half-written when the machine before was taken away
-            path.unlink()
+        attempt = _attempt(folder)
+        if crew.first:  # SageMaker saves this folder of all machines to one place: one of them alone may write there
+            _forget_lost_process(folder)
+            for path in folder.rglob(".*.tmp-*"):  # half-written when the machine before was taken away
+                path.unlink()
         begun = any((folder / name).exists() for name in ("config.yaml", "spec.json"))
         words = sent["again"] if sent["again"] and begun else sent["fresh"]
         argv = [sys.executable, "train.py", *words["typed"], *(_here(text, base) for text in words["own"])]
-        status = asked.run(argv, project, {**os.environ, **_environment(base)})
+        common = {**os.environ, **_environment(base, crew)}
+        ended = asked.run(argv, project, [common | more for more in crew.environments(base, attempt)])
     except _Failure as failure:
         return _end(base, 1, str(failure))
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return _end(base, 1, f"[{'quota' if full else 'permission'}] {error}")
-    if status == 0:
-        _keep(folder, base / "output/data")
+    if not any(status for _, status in ended):
+        if crew.first:
+            _keep(folder, base / "output/data")
         return _end(base, 0, "")
-    return _end(base, status, _reason(folder, status), say=False)  # train.py has said it
+    status, reason, consequence = _why(base, crew, ended)
+    if consequence and crew.machines > 1:
+        asked.wait(_ROOT_CAUSE_S)
+    return _end(base, status, reason, say=crew.size > 1)  # one process alone has said it
 
 
 class _Failure(Exception):  # noqa: N818 (of the machine)
@@ -61,30 +80,132 @@ class _Failure(Exception):  # noqa: N818 (of the machine)
 
 
 class _Signals:
-    """SIGTERM and SIGINT go to train.py; one that comes before it is there ends this process."""
+    """SIGTERM and SIGINT go to each train.py; one that comes before they are there ends this process."""
 
     def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
-        self._early: int | None = None
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._asked: int | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._heed)
 
-    def run(self, argv: list[str], folder: Path, environment: dict[str, str]) -> int:
-        if self._early is not None:
+    def run(self, argv: list[str], folder: Path, environments: list[dict[str, str]]) -> list[tuple[int, int]]:
+        """(local rank, exit status) of each process, in the order in which they have ended."""
+        if self._asked is not None:
             raise _Failure("[interrupted] stopped before training had begun")
-        self._child = subprocess.Popen(argv, cwd=folder, env=environment, stdin=subprocess.DEVNULL)
-        if self._early is not None:
-            self._child.send_signal(self._early)
-        status = self._child.wait()
-        return 128 - status if status < 0 else status
+        for environment in environments:
+            self._children.append(subprocess.Popen(argv, cwd=folder, env=environment, stdin=subprocess.DEVNULL))
+        if self._asked is not None:
+            self._send(self._asked)
+        ended: dict[int, int] = {}
+        failed_at, told = 0.0, 0
+        while len(ended) < len(self._children):
+            time.sleep(_POLL_S)
+            for rank, child in enumerate(self._children):
+                if rank not in ended and (status := child.poll()) is not None:
+                    ended[rank] = 128 - status if status < 0 else status
+            if not any(ended.values()) or self._asked is not None:
+                continue  # who was asked to end saves first, in its own time
+            failed_at = failed_at or time.monotonic()
+            if time.monotonic() - failed_at > (told + 1) * _LAST_WORDS_S:
+                self._send(signal.SIGTERM if told == 0 else signal.SIGKILL)
+                told += 1
+        return list(ended.items())
+
+    def wait(self, seconds: float) -> None:
+        """Until a signal comes, at most that long."""
+        until = time.monotonic() + seconds
+        while self._asked is None and time.monotonic() < until:
+            time.sleep(_POLL_S)
+
+    def _send(self, number: int) -> None:
+        for child in self._children:
+            child.send_signal(number)
 
     def _heed(self, number: int, frame: FrameType | None) -> None:
-        if self._child is not None:
-            self._child.send_signal(number)
-        elif self._early is None:
-            self._early = number
-        else:
+        if self._asked is not None and not self._children:
             sys.exit(128 + number)
+        self._asked = number
+        self._send(number)
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """The processes of a job: `here` of them on each machine, the machines in the order of their names."""
+
+    hosts: list[str]
+    current: str
+    interface: str
+    here: int
+
+    @property
+    def machine(self) -> int:
+        return self.hosts.index(self.current)
+
+    @property
+    def machines(self) -> int:
+        return len(self.hosts)
+
+    @property
+    def first(self) -> bool:
+        return self.machine == 0
+
+    @property
+    def size(self) -> int:
+        return self.machines * self.here
+
+    def environments(self, base: Path, attempt: int) -> list[dict[str, str]]:
+        """Of each process here. Where torch is not told of others, there are none."""
+        reasons = [{"DOGBREED_REASON": str(_reason_file(base, rank))} for rank in range(self.here)]
+        if self.size == 1:
+            return reasons
+        job = os.environ.get("TRAINING_JOB_NAME", "")
+        drawn = int(hashlib.sha256(f"{job} {attempt}".encode()).hexdigest(), 16)
+        common = {
+            "MASTER_ADDR": self.hosts[0],
+            "MASTER_PORT": str(_PORTS[drawn % len(_PORTS)]),  # two jobs on one machine must not meet
+            "WORLD_SIZE": str(self.size),
+            "LOCAL_WORLD_SIZE": str(self.here),
+            "GROUP_RANK": str(self.machine),
+            "TORCHELASTIC_RUN_ID": job or "job",
+            "GLOO_SOCKET_IFNAME": self.interface,
+            "NCCL_SOCKET_IFNAME": self.interface,
+        }
+        ranks = [{"RANK": str(self.machine * self.here + n), "LOCAL_RANK": str(n)} for n in range(self.here)]
+        return [{**common, **rank, **reason} for rank, reason in zip(ranks, reasons, strict=True)]
+
+
+def _crew(base: Path, *, alone: bool) -> _Crew:
+    """As SageMaker describes the job, and as many processes as the machine has GPUs; `alone` one, which shares them out
+    among its trials.
+    """
+    try:
+        about = json.loads((base / "input/config/resourceconfig.json").read_bytes())
+    except FileNotFoundError:
+        about = {"hosts": ["algo-1"], "current_host": "algo-1"}
+
+    def number(host: str) -> list[int]:
+        return [int(digits) for digits in re.findall(r"\d+", host)]  # algo-10 comes after algo-9
+
+    hosts = sorted(about["hosts"], key=number)
+    return _Crew(
+        hosts, about["current_host"], about.get("network_interface_name") or "eth0", 1 if alone else _gpus() or 1
+    )
+
+
+def _gpus() -> int:
+    try:
+        said = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in said.splitlines())
+
+
+def _attempt(folder: Path) -> int:
+    """How often the run has been begun before; the same on all machines, which find the same folder."""
+    try:
+        return int(json.loads((folder / "state.json").read_bytes()).get("attempt", 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def _unpack(bundle: Path, project: Path) -> None:
@@ -157,13 +278,17 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _environment(base: Path) -> dict[str, str]:
+def _environment(base: Path, crew: _Crew) -> dict[str, str]:
+    saved, sent = base / "checkpoints" / _FEATURES, base / "input/data" / _FEATURES
+    if crew.first:  # saved as they grow, so that a reclaim repeats no pass; and those of earlier runs on these photos
+        features = {"DOGBREED_FEATURES": str(saved), "DOGBREED_FEATURES_FROM": str(sent)}
+    else:  # each machine has all of them, and one saves them
+        features = {"DOGBREED_FEATURES_FROM": os.pathsep.join([str(sent), str(saved)])}
     return {
+        **features,
         "PYTHONUNBUFFERED": "1",  # a line is in the log when it is said
         "DOGBREED_CACHE": _here(_TMP, base),
         "DOGBREED_SENT": str(base / "input/data/spec/spec.json"),
-        "DOGBREED_FEATURES": str(base / "checkpoints" / _FEATURES),  # saved as it grows: a reclaim repeats no pass
-        "DOGBREED_FEATURES_FROM": str(base / "input/data" / _FEATURES),  # of earlier runs on the same photos
     }
 
 
@@ -197,17 +322,32 @@ def _keep(folder: Path, output: Path) -> None:
                 shutil.copy2(path, target)
 
 
-def _reason(folder: Path, status: int) -> str:
-    """What the run itself wrote down; else what its exit status says."""
+def _reason_file(base: Path, rank: int) -> Path:
+    return base / f"reason-{rank}.json"
+
+
+def _why(base: Path, crew: _Crew, ended: list[tuple[int, int]]) -> tuple[int, str, bool]:
+    """Exit status and reason of the process that failed first, and whether that only follows from another's end."""
+    found = []
+    for order, (rank, status) in enumerate(ended):
+        if status:
+            cause, detail, consequence = _reason(base, rank, status)
+            of = f"process {crew.machine * crew.here + rank} (algo-{crew.machine + 1}): " if crew.size > 1 else ""
+            found.append((consequence, order, status, f"[{cause}] {of}{detail}"))
+    consequence, _, status, reason = min(found)
+    return status, reason, consequence
+
+
+def _reason(base: Path, rank: int, status: int) -> tuple[str, str, bool]:
+    """What train.py itself wrote down; else what its exit status says."""
     try:
-        state = json.loads((folder / "state.json").read_bytes())
-    except (OSError, ValueError):
-        state = {}
-    if state.get("phase") in ("failed", "cancelled") and state.get("cause"):
-        return f"[{state['cause']}] {state.get('detail', '')}"
+        said: dict[str, Any] = json.loads(_reason_file(base, rank).read_bytes())
+        return said["cause"], said["detail"], said["consequence"]
+    except (OSError, ValueError, KeyError):
+        pass
     if status == 128 + signal.SIGKILL:
-        return "[user_code] train.py was killed, most likely because memory ran out"
-    return f"[unknown] train.py ended with exit status {status} (the log says why)"
+        return "user_code", "train.py was killed, most likely because memory ran out", False
+    return "unknown", f"train.py ended with exit status {status} (the log says why)", False
 
 
 def _end(base: Path, status: int, reason: str, *, say: bool = True) -> int:

@@ -28,8 +28,6 @@ def expand(typed: Sequence[str]) -> list[str]:
     value = asked[-1].removeprefix("resume=") if asked else "null"
     if value in ("null", ""):
         return list(typed)
-    if any(text.startswith("hydra.job.name=train_ddp_process_") for text in typed):
-        return list(typed)  # Lightning starts the other ranks with what this function returned to rank 0
     folder = _folder(_unquoted(value), typed)
     spec, _ = saved(folder)
     if spec.search is not None:

@@ -7,12 +7,12 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dogbreed.errors import ConfigError, raise_findings
-from launchers import costs, images, job_status, s3
+from launchers import costs, images, job_status, s3, scaling
 from launchers.aws import Cloud, code_of, errors, network_errors
 from launchers.base import (
     Capabilities,
@@ -87,7 +87,7 @@ class SageMakerLauncher:
     """Runs `train.py` as a training job. conf/launcher/sagemaker_gpu.yaml explains each key."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        spot=True, multi_node=False, follow_logs=True, exact_cost=False, graceful_cancel=True
+        spot=True, multi_node=True, follow_logs=True, exact_cost=False, graceful_cancel=True
     )
 
     cloud: Cloud
@@ -184,8 +184,8 @@ class SageMakerLauncher:
             close = costs.closest(self.instance_type)
             near = ", ".join(close) or "ml.g4dn.xlarge"
             yield f"launcher.instance_type={self.instance_type} is unknown.\nTry: {near}"
-        if self.instances != 1:
-            yield f"launcher.instances={self.instances}: one machine trains a run so far.\nTry: launcher.instances=1"
+        if self.instances < 1:
+            yield f"launcher.instances={self.instances} cannot be.\nTry: 1 or more"
         if self.instances > 1 and spec.search is not None:
             yield "A search in one job has one machine.\nTry: launcher.instances=1, or hpo.one_job=false"
         if not 1 <= self.max_run_s <= _MOST_RUN_S:
@@ -203,7 +203,7 @@ class SageMakerLauncher:
             yield "launcher.max_wait_s is for spot alone.\nTry: without it, or launcher=sagemaker_spot"
         if not 1 <= self.volume_gb <= 16384:
             yield f"launcher.volume_gb={self.volume_gb} cannot be.\nTry: 1 to 16384"
-        yield from images.findings(self.image, self.cloud.region, self.instance_type)
+        yield from images.findings(self.image, self.cloud.region, self.instance_type, _day(spec))
 
     def _data_findings(self, spec: RunSpec) -> Iterator[str]:
         data, model = spec.config["data"], spec.config["model"]
@@ -220,7 +220,8 @@ class SageMakerLauncher:
         typed, own, extras = self._command(spec, again=spec.going_on is not None)
         how = "spot" if self.spot else "on demand"
         wait = f", {_hours(self.max_wait_s)} with waiting" if self.spot and self.max_wait_s else ""
-        yield "where", f"{self.cloud.describe()}: {self.instance_type}, {how}"
+        machines = f"{self.instances} x {self.instance_type}" if self.instances > 1 else self.instance_type
+        yield "where", f"{self.cloud.describe()}: {machines}, {how}"
         if spec.search is not None:
             yield "search", f"{spec.trials} trials of the study {spec.search}, in this one job"
         cost = costs.estimate(
@@ -234,9 +235,11 @@ class SageMakerLauncher:
         expected = f"about {_minutes(cost.seconds)} expected, " if spec.search and cost and cost.seconds else ""
         yield "time", f"{expected}at most {_hours(self.max_run_s)}{wait}"
         yield "cost", self._cost(cost)
+        if text := scaling.said(spec.config, costs.instance(self.instance_type), self.instances):
+            yield "speed-up", text
         yield "command", shlex.join(["python", "train.py", *typed, *own])
-        yield "image", images.resolve(self.image, self.cloud.region or "", self.instance_type)
-        if note := images.note(self.image, spec.created_at):
+        yield "image", images.resolve(self.image, self.cloud.region or "", self.instance_type, _day(spec))
+        if note := images.note(self.image, self.cloud.region, _day(spec)):
             yield "", note
         if self.network_isolation:
             needs = ", ".join(["what pyproject.toml requires", *extras])
@@ -339,7 +342,7 @@ class SageMakerLauncher:
             output["KmsKeyId"] = self.kms_key
             if not _LOCAL_STORAGE.search(self.instance_type):
                 resources["VolumeKmsKeyId"] = self.kms_key
-        created = datetime.fromisoformat(spec.created_at) if spec.created_at else datetime(1970, 1, 1, tzinfo=UTC)
+        created = datetime.fromisoformat(_day(spec))
         expires = (created + timedelta(days=_KEPT_DAYS)).strftime("%Y-%m-%dT%H:%M:%SZ")
         request: dict[str, Any] = {
             "TrainingJobName": spec.run_id,
@@ -347,7 +350,7 @@ class SageMakerLauncher:
             if self.role and self.role.startswith("arn:")
             else f"arn:aws:iam::{{account}}:role/{self.role}",
             "AlgorithmSpecification": {
-                "TrainingImage": images.resolve(self.image, self.cloud.region or "", self.instance_type),
+                "TrainingImage": images.resolve(self.image, self.cloud.region or "", self.instance_type, _day(spec)),
                 "TrainingInputMode": "File",
                 "ContainerEntrypoint": ["python", f"{_ML}/input/data/code/{ENTRY_FILE}"],
                 "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in _METRICS.items()],
@@ -548,7 +551,7 @@ class SageMakerLauncher:
                 usd=None if status.usd is None else status.usd + sum(costs_before),
             )
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
-            status = replace(status, log_tail=tail(self.cloud, job["TrainingJobName"]))
+            status = replace(status, log_tail=tail(self.cloud, job["TrainingJobName"], status.detail))
         return status
 
     def logs(
@@ -660,6 +663,10 @@ def _root_key(text: str) -> str:
 
 def _key(text: str) -> str:
     return text.lstrip("+~").partition("=")[0]
+
+
+def _day(spec: RunSpec) -> str:
+    return spec.created_at or "1970-01-01T00:00:00+00:00"
 
 
 def _hours(seconds: int) -> str:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dogbreed.benchmark import __main__ as command
-from dogbreed.benchmark import finetune, frozen, harness, overhead, pictures
+from dogbreed.benchmark import finetune, frozen, harness, overhead, pictures, speedup
 from dogbreed.benchmark import input as input_pipeline
 from dogbreed.benchmark.harness import Benchmark, Row, Setup, SideError, interleaved, results, steady_seconds, table
 from dogbreed.benchmark.machine import in_words, machine
@@ -221,6 +221,40 @@ def test_the_settings_of_our_sides_compose(name: str, tmp_path: Path) -> None:
     composed = runs.settings(overrides)
     assert composed["model"]["weights"] is None
     assert composed["model"]["trainable"] == ("all" if name == "finetune" else "head")
+
+
+def test_settings_compose_where_no_launcher_is_loaded() -> None:
+    script = "from dogbreed.benchmark import runs; print(runs.settings(['experiment=quickstart'])['run_id'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "benchmark", done.stderr
+
+
+def measured_steps(milliseconds: float = 1000) -> dict[str, list[harness.Sample]]:
+    sample = {"step_ms": milliseconds, "backward_s": milliseconds / 1500, "other_s": milliseconds / 3000}
+    return {side: [sample] for side in speedup.BENCHMARK.sides}
+
+
+def test_simulated_speed_ups_follow_from_the_measured_step() -> None:
+    slow, fast = (speedup.simulated(measured_steps(ms)) for ms in (10_000, 100))
+    assert max(map(len, slow)) <= 80
+    (slow_row,), (fast_row,) = ([line for line in lines if "m5.large, all" in line] for lines in (slow, fast))
+    gains = [[float(cell) for cell in row.split("|")[3:-1]] for row in (slow_row, fast_row)]
+    assert gains[0] == sorted(gains[0])
+    assert all(one > other for one, other in zip(*gains, strict=True))  # more to compute hides more of the network
+    assert gains[0][0] == pytest.approx(2, rel=0.02)
+    gpu = [line for line in slow if "ml.g5" in line]
+    assert gpu == [line for line in fast if "ml.g5" in line]  # stated, not measured
+    assert len(gpu) == 3
+
+
+def test_a_bare_step_is_that_of_its_batch(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    found = speedup._step(Setup(tmp_path, quick=True), speedup.HEAD, 16)
+    torch.set_num_threads(threads)
+    assert found["step_ms"] == pytest.approx(1000 * (found["backward_s"] + found["other_s"]))
+    assert found["images_per_s"] == pytest.approx(64_000 / found["step_ms"])
 
 
 def test_the_machine_is_described_in_80_columns() -> None:

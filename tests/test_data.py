@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dogbreed import data as data_module
-from dogbreed.data import DogBreedData, EpochSampler, PhotoLoader, TrainLoader, epoch_px
+from dogbreed.data import DogBreedData, EpochOrder, PhotoLoader, StepSampler, TrainLoader, epoch_px
 from dogbreed.errors import ConfigError, DataError
 from dogbreed.preprocess import Preprocess
 from dogbreed.transforms import Augment, relight
@@ -81,10 +81,11 @@ def test_loading_leaves_the_global_random_numbers_alone(photos: Path) -> None:
 
 
 def test_an_epoch_holds_each_photo_once() -> None:
-    sampler = EpochSampler(100, seed=0)
-    sampler.set_epoch(5)
-    assert sorted(index for _, index in sampler) == list(range(100))
-    assert {number for number, _ in sampler} == {5}
+    order = EpochOrder(100, 20, seed=0)
+    order.set_epoch(5)
+    keys = [key for batch in StepSampler(order) for key in batch]
+    assert sorted(index for _, index in keys) == list(range(100))
+    assert {number for number, _ in keys} == {5}
 
 
 def test_evaluation_reads_every_photo_in_order(photos: Path) -> None:
@@ -206,7 +207,7 @@ class Slow(torch.utils.data.Dataset):  # type: ignore[type-arg]
 def test_waiting_is_counted_and_what_the_caller_does_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(data_module.time, "perf_counter", lambda: clock[0])
-    loader = PhotoLoader(Slow(clock), 2, 0, ["a", "bb", "ccc"], drop_last=False)
+    loader = PhotoLoader(Slow(clock), 0, [["a", "bb"], ["ccc"]])
     assert loader.waited_s == 0
     seen = []
     for images, numbers in loader:

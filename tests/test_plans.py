@@ -14,7 +14,7 @@ from typing import Any
 import botocore.session
 import pytest
 
-from launchers import costs, images, prepare
+from launchers import costs, prepare
 from launchers.base import Plan
 from launchers.bundle import CodeBundle
 from launchers.rehearsal.validation import findings
@@ -109,8 +109,9 @@ def test_the_command_for_runs_loads_neither_torch_nor_boto3_nor_hydra() -> None:
     script = f"""
 import contextlib, io, json, sys
 from launchers.__main__ import main
-with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-    main(["--help"])
+for words in (["--help"], ["images", "--help"]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main(words)
 print(json.dumps([name for name in {(*HEAVY, "hydra", "omegaconf")} if name in sys.modules]))
 """
     assert started(script) == []
@@ -141,17 +142,6 @@ def test_what_a_run_costs_grows_with_what_it_does_and_never_beyond_its_limit() -
     assert spot.expected is not None
     assert demand.expected is not None
     assert spot.expected < demand.expected <= demand.worst == spot.worst == row.usd
-
-
-def test_the_image_fits_the_instance_and_our_bound_of_torch() -> None:
-    assert "-cu" in images.resolve("auto", "eu-west-1", "ml.g4dn.xlarge")
-    assert "-cpu-" in images.resolve("auto", "eu-west-1", "ml.m5.large")
-    assert ".eu-west-1." in images.resolve("auto", "eu-west-1", "ml.m5.large")
-    assert "has not patched" in images.note("auto", "2030-01-01")
-    assert not images.note("auto", "2026-11-24")
-    bound = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if '"torch>=' in line)
-    least = tuple(int(part) for part in bound.split(">=")[1].split('"')[0].split("."))
-    assert tuple(int(part) for part in images._table()["image"]["torch"].split(".")) >= least
 
 
 def test_every_option_of_the_launcher_is_in_its_yaml() -> None:

@@ -123,12 +123,12 @@ def test_a_signal_reaches_train_py_and_its_own_reason_is_the_machine_s(signum: s
     train = """
 import json, os, signal, sys, time
 from pathlib import Path
-state = Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints" / "state.json"
 def heed(number, frame):
-    state.write_text(json.dumps({"phase": "cancelled", "cause": "interrupted", "detail": "saved at step 7"}))
+    said = {"cause": "interrupted", "detail": "saved at step 7", "consequence": False}
+    Path(os.environ["DOGBREED_REASON"]).write_text(json.dumps(said))
     sys.exit(128 + number)
 signal.signal(signal.SIGTERM, heed); signal.signal(signal.SIGINT, heed)
-state.with_name("up").touch()
+(Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints" / "up").touch()
 time.sleep(60)
 """
     machine = Machine(tmp_path / "ml", train)
@@ -203,3 +203,92 @@ def test_a_bundle_without_train_py_is_said_to_be_one(tmp_path: Path) -> None:
         archive.addfile(tarfile.TarInfo("other.py"))
     assert machine.run()[0] == 1
     assert machine.failure == "[bad_config] the code holds no train.py"
+
+
+# --- several processes ---
+
+RANK = """
+import json, os, sys
+names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+sys.stdout.write(json.dumps({name: os.environ.get(name) for name in (*names, "GLOO_SOCKET_IFNAME")}) + "\\n")
+"""
+FAILS_IN_1 = """
+import json, os, sys, time
+def end(**said):
+    open(os.environ["DOGBREED_REASON"], "w").write(json.dumps(said)); sys.exit(1)
+if os.environ["LOCAL_RANK"] == "0":
+    end(cause="unknown", detail="has lost another one", consequence=True)
+if os.environ["LOCAL_RANK"] == "1":
+    time.sleep(1); end(cause="user_code", detail="ZeroDivisionError: here", consequence=False)
+time.sleep(600)
+"""
+
+
+def of_several(machine: Machine, tmp_path: Path, *, hosts: list[str], current: str, gpus: int) -> dict[str, str]:
+    """Machines and GPUs as SageMaker and nvidia-smi describe them."""
+    config = machine.base / "input/config"
+    config.mkdir()
+    about = {"hosts": hosts, "current_host": current, "network_interface_name": "eth7"}
+    (config / "resourceconfig.json").write_text(json.dumps(about))
+    listed = "".join(f"echo 'GPU {n}: Tesla T4 (UUID: GPU-{n})'\n" for n in range(gpus))
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir(exist_ok=True)
+    tool.write_text(f"#!/bin/sh\n{listed}" if gpus else "#!/bin/sh\nexit 9\n")
+    tool.chmod(0o755)
+    return {"PATH": f"{tool.parent}:{os.environ['PATH']}", "TRAINING_JOB_NAME": "job-7"}
+
+
+def test_each_gpu_of_each_machine_gets_a_process_that_knows_all(tmp_path: Path) -> None:
+    hosts = ["algo-1", "algo-10", "algo-2"]  # as SageMaker sorts them
+    seen = []
+    for number, host in enumerate(["algo-1", "algo-2", "algo-10"]):
+        machine = Machine(tmp_path / host, RANK)
+        status, lines = machine.run(**of_several(machine, tmp_path, hosts=hosts, current=host, gpus=2))
+        assert status == 0, lines
+        told = sorted((json.loads(line) for line in lines[:-1]), key=lambda each: int(each["LOCAL_RANK"]))
+        assert [int(each["RANK"]) for each in told] == [2 * number, 2 * number + 1]
+        assert {(each["WORLD_SIZE"], each["LOCAL_WORLD_SIZE"]) for each in told} == {("6", "2")}
+        assert {each["GLOO_SOCKET_IFNAME"] for each in told} == {"eth7"}
+        seen += [(each["MASTER_ADDR"], each["MASTER_PORT"]) for each in told]
+    assert len(set(seen)) == 1
+    assert seen[0][0] == "algo-1"
+    assert 20000 <= int(seen[0][1]) < 30000
+
+
+def test_a_machine_alone_without_gpu_has_one_process_that_is_told_of_no_other(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", RANK)
+    _, lines = machine.run(**of_several(machine, tmp_path, hosts=["algo-1"], current="algo-1", gpus=0))
+    assert set(json.loads(lines[0]).values()) == {None}
+    assert lines[1:] == [END]
+
+
+def test_later_attempts_meet_at_another_port(tmp_path: Path) -> None:
+    ports = []
+    for attempt in (None, 1, 2):
+        machine = Machine(tmp_path / str(attempt), RANK)
+        if attempt:
+            (machine.base / "checkpoints").mkdir()
+            (machine.base / "checkpoints/state.json").write_text(json.dumps({"phase": "failed", "attempt": attempt}))
+        _, lines = machine.run(**of_several(machine, tmp_path, hosts=["algo-1", "algo-2"], current="algo-1", gpus=0))
+        ports.append(json.loads(lines[0])["MASTER_PORT"])
+    assert len(set(ports)) == 3
+
+
+def test_the_process_that_failed_by_itself_is_named_and_none_is_left(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", FAILS_IN_1)
+    status, lines = machine.run(**of_several(machine, tmp_path, hosts=["algo-1"], current="algo-1", gpus=3))
+    assert status == 1
+    assert machine.failure == "[user_code] process 1 (algo-1): ZeroDivisionError: here"
+    assert lines[-2:] == [machine.failure, END]
+
+
+def test_other_machines_than_the_first_write_nothing_that_is_saved(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", RANK)
+    kept = machine.base / "checkpoints"
+    kept.mkdir()
+    files = {"state.json": json.dumps({"phase": "running", "attempt": 1}), ".last.ckpt.tmp-9": "half"}
+    for name, text in files.items():
+        (kept / name).write_text(text)
+    machine.run(**of_several(machine, tmp_path, hosts=["algo-1", "algo-2"], current="algo-2", gpus=0))
+    assert {path.name: path.read_text() for path in kept.iterdir()} == files
+    assert not (machine.base / "output/data").exists()

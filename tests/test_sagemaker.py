@@ -465,7 +465,7 @@ def test_a_launcher_without_an_account_says_so(tmp_path: Path, monkeypatch: pyte
         (["launcher.instance_type=ml.g4dn.xlrge"], ["ml.g4dn.xlarge"]),
         (["launcher.max_wait_s=60"], ["max_wait_s=60 is less than max_run_s=14400"]),
         (["save.every_s=0"], ["would save nothing"]),
-        (["launcher.instances=5"], ["one machine trains a run so far"]),
+        (["launcher.instances=0"], ["launcher.instances=0 cannot be"]),
         (["launcher.image=python:3.12"], ["no image in Amazon ECR"]),
         (["launcher.subnets=[subnet-1]"], ["A VPC needs both"]),
         (["launcher.network_isolation=true", "data=dogimages"], ["Without a network the photos cannot be downloaded"]),

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dogbreed.benchmark import finetune, frozen, overhead, search, startup, sweep
+from dogbreed.benchmark import ddp, finetune, frozen, overhead, search, speedup, startup, sweep
 from dogbreed.benchmark import input as input_pipeline
 from dogbreed.benchmark.harness import PROFILE, Benchmark, Result, Setup, interleaved, measured, results, table
 from dogbreed.benchmark.machine import gpu, in_words, machine
@@ -20,7 +20,7 @@ from dogbreed.run_folder import write_json
 
 BENCHMARKS = {
     module.BENCHMARK.name: module.BENCHMARK
-    for module in (frozen, finetune, input_pipeline, overhead, startup, sweep, search)
+    for module in (frozen, finetune, input_pipeline, overhead, startup, sweep, search, ddp, speedup)
 }
 _SAYS = {
     "frozen": "head training with features computed once, against a plain loop",
@@ -30,6 +30,8 @@ _SAYS = {
     "startup": "command to first training step, against importing torch",
     "sweep": "20 trials of head training, against as many plain loops",
     "search": "what TPE and pruning find, against random search",
+    "ddp": "two processes that train one model, against one",
+    "speedup": "what several rented machines would bring, simulated",
 }
 
 
@@ -78,6 +80,7 @@ def _run(names: Sequence[str], setup: Setup, options: argparse.Namespace) -> Non
     if setup.quick:
         print("Tiny sizes (--quick): this only shows that everything runs.")
     rows: list[Result] = []
+    after: list[str] = []
     for name in names:
         benchmark = BENCHMARKS[name]
         print(
@@ -87,9 +90,12 @@ def _run(names: Sequence[str], setup: Setup, options: argparse.Namespace) -> Non
         new = results(benchmark.rows(setup), entry["samples"])
         entry["rows"] = [asdict(row) for row in new]
         rows += new
+        if benchmark.after:
+            entry["after"] = list(benchmark.after(entry["samples"]))
+            after += ["", *entry["after"]]
         if options.json:  # after each, so that an error or Ctrl-C in a later one does not cost these
             write_json(options.json, report)
-    print(f"\n{table(rows)}")
+    print("\n".join(["", table(rows), *after]))
 
 
 def _measure(benchmark: Benchmark, setup: Setup, options: argparse.Namespace) -> dict[str, Any]:

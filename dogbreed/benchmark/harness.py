@@ -87,7 +87,7 @@ class Benchmark:
 
     about: what each side does and what is timed, for the reader of the numbers. repeats: of each side, unless told
     otherwise. prepare: makes, once, what all sides read. profile: measures, in a process of its own, what limits our
-    side; explain: puts that into lines.
+    side; explain: puts that into lines. after: lines that follow from all samples, to stand below the table.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Benchmark:
     rows: Callable[[Setup], Sequence[Row]]
     profile: Callable[[Setup], Sample] | None = None
     explain: Callable[[Sample], Sequence[str]] | None = None
+    after: Callable[[Samples], Sequence[str]] | None = None
 
     def call(self, side: str, setup: Setup) -> Sample:
         """Measure one side in this process. Raises KeyError for a side that it has not."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import BatchSampler, Dataset
 
 from dogbreed.data import DogBreedData, PhotoLoader
 from dogbreed.photos import Photo
@@ -31,5 +31,5 @@ class InMemoryData(DogBreedData):
     def train_dataloader(self) -> PhotoLoader:  # type: ignore[override]  # no resuming here
         if self._loader is None:
             decoded = Decoded(self, self.photos.splits["train"])
-            self._loader = PhotoLoader(decoded, self.batch_size, 0, range(len(decoded)), drop_last=True)
+            self._loader = PhotoLoader(decoded, 0, BatchSampler(range(len(decoded)), self.batch_size, drop_last=True))
         return self._loader

@@ -56,6 +56,11 @@ def _feature_epochs(setup: Setup) -> int:
 def _prepare(setup: Setup) -> None:
     photos = 32 if setup.quick else 4096 if setup.gpu else 384
     make_photos(setup.place("network"), classes=4, train=photos, valid=8, test=8, width=160, height=140)
+    prepare_features(setup)
+
+
+def prepare_features(setup: Setup) -> None:
+    """The photos of `feature_overrides`."""
     classes, train, valid = feature_sizes(setup)
     make_photos(setup.place("features"), classes=classes, train=train, valid=valid, test=classes, width=44, height=40)
 

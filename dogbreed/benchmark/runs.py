@@ -30,7 +30,8 @@ def settings(overrides: Sequence[str]) -> dict[str, Any]:
     if not conf.is_dir():
         raise ConfigError(f"{conf} is not there: benchmarks run from a checkout.\nTry: git clone, pip install -e .")
     with initialize_config_dir(str(conf), version_base="1.3"):
-        composed = compose("config", [*overrides, "run_id=benchmark"])
+        # nothing here is about a cloud, and only launchers can look up its region
+        composed = compose("config", ["aws.region=null", *overrides, "run_id=benchmark"])
     return cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
 
 

@@ -1,7 +1,8 @@
-"""Shards that another machine has computed, copied from a place that can only be read and may be a stream.
+"""Shards that other machines have computed, copied from a place that can only be read and may be a stream.
 
-`DOGBREED_FEATURES_FROM` names that place, a folder of stores as `stores_folder()` is one. What a store takes from there
-lies in the cache, apart from what it computes itself: the one is known elsewhere already, the other is yet to be kept.
+`DOGBREED_FEATURES_FROM` names such places as PATH names its own; each is a folder of stores, as `stores_folder()` is
+one. What a store takes from there lies in the cache, apart from what it computes itself: the one is known elsewhere
+already, the other is yet to be kept.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from dogbreed.features.claims import mutex
@@ -17,7 +19,7 @@ from dogbreed.photos import cache_folder
 
 log = logging.getLogger("dogbreed")
 
-_PLACE = "DOGBREED_FEATURES_FROM"
+_PLACES = "DOGBREED_FEATURES_FROM"
 
 
 def bring(name: str, have: Collection[str]) -> Path | None:
@@ -27,17 +29,20 @@ def bring(name: str, have: Collection[str]) -> Path | None:
     Only files of this store are read. A shard whose checksum differs, or that is not whole, is passed over. Raises
     StorageError where there is no room.
     """
-    place = os.environ.get(_PLACE)
-    if not place:
+    places = [place for place in os.environ.get(_PLACES, "").split(os.pathsep) if place]
+    if not places:
         return None
-    source, target = Path(place) / name / "shards", cache_folder() / "brought" / name
-    try:
-        found = sorted(path for path in source.iterdir() if path.suffix == ".json" and SHARD_NAME.fullmatch(path.stem))
-    except OSError:  # nothing of this store is there
-        return target
+    target = cache_folder() / "brought" / name
+    found: list[Path] = []
+    for place in places:
+        with suppress(OSError):  # nothing of this store is there
+            files = sorted((Path(place) / name / "shards").glob("*.json"))
+            found += [path for path in files if SHARD_NAME.fullmatch(path.stem)]
     with mutex(target):  # of several processes one copies
-        lacking = [index for index in found if index.stem not in have and not (target / index.name).exists()]
-        rows = sum(_copy(index, target) for index in lacking)
+        rows = 0
+        for index in found:
+            if index.stem not in have and not (target / index.name).exists():
+                rows += _copy(index, target)
     if rows:
         log.info("Features: %s views were computed by earlier runs and are taken from there", f"{rows:,}")
     return target

@@ -15,8 +15,8 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dogbreed import backbones
-from dogbreed.data import DogBreedData, EpochSampler
+from dogbreed import backbones, ranks
+from dogbreed.data import DogBreedData, EpochOrder
 from dogbreed.errors import CacheError, ConfigError, StorageError
 from dogbreed.features import FeatureBatch, engine, known
 from dogbreed.features.extraction import Extraction, FrozenNetwork
@@ -119,17 +119,24 @@ def prepare(
                 (_store(model.hparams, candidate, weights, shape, kind, augment), rows, augment)
                 for rows, augment in parts
             ]
+            unusable = ""
         except (StorageError, CacheError) as error:  # a home that is read only, a store that is damaged
             if settings.mode == "cached":
                 raise
-            log.warning("Without cached features: %s", error)
+            unusable = str(error)
+        if unusable := ranks.any_of(unusable):  # all processes go without, or none
+            log.warning("Without cached features: %s", unusable)
             return None
         lacking = sum(len(store.missing(rows)) * store.recipe.row_bytes for store, rows, _ in wanted)
         free = shutil.disk_usage(wanted[0][0].path).free
-        if lacking > free:
+        if full := ranks.any_of(
+            f"{lacking / 1e9:.1f} GB are to be written to {stores_folder()} and {free / 1e9:.1f} GB are free"
+            if lacking > free
+            else ""
+        ):
             _without(
                 settings,
-                f"{lacking / 1e9:.1f} GB are to be written to {stores_folder()} and {free / 1e9:.1f} GB are free",
+                full,
                 "python -m dogbreed.features prune, or DOGBREED_CACHE=<a folder on a larger disk> in the environment",
             )
             return None
@@ -155,8 +162,15 @@ def recall(
     """All features of a head's training, where runs before have left them; the backbone is not built for it.
 
     model: the config node, or a model's hyperparameters. None where the backbone is not known, where anything is
-    missing, and where more than the head is trained: then build the model, and `prepare`.
+    missing on any machine, and where more than the head is trained: then build the model, and `prepare`.
     """
+    found = _recall(model, data, settings, device=device, precision=precision)
+    return found if all(ranks.gathered(found is not None)) else None
+
+
+def _recall(
+    model: Mapping[str, Any], data: DogBreedData, settings: Settings, *, device: torch.device, precision: str
+) -> "tuple[CachedFeatures, known.KnownBackbone] | None":
     if settings.mode == "off" or model["trainable"] != "head" or not model.keys() >= _KEYED_BY:
         return None
     backbone = known.recall(model)
@@ -274,7 +288,8 @@ class CachedFeatures(LightningDataModule):
         return next(iter(self._rows.values()))[0].shape
 
     def train_dataloader(self) -> "FeatureLoader":
-        return self._loader("train", self.data.seed)
+        order = EpochOrder(len(self.data.photos.splits["train"]), self.data.global_batch, self.data.seed)
+        return self._loader("train", order)
 
     def val_dataloader(self) -> "FeatureLoader":
         return self._loader("valid")
@@ -285,41 +300,38 @@ class CachedFeatures(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         return self.data.state_dict()
 
-    def _loader(self, split: str, seed: int | None = None) -> "FeatureLoader":
+    def _loader(self, split: str, order: EpochOrder | None = None) -> "FeatureLoader":
         labels = torch.tensor([photo.label for photo in self.data.photos.splits[split]])
-        batch_size = self.data.batch_size
-        if seed is None:  # in evaluation its size is of no consequence but for the time
-            batch_size = max(batch_size, _EVALUATED_BYTES // self._rows[split][0].recipe.row_bytes)
-        return FeatureLoader(self._rows[split], labels, batch_size, seed)
+        # in evaluation a batch's size is of no consequence but for the time
+        evaluated = max(self.data.batch_size, _EVALUATED_BYTES // self._rows[split][0].recipe.row_bytes)
+        return FeatureLoader(self._rows[split], labels, order or evaluated)
 
 
 class FeatureLoader:
-    """Batches of features; shuffled and without the uneven tail where a seed is given, else in order and whole.
+    """Batches of features: those that an order gives, for training, or in order and whole, in batches of that size.
 
-    Can be resumed in the middle of an epoch, as TrainLoader can.
+    Several processes share either. Can be resumed in the middle of an epoch, as TrainLoader can.
     """
 
-    def __init__(self, views: Sequence[Features], labels: Tensor, batch_size: int, seed: int | None = None) -> None:
-        self.views, self.labels, self.batch_size, self.seed = views, labels, batch_size, seed
-        self.sampler = None if seed is None else EpochSampler(len(labels), seed)  # Lightning tells it the epoch
+    def __init__(self, views: Sequence[Features], labels: Tensor, batches: EpochOrder | int) -> None:
+        self.views, self.labels, self._batches = views, labels, batches
+        self.sampler = batches if isinstance(batches, EpochOrder) else None  # Lightning tells it the epoch
         self.batch_sampler = None  # where there is a sampler, Lightning asks for this one, too
         self.waited_s = 0.0
         self._delivered = 0
         self._to_skip = 0
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.labels), self.batch_size)
-        return whole if self.sampler is not None and whole else whole + bool(rest)
+        return len(self._batches) if isinstance(self._batches, EpochOrder) else len(list(self._in_order()))
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         began = time.monotonic()
         first, self._to_skip = self._to_skip, 0
-        order = np.arange(len(self.labels)) if self.sampler is None else self.sampler.order()
-        view = np.zeros_like(order) if self.sampler is None else self._drawn(self.sampler.epoch)
-        for number in range(first, len(self)):
-            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+        view = np.zeros(len(self.labels), np.int64) if self.sampler is None else self._drawn(self.sampler)
+        steps = self._in_order() if self.sampler is None else self.sampler.shares(first)
+        for number, indices in enumerate(steps, first + 1):
             batch = FeatureBatch(self._rows(indices, view[indices]), self.labels[torch.from_numpy(indices)])
-            self._delivered = number + 1
+            self._delivered = number
             self.waited_s += time.monotonic() - began
             yield batch
             began = time.monotonic()
@@ -330,11 +342,16 @@ class FeatureLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._to_skip = self._delivered = state["batches"]
 
-    def _drawn(self, epoch: int) -> NDArray[np.int64]:
+    def _in_order(self) -> Iterator[NDArray[np.int64]]:
+        assert isinstance(self._batches, int)
+        share = np.arange(len(self.labels))[ranks.here().share(len(self.labels))]
+        for first in range(0, len(share), self._batches):
+            yield share[first : first + self._batches]
+
+    def _drawn(self, order: EpochOrder) -> NDArray[np.int64]:
         """Which view of each photo this epoch sees."""
-        return np.random.default_rng((self.seed or 0, epoch, _DRAWS_VIEWS)).integers(
-            len(self.views), size=len(self.labels)
-        )
+        random = np.random.default_rng((order.seed, order.epoch, _DRAWS_VIEWS))
+        return random.integers(len(self.views), size=len(self.labels))
 
     def _rows(self, indices: NDArray[np.int64], view: NDArray[np.int64]) -> Tensor:
         if len(self.views) == 1:

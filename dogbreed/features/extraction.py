@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from dogbreed import ranks
 from dogbreed.data import PhotoLoader
 from dogbreed.errors import DataError
-from dogbreed.features.engine import Engine
+from dogbreed.features.engine import Engine, EngineError
 from dogbreed.features.store import Claim, FeatureStore, RowKey
 from dogbreed.preprocess import Preprocess, read_picture
 from dogbreed.transforms import Augment, relight
@@ -75,7 +76,24 @@ class Extraction:
 
         engine: makes one; only called where something is missing. Raises DataError for a photo that has changed or
         cannot be read any more. What was computed before an error or a kill is kept.
+
+        Where several processes train a run, each calls this with the same rows: it computes its share of those that
+        any machine lacks, and machines send each other theirs.
         """
+        lacking = set().union(*ranks.gathered(store.missing(rows)))
+        if not lacking:
+            return
+        wanted = [row for row in dict.fromkeys(rows) if row in lacking]
+        failed = ""
+        try:
+            self._compute(wanted[ranks.here().share(len(wanted))], store, engine)
+        except EngineError as error:
+            failed = str(error)
+        if failed := ranks.any_of(failed):  # all go on with another engine, or none
+            raise EngineError(failed)
+        _exchange(wanted, store, self.check)
+
+    def _compute(self, rows: Sequence[RowKey], store: FeatureStore, engine: Callable[[], Engine]) -> None:
         missing = store.missing(rows)
         if not missing:
             return
@@ -118,7 +136,8 @@ class Extraction:
                 yield from (place[row] for row in claim.rows)
 
         views = _Views(self.root, self.photos, self.preprocess, self.augment, missing)
-        loader = PhotoLoader(views, engine.batch_size, self.workers, keys(), drop_last=False)
+        batches = BatchSampler(cast("Sampler[int]", keys()), engine.batch_size, drop_last=False)
+        loader = PhotoLoader(views, self.workers, batches)
         part: list[NDArray[np.generic]] = []  # of the first claim
         try:
             for batch in loader:
@@ -136,6 +155,28 @@ class Extraction:
         finally:
             for claim in claims:
                 claim.release()
+
+
+def _exchange(rows: Sequence[RowKey], store: FeatureStore, check: Callable[[], None]) -> None:
+    """Have on every machine what each has computed of `rows`: shares lie one after the other, as in `compute`."""
+    here = ranks.here()
+    if here.nodes == 1:
+        return
+    each = here.local_world_size
+    for node in range(here.nodes):
+        begin, end = (len(rows) * rank // here.world_size for rank in (node * each, (node + 1) * each))
+        for first in range(begin, end, store.recipe.shard_rows):
+            part = rows[first : min(first + store.recipe.shard_rows, end)]
+            sends = here.local_rank == 0 and here.rank == node * each
+            found = store.read(part).take(np.arange(len(part))) if sends else None
+            shape = (len(part), *store.recipe.shape)
+            sent = ranks.sent_to_all_machines(found, node, shape, store.recipe.array_dtype)
+            if sent is not None:
+                place = {row: n for n, row in enumerate(part)}
+                for claim in store.claim(part):
+                    claim.write(sent[[place[row] for row in claim.rows]])
+            check()
+    ranks.met()
 
 
 class _Views(Dataset[Any]):
@@ -179,7 +220,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if console.is_terminal:
+    if console.is_terminal and ranks.here().first:
         with Progress(
             TextColumn("Features"),
             BarColumn(),

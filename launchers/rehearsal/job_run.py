@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.01  # so that a step can be hit
 _SYNC_S = 1.0  # between two looks at the checkpoint folder
 _GRACE_S = 120.0  # from SIGTERM to SIGKILL, as documented for StopTrainingJob
+_FAILED_GRACE_S = 20.0  # the same once a machine of several has failed
 _STEP_S = 0.1  # that phases take here which take minutes there
 _CAPACITY_S = 0.5  # until a machine is found again, or none is
 _FAILURE_MOST = 1024  # characters of a FailureReason
@@ -96,6 +97,7 @@ class JobRun(threading.Thread):
         self._events: dict[str, list[dict[str, Any]]] = {}
         self._uploaded: dict[str, tuple[int, int]] = {}  # checkpoint file -> (time, size)
         self._random = random.Random(record.name)
+        self._failed: list[Machine] = []  # that ended before the others
 
     def stop(self) -> None:
         """StopTrainingJob: SIGTERM, two minutes, SIGKILL."""
@@ -210,7 +212,8 @@ class JobRun(threading.Thread):
         if checkpoints := self._checkpoints(machine):
             checkpoints.mkdir(parents=True, exist_ok=True)
             self._download(request["CheckpointConfig"]["S3Uri"], checkpoints)
-            self._uploaded = {name: _seen(path) for name, path in _files(checkpoints)}
+            if machine is machines[0]:
+                self._uploaded = {name: _seen(path) for name, path in _files(checkpoints)}
         return ""
 
     def _checkpoints(self, machine: Machine) -> Path | None:
@@ -309,7 +312,7 @@ class JobRun(threading.Thread):
                 self._sync(machines[0])
                 synced = progress.seconds
             if outcome:
-                if progress.seconds - told_at > _GRACE_S:
+                if progress.seconds - told_at > (_FAILED_GRACE_S if outcome == "Failed" else _GRACE_S):
                     break
                 continue
             if self._abandoned.is_set():
@@ -331,8 +334,8 @@ class JobRun(threading.Thread):
                 outcome = "MaxRuntimeExceeded"
             elif wait is not None and now() - self.record.created > wait:
                 outcome = "MaxWaitTimeExceeded"
-            elif any(machine.process and machine.process.poll() for machine in machines):
-                outcome = "Failed"
+            elif failed := [machine for machine in machines if machine.process and machine.process.poll()]:
+                outcome, self._failed = "Failed", failed
             if outcome:
                 told_at = progress.seconds
                 for machine in machines:
@@ -458,9 +461,8 @@ class JobRun(threading.Thread):
             case "Crashed":
                 self._end("Failed", "InternalServerError: We encountered an internal error. Please try again.")
             case _:
-                failure = next(
-                    (m.ml / "output" / "failure" for m in machines if (m.ml / "output" / "failure").exists()), None
-                )
+                files = [machine.ml / "output" / "failure" for machine in [*self._failed, *machines]]
+                failure = next((file for file in files if file.exists()), None)  # of the machine that failed first
                 text = failure.read_text(errors="replace")[:_FAILURE_MOST] if failure else "ExecuteUserScriptError:"
                 code = next((code for code in codes if code), 1)
                 self._end(

@@ -40,7 +40,7 @@ from launchers.sweep.study import (
 )
 
 _MOST_AT_ONCE = 8  # where nothing is said: each process takes half a gigabyte
-_NOT_OF_THE_STUDY = ABOUT_THIS_COMMAND | {"launcher", "aws", "hpo", "hydra", "test", "logger", "save"}
+_NOT_OF_THE_STUDY = ABOUT_THIS_COMMAND | {"launcher", "aws", "hpo", "hydra", "test", "logger", "save", "ranks"}
 # what may be searched without another feature for any photo
 _OF_THE_HEAD = frozenset(
     {"model.lr", "model.weight_decay", "model.label_smoothing", "model.optimizer", "model.dropout", "model.warmup"}
