@@ -38,6 +38,8 @@ def bring(name: str, have: Collection[str]) -> Path | None:
         with suppress(OSError):  # nothing of this store is there
             files = sorted((Path(place) / name / "shards").glob("*.json"))
             found += [path for path in files if SHARD_NAME.fullmatch(path.stem)]
+    if not found:
+        return target
     with mutex(target):  # of several processes one copies
         rows = 0
         for index in found:
