@@ -13,7 +13,7 @@ from typing import Any
 
 from launchers import datasets
 from launchers.aws import Cloud, code_of, errors, network_errors, split_uri
-from launchers.base import LAUNCHED_FILE, SPEC_FILE, CleanupReport, RunSpec
+from launchers.base import LAUNCHED_FILE, SEARCH_FILE, SPEC_FILE, CleanupReport, RunSpec
 from launchers.bundle import BUNDLE_FILE, ENTRY_FILE, pack
 
 _AT_ONCE = 8  # transfers
@@ -205,11 +205,9 @@ def _numbers_of(index: str) -> str:
     return index.removesuffix(".json") + ".npy"
 
 
-def send_checkpoints(cloud: Cloud, folder: Path, uri: str, newest: str, *, encryption: Mapping[str, Any]) -> None:
-    """Of a run that goes on elsewhere: what this machine trained last, unless the cloud has what is newer.
-
-    newest: the file whose date tells.
-    """
+def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[str, Any]) -> None:
+    """Of what goes on elsewhere: what this machine trained last, unless the cloud has what is newer."""
+    folder, newest = Path(spec.folder), "checkpoints/last.ckpt" if spec.search is None else "study.db"
     last = folder / newest
     if not last.exists():
         return
@@ -219,6 +217,9 @@ def send_checkpoints(cloud: Cloud, folder: Path, uri: str, newest: str, *, encry
         if there is not None and last.stat().st_mtime <= there["LastModified"].timestamp() + 1:
             return
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_temporary(path.name)]
+        if spec.search is not None:  # other trials have ended, and are not gone on with
+            best = _best_trial(folder)
+            files = [path for path in files if path == last or best in path.parents]
         client = cloud.client("s3")
 
         def one(path: Path) -> None:
@@ -228,6 +229,14 @@ def send_checkpoints(cloud: Cloud, folder: Path, uri: str, newest: str, *, encry
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(one, files))
+
+
+def _best_trial(search: Path) -> Path | None:
+    """The folder of a search's best trial so far."""
+    try:
+        return search / f"{json.loads((search / SEARCH_FILE).read_bytes())['trial']:05d}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:

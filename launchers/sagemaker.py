@@ -425,9 +425,7 @@ class SageMakerLauncher:
         for request in plan.requests[:-1]:
             s3.put(self.cloud, request.parameters, spec, sent)
         if spec.going_on is not None or spec.search is not None:
-            newest = "checkpoints/last.ckpt" if spec.search is None else "study.db"
-            uri = create["CheckpointConfig"]["S3Uri"]
-            s3.send_checkpoints(self.cloud, Path(spec.folder), uri, newest, encryption=self._encryption())
+            s3.send_checkpoints(self.cloud, spec, create["CheckpointConfig"]["S3Uri"], self._encryption())
         remember(Path(spec.folder), plan, self)
         try:
             self._create_job(plan, create, number)

@@ -377,8 +377,9 @@ def tmp_path_of(tmp_path: Path, name: str) -> Path:
 def jobs(launcher: SageMakerLauncher, run_id: str) -> list[tuple[str, dict[str, Any]]]:
     client = launcher.cloud.client("sagemaker")
     found = client.list_training_jobs(MaxResults=100)["TrainingJobSummaries"]
-    names = [job["TrainingJobName"] for job in found if job["TrainingJobName"].startswith("mine-")]
-    assert all(name.startswith(run_id) for name in names), names  # no job for a trial
+    names = [job["TrainingJobName"] for job in found]
+    assert not [name for name in names if re.fullmatch(r"mine-[0-9a-f]{6}-\d+", name)]  # no job for a trial
+    names = [name for name in names if name.startswith(run_id)]
     return [(name, client.describe_training_job(TrainingJobName=name)) for name in names]
 
 

@@ -5,7 +5,8 @@ study, trials and features. So a machine that is taken away costs at most what i
 they were last saved, and what comes home is what a search on this machine would have left.
 """
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -18,7 +19,8 @@ from launchers.follow import detached, follow
 from launchers.homecoming import launched, launcher_of
 from launchers.local import ABOUT_THIS_COMMAND, handle_for
 from launchers.sagemaker import SageMakerLauncher
-from launchers.sweep.ending import SearchResult, read_search
+from launchers.sweep.ending import STUDY_FILE, SearchResult, read_search
+from launchers.sweep.snapshots import Snapshots
 from launchers.sweep.study import Study
 
 
@@ -65,13 +67,16 @@ def run(launcher: SageMakerLauncher, plan: Plan) -> SearchResult | None:
     return result
 
 
-def at_home(study: Study, folder: Path, n_trials: int) -> SearchResult | None:
+def at_home(opened: Callable[[str], Study], folder: Path, n_trials: int) -> SearchResult | None:
     """The result, where this machine has it with as many trials as are asked for now; null where there is more to do.
 
-    Raises LaunchError where a search on this machine is at work on the study.
+    opened: the study in a database. Raises LaunchError where a search on this machine is at work on it.
     """
-    with closing(study):
-        counts = study.counts()
+    with tempfile.TemporaryDirectory() as place:
+        copy = Snapshots(Path(place) / STUDY_FILE, folder / STUDY_FILE)  # whose date says when trials were added
+        copy.restore()
+        with closing(opened(f"sqlite:///{copy.live}")) as study:
+            counts = study.counts()
     if counts.running:
         raise LaunchError(
             f"The search in {shown_path(folder)} is going on on this machine.\nTry: Ctrl-C there; then the same command"

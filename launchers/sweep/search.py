@@ -109,10 +109,8 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
         n_trials = min(n_trials, math.prod(map(len, space.grid().values())))
     seed = int(plan.spec.config["seed"])
 
-    def opened(**how: Any) -> Study:
-        return Study(
-            study.about, study.storage, lambda before: build_sampler(sampler, space, seed, before), pruner, **how
-        )
+    def opened(storage: str, **how: Any) -> Study:
+        return Study(study.about, storage, lambda before: build_sampler(sampler, space, seed, before), pruner, **how)
 
     if one_job.is_wanted(settings.one_job, plan.spec.config, trains_heads=shared):
         assert isinstance(launcher, SageMakerLauncher)
@@ -122,7 +120,7 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
             return None
         result = None
         if (folder / STUDY_FILE).exists() and not settings.storage:
-            result = one_job.at_home(opened(), folder, n_trials)
+            result = one_job.at_home(opened, folder, n_trials)
         if result is not None:
             print(result)
         else:
@@ -138,7 +136,7 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
         kept = Snapshots(live, folder / STUDY_FILE)
         kept.restore()
         how = {"alone": True, "changed": kept.save}
-    ours = opened(**how)
+    ours = opened(study.storage, **how)
     running = RunningSearch(
         study=ours,
         space=space,
