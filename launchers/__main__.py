@@ -94,7 +94,8 @@ def _list(args: argparse.Namespace) -> int:
 
 def _launched_from_here(args: argparse.Namespace) -> Iterator[tuple[Handle, Status]]:
     """Runs elsewhere whose folder is here and waits for its results."""
-    places = (Path(args.runs_dir).glob(f"*/{LAUNCHED_FILE}"), Path("sweeps").glob(f"*/*/{LAUNCHED_FILE}"))
+    sweeps = (Path("sweeps").glob(f"{below}/{LAUNCHED_FILE}") for below in ("*", "*/*"))  # in one job; of trials
+    places = (Path(args.runs_dir).glob(f"*/{LAUNCHED_FILE}"), *sweeps)
     for file in sorted((file for found in places for file in found), reverse=True):
         from launchers.homecoming import launched, launcher_of
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
 REASON = "DOGBREED_REASON"  # there as well: the file that train.py writes why it ended into, where it did not end well
 SENT = "DOGBREED_SENT"  # in a rented machine's environment: the file that says what was sent
+SEARCH_FILE = "best.json"  # in a search's folder: what it has come to
+# of trials, in a search's folder; the second part only on a machine that goes on where others were taken away
+TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"
 LAUNCHED_FILE = "launched.json"  # in the folder of a run that runs elsewhere: its handle, and how to get there
 
 
@@ -84,6 +87,8 @@ class RunSpec:
     code: CodeBundle | None = None  # of a run that goes elsewhere: what is sent there
     photos: SentFolder | None = None  # of such a run: the data folder of this machine that is sent there
     going_on: tuple[str, ...] | None = None  # of a resumed run: what was typed this time; null for a new run
+    search: str | None = None  # of a whole search in one job: its study's name; config is then that of some trial
+    trials: int = 0  # of such a search: how many are to have ended
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -152,7 +157,7 @@ class Plan:
 
     def brief(self) -> str:
         """Where it runs and what it costs."""
-        rows = [(name, text) for name, text in self.rows if name in ("where", "time", "cost", "photos")]
+        rows = [(name, text) for name, text in self.rows if name in ("where", "time", "cost", "photos", "search")]
         return "\n".join([f"Run {self.spec.run_id}", *(f"  {name:<7} {text.splitlines()[0]}" for name, text in rows)])
 
     def __str__(self) -> str:
@@ -325,6 +330,12 @@ def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] =
     while not launcher.status(handle).finished:
         sleep(launcher.poll_s)
     return launcher.result(handle)
+
+
+def sent() -> RunSpec | None:
+    """What the person who rented this machine has sent; null where nobody has."""
+    file = os.environ.get(SENT)
+    return RunSpec.from_json(json.dumps(json.loads(Path(file).read_bytes())["spec"])) if file else None
 
 
 def on_rented_machine() -> bool:

@@ -30,12 +30,13 @@ class Instance:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run, in USD. expected: null where nobody can tell how long it takes."""
+    """Of one run, in USD. expected: null where nobody can tell how long it takes, which `seconds` says."""
 
     usd_per_hour: float
     expected: float | None
     worst: float
     as_of: str
+    seconds: float | None
 
 
 REGION = "us-east-1"  # of the prices
@@ -64,8 +65,10 @@ def closest(name: str) -> list[str]:
     return get_close_matches(name, [*_table()["instances"], *_table()["unpriced"]], 3, 0.5)
 
 
-def estimate(config: Mapping[str, Any], name: str, *, instances: int, spot: bool, max_run_s: float) -> Cost | None:
-    """Null for an unknown instance type.
+def estimate(
+    config: Mapping[str, Any], name: str, *, instances: int, spot: bool, max_run_s: float, trials: int = 0
+) -> Cost | None:
+    """Null for an unknown instance type. trials: of a search in one job; config is then that of one of them.
 
     worst: all instances for all of max_run_s at the on-demand price, which spot never exceeds
     (https://docs.aws.amazon.com/sagemaker/latest/dg/model-managed-spot-training.html).
@@ -74,10 +77,10 @@ def estimate(config: Mapping[str, Any], name: str, *, instances: int, spot: bool
     if row is None:
         return None
     hourly = row.usd * instances
-    seconds = seconds_expected(config, row, instances)
+    seconds = scaling.search_s(config, row, trials) if trials else seconds_expected(config, row, instances)
     share = spot_share() if spot else 1.0
     expected = None if seconds is None else min(seconds, max_run_s) / 3600 * hourly * share
-    return Cost(hourly, expected, max_run_s / 3600 * hourly, row.as_of)
+    return Cost(hourly, expected, max_run_s / 3600 * hourly, row.as_of, seconds)
 
 
 def seconds_expected(config: Mapping[str, Any], row: Instance, instances: int = 1) -> float | None:

@@ -16,6 +16,8 @@ from dogbreed.run_folder import write_json
 
 SHARD_BYTES = 64_000_000  # a request for each photo would cost more time than its bytes
 MANIFEST = "manifest.json"
+FEATURES = "features"  # the folder of what is computed of the photos: in the bucket, and below a run's checkpoints
+FEATURES_ABOUT = "about.json"  # in it: of which photos
 
 _AT_ONCE = 8  # files that are read
 
@@ -95,6 +97,20 @@ def digests_folder() -> Path:
     from dogbreed.photos import cache_folder  # here: it brings numpy and Pillow
 
     return cache_folder() / "digests"
+
+
+def of_photos(photos: SentFolder | None, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Which photos a run is on, as far as its settings say it. data: the config node."""
+    if photos is not None:
+        return {"digest": photos.digest}
+    return {"source": data["source"]} if data.get("source") else {"root": str(data["root"]).rstrip("/")}
+
+
+def features_key(photos: SentFolder | None, data: Mapping[str, Any]) -> str:
+    """Where features of these photos are looked for. Not what makes them right: each row is known by its photo."""
+    if photos is not None:
+        return photos.digest
+    return hashlib.sha256(json.dumps(of_photos(photos, data), sort_keys=True).encode()).hexdigest()[:32]
 
 
 def shard_name(number: int) -> str:

@@ -18,7 +18,7 @@ from dogbreed import ranks
 from dogbreed.errors import ConfigError
 from launchers import datasets
 from launchers.aws import configured_region
-from launchers.base import SENT, RunSpec
+from launchers.base import RunSpec, sent
 from launchers.bundle import CodeBundle, look
 from launchers.local import ABOUT_THIS_COMMAND, STAYS_HERE
 from launchers.resume import differences, going_on, saved, typed_after_resume
@@ -75,7 +75,9 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
         run_id, created_at = before.run_id, before.created_at or created_at
         now = typed_after_resume(overrides)
         config = going_on(folder, composed, now, hydra.runtime.choices)
-    _check_as_sent(config)
+    there = sent()
+    if there is not None and there.search is None:  # a search looks itself: each of its trials has drawn other settings
+        check_as_sent(config, there)
     commit, dirty = _git()
     code = _code(hydra) if "cloud" in composed["launcher"] else None
     photos = _photos(config) if code else None
@@ -103,17 +105,14 @@ def _code(hydra: Any) -> CodeBundle:
     return look(PROJECT, [Path(place).absolute() for place in dict.fromkeys(places)])
 
 
-def _check_as_sent(config: Mapping[str, Any]) -> None:
+def check_as_sent(config: Mapping[str, Any], there: RunSpec) -> None:
     """On a rented machine: refuse settings that differ from those that the person who sent them saw.
 
     Raises ConfigError, listing what differs.
     """
-    sent = os.environ.get(SENT)
-    if not sent:
-        return
     then, now = (
         {key: value for key, value in settings.items() if key not in STAYS_HERE}
-        for settings in (json.loads(Path(sent).read_bytes())["spec"]["config"], json.loads(json.dumps(config)))
+        for settings in (there.config, json.loads(json.dumps(config)))
     )
     if listed := [
         f"{key}: {old} was sent, {new} here" for key, old, new in differences(then, now) if key != "data.root"

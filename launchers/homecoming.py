@@ -1,6 +1,8 @@
 """A run that ran elsewhere, and its folder here: how it is found again, and how its files come home."""
 
 import json
+import logging
+import re
 import shutil
 import tarfile
 import tempfile
@@ -11,11 +13,24 @@ from typing import TYPE_CHECKING, Any
 from dogbreed.run_folder import RunFolder, write_json, write_text
 from launchers import s3
 from launchers.aws import Account, Cloud, errors, split_uri
-from launchers.base import LAUNCHED_FILE, SPEC_FILE, Handle, LaunchError, Plan, RunResult, RunSpec
+from launchers.base import (
+    LAUNCHED_FILE,
+    SEARCH_FILE,
+    SPEC_FILE,
+    TRIAL_FOLDERS,
+    Handle,
+    LaunchError,
+    Plan,
+    RunResult,
+    RunSpec,
+)
+from launchers.datasets import FEATURES
 from launchers.local import read_result, refuse_if_alive_here
 
 if TYPE_CHECKING:
     from launchers.sagemaker import SageMakerLauncher
+
+log = logging.getLogger("dogbreed")
 
 _LIGHT = ("spec.json", "config.yaml", "metrics.csv", "metrics.json", "fit.json", "environment.json", "skipped.csv")
 
@@ -62,12 +77,16 @@ def bring_home(cloud: Cloud, handle: Handle, job: Mapping[str, Any]) -> Path:
     spec, root = _spec_of(cloud, job), root_of(job)
     folder = home_of(handle, spec)
     note = launched(folder) or {"handle": str(handle)}
-    if note.get("home") == job["TrainingJobName"] and RunFolder(folder).metrics.exists():
+    result = RunFolder(folder).metrics if spec.search is None else folder / SEARCH_FILE
+    if note.get("home") == job["TrainingJobName"] and result.exists():
         return folder
     uri = f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job['TrainingJobName']}/output/output.tar.gz"
     folder.mkdir(parents=True, exist_ok=True)
+    _share_features(cloud, job)
     if not _unpack(cloud, uri, folder):  # a job that was ended early has none
-        s3.download(cloud, f"{root}/checkpoints", folder)
+        if spec.search is not None:
+            raise LaunchError(f"{uri} is gone, which held the search's results.")
+        s3.download(cloud, f"{root}/checkpoints", folder, _of_the_run)
         _metrics_so_far(folder)
     _settle(folder, spec)
     write_json(folder / LAUNCHED_FILE, {**note, "home": job["TrainingJobName"]})
@@ -88,6 +107,8 @@ def fetch(launcher: "SageMakerLauncher", handle: Handle, folder: Path | None, *,
             f"Run {handle} is still going on there.\nTry: python -m launchers attach {handle}, or cancel it first"
         )
     spec, uri = _spec_of(launcher.cloud, job), f"{root_of(job)}/checkpoints"
+    if spec.search is not None:
+        raise LaunchError(f"{handle} is a search.\nTry: the command that began it, which goes on with it")
     folder = folder or home_of(handle, spec)
     refuse_if_alive_here(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +117,7 @@ def fetch(launcher: "SageMakerLauncher", handle: Handle, folder: Path | None, *,
     with errors(f"looking into {uri}"):
         there = s3.head(launcher.cloud, bucket, f"{prefix}/checkpoints/last.ckpt")
     if not (last.exists() and there and last.stat().st_mtime > there["LastModified"].timestamp() + 1):
-        s3.download(launcher.cloud, uri, folder, lambda name: checkpoints or name in _LIGHT)
+        s3.download(launcher.cloud, uri, folder, lambda name: _of_the_run(name) if checkpoints else name in _LIGHT)
     _settle(folder, spec)
     (folder / "state.json").unlink(missing_ok=True)  # of a machine that is gone
     # saved: there is a checkpoint, here or only there, that other settings would not go with
@@ -104,8 +125,29 @@ def fetch(launcher: "SageMakerLauncher", handle: Handle, folder: Path | None, *,
     return folder
 
 
+def _of_the_run(name: str) -> bool:
+    return not name.startswith(f"{FEATURES}/")
+
+
+def _share_features(cloud: Cloud, job: Mapping[str, Any]) -> None:
+    """What the job has computed of its photos, where the next run on them looks for it; the plan named the place."""
+    channels = {channel["ChannelName"]: channel for channel in job.get("InputDataConfig", [])}
+    if FEATURES not in channels:
+        return
+    place, key = channels[FEATURES]["DataSource"]["S3DataSource"]["S3Uri"], job["OutputDataConfig"].get("KmsKeyId")
+    encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
+    try:
+        s3.share_features(cloud, f"{root_of(job)}/checkpoints/{FEATURES}", place, encryption)
+    except LaunchError as error:  # the next run computes them again: no reason to keep this one's results away
+        log.warning("%s", error)
+
+
 def read_home(handle: Handle, folder: Path) -> RunResult:
-    return read_result(handle, RunFolder(folder))
+    if not (folder / SEARCH_FILE).exists():
+        return read_result(handle, RunFolder(folder))
+    from launchers.sweep.ending import read_search
+
+    return read_search(handle, folder)
 
 
 def home_of(handle: Handle, spec: RunSpec) -> Path:
@@ -114,7 +156,7 @@ def home_of(handle: Handle, spec: RunSpec) -> Path:
     note = launched(folder)
     if note is not None and note.get("handle") == str(handle):
         return folder
-    return Path("runs", handle.run_id).absolute()
+    return (Path("runs", handle.run_id) if spec.search is None else Path("sweeps", spec.search)).absolute()
 
 
 def root_of(job: Mapping[str, Any]) -> str:
@@ -145,7 +187,10 @@ def _unpack(cloud: Cloud, uri: str, folder: Path) -> bool:
                 archive.extractall(Path(place) / "files", filter="data")
             for path in sorted((Path(place) / "files").rglob("*")):
                 if path.is_file():
-                    target = folder / path.relative_to(Path(place) / "files")
+                    first, *rest = path.relative_to(Path(place) / "files").parts
+                    if rest and (trial := re.fullmatch(TRIAL_FOLDERS, first)):
+                        first = trial[1]
+                    target = folder.joinpath(first, *rest)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.move(path, target)
     return True
@@ -156,12 +201,18 @@ def _settle(folder: Path, spec: RunSpec) -> None:
     from omegaconf import OmegaConf
 
     write_text(folder / SPEC_FILE, spec.to_json())
-    config_file = RunFolder(folder).config
-    if config_file.exists():
-        config = OmegaConf.load(config_file)
-        for key in ("data.root", "launcher"):
-            OmegaConf.update(config, key, OmegaConf.select(OmegaConf.create(dict(spec.config)), key), merge=False)
-        write_text(config_file, OmegaConf.to_yaml(config))
+    there = OmegaConf.create(dict(spec.config))
+    for config_file in [RunFolder(folder).config] if spec.search is None else folder.glob("*/config.yaml"):
+        if config_file.exists():
+            config = OmegaConf.load(config_file)
+            for key in ("data.root", "launcher"):
+                OmegaConf.update(config, key, OmegaConf.select(there, key), merge=False)
+            write_text(config_file, OmegaConf.to_yaml(config))
+    if spec.search is not None:
+        from launchers.sweep.best import move_data
+
+        typed = any(text.lstrip("+").startswith("data.root=") for text in spec.overrides)
+        move_data(folder, there.data.root if typed or not there.data.get("source") else None)
 
 
 def _metrics_so_far(folder: Path) -> None:

@@ -12,6 +12,7 @@ from launchers import costs
 from launchers.base import Cause, Handle, Phase, Status
 
 EARLY_TAG = "dogbreed:ended-early"
+STUDY = "DOGBREED_STUDY"  # in the environment of a job that is a whole search: its study
 
 _PROVISIONING = (
     "Starting",
@@ -59,6 +60,8 @@ def read(
     """job: as DescribeTrainingJob gives it. tags: of the job, asked if they matter."""
     native, secondary = job["TrainingJobStatus"], job["SecondaryStatus"]
     again = shlex.join(["python", "train.py", f"resume={handle}"])
+    if STUDY in job.get("Environment", {}):
+        again = "the command that began this search"
     here = Status(
         Phase.RUNNING,
         attempt=attempts(job),

@@ -30,6 +30,7 @@ from typing import Any
 
 _ML, _TMP = "/opt/ml", "/tmp/dogbreed"  # as the launcher writes them; `_here` says where they are
 _TEMPORARY = re.compile(r"^\..+\.tmp-\d+$")  # what dogbreed.run_folder was about to write
+_FEATURES = "features"  # below the checkpoints and as an input: kept for other runs, and no part of this run's folder
 END = "The machine's part has ended"  # the last line: all that comes before it has been logged
 _POLL_S = 0.05
 _LAST_WORDS_S = 15.0  # for processes to notice that one of them has failed, and again until they are killed
@@ -41,7 +42,7 @@ def main() -> int:
     base = Path(os.environ.get("SAGEMAKER_BASE_DIR", _ML))
     asked = _Signals()
     sent = json.loads((base / "input/data/spec/spec.json").read_bytes())
-    crew = _crew(base)
+    crew = _crew(base, alone=bool(sent["spec"].get("search")))
     project, folder = base / "code", base / "checkpoints"
     try:
         _unpack(base / "input/data/code/bundle.tar.gz", project)
@@ -57,7 +58,7 @@ def main() -> int:
         begun = any((folder / name).exists() for name in ("config.yaml", "spec.json"))
         words = sent["again"] if sent["again"] and begun else sent["fresh"]
         argv = [sys.executable, "train.py", *words["typed"], *(_here(text, base) for text in words["own"])]
-        common = {**os.environ, **_environment(base)}
+        common = {**os.environ, **_environment(base, crew)}
         ended = asked.run(argv, project, [common | more for more in crew.environments(base, attempt)])
     except _Failure as failure:
         return _end(base, 1, str(failure))
@@ -174,8 +175,10 @@ class _Crew:
         return [{**common, **rank, **reason} for rank, reason in zip(ranks, reasons, strict=True)]
 
 
-def _crew(base: Path) -> _Crew:
-    """As SageMaker describes the job, and as many processes as the machine has GPUs."""
+def _crew(base: Path, *, alone: bool) -> _Crew:
+    """As SageMaker describes the job, and as many processes as the machine has GPUs; `alone` one, which shares them out
+    among its trials.
+    """
     try:
         about = json.loads((base / "input/config/resourceconfig.json").read_bytes())
     except FileNotFoundError:
@@ -185,7 +188,9 @@ def _crew(base: Path) -> _Crew:
         return [int(digits) for digits in re.findall(r"\d+", host)]  # algo-10 comes after algo-9
 
     hosts = sorted(about["hosts"], key=number)
-    return _Crew(hosts, about["current_host"], about.get("network_interface_name") or "eth0", _gpus() or 1)
+    return _Crew(
+        hosts, about["current_host"], about.get("network_interface_name") or "eth0", 1 if alone else _gpus() or 1
+    )
 
 
 def _gpus() -> int:
@@ -274,8 +279,14 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _environment(base: Path) -> dict[str, str]:
+def _environment(base: Path, crew: _Crew) -> dict[str, str]:
+    saved, sent = base / "checkpoints" / _FEATURES, base / "input/data" / _FEATURES
+    if crew.first:  # saved as they grow, so that a reclaim repeats no pass; and those of earlier runs on these photos
+        features = {"DOGBREED_FEATURES": str(saved), "DOGBREED_FEATURES_FROM": str(sent)}
+    else:  # each machine has all of them, and one saves them
+        features = {"DOGBREED_FEATURES_FROM": os.pathsep.join([str(sent), str(saved)])}
     return {
+        **features,
         "PYTHONUNBUFFERED": "1",  # a line is in the log when it is said
         "DOGBREED_CACHE": _here(_TMP, base),
         "DOGBREED_SENT": str(base / "input/data/spec/spec.json"),
@@ -288,21 +299,23 @@ def _here(text: str, base: Path) -> str:
 
 
 def _forget_lost_process(folder: Path) -> None:
-    """The folder came from a machine that was taken away: what ran there does not run any more."""
-    try:
-        state = json.loads((folder / "state.json").read_bytes())
-    except (OSError, ValueError):
-        return
-    if state.get("phase") == "running":
-        lost = {**state, "phase": "failed", "cause": "interrupted", "detail": "the machine was taken away"}
-        (folder / "state.json").write_text(json.dumps(lost, indent=2) + "\n")
+    """The folder came from a machine that was taken away: what ran there, or the trials of a search, run no more."""
+    for file in (folder / "state.json", *folder.glob("*/state.json")):
+        try:
+            state = json.loads(file.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if state.get("phase") == "running":
+            lost = {**state, "phase": "failed", "cause": "interrupted", "detail": "the machine was taken away"}
+            file.write_text(json.dumps(lost, indent=2) + "\n")
 
 
 def _keep(folder: Path, output: Path) -> None:
     """The run folder as output data: that is uploaded before the job counts as completed."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not _TEMPORARY.match(path.name):
-            target = output / path.relative_to(folder)
+        within = path.relative_to(folder)
+        if path.is_file() and not _TEMPORARY.match(path.name) and within.parts[0] != _FEATURES:
+            target = output / within
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(path, target)

@@ -30,6 +30,8 @@ def expand(typed: Sequence[str]) -> list[str]:
         return list(typed)
     folder = _folder(_unquoted(value), typed)
     spec, _ = saved(folder)
+    if spec.search is not None:
+        raise ConfigError(f"{shown_path(folder)} is a search, which goes on by the same command again, without resume=")
     flags, rest, about = [], [], {"run_id": spec.run_id, "hydra.run.dir": str(folder)}
     for text in typed:
         key, assigned, given = text.partition("=")

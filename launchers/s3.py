@@ -13,16 +13,17 @@ from typing import Any
 
 from launchers import datasets
 from launchers.aws import Cloud, code_of, errors, network_errors, split_uri
-from launchers.base import LAUNCHED_FILE, CleanupReport, RunSpec
+from launchers.base import LAUNCHED_FILE, SEARCH_FILE, SPEC_FILE, CleanupReport, RunSpec
 from launchers.bundle import BUNDLE_FILE, ENTRY_FILE, pack
 
 _AT_ONCE = 8  # transfers
+_FEATURE = re.compile(r"[^/]+/(?:recipe\.json|shards/[0-9a-f]{32}\.(?:npy|json))")  # of what a store holds, what lasts
 _TEMPORARY = re.compile(r"^\..+\.tmp-\d+$")
 _MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchBucket")
 
 
 def put(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec, sent: Mapping[str, Any]) -> None:
-    """One object of the plan. Code is known by its digest: where it is there, nothing is uploaded."""
+    """One object of the plan. All but the settings are known by their key: where they are, nothing is uploaded."""
     from launchers.describe import PROJECT
 
     assert spec.code is not None
@@ -31,14 +32,15 @@ def put(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec, sent: Mappin
         send_photos(cloud, parameters, spec)
         return
     with errors(f"uploading {name} to s3://{parameters['Bucket']}"):
-        if name in (BUNDLE_FILE, ENTRY_FILE):
-            if head(cloud, parameters["Bucket"], parameters["Key"]) is not None:
-                return
-            body = (
-                pack(PROJECT, spec.code) if name == BUNDLE_FILE else Path(__file__).with_name(ENTRY_FILE).read_bytes()
-            )
+        if name != SPEC_FILE and head(cloud, parameters["Bucket"], parameters["Key"]) is not None:
+            return
+        if name == BUNDLE_FILE:
+            body = pack(PROJECT, spec.code)
+        elif name == ENTRY_FILE:
+            body = Path(__file__).with_name(ENTRY_FILE).read_bytes()
         else:
-            body = (json.dumps(sent, indent=2) + "\n").encode()
+            shown = datasets.of_photos(spec.photos, spec.config["data"]) if name == datasets.FEATURES_ABOUT else sent
+            body = (json.dumps(shown, indent=2) + "\n").encode()
         cloud.client("s3").put_object(**{**parameters, "Body": body})
 
 
@@ -173,17 +175,51 @@ def download(cloud: Cloud, uri: str, folder: Path, wanted: Callable[[str], bool]
     return len(found)
 
 
-def send_checkpoints(cloud: Cloud, folder: Path, uri: str, *, going_on: bool, encryption: Mapping[str, Any]) -> None:
-    """Of a run that goes on elsewhere: what this machine trained last, unless the cloud has what is newer."""
-    last = folder / "checkpoints" / "last.ckpt"
-    if not (going_on and last.exists()):
+def share_features(cloud: Cloud, source: str, target: str, encryption: Mapping[str, Any]) -> int:
+    """Copy what `source` has of features and `target` has not, within S3. Returns how many files.
+
+    Numbers before what says whose they are: who reads meanwhile finds shards that are whole.
+    """
+    (bucket, prefix), (to, place) = split_uri(f"{source.rstrip('/')}/"), split_uri(f"{target.rstrip('/')}/")
+    have = {name for name, _ in objects(cloud, target)}
+    found = {name for name, _ in objects(cloud, source) if _FEATURE.fullmatch(name)}
+    numbers = {name for name in found if name.endswith(".npy")}
+    indices = {name for name in found - numbers if not _is_index(name) or _numbers_of(name) in numbers | have}
+    client, copied = cloud.client("s3"), 0
+
+    def one(name: str) -> None:
+        here = {"Bucket": bucket, "Key": prefix + name}
+        client.copy_object(Bucket=to, Key=place + name, CopySource=here, **encryption)
+
+    with errors(f"copying features to {target}"), ThreadPoolExecutor(_AT_ONCE) as pool:
+        for names in (numbers - have, indices - have):
+            copied += len(list(pool.map(one, sorted(names))))
+    return copied
+
+
+def _is_index(name: str) -> bool:
+    return "/shards/" in name
+
+
+def _numbers_of(index: str) -> str:
+    return index.removesuffix(".json") + ".npy"
+
+
+def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[str, Any]) -> None:
+    """Of what goes on elsewhere: what this machine trained last, unless the cloud has what is newer."""
+    folder, newest = Path(spec.folder), "checkpoints/last.ckpt" if spec.search is None else "study.db"
+    last = folder / newest
+    if not last.exists():
         return
     bucket, prefix = split_uri(uri)
     with errors(f"uploading checkpoints to {uri}"):
-        there = head(cloud, bucket, f"{prefix}/checkpoints/last.ckpt")
+        there = head(cloud, bucket, f"{prefix}/{newest}")
         if there is not None and last.stat().st_mtime <= there["LastModified"].timestamp() + 1:
             return
         files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_temporary(path.name)]
+        if spec.search is not None:  # other trials have ended, and are not gone on with
+            best = _best_trial(folder)
+            files = [path for path in files if path == last or best in path.parents]
         client = cloud.client("s3")
 
         def one(path: Path) -> None:
@@ -193,6 +229,14 @@ def send_checkpoints(cloud: Cloud, folder: Path, uri: str, *, going_on: bool, en
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(one, files))
+
+
+def _best_trial(search: Path) -> Path | None:
+    """The folder of a search's best trial so far."""
+    try:
+        return search / f"{json.loads((search / SEARCH_FILE).read_bytes())['trial']:05d}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:

@@ -30,6 +30,7 @@ from launchers.base import (
     name_findings,
 )
 from launchers.bundle import BUNDLE_FILE, ENTRY_FILE, secrets_in
+from launchers.datasets import FEATURES, FEATURES_ABOUT, features_key
 from launchers.homecoming import bring_home, read_home, remember
 from launchers.job_logs import read_job_logs, tail
 from launchers.local import STAYS_HERE, override, refuse_if_alive_here
@@ -50,6 +51,7 @@ _LOCAL_STORAGE = re.compile(r"\.(g[4-9]\w*|p3dn|p[4-9]\w*(-\w+)?|trn\w+|[a-z]+\d
 _TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
 _MOST_RUN_S = 28 * 86400  # SageMaker's own limit
 _MOST_RESUBMITS = 99  # two digits of a job's name
+_SET_HERE = frozenset({"data.root", "hpo.study", "hpo.one_job", "hpo.fresh"})  # for the machine, whatever was typed
 _KEPT_DAYS = 30  # dogbreed:expires-at, for what cleans up by it
 _METRICS = {  # what training logs, as SageMaker's metrics
     "train/loss": r"train loss ([0-9.]+)",
@@ -124,17 +126,18 @@ class SageMakerLauncher:
         put = {"Bucket": self.bucket, **self._encryption()}
         count, size = len(spec.code.files), spec.code.size
         create = self._create(spec, code, spec_key, root)
+        objects = {
+            f"{code}/{ENTRY_FILE}": "<launchers/remote.py>",
+            f"{code}/{BUNDLE_FILE}": f"<{count} files, {size:,} bytes>",
+        }
+        if spec.photos is not None:
+            photos, shards = spec.photos, len(spec.photos.shards)
+            objects[self._photos_key(spec)] = f"<{photos.files:,} photos in {shards} files and their manifest>"
+        if key := self._features_key(spec):
+            objects[f"{key}{FEATURES_ABOUT}"] = "<which photos these are>"  # an input without any object is refused
+        objects[spec_key] = "<the settings of this run>"
         requests = (
-            Request("s3", "PutObject", {**put, "Key": f"{code}/{ENTRY_FILE}", "Body": "<launchers/remote.py>"}),
-            Request(
-                "s3", "PutObject", {**put, "Key": f"{code}/{BUNDLE_FILE}", "Body": f"<{count} files, {size:,} bytes>"}
-            ),
-            *(
-                [Request("s3", "PutObject", {**put, **_photos_body(spec, self._photos_key(spec))})]
-                if spec.photos
-                else []
-            ),
-            Request("s3", "PutObject", {**put, "Key": spec_key, "Body": "<the settings of this run>"}),
+            *(Request("s3", "PutObject", {**put, "Key": name, "Body": body}) for name, body in objects.items()),
             Request("sagemaker", "CreateTrainingJob", create),
         )
         return Plan(
@@ -183,6 +186,8 @@ class SageMakerLauncher:
             yield f"launcher.instance_type={self.instance_type} is unknown.\nTry: {near}"
         if self.instances < 1:
             yield f"launcher.instances={self.instances} cannot be.\nTry: 1 or more"
+        if self.instances > 1 and spec.search is not None:
+            yield "A search in one job has one machine.\nTry: launcher.instances=1, or hpo.one_job=false"
         if not 1 <= self.max_run_s <= _MOST_RUN_S:
             yield f"launcher.max_run_s={self.max_run_s} cannot be.\nTry: 1 to {_MOST_RUN_S} seconds, such as 14400"
         if self.spot:
@@ -217,8 +222,19 @@ class SageMakerLauncher:
         wait = f", {_hours(self.max_wait_s)} with waiting" if self.spot and self.max_wait_s else ""
         machines = f"{self.instances} x {self.instance_type}" if self.instances > 1 else self.instance_type
         yield "where", f"{self.cloud.describe()}: {machines}, {how}"
-        yield "time", f"at most {_hours(self.max_run_s)}{wait}"
-        yield "cost", self._cost(spec)
+        if spec.search is not None:
+            yield "search", f"{spec.trials} trials of the study {spec.search}, in this one job"
+        cost = costs.estimate(
+            spec.config,
+            self.instance_type,
+            instances=self.instances,
+            spot=self.spot,
+            max_run_s=self.max_run_s,
+            trials=spec.trials,
+        )
+        expected = f"about {_minutes(cost.seconds)} expected, " if spec.search and cost and cost.seconds else ""
+        yield "time", f"{expected}at most {_hours(self.max_run_s)}{wait}"
+        yield "cost", self._cost(cost)
         if text := scaling.said(spec.config, costs.instance(self.instance_type), self.instances):
             yield "speed-up", text
         yield "command", shlex.join(["python", "train.py", *typed, *own])
@@ -238,15 +254,15 @@ class SageMakerLauncher:
             count, shards = spec.photos.files, len(spec.photos.shards)
             files = f"{shards} files" if shards > 1 else "one file"
             yield "photos", f"{count:,} files, {spec.photos.size / 1e6:,.0f} MB, sent once as {files}"
+        if key := self._features_key(spec):
+            yield "features", f"computed once for all runs on these photos, kept in s3://{self.bucket}/{key}"
         yield "files", root
         yield "folder", spec.folder
-        yield "resume", shlex.join(["python", "train.py", f"resume={Handle(SCHEME, self.cloud.scope, spec.run_id)}"])
+        resume = ["python", "train.py", f"resume={Handle(SCHEME, self.cloud.scope, spec.run_id)}"]
+        yield "resume", shlex.join(resume) if spec.search is None else "the same command again"
         yield "permissions", "\n".join(_wrapped(self._actions()))
 
-    def _cost(self, spec: RunSpec) -> str:
-        cost = costs.estimate(
-            spec.config, self.instance_type, instances=self.instances, spot=self.spot, max_run_s=self.max_run_s
-        )
+    def _cost(self, cost: costs.Cost | None) -> str:
         if cost is None:
             return f"unknown: no price of {self.instance_type} is in launchers/prices.yaml"
         expected = "expected cannot be told" if cost.expected is None else f"about {costs.usd(cost.expected)} expected"
@@ -276,7 +292,8 @@ class SageMakerLauncher:
         """What was typed, what the launcher adds for the machine, and the extras of pyproject.toml that it needs."""
         folder = f"{_ML}/checkpoints"
         words = (spec.going_on or ()) if again else spec.overrides
-        typed = [text for text in words if _root_key(text) not in STAYS_HERE and _key(text) != "data.root"]
+        stays = STAYS_HERE if spec.search is None else STAYS_HERE - {"hpo"}
+        typed = [text for text in words if _root_key(text) not in stays and _key(text) not in _SET_HERE]
         data = spec.config["data"]
         if spec.photos is not None:
             root = f"{_TMP}/photos"
@@ -284,11 +301,14 @@ class SageMakerLauncher:
             root = f"{_TMP}/{Path(str(data['root'])).name}"
         else:
             root = f"{_ML}/input/data/photos"
-        own = [
-            "launcher=local",
-            *([override("resume", folder)] if again else [f"run_id={spec.run_id}", f"hydra.run.dir={folder}"]),
-            f"data.root={root}",
-        ]
+        if spec.search is not None:  # the machine goes on with what it finds there: the same command, always
+            typed = ["-m", *typed]
+            how = [f"hpo.study={spec.search}", "hpo.one_job=false", "hpo.fresh=false", f"hydra.sweep.dir={folder}"]
+        elif again:
+            how = [override("resume", folder)]
+        else:
+            how = [f"run_id={spec.run_id}", f"hydra.run.dir={folder}"]
+        own = ["launcher=local", *how, f"data.root={root}"]
         assert spec.code is not None
         if spec.code.config_dirs:
             places = ",".join(f"file://{_ML}/code/{name}" for name in spec.code.config_dirs)
@@ -308,6 +328,10 @@ class SageMakerLauncher:
             channels.append(streamed)
         elif not spec.config["data"].get("source"):
             channels.append(channel("photos", f"{str(spec.config['data']['root']).rstrip('/')}/"))
+        if key := self._features_key(spec):
+            # streamed: of all that is kept there, only what the run asks for is read
+            streamed = {**channel(FEATURES, f"s3://{self.bucket}/{key}"), "InputMode": "FastFile"}
+            channels.append(streamed)
         output: dict[str, Any] = {"S3OutputPath": f"{root}/output"}
         resources: dict[str, Any] = {
             "InstanceType": self.instance_type,
@@ -342,14 +366,17 @@ class SageMakerLauncher:
             "EnableManagedSpotTraining": self.spot,
             "EnableNetworkIsolation": self.network_isolation,
             "EnableInterContainerTrafficEncryption": self.instances > 1,
-            "Environment": {"DOGBREED_INSTALL": "no" if self.network_isolation else "yes"},
+            "Environment": {
+                "DOGBREED_INSTALL": "no" if self.network_isolation else "yes",
+                **({job_status.STUDY: spec.search} if spec.search else {}),
+            },
             "Tags": [
                 {"Key": key, "Value": value}
                 for key, value in {
                     RUN_TAG: spec.run_id,
                     "dogbreed:owner": re.sub(r"[^\w .:/=+@-]", "-", self.owner)[:256],
                     "dogbreed:expires-at": expires,
-                    "dogbreed:purpose": "training",
+                    "dogbreed:purpose": "training" if spec.search is None else "search",
                 }.items()
             ],
         }
@@ -368,6 +395,13 @@ class SageMakerLauncher:
     def _photos_key(self, spec: RunSpec) -> str:
         assert spec.photos is not None
         return f"{self.prefix}/data/{spec.photos.digest}/"
+
+    def _features_key(self, spec: RunSpec) -> str | None:
+        """Where features of the run's photos are kept for the next run; null for a run that computes none."""
+        model, features = spec.config["model"], spec.config.get("features") or {}
+        if model.get("trainable") == "all" or features.get("mode") in ("off", False):
+            return None
+        return f"{self.prefix}/{FEATURES}/{features_key(spec.photos, spec.config['data'])}/"
 
     def _root(self, spec: RunSpec) -> str:
         return f"s3://{self.bucket}/{self._run_key(spec)}"
@@ -390,13 +424,8 @@ class SageMakerLauncher:
         sent = self._sent(spec)
         for request in plan.requests[:-1]:
             s3.put(self.cloud, request.parameters, spec, sent)
-        s3.send_checkpoints(
-            self.cloud,
-            Path(spec.folder),
-            create["CheckpointConfig"]["S3Uri"],
-            going_on=spec.going_on is not None,
-            encryption=self._encryption(),
-        )
+        if spec.going_on is not None or spec.search is not None:
+            s3.send_checkpoints(self.cloud, spec, create["CheckpointConfig"]["S3Uri"], self._encryption())
         remember(Path(spec.folder), plan, self)
         try:
             self._create_job(plan, create, number)
@@ -436,7 +465,7 @@ class SageMakerLauncher:
         wanted = next(tag["Value"] for tag in create["Tags"] if tag["Key"] == PLAN_TAG)
         same = self._tags(job).get(PLAN_TAG) == wanted
         if status.phase is Phase.SUCCEEDED:
-            return same or nothing_new or not going_on
+            return same or nothing_new or not (going_on or plan.spec.search)  # a search may be asked for more trials
         if status.finished:
             return False
         if not (same or nothing_new):
@@ -621,11 +650,6 @@ class SageMakerLauncher:
         return {tag["Key"]: tag["Value"] for tag in tags}
 
 
-def _photos_body(spec: RunSpec, key: str) -> dict[str, str]:
-    assert spec.photos is not None
-    return {"Key": key, "Body": f"<{spec.photos.files:,} photos in {len(spec.photos.shards)} files and their manifest>"}
-
-
 def job_name(run_id: str, number: int) -> str:
     """Of the `number`th submission of a run, from 1."""
     return run_id if number == 1 else f"{run_id}--{number}"
@@ -645,6 +669,10 @@ def _day(spec: RunSpec) -> str:
 
 def _hours(seconds: int) -> str:
     return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds / 60:g} min"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _wrapped(words: Sequence[str]) -> Iterator[str]:

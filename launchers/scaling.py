@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from launchers.costs import Instance
 
 _START_S = 180.0  # a machine and its image, and packages that it lacks
+# Rows of cached features that a search's trial trains on, a second, all that is around its epochs included: its 10 of
+# dogImages took 3.3 s on two Zen 4 cores (python -m dogbreed.benchmark sweep). Other machines are taken to be alike
+_ROWS_PER_S = 20_000
 _CLASSES = 133
 _ENOUGH = 1.1  # half the machines, if they take no more than a tenth longer
 
@@ -45,6 +48,19 @@ def times(config: Mapping[str, Any], row: "Instance", instances: int) -> Times |
     training_s = steps * step.compute_s / speed_up(step, row.network, instances, per_machine=processes)
     looking_s = rest * (of_one.trained_gflop + (0 if cached else of_one.frozen_gflop)) / per_s
     return Times(features_s, epochs * (training_s + looking_s))
+
+
+def search_s(config: Mapping[str, Any], row: "Instance", trials: int) -> float | None:
+    """How long a search in one job takes: its start, one pass over the photos where trials share their features, then
+    one trial after the other, none of them pruned. Null for an unknown network or data set. config: of some trial.
+    """
+    found, of_one, photos = times(config, row, 1), _work(config), _photos(config)
+    if found is None or of_one is None or photos is None:
+        return None
+    trial_s = found.epochs_s
+    if str(config["model"]["trainable"]) == "head" and _caches(config, of_one):  # its matrix product is the least of it
+        trial_s = config["trainer"]["max_epochs"] * photos[0] / _ROWS_PER_S
+    return _START_S + found.features_s + trials * trial_s
 
 
 def speed(config: Mapping[str, Any], row: "Instance", instances: int) -> float | None:

@@ -74,6 +74,7 @@ def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
     if str(number) in os.environ.get("FAKE_NAN", "").split(","):
         best = math.nan
     write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dict(spec.config))))
+    write_text(folder.best, f"weights of {spec.config['model']['lr']}\n")
     write_json(folder.metrics, {"val/acc": best, "epochs": trained})
     _note({"trial": number, "pid": os.getpid(), "began": began, "ended": time.time()})
 

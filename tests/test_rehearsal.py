@@ -126,6 +126,17 @@ def test_a_job_runs_its_command_and_leaves_what_sagemaker_leaves(cloud: Rehearsa
     assert job["BillableTimeInSeconds"] >= 1
 
 
+def test_sockets_can_be_made_on_a_machine_however_long_its_job_s_name_is(cloud: Rehearsal) -> None:
+    script = (
+        "import tempfile; from multiprocessing.connection import Listener; "
+        "Listener(family='AF_UNIX').close(); print(tempfile.gettempdir())"  # as processes that decode photos do
+    )
+    name = "a-name-as-long-as-sagemaker-allows-for-a-training-job-63-letter"
+    cloud.client("sagemaker").create_training_job(**request(name, script))
+    assert ended(cloud, name)["TrainingJobStatus"] == "Completed", lines_of(cloud, name)
+    assert lines_of(cloud, name) == ["/tmp"]
+
+
 def test_a_failing_command_is_a_failed_job_with_its_own_words(cloud: Rehearsal) -> None:
     script = (
         "import os, sys; open(os.environ['SAGEMAKER_BASE_DIR'] + '/output/failure', 'w').write('no luck'); sys.exit(3)"
@@ -403,6 +414,8 @@ def test_objects_of_every_shape_are_there_again(tmp_path: Path) -> None:
         ("epoch 2", Progress(epoch=1), False),
         ("epoch 2", Progress(epoch=2), True),
         ("checkpoint 3", Progress(checkpoints=3), True),
+        ("trial 4", Progress(trials=3), False),
+        ("trial 4", Progress(trials=4), True),
         (None, Progress(seconds=1e9), False),
     ],
 )

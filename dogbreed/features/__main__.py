@@ -40,7 +40,10 @@ def _parser() -> argparse.ArgumentParser:
             "Look after the features that runs have computed and kept. A store holds what one frozen network makes of "
             "photos, computed in one way. Nothing in it is needed: a run computes again what it misses."
         ),
-        epilog="The stores lie in features/ of the folder that DOGBREED_CACHE names, by default ~/.cache/dogbreed.",
+        epilog=(
+            "The stores lie in the folder that DOGBREED_FEATURES names, else in features/ of the one that "
+            "DOGBREED_CACHE names, by default ~/.cache/dogbreed."
+        ),
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from dogbreed.run_folder import storage_error
 RowKey = tuple[str, int]
 """A photo's digest, and which view of it this is (0 where there is one)."""
 
+SHARD_NAME = re.compile(r"[0-9a-f]{32}")
 SHARD_BYTES = 64 * 2**20
 SHARD_ROWS = 256
 # NumPy has no bfloat16: its bits are kept, torch reads them with .view(torch.bfloat16)

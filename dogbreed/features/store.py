@@ -37,8 +37,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.errors import CacheError
+from dogbreed.features.brought import bring
 from dogbreed.features.claims import Claims
 from dogbreed.features.shards import (
+    SHARD_NAME,
     Damaged,
     Recipe,
     RowKey,
@@ -58,15 +60,14 @@ log = logging.getLogger("dogbreed")
 
 __all__ = ["Claim", "FeatureStore", "Features", "Recipe", "RowKey", "stores_folder"]
 
-SHARD_NAME = re.compile(r"[0-9a-f]{32}")
 _State = tuple[tuple[int, ...] | None, ...]
 
 
 class FeatureStore:
     """The rows of one recipe. May be used by several processes and threads at once, some writing and some reading.
 
-    name: for people, the folder begins with it. folder: that of all stores; by default features/ in
-    `dogbreed.photos.cache_folder()`. Creates what is missing.
+    name: for people, the folder begins with it. folder: that of all stores; by default `stores_folder()`. Creates what
+    is missing. Has also the rows of the store of this name elsewhere, as `dogbreed.features.brought` tells it.
 
     Raises CacheError where the folder is there and holds another recipe or a damaged one, and StorageError where it
     cannot be made.
@@ -78,6 +79,8 @@ class FeatureStore:
         self.path = (folder or stores_folder()) / "-".join(filter(None, (label, recipe.digest)))
         self._start()
         self._create()
+        if brought := bring(self.path.name, self._listed()):
+            self._folders.append(brought)
 
     @classmethod
     def at(cls, path: Path) -> "FeatureStore":
@@ -99,6 +102,8 @@ class FeatureStore:
         self._shards: dict[str, tuple[_State, Shard]] = {}
         self._damaged: dict[str, _State] = {}
         self._places: dict[RowKey, tuple[str, int]] = {}  # shard and place in it
+        self._folders = [self.path / "shards"]
+        self._folder_of: dict[str, Path] = {}  # by shard, where it is not our own
         self._claims = Claims(self.path / "claims")
 
     def rows(self) -> list[RowKey]:
@@ -219,23 +224,26 @@ class FeatureStore:
             raise wrong_recipe(self.path, "is not the recipe that its folder is named after")
 
     def _data(self, name: str) -> Path:
-        return self.path / "shards" / f"{name}.npy"
+        return self._folder_of.get(name, self.path / "shards") / f"{name}.npy"
 
     def _listed(self) -> dict[str, _State]:
         """The shards that have an index, each with what changes when its files do."""
-        seen: dict[str, dict[str, tuple[int, ...]]] = {}
-        try:
-            with os.scandir(self.path / "shards") as entries:
+        listed: dict[str, _State] = {}
+        for folder in self._folders:
+            seen: dict[str, dict[str, tuple[int, ...]]] = {}
+            with suppress(FileNotFoundError), os.scandir(folder) as entries:
                 for entry in entries:
                     name, _, suffix = entry.name.partition(".")
-                    if suffix in ("npy", "json") and SHARD_NAME.fullmatch(name):
+                    if suffix in ("npy", "json") and SHARD_NAME.fullmatch(name) and name not in listed:
                         with suppress(FileNotFoundError):
                             stat = entry.stat()
                             state = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
                             seen.setdefault(name, {})[suffix] = state
-        except FileNotFoundError:
-            return {}
-        return {name: (files["json"], files.get("npy")) for name, files in seen.items() if "json" in files}
+            whole = {name: (files["json"], files.get("npy")) for name, files in seen.items() if "json" in files}
+            listed |= whole
+            if folder != self._folders[0]:
+                self._folder_of |= dict.fromkeys(whole, folder)
+        return listed
 
     def _refresh(self) -> None:
         listed = self._listed()
@@ -400,7 +408,9 @@ class Features:
 
 
 def stores_folder() -> Path:
-    return cache_folder() / "features"
+    """Where all stores lie: DOGBREED_FEATURES, or features/ in `dogbreed.photos.cache_folder()`."""
+    named = os.environ.get("DOGBREED_FEATURES")
+    return Path(named).expanduser() if named else cache_folder() / "features"
 
 
 def _distinct(rows: Iterable[RowKey]) -> list[RowKey]:

@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dogbreed.features.claims import is_held, mutex
-from dogbreed.features.store import SHARD_NAME, stores_folder
+from dogbreed.features.shards import SHARD_NAME
+from dogbreed.features.store import stores_folder
 from dogbreed.run_folder import storage_error
 
 _STORE_NAME = re.compile(r"([A-Za-z0-9._-]+-)?[0-9a-f]{16}")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 import traceback
@@ -43,6 +44,7 @@ _CAPACITY_S = 0.5  # until a machine is found again, or none is
 _FAILURE_MOST = 1024  # characters of a FailureReason
 _OPT_ML = "/opt/ml"
 _EPOCH = re.compile(r"\bepoch (\d+)/\d+ ")
+_TRIAL = re.compile(r"trial \d+  ")  # of a search, that has ended
 _PROCESSES = "processes.json"
 
 
@@ -55,6 +57,7 @@ class Machine:
     address: str
     stream: str
     process: subprocess.Popen[bytes] | None = None
+    tmp: Path | None = None  # a short name of `work`, while the process runs
     read: int = 0  # bytes of its output
     held_back: list[dict[str, Any]] = field(default_factory=list)  # log events that are not in CloudWatch yet
 
@@ -82,6 +85,8 @@ class Machine:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        if self.tmp is not None:
+            shutil.rmtree(self.tmp.parent, ignore_errors=True)
 
 
 class JobRun(threading.Thread):
@@ -246,10 +251,13 @@ class JobRun(threading.Thread):
             argv[0] = sys.executable
         work = machine.work
         work.mkdir(parents=True, exist_ok=True)
+        # sockets of processes that decode photos are made there, and the name of one has 107 characters at most
+        machine.tmp = Path(tempfile.mkdtemp(prefix="dogbreed-")) / "tmp"
+        machine.tmp.symlink_to(work)
         environment = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "HOME": str(work),
-            "TMPDIR": str(work),
+            "TMPDIR": str(machine.tmp),
             "LANG": "C.UTF-8",
             "SAGEMAKER_BASE_DIR": str(machine.ml),
             "SAGEMAKER_REGION": REGION,
@@ -362,9 +370,9 @@ class JobRun(threading.Thread):
                 whole = added if last else added[: added.rfind(b"\n") + 1]
                 machine.read += len(whole)
                 # a progress bar's carriage returns are lines of their own there
-                text = (
-                    whole.decode(errors="replace").replace(str(machine.ml), _OPT_ML).replace(str(machine.work), "/tmp")
-                )
+                text = whole.decode(errors="replace").replace(str(machine.ml), _OPT_ML)
+                for place in (machine.work, machine.tmp or machine.work):
+                    text = text.replace(str(place), "/tmp")
                 lines = re.split(r"[\r\n]+", text)
                 events: list[dict[str, Any]] = [
                     {"timestamp": moment, "message": line} for line in lines if line.strip()
@@ -393,6 +401,9 @@ class JobRun(threading.Thread):
     def _read(self, line: str, progress: Progress) -> None:
         if found := _EPOCH.search(line):
             progress.epoch = max(progress.epoch, int(found[1]))
+        if _TRIAL.match(line):
+            progress.trials += 1
+            progress.epoch = max(progress.epoch, 1)
         for definition in self.request["AlgorithmSpecification"].get("MetricDefinitions", []):
             with suppress(ValueError, IndexError):
                 if matched := re.search(definition["Regex"], line):

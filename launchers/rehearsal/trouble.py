@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-_MOMENT = re.compile(r"(?P<seconds>\d+(?:\.\d+)?)s|(?P<what>epoch|checkpoint) (?P<number>[1-9]\d*)|start")
+_MOMENT = re.compile(r"(?P<seconds>\d+(?:\.\d+)?)s|(?P<what>epoch|checkpoint|trial) (?P<number>[1-9]\d*)|start")
 
 
 @dataclass(frozen=True)
@@ -15,13 +15,14 @@ class Trouble:
 
     reclaims: how often a spot machine is taken away from a job; reclaim_at: when, one moment for each attempt in turn:
     `12.5s` after its command began, `epoch 2` once the log says so, `checkpoint 3` once last.ckpt was written that
-    often, or `start`; the last one also holds for what follows. hard: without a notice, and without the last seconds of
-    the checkpoint folder. no_capacity: how many jobs find no machine. throttled: how many requests are refused for
-    their rate; s3_failures: how many of S3's end in 503; s3_delay_s: what each of S3's takes longer. expires_after: the
-    number of requests after which credentials are not valid any more. crash_at: the moment when a node dies, in a
-    job's first attempt. disk_mb: files on a machine cannot grow beyond this. log_delay_s: how late lines are in
-    CloudWatch. quotas: instances that may run at once, by type. no_bucket: a bucket that is named is missing; else it
-    is made, since it stands for one that you have.
+    often, `trial 4` once the log of a search has told of that many, or `start`; the last one also holds for what
+    follows. In a search its first trial stands for the first epoch. hard: without a notice, and without the last
+    seconds of the checkpoint folder. no_capacity: how many jobs find no machine. throttled: how many requests are
+    refused for their rate; s3_failures: how many of S3's end in 503; s3_delay_s: what each of S3's takes longer.
+    expires_after: the number of requests after which credentials are not valid any more. crash_at: the moment when a
+    node dies, in a job's first attempt. disk_mb: files on a machine cannot grow beyond this. log_delay_s: how late
+    lines are in CloudWatch. quotas: instances that may run at once, by type. no_bucket: a bucket that is named is
+    missing; else it is made, since it stands for one that you have.
     """
 
     reclaims: int = 0
@@ -48,7 +49,7 @@ class Trouble:
             yield "aws.trouble.reclaim_at is empty.\nTry: [epoch 1]"
         for moment in moments:
             if not _MOMENT.fullmatch(str(moment)):
-                yield f"aws.trouble: {moment!r} is no moment.\nTry: 12.5s, epoch 2, checkpoint 3 or start"
+                yield f"aws.trouble: {moment!r} is no moment.\nTry: 12.5s, epoch 2, checkpoint 3, trial 4 or start"
 
     def to_header(self) -> str:
         return json.dumps(asdict(self))
@@ -69,6 +70,7 @@ class Progress:
     seconds: float = 0.0
     epoch: int = 0
     checkpoints: int = 0
+    trials: int = 0
 
     def reached(self, moment: str | None) -> bool:
         if moment is None:
@@ -79,7 +81,8 @@ class Progress:
         assert found, moment
         if found["seconds"]:
             return self.seconds >= float(found["seconds"])
-        return (self.epoch if found["what"] == "epoch" else self.checkpoints) >= int(found["number"])
+        counts = {"epoch": self.epoch, "checkpoint": self.checkpoints, "trial": self.trials}
+        return counts[found["what"]] >= int(found["number"])
 
 
 def unknown(given: Mapping[str, Any]) -> list[str]:

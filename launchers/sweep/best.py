@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.run_folder import write_text
 from launchers.base import shown_path
@@ -16,7 +16,7 @@ _NAME = "best"
 _NOT_IN_IT = ("hpo", "test", "hydra", "launcher", "aws")
 
 
-def write_best(sweep: Path, overrides: Sequence[str], drawn: Sequence[str]) -> Path:
+def write_best(sweep: Path, study: str, overrides: Sequence[str], drawn: Sequence[str]) -> Path:
     """`sweep/experiment/best.yaml`, out of what all trials have and what this one drew."""
     experiments: list[str] = []
     groups: dict[str, Any] = {}
@@ -40,13 +40,28 @@ def write_best(sweep: Path, overrides: Sequence[str], drawn: Sequence[str]) -> P
     experiments = [_taken_along(sweep, places, experiment) for experiment in experiments]
     defaults: list[Any] = [*experiments, *({f"override /{key}": value} for key, value in groups.items()), "_self_"]
     notes = [f"# also needs, on the command line: {text}" for text in removed]
-    head = ["# @package _global_", f"# the best trial of the search in {sweep.name}", *notes]
+    head = ["# @package _global_", f"# the best trial of the search {study}", *notes]
     text = (
         "\n".join(head) + "\n" + OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults})) + OmegaConf.to_yaml(values)
     )
     path = sweep / "experiment" / f"{_NAME}.yaml"
     write_text(path, text)
     return path
+
+
+def move_data(sweep: Path, root: str | None) -> None:
+    """In what `write_best` wrote elsewhere: where the photos are on this machine; null for where they are anyway."""
+    path = sweep / "experiment" / f"{_NAME}.yaml"
+    text = path.read_text()
+    settings = cast(DictConfig, OmegaConf.create(text))
+    if root is not None:
+        OmegaConf.update(settings, "data.root", root, force_add=True)
+    elif "root" in (settings.get("data") or {}):
+        del settings.data["root"]
+        if not settings.data:
+            del settings["data"]
+    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    write_text(path, head + OmegaConf.to_yaml(settings))
 
 
 def _taken_along(sweep: Path, places: Sequence[Path], experiment: str) -> str:

@@ -20,8 +20,8 @@ _SCALE = [[0, "#a9b2bb"], [1, "#2f80dd"]]  # Optuna's goes from white to navy, o
 _INK, _GRID = "#808890", "rgba(128,136,144,.25)"  # legible on light and on dark paper
 
 
-def write(study: "Study", path: Path) -> Path:
-    """The page of a study with at least one complete trial."""
+def write(study: "Study", path: Path, home: Path) -> Path:
+    """The page of a study with at least one complete trial. home: the search's folder, where its person reads it."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -45,7 +45,7 @@ def write(study: "Study", path: Path) -> Path:
             keys=list(study.about.space.parameters),
             trials=trials,
             plots=[(title, note, Markup(html)) for title, note, html in _plots(study)],
-            retrain=retrain_command(path.parent),
+            retrain=retrain_command(home),
         ),
     )
     return path

@@ -1,12 +1,13 @@
 """Running a search: slots that are filled as soon as they are free, what workers say, and how it ends."""
 
+import itertools
 import math
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
-import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from typing import cast
 
 from dogbreed.errors import ConfigError, Interrupted
 from dogbreed.hardware import available_cpus
-from launchers.base import SPEC_FILE, LaunchError, RunSpec, shown_path
+from dogbreed.run_folder import RunFolder
+from launchers.base import SPEC_FILE, TRIAL_FOLDERS, LaunchError, RunSpec, on_rented_machine, shown_path
 from launchers.local import override
 from launchers.sweep import page
-from launchers.sweep.best import retrain_command, write_best
+from launchers.sweep.best import write_best
+from launchers.sweep.ending import Ending, trial_folder
 from launchers.sweep.space import SearchSpace
 from launchers.sweep.study import (
     Study,
@@ -30,10 +33,9 @@ from launchers.sweep.study import (
     hidden,
     sqlite_file,
 )
-from launchers.sweep.table import SweepTable, in_words
+from launchers.sweep.table import SweepTable
 from launchers.sweep.worker import Epoch, Outcome, Task, Worker
 
-_INDENT = 12 * " "
 SAME_CAUSE = 3  # trials in a row that fail for the same reason end the search
 _WAIT_S = 0.25  # for a message; in between the table is drawn
 _CLAIM_S = 2.0  # until it is looked again whether a trial has come back
@@ -55,6 +57,9 @@ class RunningSearch:
     asks: bool  # whether a pruner wants to hear of each epoch
     warms_up: bool
     elsewhere: bool  # whether trials run on machines that go on without us
+    home: Path  # the folder as the person knows it who started the search; it may be on another machine
+    among_remains: bool = False  # whether folders may hold what other machines have saved in part, in any order
+    _folders: dict[int, Path] = field(default_factory=dict)  # of trials, where it is not the usual one
     _workers: dict[int, Worker] = field(default_factory=dict)  # by slot
     _busy: dict[int, int] = field(default_factory=dict)  # trial by slot
     _heard: list[tuple[int, Epoch | Outcome | None]] = field(default_factory=list)  # by slot; not yet told to the study
@@ -69,7 +74,7 @@ class RunningSearch:
         done = self.study.counts().finished
         going_on = f", going on after {done}" if done else ""
         print(
-            f"Search {name}: {self.n_trials} trials{going_on}, {self.parallel} at once, in {shown_path(self.folder)}",
+            f"Search {name}: {self.n_trials} trials{going_on}, {self.parallel} at once, in {shown_path(self.home)}",
             flush=True,
         )
         with self._signals(), self._workers_ended():
@@ -126,20 +131,27 @@ class RunningSearch:
             if trial is None:  # all are begun; but one that runs elsewhere may come back
                 self._claims_again_at = time.monotonic() + _CLAIM_S
                 return
-            self._set_foreign_aside(trial.number)
+            if self.among_remains:
+                self._folders[trial.number] = self._unmixed_folder(trial)
+            else:
+                self._set_foreign_aside(trial.number)
             self._busy[slot] = trial.number
             self._worker(slot).send(
                 Task(
-                    (*self.overrides, *self.space.overrides(trial.values), *self._own(trial.number)),
+                    self._overrides_of(trial),
                     cpus=_cpus(slot, self.parallel),
                     asks=self.asks,
                     takes_over=True,
                 )
             )
 
-    def _own(self, number: int) -> list[str]:
-        """Id and folder of a trial's run."""
-        return [override("run_id", self._run_id(number)), override("hydra.run.dir", str(self._folder_of(number)))]
+    def _overrides_of(self, trial: Trial) -> tuple[str, ...]:
+        """What is typed for its run: what is the same for all, what was drawn, its id and folder."""
+        own = (
+            override("run_id", self._run_id(trial.number)),
+            override("hydra.run.dir", str(self._folder_of(trial.number))),
+        )
+        return (*self.overrides, *self.space.overrides(trial.values), *own)
 
     def _run_id(self, number: int) -> str:
         """Of this very study: another one may have had this name before, in a database that is gone."""
@@ -148,13 +160,41 @@ class RunningSearch:
     def _set_foreign_aside(self, number: int) -> None:
         """A folder that another study of this name has left would be gone on with as if it were this trial's."""
         folder = self._folder_of(number)
-        if folder.exists() and _run_id_in(folder) not in (None, self._run_id(number)):
+        spec = _spec_in(folder)
+        if spec is not None and spec.run_id != self._run_id(number):
             aside = folder.with_name(f"old-{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}")
             folder.replace(aside)
             print(f"{shown_path(folder)} is another study's; it is now {aside.name}", flush=True)
 
+    def _unmixed_folder(self, trial: Trial) -> Path:
+        """The trial's usual folder, or that with -2, -3...: the first that holds this very trial's files, or nothing.
+
+        Files come back from a machine that was taken away one by one, so of two trials of one number, of which the
+        study knows one, the files may lie in one folder. What nobody else has ever written into cannot be mixed.
+        """
+        usual = self._usual_folder(trial.number)
+        further = (usual.with_name(f"{usual.name}-{n}") for n in itertools.count(2))
+        candidates = itertools.chain([usual], further)
+        return next(folder for folder in candidates if not folder.exists() or self._is_of(folder, trial))
+
+    def _is_of(self, folder: Path, trial: Trial) -> bool:
+        """Whether it was begun as this trial, with the values that the study has of it."""
+        spec = _spec_in(folder)
+        drawn = set(self.space.overrides(trial.values))
+        return spec is not None and spec.run_id == self._run_id(trial.number) and drawn <= set(spec.overrides)
+
+    def _keep_only_folders_of(self, trials: Sequence[Trial]) -> None:
+        """At the end: what a trial that the study does not know has left."""
+        self._folders = {trial.number: self._unmixed_folder(trial) for trial in trials if trial.finished}
+        for folder in sorted(self.folder.iterdir()):
+            if re.fullmatch(TRIAL_FOLDERS, folder.name) and folder not in self._folders.values():
+                shutil.rmtree(folder)
+
     def _folder_of(self, number: int) -> Path:
-        return self.folder / f"{number:05d}"
+        return self._folders.get(number) or self._usual_folder(number)
+
+    def _usual_folder(self, number: int) -> Path:
+        return trial_folder(self.folder, number)
 
     def _worker(self, slot: int) -> Worker:
         if slot not in self._workers:
@@ -252,61 +292,84 @@ class RunningSearch:
             if self.elsewhere
             else "what was running has been saved"
         )
-        raise Interrupted(
-            f"Stopped by {signal.Signals(self._signum).name}: {done} of {self.n_trials} trials have ended, {rest}.\n"
-            f"Go on with: {_again()}",
-            self._signum,
-        )
+        said = f"Stopped by {signal.Signals(self._signum).name}: {done} of {self.n_trials} trials have ended, {rest}."
+        raise Interrupted(said if on_rented_machine() else f"{said}\nGo on with: {_again()}", self._signum)
 
     def _end(self) -> float:
         """The study's page, the best trial's config, and its run brought to its end."""
         counts, trials = self.study.counts(), self.study.trials()
         best = self.study.best(trials)
-        said = f"{counts.complete} trials complete, {counts.pruned} pruned, {counts.failed} failed"
-        full = max((trial.epochs for trial in trials if trial.state == "complete"), default=0)
-        if counts.pruned and full:
-            ended = [trial for trial in trials if trial.finished]
-            said += f"; {sum(t.epochs for t in ended) / (full * len(ended)):.0%} of the epochs trained"
-        print(f"\n{said}")
         if best is None or best.value is None:
+            print(f"\n0 trials complete, {counts.pruned} pruned, {counts.failed} failed")
             raise LaunchError(
                 f"No trial has run to its end, so there is no best.\nTry: {_again()} with more hpo.n_trials"
             )
-        write_best(self.folder, self.overrides, self.space.overrides(best.values))
-        written = page.write(self.study, self.folder / "study.html")
-        print(self._finish(best))
-        own = sqlite_file(self.study.storage)
-        print(
-            f"\nbest        trial {best.number}, {self.monitor} {best.value:.4f}\n"
-            f"{textwrap.fill(in_words(best.values), 80, initial_indent=_INDENT, subsequent_indent=_INDENT)}\n"
-            f"study       {shown_path(written)}\n"
-            f"database    {shown_path(own) if own else hidden(self.study.storage)}\n"
-            f"\nTrain with these settings: {retrain_command(self.folder)}"
+        ended = [trial for trial in trials if trial.finished]
+        full = max(trial.epochs for trial in trials if trial.state == "complete")
+        ending = Ending(
+            self.study.about.name,
+            best.number,
+            self.monitor,
+            best.value,
+            best.values,
+            counts.complete,
+            counts.pruned,
+            counts.failed,
+            sum(trial.epochs for trial in ended) / (full * len(ended)) if full else 1.0,
+            None if sqlite_file(self.study.storage) else hidden(self.study.storage),
         )
+        elsewhere = on_rented_machine()  # then it is said where it comes home
+        if not elsewhere:
+            print(f"\n{ending.head}")
+        write_best(self.folder, self.study.about.name, self.overrides, self.space.overrides(best.values))
+        page.write(self.study, self.folder / "study.html", self.home)
+        if self.among_remains:
+            self._keep_only_folders_of(trials)
+        print(self._finish(best))
+        ending.write(self.folder)
+        self.study.changed()
+        if not elsewhere:
+            print(f"\n{ending.tail(self.folder)}")
         return best.value
 
     def _finish(self, best: Trial) -> str:
         """Have the best trial's run calibrated, tested and reported; what came of it, for people."""
         folder = self._folder_of(best.number)  # which may have been moved since
-        if _run_id_in(folder) != self._run_id(best.number) or not (folder / "metrics.json").exists():
+        spec, there = _spec_in(folder), RunFolder(folder)
+        whole = spec is not None and spec.run_id == self._run_id(best.number) and there.metrics.exists()
+        if not whole and not self.among_remains:
             return f"\nThe best trial's run lies on another machine, in {best.folder}."
+        tasks, shown = [], ""
+        if not (whole and there.best.exists()) and self.among_remains:  # the study was saved, and some of this was not
+            shutil.rmtree(folder, ignore_errors=True)
+            tasks.append(self._overrides_of(best))
+        found = [text for text in self.overrides if text.startswith(("hydra.searchpath=", "data.root="))]
+        tasks.append((*found, override("resume", str(folder)), "test=true"))
+        for overrides in tasks:
+            outcome = self._done(Task(overrides, cpus=tuple(sorted(_all_cpus())), takes_over=self.among_remains))
+            if not isinstance(outcome, Outcome) or outcome.ended != "well":
+                break
+            shown = outcome.shown
+        else:
+            return shown
+        detail = outcome.detail if isinstance(outcome, Outcome) else f"its process: {self._workers.pop(0).end()}"
+        raise LaunchError(f"The best trial's run {shown_path(folder)} cannot be tested: {detail}\nTry: {_again()}")
+
+    def _done(self, task: Task) -> "Epoch | Outcome | None":
+        """What comes of a task that is the only one now. Raises Interrupted where a signal has ended it."""
         while True:
             worker = self._worker(0)
-            found = [text for text in self.overrides if text.startswith("hydra.searchpath=")]
-            worker.send(Task((*found, override("resume", str(folder)), "test=true"), cpus=tuple(sorted(_all_cpus()))))
+            worker.send(task)
             while not worker.connection.poll(_WAIT_S):
                 self.study.beat()
                 if self._signum is not None:
                     self._interrupt_workers()
             outcome = worker.receive()
-            if isinstance(outcome, Outcome) and outcome.ended == "well":
-                return outcome.shown
-            if self._signum is not None:
+            ended = outcome.ended if isinstance(outcome, Outcome) else ""
+            if self._signum is not None and ended != "well":
                 self._raise_interrupted()
-            if not isinstance(outcome, Outcome) or outcome.ended != "busy":
-                break  # else another sweeper tests it just now
-        detail = outcome.detail if isinstance(outcome, Outcome) else f"its process: {self._workers.pop(0).end()}"
-        raise LaunchError(f"The best trial's run {shown_path(folder)} cannot be tested: {detail}\nTry: {_again()}")
+            if ended != "busy":  # else another sweeper does it just now
+                return outcome
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -373,10 +436,10 @@ class _Tail:
             print(whole.decode(errors="replace"), end="", flush=True)
 
 
-def _run_id_in(folder: Path) -> str | None:
+def _spec_in(folder: Path) -> RunSpec | None:
     """Of the run that lies there."""
     try:
-        return RunSpec.from_json((folder / SPEC_FILE).read_text()).run_id
+        return RunSpec.from_json((folder / SPEC_FILE).read_text())
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

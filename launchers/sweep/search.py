@@ -5,7 +5,9 @@ import json
 import math
 import re
 import shlex
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,9 +19,14 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.hardware import available_cpus
 from launchers import prepare
-from launchers.base import Launcher, Plan
+from launchers.base import LAUNCHED_FILE, Launcher, Plan, RunSpec, sent
+from launchers.describe import check_as_sent
 from launchers.local import ABOUT_THIS_COMMAND, LocalLauncher, override
+from launchers.sagemaker import SageMakerLauncher
+from launchers.sweep import one_job
+from launchers.sweep.ending import STUDY_FILE
 from launchers.sweep.running import RunningSearch
+from launchers.sweep.snapshots import Snapshots
 from launchers.sweep.space import SearchSpace, read
 from launchers.sweep.study import (
     Study,
@@ -28,6 +35,7 @@ from launchers.sweep.study import (
     build_sampler,
     hidden,
     is_grid,
+    sqlite_file,
     study_names,
 )
 
@@ -49,6 +57,7 @@ class Settings:
     parallel: int | None
     storage: str | None
     fresh: bool
+    one_job: bool | None
     space: Mapping[str, Any] | None
     sampler: Mapping[str, Any]
     pruner: Mapping[str, Any] | None
@@ -60,6 +69,8 @@ class Settings:
                 yield f"hpo.{name}={value} cannot be.\nTry: a whole number, at least {least}"
         if self.study is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}", str(self.study)):
             yield f"hpo.study={self.study!r} cannot name folders.\nTry: letters, digits and hyphens, at most 41"
+        if self.one_job not in (None, True, False):
+            yield f"hpo.one_job={self.one_job} cannot be.\nTry: true, false, or null for what suits the trials"
 
 
 def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
@@ -77,47 +88,71 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
     asked = [text for text in typed if _root(text) == "resume"]
     if asked and asked[-1] not in ("resume=null", "resume="):
         raise ConfigError("A search goes on by the same command again.\nTry: leaving out resume=")
-    about_trials = [text for text in typed if _root(text) not in ABOUT_THIS_COMMAND | {"hpo"}]
-    space, fixed = read(about_trials, settings.space or {})
+    space, fixed = read(_about_trials(typed), settings.space or {})
     always = ["hpo=none", "test=false"]
     if not any(_root(text) == "logger" for text in fixed):
         always.append("logger=none")  # numbers of many short runs are in the study
     overrides = [*_searchpath(cfg), *fixed, *always]
     launcher, plan = _checked(overrides, space)
-    study = _study_of(cfg, settings, space, plan, fixed)
+    there = sent()
+    if there is not None:
+        check_as_sent(plan.spec.config, there)
+    study = _study_of(cfg, settings, space, plan, fixed, there)
     folder = Path(study.folder)
-    parallel = settings.parallel or (min(available_cpus(), _MOST_AT_ONCE) if _trains_heads(plan, launcher) else 1)
-    if cfg.dry_run:
-        print(_dry(study, settings, folder, parallel, space, plan))
-        return None
+    shared, here = _trains_heads(plan), isinstance(launcher, LocalLauncher)
+    parallel = settings.parallel or (min(available_cpus(), _MOST_AT_ONCE) if shared and here else 1)
     sampler = settings.sampler
     build_sampler(sampler, space, 0, 0)  # what is wrong with it, before anything is made
-    seed = int(plan.spec.config["seed"])
-    opened = Study(
-        study.about,
-        study.storage,
-        lambda before: build_sampler(sampler, space, seed, before),
-        build_pruner(settings.pruner),
-    )
+    pruner = build_pruner(settings.pruner)
     n_trials = settings.n_trials
     if is_grid(sampler):
         n_trials = min(n_trials, math.prod(map(len, space.grid().values())))
+    seed = int(plan.spec.config["seed"])
+
+    def opened(storage: str, **how: Any) -> Study:
+        return Study(study.about, storage, lambda before: build_sampler(sampler, space, seed, before), pruner, **how)
+
+    if one_job.is_wanted(settings.one_job, plan.spec.config, trains_heads=shared):
+        assert isinstance(launcher, SageMakerLauncher)
+        sent_as_one = launcher.plan(one_job.describe(plan.spec, study.about.name, folder, n_trials, typed))
+        if cfg.dry_run:
+            print(_dry(study, f"{n_trials}, in one job", folder, space, str(sent_as_one)))
+            return None
+        result = None
+        if (folder / STUDY_FILE).exists() and not settings.storage:
+            result = one_job.at_home(opened, folder, n_trials)
+        if result is not None:
+            print(result)
+        else:
+            result = one_job.run(launcher, sent_as_one)
+        return None if result is None else result.metrics[str(plan.spec.config["monitor"])]
+    if cfg.dry_run:
+        print(_dry(study, f"{n_trials}, {parallel} at once", folder, space, f"A trial, such as the first\n{plan}"))
+        return None
+    how: dict[str, Any] = {}
+    if there is None:
+        one_job.refuse_if_elsewhere(folder)
+    elif (live := sqlite_file(study.storage)) is not None and not settings.storage:
+        kept = Snapshots(live, folder / STUDY_FILE)
+        kept.restore()
+        how = {"alone": True, "changed": kept.save}
+    ours = opened(study.storage, **how)
     running = RunningSearch(
-        study=opened,
+        study=ours,
         space=space,
         overrides=overrides,
         folder=folder,
         n_trials=n_trials,
         parallel=min(parallel, n_trials),
         monitor=str(plan.spec.config["monitor"]),
-        asks=opened.prunes,
-        elsewhere=not isinstance(launcher, LocalLauncher),
-        warms_up=_trains_heads(plan, launcher) and space.parameters.keys() <= _OF_THE_HEAD,
+        asks=ours.prunes,
+        elsewhere=not here,
+        warms_up=shared and here and space.parameters.keys() <= _OF_THE_HEAD,
+        home=folder if there is None else Path(there.folder),
+        among_remains=there is not None,
     )
-    try:
+    with closing(ours):
         return running.run()
-    finally:
-        opened.close()
 
 
 @dataclass(frozen=True)
@@ -150,9 +185,18 @@ def _keys(config: Mapping[str, Any], at: str = "") -> Iterator[str]:
             yield f"{at}{key}"
 
 
-def _study_of(cfg: DictConfig, settings: Settings, space: SearchSpace, plan: Plan, fixed: Sequence[str]) -> _Named:
-    """Name, folder and storage of the study: the newest of this name, or with `fresh` one after it."""
+def _study_of(
+    cfg: DictConfig, settings: Settings, space: SearchSpace, plan: Plan, fixed: Sequence[str], there: RunSpec | None
+) -> _Named:
+    """Name, folder and storage of the study: the newest of this name, or with `fresh` one after it.
+
+    there: what was sent to this machine. Then the study is the one that it is at home, where the photos lie elsewhere,
+    and its database is used where nothing is saved while it is being written.
+    """
     config = {key: value for key, value in plan.spec.config.items() if key not in _NOT_OF_THE_STUDY}
+    if there is not None:
+        config["data"] = {**config["data"], "root": there.config["data"]["root"]}
+        _, fixed = read(_about_trials(there.overrides), settings.space or {})
     if config["data"].get("source"):  # where it lies is the machine's business
         config["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     digest = hashlib.blake2b(
@@ -173,7 +217,8 @@ def _study_of(cfg: DictConfig, settings: Settings, space: SearchSpace, plan: Pla
 
     def exists(number: int) -> bool:
         place = folder(number)
-        return cfg.hpo.study in names if settings.storage else (place / "study.db").exists()
+        known = (STUDY_FILE, LAUNCHED_FILE)
+        return cfg.hpo.study in names if settings.storage else any((place / name).exists() for name in known)
 
     number = 1
     if folder(2) == folder(1):  # hydra.sweep.dir without the study's name in it
@@ -188,17 +233,18 @@ def _study_of(cfg: DictConfig, settings: Settings, space: SearchSpace, plan: Pla
         space,
         str(plan.spec.config["monitor"]),
         str(plan.spec.config["mode"]),
-        shlex.join(fixed) or "the defaults",
+        shlex.join(text for text in fixed if _root(text) not in ("launcher", "aws")) or "the defaults",
         digest,
     )
-    return _Named(about, str(place), settings.storage or f"sqlite:///{place / 'study.db'}")
+    database = (place if there is None else Path(tempfile.mkdtemp(prefix="dogbreed-study-"))) / STUDY_FILE
+    return _Named(about, str(place), settings.storage or f"sqlite:///{database}")
 
 
-def _trains_heads(plan: Plan, launcher: Launcher) -> bool:
+def _trains_heads(plan: Plan) -> bool:
     """Whether trials are short and on features that all of them share."""
     config = plan.spec.config
     off = (config.get("features") or {}).get("mode") in ("off", False)
-    return isinstance(launcher, LocalLauncher) and config["model"]["trainable"] == "head" and not off
+    return config["model"]["trainable"] == "head" and not off
 
 
 def _searchpath(cfg: DictConfig) -> list[str]:
@@ -209,18 +255,22 @@ def _searchpath(cfg: DictConfig) -> list[str]:
     return [f"hydra.searchpath=[{','.join(places)}]"] if places else []
 
 
+def _about_trials(typed: Sequence[str]) -> list[str]:
+    return [text for text in typed if _root(text) not in ABOUT_THIS_COMMAND | {"hpo"}]
+
+
 def _root(text: str) -> str:
     return re.split(r"[.=@/]", text.lstrip("+~"), maxsplit=1)[0]
 
 
-def _dry(study: _Named, settings: Settings, folder: Path, parallel: int, space: SearchSpace, plan: Plan) -> str:
+def _dry(study: _Named, trials: str, folder: Path, space: SearchSpace, plan: str) -> str:
     lines = [
         f"Plan for the search {study.about.name}",
-        f"  trials    {settings.n_trials}, {parallel} at once",
+        f"  trials    {trials}",
         f"  objective {study.about.monitor}, {study.about.direction}",
         f"  storage   {hidden(study.storage)}",
         f"  folder    {folder}",
         *(f"  {key}  {parameter}" for key, parameter in space.parameters.items()),
-        f"A trial, such as the first\n{plan}",
+        plan,
     ]
     return "\n".join(lines)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 BEAT_S = 15.0  # how often a sweeper says that it lives
 DEAD_AFTER_S = 90.0  # without a beat, for a sweeper on another machine
+REPORTS_S = 1.0  # between two calls of `changed` for what epochs alone have brought
 MOST_DEATHS = 3  # of a trial's worker processes, before the trial counts as failed by its own doing
 SQLITE_WAIT_S = 20.0  # for another process's lock on the file
 LOCK_WAIT_S = 60  # for another sweeper to claim or end a trial, which takes milliseconds
@@ -114,17 +115,22 @@ class Study:
     """A study that this process works on.
 
     storage: an SQLAlchemy URL, SQLite's or PostgreSQL's. sampler: makes one for the trial with this number of trials
-    before it, so that a sweep that was stopped draws what one that was not would have drawn. Raises StudyError where
-    the database cannot be reached or holds a study of this name that is another.
+    before it, so that a sweep that was stopped draws what one that was not would have drawn. alone: nobody else can be
+    at work on it, whatever it says of other sweepers: they were on machines that are gone. changed: called once the
+    database has something new that is not to be lost. Raises StudyError where the database cannot be reached or holds
+    a study of this name that is another.
     """
 
     about: StudyAbout
     storage: str
     sampler: Callable[[int], "optuna.samplers.BaseSampler"]
     pruner: "optuna.pruners.BasePruner"
+    alone: bool = False
+    changed: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
     _watched: dict[str, _Watched] = field(default_factory=dict)
     _asked: dict[int, "optuna.Trial"] = field(default_factory=dict)
+    _told_at: float = 0.0  # when `changed` was called last
 
     def __post_init__(self) -> None:
         import optuna
@@ -156,6 +162,7 @@ class Study:
             with self._lock():
                 self._check_same()
             self.beat()
+        self._tell_of_change()
 
     def _exists(self) -> bool:
         return self.about.name in [study.study_name for study in self._rdb.get_all_studies()]
@@ -195,6 +202,12 @@ class Study:
         Trials of the dead come first. n_trials: how many are to have ended in the end; those that are running
         elsewhere are counted on.
         """
+        trial = self._claim(n_trials)
+        if trial is not None:  # before it begins: a study must know of the trials whose files are found
+            self._tell_of_change()
+        return trial
+
+    def _claim(self, n_trials: int) -> Trial | None:
         with self._errors(), self._lock():
             for trial in self._study.get_trials(deepcopy=False):
                 if trial.state.name == "RUNNING" and not self._lives(trial):
@@ -253,6 +266,7 @@ class Study:
             ours = frozen.state.name == "RUNNING" and frozen.user_attrs.get(_SWEEPER) == self.me
             yield self._asked.get(number) if ours else None
             self._asked.pop(number, None)  # last: after an error of the database it is tried again
+        self._tell_of_change()
 
     def _queue_again(self, number: int) -> None:
         from optuna.trial import TrialState
@@ -274,12 +288,17 @@ class Study:
                 return epoch >= int(frozen.user_attrs.get(_PRUNED_AT, epoch + 1))
             try:
                 asked.report(value, epoch)
-                if asked.should_prune():
+                if pruned := asked.should_prune():
                     asked.set_user_attr(_PRUNED_AT, epoch)  # kept: the pruner may not say so again
-                    return True
             except UpdateFinishedTrialError:
                 return True
-        return False
+        if pruned or self.clock() - self._told_at > REPORTS_S:
+            self._tell_of_change()
+        return pruned
+
+    def _tell_of_change(self) -> None:
+        self._told_at = self.clock()
+        self.changed()
 
     def complete(self, number: int, value: float, folder: Path, epochs: int, *, pruned: bool = False) -> None:
         with self._own(number) as asked:
@@ -354,8 +373,8 @@ class Study:
     def _lives(self, trial: "FrozenTrial") -> bool:
         """Whether the sweeper of a running trial does."""
         sweeper = trial.user_attrs.get(_SWEEPER)
-        if sweeper == self.me:  # or it was ours, and who took it over died before saying so
-            return trial.number in self._asked
+        if sweeper == self.me or self.alone:  # it may have been ours, and who took it over died before saying so
+            return sweeper == self.me and trial.number in self._asked
         entry = self._study.user_attrs.get(f"{_SWEEPERS}{sweeper}")
         if not entry:
             return False  # it died between asking for the trial and saying that it is its own

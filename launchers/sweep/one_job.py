@@ -1,0 +1,110 @@
+"""A whole search as one job: trials on cached features take seconds, and a machine's start takes minutes.
+
+The machine runs the same command with `launcher=local`, and the search's folder there is what the job saves as it goes:
+study, trials and features. So a machine that is taken away costs at most what its trials in flight have trained since
+they were last saved, and what comes home is what a search on this machine would have left.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dogbreed.errors import ConfigError
+from launchers.base import SEARCH_FILE, SPEC_FILE, Handle, LaunchError, Plan, RunSpec, shown_path
+from launchers.follow import detached, follow
+from launchers.homecoming import launched, launcher_of
+from launchers.local import ABOUT_THIS_COMMAND, handle_for
+from launchers.sagemaker import SageMakerLauncher
+from launchers.sweep.ending import STUDY_FILE, SearchResult, read_search
+from launchers.sweep.snapshots import Snapshots
+from launchers.sweep.study import Study
+
+
+def is_wanted(one_job: bool | None, config: Mapping[str, Any], *, trains_heads: bool) -> bool:
+    """one_job: as it was asked for; null for what is best. config: of a trial."""
+    if "cloud" not in config["launcher"]:
+        return False  # a search here is one process anyway
+    return trains_heads and config["launcher"].get("instances", 1) == 1 if one_job is None else one_job
+
+
+def describe(trial: RunSpec, study: str, folder: Path, n_trials: int, typed: Sequence[str]) -> RunSpec:
+    """The search as one run. trial: some trial's, of which it has code, photos and settings. typed: its overrides.
+
+    The same search in the same folder is the same run, so that its command again finds it.
+    """
+    run_id = f"{study}-{datetime.fromisoformat(trial.created_at):%y%m%d%H%M%S}"
+    if (before := _before(folder)) is not None:
+        run_id = before.run_id
+    lasting = tuple(text for text in typed if text.lstrip("+~").partition("=")[0] not in ABOUT_THIS_COMMAND)
+    return replace(trial, run_id=run_id, overrides=lasting, folder=str(folder), search=study, trials=n_trials)
+
+
+def _before(folder: Path) -> RunSpec | None:
+    """The search that was sent from this folder before."""
+    if launched(folder) is None:
+        return None
+    try:
+        spec = RunSpec.from_json((folder / SPEC_FILE).read_text())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return spec if spec.search is not None else None
+
+
+def run(launcher: SageMakerLauncher, plan: Plan) -> SearchResult | None:
+    """Send the search, or come back to it, and stay to its end; null where nobody wants to wait."""
+    print(plan.brief())  # the price, before anything costs it
+    handle = launcher.submit(plan)
+    if not launcher.wait:
+        print(detached(launcher, handle))
+        return None
+    result = follow(launcher, handle)
+    assert isinstance(result, SearchResult)
+    print(result)
+    return result
+
+
+def at_home(opened: Callable[[str], Study], folder: Path, n_trials: int) -> SearchResult | None:
+    """The result, where this machine has it with as many trials as are asked for now; null where there is more to do.
+
+    opened: the study in a database. Raises LaunchError where a search on this machine is at work on it.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        copy = Snapshots(Path(place) / STUDY_FILE, folder / STUDY_FILE)  # whose date says when trials were added
+        copy.restore()
+        with closing(opened(f"sqlite:///{copy.live}")) as study:
+            counts = study.counts()
+    if counts.running:
+        raise LaunchError(
+            f"The search in {shown_path(folder)} is going on on this machine.\nTry: Ctrl-C there; then the same command"
+        )
+    note = launched(folder)
+    away = note is not None and not note.get("home")
+    if counts.finished < n_trials or away or not (folder / SEARCH_FILE).exists():
+        return None
+    return read_search(handle_for(folder) if note is None else Handle.parse(note["handle"]), folder)
+
+
+def refuse_if_elsewhere(folder: Path) -> None:
+    """Raises LaunchError where a search that is to go on here is a job's at the moment, or has results there."""
+    note = launched(folder)
+    if note is None or note.get("home"):
+        return
+    handle = Handle.parse(note["handle"])
+    launcher = launcher_of(handle, note.get("state_dir"))
+    status = launcher.status(handle)
+    name = launcher.name_of(handle)
+    if launcher.latest(handle.run_id)[1] is None:  # it was to be submitted, but never was
+        return
+    raise ConfigError(
+        f"The search in {shown_path(folder)} is a job's: {handle}, {status.phase}.\n"
+        + (
+            f"Try: the same command with its launcher, which goes on with it; python -m launchers result {name}; "
+            "or hpo.fresh=true, for a new one beside it"
+            if status.finished
+            else f"Try: python -m launchers attach {name}, or python -m launchers cancel {name} first"
+        )
+    )
