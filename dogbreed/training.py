@@ -773,7 +773,9 @@ def _efficiency(trainer: Trainer, seconds: float) -> dict[str, float]:
     step_s = seconds / max(1, int(trainer.num_training_batches))
     measured: Mapping[str, Any] = getattr(trainer.strategy.model, "_get_ddp_logging_data", dict)()
     exposed_ns = measured.get("avg_backward_comm_time", 0) - measured.get("avg_backward_compute_comm_overlap_time", 0)
-    return {"efficiency": round(1 - min(1.0, exposed_ns / 1e9 / max(step_s, 1e-9)), 4)} if measured else {}
+    if not measured.get("avg_backward_comm_time"):
+        return {}  # it has not looked yet
+    return {"efficiency": round(1 - min(1.0, exposed_ns / 1e9 / max(step_s, 1e-9)), 4)}
 
 
 def _write_environment(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, trainer: Trainer) -> None:
