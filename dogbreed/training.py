@@ -97,8 +97,16 @@ def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> 
             _write_config(config, here)  # of a run that began with test=false it says so
             _test(config, here, data, stop)
         stop.check()
+        _export(here)  # before the report, which says that all is done
+        stop.check()
         report.write(here, data.root)
         return _read_json(here.metrics)
+
+
+def _export(here: RunFolder) -> None:
+    from dogbreed import export  # onnx, which only the end of a run needs
+
+    export.write(here)
 
 
 def _forget_what_does_not_fit(here: RunFolder) -> None:
@@ -108,7 +116,7 @@ def _forget_what_does_not_fit(here: RunFolder) -> None:
     """
     if not (here.fit.exists() and here.best.exists()) or "best_epoch" not in (fit := _read_json(here.fit)):
         return
-    done = [here.report, here.metrics]
+    done = [here.report, here.model, here.metrics]
     try:
         best: dict[str, Any] | None = checkpoints.read(here.best)
         steps = checkpoints.read(here.last)["global_step"] if here.last.exists() else fit["steps"]
@@ -238,7 +246,7 @@ def _fit(
         _check_memory(model, min(data.batch_size, len(data.photos.splits["train"])), shape)
     _write_config(config, here)  # only now: a refused resume leaves the folder as it was
     # of a finished run that is made longer; fit.json last, so that a kill in between does not look like a finished run
-    for path in (here.report, here.predictions, here.metrics, here.fit):
+    for path in (here.report, here.model, here.predictions, here.metrics, here.fit):
         path.unlink(missing_ok=True)
     history = History(here, watch)
     trainer = _trainer(

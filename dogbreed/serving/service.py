@@ -1,0 +1,146 @@
+"""A model and the threads that run it: requests come in, are decoded side by side, and go through it in turn."""
+
+import asyncio
+import io
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from starlette.requests import Request
+
+from dogbreed.errors import ArtifactError, DataError
+from dogbreed.hardware import available_cpus
+from dogbreed.inference import Answer, Predictor
+from dogbreed.serving.intake import FORMATS, Asked, Limits, asked, content_type, each, examine
+from dogbreed.serving.metrics import Metrics
+from dogbreed.serving.problems import Problem
+
+T = TypeVar("T")
+
+
+@dataclass
+class Answered:
+    """What became of one request. seconds: spent in each part."""
+
+    asked: Asked
+    answer: Answer
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Service:
+    """Decodes on as many threads as there are cores. The network has one thread that all requests line up for.
+
+    It uses all cores for each: alone, a request has the whole machine; many at once get as much done as they would with
+    a network for each core.
+    """
+
+    def __init__(self, predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
+        self.predictor, self.limits, self.metrics = predictor, limits, metrics
+        self._decoding = ThreadPoolExecutor(available_cpus(), "decode")
+        self._network = ThreadPoolExecutor(1, "network")
+        self._waiting = 0
+
+    def warm_up(self) -> None:
+        """A picture of each format through all of it. Raises ArtifactError where that does not work."""
+        side = self.predictor.preprocess.image_px
+        pixels = np.zeros((side, side, 3), np.uint8)
+        for kind in FORMATS:  # Pillow loads its decoders when they are needed
+            picture = io.BytesIO()
+            Image.fromarray(pixels).save(picture, kind)
+            pixels = self._pixels(picture.getvalue())
+        probabilities = self.predictor.answer(pixels[None]).probabilities
+        if not np.isfinite(probabilities).all():
+            raise ArtifactError("The network's probabilities are no numbers.")
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are read, decoded or computed right now."""
+        return self._waiting
+
+    async def handle(self, request: Request) -> Answered:
+        """Raises Problem; also where there are too many others, or the deadline passes."""
+        with self._admitted():
+            try:
+                async with asyncio.timeout(self.limits.deadline_s):
+                    return await self._handle(request)
+            except TimeoutError as error:
+                raise Problem(
+                    "deadline", f"It took more than {self.limits.deadline_s:g} s. Try: again later"
+                ) from error
+
+    async def _handle(self, request: Request) -> Answered:
+        media_type = content_type(request.headers.get("content-type"))
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Problem("unsupported_type", "Bodies with a Content-Encoding are not taken. Try: without one")
+        body = await self._body(request)
+        began = time.perf_counter()
+        what, pixels = await self._on(
+            self._decoding, lambda: self._decoded(media_type, body, dict(request.query_params))
+        )
+        decoded = time.perf_counter()
+        answer, network_s = await self._on(self._network, lambda: _timed(lambda: self.predictor.answer(pixels)))
+        total = time.perf_counter() - began
+        seconds = {"decode": decoded - began, "wait": total - (decoded - began) - network_s, "network": network_s}
+        return Answered(what, answer, seconds)
+
+    def _decoded(self, media_type: str, body: bytes, query: dict[str, str]) -> tuple[Asked, NDArray[np.uint8]]:
+        what = asked(media_type, body, query, self.limits)
+        return what, np.stack(each(self._pixels, what.pictures, batch=what.batch))
+
+    def _pixels(self, picture: bytes) -> NDArray[np.uint8]:
+        examine(picture)
+        try:
+            return self.predictor.preprocess.pixels(picture)
+        except DataError as error:
+            raise Problem("damaged_picture", str(error).removeprefix("the picture: ")) from error
+
+    async def _body(self, request: Request) -> bytes:
+        """The whole body; refused as soon as it is known to be too long."""
+        most = self.limits.body_bytes
+        problem = Problem(
+            "body_too_large", f"The body has more than {most:,} bytes. Try: a smaller copy of the picture"
+        )
+        said = request.headers.get("content-length", "0")
+        if not said.isdigit() or int(said) > most:
+            raise problem
+        parts, length = [], 0
+        try:
+            async with asyncio.timeout(self.limits.deadline_s / 2):
+                async for part in request.stream():
+                    length += len(part)
+                    if length > most:
+                        raise problem
+                    parts.append(part)
+        except TimeoutError as error:
+            raise Problem("slow_body", f"{length:,} bytes came in {self.limits.deadline_s / 2:g} s") from error
+        return b"".join(parts)
+
+    async def _on(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        if self._waiting >= self.limits.waiting:
+            raise Problem("overloaded", f"{self._waiting} requests are waiting already. Try: again in a second")
+        self._waiting += 1
+        self.metrics.waiting.set(self._waiting)
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            self.metrics.waiting.set(self._waiting)
+
+    def close(self) -> None:
+        for threads in (self._decoding, self._network):
+            threads.shutdown(cancel_futures=True)
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.perf_counter()
+    return work(), time.perf_counter() - began
