@@ -266,7 +266,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _run_id(here: RunFolder) -> str:
     from omegaconf import OmegaConf
 
-    return str(OmegaConf.load(here.config).get("run_id") or "") if here.config.is_file() else ""
+    return str(OmegaConf.select(OmegaConf.load(here.config), "run_id") or "") if here.config.is_file() else ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ BYTES_TYPES = ("image/jpeg", "image/png", "image/webp", "application/x-image", "
 MAX_TOP = 1000
 # A JPEG is decoded at a reduced scale, the others are whole in memory, up to 12 bytes a pixel with transparency
 _MAX_PIXELS = {"JPEG": 50_000_000, "PNG": 12_500_000, "WEBP": 12_500_000}
+_NARROW_PX = 1000  # a JPEG whose shorter side is below is hardly reduced, and costs as much as the others
 _MAX_SCANNED_PIXELS = (
     150_000_000  # of a JPEG, pixels times passes over them: a few bytes can ask for hundreds of passes
 )
@@ -158,8 +159,10 @@ def examine(picture: bytes) -> None:
     pixels, most = width * height, _MAX_PIXELS[kind]
     if kind == "JPEG":
         scans = picture.count(b"\xff\xda")
+        if min(width, height) < _NARROW_PX:
+            most = _MAX_PIXELS["PNG"]
         if progressive:
-            most = _MAX_PROGRESSIVE_PIXELS
+            most = min(most, _MAX_PROGRESSIVE_PIXELS)
         most = min(most, _MAX_SCANNED_PIXELS // max(1, scans))
     if pixels > most:
         raise Problem(
