@@ -5,7 +5,6 @@ when they are needed: some are large.
 """
 
 import base64
-import io
 import json
 import struct
 import zlib
@@ -134,7 +133,7 @@ def _hostile() -> dict[str, Hostile]:
         "JPEG of 5000 passes": Hostile(lambda: _many_scans(400, 5000), EITHER),
         "JPEG of 30 passes over 9 megapixels": Hostile(lambda: _many_scans(3000, 20), BAD),
         "JPEG that claims 65500 x 65500": Hostile(lambda: _claiming(plain, 65500, 65500), BAD),
-        "JPEG that claims 7000 x 7000": Hostile(lambda: _claiming(plain, 7000, 7000), BAD),
+        "JPEG that claims 7000 x 7000": Hostile(lambda: _claiming(plain, 7000, 7000), EITHER),
         "JPEG that claims no height": Hostile(lambda: _claiming(plain, 48, 0), BAD),
         "PNG of 12 megapixels with alpha": Hostile(
             lambda: png_raw(3535, 3535, 8, 6, _rows(3535, 3535, b"\x55\xaa\x10\x80")), OK
@@ -156,10 +155,10 @@ def _hostile() -> dict[str, Hostile]:
             lambda: png[:33] + png_chunk(b"tEXt", b"a\0b") * 100_000 + png[33:], EITHER
         ),
         "PNG that claims 2^31 pixels each way": Hostile(lambda: png_raw(2**31 - 1, 2**31 - 1, 8, 2, b""), BAD),
-        "WebP of 12 megapixels with alpha": Hostile(
-            lambda: saved(_clouds(3535, 3535, "RGBA"), "WEBP", quality=20, method=0), OK
+        "WebP of 9 megapixels with alpha": Hostile(
+            lambda: saved(_clouds(3000, 3000, "RGBA"), "WEBP", quality=20, method=0), OK
         ),
-        "WebP of 13 megapixels": Hostile(lambda: saved(Image.new("L", (3700, 3700)), "WEBP", method=0), BAD),
+        "WebP of 9.6 megapixels": Hostile(lambda: saved(Image.new("L", (3100, 3100)), "WEBP", method=0), BAD),
         "WebP that claims 16383 x 16383": Hostile(lambda: _webp_claiming(16383, 16383), BAD),
         "WebP that claims 2^24 x 2^24": Hostile(lambda: _webp_claiming(2**24, 2**24), BAD),
         "WebP of 100 frames": Hostile(
@@ -167,6 +166,7 @@ def _hostile() -> dict[str, Hostile]:
         ),
         "PNG of 100 frames": Hostile(lambda: saved(image, "PNG", save_all=True, append_images=frames), OK),
         "a body of 7 MB": Hostile(lambda: plain + bytes(7_000_000), BAD),
+        "a body of 40 MB": Hostile(lambda: plain + bytes(40_000_000), BAD),
         "a body as large as it may be": Hostile(lambda: plain + bytes(6 * 1024 * 1024 - len(plain)), OK),
         "a PNG that is a web page as well": Hostile(
             lambda: png[:33] + png_chunk(b"tEXt", b"a\0<script>alert(1)</script>") + png[33:], OK

@@ -53,7 +53,9 @@ def test_odd_and_hostile_requests_are_answered_or_refused_with_words(kind: str, 
         assert reply.headers["content-type"] == "application/problem+json"
         assert (answer["status"], answer["type"]) == (reply.status, f"/docs#{answer['code']}")
         assert answer["detail"]
-        assert not any(word in reply.body for word in (b"Traceback", b"/tmp", b"/usr", b".py", b"BytesIO", b"0x7"))
+        assert not any(
+            word in reply.body for word in (b"Traceback", b"/tmp", b"/usr", b".py", b"BytesIO", b"object at 0x")
+        )
 
 
 def test_odd_pictures_that_are_good_are_seen_as_training_sees_them(served: Served, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from dogbreed.serving.problems import Problem
 FORMATS = ("JPEG", "PNG", "WEBP")
 BYTES_TYPES = ("image/jpeg", "image/png", "image/webp", "application/x-image", "application/octet-stream")
 MAX_TOP = 1000
-# A JPEG is decoded at a reduced scale, the others are whole in memory, up to 12 bytes a pixel with transparency
-_MAX_PIXELS = {"JPEG": 50_000_000, "PNG": 12_500_000, "WEBP": 12_500_000}
+# A JPEG is decoded at a reduced scale, the others are whole in memory, with transparency at 12 and 20 bytes a pixel
+_MAX_PIXELS = {"JPEG": 50_000_000, "PNG": 12_500_000, "WEBP": 9_000_000}
 _NARROW_PX = 1000  # a JPEG whose shorter side is below is hardly reduced, and costs as much as the others
 _MAX_SCANNED_PIXELS = (
     150_000_000  # of a JPEG, pixels times passes over them: a few bytes can ask for hundreds of passes

@@ -29,7 +29,7 @@ _PARAMETERS = [
         "description": "what in the picture speaks for the first breed",
     },
 ]
-_EXAMPLES = {
+EXAMPLES = {
     "curl": "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8080/invocations",
     "the bare probabilities": "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' "
     "-H 'Accept: application/json;verbose=false' http://127.0.0.1:8080/invocations",
@@ -159,7 +159,7 @@ def page() -> bytes:
     types = "".join(f"<li><code>{kind}</code></li>" for kind in (*BYTES_TYPES, "application/json"))
     examples = "".join(
         f"<h3>{html.escape(name)}</h3><pre tabindex=0><code>{html.escape(text)}</code></pre>"
-        for name, text in _EXAMPLES.items()
+        for name, text in EXAMPLES.items()
     )
     problems = "".join(
         f'<tr id="{code}"><td>{status}</td><th scope=row><code>{code}</code></th><td>{html.escape(title)}</td></tr>'

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 PROBLEMS: Mapping[str, tuple[int, str]] = {  # code: HTTP status, title
+    "bad_http": (400, "This is no HTTP request"),
     "empty": (400, "There is no picture"),
     "bad_json": (400, "The body is no JSON"),
     "bad_parameter": (400, "A parameter has a value that it cannot have"),
@@ -51,7 +52,7 @@ class Problem(Exception):  # noqa: N818 (its name in the RFC)
             **({"errors": self.errors} if self.errors else {}),
         }
         headers = {"Retry-After": "1"} if status == 503 else {}
-        if self.code in ("slow_body", "body_too_large"):  # what is left of the body is not read
+        if self.code in ("slow_body", "deadline", "body_too_large"):  # what is left of the body is not read
             headers["Connection"] = "close"
         return Response(as_json(body), status, headers, media_type="application/problem+json")
 

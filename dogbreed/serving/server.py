@@ -12,6 +12,7 @@ from dogbreed.inference import Predictor
 from dogbreed.serving.app import Application
 from dogbreed.serving.intake import Limits
 from dogbreed.serving.metrics import Metrics
+from dogbreed.serving.protocol import Protocol
 from dogbreed.serving.service import Service
 
 log = logging.getLogger("dogbreed.serving")
@@ -19,7 +20,6 @@ log = logging.getLogger("dogbreed.serving")
 _DRAIN_S = 20.0  # at most; SageMaker kills 30 s after SIGTERM
 _QUIET_S = 1.0  # so long without a request, and nothing can be on its way any more
 _IDLE_S = 75  # a connection is kept; longer than load balancers keep theirs, so that they close first
-_CONNECTIONS = 512
 
 
 class Server(uvicorn.Server):
@@ -42,14 +42,13 @@ class Server(uvicorn.Server):
                 host,
                 port,
                 loop="asyncio",
-                http="httptools",
+                http=Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 backlog=1024,
-                limit_concurrency=_CONNECTIONS,
                 timeout_keep_alive=_IDLE_S,
                 timeout_graceful_shutdown=5,
             )

@@ -22,6 +22,7 @@ from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.problems import Problem
 
 T = TypeVar("T")
+_THROWN_AWAY = 8  # times the limit
 
 
 @dataclass
@@ -101,24 +102,32 @@ class Service:
             raise Problem("damaged_picture", str(error).removeprefix("the picture: ")) from error
 
     async def _body(self, request: Request) -> bytes:
-        """The whole body; refused as soon as it is known to be too long."""
+        """The whole body. One that is too long is refused before it comes, where the client waits for that.
+
+        Others do not look for an answer before all is sent: what is not much too long is read and thrown away.
+        """
         most = self.limits.body_bytes
         problem = Problem(
             "body_too_large", f"The body has more than {most:,} bytes. Try: a smaller copy of the picture"
         )
         said = request.headers.get("content-length", "0")
-        if not said.isdigit() or int(said) > most:
+        too_long = not said.isdigit() or int(said) > most
+        if too_long and ("expect" in request.headers or not said.isdigit() or int(said) > _THROWN_AWAY * most):
             raise problem
         parts, length = [], 0
         try:
             async with asyncio.timeout(self.limits.deadline_s / 2):
                 async for part in request.stream():
                     length += len(part)
-                    if length > most:
+                    too_long |= length > most
+                    if length > _THROWN_AWAY * most:
                         raise problem
-                    parts.append(part)
+                    if not too_long:
+                        parts.append(part)
         except TimeoutError as error:
             raise Problem("slow_body", f"{length:,} bytes came in {self.limits.deadline_s / 2:g} s") from error
+        if too_long:
+            raise problem
         return b"".join(parts)
 
     async def _on(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
