@@ -6,9 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,16 +73,13 @@ class Served:
     def __init__(self, process: "subprocess.Popen[str]", port: int, log: Path) -> None:
         self.process, self.port, self.log = process, port, log
 
-    def connect(self, timeout: float = 60) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
         """One request on a connection of its own. Headers: `content_type` stands for Content-Type."""
-        connection = self.connect()
-        try:
+        with closing(self.connect()) as connection:
             return asked(connection, method, path, body, **headers)
-        finally:
-            connection.close()
 
     def classify(self, picture: bytes, query: str = "", **headers: str) -> Reply:
         return self.ask("POST", f"/invocations{query}", picture, **{"content_type": "application/x-image", **headers})
@@ -138,7 +134,3 @@ def stopped(served: Served, *, within_s: float = 60) -> int:
     """SIGTERM, and the exit status that comes of it."""
     served.process.send_signal(signal.SIGTERM)
     return served.process.wait(within_s)
-
-
-def seconds_since(began: float) -> float:
-    return time.monotonic() - began

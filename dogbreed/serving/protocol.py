@@ -8,7 +8,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from dogbreed.serving.problems import Problem
 
 HEADERS_S = 10.0  # from a connection's, or a request's, first moment to the end of its headers
-_MAX_HEADER_BYTES = 128 * 1024  # the parser itself has no limit
+_MAX_HEADER_BYTES = 512 * 1024  # the parser has no limit; asyncio hands over up to half of this at once
 
 
 class Protocol(HttpToolsProtocol):
@@ -25,18 +25,17 @@ class Protocol(HttpToolsProtocol):
         self._headers_are_there()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._headers_timer is not None:  # still waiting for the end of the headers
+            self._header_bytes += len(data)
+            if self._header_bytes > _MAX_HEADER_BYTES:
+                self.send_400_response("The headers are too long.")
+
     def on_message_begin(self) -> None:
         self._header_bytes = 0
         self._wait_for_headers()
         super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        self._count(url)
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(name + value)
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._headers_are_there()
@@ -47,11 +46,6 @@ class Protocol(HttpToolsProtocol):
         head = [b"HTTP/1.1 400 Bad Request", b"content-type: application/problem+json", b"connection: close"]
         self.transport.write(b"\r\n".join([*head, b"content-length: %d" % len(body), b"", bytes(body)]))
         self.transport.close()
-
-    def _count(self, part: bytes) -> None:
-        self._header_bytes += len(part)
-        if self._header_bytes > _MAX_HEADER_BYTES:
-            raise ValueError("these headers are too long")  # httptools makes a parser's error of it: 400
 
     def _wait_for_headers(self) -> None:
         self._headers_are_there()
