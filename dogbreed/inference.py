@@ -82,15 +82,22 @@ class Predictor:
         return cls.from_artifact(path) if artifact.is_artifact(path) else cls.from_checkpoint(path)
 
     @classmethod
-    def from_artifact(cls, path: str | Path, *, max_accuracy_loss: float = MAX_ACCURACY_LOSS) -> "Predictor":
+    def from_artifact(
+        cls, path: str | Path, *, max_accuracy_loss: float = MAX_ACCURACY_LOSS, concurrent: bool = False
+    ) -> "Predictor":
         """On ONNX Runtime, without torch. path: model.tar.gz, the folder of its files, or a run folder.
 
-        max_accuracy_loss: a quantised network in it is used up to this loss, on processors made for it. Raises
-        ArtifactError.
+        max_accuracy_loss: a quantised network in it is used up to this loss, on processors made for it. concurrent:
+        for a thread for each core that calls it; see OnnxNetwork. Raises ArtifactError.
         """
         found = artifact.read(Path(path).expanduser())
         name = choose(found, max_accuracy_loss)
-        network = OnnxNetwork(found.networks[name], classes=len(found.labels), image_px=found.preprocess.image_px)
+        network = OnnxNetwork(
+            found.networks[name],
+            classes=len(found.labels),
+            image_px=found.preprocess.image_px,
+            concurrent=concurrent,
+        )
         manifest = found.manifest
         precision = "fp32" if name == artifact.NETWORK else "int8"
         return cls(

@@ -1,5 +1,6 @@
 """An artifact's network in ONNX Runtime: pixels in, logits and heat maps out. Needs no torch."""
 
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,25 +21,20 @@ class Output(NamedTuple):
 
 
 class OnnxNetwork:
-    """Runs on all cores of this machine; may be called from several threads, one at a time is fastest.
+    """Runs on all cores of this machine.
 
-    Raises ArtifactError where ONNX Runtime cannot load it, or where it takes or gives something else.
+    concurrent: for a server, which calls it from a thread for each core. A call that is alone gets all cores; calls at
+    the same time get one each, for those that wait for each other's threads get less done. Takes the weights' memory
+    twice. Raises ArtifactError where ONNX Runtime cannot load the network, or where it takes or gives something else.
     """
 
-    def __init__(self, content: bytes, *, classes: int, image_px: int, threads: int | None = None) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cpus()  # it counts the machine's, not the container's
-        options.log_severity_level = 3
-        # waiting threads that spin take the processor from those that decode photos
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's classes are its C++ status codes
-            raise ArtifactError(f"ONNX Runtime cannot load the network: {str(error).strip()}") from error
-        inputs = [(node.name, node.type, node.shape[1:]) for node in self._session.get_inputs()]
-        outputs = [(node.name, node.shape[1:2]) for node in self._session.get_outputs()]
+    def __init__(self, content: bytes, *, classes: int, image_px: int, concurrent: bool = False) -> None:
+        cores = available_cpus()  # ONNX Runtime counts the machine's, not the container's
+        self._alone = _session(content, cores)
+        self._beside_others = _session(content, 1) if concurrent and cores > 1 else self._alone
+        self._lock, self._running = threading.Lock(), 0
+        inputs = [(node.name, node.type, node.shape[1:]) for node in self._alone.get_inputs()]
+        outputs = [(node.name, node.shape[1:2]) for node in self._alone.get_outputs()]
         if inputs != [(PIXELS, "tensor(uint8)", [image_px, image_px, 3])] or outputs[:1] != [(LOGITS, [classes])]:
             raise ArtifactError(
                 f"The network takes {inputs} and gives {outputs}, where {classes} classes, {image_px} px were expected."
@@ -47,8 +43,29 @@ class OnnxNetwork:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Output:
         """pixels: uint8 [N, image_px, image_px, 3], as Preprocess gives them."""
-        found: list[Any] = self._session.run(None, {PIXELS: pixels})
+        with self._lock:
+            session = self._beside_others if self._running else self._alone
+            self._running += 1
+        try:
+            found: list[Any] = session.run(None, {PIXELS: pixels})
+        finally:
+            with self._lock:
+                self._running -= 1
         return Output(found[0], found[1] if self.has_heat_maps else None)
+
+
+def _session(content: bytes, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # waiting threads that spin take the processor from those that decode photos
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's classes are its C++ status codes
+        raise ArtifactError(f"ONNX Runtime cannot load the network: {str(error).strip()}") from error
 
 
 def choose(artifact: Artifact, max_accuracy_loss: float) -> str:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,14 @@ def test_a_batch_is_answered_as_each_photo_alone(archive: Path, pictures: list[A
     alone = np.concatenate([predictor.probabilities([picture]) for picture in pictures])
     assert np.allclose(predictor.probabilities(pictures), alone, atol=1e-6)
     assert predictor.probabilities([]).shape == (0, 3)
+
+
+def test_calls_from_several_threads_get_the_same_answers(archive: Path, pictures: list[Any]) -> None:
+    predictor = Predictor.from_artifact(archive, concurrent=True)
+    expected = predictor.probabilities(pictures)
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda n: predictor.probabilities([pictures[n % 4]])[0], range(40)))
+    assert np.abs(np.array(answers) - np.tile(expected, (10, 1))).max() < 1e-5
 
 
 def test_the_heat_maps_mean_is_the_logit(archive: Path, pictures: list[Any]) -> None:

@@ -120,7 +120,7 @@ def test_the_heat_map_says_where_the_first_breed_was_seen(served: Served, model:
 
 def test_a_server_says_how_long_each_part_took(served: Served) -> None:
     timing = served.classify(PNG).headers["server-timing"]
-    assert re.fullmatch(r"decode;dur=[\d.]+, wait;dur=[\d.]+, network;dur=[\d.]+", timing)
+    assert re.fullmatch(r"wait;dur=[\d.]+, decode;dur=[\d.]+, network;dur=[\d.]+", timing)
 
 
 def test_unknown_headers_and_a_missing_type_are_no_hindrance(served: Served) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from dogbreed.inference import Predictor
 
 from .odd_pictures import saved
 from .serving import Served, serving, tiny_model
 
-playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
 
 
@@ -42,7 +42,7 @@ def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 def browser() -> Iterator[Any]:
     assert CHROMIUM, "This test opens the page in Chromium, which is not installed. Try: apt-get install chromium"
     options = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-    with playwright.sync_playwright() as driver:
+    with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=options)
         yield opened
         opened.close()
@@ -150,7 +150,8 @@ def test_the_heat_map_is_where_the_network_looked(page: Any, photo: Path, model:
             const at = (x, y) => [...context.getImageData(Math.round(x), Math.round(y), 1, 1).data];
             const places = [];
             for (let row = 0; row < 4; row++) for (let column = 0; column < 4; column++) places.push(at(
-                (canvas.width - side) / 2 + (column + .5) * side / 4, (canvas.height - side) / 2 + (row + .5) * side / 4));
+                (canvas.width - side) / 2 + (column + .5) * side / 4,
+                (canvas.height - side) / 2 + (row + .5) * side / 4));
             return { places, corner: at(2, 2) };
         }"""
     )

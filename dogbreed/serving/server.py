@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
         )
 
     def _service(self) -> Service:
-        predictor = Predictor.from_artifact(self._model, max_accuracy_loss=self._max_accuracy_loss)
+        predictor = Predictor.from_artifact(self._model, max_accuracy_loss=self._max_accuracy_loss, concurrent=True)
         service = Service(predictor, self._limits, self.application.metrics)
         service.warm_up()
         return service

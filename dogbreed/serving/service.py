@@ -1,13 +1,12 @@
-"""A model and the threads that run it: requests come in, are decoded side by side, and go through it in turn."""
+"""A model and the threads that run it: a request comes in, waits for a thread, is decoded and goes through it."""
 
 import asyncio
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,6 @@ from dogbreed.serving.intake import FORMATS, Asked, Limits, asked, content_type,
 from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.problems import Problem
 
-T = TypeVar("T")
 _THROWN_AWAY = 8  # times the limit
 
 
@@ -31,20 +29,15 @@ class Answered:
 
     asked: Asked
     answer: Answer
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
 
 
 class Service:
-    """Decodes on as many threads as there are cores. The network has one thread that all requests line up for.
-
-    It uses all cores for each: alone, a request has the whole machine; many at once get as much done as they would with
-    a network for each core.
-    """
+    """Has a thread for each core, which decodes a request's pictures and runs the network on them."""
 
     def __init__(self, predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
         self.predictor, self.limits, self.metrics = predictor, limits, metrics
-        self._decoding = ThreadPoolExecutor(available_cpus(), "decode")
-        self._network = ThreadPoolExecutor(1, "network")
+        self._threads = ThreadPoolExecutor(available_cpus(), "inference")
         self._waiting = 0
 
     def warm_up(self) -> None:
@@ -79,20 +72,19 @@ class Service:
         media_type = content_type(request.headers.get("content-type"))
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Problem("unsupported_type", "Bodies with a Content-Encoding are not taken. Try: without one")
-        body = await self._body(request)
-        began = time.perf_counter()
-        what, pixels = await self._on(
-            self._decoding, lambda: self._decoded(media_type, body, dict(request.query_params))
-        )
-        decoded = time.perf_counter()
-        answer, network_s = await self._on(self._network, lambda: _timed(lambda: self.predictor.answer(pixels)))
-        total = time.perf_counter() - began
-        seconds = {"decode": decoded - began, "wait": total - (decoded - began) - network_s, "network": network_s}
-        return Answered(what, answer, seconds)
+        body, query = await self._body(request), dict(request.query_params)
+        came = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: self._answered(media_type, body, query, came))
 
-    def _decoded(self, media_type: str, body: bytes, query: dict[str, str]) -> tuple[Asked, NDArray[np.uint8]]:
+    def _answered(self, media_type: str, body: bytes, query: dict[str, str], came: float) -> Answered:
+        began = time.perf_counter()
         what = asked(media_type, body, query, self.limits)
-        return what, np.stack(each(self._pixels, what.pictures, batch=what.batch))
+        pixels = np.stack(each(self._pixels, what.pictures, batch=what.batch))
+        decoded = time.perf_counter()
+        answer = self.predictor.answer(pixels)
+        seconds = {"wait": began - came, "decode": decoded - began, "network": time.perf_counter() - decoded}
+        return Answered(what, answer, seconds)
 
     def _pixels(self, picture: bytes) -> NDArray[np.uint8]:
         examine(picture)
@@ -130,9 +122,6 @@ class Service:
             raise problem
         return b"".join(parts)
 
-    async def _on(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(threads, work)
-
     @contextmanager
     def _admitted(self) -> Iterator[None]:
         if self._waiting >= self.limits.waiting:
@@ -146,10 +135,4 @@ class Service:
             self.metrics.waiting.set(self._waiting)
 
     def close(self) -> None:
-        for threads in (self._decoding, self._network):
-            threads.shutdown(cancel_futures=True)
-
-
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    began = time.perf_counter()
-    return work(), time.perf_counter() - began
+        self._threads.shutdown(cancel_futures=True)
