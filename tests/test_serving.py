@@ -271,7 +271,7 @@ def test_serve_takes_sagemakers_word_folder_and_port(
             pass
 
     monkeypatch.setattr(command, "Server", Recorded)
-    monkeypatch.setattr(command, "_IN_CONTAINER", [str(tmp_path / "model"), *command._IN_CONTAINER[1:]])
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["serve", "serve"])
     monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", "9090")
     assert command.serve() == 0

@@ -13,14 +13,13 @@ from dogbreed.inference import MAX_ACCURACY_LOSS
 from dogbreed.serving.intake import Limits
 from dogbreed.serving.server import Server
 
-_IN_CONTAINER = ["/opt/ml/model", "--host", "0.0.0.0"]
-
 
 def serve() -> int:
     """`serve`: the model that SageMaker has unpacked, for whoever reaches the container."""
     given = [word for word in sys.argv[1:] if word != "serve"]  # `docker run IMAGE serve` adds it to the entry point
+    model = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"), "model")
     port = os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080")
-    return main([*_IN_CONTAINER, "--port", port, *given])
+    return main([str(model), "--host", "0.0.0.0", "--port", port, *given])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
