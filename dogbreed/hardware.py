@@ -77,6 +77,14 @@ def keep_freed_memory() -> None:
             mallopt(parameter, most)
 
 
+def give_back_freed_memory() -> None:
+    """Hand what this process has freed back to the system; glibc on Linux only, which keeps small blocks to itself."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:  # musl has none
+            trim(0)
+
+
 def _cgroup_cpu_quota() -> float:
     quota, _, period = _read("cpu.max").partition(" ")
     if not quota:
