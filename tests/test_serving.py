@@ -23,7 +23,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dogbreed import __version__
-from dogbreed.breeds import BREEDS, display_name
+from dogbreed.breeds import display_name
 from dogbreed.inference import Predictor
 from dogbreed.serving import openapi
 from dogbreed.serving.problems import PROBLEMS
@@ -330,41 +330,41 @@ def test_connections_are_kept(served: Served) -> None:
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Iterator[Served]:
-    """A server that takes half a second for a 1-megapixel picture or so: it lets three wait, and gives them 4 s."""
+def narrow(tmp_path: Path) -> Iterator[Served]:
+    """A server with narrow limits: three requests at a time, 4 s for each, of that 2 s for its body."""
     with serving(tiny_model(tmp_path / "m.tar.gz"), tmp_path, "--max-waiting", "3", "--deadline-s", "4") as running:
         yield running
 
 
-def test_too_many_requests_are_shed_and_told_when_to_come_again(slow: Served) -> None:
-    held = [_half_sent(slow) for _ in range(3)]
-    until(lambda: slow.ask("GET", "/health").json["waiting"] == 3)
-    reply = slow.classify(PNG)
+def test_too_many_requests_are_shed_and_told_when_to_come_again(narrow: Served) -> None:
+    held = [_half_sent(narrow) for _ in range(3)]
+    until(lambda: narrow.ask("GET", "/health").json["waiting"] == 3)
+    reply = narrow.classify(PNG)
     assert (reply.status, reply.json["code"], reply.headers["retry-after"]) == (503, "overloaded", "1")
-    assert slow.ask("GET", "/ping").status == 200  # busy, not ill
+    assert narrow.ask("GET", "/ping").status == 200  # busy, not ill
     for connection in held:
         connection.sendall(PNG[-10:])
         assert b"200 OK" in connection.recv(100)
         connection.close()
-    assert slow.classify(PNG).status == 200
+    assert narrow.classify(PNG).status == 200
 
 
-def test_bodies_that_trickle_are_given_up(slow: Served) -> None:
-    with _half_sent(slow) as connection:
+def test_bodies_that_trickle_are_given_up(narrow: Served) -> None:
+    with _half_sent(narrow) as connection:
         answer = b""
         while b"slow_body" not in answer:
             part = connection.recv(4096)
             assert part, answer
             answer += part
         assert answer.startswith(b"HTTP/1.1 408")
-    until(lambda: slow.ask("GET", "/health").json["waiting"] == 0)
+    until(lambda: narrow.ask("GET", "/health").json["waiting"] == 0)
 
 
-def test_clients_that_go_away_take_nothing_with_them(slow: Served) -> None:
+def test_clients_that_go_away_take_nothing_with_them(narrow: Served) -> None:
     for _ in range(20):
-        _half_sent(slow).close()
-    until(lambda: slow.ask("GET", "/health").json["waiting"] == 0)
-    assert slow.classify(PNG).status == 200
+        _half_sent(narrow).close()
+    until(lambda: narrow.ask("GET", "/health").json["waiting"] == 0)
+    assert narrow.classify(PNG).status == 200
 
 
 def _half_sent(served: Served) -> socket.socket:
@@ -579,7 +579,6 @@ def test_the_readmes_way_to_ask_works(served: Served, tmp_path: Path) -> None:
             command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "no_proxy": "*"}
         )
         assert done.returncode == 0, done.stderr
-        assert display_name(BREEDS[0])[0].isalpha()
         answer = done.stdout
         assert "breed" in answer or len(json.loads(answer)) == 133
 
