@@ -230,7 +230,11 @@ class RunResult:
         parts = ["", numbers, "", written]
         if "model" in self.artifacts:
             folder = shown_path(self.folder)
-            parts += ["", f"Next: python -m dogbreed.predict {folder} PHOTO", f"or:   python -m dogbreed.serving {folder}"]
+            parts += [
+                "",
+                f"Next: python -m dogbreed.predict {folder} PHOTO",
+                f"or:   python -m dogbreed.serving {folder}",
+            ]
         elif "best" in self.artifacts:
             parts += ["", f"Next: python -m dogbreed.predict {shown_path(self.artifacts['best'])} PHOTO"]
         return "\n".join(parts)
