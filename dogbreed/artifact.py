@@ -204,7 +204,7 @@ def _archive_members(path: Path, findings: list[str]) -> Iterator[tuple[str, byt
     try:
         with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as zipped:
             limited = cast(IO[bytes], _Limited(zipped, MAX_BYTES + MAX_JSON_BYTES))
-            with tarfile.open(fileobj=limited, mode="r|") as archive:
+            with tarfile.open(fileobj=limited, mode="r|", bufsize=1 << 20) as archive:
                 for member in archive:
                     if member.name == "." and member.isdir():  # of `tar -c .`, as are names that begin with ./
                         continue

@@ -83,12 +83,12 @@ class Predictor:
 
     @classmethod
     def from_artifact(
-        cls, path: str | Path, *, max_accuracy_loss: float = MAX_ACCURACY_LOSS, concurrent: bool = False
+        cls, path: str | Path, *, max_accuracy_loss: float = MAX_ACCURACY_LOSS, several: bool = False
     ) -> "Predictor":
         """On ONNX Runtime, without torch. path: model.tar.gz, the folder of its files, or a run folder.
 
-        max_accuracy_loss: a quantised network in it is used up to this loss, on processors made for it. concurrent:
-        for a thread for each core that calls it; see OnnxNetwork. Raises ArtifactError.
+        max_accuracy_loss: a quantised network in it is used up to this loss, on processors made for it. several:
+        for several threads, see `prepare_for_several`. Raises ArtifactError.
         """
         found = artifact.read(Path(path).expanduser())
         name = choose(found, max_accuracy_loss)
@@ -96,7 +96,7 @@ class Predictor:
             found.networks[name],
             classes=len(found.labels),
             image_px=found.preprocess.image_px,
-            concurrent=concurrent,
+            several=several,
         )
         manifest = found.manifest
         precision = "fp32" if name == artifact.NETWORK else "int8"
@@ -127,6 +127,11 @@ class Predictor:
             temperature=float(model.temperature),
             about=About(str(model.hparams["backbone"]), "", "", "fp32"),
         )
+
+    def prepare_for_several(self) -> None:
+        """Before several threads call it at the same time, where `several` was said: they then get a core each."""
+        if isinstance(self._network, OnnxNetwork):
+            self._network.prepare_for_several()
 
     def predict(self, picture: PictureSource, *, top: int = 5) -> list[Prediction]:
         """The `top` most probable breeds of one photo (path, bytes or Pillow image), best first.

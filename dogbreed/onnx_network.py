@@ -23,15 +23,15 @@ class Output(NamedTuple):
 class OnnxNetwork:
     """Runs on all cores of this machine.
 
-    concurrent: for a server, which calls it from a thread for each core. A call that is alone gets all cores; calls at
-    the same time get one each, for those that wait for each other's threads get less done. Takes the weights' memory
-    twice. Raises ArtifactError where ONNX Runtime cannot load the network, or where it takes or gives something else.
+    several: for a server, which calls it from a thread for each core, and `prepare_for_several` first. From then on a
+    call that is alone gets all cores, and calls at the same time get one each, for those that wait for each other's
+    threads get less done. Takes the weights' memory twice. Raises ArtifactError where ONNX Runtime cannot load the
+    network, or where it takes or gives something else.
     """
 
-    def __init__(self, content: bytes, *, classes: int, image_px: int, concurrent: bool = False) -> None:
-        cores = available_cpus()  # ONNX Runtime counts the machine's, not the container's
-        self._alone = _session(content, cores)
-        self._beside_others = _session(content, 1) if concurrent and cores > 1 else self._alone
+    def __init__(self, content: bytes, *, classes: int, image_px: int, several: bool = False) -> None:
+        self._content = content if several else None
+        self._alone = self._beside_others = _session(content, available_cpus())  # it counts the machine's own
         self._lock, self._running = threading.Lock(), 0
         inputs = [(node.name, node.type, node.shape[1:]) for node in self._alone.get_inputs()]
         outputs = [(node.name, node.shape[1:2]) for node in self._alone.get_outputs()]
@@ -40,6 +40,11 @@ class OnnxNetwork:
                 f"The network takes {inputs} and gives {outputs}, where {classes} classes, {image_px} px were expected."
             )
         self.has_heat_maps = (HEAT_MAPS, [classes]) in outputs
+
+    def prepare_for_several(self) -> None:
+        if self._content is not None and available_cpus() > 1:
+            self._beside_others = _session(self._content, 1)
+        self._content = None
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Output:
         """pixels: uint8 [N, image_px, image_px, 3], as Preprocess gives them."""

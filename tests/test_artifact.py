@@ -87,8 +87,9 @@ def test_a_batch_is_answered_as_each_photo_alone(archive: Path, pictures: list[A
 
 
 def test_calls_from_several_threads_get_the_same_answers(archive: Path, pictures: list[Any]) -> None:
-    predictor = Predictor.from_artifact(archive, concurrent=True)
+    predictor = Predictor.from_artifact(archive, several=True)
     expected = predictor.probabilities(pictures)
+    predictor.prepare_for_several()
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda n: predictor.probabilities([pictures[n % 4]])[0], range(40)))
     assert np.abs(np.array(answers) - np.tile(expected, (10, 1))).max() < 1e-5

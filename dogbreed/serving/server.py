@@ -73,12 +73,13 @@ class Server(uvicorn.Server):
         log.info(
             "Ready: %s %s, version %s, run %s", about.name, about.precision, about.version, about.run_id or "unknown"
         )
+        await asyncio.to_thread(service.predictor.prepare_for_several)  # meanwhile it answers already
+        await asyncio.to_thread(give_back_freed_memory)  # what loading took: a third of all
 
     def _service(self) -> Service:
-        predictor = Predictor.from_artifact(self._model, max_accuracy_loss=self._max_accuracy_loss, concurrent=True)
+        predictor = Predictor.from_artifact(self._model, max_accuracy_loss=self._max_accuracy_loss, several=True)
         service = Service(predictor, self._limits, self.application.metrics)
         service.warm_up()
-        give_back_freed_memory()  # what loading took: a third of all
         return service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
