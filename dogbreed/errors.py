@@ -23,6 +23,10 @@ class CheckpointError(DogBreedError):
     """A checkpoint is missing, damaged, or of another model."""
 
 
+class ArtifactError(DogBreedError):
+    """A model.tar.gz is missing, damaged, not to be trusted, or cannot be made."""
+
+
 class StorageError(DogBreedError):
     """A file cannot be written: disk full, read-only, no permission."""
 

@@ -6,8 +6,6 @@ import re
 import sys
 from pathlib import Path
 
-import psutil
-
 from dogbreed.ranks import here
 
 _CGROUP = Path("/sys/fs/cgroup")  # version 2; version 1 puts the controllers in folders of their own
@@ -25,6 +23,8 @@ def available_cpus() -> int:
 
 def available_memory_bytes() -> int:
     """How many bytes this process may still take before the machine or its cgroup runs out; its share of them."""
+    import psutil  # here, so that a server does without it
+
     free = int(psutil.virtual_memory().available)
     for limit_file, used_file, cache in (
         ("memory.max", "memory.current", "inactive_file"),
@@ -47,6 +47,14 @@ def cpu_flags() -> frozenset[str]:
 def cpu_multiplies_bf16() -> bool:
     """Whether bfloat16 is faster than float32 on this processor, not only emulated (x86: AVX-512 BF16 or AMX)."""
     return not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
+
+
+def cpu_multiplies_int8() -> bool:
+    """Whether this processor sums products of 8-bit numbers exactly, and faster than floats: VNNI, AMX, on Arm dotprod.
+
+    Without these, sums of two products saturate at 16 bits, and a quantised network loses accuracy.
+    """
+    return not cpu_flags().isdisjoint({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
 
 
 def cpuinfo(field: str) -> str | None:
@@ -72,6 +80,14 @@ def keep_freed_memory() -> None:
         most = 2**31 - 1
         for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
             mallopt(parameter, most)
+
+
+def give_back_freed_memory() -> None:
+    """Hand what this process has freed back to the system; glibc on Linux only, which keeps small blocks to itself."""
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:  # musl has none
+            trim(0)
 
 
 def _cgroup_cpu_quota() -> float:

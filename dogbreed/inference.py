@@ -1,18 +1,22 @@
-"""From a photo to ranked breeds: the Predictor for notebooks, the command line and servers."""
+"""From a photo to ranked breeds: the Predictor for notebooks, the command line, the server and the benchmarks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dogbreed import artifact
 from dogbreed.breeds import display_name
+from dogbreed.onnx_network import OnnxNetwork, Output, choose
 from dogbreed.preprocess import PictureSource, Preprocess
 
 if TYPE_CHECKING:
     from dogbreed.model import DogBreedClassifier
+
+MAX_ACCURACY_LOSS = 0.005  # of a quantised network: half a point
 
 
 @dataclass(frozen=True)
@@ -24,26 +28,110 @@ class Prediction:
     label: str
 
 
+@dataclass(frozen=True)
+class About:
+    """Which network answers. version: of the artifact, by content; empty for a checkpoint. precision: fp32 or int8."""
+
+    name: str
+    version: str
+    run_id: str
+    precision: str
+
+
+class Answer(NamedTuple):
+    """What the network says of N photos.
+
+    probabilities: float32 [N, classes], in the order of the labels; rows sum to 1.
+    heat_maps: float32 [N, classes, h, w], how much each place of the square that the network sees speaks for a class;
+    None where the network has none.
+    """
+
+    probabilities: NDArray[np.float32]
+    heat_maps: NDArray[np.float32] | None
+
+
 class Predictor:
     """Ranked breeds for photos, with the very preprocessing and temperature that the model was tested with.
 
-    predictor = Predictor.from_checkpoint("runs/<run>/checkpoints/best.ckpt")
+    predictor = Predictor.load("runs/<run>")
     predictor.predict("photo.jpg")[0].breed
     """
 
-    def __init__(self, model: "DogBreedClassifier") -> None:
-        self._model = model.eval()
-        self.labels: tuple[str, ...] = model.classes
-        self.preprocess: Preprocess = model.preprocess
+    def __init__(
+        self,
+        network: Callable[[NDArray[np.uint8]], Output],
+        *,
+        labels: Sequence[str],
+        preprocess: Preprocess,
+        temperature: float,
+        about: About,
+    ) -> None:
+        self._network, self._temperature = network, np.float32(temperature)
+        self.labels = tuple(labels)
+        self.breeds = tuple(map(display_name, labels))
+        self.preprocess = preprocess
+        self.about = about
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Predictor":
+        """From an artifact, a run folder (its artifact, or else its best.ckpt) or a checkpoint.
+
+        Raises ArtifactError or CheckpointError.
+        """
+        path = Path(path).expanduser()
+        return cls.from_artifact(path) if artifact.is_artifact(path) else cls.from_checkpoint(path)
+
+    @classmethod
+    def from_artifact(
+        cls, path: str | Path, *, max_accuracy_loss: float = MAX_ACCURACY_LOSS, several: bool = False
+    ) -> "Predictor":
+        """On ONNX Runtime, without torch. path: model.tar.gz, the folder of its files, or a run folder.
+
+        max_accuracy_loss: a quantised network in it is used up to this loss, on processors made for it. several:
+        for several threads, see `prepare_for_several`. Raises ArtifactError.
+        """
+        found = artifact.read(Path(path).expanduser())
+        name = choose(found, max_accuracy_loss)
+        network = OnnxNetwork(
+            found.networks[name],
+            classes=len(found.labels),
+            image_px=found.preprocess.image_px,
+            several=several,
+        )
+        manifest = found.manifest
+        precision = "fp32" if name == artifact.NETWORK else "int8"
+        return cls(
+            network,
+            labels=found.labels,
+            preprocess=found.preprocess,
+            temperature=manifest.temperature,
+            about=About(manifest.backbone, found.version, manifest.run_id, precision),
+        )
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> "Predictor":
-        """path: a checkpoint, or a run folder (its best.ckpt). Raises CheckpointError."""
+        """On torch. path: a checkpoint, or a run folder (its best.ckpt). Raises CheckpointError."""
         from dogbreed.model import DogBreedClassifier  # torch, late
         from dogbreed.run_folder import RunFolder
 
         path = Path(path).expanduser()
-        return cls(DogBreedClassifier.from_checkpoint(RunFolder(path).best if path.is_dir() else path))
+        return cls.from_model(DogBreedClassifier.from_checkpoint(RunFolder(path).best if path.is_dir() else path))
+
+    @classmethod
+    def from_model(cls, model: "DogBreedClassifier") -> "Predictor":
+        """On torch, on the device that the model is on; puts it into eval mode."""
+        return cls(
+            _Torch(model),
+            labels=model.classes,
+            preprocess=model.preprocess,
+            temperature=float(model.temperature),
+            about=About(str(model.hparams["backbone"]), "", "", "fp32"),
+        )
+
+    def prepare_for_several(self) -> None:
+        """Before several threads call it at the same time, where `several` was said: they then get a core each."""
+        if isinstance(self._network, OnnxNetwork):
+            self._network.prepare_for_several()
 
     def predict(self, picture: PictureSource, *, top: int = 5) -> list[Prediction]:
         """The `top` most probable breeds of one photo (path, bytes or Pillow image), best first.
@@ -54,20 +142,36 @@ class Predictor:
 
     def predict_many(self, pictures: Sequence[PictureSource], *, top: int = 5) -> list[list[Prediction]]:
         """The same for several photos, in one pass through the network."""
-        probabilities = self.probabilities(pictures)
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-        return [
-            [Prediction(display_name(self.labels[n]), float(row[n]), self.labels[n]) for n in ranks]
-            for row, ranks in zip(probabilities, order, strict=True)
-        ]
+        return [self.ranked(row, top=top) for row in self.probabilities(pictures)]
 
     def probabilities(self, pictures: Sequence[PictureSource]) -> NDArray[np.float32]:
         """float32 [photos, classes], in the order of `labels`; each row sums to 1."""
+        if not pictures:
+            return np.empty((0, len(self.labels)), np.float32)
+        return self.answer(np.stack([self.preprocess.pixels(picture) for picture in pictures])).probabilities
+
+    def answer(self, pixels: NDArray[np.uint8]) -> Answer:
+        """For photos as `preprocess` gives them: uint8 [N, image_px, image_px, 3]."""
+        logits, heat_maps = self._network(pixels)
+        scaled = logits / self._temperature
+        powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return Answer(powers / powers.sum(axis=1, keepdims=True), heat_maps)
+
+    def ranked(self, probabilities: NDArray[np.float32], *, top: int = 5) -> list[Prediction]:
+        """The `top` most probable breeds of one row of probabilities, best first."""
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        return [Prediction(self.breeds[n], float(probabilities[n]), self.labels[n]) for n in order]
+
+
+class _Torch:
+    """A classifier in eval mode, as a network of pixels."""
+
+    def __init__(self, model: "DogBreedClassifier") -> None:
+        self.model = model.eval()
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Output:
         import torch
 
-        pixels = np.stack([self.preprocess.pixels(picture) for picture in pictures])
         with torch.inference_mode():
-            images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self._model.device)
-            logits = self._model(images).float() / self._model.temperature
-            result: NDArray[np.float32] = logits.softmax(-1).cpu().numpy()
-        return result
+            images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.model.device)
+            return Output(self.model(images).float().cpu().numpy(), None)

@@ -1,4 +1,4 @@
-"""python -m dogbreed.predict CHECKPOINT PHOTO...: the five most probable breeds of each photo."""
+"""python -m dogbreed.predict MODEL PHOTO...: the five most probable breeds of each photo."""
 
 import argparse
 import io
@@ -17,13 +17,15 @@ def _at_least_1(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 1 if the checkpoint or any photo could not be read; the other photos are still answered."""
+    """The exit status: 1 if the model or any photo could not be read; the other photos are still answered."""
     parser = argparse.ArgumentParser(
         prog="python -m dogbreed.predict",
         description="Print the most probable breeds of each photo.",
         epilog="example: python -m dogbreed.predict runs/RUN photo.jpg",
     )
-    parser.add_argument("checkpoint", help="a checkpoint such as runs/RUN/checkpoints/best.ckpt, or the run folder")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a run folder, its model.tar.gz, or a checkpoint such as checkpoints/best.ckpt"
+    )
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="a picture file")
     parser.add_argument("--top", type=_at_least_1, default=5, metavar="N", help="how many breeds (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: photo, predictions")
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are not UTF-8
     try:
-        predictor = Predictor.from_checkpoint(options.checkpoint)
+        predictor = Predictor.load(options.model)
     except DogBreedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -52,6 +52,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def model(self) -> Path:
+        """The artifact that is served; of best.ckpt."""
+        return self.path / "model.tar.gz"
+
+    @property
     def fit(self) -> Path:
         """There once training has ended: epochs, steps, seconds."""
         return self.path / "fit.json"

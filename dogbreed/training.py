@@ -65,7 +65,12 @@ _OURS = frozenset(
     }
 )
 RANKS_TIMEOUT_S, RANKS_LEAST_S = 300.0, 5.0
-_NOT_COPIED = ("features", "train.log", "report.html")  # of the run folder, for processes that do not write it
+_NOT_COPIED = (
+    "features",
+    "train.log",
+    "report.html",
+    "model.tar.gz",
+)  # for processes that do not write the folder
 MONITORS = ("val/acc", "val/top5", "val/f1", "val/loss", "val/ece")
 
 
@@ -114,6 +119,8 @@ def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> 
             _test(config, here, data, stop)
         stop.check()
         if ranks.here().first:
+            _export(here)  # before the report, which says that all is done
+            stop.check()
             report.write(here, data.root)
         return _read_json(here.metrics)
 
@@ -142,6 +149,12 @@ def _folder_of_this_process(folder: Path) -> Iterator[RunFolder]:
         yield RunFolder(own)
 
 
+def _export(here: RunFolder) -> None:
+    from dogbreed import export  # onnx, which only the end of a run needs
+
+    export.write(here)
+
+
 def _forget_what_does_not_fit(here: RunFolder) -> None:
     """What says that training or the test is done must not count without the checkpoints that came of it.
 
@@ -149,7 +162,7 @@ def _forget_what_does_not_fit(here: RunFolder) -> None:
     """
     if not (here.fit.exists() and here.best.exists()) or "best_epoch" not in (fit := _read_json(here.fit)):
         return
-    done = [here.report, here.metrics]
+    done = [here.report, here.model, here.metrics]
     try:
         best: dict[str, Any] | None = checkpoints.read(here.best)
         steps = checkpoints.read(here.last)["global_step"] if here.last.exists() else fit["steps"]
@@ -287,7 +300,7 @@ def _fit(
         _check_memory(model, math.ceil(most / ranks.here().world_size), shape)
     _write_config(config, here)  # only now: a refused resume leaves the folder as it was
     # of a finished run that is made longer; fit.json last, so that a kill in between does not look like a finished run
-    for path in (here.report, here.predictions, here.metrics, here.fit):
+    for path in (here.report, here.model, here.predictions, here.metrics, here.fit):
         path.unlink(missing_ok=True)
     history = History(here, watch)
     trainer = _trainer(

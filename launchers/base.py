@@ -228,13 +228,20 @@ class RunResult:
         screen.print(table)
         assert isinstance(screen.file, StringIO)
         numbers = "\n".join(line.rstrip() for line in screen.file.getvalue().splitlines())
-        paths = {"report": "report", "best": "checkpoint", "metrics": "numbers"}
+        paths = {"report": "report", "best": "checkpoint", "model": "model", "metrics": "numbers"}
         files = [(name, self.artifacts[key]) for key, name in paths.items() if key in self.artifacts]
         written = "\n".join(f"{name:<10}  {shown_path(path)}" for name, path in [*files, ("run folder", self.folder)])
         if on_rented_machine():
             return f"\n{numbers}"
         parts = ["", numbers, "", written]
-        if "best" in self.artifacts:
+        if "model" in self.artifacts:
+            folder = shown_path(self.folder)
+            parts += [
+                "",
+                f"Next: python -m dogbreed.predict {folder} PHOTO",
+                f"or:   python -m dogbreed.serving {folder}",
+            ]
+        elif "best" in self.artifacts:
             parts += ["", f"Next: python -m dogbreed.predict {shown_path(self.artifacts['best'])} PHOTO"]
         return "\n".join(parts)
 

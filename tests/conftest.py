@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dogbreed import training
 from dogbreed.features import engine
 
 MakePhotos = Callable[..., Path]
@@ -102,6 +103,24 @@ def eager_features() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "name", lambda device, precision, *, compiled: engine.EAGER)
         yield
+
+
+_export = training._export
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_artifacts() -> Iterator[None]:
+    """Runs end without model.tar.gz in tests: exporting takes seconds, each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_export", lambda here: None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def artifacts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not in those marked `exports`."""
+    if "exports" in request.keywords:
+        monkeypatch.setattr(training, "_export", _export)
 
 
 @pytest.fixture(autouse=True)

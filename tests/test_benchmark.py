@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dogbreed.benchmark import __main__ as command
-from dogbreed.benchmark import finetune, frozen, harness, overhead, pictures, speedup
+from dogbreed.benchmark import finetune, frozen, harness, overhead, pictures, serve, speedup
 from dogbreed.benchmark import input as input_pipeline
 from dogbreed.benchmark.harness import Benchmark, Row, Setup, SideError, interleaved, results, steady_seconds, table
 from dogbreed.benchmark.machine import in_words, machine
@@ -314,3 +314,53 @@ def test_quick_input_runs_as_a_command(tmp_path: Path) -> None:
     assert found["quick"] is True
     assert [len(found["benchmarks"]["input"]["samples"][side]) for side in ("reference", "ours")] == [1, 1]
     assert all(row["ours"] > 0 for row in found["benchmarks"]["input"]["rows"])
+
+
+def test_clients_of_serve_send_each_request_once_and_time_it() -> None:
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    seen: list[bytes] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            seen.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(500 if seen[-1] == b"bad" else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        seconds = serve._closed_loop(server.server_port, [b"a", b"b", b"c"], 2, 7)
+        assert len(seconds) == 7
+        assert sorted(seen) == [b"a", b"a", b"a", b"b", b"b", b"c", b"c"]
+        with pytest.raises(SideError, match="answered 500"):
+            serve._closed_loop(server.server_port, [b"bad"], 1, 1)
+        server.shutdown()
+
+
+@pytest.mark.slow
+def test_both_sides_of_serve_have_the_same_network(tmp_path: Path) -> None:
+    import http.client
+    from contextlib import closing
+
+    import numpy as np
+
+    setup = Setup(tmp_path, quick=True)
+    serve._prepare(setup)
+    picture = (setup.place("serve") / "00.jpg").read_bytes()
+    answers = []
+    for words in (serve.ours_command(setup), serve.fastapi_command(setup)):
+        with (
+            serve._server(words, picture, setup.fresh("server")) as (_, port, _seconds),
+            closing(http.client.HTTPConnection("127.0.0.1", port)) as connection,
+        ):
+            connection.request("POST", "/invocations", picture, {"Content-Type": "application/octet-stream"})
+            answers.append(np.array(json.loads(connection.getresponse().read())["probabilities"]))
+    assert answers[0].argmax() == answers[1].argmax()
+    assert np.abs(answers[0] - answers[1]).max() < 0.02  # the plain one scales first and crops then, at full size

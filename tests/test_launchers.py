@@ -465,6 +465,8 @@ def test_a_result_fits_80_columns(tmp_path: Path) -> None:
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "1 h 6 min" in text
     assert "python -m dogbreed.predict /r/x/best.ckpt PHOTO" in text
+    served = RunResult(Handle("local", "/r", "x"), Path("/r/x"), metrics, {"model": Path("/r/x/model.tar.gz")})
+    assert "Next: python -m dogbreed.predict /r/x PHOTO\nor:   python -m dogbreed.serving /r/x" in str(served)
 
 
 def _folder(path: Path) -> Path:

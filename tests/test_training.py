@@ -404,7 +404,7 @@ def test_the_parts_work_without_hydra(photos: Path, tmp_path: Path) -> None:
     assert set(tested) == {f"test/{name}" for name in ("acc", "top5", "f1", "ece", "loss")}
     trainer.save_checkpoint(tmp_path / "mine.ckpt")
     answer = Predictor.from_checkpoint(tmp_path / "mine.ckpt").predict(photos / "test" / "001.Class_1" / "000.jpg")
-    assert answer == Predictor(model).predict(photos / "test" / "001.Class_1" / "000.jpg")
+    assert answer == Predictor.from_model(model).predict(photos / "test" / "001.Class_1" / "000.jpg")
 
 
 def test_weights_and_biases_by_one_override(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dogbreed.benchmark import ddp, finetune, frozen, overhead, search, speedup, startup, sweep
+from dogbreed.benchmark import ddp, finetune, frozen, overhead, search, serve, speedup, startup, sweep
 from dogbreed.benchmark import input as input_pipeline
 from dogbreed.benchmark.harness import PROFILE, Benchmark, Result, Setup, interleaved, measured, results, table
 from dogbreed.benchmark.machine import gpu, in_words, machine
@@ -20,7 +20,7 @@ from dogbreed.run_folder import write_json
 
 BENCHMARKS = {
     module.BENCHMARK.name: module.BENCHMARK
-    for module in (frozen, finetune, input_pipeline, overhead, startup, sweep, search, ddp, speedup)
+    for module in (frozen, finetune, input_pipeline, overhead, startup, sweep, search, ddp, speedup, serve)
 }
 _SAYS = {
     "frozen": "head training with features computed once, against a plain loop",
@@ -29,6 +29,7 @@ _SAYS = {
     "overhead": "a Lightning run, against a bare loop",
     "startup": "command to first training step, against importing torch",
     "sweep": "20 trials of head training, against as many plain loops",
+    "serve": "our server, against FastAPI with eager torch",
     "search": "what TPE and pruning find, against random search",
     "ddp": "two processes that train one model, against one",
     "speedup": "what several rented machines would bring, simulated",

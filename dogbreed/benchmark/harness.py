@@ -17,7 +17,7 @@ from dogbreed.errors import DogBreedError
 
 Sample = dict[str, Any]  # what one process measured: numbers by name, and whatever else is worth keeping
 Samples = Mapping[str, Sequence[Sample]]  # by side, in the order they were taken
-Unit = Literal["s", "ms", "images/s", "trials/min", "share", "accuracy", "epochs"]
+Unit = Literal["s", "ms", "MB", "images/s", "trials/min", "share", "accuracy", "epochs"]
 _MORE_IS_BETTER = ("images/s", "trials/min", "accuracy")
 
 PROFILE = "profile"  # names a side that is only run when asked for

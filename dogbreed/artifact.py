@@ -1,0 +1,263 @@
+"""What training hands to serving: `model.tar.gz`, an ONNX network with labels, preprocessing and a manifest. No code.
+
+Needs neither torch nor lightning. The archive's bytes are a function of its contents; it is read whole or refused.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any, cast
+
+from dogbreed.errors import ArtifactError, raise_findings
+from dogbreed.preprocess import Preprocess
+from dogbreed.run_folder import RunFolder
+
+SCHEMA = 1  # of the manifest; a reader of another one refuses
+NETWORK, NETWORK_INT8 = "model.onnx", "model.int8.onnx"
+LABELS, PREPROCESS, MANIFEST = "labels.json", "preprocess.json", "manifest.json"
+_NEEDED, _ALLOWED = {NETWORK, LABELS, PREPROCESS, MANIFEST}, {NETWORK, NETWORK_INT8, LABELS, PREPROCESS, MANIFEST}
+
+MAX_BYTES = 2_000_000_000  # of all files together; ONNX itself ends at 2 GiB
+MAX_JSON_BYTES = 4_000_000
+_AGAIN = "Try: python -m dogbreed.export <run folder>"
+
+
+@dataclass(frozen=True)
+class Int8:
+    """What quantisation cost: accuracies (0..1) of both networks on all `photos` photos of the validation set."""
+
+    accuracy: float
+    accuracy_fp32: float
+    photos: int
+
+    @property
+    def accuracy_loss(self) -> float:
+        return self.accuracy_fp32 - self.accuracy
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json, but for the digests. Empty strings and mappings stand for what is not known.
+
+    commit: of the code that trained it. metrics: of metrics.json, such as `test/acc`. temperature: what logits are
+    divided by. parity_error: the largest difference between a probability of this network and the checkpoint's.
+    heat_maps: whether the network has class activation maps as its second output.
+    """
+
+    backbone: str
+    run_id: str
+    commit: str
+    opset: int
+    temperature: float
+    metrics: Mapping[str, float]
+    parity_error: float
+    heat_maps: bool
+    int8: Int8 | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """All of an artifact, checked. networks: ONNX by file name. version: 12 hex digits of its content."""
+
+    manifest: Manifest
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    networks: Mapping[str, bytes]
+    version: str
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether `path` looks like one: an archive, its unpacked files, or a run folder that has it."""
+    if path.is_dir():
+        return (path / MANIFEST).exists() or RunFolder(path).model.exists()
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"\x1f\x8b"
+    except OSError:
+        return False
+
+
+def pack(manifest: Manifest, labels: tuple[str, ...], preprocess: Preprocess, networks: Mapping[str, bytes]) -> bytes:
+    """The archive's bytes: the same for the same arguments, on any machine."""
+    contents = {**networks, LABELS: _json(list(labels)), PREPROCESS: _json(asdict(preprocess))}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
+    contents[MANIFEST] = _json({"schema": SCHEMA, **asdict(manifest), "sha256": digests})
+    buffer = io.BytesIO()
+    # not compressed: weights shrink by 7 %, slowly, and what zlib makes of them depends on its version
+    with (
+        gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=0, mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+    ):
+        for name, content in sorted(contents.items()):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), 0o644
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def read(path: Path) -> Artifact:
+    """An artifact from its archive, the folder it was unpacked into (SageMaker's /opt/ml/model), or a run folder.
+
+    Raises ArtifactError with all that is wrong. Digests show damage; they do not show who made it.
+    """
+    if path.is_dir() and not (path / MANIFEST).exists():
+        path = RunFolder(path).model
+    if not path.exists():
+        raise ArtifactError(f"There is no artifact {path}.\n{_AGAIN}, or name a model.tar.gz")
+    findings: list[str] = []
+    members = _folder_members(path, findings) if path.is_dir() else _archive_members(path, findings)
+    contents = dict(members)
+    findings += [f"it lacks {name}" for name in sorted(_NEEDED - contents.keys())]
+    artifact = None if findings else _artifact(contents, findings)
+    raise_findings(ArtifactError, [f"The artifact {path} is refused: {finding}.\n{_AGAIN}" for finding in findings])
+    assert artifact is not None
+    return artifact
+
+
+def _artifact(contents: Mapping[str, bytes], findings: list[str]) -> Artifact | None:
+    manifest = _object(contents, MANIFEST, dict, findings)
+    if manifest is not None and manifest.get("schema") != SCHEMA:
+        findings.append(f"its schema is {manifest.get('schema')!r}, and this version reads {SCHEMA} alone")
+        return None
+    found = manifest and _manifest(manifest, findings)
+    digests = manifest.get("sha256") if manifest else None
+    digests = digests if isinstance(digests, dict) else {}
+    for name, content in contents.items():
+        if name != MANIFEST and digests.get(name) != hashlib.sha256(content).hexdigest():
+            findings.append(f"the SHA-256 of {name} is not the one in its manifest")
+    findings += [f"{name}, which its manifest lists, is missing" for name in sorted(digests.keys() - contents.keys())]
+    labels = _object(contents, LABELS, list, findings)
+    if labels is not None and not (labels and all(isinstance(label, str) for label in labels)):
+        findings.append(f"{LABELS} is no list of names")
+    preprocess = _preprocess(_object(contents, PREPROCESS, dict, findings), findings)
+    if findings or not (found and labels and preprocess):
+        return None
+    version = hashlib.sha256(contents[MANIFEST]).hexdigest()[:12]  # it holds the digests of all others
+    networks = {name: contents[name] for name in (NETWORK, NETWORK_INT8) if name in contents}
+    return Artifact(found, tuple(labels), preprocess, networks, version)
+
+
+def _manifest(found: dict[str, Any], findings: list[str]) -> Manifest | None:
+    values = {name: value for name, value in found.items() if name not in ("schema", "sha256")}
+    try:
+        if values.get("int8") is not None:
+            values["int8"] = Int8(**values["int8"])
+        manifest = Manifest(**values)
+        if not 0 < manifest.temperature < float("inf"):
+            raise ValueError(f"a temperature of {manifest.temperature}")
+    except (TypeError, ValueError, AttributeError) as error:
+        findings.append(f"{MANIFEST} is not what its schema says: {error}")
+        return None
+    return manifest
+
+
+def _preprocess(found: dict[str, Any] | None, findings: list[str]) -> Preprocess | None:
+    if found is None:
+        return None
+    try:
+        if found.keys() != {field.name for field in fields(Preprocess)}:
+            raise ValueError(f"it has the keys {', '.join(sorted(found))}")
+        preprocess = Preprocess(**{**found, "mean": tuple(found["mean"]), "std": tuple(found["std"])})
+        if not (isinstance(preprocess.image_px, int) and 8 <= preprocess.image_px <= 4096):
+            raise ValueError(f"image_px is {preprocess.image_px}")
+        if not 0 < preprocess.crop_pct <= 1 or preprocess.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"crop_pct is {preprocess.crop_pct}, interpolation is {preprocess.interpolation}")
+    except (TypeError, ValueError) as error:
+        findings.append(f"{PREPROCESS} cannot be used: {error}")
+        return None
+    return preprocess
+
+
+def _object(contents: Mapping[str, bytes], name: str, kind: type, findings: list[str]) -> Any:
+    try:
+        value = json.loads(contents[name])
+    except (ValueError, RecursionError) as error:
+        findings.append(f"{name} is no JSON ({error})")
+        return None
+    if not isinstance(value, kind):
+        findings.append(f"{name} holds a {type(value).__name__}, not a {kind.__name__}")
+        return None
+    return value
+
+
+def _folder_members(path: Path, findings: list[str]) -> Iterator[tuple[str, bytes]]:
+    left = MAX_BYTES
+    for entry in sorted(path.iterdir()):
+        kind = "a link" if entry.is_symlink() else "" if entry.is_file() else "no plain file"
+        size = entry.lstat().st_size
+        if finding := _finding(entry.name, kind, size, left):
+            findings.append(finding)
+            continue
+        left -= size
+        yield entry.name, entry.read_bytes()
+
+
+def _archive_members(path: Path, findings: list[str]) -> Iterator[tuple[str, bytes]]:
+    seen: set[str] = set()
+    left = MAX_BYTES
+    try:
+        with path.open("rb") as packed, gzip.GzipFile(fileobj=packed) as zipped:
+            limited = cast(IO[bytes], _Limited(zipped, MAX_BYTES + MAX_JSON_BYTES))
+            with tarfile.open(fileobj=limited, mode="r|", bufsize=1 << 20) as archive:
+                for member in archive:
+                    if member.name == "." and member.isdir():  # of `tar -c .`, as are names that begin with ./
+                        continue
+                    member.name = member.name.removeprefix("./")
+                    link = "a link" if member.islnk() or member.issym() else ""
+                    kind = link or ("" if member.isreg() else "no plain file")
+                    finding = _finding(member.name, kind, member.size, left)
+                    if member.name in seen:
+                        finding = f"it has {member.name} twice"
+                    if finding:
+                        findings.append(finding)
+                        if member.size > left:
+                            return
+                        continue
+                    seen.add(member.name)
+                    left -= member.size
+                    file = archive.extractfile(member)
+                    assert file is not None  # it is regular
+                    yield member.name, file.read()
+            while limited.read(1 << 20):  # to its end, where gzip's checksum is
+                pass
+    # what gzip and tarfile make of damaged bytes
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, OverflowError) as error:
+        findings.append(f"it is no whole .tar.gz ({error or type(error).__name__})")
+
+
+def _finding(name: str, kind: str, size: int, left: int) -> str:
+    """What is wrong with a member of this name, kind and size; nothing if it may be read."""
+    shown = ascii(name[:80])
+    if name.startswith("/") or ".." in Path(name).parts or "\\" in name:
+        return f"{shown} would lie outside of it"
+    if kind:
+        return f"{shown} is {kind}"
+    if name not in _ALLOWED:
+        return f"{shown} does not belong into it"
+    if size > (MAX_JSON_BYTES if name.endswith(".json") else left):
+        return f"{shown} has {size:,} bytes, more than it may"
+    return ""
+
+
+class _Limited:
+    """A stream that ends with an error instead of giving more than `most` bytes: a bomb is not unpacked."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, most: int) -> None:
+        self._stream, self._left = stream, most
+
+    def read(self, size: int) -> bytes:
+        part = self._stream.read(max(0, min(size, self._left + 1)))
+        self._left -= len(part)
+        if self._left < 0:
+            raise OSError(f"more than {MAX_BYTES:,} bytes when unpacked")
+        return part
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,316 @@
+"""`python -m dogbreed.export CHECKPOINT`: a checkpoint as model.tar.gz, which is served without torch."""
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dogbreed import artifact
+from dogbreed.artifact import Int8, Manifest
+from dogbreed.errors import ArtifactError, DogBreedError
+from dogbreed.inference import MAX_ACCURACY_LOSS, Predictor
+from dogbreed.model import DogBreedClassifier
+from dogbreed.onnx_network import HEAT_MAPS, LOGITS, PIXELS, OnnxNetwork
+from dogbreed.run_folder import RunFolder, write_bytes
+
+log = logging.getLogger("dogbreed")
+
+TOLERANCE = 1e-4  # between a probability of the exported network and the checkpoint's
+_METRICS = ("val/acc", "val/top5", "test/acc", "test/top5", "test/f1", "test/ece")
+_CHECKED, _CALIBRATED_ON = 8, 256  # images that are compared; photos that the ranges of int8 are taken from
+Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]  # pixels [N, image_px, image_px, 3] and labels [N]
+
+
+def write(here: RunFolder) -> None:
+    """Write `here.model` from best.ckpt; a network that ONNX cannot express is only warned of.
+
+    Raises StorageError where there is no room.
+    """
+    try:
+        write_bytes(here.model, export(here.best))
+    except ArtifactError as error:
+        log.warning("There will be no %s: %s", here.model.name, error)
+
+
+def export(checkpoint: Path, *, quantise_with: tuple[Iterable[Batch], Iterable[Batch]] | None = None) -> bytes:
+    """The bytes of the artifact: the same for the same checkpoint and versions of torch and onnx.
+
+    What a checkpoint does not say (run id, commit, metrics) is taken from its run folder where it lies in one.
+    quantise_with: batches of training photos and all of validation; then an int8 network is made and measured, too.
+    Raises CheckpointError, or ArtifactError where the network cannot be exported or computes something else then.
+    """
+    model = DogBreedClassifier.from_checkpoint(checkpoint)
+    network = _to_onnx(model)
+    content = network.SerializeToString(deterministic=True)
+    networks, int8 = {artifact.NETWORK: content}, None
+    if quantise_with is not None:
+        training, validation = quantise_with
+        networks[artifact.NETWORK_INT8] = _quantised(network, training)
+        int8 = _measured(model, networks, validation)
+    here = RunFolder(checkpoint.absolute().parents[1])
+    beside = checkpoint.absolute() == here.best.absolute()
+    metrics = _json(here.metrics) if beside else {}
+    git = (_json(here.environment).get("git") or {}) if beside else {}
+    manifest = Manifest(
+        backbone=str(model.hparams["backbone"]),
+        run_id=_run_id(here) if beside else "",
+        commit=str(git.get("commit") or "") + ("-dirty" if git.get("dirty") else ""),
+        opset=next(used.version for used in network.opset_import if not used.domain),
+        temperature=float(model.temperature),
+        metrics={name: metrics[name] for name in _METRICS if name in metrics},
+        parity_error=_parity_error(model, content),
+        heat_maps=len(network.graph.output) > 1,
+        int8=int8,
+    )
+    return artifact.pack(manifest, model.classes, model.preprocess, networks)
+
+
+class _Exported(nn.Module):
+    """From pixels to logits, and to heat maps where the head allows.
+
+    The head is one linear layer on averages over all places, so it may as well be applied to each place before
+    averaging (class activation maps: Zhou et al. 2016, arXiv 1512.04150).
+    """
+
+    def __init__(self, model: DogBreedClassifier, last: str | None) -> None:
+        super().__init__()
+        self.model, self.last = model, last
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        model = self.model
+        images = pixels.permute(0, 3, 1, 2).float() * model.pixel_scale + model.pixel_shift
+        if self.last is None:
+            return (model.head(model.backbone(images)),)
+        seen: list[Tensor] = []
+        handle = model.backbone.get_submodule(self.last).register_forward_hook(lambda _, __, maps: seen.append(maps))
+        logits = model.head(model.backbone(images))
+        handle.remove()
+        linear = cast(nn.Linear, model.head[-1])
+        return logits, nn.functional.conv2d(seen[0], linear.weight[:, :, None, None], linear.bias)
+
+
+def _last_maps(model: DogBreedClassifier, pixels: Tensor) -> str | None:
+    """The part of the backbone whose feature maps' averages are the head's input; None where there is no such part."""
+    found: dict[str, Tensor] = {}
+
+    def look(name: str) -> Any:
+        def seen(_: nn.Module, __: Any, out: Any) -> None:
+            if isinstance(out, Tensor) and out.ndim == 4 and out.shape[1] == model.width and out[0, 0].numel() > 1:
+                found[name] = out.mean((2, 3))
+
+        return seen
+
+    handles = [part.register_forward_hook(look(name)) for name, part in model.backbone.named_modules() if name]
+    with torch.inference_mode():
+        features = model.backbone(pixels.permute(0, 3, 1, 2).float() * model.pixel_scale + model.pixel_shift)
+    for handle in handles:
+        handle.remove()
+    close = [name for name, means in found.items() if torch.allclose(means, features, rtol=1e-3, atol=1e-4)]
+    return close[-1] if close else None
+
+
+def _to_onnx(model: DogBreedClassifier) -> onnx.ModelProto:
+    example = torch.from_numpy(_examples(model.preprocess.image_px)[:2])
+    last = _last_maps(model, example)
+    try:
+        with _silent(), torch.no_grad():
+            program = torch.onnx.export(
+                _Exported(model, last).eval(),
+                (example,),
+                dynamo=True,
+                verbose=False,
+                input_names=[PIXELS],
+                output_names=[LOGITS, HEAT_MAPS][: 1 if last is None else 2],
+                dynamic_shapes={"pixels": {0: torch.export.Dim("n", min=1, max=1024)}},
+            )
+        assert program is not None
+        network: onnx.ModelProto = program.model_proto
+    except Exception as error:  # the exporter lets through whatever a network's own code raises
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise ArtifactError(f"this network cannot be exported to ONNX: {reason}") from error
+    _strip(network)
+    return network
+
+
+def _strip(network: onnx.ModelProto) -> None:
+    """Without the exporter's notes, which hold paths of this machine."""
+    graph = network.graph
+    for part in (network, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the exporter's and the quantiser's remarks on their own inner life."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _examples(image_px: int) -> NDArray[np.uint8]:
+    """Images of coarse to fine noise: uint8 [N, image_px, image_px, 3], always the same."""
+    rng = np.random.default_rng(0)
+    images = []
+    for number in range(_CHECKED):
+        cell = 2 ** (number % 4) if image_px >= 16 else 1
+        coarse = rng.integers(256, size=(-(-image_px // cell), -(-image_px // cell), 3), dtype=np.uint8)
+        images.append(np.kron(coarse, np.ones((cell, cell, 1), np.uint8))[:image_px, :image_px])
+    return np.stack(images)
+
+
+def _parity_error(model: DogBreedClassifier, content: bytes) -> float:
+    """The largest difference between probabilities here and there. Raises ArtifactError if that is above TOLERANCE."""
+    network = OnnxNetwork(content, classes=len(model.classes), image_px=model.preprocess.image_px)
+    pixels = _examples(model.preprocess.image_px)
+    with torch.inference_mode():
+        expected = (model(torch.from_numpy(pixels).permute(0, 3, 1, 2)).float() / model.temperature).softmax(-1)
+    seen = (torch.from_numpy(network(pixels).logits) / model.temperature).softmax(-1)
+    error = float((seen - expected).abs().max())
+    if not error <= TOLERANCE:
+        raise ArtifactError(f"the exported network's probabilities are off by {error:.2g}, more than {TOLERANCE:g}")
+    return float(f"{error:.2g}")
+
+
+def _quantised(network: onnx.ModelProto, training: Iterable[Batch]) -> bytes:
+    """The network with 8-bit weights and activations, whose ranges are those that training photos take."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+    class Photos(CalibrationDataReader):  # type: ignore[misc]  # untyped
+        def __init__(self) -> None:
+            self._batches = _first(training, _CALIBRATED_ON)
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            return next(({PIXELS: pixels} for pixels, _ in self._batches), None)
+
+    last = {output.name for output in network.graph.output}
+    kept = [node.name for node in network.graph.node if last & set(node.output)]  # the head: a thousandth of the work
+    with tempfile.TemporaryDirectory() as folder, _silent():
+        path = Path(folder) / artifact.NETWORK_INT8
+        quantize_static(network, path, Photos(), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_exclude=kept)
+        quantised = onnx.load(path)
+    _strip(quantised)
+    content: bytes = quantised.SerializeToString(deterministic=True)
+    return content
+
+
+def _first(batches: Iterable[Batch], photos: int) -> Iterator[Batch]:
+    for pixels, labels in batches:
+        yield pixels[:photos], labels[:photos]
+        photos -= len(pixels)
+        if photos <= 0:
+            return
+
+
+def _measured(model: DogBreedClassifier, networks: dict[str, bytes], validation: Iterable[Batch]) -> Int8:
+    fp32, int8 = (
+        OnnxNetwork(networks[name], classes=len(model.classes), image_px=model.preprocess.image_px)
+        for name in (artifact.NETWORK, artifact.NETWORK_INT8)
+    )
+    right, right_int8, photos = 0, 0, 0
+    for pixels, labels in validation:
+        right += int((fp32(pixels).logits.argmax(1) == labels).sum())
+        right_int8 += int((int8(pixels).logits.argmax(1) == labels).sum())
+        photos += len(labels)
+    return Int8(accuracy=right_int8 / photos, accuracy_fp32=right / photos, photos=photos)
+
+
+def _batches(loader: Iterable[Any]) -> Iterator[Batch]:
+    """A loader's batches of torch (images uint8 [N, 3, H, W], labels) as arrays of pixels and labels."""
+    for batch in loader:
+        yield np.ascontiguousarray(batch[0].permute(0, 2, 3, 1).numpy()), batch[1].numpy()
+
+
+def _photos_of(here: RunFolder, root: Path | None) -> tuple[Iterable[Batch], Iterable[Batch]]:
+    """Training (not augmented) and validation photos of the run in `here`. Raises DataError, ArtifactError."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    if not here.config.is_file():
+        raise ArtifactError(
+            f"--int8 measures on the run's validation photos, and {here.config} is not there to say which.\n"
+            "Try: a checkpoint in its run folder"
+        )
+    settings = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(here.config)))["data"]
+    changed = {"root": str(root)} if root is not None else {}
+    data = instantiate({**settings, **changed, "augment": None, "workers": 0}, _convert_="all")
+    data.setup()
+    return _batches(data.train_dataloader()), _batches(data.val_dataloader())
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return cast(dict[str, Any], json.loads(path.read_text()))
+    except (OSError, ValueError):  # a checkpoint by itself
+        return {}
+
+
+def _run_id(here: RunFolder) -> str:
+    from omegaconf import OmegaConf
+
+    return str(OmegaConf.select(OmegaConf.load(here.config), "run_id") or "") if here.config.is_file() else ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 1 where there is nothing to export, or it cannot be."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dogbreed.export",
+        description="Write a checkpoint as model.tar.gz: ONNX, labels, preprocessing and a manifest.",
+        epilog="example: python -m dogbreed.export runs/RUN",
+    )
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run folder (its best.ckpt)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: model.tar.gz in the checkpoint's run folder"
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="add a quantised network, with its accuracy measured on the validation photos; "
+        f"it is used where it loses at most {MAX_ACCURACY_LOSS:.1%} and the processor has VNNI or AMX",
+    )
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="with --int8: the run's photos, if they moved")
+    options = parser.parse_args(arguments)
+    checkpoint = options.checkpoint.expanduser()
+    if checkpoint.is_dir():
+        checkpoint = RunFolder(checkpoint).best
+    in_folder = checkpoint.parent.name == "checkpoints"
+    here = RunFolder(checkpoint.parents[1] if in_folder else checkpoint.parent)
+    output = options.output or here.model
+    try:
+        photos = _photos_of(here, options.photos) if options.int8 else None
+        write_bytes(output, export(checkpoint, quantise_with=photos))
+        found = artifact.read(output)
+    except DogBreedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{output}  {output.stat().st_size / 1e6:.1f} MB, version {found.version}")
+    print(f"largest difference from the checkpoint: {found.manifest.parity_error:g} of a probability")
+    if (int8 := found.manifest.int8) is not None:
+        used = Predictor.from_artifact(output).about.precision == "int8"
+        print(
+            f"int8: {int8.accuracy:.2%} of {int8.photos:,} validation photos named right, "
+            f"fp32 {int8.accuracy_fp32:.2%}; " + ("used on this machine" if used else "not used on this machine")
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

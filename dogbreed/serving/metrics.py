@@ -1,0 +1,41 @@
+"""What Prometheus is told, and SageMaker's detailed observability with it."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from dogbreed.inference import About
+
+_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """Counters of one server; in a registry of their own, so that two servers may share a process."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "dogbreed_requests", "Requests to /invocations, by what came of them", ["code"], registry=registry
+        )
+        self.pictures = Counter("dogbreed_pictures", "Pictures that were answered", registry=registry)
+        self.seconds = Histogram(
+            "dogbreed_request_seconds", "From a request to its answer", buckets=_SECONDS, registry=registry
+        )
+        self.parts = Histogram(
+            "dogbreed_part_seconds",
+            "Of a request: decode, wait, network",
+            ["part"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.waiting = Gauge("dogbreed_requests_waiting", "Read, decoded or computed right now", registry=registry)
+        self._model = Gauge(
+            "dogbreed_model", "1 for the model that answers", ["name", "version", "precision"], registry=registry
+        )
+
+    def serves(self, about: About) -> None:
+        self._model.labels(about.name, about.version, about.precision).set(1)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
