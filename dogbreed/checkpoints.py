@@ -162,6 +162,8 @@ class ResumePoint(Checkpoint):
         # Lightning's own handler, which is there by now, ends training without a checkpoint and with exit status 0
         self.stop.listen()
         self.stop.check()  # for a signal that came while it had them; nothing is trained yet
+        if (rank := ranks.here().rank) > 0:  # dropout is each process's own; Lightning has just seeded all alike
+            torch.manual_seed(int(np.random.SeedSequence([torch.initial_seed(), rank]).generate_state(1)[0]))
         # Lightning would do this itself, but not where configure_optimizers asked for the number of steps before
         if self._batches:
             cast(TrainLoader, trainer.train_dataloader).load_state_dict({"batches": self._batches})

@@ -114,8 +114,9 @@ class _Group:
         import torch
         import torch.distributed as dist
 
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        if torch.cuda.is_available():
+        on_gpu = torch.cuda.is_available() and ranks.local_rank < torch.cuda.device_count()
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        if on_gpu:
             torch.cuda.set_device(ranks.local_rank)
         timeout = timedelta(seconds=timeout_s)
         dist.init_process_group(backend, timeout=timeout)
@@ -207,8 +208,10 @@ class _Pulse(threading.Thread):
             beat += 1
             try:
                 self._board.write("pulse", f"{self.count} {beat}")
-            except Exception:  # the process that keeps the store has ended: who waits for it will say so
-                return
+            except (
+                Exception
+            ):  # a pause of the network; or the process that keeps the store has ended, and others say so
+                continue
 
     def end(self) -> None:
         self._ending.set()

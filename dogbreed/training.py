@@ -100,7 +100,8 @@ def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> 
         _forget_what_does_not_fit(here)
         longer = here.fit.exists() and _read_json(here.fit)["max_epochs"] < config["trainer"]["max_epochs"]
         done = here.report if config.get("test", True) else here.metrics
-        if here.metrics.exists() and done.exists() and not longer:
+        # the report, which others than the first have no copy of, says that all is done
+        if ranks.from_first(lambda: here.metrics.exists() and done.exists() and not longer):
             log.info("This run is finished: nothing to do.")
             return _read_json(here.metrics)
         if not here.config.exists():
@@ -325,7 +326,8 @@ def _fit(
         frozen = model.release_frozen()
         if start is None and ranks.here().first:
             _write_frozen(here, frozen, model.released)
-    _tell_processes_apart(config, model, data)
+    batch = min(data.global_batch, len(data.photos.splits["train"]))
+    model.global_batch = batch if batch % ranks.here().world_size else 0  # uneven shares are weighed
     with stop.deferred(), _only_useful_warnings(), _threads_for(features):
         trainer.fit(model, datamodule=features or data, ckpt_path=start, weights_only=True)
     totals = history.totals()
@@ -351,15 +353,6 @@ def _keep_global_batch(checkpoint: Mapping[str, Any], data: DogBreedData) -> Non
             round(before / now),
         )
     data.global_batch = before
-
-
-def _tell_processes_apart(config: Mapping[str, Any], model: DogBreedClassifier, data: DogBreedData) -> None:
-    """What is drawn for its share of a batch, dropout, is each process's own; and uneven shares are weighed."""
-    here = ranks.here()
-    if here.rank > 0:
-        torch.manual_seed(config["seed"] + (here.rank << 32))
-    batch = min(data.global_batch, len(data.photos.splits["train"]))
-    model.global_batch = batch if batch % here.world_size else 0
 
 
 def _place(config: Mapping[str, Any], here: RunFolder) -> dict[str, Any]:
@@ -549,6 +542,8 @@ def _trainer(config: Mapping[str, Any], here: RunFolder, callbacks: list[Callbac
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    if all_of_us.several:  # its own handler for SIGTERM would talk to the others, wherever they are at that moment
+        cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
     return trainer
 
 

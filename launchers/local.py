@@ -108,7 +108,9 @@ class LocalLauncher:
         try:
             with _storage_errors(folder.path), claimed(folder.path):
                 before = self.status(plan.handle)
-                if before.phase is Phase.SUCCEEDED and _same_run(plan.spec, folder.path):
+                # the others of several processes wait to be told so
+                alone = not ranks.here().several
+                if alone and before.phase is Phase.SUCCEEDED and _same_run(plan.spec, folder.path):
                     return plan.handle
                 if not before.finished:
                     raise LaunchError(_alive_message(folder.path))

@@ -34,7 +34,7 @@ _FEATURES = "features"  # below the checkpoints and as an input: kept for other 
 END = "The machine's part has ended"  # the last line: all that comes before it has been logged
 _POLL_S = 0.05
 _LAST_WORDS_S = 15.0  # for processes to notice that one of them has failed, and again until they are killed
-_ROOT_CAUSE_S = 20.0  # that a machine which lost another waits, so that the other one's reason is the job's
+_ROOT_CAUSE_S = 45.0  # that a machine which lost another waits: longer than the other takes to end with its reason
 _PORTS = range(20000, 30000)  # below those that systems hand out by themselves
 
 
@@ -65,7 +65,7 @@ def main() -> int:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return _end(base, 1, f"[{'quota' if full else 'permission'}] {error}")
-    if not any(status for _, status in ended):
+    if not any(status for _, status, _ in ended):
         if crew.first:
             _keep(folder, base / "output/data")
         return _end(base, 0, "")
@@ -88,8 +88,8 @@ class _Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._heed)
 
-    def run(self, argv: list[str], folder: Path, environments: list[dict[str, str]]) -> list[tuple[int, int]]:
-        """(local rank, exit status) of each process, in the order in which they have ended."""
+    def run(self, argv: list[str], folder: Path, environments: list[dict[str, str]]) -> list[tuple[int, int, bool]]:
+        """(local rank, exit status, whether it was ended from here) of each process, in the order of their ends."""
         if self._asked is not None:
             raise _Failure("[interrupted] stopped before training had begun")
         for environment in environments:
@@ -97,19 +97,22 @@ class _Signals:
         if self._asked is not None:
             self._send(self._asked)
         ended: dict[int, int] = {}
+        by_us: set[int] = set()
         failed_at, told = 0.0, 0
         while len(ended) < len(self._children):
             time.sleep(_POLL_S)
             for rank, child in enumerate(self._children):
                 if rank not in ended and (status := child.poll()) is not None:
                     ended[rank] = 128 - status if status < 0 else status
+                    if told:
+                        by_us.add(rank)
             if not any(ended.values()) or self._asked is not None:
                 continue  # who was asked to end saves first, in its own time
             failed_at = failed_at or time.monotonic()
             if time.monotonic() - failed_at > (told + 1) * _LAST_WORDS_S:
                 self._send(signal.SIGTERM if told == 0 else signal.SIGKILL)
                 told += 1
-        return list(ended.items())
+        return [(rank, status, rank in by_us) for rank, status in ended.items()]
 
     def wait(self, seconds: float) -> None:
         """Until a signal comes, at most that long."""
@@ -327,14 +330,14 @@ def _reason_file(base: Path, rank: int) -> Path:
     return base / f"reason-{rank}.json"
 
 
-def _why(base: Path, crew: _Crew, ended: list[tuple[int, int]]) -> tuple[int, str, bool]:
+def _why(base: Path, crew: _Crew, ended: list[tuple[int, int, bool]]) -> tuple[int, str, bool]:
     """Exit status and reason of the process that failed first, and whether that only follows from another's end."""
     found = []
-    for order, (rank, status) in enumerate(ended):
+    for order, (rank, status, by_us) in enumerate(ended):
         if status:
             cause, detail, consequence = _reason(base, rank, status)
             of = f"process {crew.machine * crew.here + rank} (algo-{crew.machine + 1}): " if crew.size > 1 else ""
-            found.append((consequence, order, status, f"[{cause}] {of}{detail}"))
+            found.append((consequence or by_us, order, status, f"[{cause}] {of}{detail}"))
     consequence, _, status, reason = min(found)
     return status, reason, consequence
 

@@ -19,6 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dogbreed import checkpoints
 from dogbreed.data import DogBreedData, EpochOrder, TrainLoader
 from dogbreed.ranks import Ranks
 
@@ -233,6 +234,16 @@ def test_an_interrupted_run_goes_on_bit_for_bit_with_as_many_processes(tmp_path:
         assert "Going on from" in started.said()
     assert history(folder) == history(whole)
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(folder).items())
+
+
+def test_each_process_draws_its_own_dropout(tmp_path: Path, many_photos: Path) -> None:
+    words = [*tiny_settings(many_photos), "trainer.max_epochs=1", "model.dropout=0.5"]
+    checkpoint = checkpoints.read(train(tmp_path, 2, *words) / "checkpoints" / "last.ckpt")
+    ours, theirs = (state["torch"] for state in checkpoint["callbacks"]["ResumePoint"]["random"])
+    assert not torch.equal(ours, theirs)
+    with team(tmp_path, 2, f"resume={tmp_path}/run") as again:  # a finished run is that for all of them
+        again.finish()
+        assert "This run is finished: nothing to do." in again.said()
 
 
 @pytest.mark.parametrize("then", [1, 3])

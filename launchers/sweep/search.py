@@ -16,6 +16,7 @@ from typing import Any, cast
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from dogbreed import ranks
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.hardware import available_cpus
 from launchers import prepare
@@ -78,6 +79,8 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
 
     cfg: the whole config with Hydra's own. typed: the command's overrides, without those of hydra.*.
     """
+    if ranks.here().several:
+        raise ConfigError("A search starts its own processes.\nTry: python train.py -m ..., without torchrun")
     if "hpo" not in cfg or "sampler" not in cfg.hpo:
         raise ConfigError("The sweeper dogbreed searches with what is under hpo.\nTry: python train.py -m hpo=optuna")
     node = cast(dict[str, Any], OmegaConf.to_container(cfg.hpo, resolve=True))
