@@ -35,11 +35,11 @@ def _sizes(setup: Setup) -> _Sizes:
 
 def _prepare(setup: Setup) -> None:
     classes, sizes = 4, _sizes(setup)
-    make_photos(setup.place("ddp"), classes=classes, train=sizes.train // classes, valid=2, test=2)
+    make_photos(setup.place("ddp"), classes=classes, train=sizes.train, valid=classes, test=classes)
     # many, so that the pass over them is what takes the time
-    many = 8 if setup.quick else 200
+    many = 8 * classes if setup.quick else 800
     overhead.prepare_features(setup)
-    make_photos(setup.place("ddp-many"), classes=classes, train=many, valid=10, test=10, width=450, height=338)
+    make_photos(setup.place("ddp-many"), classes=classes, train=many, valid=40, test=40, width=450, height=338)
 
 
 def _together(setup: Setup, processes: int, photos: Path, *overrides: str) -> Sample:
