@@ -1,13 +1,10 @@
 """`python -m dogbreed.export CHECKPOINT`: a checkpoint as model.tar.gz, which is served without torch."""
 
 import argparse
-import contextlib
-import io
 import json
 import logging
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 from dogbreed import artifact
 from dogbreed.artifact import Int8, Manifest
 from dogbreed.errors import ArtifactError, DogBreedError
+from dogbreed.features.engine import silent
 from dogbreed.inference import MAX_ACCURACY_LOSS, Predictor
 from dogbreed.model import DogBreedClassifier
 from dogbreed.onnx_network import HEAT_MAPS, LOGITS, PIXELS, OnnxNetwork
@@ -126,7 +124,7 @@ def _to_onnx(model: DogBreedClassifier) -> onnx.ModelProto:
     example = torch.from_numpy(_examples(model.preprocess.image_px)[:2])
     last = _last_maps(model, example)
     try:
-        with _silent(), torch.no_grad():
+        with silent(), torch.no_grad():
             program = torch.onnx.export(
                 _Exported(model, last).eval(),
                 (example,),
@@ -151,19 +149,6 @@ def _strip(network: onnx.ModelProto) -> None:
     for part in (network, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Without the exporter's and the quantiser's remarks on their own inner life."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _examples(image_px: int) -> NDArray[np.uint8]:
@@ -203,7 +188,7 @@ def _quantised(network: onnx.ModelProto, training: Iterable[Batch]) -> bytes:
 
     last = {output.name for output in network.graph.output}
     kept = [node.name for node in network.graph.node if last & set(node.output)]  # the head: a thousandth of the work
-    with tempfile.TemporaryDirectory() as folder, _silent():
+    with tempfile.TemporaryDirectory() as folder, silent():
         path = Path(folder) / artifact.NETWORK_INT8
         quantize_static(network, path, Photos(), quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_exclude=kept)
         quantised = onnx.load(path)

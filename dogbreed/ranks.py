@@ -208,9 +208,7 @@ class _Pulse(threading.Thread):
             beat += 1
             try:
                 self._board.write("pulse", f"{self.count} {beat}")
-            except (
-                Exception
-            ):  # a pause of the network; or the process that keeps the store has ended, and others say so
+            except Exception:  # a pause of the network; or process 0 has ended, which others say
                 continue
 
     def end(self) -> None:

@@ -65,12 +65,8 @@ _OURS = frozenset(
     }
 )
 RANKS_TIMEOUT_S, RANKS_LEAST_S = 300.0, 5.0
-_NOT_COPIED = (
-    "features",
-    "train.log",
-    "report.html",
-    "model.tar.gz",
-)  # for processes that do not write the folder
+# of the run folder, for processes that do not write it
+_NOT_COPIED = ("features", "train.log", "report.html", "model.tar.gz")
 MONITORS = ("val/acc", "val/top5", "val/f1", "val/loss", "val/ece")
 
 

@@ -45,20 +45,9 @@ if TYPE_CHECKING:
 ABOUT_THIS_COMMAND = frozenset({"resume", "run_id", "dry_run", "debug"})  # keys that say nothing about the run itself
 STAYS_HERE = ABOUT_THIS_COMMAND | {"launcher", "aws", "hpo", "hydra"}  # about machines: a resumed run may change them
 
-_ARTIFACTS = (
-    *(
-        "report",
-        "model",
-        "best",
-        "last",
-        "metrics",
-        "history",
-        "predictions",
-        "skipped",
-        "config",
-        "environment",
-        "log",
-    ),
+_ARTIFACTS = (  # of a RunFolder
+    *("report", "model", "best", "last", "metrics", "history", "predictions"),
+    *("skipped", "config", "environment", "log"),
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEMPORARY = re.compile(r"^\..+\.tmp-(\d+)$")  # as dogbreed.run_folder names a file that is not whole yet

@@ -120,7 +120,7 @@ class Torch:
 
 def _export(network: nn.Module, example: Tensor, path: Path) -> None:
     try:
-        with _silent(), torch.no_grad():
+        with silent(), torch.no_grad():
             program = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
             assert program is not None
             program.save(path)
@@ -129,8 +129,8 @@ def _export(network: nn.Module, example: Tensor, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Without the exporter's remarks on its own inner life."""
+def silent() -> Iterator[None]:
+    """Without the exporter's, and the quantiser's, remarks on their own inner life."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
