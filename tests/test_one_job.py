@@ -315,7 +315,8 @@ def test_a_search_in_one_job_comes_home_as_from_this_machine(
     ((name, job),) = jobs(launcher, run_id)
     assert name == run_id
     assert states(job).count("Interrupted") == len(moments)
-    assert said.count("Computing features of") <= 1  # once, by the first machine
+    # once, by the first machine; without a notice, what it has computed since checkpoints were last sent is lost
+    assert said.count("Computing features of") <= (1 + len(moments) if hard else 1)
     assert f"trial {best_of(folder)['trial']}, val/acc" in said
     assert said.count("val/acc   ") == 1  # not the machine's table as well
     assert "Train with these settings: python train.py --config-dir sweeps/mine experiment=best" in said
