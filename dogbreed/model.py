@@ -224,6 +224,11 @@ class DogBreedClassifier(LightningModule):
         if ranks.here().several and cast(Any, self.trainer).state.fn == "fit":
             ranks.take_over_buffers(self)
 
+    def on_validation_epoch_start(self) -> None:
+        """The averages of weights, which Lightning has just put in their place, come with buffers of their own."""
+        if self.hparams["ema_decay"]:
+            self.on_validation_start()
+
     def on_before_backward(self, loss: Tensor) -> None:
         ranks.moved_on()
 

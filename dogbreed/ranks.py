@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from dogbreed.errors import DogBreedError
+from dogbreed.errors import DataError, DogBreedError
 
 log = logging.getLogger("dogbreed")
 
@@ -28,6 +28,7 @@ STAGE_TIMEOUT_S = 3600.0  # for what takes the time that it takes: downloads, th
 _PULSE_S = 1.0
 _POLL_S = 0.05
 _AGREE_EVERY_S = 0.5
+_CONNECT_S = 2.0  # of each attempt: signals are heard between them
 _GLOO = re.compile(r"gloo|Connection (closed|reset)|timed? ?out|NCCL|monitoredBarrier|Broken pipe", re.I)
 
 
@@ -119,7 +120,9 @@ class _Group:
         if on_gpu:
             torch.cuda.set_device(ranks.local_rank)
         timeout = timedelta(seconds=timeout_s)
-        dist.init_process_group(backend, timeout=timeout)
+        dist.init_process_group(
+            backend, timeout=timeout, store=_store(ranks, timeout_s), rank=ranks.rank, world_size=ranks.world_size
+        )
         leaders = range(0, ranks.world_size, ranks.local_world_size)
         self.leaders: Any = dist.new_group(leaders, backend="gloo", timeout=timeout)
         self.ranks, self.timeout_s = ranks, timeout_s
@@ -160,6 +163,58 @@ class _Group:
 _group: _Group | None = None
 
 
+def _address() -> tuple[str, int]:
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+
+
+def _store(ranks: Ranks, timeout_s: float) -> Any:
+    """Torch's store, which process 0 keeps, or torchrun; once all have come to it. Raises PeerLost with who has not.
+
+    Torch's own way waits in C++, where no signal is heard, and names nobody.
+    """
+    import torch.distributed as dist
+
+    host, port = _address()
+    by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    until, store = time.monotonic() + timeout_s, None
+    while store is None:
+        try:
+            store = dist.TCPStore(  # type: ignore[attr-defined]
+                host,
+                port,
+                ranks.world_size,
+                is_master=ranks.first and not by_torchrun,
+                timeout=timedelta(seconds=_CONNECT_S),
+                wait_for_workers=False,
+                multi_tenant=True,
+            )
+        except dist.DistError as error:
+            if re.search(r"EADDRINUSE|already in use", str(error)):
+                said = f"{str(ranks).capitalize()}: port {port} of this machine is in use by another program.\n"
+                raise PeerLost(f"{said}Try: another MASTER_PORT; or once more", consequence=False) from error
+            if time.monotonic() > until:
+                raise _not_met(ranks, timeout_s, str(error).strip().splitlines()[0]) from error
+            time.sleep(_POLL_S)
+    store.set(f"dogbreed/here/{ranks.rank}", "")
+    keys = [f"dogbreed/here/{rank}" for rank in range(ranks.world_size)]
+    while not store.check(keys):
+        if time.monotonic() > until:
+            missing = ", ".join(str(rank) for rank, key in enumerate(keys) if not store.check([key]))
+            raise _not_met(ranks, timeout_s, f"process {missing} has not come")
+        time.sleep(_POLL_S)
+    store.set_timeout(timedelta(seconds=timeout_s))
+    return store
+
+
+def _not_met(ranks: Ranks, timeout_s: float, why: str) -> PeerLost:
+    host, port = _address()
+    return PeerLost(
+        f"{str(ranks).capitalize()}: not all have met at {host}:{port} within {timeout_s:g} s ({why}).\n"
+        "Try: the logs of the others; a security group that lets the machines of a job reach each other on all ports",
+        consequence=False,
+    )
+
+
 class _Board:
     """What processes write for each other into the store that torch keeps in process 0."""
 
@@ -167,7 +222,7 @@ class _Board:
         from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
         self.ranks = ranks
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        host, port = _address()
         # a connection of its own: one that waits for an answer keeps all others of its process waiting
         self._store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
 
@@ -250,12 +305,7 @@ def _is_of_peers(error: RuntimeError) -> bool:
 def _lost(ranks: Ranks, timeout_s: float, error: RuntimeError) -> PeerLost:
     first = str(error).strip().splitlines()[0]
     if _group is None:
-        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        return PeerLost(
-            f"{str(ranks).capitalize()}: not all have met at {address} within {timeout_s:g} s ({first}).\n"
-            "Try: a security group that lets the machines of a job reach each other on all ports",
-            consequence=False,
-        )
+        return _not_met(ranks, timeout_s, first)
     if re.search(r"time", first, re.I) and (behind := _group.pulse.behind()):
         return _hangs(ranks, behind, timeout_s)
     said = f"{str(ranks).capitalize()} has lost another one, which has ended or cannot be reached: {first}"
@@ -301,6 +351,20 @@ def gathered(value: T, *, stage: bool = False) -> list[T]:
 def any_of(reason: str) -> str:
     """The first reason that any of them has, after a stage of any length; empty where nobody has one."""
     return next(filter(None, gathered(reason, stage=True)), "")
+
+
+def check_alike(what: str, digest: str) -> None:
+    """Raises DataError where not all processes have the same: each would train on something else, and nobody notice.
+
+    what: a plural, for people.
+    """
+    everyones = gathered(digest, stage=True)
+    if others := [rank for rank, value in enumerate(everyones) if value != everyones[0]]:
+        listed = ", ".join(map(str, others))
+        raise DataError(
+            f"Not all processes have the same {what}: those of {listed} differ from those of process 0.\n"
+            "Try: the same data.root on each machine, with the same content"
+        )
 
 
 def total(values: Sequence[float]) -> list[float]:

@@ -248,6 +248,7 @@ def _data(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
         write_text(here.skipped, photos.skipped_csv())
         log.warning("%s photos are passed over; %s says why", f"{len(photos.skipped):,}", here.skipped)
     data.setup()
+    ranks.check_alike("photos", data.photos.digest)
     counts = ", ".join(f"{len(part):,} {split}" for split, part in photos.splits.items())
     log.info("Data: %s photos of %s classes", counts, len(photos.classes))
     return data
@@ -294,7 +295,7 @@ def _fit(
     if features is None or len(features.shape) > 1:  # heads on pooled features fit anywhere
         shape = features.shape if features else None
         most = min(data.global_batch, len(data.photos.splits["train"]))
-        _check_memory(model, math.ceil(most / ranks.here().world_size), shape)
+        _check_memory(model, math.ceil(most / ranks.here().world_size), shape, resumes=start is not None)
     _write_config(config, here)  # only now: a refused resume leaves the folder as it was
     # of a finished run that is made longer; fit.json last, so that a kill in between does not look like a finished run
     for path in (here.report, here.model, here.predictions, here.metrics, here.fit):
@@ -580,16 +581,21 @@ def _check_same(checkpoint: Mapping[str, Any], model: DogBreedClassifier, data: 
         raise CheckpointError(f"{path} cannot be gone on with:\n{listed}\nTry: a new run, without resume=")
 
 
-def _check_memory(model: DogBreedClassifier, batch_size: int, features: tuple[int, ...] | None = None) -> None:
+def _check_memory(
+    model: DogBreedClassifier, batch_size: int, features: tuple[int, ...] | None = None, *, resumes: bool = False
+) -> None:
     """Refuse a batch that cannot fit before it takes the machine down: on Linux the kernel kills without a word."""
     if torch.cuda.is_available():
         return  # there, running out is an error that can be caught
     needed, free = least_bytes(model, batch_size, features), available_memory_bytes()
     if needed > free:
         fits = max(1, int(batch_size * free / needed * 0.8))
+        advice = f"data.batch_size={fits}"
+        if resumes:  # its steps stay as large as they were
+            advice = f"a machine with more memory, as many processes as before, or a new run with {advice}"
         raise ConfigError(
-            f"data.batch_size={batch_size} does not fit: a training step needs at least {needed / 1e9:.1f} GB, "
-            f"{free / 1e9:.1f} GB of memory are free.\nTry: data.batch_size={fits}"
+            f"A batch of {batch_size} photos does not fit: a training step needs at least {needed / 1e9:.1f} GB, "
+            f"{free / 1e9:.1f} GB of memory are free.\nTry: {advice}"
         )
 
 

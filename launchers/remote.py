@@ -335,14 +335,14 @@ def _why(base: Path, crew: _Crew, ended: list[tuple[int, int, bool]]) -> tuple[i
     found = []
     for order, (rank, status, by_us) in enumerate(ended):
         if status:
-            cause, detail, consequence = _reason(base, rank, status)
+            cause, detail, consequence = _reason(base, rank, status, several=crew.size > 1)
             of = f"process {crew.machine * crew.here + rank} (algo-{crew.machine + 1}): " if crew.size > 1 else ""
             found.append((consequence or by_us, order, status, f"[{cause}] {of}{detail}"))
     consequence, _, status, reason = min(found)
     return status, reason, consequence
 
 
-def _reason(base: Path, rank: int, status: int) -> tuple[str, str, bool]:
+def _reason(base: Path, rank: int, status: int, *, several: bool) -> tuple[str, str, bool]:
     """What train.py itself wrote down; else what its exit status says."""
     try:
         said: dict[str, Any] = json.loads(_reason_file(base, rank).read_bytes())
@@ -351,6 +351,8 @@ def _reason(base: Path, rank: int, status: int) -> tuple[str, str, bool]:
         pass
     if status == 128 + signal.SIGKILL:
         return "user_code", "train.py was killed, most likely because memory ran out", False
+    if status == 128 + signal.SIGABRT and several:  # NCCL's watchdog, and C++ where another's connection breaks
+        return "unknown", "train.py was aborted, as NCCL does where another process is lost (the log says why)", True
     return "unknown", f"train.py ended with exit status {status} (the log says why)", False
 
 

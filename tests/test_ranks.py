@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +35,10 @@ ALL_WITHOUT_BATCHNORM = ("model.backbone=test_convnext", "model.trainable=all")
 
 
 class Team:
-    """Processes of one run. nodes: machines that they act as, each with a cache of its own."""
+    """Processes of one run. words: of each. nodes: machines that they act as, each with a cache of its own."""
 
-    def __init__(self, place: Path, world: int, words: Sequence[str], *, nodes: int = 1, **environment: str) -> None:
+    def __init__(self, place: Path, words: Sequence[Sequence[str]], *, nodes: int = 1, **environment: str) -> None:
+        world = len(words)
         place.mkdir(parents=True, exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -47,7 +48,7 @@ class Team:
         files = [log.open("ab") for log in self.logs]
         self.processes = [
             subprocess.Popen(
-                [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={place / 'run'}", "run_id=team", *words],
+                [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={place / 'run'}", "run_id=team", *words[rank]],
                 cwd=place,
                 env={
                     **os.environ,
@@ -94,12 +95,16 @@ class Team:
 
 
 @contextmanager
-def team(place: Path, world: int, *words: str, nodes: int = 1, **environment: str) -> Iterator[Team]:
-    started = Team(place, world, words, nodes=nodes, **environment)
+def team_of(place: Path, words: Sequence[Sequence[str]], *, nodes: int = 1, **environment: str) -> Iterator[Team]:
+    started = Team(place, words, nodes=nodes, **environment)
     try:
         yield started
     finally:
         started.kill()
+
+
+def team(place: Path, world: int, *words: str, nodes: int = 1, **environment: str) -> AbstractContextManager[Team]:
+    return team_of(place, [words] * world, nodes=nodes, **environment)
 
 
 def train(place: Path, world: int, *words: str, nodes: int = 1) -> Path:
@@ -291,6 +296,31 @@ def test_a_process_that_never_comes_is_no_reason_to_wait_for_ever(tmp_path: Path
         started.processes[1].kill()
         assert started.ended(90)[0] == 1
         assert "not all have met at 127.0.0.1:" in started.said(0)
+        assert "process 1 has not come" in started.said(0)
+
+
+@pytest.mark.parametrize("waits", [0, 1])
+def test_a_signal_is_heard_while_others_are_waited_for(waits: int, tmp_path: Path, many_photos: Path) -> None:
+    words = [*tiny_settings(many_photos), "ranks.timeout_s=600"]
+    with team(tmp_path, 2, *words) as started:
+        started.processes[1 - waits].kill()
+        process = started.processes[waits]
+        until = time.monotonic() + 60
+        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():  # from there on it soon waits
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+        assert "Stopped by SIGTERM" in started.said(waits)
+
+
+def test_machines_with_other_photos_are_refused(tmp_path: Path, many_photos: Path) -> None:
+    other = make_photos(tmp_path / "other", train=25, valid=4, test=4)
+    words = [tiny_settings(photos) for photos in (many_photos, other)]
+    with team_of(tmp_path / "team", words, nodes=2) as started:
+        assert started.ended(90) == [1, 1]
+        assert "those of 1 differ from those of process 0" in started.said(0)
 
 
 def test_an_error_of_all_is_said_and_left_at_once(tmp_path: Path, many_photos: Path) -> None:

@@ -282,6 +282,13 @@ def test_the_process_that_failed_by_itself_is_named_and_none_is_left(tmp_path: P
     assert lines[-2:] == [machine.failure, END]
 
 
+def test_a_process_that_is_aborted_is_not_the_one_to_blame(tmp_path: Path) -> None:
+    aborted = FAILS_IN_1.replace('end(cause="unknown", detail="has lost another one", consequence=True)', "os.abort()")
+    machine = Machine(tmp_path / "ml", aborted)
+    machine.run(**of_several(machine, tmp_path, hosts=["algo-1"], current="algo-1", gpus=2))
+    assert machine.failure == "[user_code] process 1 (algo-1): ZeroDivisionError: here"
+
+
 def test_other_machines_than_the_first_write_nothing_that_is_saved(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "ml", RANK)
     kept = machine.base / "checkpoints"

@@ -227,7 +227,7 @@ def test_a_mode_that_would_keep_the_worst_epoch_is_refused(photos: Path, tmp_pat
 
 def test_a_batch_that_cannot_fit_is_refused_with_one_that_does(photos: Path, tmp_path: Path) -> None:
     model = DogBreedClassifier("abc", library="timm", backbone="test_resnet", weights=None, image_px=32)
-    with pytest.raises(ConfigError, match=r"data\.batch_size=100000000 does not fit(.|\n)*Try: data\.batch_size=\d+"):
+    with pytest.raises(ConfigError, match=r"A batch of 100000000 photos does not fit(.|\n)*Try: data\.batch_size=\d+"):
         training._check_memory(model, 100_000_000)
     run(config(photos, "data.batch_size=100000000", "trainer.max_epochs=1"), tmp_path)  # there are 24 photos
 
