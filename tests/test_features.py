@@ -119,14 +119,22 @@ def test_a_network_that_cannot_be_exported_is_computed_by_torch(
 
 
 @pytest.mark.onnx
-def test_an_engine_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = network().eval()
-    assert model.cut is not None
-    frozen = FrozenNetwork(model.pixel_scale, model.pixel_shift, model.cut.frozen)
-    run_session = engine.OnnxRuntime.__call__
-    monkeypatch.setattr(engine.OnnxRuntime, "__call__", lambda self, images: run_session(self, images) + 0.01)
-    with pytest.raises(engine.EngineError, match="off by"):
-        engine.OnnxRuntime(frozen, 32)
+def test_an_engine_that_computes_something_else_is_not_used(
+    photos: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    run_session = onnxruntime.InferenceSession.run
+    with monkeypatch.context() as changed:
+        changed.setattr(onnxruntime.InferenceSession, "run", lambda *args: [rows + 0.01 for rows in run_session(*args)])
+        features = prepared(photos)
+    assert "off by 0.01" in log.text
+    assert "Eager torch" in log.text
+    assert computed(log) == 42
+    right = prepared(photos)
+    assert computed(log) == 84  # another engine's features are others
+    for ours, theirs in zip(features.test_dataloader(), right.test_dataloader(), strict=True):
+        assert torch.allclose(ours.features, theirs.features, rtol=0, atol=1e-4)
 
 
 # --- the same training ---
