@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -28,7 +28,8 @@ STAGE_TIMEOUT_S = 3600.0  # for what takes the time that it takes: downloads, th
 _PULSE_S = 1.0
 _POLL_S = 0.05
 _AGREE_EVERY_S = 0.5
-_CONNECT_S = 2.0  # of each attempt: signals are heard between them
+_CONNECT_S = 2.0  # of each attempt
+_GRACE_S = 20.0  # for a process to notice by itself that it waits for one that is lost
 _GLOO = re.compile(r"gloo|Connection (closed|reset)|timed? ?out|NCCL|monitoredBarrier|Broken pipe", re.I)
 
 
@@ -97,14 +98,22 @@ def joined(timeout_s: float) -> Iterator[Ranks]:
             log.info("%s trains along; the log of the run is that of process 0", str(ranks).capitalize())
             log.setLevel(logging.ERROR)
         yield ranks
-        _group.leave()
+        part()
     except RuntimeError as error:
         if _is_of_peers(error):
             raise _lost(ranks, timeout_s, error) from error
         raise
     finally:
-        if _group is not None and not _group.left:
-            _group.pulse.say_gone()
+        if _group is not None:
+            _group.pulse.end(gone=True)
+        _group = None
+
+
+def part() -> None:
+    """From here on no process needs another. All call it, each when it is there."""
+    global _group
+    if _group is not None:
+        _group.leave()
         _group = None
 
 
@@ -112,50 +121,42 @@ class _Group:
     """Torch's process group, one of the first process of each machine, and who lives."""
 
     def __init__(self, ranks: Ranks, timeout_s: float) -> None:
+        self.ranks = ranks
+        self.pulse = _Pulse(ranks, timeout_s)
+        try:
+            self._join(self.pulse.store(), timeout_s)
+        except BaseException:
+            self.pulse.end(gone=True)
+            raise
+
+    def _join(self, store: Any, timeout_s: float) -> None:
         import torch
         import torch.distributed as dist
 
+        ranks = self.ranks
         on_gpu = torch.cuda.is_available() and ranks.local_rank < torch.cuda.device_count()
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         if on_gpu:
             torch.cuda.set_device(ranks.local_rank)
         timeout = timedelta(seconds=timeout_s)
-        dist.init_process_group(
-            backend, timeout=timeout, store=_store(ranks, timeout_s), rank=ranks.rank, world_size=ranks.world_size
-        )
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=ranks.rank, world_size=ranks.world_size)
         leaders = range(0, ranks.world_size, ranks.local_world_size)
         self.leaders: Any = dist.new_group(leaders, backend="gloo", timeout=timeout)
-        self.ranks, self.timeout_s = ranks, timeout_s
-        self.pulse = _Pulse(ranks)
-        self._board = _Board(ranks)
-        self._meetings = 0
-        self.left = False
 
     def meet(self) -> None:
         """Wait for all, however long their work takes, as long as they live."""
-        self._meetings += 1
-        began = looked = time.monotonic()
-        last: dict[int, tuple[int, float]] = {}  # of each rank: its latest beat, and when that came
-        arrived = self._board.arrive(self._meetings)
-        while not arrived():
+        began = time.monotonic()
+        everybody_came = self.pulse.meets()
+        while not everybody_came():
             time.sleep(_POLL_S)
-            if (now := time.monotonic()) - looked < _PULSE_S:
-                continue
-            looked = now
-            if gone := self._board.gone():
-                said = f"{str(self.ranks).capitalize()} has lost process {', '.join(map(str, gone))}, which has ended"
-                raise PeerLost(said, consequence=True)
-            for rank, (_, beat) in enumerate(self._board.beats()):
-                if rank not in last or last[rank][0] != beat:
-                    last[rank] = beat, now
-            silent = [rank for rank, (_, since) in last.items() if now - since > self.timeout_s]
-            if silent or now - began > STAGE_TIMEOUT_S:
-                raise _hangs(self.ranks, silent, self.timeout_s)
+            if lost := self.pulse.lost():
+                raise lost
+            if time.monotonic() - began > STAGE_TIMEOUT_S:
+                raise _hangs(self.ranks, self.pulse.behind(), STAGE_TIMEOUT_S)
 
     def leave(self) -> None:
         import torch.distributed as dist
 
-        self.left = True
         self.pulse.end()
         dist.destroy_process_group()
 
@@ -163,130 +164,180 @@ class _Group:
 _group: _Group | None = None
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What a process says of itself. count: how far it is. met: how many meetings it has come to. gone: that it ends in
+    the middle of the run. done: that it will say nothing more.
+    """
+
+    count: int = 0
+    beat: int = 0
+    met: int = 0
+    gone: int = 0
+    done: int = 0
+
+
+class _Pulse(threading.Thread):
+    """Says every second that this process lives, and how far it is, and hears that of all others, so that one that
+    hangs can be named.
+
+    Through the store that process 0 keeps, or torchrun. Who asks that waits in C++, where no signal is heard, and for
+    ever where process 0 is stopped: this thread alone asks, and others look at what it has heard.
+    """
+
+    def __init__(self, ranks: Ranks, timeout_s: float) -> None:
+        super().__init__(daemon=True, name="pulse")
+        self.count = 0
+        self._ranks, self._timeout_s = ranks, timeout_s
+        self._met, self._gone = 0, False
+        self._store: Any = None
+        self._heard: list[_Said] = []  # of all; empty until all have come
+        self._came: set[int] = set()
+        self._since: list[float] = []  # when each has last been heard
+        self._answered = time.monotonic()  # by the store
+        self._trouble: PeerLost | None = None
+        self._refusal = ""  # the store's last
+        self._news, self._ending = threading.Event(), False
+        self.start()
+        threading.Thread(target=self._watch, daemon=True, name="watch").start()
+
+    # --- this thread ---
+
+    def run(self) -> None:
+        by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        self._store = self._connected(serves=self._ranks.first and not by_torchrun)
+        # a connection of its own: one that waits for an answer keeps all others of its process waiting
+        board = self._connected(serves=False)
+        beat = 0
+        while board is not None:
+            beat += 1
+            last = self._ending
+            try:
+                words = self.count, beat, self._met, int(self._gone), int(last)
+                board.set(self._key(self._ranks.rank), " ".join(map(str, words)))
+                self._hear(board)
+            except Exception as error:  # a pause of the network; or process 0 has ended, which others say
+                self._refusal = str(error)
+            if last:
+                return
+            waits = not self._heard or any(said.met < self._met for said in self._heard)
+            self._news.wait(_POLL_S if waits else _PULSE_S)
+            self._news.clear()
+
+    def _key(self, rank: int) -> str:
+        return f"dogbreed/pulse/{rank}"
+
+    def _connected(self, *, serves: bool) -> Any:
+        """Null where nobody wants it any more."""
+        import torch.distributed as dist
+
+        host, port = _address()
+        while not self._ending:
+            try:
+                return dist.TCPStore(  # type: ignore[attr-defined]
+                    host,
+                    port,
+                    self._ranks.world_size,
+                    is_master=serves,
+                    timeout=timedelta(seconds=_CONNECT_S),
+                    wait_for_workers=False,
+                    multi_tenant=True,
+                )
+            except Exception as error:
+                self._refusal = str(error).strip().splitlines()[0]
+                if re.search(r"EADDRINUSE|already in use", str(error)):
+                    said = f"{str(self._ranks).capitalize()}: port {port} of this machine is in use by another program"
+                    self._trouble = PeerLost(f"{said}.\nTry: another MASTER_PORT; or once more", consequence=False)
+                    return None
+                time.sleep(_POLL_S)
+        return None
+
+    def _hear(self, board: Any) -> None:
+        keys = [self._key(rank) for rank in range(self._ranks.world_size)]
+        if not self._heard:
+            self._came = {rank for rank, key in enumerate(keys) if board.check([key])}
+            if len(self._came) < len(keys):
+                return
+        heard = [_Said(*map(int, text.split())) for text in board.multi_get(keys)]
+        now = time.monotonic()
+        before = self._heard or [_Said()] * len(heard)
+        since = self._since or [now] * len(heard)
+        self._since = [now if a != b else at for a, b, at in zip(heard, before, since, strict=True)]
+        self._heard, self._answered = heard, now
+
+    def _watch(self) -> None:
+        """Who waits in C++ for one that is lost hears of it there after a while, as a rule; if not, it ends here."""
+        while not self._ending:
+            time.sleep(_PULSE_S)
+            lost = self.lost(_GRACE_S) if self._heard else None
+            if lost and not self._ending:
+                last_words(lost)
+                os._exit(1)
+
+    # --- others ---
+
+    def store(self) -> Any:
+        """Torch's, once all have come to it. Raises PeerLost with who has not."""
+        until = time.monotonic() + self._timeout_s
+        while not self._heard:
+            time.sleep(_POLL_S)
+            if self._trouble:
+                raise self._trouble
+            if time.monotonic() > until:
+                missing = ", ".join(str(rank) for rank in range(self._ranks.world_size) if rank not in self._came)
+                why = f"process {missing} has not come" if self._came else self._refusal or "process 0 does not answer"
+                raise _not_met(self._ranks, self._timeout_s, why)
+        self._store.set_timeout(timedelta(seconds=self._timeout_s))
+        return self._store
+
+    def meets(self) -> Callable[[], bool]:
+        """To be called at a meeting. Returns what tells whether all have come to it."""
+        self._met = number = self._met + 1
+        self._news.set()
+        return lambda: all(said.met >= number for said in self._heard)
+
+    def lost(self, grace_s: float = 0.0) -> PeerLost | None:
+        """Who has ended, or has not been heard for as long as a step may take, and `grace_s`."""
+        gone = [rank for rank, said in enumerate(self._heard) if said.gone]
+        if gone and not grace_s:
+            said = f"{str(self._ranks).capitalize()} has lost process {_listed(gone)}, which has ended"
+            return PeerLost(said, consequence=True)
+        silent = self._silent(self._timeout_s + grace_s)
+        return _hangs(self._ranks, silent, self._timeout_s) if silent else None
+
+    def _silent(self, seconds: float) -> list[int]:
+        now = time.monotonic()
+        if now - self._answered > seconds:
+            return [0]  # which keeps the store
+        heard = zip(self._since, self._heard, strict=True)
+        return [rank for rank, (at, said) in enumerate(heard) if self._answered - at > seconds and not said.done]
+
+    def behind(self) -> list[int]:
+        """Ranks that have stood still for some seconds; else those that are a step behind the others, if any are."""
+        me, most = self._ranks.rank, max(said.count for said in self._heard)
+        silent = [rank for rank in self._silent(3 * _PULSE_S) if rank != me]
+        return silent or [rank for rank, said in enumerate(self._heard) if rank != me and said.count < most]
+
+    def end(self, *, gone: bool = False) -> None:
+        """gone: in the middle of the run, which others are to hear."""
+        self._gone, self._ending = gone, True
+        self._news.set()
+        self.join(2 * _PULSE_S)  # the store is with process 0, which may be the one that is lost
+
+
+def last_words(lost: PeerLost) -> None:
+    """What a process says that is ended by its own watch, as no exception reaches where it waits; a launcher says more
+    by putting its own function here.
+    """
+    log.error("%s", lost)
+
+
 def _address() -> tuple[str, int]:
     return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
-def _store(ranks: Ranks, timeout_s: float) -> Any:
-    """Torch's store, which process 0 keeps, or torchrun; once all have come to it. Raises PeerLost with who has not.
-
-    Torch's own way waits in C++, where no signal is heard, and names nobody.
-    """
-    import torch.distributed as dist
-
-    host, port = _address()
-    by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    until, store = time.monotonic() + timeout_s, None
-    while store is None:
-        try:
-            store = dist.TCPStore(  # type: ignore[attr-defined]
-                host,
-                port,
-                ranks.world_size,
-                is_master=ranks.first and not by_torchrun,
-                timeout=timedelta(seconds=_CONNECT_S),
-                wait_for_workers=False,
-                multi_tenant=True,
-            )
-        except dist.DistError as error:
-            if re.search(r"EADDRINUSE|already in use", str(error)):
-                said = f"{str(ranks).capitalize()}: port {port} of this machine is in use by another program.\n"
-                raise PeerLost(f"{said}Try: another MASTER_PORT; or once more", consequence=False) from error
-            if time.monotonic() > until:
-                raise _not_met(ranks, timeout_s, str(error).strip().splitlines()[0]) from error
-            time.sleep(_POLL_S)
-    store.set(f"dogbreed/here/{ranks.rank}", "")
-    keys = [f"dogbreed/here/{rank}" for rank in range(ranks.world_size)]
-    while not store.check(keys):
-        if time.monotonic() > until:
-            missing = ", ".join(str(rank) for rank, key in enumerate(keys) if not store.check([key]))
-            raise _not_met(ranks, timeout_s, f"process {missing} has not come")
-        time.sleep(_POLL_S)
-    store.set_timeout(timedelta(seconds=timeout_s))
-    return store
-
-
-def _not_met(ranks: Ranks, timeout_s: float, why: str) -> PeerLost:
-    host, port = _address()
-    return PeerLost(
-        f"{str(ranks).capitalize()}: not all have met at {host}:{port} within {timeout_s:g} s ({why}).\n"
-        "Try: the logs of the others; a security group that lets the machines of a job reach each other on all ports",
-        consequence=False,
-    )
-
-
-class _Board:
-    """What processes write for each other into the store that torch keeps in process 0."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-        self.ranks = ranks
-        host, port = _address()
-        # a connection of its own: one that waits for an answer keeps all others of its process waiting
-        self._store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=10))
-
-    def write(self, name: str, text: str) -> None:
-        self._store.set(f"dogbreed/{name}/{self.ranks.rank}", text)
-
-    def arrive(self, number: int) -> Callable[[], bool]:
-        """At a meeting. Returns what tells whether all have."""
-        self.write(f"met {number}", "")
-        keys = self._keys(f"met {number}")
-        return lambda: bool(self._store.check(keys))
-
-    def gone(self) -> list[int]:
-        return [rank for rank, key in enumerate(self._keys("gone")) if self._store.check([key])]
-
-    def beats(self) -> list[tuple[int, int]]:
-        """(how far it is, how often it has said so) of each rank."""
-        keys = self._keys("pulse")
-        said = [self._store.get(key).decode() if self._store.check([key]) else "0 0" for key in keys]
-        return [(int(count), int(beat)) for count, beat in (text.split() for text in said)]
-
-    def _keys(self, name: str) -> list[str]:
-        return [f"dogbreed/{name}/{rank}" for rank in range(self.ranks.world_size)]
-
-
-class _Pulse(threading.Thread):
-    """Says every second that this process lives, and how far it is, so that one that hangs can be named."""
-
-    def __init__(self, ranks: Ranks) -> None:
-        super().__init__(daemon=True, name="pulse")
-        self.count = 0
-        self._board, self._ending = _Board(ranks), threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        beat = 0
-        while not self._ending.wait(_PULSE_S):
-            beat += 1
-            try:
-                self._board.write("pulse", f"{self.count} {beat}")
-            except Exception:  # a pause of the network; or process 0 has ended, which others say
-                continue
-
-    def end(self) -> None:
-        self._ending.set()
-        self.join(2 * _PULSE_S)
-
-    def say_gone(self) -> None:
-        """That this process ends in the middle of the run."""
-        self.end()
-        with suppress(Exception):  # the store is with process 0, which may be the one that is gone
-            self._board.write("gone", "")
-
-    def behind(self) -> list[int]:
-        """Ranks that have stood still for some seconds; else those that are a step behind the others, if any are."""
-        try:
-            before = self._board.beats()
-            time.sleep(3 * _PULSE_S)
-            now = self._board.beats()
-        except Exception:  # process 0, which keeps the store, does not answer
-            return [0]
-        others = [rank for rank in range(len(now)) if rank != self._board.ranks.rank]
-        silent = [rank for rank in others if now[rank][1] == before[rank][1]]
-        return silent or [rank for rank in others if now[rank][0] < max(now)[0]]
+def _listed(ranks: Sequence[int]) -> str:
+    return ", ".join(map(str, ranks))
 
 
 def moved_on() -> None:
@@ -312,8 +363,17 @@ def _lost(ranks: Ranks, timeout_s: float, error: RuntimeError) -> PeerLost:
     return PeerLost(said, consequence=True)
 
 
+def _not_met(ranks: Ranks, timeout_s: float, why: str) -> PeerLost:
+    host, port = _address()
+    return PeerLost(
+        f"{str(ranks).capitalize()}: not all have met at {host}:{port} within {timeout_s:g} s ({why}).\n"
+        "Try: the logs of the others; a security group that lets the machines of a job reach each other on all ports",
+        consequence=False,
+    )
+
+
 def _hangs(ranks: Ranks, who: Sequence[int], timeout_s: float) -> PeerLost:
-    names = ", ".join(map(str, who)) or "another than this"
+    names = _listed(who) or "another than this"
     return PeerLost(
         f"{str(ranks).capitalize()}: process {names} hangs: nothing has come of it for {timeout_s:g} s.\n"
         "Try: the log of that process; a larger ranks.timeout_s where a step may take that long",
@@ -360,9 +420,8 @@ def check_alike(what: str, digest: str) -> None:
     """
     everyones = gathered(digest, stage=True)
     if others := [rank for rank, value in enumerate(everyones) if value != everyones[0]]:
-        listed = ", ".join(map(str, others))
         raise DataError(
-            f"Not all processes have the same {what}: those of {listed} differ from those of process 0.\n"
+            f"Not all processes have the same {what}: those of {_listed(others)} differ from those of process 0.\n"
             "Try: the same data.root on each machine, with the same content"
         )
 

@@ -115,6 +115,7 @@ def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> 
             _write_config(config, here)  # of a run that began with test=false it says so
             _test(config, here, data, stop)
         stop.check()
+        ranks.part()
         if ranks.here().first:
             _export(here)  # before the report, which says that all is done
             stop.check()

@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import launchers.sweeper  # noqa: F401 (registers what hpo=optuna puts in the place of Hydra's sweeper)
+from dogbreed import ranks
 from dogbreed.errors import DogBreedError, Interrupted
 from dogbreed.interruption import note
-from dogbreed.ranks import PeerLost
 from dogbreed.run_folder import storage_error, write_json
 from launchers.base import REASON
 from launchers.describe import PROJECT
@@ -74,6 +74,7 @@ def command_line() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are not UTF-8
     signal.signal(signal.SIGTERM, _leave)
+    ranks.last_words = _end_of_waiting
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as after nohup
         signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -104,7 +105,7 @@ def _write_reason(error: BaseException) -> None:
     """For launchers/remote.py, which tells SageMaker. consequence: that another process's end came first."""
     if path := os.environ.get(REASON):
         _, cause, detail = outcome(error, cancelled=False)
-        lost = isinstance(error, PeerLost) and error.consequence
+        lost = isinstance(error, ranks.PeerLost) and error.consequence
         write_json(Path(path), {"cause": str(cause), "detail": detail, "consequence": lost})
 
 
@@ -117,6 +118,13 @@ def _leave_with(error: BaseException, debug: bool) -> None:
         raise error
     _say(f"{_label()} {_message(error)}", error)
     sys.exit(1)
+
+
+def _end_of_waiting(lost: ranks.PeerLost) -> None:
+    """From a thread, while the main one waits where no exception reaches it; the process ends after this."""
+    _write_reason(lost)
+    _say(f"{_label()} {lost}", lost)
+    sys.stderr.flush()
 
 
 def _message(error: BaseException) -> str:

@@ -291,6 +291,22 @@ def test_a_process_that_hangs_is_named(tmp_path: Path, many_photos: Path) -> Non
         assert "process 1 hangs: nothing has come of it for 6 s" in both
 
 
+@pytest.mark.parametrize("when", ["meeting", "training"])
+def test_the_first_process_can_hang_as_well_which_keeps_what_they_talk_through(
+    when: str, tmp_path: Path, many_photos: Path
+) -> None:
+    with team(tmp_path, 3, *train_for_long(many_photos)) as started:
+        if when == "training":
+            until_trained(started)
+        else:
+            while "Data: " not in started.said():
+                time.sleep(0.02)
+        os.kill(started.processes[0].pid, signal.SIGSTOP)
+        for rank in (1, 2):
+            assert started.processes[rank].wait(60) == 1
+            assert "process 0 hangs: nothing has come of it for 6 s" in started.said(rank)
+
+
 def test_a_process_that_never_comes_is_no_reason_to_wait_for_ever(tmp_path: Path, many_photos: Path) -> None:
     with team(tmp_path, 2, *train_for_long(many_photos)) as started:
         started.processes[1].kill()
