@@ -1,6 +1,7 @@
 """The artifact: what is in it, that it computes what the checkpoint does, and what is refused."""
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -209,6 +210,21 @@ def test_one_packed_again_by_hand_is_read(tmp_path: Path) -> None:
     assert theirs.manifest == MANIFEST
     assert theirs.labels == LABELS
     assert theirs.preprocess == PREPROCESS
+
+
+@pytest.mark.parametrize("level", [0, 9])
+def test_an_archive_of_several_pieces_and_gzip_members_is_read(level: int, tmp_path: Path) -> None:
+    """As pigz and `cat` make them; of weights that are noise, and of those that shrink to a thousandth."""
+    noise = np.random.default_rng(0).bytes(3_000_001)
+    networks = {artifact.NETWORK: noise + bytes(5_000_001)}
+    packed = gzip.decompress(artifact.pack(MANIFEST, LABELS, PREPROCESS, networks))
+    members = [gzip.compress(packed[at : at + 2_500_000], level) for at in range(0, len(packed), 2_500_000)]
+    path = tmp_path / "model.tar.gz"
+    path.write_bytes(b"".join(members) + bytes(512))
+    assert artifact.read(path).networks == networks
+    path.write_bytes(b"".join(members[:-1]))
+    with pytest.raises(ArtifactError, match=r"it is no whole \.tar\.gz"):
+        artifact.read(path)
 
 
 @given(

@@ -270,12 +270,14 @@ def test_serve_takes_sagemakers_word_folder_and_port(
         def run(self) -> None:
             pass
 
-    monkeypatch.setattr(command, "Server", Recorded)
+    monkeypatch.setattr("dogbreed.serving.server.Server", Recorded)
     monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["serve", "serve"])
     monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", "9090")
     assert command.serve() == 0
-    assert given[0][:3] == (str(tmp_path / "model"), "0.0.0.0", 9090)
+    ((predictor, *where, _),) = given
+    assert where == ["0.0.0.0", 9090]
+    assert predictor.result().about == Predictor.from_artifact(model).about
 
 
 def test_the_limits_of_the_contract_are_kept_under_load(served: Served) -> None:

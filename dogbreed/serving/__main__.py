@@ -5,13 +5,14 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from dogbreed import artifact
 from dogbreed.errors import ArtifactError, DogBreedError
-from dogbreed.inference import MAX_ACCURACY_LOSS
+from dogbreed.inference import MAX_ACCURACY_LOSS, Predictor
 from dogbreed.serving.intake import Limits
-from dogbreed.serving.server import Server
 
 
 def serve() -> int:
@@ -59,7 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if not artifact.is_artifact(model):
             raise ArtifactError(f"{model} is no artifact.\nTry: python -m dogbreed.export <run folder or checkpoint>")
-        server = Server(str(model), options.host, options.port, chosen, options.max_accuracy_loss)
+        load = partial(Predictor.from_artifact, max_accuracy_loss=options.max_accuracy_loss, several=True)
+        predictor = ThreadPoolExecutor(1).submit(load, model)
+        from dogbreed.serving.server import Server  # its imports take as long as half of the model
+
+        server = Server(predictor, options.host, options.port, chosen)
         server.run()
         if server.error is not None:
             raise server.error

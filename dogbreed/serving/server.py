@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import time
+from concurrent.futures import Future
 from types import FrameType
 
 import uvicorn
@@ -24,16 +25,17 @@ _IDLE_S = 75  # a connection is kept; longer than load balancers keep theirs, so
 
 
 class Server(uvicorn.Server):
-    """Listens at once, loads the model meanwhile. On SIGTERM or SIGINT it drains; a second signal ends it at once.
+    """Listens at once, while the model is still being loaded elsewhere. On SIGTERM or SIGINT it drains; a second signal
+    ends it at once.
 
     Draining: /ping says 503, every answer closes its connection, new ones are still answered. It ends when nothing has
     come for a second.
     """
 
-    def __init__(self, model: str, host: str, port: int, limits: Limits, max_accuracy_loss: float) -> None:
+    def __init__(self, predictor: "Future[Predictor]", host: str, port: int, limits: Limits) -> None:
         self.application = Application(Metrics())
         self.error: BaseException | None = None
-        self._model, self._limits, self._max_accuracy_loss = model, limits, max_accuracy_loss
+        self._predictor, self._limits = predictor, limits
         self._loading: asyncio.Task[None] | None = None
         self._drain_began = self._last_request = 0.0
         self._requests = 0
@@ -63,7 +65,8 @@ class Server(uvicorn.Server):
 
     async def _load(self) -> None:
         try:
-            service = await asyncio.to_thread(self._service)
+            service = Service(await asyncio.wrap_future(self._predictor), self._limits, self.application.metrics)
+            await asyncio.to_thread(service.warm_up)
         except Exception as error:
             self.error, self.should_exit = error, True
             return
@@ -75,12 +78,6 @@ class Server(uvicorn.Server):
         )
         await asyncio.to_thread(service.predictor.prepare_for_several)  # meanwhile it answers already
         await asyncio.to_thread(give_back_freed_memory)  # what loading took: a third of all
-
-    def _service(self) -> Service:
-        predictor = Predictor.from_artifact(self._model, max_accuracy_loss=self._max_accuracy_loss, several=True)
-        service = Service(predictor, self._limits, self.application.metrics)
-        service.warm_up()
-        return service
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.application.draining or self.application.service is None:
