@@ -267,9 +267,13 @@ class _Pulse(threading.Thread):
 
     def _watch(self) -> None:
         """Who waits in C++ for one that is lost hears of it there after a while, as a rule; if not, it ends here."""
+        looked = awake = time.monotonic()
         while not self._ending:
             time.sleep(_PULSE_S)
-            lost = self.lost(_GRACE_S) if self._heard else None
+            before, looked = looked, time.monotonic()
+            if looked - before > _GRACE_S:  # all were stopped, perhaps, as by Ctrl-Z, and are to be heard anew
+                awake = looked
+            lost = self.lost(_GRACE_S) if self._heard and looked - awake > _GRACE_S else None
             if lost and not self._ending:
                 last_words(lost)
                 os._exit(1)

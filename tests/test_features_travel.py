@@ -17,7 +17,7 @@ from launchers.base import Plan, wait
 from launchers.rehearsal import Rehearsal
 from launchers.sagemaker import SageMakerLauncher
 
-from .conftest import tiny_settings
+from .conftest import make_photos, tiny_settings
 from .rehearsing import BUCKET, job_of, rehearsal_cloud, states
 from .runs import same, weights
 from .test_feature_store import RECIPE, assert_holds, data_files, fill, keys, small_shards, values  # noqa: F401 (a fixture)
@@ -170,6 +170,20 @@ def test_the_second_job_on_the_same_photos_sends_its_settings_alone_and_extracts
     assert not [name for name in own if name.endswith(".npy")]  # nothing lies there twice
     assert same(weights(tmp_path / "first", "best.ckpt"), weights(tmp_path / "second", "best.ckpt"))
     assert kept(cloud, f"dogbreed/features/{plan.spec.photos.digest}/") == there
+
+
+def test_two_machines_leave_their_features_to_the_next_two(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", train=10)  # 48 in all, none of another test's
+    two = ("launcher=sagemaker_multi", "launcher.instances=2", "trainer.max_epochs=3")
+    first, plan = planned(place, photos, tmp_path / "first", *two)
+    said, _ = run(first, plan)
+    assert sum(line.startswith("Computing features of 24 views") for line in said) == 1, said  # its share
+    second, again = planned(place, photos, tmp_path / "second", *two)
+    said, writes = run(second, again)
+    assert writes == {"PutObject spec.json": 1}
+    assert not any("Computing features" in line for line in said), said
+    assert "Features: 48 views were computed by earlier runs and are taken from there" in said
+    assert same(weights(tmp_path / "first", "best.ckpt"), weights(tmp_path / "second", "best.ckpt"))
 
 
 def test_a_run_without_features_has_no_place_for_them(place: Path, photos: Path, tmp_path: Path) -> None:
