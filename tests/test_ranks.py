@@ -35,7 +35,9 @@ ALL_WITHOUT_BATCHNORM = ("model.backbone=test_convnext", "model.trainable=all")
 
 
 class Team:
-    """Processes of one run. words: of each. nodes: machines that they act as, each with a cache of its own."""
+    """Processes of one run. words: what Python is called with for each. nodes: machines that they act as, each with a
+    cache of its own.
+    """
 
     def __init__(self, place: Path, words: Sequence[Sequence[str]], *, nodes: int = 1, **environment: str) -> None:
         world = len(words)
@@ -48,7 +50,7 @@ class Team:
         files = [log.open("ab") for log in self.logs]
         self.processes = [
             subprocess.Popen(
-                [sys.executable, str(ROOT / "train.py"), f"hydra.run.dir={place / 'run'}", "run_id=team", *words[rank]],
+                [sys.executable, *words[rank]],
                 cwd=place,
                 env={
                     **os.environ,
@@ -104,7 +106,11 @@ def team_of(place: Path, words: Sequence[Sequence[str]], *, nodes: int = 1, **en
 
 
 def team(place: Path, world: int, *words: str, nodes: int = 1, **environment: str) -> AbstractContextManager[Team]:
-    return team_of(place, [words] * world, nodes=nodes, **environment)
+    return team_of(place, [training_in(place, *words)] * world, nodes=nodes, **environment)
+
+
+def training_in(place: Path, *words: str) -> list[str]:
+    return [str(ROOT / "train.py"), f"hydra.run.dir={place / 'run'}", "run_id=team", *words]
 
 
 def train(place: Path, world: int, *words: str, nodes: int = 1) -> Path:
@@ -307,6 +313,23 @@ def test_the_first_process_can_hang_as_well_which_keeps_what_they_talk_through(
             assert "process 0 hangs: nothing has come of it for 6 s" in started.said(rank)
 
 
+WAITS_WHERE_NO_EXCEPTION_REACHES = """
+import os, signal, time
+from dogbreed import ranks
+ranks._GRACE_S = 2.0
+with ranks.joined(5.0) as here:
+    if here.first:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(1000)
+"""
+
+
+def test_who_would_wait_for_ever_is_ended_by_its_own_watch(tmp_path: Path) -> None:
+    with team_of(tmp_path, [["-c", WAITS_WHERE_NO_EXCEPTION_REACHES]] * 2, PYTHONPATH=str(ROOT)) as started:
+        assert started.processes[1].wait(60) == 1
+        assert "process 0 hangs: nothing has come of it for 5 s" in started.said(1)
+
+
 def test_a_process_that_never_comes_is_no_reason_to_wait_for_ever(tmp_path: Path, many_photos: Path) -> None:
     with team(tmp_path, 2, *train_for_long(many_photos)) as started:
         started.processes[1].kill()
@@ -333,7 +356,7 @@ def test_a_signal_is_heard_while_others_are_waited_for(waits: int, tmp_path: Pat
 
 def test_machines_with_other_photos_are_refused(tmp_path: Path, many_photos: Path) -> None:
     other = make_photos(tmp_path / "other", train=25, valid=4, test=4)
-    words = [tiny_settings(photos) for photos in (many_photos, other)]
+    words = [training_in(tmp_path / "team", *tiny_settings(photos)) for photos in (many_photos, other)]
     with team_of(tmp_path / "team", words, nodes=2) as started:
         assert started.ended(90) == [1, 1]
         assert "those of 1 differ from those of process 0" in started.said(0)
