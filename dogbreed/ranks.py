@@ -188,7 +188,7 @@ class _Pulse(threading.Thread):
     def __init__(self, ranks: Ranks, timeout_s: float) -> None:
         super().__init__(daemon=True, name="pulse")
         self.count = 0
-        self._ranks, self._timeout_s = ranks, timeout_s
+        self._ranks, self._timeout_s, self._address = ranks, timeout_s, _address()
         self._met, self._gone = 0, False
         self._store: Any = None
         self._heard: list[_Said] = []  # of all; empty until all have come
@@ -231,7 +231,7 @@ class _Pulse(threading.Thread):
         """Null where nobody wants it any more."""
         import torch.distributed as dist
 
-        host, port = _address()
+        host, port = self._address
         while not self._ending:
             try:
                 return dist.TCPStore(  # type: ignore[attr-defined]
@@ -326,7 +326,7 @@ class _Pulse(threading.Thread):
         """gone: in the middle of the run, which others are to hear."""
         self._gone, self._ending = gone, True
         self._news.set()
-        self.join(2 * _PULSE_S)  # the store is with process 0, which may be the one that is lost
+        self.join(_CONNECT_S + _PULSE_S)  # the store is with process 0, which may be the one that is lost
 
 
 def last_words(lost: PeerLost) -> None:
