@@ -269,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--int8",
         action="store_true",
         help="add a quantised network, with its accuracy measured on the validation photos; "
-        f"it is used where it loses at most {MAX_ACCURACY_LOSS:.1%} and the processor has VNNI or AMX",
+        f"it is used where it loses at most {MAX_ACCURACY_LOSS * 100:g} points and the processor has VNNI or AMX",
     )
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="with --int8: the run's photos, if they moved")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""What has been run, here and elsewhere: how it stands, and how to follow and stop it."""
+"""What has been run, here and elsewhere: how to follow it, and how to stop it."""
 
 import argparse
 import json

@@ -79,6 +79,30 @@ class TestStart:
         assert "hydra" in loaded
         assert not HEAVY & loaded
 
+    @pytest.mark.parametrize(
+        "module",
+        [
+            "dogbreed.export",
+            "dogbreed.serving",
+            "dogbreed.predict",
+            "dogbreed.features",
+            "dogbreed.benchmark",
+            "launchers",
+        ],
+    )
+    def test_the_other_commands_say_it_too(self, module: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--help"],
+            cwd=TRAIN.parent,
+            env=os.environ | {"COLUMNS": "80"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"python -m {module}" in done.stdout
+        assert not re.search(r"option_strings|%\(|<argparse", done.stdout)
+        assert max(map(len, done.stdout.splitlines())) <= 80
+
     def test_help_says_what_to_type(self, tmp_path: Path) -> None:
         text = train("--help", cwd=tmp_path).stdout
         head = text.partition("Settings, ")[0]
