@@ -4,7 +4,7 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from dogbreed import ranks
+from dogbreed.distributed import ranks
 from launchers.base import Launcher
 from launchers.command import command_line
 from launchers.describe import describe

@@ -14,8 +14,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from dogbreed import ranks
 from dogbreed.data import TrainLoader
+from dogbreed.distributed import collectives, ranks
 from dogbreed.errors import CheckpointError
 from dogbreed.interruption import Interruption
 from dogbreed.run_folder import RunFolder, write_bytes
@@ -152,7 +152,7 @@ class ResumePoint(Checkpoint):
         self._saved_step = 0
         self._batches = 0  # of this epoch, trained
         self._random_states: dict[str, Any] | None = None
-        self._agreement = ranks.Agreement()
+        self._agreement = collectives.Agreement()
         self._device = torch.device("cpu")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,7 +180,7 @@ class ResumePoint(Checkpoint):
         left = int(trainer.num_training_batches) - self._batches
         if left == 0 or self._batches % trainer.accumulate_grad_batches:
             return  # gradients that wait for their step are in no checkpoint
-        ranks.moved_on()
+        collectives.moved_on()
         last = left <= trainer.accumulate_grad_batches  # before the validation
         due = self._due() or (last and self._waited() > _SAVE_BEFORE_VALIDATION_S)
         signum, due = self._agreement.reached(self.stop.signum, due, now=last)
@@ -208,7 +208,7 @@ class ResumePoint(Checkpoint):
             self.stop.stop(f"after step {trainer.global_step}, with a checkpoint", signum)
 
     def state_dict(self) -> dict[str, Any]:
-        everyones = ranks.gathered(_random_states(self._device))
+        everyones = collectives.gathered(_random_states(self._device))
         return {"batches": self._batches, "random": everyones if len(everyones) > 1 else everyones[0]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from dogbreed import ranks
+from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, DataError, raise_findings
 from dogbreed.hardware import available_cpus, available_memory_bytes
 from dogbreed.photos import Photo, PhotoSet, scan

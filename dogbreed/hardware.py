@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from dogbreed.ranks import here
+from dogbreed.distributed.ranks import here
 
 _CGROUP = Path("/sys/fs/cgroup")  # version 2; version 1 puts the controllers in folders of their own
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

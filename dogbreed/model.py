@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
-from dogbreed import backbones, ranks, transforms
+from dogbreed import backbones, transforms
+from dogbreed.batches import FeatureBatch
 from dogbreed.checkpoints import FROZEN, read_whole
+from dogbreed.distributed import collectives, ranks
 from dogbreed.errors import CheckpointError, ConfigError
-from dogbreed.features import FeatureBatch
 from dogbreed.preprocess import Interpolation, Preprocess
 
 
@@ -186,7 +187,7 @@ class DogBreedClassifier(LightningModule):
             batch = transforms.relight(batch[0], batch[2]), batch[1]
         inputs, labels = batch
         logits = self._train_forward(inputs) if not isinstance(batch, FeatureBatch) else self.from_features(inputs)
-        ranks.moved_on()
+        collectives.moved_on()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.hparams["label_smoothing"])
         right = (logits.detach().argmax(-1) == labels).float().mean()
         self._sums = self._sums.to(loss.device) + torch.stack((loss.detach().float(), right)) * len(labels)
@@ -216,13 +217,13 @@ class DogBreedClassifier(LightningModule):
 
     def global_train_averages(self) -> tuple[float, float]:
         """The same over all processes, which call this together."""
-        loss, right, count = ranks.total([*self._sums.tolist(), float(self._count)])
+        loss, right, count = collectives.total([*self._sums.tolist(), float(self._count)])
         return loss / max(1.0, count), right / max(1.0, count)
 
     def on_validation_start(self) -> None:
         """Running statistics of BatchNorm are each process's own: those of the first are saved, and count."""
         if ranks.here().several and cast(Any, self.trainer).state.fn == "fit":
-            ranks.take_over_buffers(self)
+            collectives.take_over_buffers(self)
 
     def on_validation_epoch_start(self) -> None:
         """The averages of weights, which Lightning has just put in their place, come with buffers of their own."""
@@ -230,7 +231,7 @@ class DogBreedClassifier(LightningModule):
             self.on_validation_start()
 
     def on_before_backward(self, loss: Tensor) -> None:
-        ranks.moved_on()
+        collectives.moved_on()
 
     def on_train_epoch_end(self) -> None:
         loss, right = self.global_train_averages()
@@ -306,7 +307,7 @@ class DogBreedClassifier(LightningModule):
         if self.released:
             checkpoint[FROZEN] = self.released
         # the running averages of an epoch that is not over, so that a resumed one reports what it would have
-        checkpoint["train_sums"] = ranks.gathered({"sums": self._sums.cpu(), "count": self._count})
+        checkpoint["train_sums"] = collectives.gathered({"sums": self._sums.cpu(), "count": self._count})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved, here = checkpoint.get("train_sums", []), ranks.here()

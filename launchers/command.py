@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import launchers.sweeper  # noqa: F401 (registers what hpo=optuna puts in the place of Hydra's sweeper)
-from dogbreed import ranks
+from dogbreed.distributed import ranks
 from dogbreed.errors import DogBreedError, Interrupted
 from dogbreed.interruption import note
 from dogbreed.run_folder import storage_error, write_json

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dogbreed import ranks
+from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError
 from launchers import datasets
 from launchers.aws import configured_region

@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dogbreed import ranks
+from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, DogBreedError, Interrupted, StorageError, raise_findings
 from dogbreed.run_folder import RunFolder, storage_error, write_text
 from launchers.base import (

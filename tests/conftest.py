@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dogbreed import training
 from dogbreed.features import engine
+from dogbreed.training import pipeline
 
 MakePhotos = Callable[..., Path]
 
@@ -105,14 +105,14 @@ def eager_features() -> Iterator[None]:
         yield
 
 
-_export = training._export
+_export = pipeline._export
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_artifacts() -> Iterator[None]:
     """Runs end without model.tar.gz in tests: exporting takes seconds, each time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_export", lambda here: None)
+        patch.setattr(pipeline, "_export", lambda here: None)
         yield
 
 
@@ -120,7 +120,7 @@ def no_artifacts() -> Iterator[None]:
 def artifacts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """But not in those marked `exports`."""
     if "exports" in request.keywords:
-        monkeypatch.setattr(training, "_export", _export)
+        monkeypatch.setattr(pipeline, "_export", _export)
 
 
 @pytest.fixture(autouse=True)

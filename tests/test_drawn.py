@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from dogbreed.breeds import BREEDS, display_name
-from dogbreed.drawn import SPLITS, DrawnDogs, _temporary_sibling, contact_sheet, main
-from dogbreed.drawn_breeds import TRAITS, difference
-from dogbreed.drawn_dog import POSES
-from dogbreed.drawn_scene import picture
+from dogbreed.drawn.__main__ import contact_sheet, main
+from dogbreed.drawn.dog import POSES
+from dogbreed.drawn.scene import picture
+from dogbreed.drawn.source import SPLITS, DrawnDogs, _temporary_sibling
+from dogbreed.drawn.traits import TRAITS, difference
 from dogbreed.errors import ConfigError, DataError, StorageError
 
 SMALL = DrawnDogs(breeds=4, train=3, valid=1, test=2, min_px=60, max_px=90, processes=1)

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dogbreed.errors import CacheError, StorageError
-from dogbreed.features import locks, shards, upkeep
+from dogbreed.features import locks, maintenance, shards
 from dogbreed.features import store as store_module
 from dogbreed.features.store import Features, FeatureStore, Recipe, RowKey
 from dogbreed.photos import scan
@@ -419,7 +419,7 @@ def test_a_damaged_shard_is_noticed_and_computed_again(
     assert_holds(FeatureStore(RECIPE, folder=tmp_path), keys(12))
     assert caplog.text == "", "said once"
     store.close()
-    assert upkeep.remove_leftovers(store.path)
+    assert maintenance.remove_leftovers(store.path)
     assert all(not damage for *_, damage in FeatureStore.at(store.path).inspect(numbers=True))
     assert_holds(FeatureStore(RECIPE, folder=tmp_path), keys(12))
 
@@ -566,7 +566,7 @@ def test_processes_that_build_the_same_rows_at_once_compute_each_once(seeds: tup
         assert_holds(store, ALL_ROWS)
         assert all(not damage for *_, damage in store.inspect(numbers=True))
         store.close()
-        assert upkeep.leftovers(store.path) == []
+        assert maintenance.leftovers(store.path) == []
 
 
 @pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 60))])
@@ -584,8 +584,8 @@ def test_others_complete_what_processes_killed_at_any_moment_have_begun(seed: in
     lost = sum(computed(tmp_path).values()) - len(ALL_ROWS)
     assert 0 <= lost <= 2 * 8, "each that was killed loses at most what it was computing"
     store.close()
-    assert upkeep.remove_leftovers(store.path)
-    assert upkeep.leftovers(store.path) == []
+    assert maintenance.remove_leftovers(store.path)
+    assert maintenance.leftovers(store.path) == []
     assert_holds(FeatureStore(BUILT, "shared", tmp_path / "stores"), ALL_ROWS)
 
 
@@ -631,7 +631,7 @@ def test_a_crash_before_any_step_leaves_a_store_that_goes_on(tmp_path: Path) -> 
         lacking.append(len(store.missing(keys(3))))
         assert_holds(fill(store, keys(3)), keys(3))
         store.close()
-        assert upkeep.remove_leftovers(store.path)
+        assert maintenance.remove_leftovers(store.path)
         assert_holds(FeatureStore(recipe, folder=tmp_path / str(step)), keys(3))
     assert lacking[0] == 3
     assert lacking[-1] == 0
@@ -648,8 +648,8 @@ def test_the_claim_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
         held = list(computed(tmp_path))
         assert list(store.claim(held)) == []
         assert next(store.claim(ALL_ROWS)).rows[0] not in held
-        assert upkeep.in_use(store.path)
-        assert not upkeep.remove(store.path)
+        assert maintenance.in_use(store.path)
+        assert not maintenance.remove(store.path)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert [claim.rows for claim in store.claim(held)] == [tuple(held)]
@@ -792,7 +792,7 @@ def test_where_there_are_no_locks_rows_are_right_and_work_is_not_shared(
     two.write(values(two.rows))
     assert len(data_files(store)) == 2
     assert_holds(store, keys(3))
-    assert upkeep.remove(store.path), "nothing that looks like a lock is left behind"
+    assert maintenance.remove(store.path), "nothing that looks like a lock is left behind"
 
 
 def test_two_processes_without_locks_build_the_same_store(tmp_path: Path) -> None:
@@ -868,9 +868,9 @@ def test_the_list_says_what_there_is_the_last_used_first() -> None:
 
 def test_reading_counts_as_use(tmp_path: Path) -> None:
     store = filled("old", days_ago=3)
-    assert time.time() - upkeep.last_used(store.path) > 2 * 86_400
+    assert time.time() - maintenance.last_used(store.path) > 2 * 86_400
     store.read(keys(2))
-    assert time.time() - upkeep.last_used(store.path) < 3600
+    assert time.time() - maintenance.last_used(store.path) < 3600
 
 
 def test_verify_names_what_is_damaged_and_removes_it_when_asked() -> None:
@@ -918,7 +918,7 @@ def test_prune_shows_first_and_removes_when_told() -> None:
 
 def test_prune_goes_by_the_last_use_until_enough_is_gone() -> None:
     stores = [filled(f"store{n}", days_ago=n) for n in (2, 4, 1, 3)]
-    size = upkeep.folder_bytes(stores[0].path)
+    size = maintenance.folder_bytes(stores[0].path)
     said("prune", "--max-gb", str(2.5 * size / 1e9), "--apply")
     assert [store.path.exists() for store in stores] == [True, False, True, False]
 

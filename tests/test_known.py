@@ -14,7 +14,7 @@ import torch
 from dogbreed import backbones, checkpoints, training
 from dogbreed.data import DogBreedData
 from dogbreed.errors import CheckpointError
-from dogbreed.features import cached, known
+from dogbreed.features import backbone_cache, cached
 from dogbreed.features.cached import Settings
 from dogbreed.features.store import FeatureStore
 from dogbreed.inference import Predictor
@@ -85,7 +85,7 @@ def test_other_weights_are_never_taken_for_the_known_ones(
     torch.save({key: value * 1.01 if value.is_floating_point() else value for key, value in state.items()}, pretrained)
     os.utime(pretrained, ns=(before.st_atime_ns, before.st_mtime_ns))  # by its date and size it is the same file
     assert pretrained.stat().st_size == before.st_size
-    assert known.recall(settings["model"]) is None
+    assert backbone_cache.recall(settings["model"]) is None
     run(settings, tmp_path / "second")
     first, second = weights(tmp_path / "first", "best.ckpt"), weights(tmp_path / "second", "best.ckpt")
     assert not torch.equal(first["head.1.weight"], second["head.1.weight"])  # trained on other features
@@ -100,8 +100,8 @@ def test_other_weights_are_never_taken_for_the_known_ones(
 )
 def test_another_network_is_not_known(settings: dict[str, Any], tmp_path: Path, change: dict[str, Any]) -> None:
     run({**settings, "test": False}, tmp_path / "first")
-    assert known.recall(settings["model"]) is not None
-    assert known.recall({**settings["model"], **change}) is None
+    assert backbone_cache.recall(settings["model"]) is not None
+    assert backbone_cache.recall({**settings["model"], **change}) is None
 
 
 @pytest.mark.parametrize("trainable", ["layer4", "all"])
@@ -137,7 +137,7 @@ def test_weights_that_are_replaced_while_features_are_computed_are_not_taken_for
     with monkeypatch.context() as patch:
         patch.setattr(FeatureStore, "claim", replaced_meanwhile)
         run({**settings, "test": False}, tmp_path / "first")
-    assert known.recall(settings["model"]) is None
+    assert backbone_cache.recall(settings["model"]) is None
 
 
 def test_a_damaged_memory_only_costs_time(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_damaged_memory_only_costs_time(settings: dict[str, Any], tmp_path: Pa
     memory.write_text('{"width": 12')
     run({**settings, "test": False}, tmp_path / "again")
     assert same(weights(tmp_path / "first"), weights(tmp_path / "again"))
-    assert known.recall(settings["model"]) is not None  # written again
+    assert backbone_cache.recall(settings["model"]) is not None  # written again
 
 
 def test_a_killed_run_that_built_no_backbone_is_made_whole(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -155,9 +155,10 @@ def test_a_killed_run_that_built_no_backbone_is_made_whole(settings: dict[str, A
         "import json, os, sys\n"
         "from pathlib import Path\n"
         "from dogbreed import training\n"
+        "from dogbreed.training import pipeline\n"
         "from dogbreed.features import engine\n"
         "engine.name = lambda device, precision, *, compiled: engine.EAGER\n"
-        "training._test = lambda *_: os.kill(os.getpid(), 9)\n"
+        "pipeline.test = lambda *_: os.kill(os.getpid(), 9)\n"
         "training.run(json.loads(sys.argv[1]), Path(sys.argv[2]))\n"
     )
     import json

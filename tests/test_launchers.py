@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from dogbreed.distributed.ranks import PeerLost
 from dogbreed.errors import ConfigError, DataError, StorageError
-from dogbreed.ranks import PeerLost
 from launchers import launch, prepare
 from launchers.__main__ import main as launchers_command
 from launchers.base import (

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dogbreed import checkpoints
 from dogbreed.data import DogBreedData, EpochOrder, TrainLoader
-from dogbreed.ranks import Ranks
+from dogbreed.distributed.ranks import Ranks
 
 from .conftest import make_photos, tiny_settings
 from .runs import history, weights
@@ -315,9 +315,9 @@ def test_the_first_process_can_hang_as_well_which_keeps_what_they_talk_through(
 
 WAITS_WHERE_NO_EXCEPTION_REACHES = """
 import os, signal, time
-from dogbreed import ranks
-ranks._GRACE_S = 2.0
-with ranks.joined(5.0) as here:
+from dogbreed.distributed import collectives, heartbeat
+heartbeat._GRACE_S = 2.0
+with collectives.joined(5.0) as here:
     if here.first:
         os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(1000)

@@ -17,12 +17,14 @@ import pytest
 import torch
 from lightning import Trainer
 
-from dogbreed import checkpoints, training
+from dogbreed import checkpoints
 from dogbreed.data import DogBreedData
 from dogbreed.errors import CheckpointError, ConfigError, DataError, Interrupted, StorageError
 from dogbreed.inference import Predictor
 from dogbreed.model import DogBreedClassifier
 from dogbreed.run_folder import RunFolder
+from dogbreed.training import fit
+from dogbreed.training.trainer import only_useful_warnings
 from dogbreed.transforms import Augment
 
 from .conftest import make_photos
@@ -228,7 +230,7 @@ def test_a_mode_that_would_keep_the_worst_epoch_is_refused(photos: Path, tmp_pat
 def test_a_batch_that_cannot_fit_is_refused_with_one_that_does(photos: Path, tmp_path: Path) -> None:
     model = DogBreedClassifier("abc", library="timm", backbone="test_resnet", weights=None, image_px=32)
     with pytest.raises(ConfigError, match=r"A batch of 100000000 photos does not fit(.|\n)*Try: data\.batch_size=\d+"):
-        training._check_memory(model, 100_000_000)
+        fit._check_memory(model, 100_000_000)
     run(config(photos, "data.batch_size=100000000", "trainer.max_epochs=1"), tmp_path)  # there are 24 photos
 
 
@@ -398,7 +400,7 @@ def test_the_parts_work_without_hydra(photos: Path, tmp_path: Path) -> None:
     trainer = Trainer(
         max_epochs=1, default_root_dir=tmp_path, logger=False, enable_progress_bar=False, enable_model_summary=False
     )
-    with training._only_useful_warnings():
+    with only_useful_warnings():
         trainer.fit(model, datamodule=data)
         tested = trainer.test(model, datamodule=data, verbose=False)[0]
     assert set(tested) == {f"test/{name}" for name in ("acc", "top5", "f1", "ece", "loss")}

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dogbreed import ranks
 from dogbreed.benchmark import overhead
 from dogbreed.benchmark.harness import Benchmark, Row, Sample, Setup, timed
 from dogbreed.benchmark.pictures import make_photos
+from dogbreed.distributed import ranks
 from dogbreed.run_folder import write_json
 
 _HEAD_BATCHES = (64, 512)  # of features, for each process

@@ -1,17 +1,1 @@
 """Frozen features, computed once: what the frozen part of a backbone makes of each photo, kept on disk by content."""
-
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-class FeatureBatch(NamedTuple):
-    """A batch that has been through the frozen part of the backbone already.
-
-    features: float [N, ...], the backbone's pooled output or the activations where its trained part begins.
-    labels: int64 [N].
-    """
-
-    features: "Tensor"
-    labels: "Tensor"

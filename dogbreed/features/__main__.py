@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dogbreed.errors import CacheError, DogBreedError
-from dogbreed.features import upkeep
+from dogbreed.features import maintenance
 from dogbreed.features.store import FeatureStore, stores_folder
 from dogbreed.run_folder import storage_error
 
@@ -90,10 +90,10 @@ def _number(text: str) -> float:
 
 
 def _list(options: argparse.Namespace) -> int:
-    paths = sorted(upkeep.store_paths(), key=upkeep.last_used, reverse=True)
+    paths = sorted(maintenance.store_paths(), key=maintenance.last_used, reverse=True)
     now, total = time.time(), 0
     for path in paths:
-        size = upkeep.folder_bytes(path)
+        size = maintenance.folder_bytes(path)
         total += size
         print(path.name)
         for line in _described(path, size, now):
@@ -103,7 +103,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _described(path: Path, size: int, now: float) -> Iterator[str]:
-    used = "in use now" if upkeep.in_use(path) else f"last used {_ago(now - upkeep.last_used(path))}"
+    used = "in use now" if maintenance.in_use(path) else f"last used {_ago(now - maintenance.last_used(path))}"
     try:
         store = FeatureStore.at(path)
     except CacheError as error:
@@ -141,7 +141,7 @@ def _is_good_now(path: Path, repair: bool) -> bool:
         store = FeatureStore.at(path)
     except CacheError as error:
         print(f"{path.name}: damaged\n    {str(error).partition(chr(10))[0]}")
-        if repair and upkeep.remove(path):
+        if repair and maintenance.remove(path):
             print("    removed: the whole store")
             return True
         if repair:
@@ -161,7 +161,7 @@ def _is_good_now(path: Path, repair: bool) -> bool:
 
 
 def _named(names: Sequence[str]) -> list[Path]:
-    there = upkeep.store_paths()
+    there = maintenance.store_paths()
     chosen: set[Path] = set()
     for name in names:
         if not (fitting := [path for path in there if path.name == name or path.name.startswith(name)]):
@@ -211,35 +211,35 @@ def _prune(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace, now: float) -> tuple[list[_Removal], list[str]]:
     """What to remove, the least recently used first, and which stores that were meant stay, and why."""
-    paths = sorted(upkeep.store_paths(), key=upkeep.last_used)
-    sizes = {path: upkeep.folder_bytes(path) for path in paths}
+    paths = sorted(maintenance.store_paths(), key=maintenance.last_used)
+    sizes = {path: maintenance.folder_bytes(path) for path in paths}
     total = sum(sizes.values())
     removals, kept = [], []
     for path in paths:
-        unused_s = now - upkeep.last_used(path)
+        unused_s = now - maintenance.last_used(path)
         long_unused = options.unused_for is not None and unused_s >= options.unused_for * _DAY_S
         too_much = options.max_gb is not None and total > options.max_gb * _GB
         goes = options.all or long_unused or too_much
-        if upkeep.in_use(path):
+        if maintenance.in_use(path):
             if goes:
                 kept.append(f"{path.name}, {_size(sizes[path])}: a live process uses it")
         elif goes:
             removals.append(_Removal(path, sizes[path], f"{path.name}, last used {_ago(unused_s)}", "store"))
             total -= sizes[path]
-        elif files := upkeep.leftovers(path):
+        elif files := maintenance.leftovers(path):
             size = sum(file.lstat().st_size for file in files if file.exists())
             removals.append(_Removal(path, size, f"{_count(len(files), 'leftover file')} in {path.name}", "leftovers"))
-    for path in upkeep.half_removed():
+    for path in maintenance.half_removed():
         text = f"{path.name}, whose removal was interrupted"
-        removals.append(_Removal(path, upkeep.folder_bytes(path), text, "rest"))
+        removals.append(_Removal(path, maintenance.folder_bytes(path), text, "rest"))
     return removals, kept
 
 
 def _remove(removal: _Removal) -> bool:
     if removal.of == "store":
-        return upkeep.remove(removal.path)
+        return maintenance.remove(removal.path)
     if removal.of == "leftovers":
-        return upkeep.remove_leftovers(removal.path)
+        return maintenance.remove_leftovers(removal.path)
     try:
         shutil.rmtree(removal.path)
     except FileNotFoundError:  # its removal goes on

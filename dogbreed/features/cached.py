@@ -15,10 +15,13 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dogbreed import backbones, ranks
+from dogbreed import backbones
+from dogbreed.batches import FeatureBatch
 from dogbreed.data import DogBreedData, EpochOrder
+from dogbreed.distributed import collectives, ranks
 from dogbreed.errors import CacheError, ConfigError, StorageError
-from dogbreed.features import FeatureBatch, engine, known
+from dogbreed.features import backbone_cache, engine
+from dogbreed.features import backbone_cache as known
 from dogbreed.features.extraction import Extraction, FrozenNetwork
 from dogbreed.features.store import Features, FeatureStore, Recipe, RowKey, stores_folder
 from dogbreed.hardware import available_memory_bytes
@@ -124,12 +127,12 @@ def prepare(
             if settings.mode == "cached":
                 raise
             unusable = str(error)
-        if unusable := ranks.any_of(unusable):  # all processes go without, or none
+        if unusable := collectives.any_of(unusable):  # all processes go without, or none
             log.warning("Without cached features: %s", unusable)
             return None
         lacking = sum(len(store.missing(rows)) * store.recipe.row_bytes for store, rows, _ in wanted)
         free = shutil.disk_usage(wanted[0][0].path).free
-        if full := ranks.any_of(
+        if full := collectives.any_of(
             f"{lacking / 1e9:.1f} GB are to be written to {stores_folder()} and {free / 1e9:.1f} GB are free"
             if lacking > free
             else ""
@@ -151,7 +154,9 @@ def prepare(
             log.warning("%s: %s\nEager torch computes the features instead.", candidate, error)
     if pooled and "train" in splits:
         released = backbones.digest(model.backbone_state())
-        known.remember(model.hparams, model.weights_identity, known.KnownBackbone(model.width, weights, released))
+        backbone_cache.remember(
+            model.hparams, model.weights_identity, backbone_cache.KnownBackbone(model.width, weights, released)
+        )
     _remarks(data, settings, splits)
     return CachedFeatures(data, settings.views, [store for store, _, _ in wanted], splits)
 
@@ -165,7 +170,7 @@ def recall(
     missing on any machine, and where more than the head is trained: then build the model, and `prepare`.
     """
     found = _recall(model, data, settings, device=device, precision=precision)
-    return found if all(ranks.gathered(found is not None, stage=True)) else None
+    return found if all(collectives.gathered(found is not None, stage=True)) else None
 
 
 def _recall(
@@ -173,7 +178,7 @@ def _recall(
 ) -> "tuple[CachedFeatures, known.KnownBackbone] | None":
     if settings.mode == "off" or model["trainable"] != "head" or not model.keys() >= _KEYED_BY:
         return None
-    backbone = known.recall(model)
+    backbone = backbone_cache.recall(model)
     if backbone is None:
         return None
     middles, augmented = _row_keys(data, settings.views, SPLITS)
@@ -250,7 +255,7 @@ def _store(
         "engine": engine_name,
         # what else the numbers may change with: how layers are written, how files are decoded and resized
         "libraries": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "simplejpeg")},
-        "code": known.CODE,
+        "code": backbone_cache.CODE,
         **{name: settings[name] for name in ("image_px", "crop_pct", "interpolation")},
         "augment": None
         if augment is None

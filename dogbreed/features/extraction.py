@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
-from dogbreed import ranks
 from dogbreed.data import PhotoLoader
+from dogbreed.distributed import collectives, ranks
 from dogbreed.errors import DataError
 from dogbreed.features.engine import Engine, EngineError
 from dogbreed.features.store import Claim, FeatureStore, RowKey
@@ -80,7 +80,7 @@ class Extraction:
         Where several processes train a run, each calls this with the same rows: it computes its share of those that
         any machine lacks, and machines send each other theirs.
         """
-        lacking = set().union(*ranks.gathered(store.missing(rows), stage=True))
+        lacking = set().union(*collectives.gathered(store.missing(rows), stage=True))
         if not lacking:
             return
         wanted = [row for row in dict.fromkeys(rows) if row in lacking]
@@ -89,7 +89,7 @@ class Extraction:
             self._compute(wanted[ranks.here().share(len(wanted))], store, engine)
         except EngineError as error:
             failed = str(error)
-        if failed := ranks.any_of(failed):  # all go on with another engine, or none
+        if failed := collectives.any_of(failed):  # all go on with another engine, or none
             raise EngineError(failed)
         _exchange(wanted, store, self.check)
 
@@ -170,13 +170,13 @@ def _exchange(rows: Sequence[RowKey], store: FeatureStore, check: Callable[[], N
             sends = here.local_rank == 0 and here.rank == node * each
             found = store.read(part).take(np.arange(len(part))) if sends else None
             shape = (len(part), *store.recipe.shape)
-            sent = ranks.sent_to_all_machines(found, node, shape, store.recipe.array_dtype)
+            sent = collectives.sent_to_all_machines(found, node, shape, store.recipe.array_dtype)
             if sent is not None:
                 place = {row: n for n, row in enumerate(part)}
                 for claim in store.claim(part):
                     claim.write(sent[[place[row] for row in claim.rows]])
             check()
-    ranks.met()
+    collectives.met()
 
 
 class _Views(Dataset[Any]):

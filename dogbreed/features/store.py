@@ -37,8 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.errors import CacheError
-from dogbreed.features.brought import bring
 from dogbreed.features.claims import Claims
+from dogbreed.features.imported import bring
 from dogbreed.features.shards import (
     SHARD_NAME,
     Damaged,
@@ -67,7 +67,7 @@ class FeatureStore:
     """The rows of one recipe. May be used by several processes and threads at once, some writing and some reading.
 
     name: for people, the folder begins with it. folder: that of all stores; by default `stores_folder()`. Creates what
-    is missing. Has also the rows of the store of this name elsewhere, as `dogbreed.features.brought` tells it.
+    is missing. Has also the rows of the store of this name elsewhere, as `dogbreed.features.imported` tells it.
 
     Raises CacheError where the folder is there and holds another recipe or a damaged one, and StorageError where it
     cannot be made.

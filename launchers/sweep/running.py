@@ -26,13 +26,7 @@ from launchers.sweep import page
 from launchers.sweep.best import write_best
 from launchers.sweep.ending import Ending, trial_folder
 from launchers.sweep.space import SearchSpace
-from launchers.sweep.study import (
-    Study,
-    StudyError,
-    Trial,
-    hidden,
-    sqlite_file,
-)
+from launchers.sweep.study import Study, StudyError, Trial, hidden, sqlite_file
 from launchers.sweep.table import SweepTable
 from launchers.sweep.worker import Epoch, Outcome, Task, Worker
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from dogbreed import ranks
+from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.hardware import available_cpus
 from launchers import prepare

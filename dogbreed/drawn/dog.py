@@ -7,9 +7,9 @@ A dog is built in its own coordinates: x forward, y up, the ground at 0, the wit
 
 import numpy as np
 
-from dogbreed.drawn_breeds import Colour, Traits
-from dogbreed.drawn_brush import Frame, Layer, Points, ellipse, flat, limb, mix, smooth
-from dogbreed.drawn_head import UPRIGHT, HeadPainter
+from dogbreed.drawn.brush import Frame, Layer, Points, ellipse, flat, limb, mix, smooth
+from dogbreed.drawn.head import UPRIGHT, HeadPainter
+from dogbreed.drawn.traits import Colour, Traits
 
 POSES = ("stand", "look", "sit", "portrait")  # side-on; side-on, facing us; sitting; head and chest, facing us
 

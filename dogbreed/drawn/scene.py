@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from dogbreed.drawn_breeds import Colour, Traits
-from dogbreed.drawn_brush import SUPERSAMPLING, Frame, mix, veil
-from dogbreed.drawn_dog import Dog
+from dogbreed.drawn.brush import SUPERSAMPLING, Frame, mix, veil
+from dogbreed.drawn.dog import Dog
+from dogbreed.drawn.traits import Colour, Traits
 
 _SKIES: tuple[tuple[Colour, Colour], ...] = (
     ((126, 178, 224), (214, 232, 242)),
@@ -28,7 +28,7 @@ def picture(
 ) -> Image.Image:
     """A photo-like drawing, RGB, `size` pixels (width, height), of a dog with these traits.
 
-    pose: one of `drawn_dog.POSES`, or any. sheet: the dog fills the picture and stands level, as a contact sheet wants.
+    pose: one of `dog.POSES`, or any. sheet: the dog fills the picture and stands level, as a contact sheet wants.
     """
     big = (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING)
     chosen, front = rng.random(2).tolist()

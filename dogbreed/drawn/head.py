@@ -4,8 +4,8 @@
 import numpy as np
 from PIL import Image, ImageFilter
 
-from dogbreed.drawn_breeds import Traits
-from dogbreed.drawn_brush import STEPS, Frame, Layer, Painter, ellipse, flat, mix, smooth, veil
+from dogbreed.drawn.brush import STEPS, Frame, Layer, Painter, ellipse, flat, mix, smooth, veil
+from dogbreed.drawn.traits import Traits
 
 # Knots of an ear from its root at (0, 0), the tip of a medium one about 1 away. Side-on, facing right.
 _EARS_SIDE: dict[str, list[tuple[float, float]]] = {

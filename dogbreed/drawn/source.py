@@ -1,4 +1,4 @@
-"""Photos of dogs that no one took: drawn by `drawn_dog`, 133 breeds, in the layout of dogImages.
+"""Photos of dogs that no one took: drawn by `dog`, 133 breeds, in the layout of dogImages.
 
     python -m dogbreed.drawn SHEET.jpg      # a contact sheet: one picture of every breed
 
@@ -6,7 +6,6 @@ Each picture is a function of (FORMAT, seed, breed, split, index) alone. The set
 folder beside `root`, which takes the name `root` once it is whole: at any moment there is a whole set or none.
 """
 
-import argparse
 import io
 import json
 import logging
@@ -16,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,22 +23,21 @@ from typing import Any
 
 import numpy as np
 import psutil
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dogbreed.breeds import BREEDS, display_name
-from dogbreed.drawn_breeds import TRAITS
-from dogbreed.drawn_scene import picture
-from dogbreed.errors import ConfigError, DataError, DogBreedError, raise_findings
+from dogbreed.breeds import BREEDS
+from dogbreed.drawn.scene import picture
+from dogbreed.drawn.traits import TRAITS
+from dogbreed.errors import ConfigError, DataError, raise_findings
 from dogbreed.hardware import available_cpus
-from dogbreed.run_folder import storage_error, write_bytes
+from dogbreed.run_folder import storage_error
 
 FORMAT = 1  # goes up with every change of what is drawn, so that an old set is not taken for a new one
 SPLITS = ("train", "valid", "test")
 _CHUNK = 8  # pictures between two words of a worker: a quarter of a second
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 log = logging.getLogger("dogbreed")
 
@@ -184,7 +182,7 @@ class DrawnDogs:
         script without a main guard does not survive and which costs train.py the import of Hydra in each; and these
         end by themselves, at the next word they cannot say, when this process is killed.
         """
-        package = str(Path(__file__).resolve().parent.parent)
+        package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         reading, writing = os.pipe()
         workers: list[subprocess.Popen[bytes]] = []
@@ -192,7 +190,7 @@ class DrawnDogs:
             try:
                 for shard in range(processes):
                     task = json.dumps({"folder": str(folder), "shard": shard, "shards": processes, "set": asdict(self)})
-                    argv = [sys.executable, "-c", "from dogbreed.drawn import work; work()", task]
+                    argv = [sys.executable, "-c", "from dogbreed.drawn.source import work; work()", task]
                     workers.append(
                         subprocess.Popen(
                             argv,
@@ -308,70 +306,3 @@ def _remove(folder: Path) -> None:
     except OSError:
         gone = folder
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def contact_sheet(
-    breeds: Sequence[str] = BREEDS, *, columns: int = 14, tile_px: int = 128, seed: int = 0
-) -> Image.Image:
-    """One picture of each breed with its name below, `columns` in a row; RGB, columns * tile_px wide."""
-    inner_px, label_px = tile_px - 4, round(tile_px * 0.25)
-    font = ImageFont.load_default(size=max(8, tile_px * 0.092))
-    sheet = Image.new("RGB", (columns * tile_px, -(-len(breeds) // columns) * (tile_px + label_px)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, breed in enumerate(breeds):
-        row, column = divmod(i, columns)
-        in_row = min(columns, len(breeds) - row * columns)
-        x, y = column * tile_px + (columns - in_row) * tile_px // 2, row * (tile_px + label_px)
-        key = np.random.SeedSequence([FORMAT, seed, BREEDS.index(breed), len(SPLITS)])
-        rng = np.random.Generator(np.random.PCG64(key))
-        pose = ("stand", "look", "stand", "sit", "look")[i % 5]
-        tile = picture(TRAITS[breed], rng, (2 * inner_px, 2 * inner_px), pose=pose, sheet=True)
-        sheet.paste(tile.reduce(2), (x + 2, y + 2))
-        text = "\n".join(_lines(display_name(breed), font, tile_px - 4))
-        at = (x + tile_px / 2, y + tile_px)
-        draw.multiline_text(at, text, fill=(40, 40, 40), font=font, anchor="ma", align="center", spacing=1)
-    return sheet
-
-
-def _lines(text: str, font: Font, width_px: int) -> list[str]:
-    """The words of `text` in as few lines as fit."""
-    lines: list[str] = []
-    for word in text.split():
-        if lines and font.getlength(f"{lines[-1]} {word}") <= width_px:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return lines
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m dogbreed.drawn", description="Draw a contact sheet of the 133 breeds."
-    )
-    parser.add_argument("sheet", type=Path, help="where to write it: .jpg or .png")
-    parser.add_argument("--columns", type=int, default=14, help="pictures in a row (14)")
-    parser.add_argument("--tile-px", type=int, default=128, help="width of a picture with its margin (128)")
-    parser.add_argument("--seed", type=int, default=0, help="other dogs of the same breeds (0)")
-    parser.add_argument("--quality", type=int, default=82, help="of the JPEG (82)")
-    args = parser.parse_args(argv)
-    if args.sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        parser.error(f"{args.sheet} ends neither in .jpg nor in .png")
-    if not (
-        1 <= args.columns <= len(BREEDS) and 48 <= args.tile_px <= 512 and args.seed >= 0 and 1 <= args.quality <= 95
-    ):
-        parser.error(f"out of range: columns 1 to {len(BREEDS)}, tile-px 48 to 512, seed from 0, quality 1 to 95")
-    sheet = contact_sheet(columns=args.columns, tile_px=args.tile_px, seed=args.seed)
-    content = io.BytesIO()
-    kind = "PNG" if args.sheet.suffix.lower() == ".png" else "JPEG"
-    sheet.save(content, kind, quality=args.quality, optimize=True)
-    write_bytes(args.sheet, content.getvalue())
-    size = f"{sheet.width} x {sheet.height} px, {args.sheet.stat().st_size / 1000:.0f} kB"
-    print(f"{args.sheet}: {len(BREEDS)} breeds, {size}")
-    return 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except DogBreedError as error:
-        sys.exit(f"{error}")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from dogbreed.drawn_breeds import COLOURS, Colour, Traits
+from dogbreed.drawn.traits import COLOURS, Colour, Traits
 
 Points = NDArray[np.float64]  # [n, 2]: x, y
 

@@ -1,6 +1,6 @@
 """How each of the 133 breeds looks, as data: build, ears, tail, coat, colours and markings, after the breed standards.
 
-`drawn_dog` draws what this table says, so a breed is changed or added here and nowhere else.
+`dogbreed.drawn.dog` draws what this table says, so a breed is changed or added here and nowhere else.
 """
 
 from dataclasses import dataclass
@@ -97,7 +97,7 @@ def difference(one: Traits, other: Traits) -> float:
 
 
 def _read(row: str) -> tuple[str, Traits]:
-    """One row of the table; refuses words that `drawn_dog` would not know how to draw."""
+    """One row of the table; refuses words that `dogbreed.drawn.dog` would not know how to draw."""
     name, build, ears, tail, coat, colour, *words = row.split()
     marks = [word.split(":") for word in words if ":" in word]
     traits = Traits(

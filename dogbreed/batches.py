@@ -1,0 +1,17 @@
+"""Batches that are not batches of photos."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FeatureBatch(NamedTuple):
+    """A batch that has been through the frozen part of the backbone already.
+
+    features: float [N, ...], the backbone's pooled output or the activations where its trained part begins.
+    labels: int64 [N].
+    """
+
+    features: "Tensor"
+    labels: "Tensor"

@@ -1,0 +1,268 @@
+"""The processes that train one run together: which of them this one is, and what they tell each other.
+
+torchrun, or launchers/remote.py, starts `train.py` once for each of them, and says in the environment which is which
+(https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Without that there is one process, and
+everything in here is free.
+
+Torch is imported by what needs the others: who only asks for the rank does without.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from dogbreed.distributed.heartbeat import POLL_S, Pulse
+from dogbreed.distributed.ranks import PeerLost, Ranks, hangs, here, listed, not_met
+from dogbreed.errors import DataError
+
+log = logging.getLogger("dogbreed")
+
+T = TypeVar("T")
+
+STAGE_TIMEOUT_S = 3600.0  # for what takes the time that it takes: downloads, the pass over all photos
+_AGREE_EVERY_S = 0.5
+_GLOO = re.compile(r"gloo|Connection (closed|reset)|timed? ?out|NCCL|monitoredBarrier|Broken pipe", re.I)
+
+
+@contextmanager
+def joined(timeout_s: float) -> Iterator[Ranks]:
+    """In here the processes of this run can talk to each other.
+
+    timeout_s: how long they wait for one that has not come, or does not take its step. Raises PeerLost.
+    """
+    ranks = here()
+    if not ranks.several:
+        yield ranks
+        return
+    global _group
+    try:
+        _group = _Group(ranks, timeout_s)
+        if not ranks.first:
+            log.info("%s trains along; the log of the run is that of process 0", str(ranks).capitalize())
+            log.setLevel(logging.ERROR)
+        yield ranks
+        part()
+    except RuntimeError as error:
+        if _is_of_peers(error):
+            raise _lost(ranks, timeout_s, error) from error
+        raise
+    finally:
+        if _group is not None:
+            _group.pulse.end(gone=True)
+        _group = None
+
+
+def part() -> None:
+    """From here on no process needs another. All call it, each when it is there."""
+    global _group
+    if _group is not None:
+        _group.leave()
+        _group = None
+
+
+class _Group:
+    """Torch's process group, one of the first process of each machine, and who lives."""
+
+    def __init__(self, ranks: Ranks, timeout_s: float) -> None:
+        self.ranks = ranks
+        self.pulse = Pulse(ranks, timeout_s)
+        try:
+            self._join(self.pulse.store(), timeout_s)
+        except BaseException:
+            self.pulse.end(gone=True)
+            raise
+
+    def _join(self, store: Any, timeout_s: float) -> None:
+        import torch
+        import torch.distributed as dist
+
+        ranks = self.ranks
+        on_gpu = torch.cuda.is_available() and ranks.local_rank < torch.cuda.device_count()
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        if on_gpu:
+            torch.cuda.set_device(ranks.local_rank)
+        timeout = timedelta(seconds=timeout_s)
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=ranks.rank, world_size=ranks.world_size)
+        leaders = range(0, ranks.world_size, ranks.local_world_size)
+        self.leaders: Any = dist.new_group(leaders, backend="gloo", timeout=timeout)
+
+    def meet(self) -> None:
+        """Wait for all, however long their work takes, as long as they live."""
+        began = time.monotonic()
+        everybody_came = self.pulse.meets()
+        while not everybody_came():
+            time.sleep(POLL_S)
+            if lost := self.pulse.lost():
+                raise lost
+            if time.monotonic() - began > STAGE_TIMEOUT_S:
+                raise hangs(self.ranks, self.pulse.behind(), STAGE_TIMEOUT_S)
+
+    def leave(self) -> None:
+        import torch.distributed as dist
+
+        self.pulse.end()
+        dist.destroy_process_group()
+
+
+_group: _Group | None = None
+
+
+def moved_on() -> None:
+    """To be called at each part of a step, so that a process that hangs is seen to be behind."""
+    if _group is not None:
+        _group.pulse.count += 1
+
+
+def _is_of_peers(error: RuntimeError) -> bool:
+    """Whether it is what torch says where a process is not heard of any more."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or _GLOO.search(str(error)) is not None
+
+
+def _lost(ranks: Ranks, timeout_s: float, error: RuntimeError) -> PeerLost:
+    first = str(error).strip().splitlines()[0]
+    if _group is None:
+        return not_met(ranks, timeout_s, first)
+    if re.search(r"time", first, re.I) and (behind := _group.pulse.behind()):
+        return hangs(ranks, behind, timeout_s)
+    said = f"{str(ranks).capitalize()} has lost another one, which has ended or cannot be reached: {first}"
+    return PeerLost(said, consequence=True)
+
+
+# --- what they tell each other; all of them call the same, in the same order ---
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What process 0 makes, for all."""
+    if _group is None:
+        return make()
+    import torch.distributed as dist
+
+    box: list[Any] = [make() if here().first else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]  # type: ignore[no-any-return]
+
+
+def gathered(value: T, *, stage: bool = False) -> list[T]:
+    """Everybody's, in the order of ranks. stage: after work that takes as long as it takes."""
+    if _group is None:
+        return [value]
+    import torch.distributed as dist
+
+    if stage:
+        _group.meet()
+    values: list[Any] = [None] * here().world_size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def any_of(reason: str) -> str:
+    """The first reason that any of them has, after a stage of any length; empty where nobody has one."""
+    return next(filter(None, gathered(reason, stage=True)), "")
+
+
+def check_alike(what: str, digest: str) -> None:
+    """Raises DataError where not all processes have the same: each would train on something else, and nobody notice.
+
+    what: a plural, for people.
+    """
+    everyones = gathered(digest, stage=True)
+    if others := [rank for rank, value in enumerate(everyones) if value != everyones[0]]:
+        raise DataError(
+            f"Not all processes have the same {what}: those of {listed(others)} differ from those of process 0.\n"
+            "Try: the same data.root on each machine, with the same content"
+        )
+
+
+def total(values: Sequence[float]) -> list[float]:
+    """Sums over all."""
+    if _group is None:
+        return list(values)
+    import torch
+    import torch.distributed as dist
+
+    sums = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def take_over_buffers(module: Any) -> None:
+    """Buffers of a torch module, BatchNorm's running statistics among them, become those of process 0."""
+    if _group is not None:
+        import torch.distributed as dist
+
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def met() -> None:
+    """Wait until all are here, after work that takes as long as it takes."""
+    if _group is not None:
+        _group.meet()
+
+
+@contextmanager
+def leaders_first() -> Iterator[None]:
+    """The first process of each machine goes through this, then the others, which find on the disk what it did."""
+    leads = here().local_rank == 0
+    if not leads:
+        met()
+    yield
+    if leads:
+        met()
+
+
+def sent_to_all_machines(rows: Any, sender: int, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array of the first process of machine `sender` (from 0), for that of each other one; null for the rest.
+
+    rows: there the array; elsewhere ignored. shape, dtype: NumPy's, of that array.
+    """
+    import numpy as np
+    import torch
+    import torch.distributed as dist
+
+    ranks = here()
+    if _group is None or ranks.local_rank != 0:
+        return None
+    root = sender * ranks.local_world_size
+    array = np.ascontiguousarray(rows) if ranks.rank == root else np.empty(shape, dtype)
+    dist.broadcast(torch.from_numpy(array.reshape(-1).view(np.uint8)), src=root, group=_group.leaders)
+    return array
+
+
+class Agreement:
+    """Stopping and saving after the same step, on all processes.
+
+    Whether it is time is a matter of each one's signals and clock. They find it out together every half second or so,
+    after a number of steps that they have agreed on before: a message for each step would cost as much as some steps.
+    """
+
+    def __init__(self) -> None:
+        self._steps, self._ask_at, self._asked = 0, 1, time.monotonic()
+
+    def reached(self, signum: int | None, due: bool, *, now: bool = False) -> tuple[int | None, bool]:
+        """To be called after each step: the signal that any process has had, and whether the first one wants to save.
+
+        now: ask at this step; the same on all processes. Alone, the own answer comes back at once.
+        """
+        if _group is None:
+            return signum, due
+        self._steps += 1
+        if self._steps < self._ask_at and not now:
+            return None, False
+        import torch
+        import torch.distributed as dist
+
+        each = (time.monotonic() - self._asked) / self._steps
+        further = max(1, int(_AGREE_EVERY_S / max(each, 1e-6)))
+        first = here().first
+        asked = torch.tensor([signum or 0, due and first, further if first else 0])
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        heard, save, further = asked.tolist()
+        self._steps, self._ask_at, self._asked = 0, further, time.monotonic()
+        return heard or None, bool(save)

@@ -1,0 +1,7 @@
+"""One run, from photos to report, in one folder: `run`, and `share` for what several runs have in common."""
+
+from dogbreed.training.history import Watch
+from dogbreed.training.pipeline import run, share
+from dogbreed.training.trainer import use_hardware
+
+__all__ = ["Watch", "run", "share", "use_hardware"]

@@ -1,0 +1,129 @@
+"""Calibrate and test the best epoch, and write down the numbers."""
+
+import csv
+import io
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from dogbreed import calibration, checkpoints
+from dogbreed.data import DogBreedData, PhotoLoader
+from dogbreed.distributed import collectives, ranks
+from dogbreed.features import cached
+from dogbreed.features.cached import FeatureLoader
+from dogbreed.interruption import Interruption
+from dogbreed.model import DogBreedClassifier, metrics
+from dogbreed.run_folder import RunFolder, read_json, write_json, write_text
+from dogbreed.training.history import best_row
+from dogbreed.training.inputs import device_and_precision, read_whole
+from dogbreed.training.trainer import make_trainer, only_useful_warnings, progress_bar
+
+log = logging.getLogger("dogbreed")
+
+
+def test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: Interruption) -> None:
+    """Calibrate best.ckpt on the validation photos, then test it; one pass over each."""
+    best, on_features = collectives.from_first(lambda: (read_whole(config, here, here.best), here.frozen.exists()))
+    model = DogBreedClassifier.from_state(best)
+    # in full precision, as the Predictor computes: the numbers are to be the checkpoint's
+    config = {**config, "trainer": {**config["trainer"], "precision": "32-true"}}
+    source: DogBreedData | cached.CachedFeatures = data
+    if on_features:
+        features = cached.prepare(
+            model,
+            data,
+            replace(cached.settings_of(config), mode="auto"),  # the network is whole: photos would do as well
+            **device_and_precision(config, here),
+            splits=("valid", "test"),
+            check=stop.check,
+        )
+        source = features or data
+    log.info("Testing the best epoch (%s)", int(best["epoch"]) + 1)
+    val_logits, val_labels = _logits(config, here, model, source.val_dataloader())
+    test_logits, test_labels = _logits(config, here, model, source.test_dataloader())
+    temperature = calibration.fit_temperature(val_logits, val_labels)
+    best["state_dict"]["temperature"] = torch.tensor(temperature)
+    if ranks.here().first:
+        checkpoints.write(best, here.best)
+    test_probabilities = (test_logits / temperature).softmax(-1)
+    results = {
+        **_scores("val", val_logits / temperature, val_labels),
+        **_scores("test", test_logits / temperature, test_labels),
+        "test/ece_uncalibrated": _scores("test", test_logits, test_labels)["test/ece"],
+        "temperature": temperature,
+        "best_epoch": float(best["epoch"]) + 1,
+        **_of_the_fit(here),
+    }
+    write_text(here.predictions, _predictions_csv(data, test_probabilities))
+    write_json(here.metrics, results)
+
+
+def validated(config: Mapping[str, Any], here: RunFolder) -> dict[str, float]:
+    """What is known of best.ckpt from training alone: its epoch's row of metrics.csv."""
+    with here.history.open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    best = best_row(rows, config)
+    return {
+        **{name: value for name, value in best.items() if name.startswith("val/")},
+        "best_epoch": best["epoch"],
+        **_of_the_fit(here),
+    }
+
+
+def _of_the_fit(here: RunFolder) -> dict[str, float]:
+    fit = read_json(here.fit)
+    return {
+        "epochs": fit["epochs"],
+        "steps": fit["steps"],
+        "train/images_per_s": fit["images_per_s"],
+        "train/data_wait": fit["data_wait"],
+        **({"train/efficiency": fit["efficiency"]} if "efficiency" in fit else {}),
+        "train/seconds": fit["seconds"],
+    }
+
+
+def _logits(
+    config: Mapping[str, Any], here: RunFolder, model: DogBreedClassifier, loader: PhotoLoader | FeatureLoader
+) -> tuple[Tensor, Tensor]:
+    """Logits [N, classes] and labels [N] of a whole split, in the loader's order."""
+    outputs = _Outputs()
+    trainer = make_trainer(config, here, [outputs, *progress_bar()], logger=False)
+    with only_useful_warnings():
+        trainer.test(model, loader, verbose=False)
+    own = [torch.cat([batch[name] for batch in outputs.batches]) for name in ("logits", "labels")]
+    logits, labels = (torch.cat(parts) for parts in zip(*collectives.gathered(own, stage=True), strict=True))
+    return logits, labels
+
+
+class _Outputs(Callback):
+    """Keeps what test_step returned. Trainer.predict would do so too, but rebuilds loaders that are not torch's own."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Tensor]] = []
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any, **__: Any) -> None:
+        self.batches.append(outputs)
+
+
+def _scores(stage: str, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    collection = metrics(logits.shape[1])
+    for part, answers in zip(torch.split(logits.softmax(-1), 64), torch.split(labels, 64), strict=True):
+        collection.update(part, answers)  # in parts: torchmetrics counts pairs of classes for each row at once
+    values = collection.compute()
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    return {f"{stage}/loss": float(loss), **{f"{stage}/{name}": float(value) for name, value in values.items()}}
+
+
+def _predictions_csv(data: DogBreedData, probabilities: Tensor) -> str:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("path", "breed", "predicted", "probability"))
+    top, predicted = probabilities.max(-1)
+    for photo, label, probability in zip(data.photos.splits["test"], predicted.tolist(), top.tolist(), strict=True):
+        writer.writerow((photo.path, data.classes[photo.label], data.classes[label], f"{probability:.6f}"))
+    return table.getvalue()

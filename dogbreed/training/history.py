@@ -1,0 +1,149 @@
+"""The rows of metrics.csv: one for each epoch."""
+
+import csv
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from dogbreed.distributed import collectives, ranks
+from dogbreed.errors import ConfigError
+from dogbreed.model import DogBreedClassifier
+from dogbreed.run_folder import RunFolder, write_text
+
+log = logging.getLogger("dogbreed")
+
+
+Watch: TypeAlias = Callable[[int, Mapping[str, float]], bool]  # epoch (from 1) and its val/ metrics; true: that will do
+
+
+def best_row(rows: Sequence[Mapping[str, float]], config: Mapping[str, Any]) -> Mapping[str, float]:
+    """The best epoch's row; of equals the first, as BestCheckpoint has it."""
+    better = max if config["mode"] == "max" else min
+    return better(rows, key=lambda row: row[config["monitor"]])
+
+
+class History(Callback):
+    """metrics.csv, a row an epoch, and a line an epoch in the log. A resumed run carries the rows before it along."""
+
+    def __init__(self, here: RunFolder, watch: Watch | None) -> None:
+        self.here, self.watch = here, watch
+        self.rows: list[dict[str, float]] = []
+        self._images = 0  # since the epoch began; may be in an earlier process
+        self._seconds = 0.0
+        self._waiting = 0.0  # seconds of these that the loader's batches were waited for
+        self._since = time.monotonic()
+        self._waited_before = 0.0
+        self._compiled = 0  # sizes of batches that torch.compile has met
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._since = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: tuple[Tensor, Tensor], batch_idx: int
+    ) -> None:
+        now, waited = time.monotonic(), cast(Any, trainer.train_dataloader).waited_s
+        compiled = len(cast(DogBreedClassifier, pl_module).compiled_sizes)
+        if compiled == self._compiled:
+            self._images += len(batch[1])
+            self._seconds += now - self._since
+            self._waiting += waited - self._waited_before
+        else:  # a step of minutes that says nothing of those to come
+            log.info("Compiled for pictures of %d px: %.0f s, not counted", batch[0].shape[-1], now - self._since)
+        self._since, self._waited_before, self._compiled = now, waited, compiled
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model = cast(DogBreedClassifier, pl_module)
+        now = time.monotonic()
+        train_loss, train_acc = model.global_train_averages()
+        images = collectives.total([self._images])[0]
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/loss": train_loss,
+            "train/acc": train_acc,
+            **{name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")},
+            "seconds": round(self._seconds + now - self._since, 3),
+            "images_per_s": round(images / max(self._seconds, 1e-9), 1),
+            "data_wait": round(self._waiting / max(self._seconds, 1e-9), 4),
+            **_efficiency(trainer, self._seconds),
+        }
+        if not (math.isfinite(row["train/loss"]) and math.isfinite(row["val/loss"])):
+            raise ConfigError(
+                f"Training has diverged: in epoch {row['epoch']} the loss is {row['train/loss']} (train) and "
+                f"{row['val/loss']} (val).\nTry: a new run with a smaller model.lr"
+            )
+        self.rows.append(row)
+        self._images, self._seconds, self._waiting, self._since = 0, 0.0, 0.0, now
+        self._write()
+        together = f" by {ranks.here().world_size} processes" if ranks.here().several else ""
+        if "efficiency" in row:
+            together += f", {row['efficiency']:.0%} efficiency"
+        log.info(
+            "epoch %d/%d  train loss %.2f acc %.1f%%  val loss %.2f acc %.1f%%  %.0f images/s%s  %.0f s",
+            row["epoch"],
+            trainer.max_epochs or 0,
+            row["train/loss"],
+            100 * row["train/acc"],
+            row["val/loss"],
+            100 * row["val/acc"],
+            row["images_per_s"],
+            together,
+            row["seconds"],
+        )
+        validated = {name: value for name, value in row.items() if name.startswith("val/")}
+        if self.watch is not None and self.watch(int(row["epoch"]), validated):
+            trainer.should_stop = True
+
+    def totals(self) -> dict[str, float]:
+        """Of the whole training: epochs, steps, seconds (validation included), images/s (validation not included), the
+        share of that time in which the model waited for data, and where several processes train, their efficiency.
+        """
+        speeds = sorted(row["images_per_s"] for row in self.rows)
+        waits = sorted(row["data_wait"] for row in self.rows)
+        together = sorted(row["efficiency"] for row in self.rows if "efficiency" in row)
+        return {
+            "epochs": len(self.rows),
+            "steps": self.rows[-1]["step"],
+            "seconds": round(sum(row["seconds"] for row in self.rows), 1),
+            "images_per_s": speeds[len(speeds) // 2],
+            "data_wait": waits[len(waits) // 2],
+            **({"efficiency": together[len(together) // 2]} if together else {}),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "images": self._images, "seconds": self._seconds, "waiting": self._waiting}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+        self._images, self._seconds = state_dict["images"], state_dict["seconds"]
+        self._waiting = state_dict["waiting"]
+        if self.rows:
+            self._write()  # rows of steps that are trained again go
+
+    def _write(self) -> None:
+        table = io.StringIO()
+        names = dict.fromkeys(name for row in self.rows for name in row)  # efficiency is of several processes alone
+        writer = csv.DictWriter(table, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.here.history, table.getvalue())
+
+
+def _efficiency(trainer: Trainer, seconds: float) -> dict[str, float]:
+    """Scaling efficiency: the share of a step in which this process did not wait for gradients of others.
+
+    Out of what DistributedDataParallel measures of some steps: communication that its backward pass did not hide.
+    """
+    step_s = seconds / max(1, int(trainer.num_training_batches))
+    measured: Mapping[str, Any] = getattr(trainer.strategy.model, "_get_ddp_logging_data", dict)()
+    exposed_ns = measured.get("avg_backward_comm_time", 0) - measured.get("avg_backward_compute_comm_overlap_time", 0)
+    if not measured.get("avg_backward_comm_time"):
+        return {}  # it has not looked yet
+    return {"efficiency": round(1 - min(1.0, exposed_ns / 1e9 / max(step_s, 1e-9)), 4)}

@@ -1,0 +1,73 @@
+"""What a run reads: its photos, and checkpoints with their frozen part."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dogbreed import backbones, checkpoints
+from dogbreed.data import DogBreedData
+from dogbreed.distributed import collectives
+from dogbreed.errors import CheckpointError, DataError, DogBreedError, raise_findings
+from dogbreed.model import DogBreedClassifier
+from dogbreed.run_folder import RunFolder, write_text
+from dogbreed.training.trainer import build, make_trainer
+
+log = logging.getLogger("dogbreed")
+
+
+def read_photos(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
+    data: DogBreedData = build(config["data"])
+    with collectives.leaders_first():
+        try:
+            data.prepare_data()
+        except DataError as error:  # often there is no network: then the weights cannot be had either
+            findings = [str(error), *_weights_findings(config, here)]
+            raise_findings(DataError, findings)
+        photos = data.look()
+    if photos.skipped:
+        write_text(here.skipped, photos.skipped_csv())
+        log.warning("%s photos are passed over; %s says why", f"{len(photos.skipped):,}", here.skipped)
+    data.setup()
+    collectives.check_alike("photos", data.photos.digest)
+    counts = ", ".join(f"{len(part):,} {split}" for split, part in photos.splits.items())
+    log.info("Data: %s photos of %s classes", counts, len(photos.classes))
+    return data
+
+
+def _weights_findings(config: Mapping[str, Any], here: RunFolder) -> list[str]:
+    settings = config["model"]
+    try:
+        if not here.last.exists():
+            backbones.build(settings["library"], settings["backbone"], settings["weights"])
+    except DogBreedError as error:
+        return [str(error)]
+    return []
+
+
+def device_and_precision(config: Mapping[str, Any], here: RunFolder) -> dict[str, Any]:
+    """Device and precision of a run, as Lightning will choose them."""
+    bare = make_trainer(config, here, [], logger=False)  # touches nothing
+    return {"device": bare.strategy.root_device, "precision": str(bare.precision)}
+
+
+def read_whole(config: Mapping[str, Any], here: RunFolder, path: Path) -> dict[str, Any]:
+    """A checkpoint with the whole network; a run that found its features has not needed the frozen part before."""
+    part = checkpoints.read(path)
+    released = part.get(checkpoints.FROZEN)
+    if released and not here.frozen.exists():
+        model: DogBreedClassifier = build(config["model"], classes=part["hyper_parameters"]["classes"])
+        frozen = model.release_frozen()
+        if model.released != released:
+            raise CheckpointError(
+                f"model.weights={config['model']['weights']} are not those that the run in {here.path} began with.\n"
+                "Try: put those back, then resume; or a new run"
+            )
+        write_frozen(here, frozen, released)
+    return checkpoints.read_whole(path)
+
+
+def write_frozen(here: RunFolder, frozen: dict[str, Tensor], released: str) -> None:
+    checkpoints.write({"state_dict": frozen, "hyper_parameters": {}, checkpoints.FROZEN: released}, here.frozen)
