@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from dogbreed.distributed import ranks
 from launchers.base import Launcher
-from launchers.command import command_line
+from launchers.cli.command_line import command_line
 from launchers.describe import describe
 from launchers.follow import detached, follow
 

@@ -1,51 +1,5 @@
 """The machines that `train.py` can run on: they know nothing of the science, and never import torch at the top."""
 
-from collections.abc import Sequence
+from launchers.api import launch, prepare
 
-from launchers.base import Handle, Launcher, LaunchError, Plan
-
-
-def launch(overrides: Sequence[str] = ()) -> Handle:
-    """Start a run from a notebook: `launch(["experiment=quickstart"])` is `python train.py experiment=quickstart`.
-
-    Locally it returns when the run has ended, and raises what stopped it.
-    """
-    launcher, plan = prepare(overrides)
-    if plan.spec.config["dry_run"]:
-        print(plan)
-        return plan.handle
-    return launcher.submit(plan)
-
-
-def prepare(overrides: Sequence[str] = ()) -> tuple[Launcher, Plan]:
-    """`launch` up to the plan: then `launcher.submit(plan)`, and at the end `launcher.result(plan.handle)`.
-
-    Raises LaunchError for a search.
-    """
-    from contextlib import nullcontext
-    from copy import deepcopy
-
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.utils import instantiate
-    from omegaconf import open_dict
-
-    from launchers.describe import PROJECT, describe
-    from launchers.resume import expand
-
-    if not (PROJECT / "conf" / "config.yaml").exists():
-        raise LaunchError(
-            f"There is no conf/config.yaml in {PROJECT}.\nTry: pip install -e . in a clone of the project"
-        )
-    composing = GlobalHydra.instance().is_initialized()  # in a command of Hydra's, such as a sweep
-    with nullcontext() if composing else initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        whole = compose("config", expand(overrides), return_hydra_config=True)
-    if whole.hydra.runtime.choices.get("hpo") not in (None, "none"):
-        raise LaunchError("A search is not one run.\nTry: python train.py -m hpo=optuna ...")
-    _ = whole.run_id  # drawn before the copy, so that the folder's name and the key agree
-    cfg = deepcopy(whole)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    spec = describe(cfg, whole.hydra)
-    launcher: Launcher = instantiate(cfg.launcher, _convert_="all")
-    return launcher, launcher.plan(spec)
+__all__ = ["launch", "prepare"]

@@ -4,7 +4,6 @@ Nothing heavy is imported here: printing a plan or a status must not wait for to
 """
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from dogbreed.errors import DogBreedError
-from launchers.bundle import CodeBundle
-from launchers.datasets import SentFolder
+from launchers.formatting import SHOWN, shown_path
+from launchers.payload.code import CodeBundle
+from launchers.payload.photos import SentFolder
+from launchers.remote.context import on_rented_machine
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch  # which brings torch
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
-REASON = "DOGBREED_REASON"  # there as well: the file that train.py writes why it ended into, where it did not end well
-SENT = "DOGBREED_SENT"  # in a rented machine's environment: the file that says what was sent
 SEARCH_FILE = "best.json"  # in a search's folder: what it has come to
 # of trials, in a search's folder; the second part only on a machine that goes on where others were taken away
 TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"
@@ -221,7 +220,7 @@ class RunResult:
         for _ in range(2):
             table.add_column(no_wrap=True)
         table.add_column()
-        for key, (name, explained, show) in _SHOWN.items():
+        for key, (name, explained, show) in SHOWN.items():
             if key in self.metrics:
                 table.add_row(name, show(self.metrics[key]), explained)
         screen = Console(file=StringIO(), width=80, color_system=None, force_terminal=False, highlight=False)
@@ -337,48 +336,3 @@ def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] =
     while not launcher.status(handle).finished:
         sleep(launcher.poll_s)
     return launcher.result(handle)
-
-
-def sent() -> RunSpec | None:
-    """What the person who rented this machine has sent; null where nobody has."""
-    file = os.environ.get(SENT)
-    return RunSpec.from_json(json.dumps(json.loads(Path(file).read_bytes())["spec"])) if file else None
-
-
-def on_rented_machine() -> bool:
-    """Whether launchers/remote.py has started this process: paths here mean nothing to whoever reads what it says."""
-    return SENT in os.environ
-
-
-def shown_path(path: Path) -> str:
-    """`path` as a person would type it here: relative where that is shorter."""
-    try:
-        relative = os.path.relpath(path)
-    except (ValueError, OSError):  # another drive; or the current folder is gone
-        return str(path)
-    return min(relative, str(path), key=len)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _share(value: float) -> str:
-    return f"{value:.4f}"
-
-
-_SHOWN: dict[str, tuple[str, str, Callable[[float], str]]] = {
-    "val/acc": ("val/acc", "share of the validation photos named right", _share),
-    "test/acc": ("test/acc", "share of the test photos named right", _share),
-    "test/top5": ("test/top5", "right breed among the first five guesses", _share),
-    "test/f1": ("test/f1", "macro F1: every breed counts the same", _share),
-    "test/ece": ("test/ece", "calibration error: how far off its probabilities are", _share),
-    "train/images_per_s": ("images/s", "trained on, each second", lambda value: f"{value:.1f}"),
-    "train/data_wait": ("waiting", "share of the training that waited for data", lambda value: f"{value:.1%}"),
-    "train/efficiency": ("efficiency", "share of a step that did not wait for other processes", "{:.1%}".format),
-    "train/seconds": ("duration", "of the training", _duration),
-}

@@ -2,9 +2,6 @@
 
 import json
 import os
-import random
-import secrets
-import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,42 +11,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError
-from launchers import datasets
-from launchers.aws import configured_region
-from launchers.base import RunSpec, sent
-from launchers.bundle import CodeBundle, look
-from launchers.local import ABOUT_THIS_COMMAND, STAYS_HERE
+from launchers.base import RunSpec
+from launchers.overrides import ABOUT_THIS_COMMAND, STAYS_HERE
+from launchers.payload import photos
+from launchers.payload.code import CodeBundle, look
+from launchers.project import PROJECT, git_state
+from launchers.remote.context import SENT
 from launchers.resume import differences, going_on, saved, typed_after_resume
-
-PROJECT = Path(__file__).resolve().parents[1]
-
-
-_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
-
-
-def new_run_id() -> str:
-    """Sorts by time, names folders, jobs and tags alike: 20261123-001122-x7k2, UTC.
-
-    Processes that torchrun has started for one run draw the same: of its own process number and start.
-    """
-    here = ranks.here()
-    if not here.several:
-        letters = "".join(secrets.choice(_LETTERS) for _ in range(4))
-        return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{letters}"
-    if here.nodes > 1:
-        raise ConfigError("Processes on several machines train one run, and need a name for it.\nTry: run_id=...")
-    import psutil
-
-    started = psutil.Process(os.getppid()).create_time()
-    drawn = random.Random(f"{os.getppid()} {started}")
-    return f"{datetime.fromtimestamp(started, UTC):%Y%m%d-%H%M%S}-{''.join(drawn.choices(_LETTERS, k=4))}"
-
-
-# Cached, so that run_id and the folder named after it agree; each job of a sweep is composed anew and gets its own.
-OmegaConf.register_new_resolver("new_run_id", new_run_id, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("aws_region", configured_region, replace=True)
 
 
 def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
@@ -78,17 +47,17 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
     there = sent()
     if there is not None and there.search is None:  # a search looks itself: each of its trials has drawn other settings
         check_as_sent(config, there)
-    commit, dirty = _git()
+    commit, dirty = git_state()
     code = _code(hydra) if "cloud" in composed["launcher"] else None
     photos = _photos(config) if code else None
     lasting = None if now is None else _lasting(now)
     return RunSpec(run_id, _lasting(overrides), config, str(folder), created_at, commit, dirty, code, photos, lasting)
 
 
-def _photos(config: Mapping[str, Any]) -> datasets.SentFolder | None:
+def _photos(config: Mapping[str, Any]) -> photos.SentFolder | None:
     """The data folder that lies on this machine alone: not in S3, and nothing that another machine could fetch."""
     root = str(config["data"].get("root"))
-    return None if config["data"].get("source") or root.startswith("s3://") else datasets.look(Path(root))
+    return None if config["data"].get("source") or root.startswith("s3://") else photos.look(Path(root))
 
 
 def _lasting(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -124,13 +93,7 @@ def check_as_sent(config: Mapping[str, Any], there: RunSpec) -> None:
         )
 
 
-def _git() -> tuple[str | None, bool]:
-    """The project's commit, and whether tracked files differ from it; None where git or the repository is not there."""
-    try:
-        commit, changes = (
-            subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=10).stdout
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None, False
-    return commit.strip(), bool(changes.strip())
+def sent() -> RunSpec | None:
+    """What the person who rented this machine has sent; null where nobody has."""
+    file = os.environ.get(SENT)
+    return RunSpec.from_json(json.dumps(json.loads(Path(file).read_bytes())["spec"])) if file else None

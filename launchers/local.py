@@ -1,12 +1,10 @@
 """The launcher for this very machine: the run runs inside `submit`, and its folder says how it stands."""
 
-import errno
 import json
 import logging
 import os
 import re
 import shlex
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dogbreed.distributed import ranks
-from dogbreed.errors import ConfigError, DogBreedError, Interrupted, StorageError, raise_findings
+from dogbreed.errors import ConfigError, StorageError, raise_findings
 from dogbreed.run_folder import RunFolder, storage_error, write_text
 from launchers.base import (
     LAUNCHED_FILE,
@@ -33,23 +31,21 @@ from launchers.base import (
     RunSpec,
     Status,
     name_findings,
-    on_rented_machine,
-    shown_path,
 )
-from launchers.run_log import LogFile, read_lines, tail
-from launchers.run_state import CANCEL_FILE, RUNNING_HERE, STATE_FILE, State, cancel_requested, claimed
+from launchers.formatting import shown_path
+from launchers.overrides import STAYS_HERE, override
+from launchers.project import code_of
+from launchers.remote.context import on_rented_machine
+from launchers.runs.find import folder_of, handle_for, resume_command, run_folders
+from launchers.runs.log import LogFile, read_lines, tail
+from launchers.runs.processes import claimed
+from launchers.runs.results import read_result
+from launchers.runs.state import CANCEL_FILE, RUNNING_HERE, State, alive_message, cancel_requested, outcome
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
 
-ABOUT_THIS_COMMAND = frozenset({"resume", "run_id", "dry_run", "debug"})  # keys that say nothing about the run itself
-STAYS_HERE = ABOUT_THIS_COMMAND | {"launcher", "aws", "hpo", "hydra"}  # about machines: a resumed run may change them
 
-_ARTIFACTS = (  # of a RunFolder
-    *("report", "model", "best", "last", "metrics", "history", "predictions"),
-    *("skipped", "config", "environment", "log"),
-)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEMPORARY = re.compile(r"^\..+\.tmp-(\d+)$")  # as dogbreed.run_folder names a file that is not whole yet
 
 
@@ -102,7 +98,7 @@ class LocalLauncher:
                 if alone and before.phase is Phase.SUCCEEDED and _same_run(plan.spec, folder.path):
                     return plan.handle
                 if not before.finished:
-                    raise LaunchError(_alive_message(folder.path))
+                    raise LaunchError(alive_message(folder.path))
                 write_text(folder.path / SPEC_FILE, plan.spec.to_json())
                 for left in (CANCEL_FILE, LAUNCHED_FILE):  # from here on it is a run of this machine
                     (folder.path / left).unlink(missing_ok=True)
@@ -192,13 +188,19 @@ class LocalLauncher:
         return read_result(handle, folder)
 
     def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
-        runs = [(handle_for(folder), self.status(handle_for(folder))) for folder in self._folders()]
+        handles = map(handle_for, run_folders(self.runs_dir, self.sweeps_dir))
+        runs = [(handle, self.status(handle)) for handle in handles]
         runs.sort(key=lambda run: run[1].started_at, reverse=True)
         return (run for run in runs if not (active_only and run[1].finished))
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
         """Files that a process began and died before it could rename them; those of living processes are left alone."""
-        found = [path for folder in self._folders() for path in sorted(folder.rglob(".*.tmp-*")) if _is_left_over(path)]
+        found = [
+            path
+            for folder in run_folders(self.runs_dir, self.sweeps_dir)
+            for path in sorted(folder.rglob(".*.tmp-*"))
+            if _is_left_over(path)
+        ]
         if older_than is not None:
             before = time.time() - older_than.total_seconds()
             found = [path for path in found if path.lstat().st_mtime < before]
@@ -207,10 +209,6 @@ class LocalLauncher:
                 with suppress(OSError):
                     path.unlink()
         return CleanupReport(tuple(map(str, found)), tuple(str(path) for path in found if apply and not path.exists()))
-
-    def _folders(self) -> Iterator[Path]:
-        for base, pattern in ((self.runs_dir, "*"), (self.sweeps_dir, "*/*")):
-            yield from (state.parent for state in Path(base).absolute().glob(f"{pattern}/{STATE_FILE}"))
 
 
 def _record_end(folder: RunFolder, state: State, error: BaseException) -> None:
@@ -223,67 +221,6 @@ def _record_end(folder: RunFolder, state: State, error: BaseException) -> None:
         ended.write(folder.path)
     if hint := _next_action(ended, folder.path):
         error.add_note(hint)
-
-
-def read_result(handle: Handle, folder: RunFolder) -> RunResult:
-    """What lies in the folder of a run that has succeeded. Raises LaunchError where its numbers cannot be read."""
-    try:
-        metrics = json.loads(folder.metrics.read_bytes())
-    except (OSError, ValueError) as error:
-        where = shown_path(folder.path)
-        raise LaunchError(f"The run at {where} succeeded, but its metrics.json cannot be read: {error}") from error
-    paths: dict[str, Path] = {name: getattr(folder, name) for name in _ARTIFACTS}
-    return RunResult(handle, folder.path, metrics, {name: path for name, path in paths.items() if path.exists()})
-
-
-def code_of(spec: RunSpec) -> str:
-    """Which code it is, for people."""
-    if not spec.commit:
-        return "not under version control"
-    return f"commit {spec.commit[:12]}" + (", with changes that are not committed" if spec.dirty else "")
-
-
-def handle_for(folder: Path) -> Handle:
-    return Handle("local", folder.parent.as_posix().rstrip("/"), folder.name)
-
-
-def folder_of(handle: Handle) -> Path:
-    if handle.launcher != "local":
-        raise LaunchError(f"{handle} is not a run of this machine.\nTry: a run folder, or local://<its absolute path>")
-    return Path(f"{handle.scope}/{handle.run_id}")
-
-
-def find(text: str, runs_dir: str = "runs") -> Handle:
-    """The handle of what a person typed: a handle, a run folder, or the name of a folder in `runs_dir`.
-
-    Raises LaunchError where no such folder is.
-    """
-    if "://" in text:
-        folder = folder_of(Handle.parse(text))
-    else:
-        candidates = [Path(text).absolute(), Path(runs_dir, text).absolute()]
-        folder = next((Path(os.path.normpath(path)) for path in candidates if path.is_dir()), candidates[0])
-    if folder.is_dir():
-        return handle_for(folder)
-    newest = [shown_path(folder_of(handle)) for handle, _ in LocalLauncher(runs_dir).list(active_only=False)][:3]
-    raise LaunchError(
-        f"There is no run folder {shown_path(folder)}.\n"
-        + (f"The newest here: {', '.join(newest)}" if newest else "Try: python -m launchers list --all")
-    )
-
-
-def resume_command(folder: Path, *, absolute: bool = False) -> str:
-    """What to type so that the run in `folder` goes on; for a shell, and quoted for Hydra where it needs that."""
-    return shlex.join(["python", "train.py", override("resume", str(folder) if absolute else shown_path(folder))])
-
-
-def override(key: str, value: str) -> str:
-    """`key=value` as Hydra reads it, whatever characters `value` has."""
-    if re.fullmatch(r"[\w./@:+%-]+", value, re.ASCII):
-        return f"{key}={value}"
-    # Inside quotes Hydra wants a backslash before each quote, and doubled ones only where they stand before a quote.
-    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-    return f"{key}='{escaped}'"
 
 
 def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
@@ -311,33 +248,6 @@ def _about_the_run(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in STAYS_HERE}
 
 
-def outcome(error: BaseException, *, cancelled: bool) -> tuple[Phase, Cause, str]:
-    """What a run's end means, and how to say it."""
-    if (signum := _signal_of(error)) is not None:
-        by_user = cancelled or signum == signal.SIGINT
-        detail = str(error) if isinstance(error, Interrupted) else f"Stopped by {signal.Signals(signum).name} at once."
-        return Phase.CANCELLED, Cause.BY_USER if by_user else Cause.INTERRUPTED, detail
-    if isinstance(error, StorageError):
-        full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
-        return Phase.FAILED, Cause.QUOTA if full else Cause.PERMISSION, str(error)
-    if isinstance(error, ranks.PeerLost):
-        return Phase.FAILED, Cause.UNKNOWN, str(error)
-    if isinstance(error, DogBreedError):
-        return Phase.FAILED, Cause.BAD_CONFIG, str(error)
-    return Phase.FAILED, Cause.USER_CODE, f"{type(error).__name__}: {error}"
-
-
-def _signal_of(error: BaseException) -> int | None:
-    """The signal that ended the run: in training it is Interrupted, before and after what train.py's handlers raise."""
-    if isinstance(error, Interrupted):
-        return error.signum
-    if isinstance(error, KeyboardInterrupt):
-        return signal.SIGINT
-    if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
-        return signal.SIGTERM
-    return None
-
-
 def _next_action(state: State, folder: Path) -> str:
     if on_rented_machine():
         return ""
@@ -351,28 +261,6 @@ def _next_action(state: State, folder: Path) -> str:
         case Phase.FAILED, _:
             return f"Then go on with: {again}"
     return ""
-
-
-def refuse_if_alive_here(folder: Path) -> None:
-    """Raises LaunchError where the run in `folder` is being trained here: two would write into each other."""
-    state = State.seen(folder)
-    if state is not None and state.of_this_host and state.phase in (Phase.RUNNING, Phase.STOPPING):
-        raise LaunchError(_alive_message(folder))
-
-
-def _alive_message(folder: Path) -> str:
-    state = State.read(folder)
-    assert state is not None
-    where, quoted = shown_path(folder), shlex.quote(shown_path(folder))
-    if not state.of_this_host:
-        return (
-            f"The run at {where} was last in process {state.pid} on {state.host}, which cannot be seen from here.\n"
-            f"Try: if that machine is gone, rm {quoted}/{STATE_FILE}, then the same command again"
-        )
-    return (
-        f"The run at {where} is going on in process {state.pid}.\n"
-        f"Try: python -m launchers logs --follow {quoted}, or python -m launchers cancel {quoted}"
-    )
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Going on with a run: which overrides Hydra composes again, and which of them may change what the run was."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -8,8 +7,10 @@ from typing import Any
 
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
-from launchers.base import SPEC_FILE, Handle, RunSpec, shown_path
-from launchers.local import STAYS_HERE, find, folder_of, override
+from launchers.base import SPEC_FILE, Handle, RunSpec
+from launchers.formatting import shown_path
+from launchers.overrides import STAYS_HERE, key_path, override, unquoted
+from launchers.runs.find import find, folder_of
 
 MAY_CHANGE = frozenset(  # where and how, not what; weights come with the checkpoint
     {"data.root", "data.workers", "data.max_bad_fraction", "model.weights", "model.compile", "features.max_gb"}
@@ -28,7 +29,7 @@ def expand(typed: Sequence[str]) -> list[str]:
     value = asked[-1].removeprefix("resume=") if asked else "null"
     if value in ("null", ""):
         return list(typed)
-    folder = _folder(_unquoted(value), typed)
+    folder = _folder(unquoted(value), typed)
     spec, _ = saved(folder)
     if spec.search is not None:
         raise ConfigError(f"{shown_path(folder)} is a search, which goes on by the same command again, without resume=")
@@ -41,7 +42,7 @@ def expand(typed: Sequence[str]) -> list[str]:
             continue
         elif key not in about:
             rest.append(text)
-        elif _unquoted(given) not in (about[key], shown_path(folder)):
+        elif unquoted(given) not in (about[key], shown_path(folder)):
             raise ConfigError(f"A resumed run keeps its {key}: {about[key]}, not {given}.\nTry: leaving out {key}=...")
     replaced = {_key(text) for text in rest}
     # A group chosen anew, as in logger=csv, takes the old one's own settings with it: logger.version is not csv's
@@ -61,7 +62,9 @@ def _folder(value: str, typed: Sequence[str]) -> Path:
     """Of the run that `resume=` names. What a run elsewhere has saved comes here, where it is to go on here."""
     folder = Path(value).absolute()
     handle = value if "://" in value and not value.startswith("local://") else None
-    from launchers.homecoming import fetch, launched, launcher_of
+    from launchers.aws.results import fetch
+    from launchers.registry import launcher_of
+    from launchers.runs.launched import launched
 
     note = launched(folder) if handle is None else None
     if handle is None and (note is None or note.get("home")):
@@ -132,11 +135,11 @@ def going_on(
             if now != was.strip("'\""):
                 findings.append(f"experiment was {was}, now {now}")
         elif not key.startswith("hydra"):
-            _copy(_path(key), composed, after)
+            _copy(key_path(key), composed, after)
     for key in sorted(STAYS_HERE & (composed.keys() | after.keys())):
         _copy([key], composed, after)
     here = RunFolder(folder)
-    from launchers.homecoming import launched
+    from launchers.runs.launched import launched
 
     begun = any(path.exists() for path in (here.last, here.previous, here.best, here.metrics))
     if begun or (launched(folder) or {}).get("saved"):  # else it starts over
@@ -182,21 +185,8 @@ def _copy(path: Sequence[str], source: Any, target: Any) -> None:
             target.pop(last, None)
 
 
-def _path(key: str) -> list[str]:
-    """`a.b[c]` as a, b, c: Hydra's two ways to write a key."""
-    return re.findall(r"[^.\[\]]+", key)
-
-
 def _key(text: str) -> str:
     return text.partition("=")[0]
-
-
-def _unquoted(value: str) -> str:
-    """The text that Hydra would read: inside quotes, backslashes count only before a quote."""
-    quote = value[:1]
-    if len(value) < 2 or quote not in ("'", '"') or value[-1] != quote:
-        return value
-    return re.sub(rf"(\\+)(?={quote}|\Z)", lambda found: found[1][: len(found[1]) // 2], value[1:-1])
 
 
 def _shown(value: Any) -> str:

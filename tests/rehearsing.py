@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from launchers import prepare, rehearsal
+from launchers import prepare
 from launchers.base import Plan
-from launchers.rehearsal import Rehearsal
-from launchers.sagemaker import SageMakerLauncher
+from launchers.rehearsal import process
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.sagemaker.training import SageMakerLauncher
 
 from .conftest import make_photos, tiny_settings
 
@@ -27,7 +28,7 @@ def rehearsal_cloud(place: Path, photos: Path | None = None) -> Iterator[Rehears
             s3.put_object(Bucket=BUCKET, Key=f"photos/{key}", Body=path.read_bytes())
         yield cloud
     finally:
-        rehearsal.stop(place)
+        process.stop(place)
 
 
 def settings(place: Path, *overrides: str, launcher: str = "sagemaker_spot") -> list[str]:

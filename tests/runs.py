@@ -17,7 +17,7 @@ CLOCKED = ("seconds", "images_per_s", "data_wait", "efficiency")
 
 
 def config(photos: Path, *overrides: str) -> dict[str, Any]:
-    import launchers.describe  # noqa: F401 (registers ${new_run_id:})
+    import launchers.resolvers  # noqa: F401 (registers ${new_run_id:})
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         composed = compose("config", [*tiny_settings(photos), "run_id=test", *overrides])

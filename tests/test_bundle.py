@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
-from launchers import bundle
 from launchers.base import RunSpec
-from launchers.bundle import CodeBundle, look, pack, secrets_in
-from launchers.describe import PROJECT
+from launchers.payload import code as bundle
+from launchers.payload.code import CodeBundle, look, pack, secrets_in
+from launchers.project import PROJECT
 
 
 def git(folder: Path, *words: str) -> None:
@@ -163,7 +163,7 @@ def test_ordinary_bytes_are_no_secrets(content: bytes) -> None:
 def test_this_very_project_can_be_sent_and_its_look_travels_as_json() -> None:
     found = look(PROJECT)
     assert not found.findings
-    assert {"train.py", "launchers/remote.py", "launchers/prices.yaml", "conf/config.yaml"} <= {
+    assert {"train.py", "launchers/remote/entry.py", "launchers/cost/prices.yaml", "conf/config.yaml"} <= {
         n for n, _, _ in found.files
     }
     spec = RunSpec("x", (), {}, "/x", "", None, False, found, going_on=("a=1",))

@@ -14,9 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-import launchers.describe  # noqa: F401 (registers ${new_run_id:})
+import launchers.resolvers  # noqa: F401 (registers ${new_run_id:})
+from launchers.sweep.samplers import build_pruner, build_sampler
 from launchers.sweep.space import read
-from launchers.sweep.study import build_pruner, build_sampler
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

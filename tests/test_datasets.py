@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from dogbreed.errors import DataError
-from launchers import datasets, prepare
+from launchers import prepare
 from launchers.base import Cause, LaunchError, Phase, wait
-from launchers.datasets import MANIFEST, look, pack
-from launchers.rehearsal import Rehearsal
-from launchers.sagemaker import SageMakerLauncher
+from launchers.payload import photos as datasets
+from launchers.payload.photos import MANIFEST, look, pack
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.sagemaker.training import SageMakerLauncher
 
 from .conftest import make_photos, tiny_settings
 from .launcher_contract import until
@@ -140,7 +141,7 @@ def test_an_upload_that_broke_off_goes_on_and_a_missing_part_is_sent_again(
     photos = make_photos(tmp_path / "photos", px=44)
     launcher, plan = planned(place, photos, tmp_path / "run", "trainer.max_epochs=1")
     digest, count = plan.spec.photos.digest, len(plan.spec.photos.shards)
-    whole = datasets.pack
+    whole = photos.pack
 
     def broken(*args: Any, **kwargs: Any) -> Iterator[tuple[str, bytes]]:
         for number, shard in enumerate(whole(*args, **kwargs)):
@@ -170,12 +171,12 @@ def test_an_upload_that_broke_off_goes_on_and_a_missing_part_is_sent_again(
 def test_a_part_that_is_damaged_there_ends_the_job_by_name(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", px=45)
     launcher, plan = planned(place, photos, tmp_path / "run", "launcher.wait=false")
-    from launchers import s3
+    from launchers.aws import transfer
 
     request = next(
         request for request in plan.requests if request.parameters["Key"].endswith(f"{plan.spec.photos.digest}/")
     )
-    s3.send_photos(launcher.cloud, request.parameters, plan.spec)
+    transfer.send_photos(launcher.cloud, request.parameters, plan.spec)
     cloud.client("s3").put_object(Bucket=BUCKET, Key=f"dogbreed/data/{plan.spec.photos.digest}/00000.tar", Body=b"x")
     launcher.submit(plan)
     until(lambda: launcher.status(plan.handle).finished)

@@ -12,10 +12,11 @@ import pytest
 
 from dogbreed.features import shards
 from dogbreed.features.store import FeatureStore, Recipe, stores_folder
-from launchers import prepare, s3
+from launchers import prepare
+from launchers.aws import transfer
 from launchers.base import Plan, wait
-from launchers.rehearsal import Rehearsal
-from launchers.sagemaker import SageMakerLauncher
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.sagemaker.training import SageMakerLauncher
 
 from .conftest import make_photos, tiny_settings
 from .rehearsing import BUCKET, job_of, rehearsal_cloud, states
@@ -199,13 +200,13 @@ def test_of_a_broken_off_upload_whole_shards_alone_are_shared(cloud: Rehearsal, 
     for name in [*objects, *left]:
         client.put_object(Bucket=BUCKET, Key=f"from/net-0123456789abcdef/{name}", Body=name.encode())
     client.put_object(Bucket=BUCKET, Key=f"to/net-0123456789abcdef/shards/{names[0]}.npy", Body=b"as it was")
-    assert s3.share_features(cloud, f"s3://{BUCKET}/from", f"s3://{BUCKET}/to", {}) == len(objects) - 2
+    assert transfer.share_features(cloud, f"s3://{BUCKET}/from", f"s3://{BUCKET}/to", {}) == len(objects) - 2
     assert kept(cloud, "to/net-0123456789abcdef/") == {*objects} - {f"shards/{names[2]}.json"}
     found = client.get_object(Bucket=BUCKET, Key=f"to/net-0123456789abcdef/shards/{names[0]}.npy")["Body"].read()
     assert found == b"as it was"
-    assert s3.share_features(cloud, f"s3://{BUCKET}/from", f"s3://{BUCKET}/to", {}) == 0
+    assert transfer.share_features(cloud, f"s3://{BUCKET}/from", f"s3://{BUCKET}/to", {}) == 0
 
 
 def test_shards_have_the_names_that_are_shared() -> None:
-    assert s3._FEATURE.fullmatch(f"net-0123456789abcdef/shards/{'0' * 32}.npy")
+    assert transfer._FEATURE.fullmatch(f"net-0123456789abcdef/shards/{'0' * 32}.npy")
     assert shards.SHARD_NAME.fullmatch("0" * 32)

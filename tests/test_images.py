@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launchers import images, images_refresh
 from launchers.base import LaunchError
+from launchers.sagemaker import images, images_refresh
 
 from .test_plans import planned
 
@@ -184,7 +184,7 @@ def fake_sdk(folder: Path, module: str = FAKE) -> str:
 
 
 def test_refresh_writes_the_table_from_the_sdk_and_keeps_what_is_kept_by_hand(clone: Path, tmp_path: Path) -> None:
-    file = clone / "launchers/images.yaml"
+    file = clone / "launchers/sagemaker/images.yaml"
     before = file.read_text().partition(images_refresh.MARK)[0]
     done = command("--refresh", folder=clone, path=fake_sdk(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -230,7 +230,7 @@ def test_refresh_writes_the_table_from_the_sdk_and_keeps_what_is_kept_by_hand(cl
 def test_an_sdk_of_another_shape_is_refused_and_the_table_stays(
     clone: Path, tmp_path: Path, module: str, says: str
 ) -> None:
-    file = clone / "launchers/images.yaml"
+    file = clone / "launchers/sagemaker/images.yaml"
     before = file.read_text()
     done = command("--refresh", folder=clone, path=fake_sdk(tmp_path, module))
     assert done.returncode == 1

@@ -23,23 +23,13 @@ from omegaconf import OmegaConf
 from dogbreed.distributed.ranks import PeerLost
 from dogbreed.errors import ConfigError, DataError, StorageError
 from launchers import launch, prepare
-from launchers.__main__ import main as launchers_command
-from launchers.base import (
-    Cause,
-    Handle,
-    Launcher,
-    LaunchError,
-    Phase,
-    Plan,
-    RunResult,
-    RunSpec,
-    Status,
-    shown_path,
-    wait,
-)
-from launchers.local import LocalLauncher, find, folder_of, override
-from launchers.resume import _unquoted
-from launchers.run_state import STATE_FILE, State
+from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status, wait
+from launchers.cli.verbs import main as launchers_command
+from launchers.formatting import shown_path
+from launchers.local import LocalLauncher
+from launchers.overrides import override, unquoted
+from launchers.runs.find import find, folder_of
+from launchers.runs.state import STATE_FILE, State
 
 from .conftest import tiny_settings
 from .launcher_contract import LauncherContract, submitted, until
@@ -165,7 +155,7 @@ def test_a_spec_survives_json(run_id: str, overrides: list[str], config: dict[st
 def test_any_path_can_be_given_to_hydra(path: str) -> None:
     text = override("resume", f"/{path}")
     assert OverridesParser.create().parse_override(text).value() == f"/{path}"
-    assert _unquoted(text.removeprefix("resume=")) == f"/{path}"
+    assert unquoted(text.removeprefix("resume=")) == f"/{path}"
 
 
 def test_a_killed_run_is_interrupted_and_says_how_to_go_on(tmp_path: Path, dead: State) -> None:

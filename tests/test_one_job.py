@@ -20,13 +20,15 @@ from hydra import compose, initialize_config_dir
 
 from dogbreed.errors import StorageError
 from launchers import prepare
-from launchers.__main__ import main as launchers_command
-from launchers.base import SENT, Handle, RunSpec
-from launchers.rehearsal import Rehearsal
-from launchers.sagemaker import SageMakerLauncher
+from launchers.base import Handle, RunSpec
+from launchers.cli.verbs import main as launchers_command
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.remote.context import SENT
+from launchers.sagemaker.training import SageMakerLauncher
 from launchers.sweep import one_job
+from launchers.sweep.samplers import build_pruner, build_sampler
 from launchers.sweep.snapshots import Snapshots
-from launchers.sweep.study import Study, StudyAbout, build_pruner, build_sampler
+from launchers.sweep.study import Study, StudyAbout
 
 from .conftest import tiny_settings
 from .fake_training import OVERRIDES

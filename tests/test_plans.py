@@ -14,11 +14,12 @@ from typing import Any
 import botocore.session
 import pytest
 
-from launchers import costs, prepare
+from launchers import prepare
 from launchers.base import Plan
-from launchers.bundle import CodeBundle
+from launchers.cost import estimate, prices
+from launchers.payload.code import CodeBundle
 from launchers.rehearsal.validation import findings
-from launchers.sagemaker import SageMakerLauncher
+from launchers.sagemaker.training import SageMakerLauncher
 
 ROOT = Path(__file__).parents[1]
 PLANS = Path(__file__).parent / "plans"
@@ -127,15 +128,15 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_what_a_run_costs_grows_with_what_it_does_and_never_beyond_its_limit() -> None:
     spec = planned("spot").spec
-    row = costs.instance("ml.m5.large")
+    row = prices.instance("ml.m5.large")
     assert row is not None
-    frozen = costs.seconds_expected(spec.config, row)
-    tuned = costs.seconds_expected({**spec.config, "model": {**spec.config["model"], "trainable": "all"}}, row)
+    frozen = estimate.seconds_expected(spec.config, row)
+    tuned = estimate.seconds_expected({**spec.config, "model": {**spec.config["model"], "trainable": "all"}}, row)
     assert frozen is not None
     assert tuned is not None
     assert frozen < tuned
     spot, demand = (
-        costs.estimate(spec.config, "ml.m5.large", instances=1, spot=way, max_run_s=3600) for way in (True, False)
+        estimate.estimate(spec.config, "ml.m5.large", instances=1, spot=way, max_run_s=3600) for way in (True, False)
     )
     assert spot is not None
     assert demand is not None

@@ -20,13 +20,13 @@ from botocore.exceptions import ClientError, ParamValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launchers import rehearsal
-from launchers.__main__ import main as launchers_command
 from launchers.base import Phase, wait
-from launchers.rehearsal import Rehearsal
+from launchers.cli.verbs import main as launchers_command
+from launchers.rehearsal import process
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.rehearsal.faults import Progress, Trouble
 from launchers.rehearsal.names import ACCOUNT, SERVER_FILE
-from launchers.rehearsal.shelf import _file
-from launchers.rehearsal.trouble import Progress, Trouble
+from launchers.rehearsal.object_store import _file
 
 from .launcher_contract import until
 from .rehearsing import BUCKET, job_of, prepared, rehearsal_cloud
@@ -301,14 +301,15 @@ def test_stopping_it_ends_its_jobs(photos: Path, tmp_path: Path) -> None:
         until(lambda: "up" in lines_of(cloud, "endless"))
         pid = json.loads((state / SERVER_FILE).read_text())["pid"]
         (child,) = psutil.Process(pid).children()
-        assert rehearsal.stop(state)
+        assert process.stop(state)
         until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
-        assert not rehearsal.stop(state)
+        assert not process.stop(state)
 
 
 def test_many_who_need_it_at_once_start_it_once(tmp_path: Path) -> None:
     start = (
-        "import sys, pathlib; from launchers import rehearsal as r; print(r.start(pathlib.Path(sys.argv[1]), 60).url)"
+        "import sys, pathlib; from launchers.rehearsal import process; "
+        "print(process.start(pathlib.Path(sys.argv[1]), 60).url)"
     )
     words = [sys.executable, "-c", start, str(tmp_path / "state")]
     root = Path(__file__).parents[1]
@@ -322,13 +323,13 @@ def test_many_who_need_it_at_once_start_it_once(tmp_path: Path) -> None:
             )
         assert len(set(said)) == 1
     finally:
-        rehearsal.stop(tmp_path / "state")
+        process.stop(tmp_path / "state")
 
 
 def test_it_ends_by_itself_when_nothing_happens(tmp_path: Path) -> None:
-    server = rehearsal.start(tmp_path / "state", idle_s=1)
-    assert rehearsal.running(tmp_path / "state") == server
-    until(lambda: rehearsal.running(tmp_path / "state") is None, timeout_s=30)
+    server = process.start(tmp_path / "state", idle_s=1)
+    assert process.running(tmp_path / "state") == server
+    until(lambda: process.running(tmp_path / "state") is None, timeout_s=30)
 
 
 def test_the_command_starts_finds_and_stops_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,7 +338,7 @@ def test_the_command_starts_finds_and_stops_it(tmp_path: Path, capsys: pytest.Ca
     assert "is not running" in capsys.readouterr().out
     assert launchers_command(["rehearsal", "start", *words]) == 0
     said = capsys.readouterr().out
-    server = rehearsal.running(tmp_path / "state")
+    server = process.running(tmp_path / "state")
     assert server is not None
     assert f"AWS_ENDPOINT_URL={server.url}" in said
     assert f"AWS_ACCESS_KEY_ID={server.key}" in said
@@ -348,7 +349,7 @@ def test_the_command_starts_finds_and_stops_it(tmp_path: Path, capsys: pytest.Ca
 def test_who_may_not_read_its_state_may_not_use_it(cloud: Rehearsal, place: Path) -> None:
     """Jobs are commands: neither another user of this machine nor a page in a browser may send one."""
     assert place.stat().st_mode & 0o077 == 0
-    server = rehearsal.running(place)
+    server = process.running(place)
     assert server is not None
     keys = {"aws_access_key_id": "guessed", "aws_secret_access_key": "guessed"}
     for service, call in (("s3", "list_buckets"), ("sagemaker", "list_training_jobs"), ("iam", "list_roles")):
@@ -368,7 +369,7 @@ def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setitem(sys.modules, "moto.server", None)
     with pytest.raises(LaunchError, match=r"pip install -e '\.\[rehearsal\]'"):
-        rehearsal.start(tmp_path / "state", 60)
+        process.start(tmp_path / "state", 60)
 
 
 # --- its parts ---
@@ -397,7 +398,7 @@ def test_objects_of_every_shape_are_there_again(tmp_path: Path) -> None:
         tag = s3.upload_part(Bucket=BUCKET, Key="parts", UploadId=parts, PartNumber=1, Body=b"whole")["ETag"]
         done = {"Parts": [{"ETag": tag, "PartNumber": 1}]}
         s3.complete_multipart_upload(Bucket=BUCKET, Key="parts", UploadId=parts, MultipartUpload=done)
-        rehearsal.stop(state)
+        process.stop(state)
         s3 = Rehearsal(state_dir=str(state)).client("s3")
         found = {item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET)["Contents"]}
         assert found == {*keys, "parts"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from launchers.remote import END
+from launchers.remote.entry import END
 
 from .launcher_contract import until
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from setuptools import find_packages
 
 from dogbreed import report
 from dogbreed.breeds import BREEDS
@@ -604,7 +605,7 @@ def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:
 def test_the_installed_package_has_the_page() -> None:
     root = Path(__file__).parents[1]
     settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert "dogbreed.report" in settings["packages"]
+    assert "dogbreed.report" in find_packages(str(root), **settings["packages"]["find"])
     others = {path.name for path in (root / "dogbreed" / "report").iterdir() if path.suffix in (".css", ".jinja")}
     assert others == set(settings["package-data"]["dogbreed.report"])
 

@@ -13,7 +13,7 @@ import pytest
 
 from dogbreed import run_folder
 from dogbreed.run_folder import RunFolder
-from launchers.base import shown_path
+from launchers.formatting import shown_path
 
 from .conftest import make_photos, tiny_settings
 from .runs import config, history, run, same, weights

@@ -17,10 +17,10 @@ import pytest
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
 from launchers import launch, prepare
-from launchers.__main__ import main as launchers_command
 from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec, wait
-from launchers.rehearsal import Rehearsal
-from launchers.sagemaker import SageMakerLauncher
+from launchers.cli.verbs import main as launchers_command
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.sagemaker.training import SageMakerLauncher
 
 from .conftest import tiny_settings
 from .launcher_contract import LauncherContract, until

@@ -18,9 +18,9 @@ from .odd_pictures import saved, upright
 from .serving import Served, stopped, tiny_model
 
 ROOT = Path(__file__).parents[1]
-DOCKERFILE = ROOT / "launchers" / "Dockerfile"
-REQUIREMENTS = ROOT / "launchers" / "serve-requirements.txt"
-CONSTRAINTS = ROOT / "launchers" / "serve-constraints.txt"
+DOCKERFILE = ROOT / "launchers" / "deploy" / "image" / "Dockerfile"
+REQUIREMENTS = ROOT / "launchers" / "deploy" / "image" / "serve-requirements.txt"
+CONSTRAINTS = ROOT / "launchers" / "deploy" / "image" / "serve-constraints.txt"
 
 
 def lines(path: Path) -> list[str]:

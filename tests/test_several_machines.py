@@ -12,8 +12,8 @@ import pytest
 
 from launchers import launch, prepare
 from launchers.base import Cause, LaunchError, Phase, Plan, wait
-from launchers.rehearsal import Rehearsal
-from launchers.sagemaker import SageMakerLauncher
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.sagemaker.training import SageMakerLauncher
 
 from .conftest import make_photos, tiny_settings
 from .launcher_contract import until

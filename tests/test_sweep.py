@@ -26,7 +26,8 @@ from launchers import launch
 from launchers.base import LaunchError
 from launchers.sweep.running import _cpus
 from launchers.sweep.space import Choice, Number
-from launchers.sweep.study import MOST_DEATHS, Trial, open_storage
+from launchers.sweep.storage import open_storage
+from launchers.sweep.study import MOST_DEATHS, Trial
 from launchers.sweep.table import SweepTable
 
 from .conftest import tiny_settings

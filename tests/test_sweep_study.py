@@ -16,19 +16,12 @@ import psutil
 import pytest
 
 from dogbreed.errors import ConfigError
-from launchers.run_state import living_process
+from launchers.runs.processes import living_process
 from launchers.sweep import study as study_module
+from launchers.sweep.samplers import build_pruner, build_sampler
 from launchers.sweep.space import Choice, Number, SearchSpace
-from launchers.sweep.study import (
-    DEAD_AFTER_S,
-    MOST_DEATHS,
-    Study,
-    StudyAbout,
-    StudyError,
-    build_pruner,
-    build_sampler,
-    hidden,
-)
+from launchers.sweep.storage import StudyError, hidden
+from launchers.sweep.study import DEAD_AFTER_S, MOST_DEATHS, Study, StudyAbout
 
 from .postgres import server
 

@@ -15,7 +15,7 @@ CLASSES, BATCH_SIZE = 133, 64  # per process
 NUMBERS = (2, 4, 8, 16, 32, 64)
 THREADS = 2  # as many as an ml.m5.large has
 CPU, GPU = "ml.m5.large", "ml.g5.xlarge"
-# Network and floating point operations a second, as launchers/prices.yaml states them; a test holds them equal
+# Network and floating point operations a second, as launchers/cost/prices.yaml states them; a test holds them equal
 MACHINES = {CPU: (Network(0.75e9 / 8, 100e-6), 60e9), GPU: (Network(2.5e9 / 8, 100e-6), 12e12)}
 HERE_FLOPS = 175e9  # what convolutions reach on two Zen 4 cores (finetune --profile); their steps are what is measured
 

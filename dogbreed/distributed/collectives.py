@@ -1,10 +1,6 @@
-"""The processes that train one run together: which of them this one is, and what they tell each other.
+"""The processes that train one run together: how they join, and what they tell each other.
 
-torchrun, or launchers/remote.py, starts `train.py` once for each of them, and says in the environment which is which
-(https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Without that there is one process, and
-everything in here is free.
-
-Torch is imported by what needs the others: who only asks for the rank does without.
+Without others (see `ranks`) everything in here is free. Torch is imported by what needs the others.
 """
 
 import logging

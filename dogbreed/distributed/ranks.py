@@ -1,4 +1,8 @@
-"""Which of the processes that train one run this one is, as the environment says. Loads no torch."""
+"""Which of the processes that train one run this one is, as the environment says. Loads no torch.
+
+torchrun, or launchers/remote/entry.py, starts `train.py` once for each process, and the environment tells them apart
+(https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Without that there is one process.
+"""
 
 import logging
 import os

@@ -17,10 +17,10 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 from dogbreed.run_folder import write_json
-from launchers.rehearsal.front import Front
+from launchers.rehearsal.gateway import Front
 from launchers.rehearsal.names import ACCOUNT, BUCKET, REGION, ROLE, SERVER_FILE
-from launchers.rehearsal.shelf import Shelf
-from launchers.rehearsal.training import TrainingJobs
+from launchers.rehearsal.object_store import Shelf
+from launchers.rehearsal.services.training import TrainingJobs
 
 _TRUST = (
     '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", '

@@ -1,18 +1,16 @@
 """The best trial's settings as an experiment of their own: `python train.py --config-dir SWEEP experiment=best`."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from dogbreed.run_folder import write_text
-from launchers.base import shown_path
-from launchers.describe import PROJECT
+from launchers.project import PROJECT
+from launchers.runs.search_folder import BEST
 
-_NAME = "best"
 _NOT_IN_IT = ("hpo", "test", "hydra", "launcher", "aws")
 
 
@@ -44,24 +42,9 @@ def write_best(sweep: Path, study: str, overrides: Sequence[str], drawn: Sequenc
     text = (
         "\n".join(head) + "\n" + OmegaConf.to_yaml(OmegaConf.create({"defaults": defaults})) + OmegaConf.to_yaml(values)
     )
-    path = sweep / "experiment" / f"{_NAME}.yaml"
+    path = sweep / "experiment" / f"{BEST}.yaml"
     write_text(path, text)
     return path
-
-
-def move_data(sweep: Path, root: str | None) -> None:
-    """In what `write_best` wrote elsewhere: where the photos are on this machine; null for where they are anyway."""
-    path = sweep / "experiment" / f"{_NAME}.yaml"
-    text = path.read_text()
-    settings = cast(DictConfig, OmegaConf.create(text))
-    if root is not None:
-        OmegaConf.update(settings, "data.root", root, force_add=True)
-    elif "root" in (settings.get("data") or {}):
-        del settings.data["root"]
-        if not settings.data:
-            del settings["data"]
-    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
-    write_text(path, head + OmegaConf.to_yaml(settings))
 
 
 def _taken_along(sweep: Path, places: Sequence[Path], experiment: str) -> str:
@@ -75,13 +58,9 @@ def _taken_along(sweep: Path, places: Sequence[Path], experiment: str) -> str:
         if not (place / "experiment" / f"{experiment}.yaml").exists() or place.resolve() == sweep.resolve():
             continue
         names = {file.stem: file.stem for file in sorted((place / "experiment").glob("*.yaml"))}
-        if _NAME in names:
-            names[_NAME] = f"{_NAME}-of-{place.name}"
+        if BEST in names:
+            names[BEST] = f"{BEST}-of-{place.name}"
         for stem, name in names.items():
             write_text(sweep / "experiment" / f"{name}.yaml", (place / "experiment" / f"{stem}.yaml").read_text())
         return names[experiment]
     return experiment
-
-
-def retrain_command(sweep: Path) -> str:
-    return shlex.join(["python", "train.py", "--config-dir", shown_path(sweep), f"experiment={_NAME}"])

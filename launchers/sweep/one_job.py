@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed.errors import ConfigError
-from launchers.base import SEARCH_FILE, SPEC_FILE, Handle, LaunchError, Plan, RunSpec, shown_path
+from launchers.base import SEARCH_FILE, SPEC_FILE, Handle, LaunchError, Plan, RunSpec
 from launchers.follow import detached, follow
-from launchers.homecoming import launched, launcher_of
-from launchers.local import ABOUT_THIS_COMMAND, handle_for
-from launchers.sagemaker import SageMakerLauncher
-from launchers.sweep.ending import STUDY_FILE, SearchResult, read_search
+from launchers.formatting import shown_path
+from launchers.overrides import ABOUT_THIS_COMMAND
+from launchers.registry import launcher_of
+from launchers.runs.find import handle_for
+from launchers.runs.launched import launched
+from launchers.runs.search_folder import STUDY_FILE, SearchResult, read_search
+from launchers.sagemaker.training import SageMakerLauncher
 from launchers.sweep.snapshots import Snapshots
 from launchers.sweep.study import Study
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dogbreed.run_folder import write_text
-from launchers.sweep.best import retrain_command
-from launchers.sweep.space import SearchSpace, Value
-from launchers.sweep.table import short, shown
+from launchers.runs.search_folder import Value, retrain_command, short, shown
+from launchers.sweep.space import SearchSpace
 
 if TYPE_CHECKING:
     import optuna

@@ -20,13 +20,16 @@ from typing import cast
 from dogbreed.errors import ConfigError, Interrupted
 from dogbreed.hardware import available_cpus
 from dogbreed.run_folder import RunFolder
-from launchers.base import SPEC_FILE, TRIAL_FOLDERS, LaunchError, RunSpec, on_rented_machine, shown_path
-from launchers.local import override
+from launchers.base import SPEC_FILE, TRIAL_FOLDERS, LaunchError, RunSpec
+from launchers.formatting import shown_path
+from launchers.overrides import override
+from launchers.remote.context import on_rented_machine
+from launchers.runs.search_folder import Ending, trial_folder
 from launchers.sweep import page
 from launchers.sweep.best import write_best
-from launchers.sweep.ending import Ending, trial_folder
 from launchers.sweep.space import SearchSpace
-from launchers.sweep.study import Study, StudyError, Trial, hidden, sqlite_file
+from launchers.sweep.storage import StudyError, hidden, sqlite_file
+from launchers.sweep.study import Study, Trial
 from launchers.sweep.table import SweepTable
 from launchers.sweep.worker import Epoch, Outcome, Task, Worker
 

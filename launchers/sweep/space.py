@@ -21,11 +21,11 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from hydra.errors import HydraException
 
 from dogbreed.errors import ConfigError, raise_findings
+from launchers.runs.search_folder import Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-Value: TypeAlias = "float | int | str | bool | None"
 _FORMS = "Try: interval(1e-4,1e-1), tag(log, interval(1e-4,1e-1)), int(interval(1,8)), range(16,65,16) or choice(a,b)"
 
 

@@ -10,7 +10,6 @@ The only module that knows Optuna's storage; Optuna takes half a second to impor
 import json
 import os
 import platform
-import re
 import time
 import uuid
 import warnings
@@ -21,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dogbreed.errors import ConfigError, DogBreedError
-from launchers.base import LaunchError
-from launchers.run_state import claimed, living_process
-from launchers.sweep.space import SearchSpace, Value
+from launchers.runs.processes import living_process
+from launchers.runs.search_folder import Value
+from launchers.sweep.space import SearchSpace
+from launchers.sweep.storage import StudyError, close, exclusive, open_storage, storage_errors
 
 if TYPE_CHECKING:
     import optuna
@@ -34,8 +33,6 @@ BEAT_S = 15.0  # how often a sweeper says that it lives
 DEAD_AFTER_S = 90.0  # without a beat, for a sweeper on another machine
 REPORTS_S = 1.0  # between two calls of `changed` for what epochs alone have brought
 MOST_DEATHS = 3  # of a trial's worker processes, before the trial counts as failed by its own doing
-SQLITE_WAIT_S = 20.0  # for another process's lock on the file
-LOCK_WAIT_S = 60  # for another sweeper to claim or end a trial, which takes milliseconds
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 
@@ -43,10 +40,6 @@ _ABOUT = "dogbreed"  # of a study: what it is of, in one attribute, so that a ki
 _SWEEPER, _CAUSE, _DEATHS, _FOLDER, _EPOCHS = "sweeper", "cause", "deaths", "folder", "epochs"  # of a trial
 _PRUNED_AT = "pruned_at"  # of a trial: the epoch after which it was told to end
 _SWEEPERS = "sweeper:"  # and an id: of a study
-
-
-class StudyError(LaunchError):
-    """The study's database cannot be reached, or holds something else."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +185,7 @@ class Study:
 
     def close(self) -> None:
         """Let go of the database. To be called in the thread that used it."""
-        _close(self._rdb)
+        close(self._rdb)
 
     # --- the queue ---
 
@@ -398,103 +391,6 @@ class Study:
             yield
 
 
-def open_storage(url: str) -> Any:
-    """Optuna's RDBStorage at this URL; makes the file's folder and the tables. Raises StudyError."""
-    from optuna.storages import RDBStorage
-
-    if sqlite_file(url) is None and not re.match(r"postgresql(\+\w+)?://", url):
-        raise StudyError(
-            f"hpo.storage={hidden(url)} is no database that a study can be kept in.\n"
-            "Try: sqlite:////an/absolute/path/study.db, or postgresql://user:password@host/database"
-        )
-    with storage_errors(url), exclusive(url, "tables"):  # two that make the same tables at once fail
-        if sqlite_file(url) is not None:
-            return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_S}})
-        return RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True})
-
-
-def study_names(url: str) -> set[str]:
-    """Of the studies in a database; none where it is not there yet. Raises StudyError."""
-    storage = open_storage(url)
-    try:
-        with storage_errors(url):
-            return {study.study_name for study in storage.get_all_studies()}
-    finally:
-        _close(storage)
-
-
-def _close(storage: Any) -> None:
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-@contextmanager
-def exclusive(url: str, name: str) -> Iterator[None]:
-    """One process at a time for this database and name; freed when the process ends, however it ends."""
-    if (file := sqlite_file(url)) is not None:
-        with claimed(file.absolute().parent):
-            yield
-        return
-    from sqlalchemy import NullPool, create_engine, text
-
-    # a connection of its own: Optuna's transactions begin and end while this one is open
-    with create_engine(_with_driver(url), poolclass=NullPool).begin() as connection:
-        # whoever holds it and hangs is thrown out by the server
-        for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
-            connection.execute(text(f"SET LOCAL {limit} = '{LOCK_WAIT_S}s'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"dogbreed {name}"})
-        yield
-
-
-def _with_driver(url: str) -> str:
-    """SQLAlchemy would look for psycopg2, which gets no new features."""
-    return re.sub(r"^postgresql://", "postgresql+psycopg://", url)
-
-
-def sqlite_file(url: str) -> Path | None:
-    return Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
-
-
-@contextmanager
-def storage_errors(url: str) -> Iterator[None]:
-    """The database's own errors in words that tell what to do."""
-    try:
-        yield
-    except DogBreedError:
-        raise
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and "psycopg" in str(error):
-            raise StudyError(
-                "A study in PostgreSQL needs its driver.\nTry: pip install 'dogbreed[postgresql]'"
-            ) from error
-        cause = error.__cause__ or error
-        if not any(type(e).__module__.startswith(("sqlalchemy", "alembic", "optuna.")) for e in (error, cause)):
-            if isinstance(error, OSError):
-                raise StudyError(f"The study in {hidden(url)} cannot be used: {error}") from error
-            raise
-        said = " ".join(str(getattr(cause, "orig", None) or cause).split())
-        raise StudyError(f"The study in {hidden(url)} cannot be used: {said}\nTry: {_remedy(url, said)}") from error
-
-
-def _remedy(url: str, said: str) -> str:
-    if (file := sqlite_file(url)) is None:
-        return "whether the server runs and the address, name and password are right; then the same command goes on"
-    if "locked" in said or "disk I/O" in said:
-        return (
-            f"whether another program has {file.name} open. On a network disk SQLite's locks often do not work: "
-            "hpo.storage=sqlite:////a/local/disk/study.db, or a PostgreSQL"
-        )
-    if "not a database" in said or "malformed" in said:
-        return f"move {file} aside; its trials' folders are beside it"
-    return "hpo.storage=sqlite:////a/folder/that/can/be/written/study.db"
-
-
-def hidden(url: str) -> str:
-    """Without the password."""
-    url = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
-    return re.sub(r"([?&](?:ssl)?password=)[^&\s'\"]*", r"\1***", url)
-
-
 def _trial(frozen: "FrozenTrial") -> Trial:
     from datetime import datetime
 
@@ -512,57 +408,6 @@ def _trial(frozen: "FrozenTrial") -> Trial:
         (ended - begun).total_seconds() if begun and state != "waiting" else 0.0,
         int(frozen.user_attrs.get(_EPOCHS, max(frozen.intermediate_values, default=0))),
         str(frozen.user_attrs.get(_FOLDER, "")),
-    )
-
-
-def is_grid(sampler: Mapping[str, Any]) -> bool:
-    """Whether `hpo.sampler` names Optuna's grid, which has an end."""
-    return str(sampler.get("_target_", "")).endswith(".GridSampler")
-
-
-def build_sampler(node: Mapping[str, Any], space: SearchSpace, seed: int, before: int) -> "optuna.samplers.BaseSampler":
-    """What `hpo.sampler` names. A seed that is null becomes a function of the run's seed and the trials before."""
-    arguments = dict(node)
-    if "seed" in arguments and arguments["seed"] is None:
-        arguments["seed"] = (seed * 1_000_003 + before) % 2**32
-    if is_grid(node):
-        arguments["search_space"] = space.grid()
-    sampler: optuna.samplers.BaseSampler = _built(arguments, "sampler")
-    # those that know their last trial would stop a loop of Optuna's own; ours counts
-    sampler.after_trial = lambda *_, **__: None  # type: ignore[method-assign]
-    return sampler
-
-
-def build_pruner(node: Mapping[str, Any] | None) -> "optuna.pruners.BasePruner":
-    """What `hpo.pruner` names; null never prunes."""
-    import optuna
-
-    if not node:
-        return optuna.pruners.NopPruner()
-    pruner: optuna.pruners.BasePruner = _built(node, "pruner")
-    return pruner
-
-
-def _built(node: Mapping[str, Any], kind: Literal["sampler", "pruner"]) -> Any:
-    import optuna
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    base = optuna.samplers.BaseSampler if kind == "sampler" else optuna.pruners.BasePruner
-    try:
-        built = instantiate(dict(node), _convert_="all")
-    except (InstantiationException, TypeError, ValueError) as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-    else:
-        if isinstance(built, base):
-            return built
-        reason = f"{node.get('_target_')} is no {kind} of Optuna's"
-    module = getattr(optuna, f"{kind}s")
-    known = [name for name in module.__all__ if isinstance(getattr(module, name), type) and not name.startswith("Base")]
-    raise ConfigError(
-        f"hpo.{kind} cannot be made: {reason}\n"
-        f"Try: hpo/{kind}=<one that --help lists>, or another of Optuna's with its own arguments in a file "
-        f"conf/hpo/{kind}/NAME.yaml: {', '.join(known)}"
     )
 
 

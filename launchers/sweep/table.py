@@ -2,10 +2,11 @@
 
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from launchers.sweep.space import SearchSpace, Value
+from launchers.runs.search_folder import in_words, short, shown
+from launchers.sweep.space import SearchSpace
 from launchers.sweep.study import Trial
 
 _STATES = {"complete": "", "pruned": "pruned", "failed": "failed", "running": "running", "waiting": "waiting"}
@@ -105,16 +106,3 @@ def _most_telling(trials: Sequence[Trial], best: Trial | None, count: int) -> li
     others = [trial for trial in trials if trial not in kept]
     room = max(0, count - len(kept))
     return sorted(kept + (others[-room:] if room else []), key=lambda trial: trial.number)
-
-
-def short(key: str) -> str:
-    return key.rpartition(".")[2].lstrip("+")
-
-
-def shown(value: Value, digits: int = 3) -> str:
-    return f"{value:.{digits}g}" if isinstance(value, float) else "null" if value is None else str(value)
-
-
-def in_words(values: Mapping[str, Value]) -> str:
-    """All parameters of a trial on one line, rounded."""
-    return " ".join(f"{short(key)}={shown(value)}" for key, value in values.items())

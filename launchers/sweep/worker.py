@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Literal
 
-from launchers.describe import PROJECT
+from launchers.project import PROJECT
 
 _START = "import sys; from launchers.sweep.worker import main; main(sys.argv[1:])"
 _ALIVE_S = 30.0  # how long a run's earlier process may take to notice that its sweeper has died
@@ -166,7 +166,7 @@ def _own_gpu(slot: int) -> None:
 def _warm_up(task: Task) -> Outcome:
     from dogbreed import training
     from dogbreed.errors import DogBreedError, Interrupted
-    from launchers import prepare
+    from launchers.api import prepare
 
     try:
         _, plan = prepare(task.overrides)
@@ -185,10 +185,10 @@ def _run(task: Task, connection: Connection) -> Outcome:
     import time
 
     from dogbreed.errors import DogBreedError, Interrupted
-    from launchers import prepare
+    from launchers.api import prepare
     from launchers.base import wait
     from launchers.local import LocalLauncher
-    from launchers.run_state import forget_elsewhere
+    from launchers.runs.state import forget_elsewhere
 
     def ask(epoch: int, metrics: Mapping[str, float]) -> bool:
         connection.send(Epoch(epoch, metrics))

@@ -1,0 +1,1 @@
+"""AWS access, and what launchers do with S3 and IAM."""

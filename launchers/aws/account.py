@@ -1,0 +1,115 @@
+"""The one door to AWS: clients, and AWS's errors in words that say what to do. boto3 is imported when it is needed."""
+
+import configparser
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from launchers.aws.errors import errors, import_boto3
+
+
+class Cloud(Protocol):
+    """An account, or something that stands in for one. Constructors only store."""
+
+    region: str | None
+    poll_s: float  # between two looks at something that changes
+
+    @property
+    def scope(self) -> str:
+        """Of handles: the region, or `rehearsal`."""
+        ...
+
+    @property
+    def default_bucket(self) -> str | None:
+        """Where launchers look that were not told a bucket."""
+        ...
+
+    def client(self, service: str) -> Any:
+        """A boto3 client."""
+        ...
+
+    @property
+    def option(self) -> str:
+        """What `python -m launchers` must be told besides a handle, to find this place; with a space before it."""
+        ...
+
+    @property
+    def makes_buckets(self) -> bool:
+        """Whether a bucket that is named and missing is made without a word, as one that stands for a real one."""
+        ...
+
+    def describe(self) -> str:
+        """Where it is, for people."""
+        ...
+
+
+@dataclass
+class Account:
+    """Your own account. Credentials and profile are found as the AWS CLI finds them, and never sent along with a run.
+
+    bucket, role: what launchers take from here where they are not told otherwise.
+    """
+
+    region: str | None = None
+    bucket: str | None = None
+    role: str | None = None
+    poll_s: float = 5.0
+    _clients: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def scope(self) -> str:
+        return self.region or "nowhere"
+
+    @property
+    def default_bucket(self) -> str | None:
+        return self.bucket
+
+    def client(self, service: str) -> Any:
+        if service not in self._clients:
+            boto3 = import_boto3()
+            from botocore.config import Config
+
+            with errors(f"connecting to {service}"):
+                self._clients[service] = boto3.client(
+                    service, region_name=self.region, config=Config(**TIMEOUTS, user_agent_extra="dogbreed")
+                )
+        return self._clients[service]
+
+    @property
+    def option(self) -> str:
+        return ""
+
+    @property
+    def makes_buckets(self) -> bool:
+        return False
+
+    def describe(self) -> str:
+        return f"SageMaker in {self.region}"
+
+
+TIMEOUTS: dict[str, Any] = {
+    "retries": {"mode": "standard", "total_max_attempts": 8},  # waits longer each time, with chance in it
+    "connect_timeout": 10,
+    "read_timeout": 60,
+}
+
+
+@lru_cache
+def configured_region() -> str | None:
+    """As the AWS CLI would find it: the environment, then the profile in ~/.aws/config."""
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        if os.environ.get(name):
+            return os.environ[name]
+    profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read(Path(os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser())
+    except configparser.Error:
+        return None
+    section: Mapping[str, str] = next(
+        (dict(parser[name]) for name in (f"profile {profile}", profile) if parser.has_section(name)), {}
+    )
+    return section.get("region")

@@ -1,0 +1,113 @@
+"""Check a bucket, and clean up what runs left in it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from launchers.aws.account import Cloud
+from launchers.aws.errors import code_of, errors, network_errors
+from launchers.aws.s3 import MISSING, head, objects, split_uri
+from launchers.base import CleanupReport
+
+
+def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
+    """What is wrong with it: missing, somebody else's, in another region, or open to everyone."""
+    from botocore.exceptions import ClientError
+
+    client = cloud.client("s3")
+    try:
+        with network_errors(f"looking at the bucket {bucket}"):
+            found = client.head_bucket(Bucket=bucket, ExpectedBucketOwner=account)
+    except ClientError as error:
+        code = code_of(error)
+        region = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        if code in MISSING and cloud.makes_buckets:
+            client.create_bucket(Bucket=bucket)
+            return []
+        if code in MISSING:
+            return [f"There is no bucket {bucket}.\nTry: aws s3 mb s3://{bucket} --region {cloud.region}"]
+        if code in ("301", "PermanentRedirect") or (code == "400" and region):
+            return [_elsewhere(bucket, str(region), cloud)]
+        if code in ("403", "AccessDenied"):
+            return [
+                f"The bucket {bucket} is in another account, or closed to you.\nTry: launcher.bucket=<one of yours>"
+            ]
+        with errors(f"looking at the bucket {bucket}"):
+            raise
+    region = found.get("BucketRegion") or found["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+    findings = []
+    if region and region != cloud.region:
+        findings.append(_elsewhere(bucket, region, cloud))
+    if _is_public(client, bucket):
+        findings.append(
+            f"Everybody can read the bucket {bucket}.\nTry: a private one; or aws s3api put-public-access-block "
+            f"--bucket {bucket} --public-access-block-configuration BlockPublicAcls=true,IgnorePublicAcls=true,"
+            "BlockPublicPolicy=true,RestrictPublicBuckets=true"
+        )
+    return findings
+
+
+def cleanup(
+    cloud: Cloud,
+    bucket: str,
+    prefix: str,
+    has_job: Callable[[str], bool],
+    older_than: timedelta | None,
+    apply: bool,
+) -> CleanupReport:
+    """Settings without a job, and uploads in parts that broke off (their parts are billed)."""
+    # what a run is about to use looks the same for a while
+    client, before = cloud.client("s3"), datetime.now(UTC) - (timedelta(days=1) if older_than is None else older_than)
+    runs: dict[str, list[tuple[str, datetime]]] = {}
+    for name, written in objects(cloud, f"s3://{bucket}/{prefix}/runs"):
+        run_id, _, rest = name.partition("/")
+        runs.setdefault(run_id, []).append((rest, written))
+    lone = [
+        f"s3://{bucket}/{prefix}/runs/{run_id}/spec.json"
+        for run_id, files in sorted(runs.items())
+        if [name for name, _ in files] == ["spec.json"] and files[0][1] < before and not has_job(run_id)
+    ]
+    with errors(f"looking for unfinished uploads in {bucket}"):
+        uploads = {
+            f"s3://{bucket}/{item['Key']} (unfinished upload {item['UploadId']})": item
+            for item in client.list_multipart_uploads(Bucket=bucket, Prefix=f"{prefix}/").get("Uploads", [])
+            if item["Initiated"] < before
+        }
+    found = (*lone, *uploads)
+    if not apply:
+        return CleanupReport(found)
+    with errors("removing what is left over"):
+        for uri in lone:
+            client.delete_object(Bucket=bucket, Key=split_uri(uri)[1])
+        for item in uploads.values():
+            client.abort_multipart_upload(Bucket=bucket, Key=item["Key"], UploadId=item["UploadId"])
+        left = {item["UploadId"] for item in client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])}
+        gone = [uri for uri in lone if head(cloud, bucket, split_uri(uri)[1]) is None]
+    gone += [name for name, item in uploads.items() if item["UploadId"] not in left]
+    return CleanupReport(found, tuple(gone))
+
+
+def _is_public(client: Any, bucket: str) -> bool:
+    """By its policy or its access list; what may not be looked at counts as private."""
+    from botocore.exceptions import ClientError
+
+    try:
+        if client.get_bucket_policy_status(Bucket=bucket)["PolicyStatus"]["IsPublic"]:
+            return True
+    except ClientError as error:
+        if code_of(error) not in ("NoSuchBucketPolicy", "AccessDenied"):
+            with errors(f"looking at who may read {bucket}"):
+                raise
+    try:
+        grants = client.get_bucket_acl(Bucket=bucket)["Grants"]
+    except ClientError as error:
+        if code_of(error) != "AccessDenied":
+            with errors(f"looking at who may read {bucket}"):
+                raise
+        return False
+    return any(str(grant["Grantee"].get("URI", "")).endswith(("AllUsers", "AuthenticatedUsers")) for grant in grants)
+
+
+def _elsewhere(bucket: str, region: str, cloud: Cloud) -> str:
+    where = f"The bucket {bucket} is in {region}, and the job in {cloud.region}."
+    return f"{where}\nTry: aws.region={region}, or another bucket"

@@ -1,0 +1,87 @@
+"""What launchers do with S3: upload what is not there, bring things home, check a bucket, find what was left over."""
+
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from launchers.aws.account import Cloud
+from launchers.aws.errors import code_of, errors
+
+AT_ONCE = 8  # transfers
+_TEMPORARY = re.compile(r"^\..+\.tmp-\d+$")
+MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchBucket")
+
+
+def head(cloud: Cloud, bucket: str, key: str) -> dict[str, Any] | None:
+    """Null where there is no such object."""
+    from botocore.exceptions import ClientError
+
+    try:
+        found: dict[str, Any] = cloud.client("s3").head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if code_of(error) in MISSING:
+            return None
+        raise
+    return found
+
+
+def read(cloud: Cloud, uri: str) -> bytes | None:
+    from botocore.exceptions import ClientError
+
+    bucket, key = split_uri(uri)
+    with errors(f"reading {uri}"):
+        try:
+            return bytes(cloud.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read())
+        except ClientError as error:
+            if code_of(error) in MISSING:
+                return None
+            raise
+
+
+def objects(cloud: Cloud, uri: str) -> Iterator[tuple[str, datetime]]:
+    """(name below the prefix, when it was written) of each object under `uri`, which is a folder."""
+    bucket, prefix = split_uri(uri.rstrip("/") + "/")
+    with errors(f"listing {uri}"):
+        pages = cloud.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        for page in pages:
+            for item in page.get("Contents", []):
+                yield item["Key"][len(prefix) :], item["LastModified"]
+
+
+def download(cloud: Cloud, uri: str, folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> int:
+    """Everything under `uri`, with its dates; each file whole or not at all. Returns how many."""
+    import os
+
+    bucket, prefix = split_uri(uri.rstrip("/") + "/")
+    found = [
+        (name, at)
+        for name, at in objects(cloud, uri)
+        if wanted(name) and not is_temporary(name) and ".." not in name.split("/")
+    ]
+    client = cloud.client("s3")
+
+    def one(item: tuple[str, datetime]) -> None:
+        name, written = item
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        client.download_file(bucket, prefix + name, str(temporary))
+        os.utime(temporary, (written.timestamp(), written.timestamp()))
+        temporary.replace(path)
+
+    with errors(f"downloading {uri}"), ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(one, found))
+    return len(found)
+
+
+def is_temporary(name: str) -> bool:
+    return _TEMPORARY.match(name.rpartition("/")[2]) is not None
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """s3://bucket/a/b -> bucket, a/b."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key

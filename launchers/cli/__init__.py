@@ -1,0 +1,1 @@
+"""The commands: `train.py`'s frame, and `python -m launchers`."""

@@ -1,0 +1,229 @@
+"""What has been run, here and elsewhere: how to follow it, and how to stop it."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+from dogbreed.errors import DogBreedError, Interrupted
+from launchers.base import LAUNCHED_FILE, Handle, LaunchError, Phase, RunResult, Status
+from launchers.formatting import shown_path
+from launchers.local import LocalLauncher
+from launchers.registry import PLACES, find_run, launcher_at
+from launchers.runs.find import folder_of
+
+_EPILOG = """\
+A run is named by its folder (runs/20261123-001122-x7k2), by the last part of
+that, or by its handle: sagemaker://eu-west-1/20261123-001122-x7k2 works from
+any folder and any machine, sagemaker://rehearsal/... on this one.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        status: int = args.command(args)
+        sys.stdout.flush()
+        return status
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        return 128 + interrupted.signum
+    except DogBreedError as error:
+        print("\n".join([f"error: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _list(args: argparse.Namespace) -> int:
+    launcher = launcher_at(args)
+    runs = list(launcher.list(active_only=not args.all))
+    if isinstance(launcher, LocalLauncher):
+        runs = [*_launched_from_here(args), *runs]
+    if args.json:
+        print(json.dumps([_facts(handle, status) for handle, status in runs], indent=2))
+    elif runs:
+        rows = [(_name(h), str(s.phase), str(s.attempt), s.started_at[:19]) for h, s in runs]
+        rows = [("run", "phase", "attempt", "started (UTC)"), *rows]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    else:
+        seen = f"in {launcher.runs_dir} or {launcher.sweeps_dir}" if isinstance(launcher, LocalLauncher) else "there"
+        print(f"No run {seen}." if args.all else f"No run is going on {seen}. Those that have ended: list --all")
+    return 0
+
+
+def _launched_from_here(args: argparse.Namespace) -> Iterator[tuple[Handle, Status]]:
+    """Runs elsewhere whose folder is here and waits for its results."""
+    sweeps = (Path("sweeps").glob(f"{below}/{LAUNCHED_FILE}") for below in ("*", "*/*"))  # in one job; of trials
+    places = (Path(args.runs_dir).glob(f"*/{LAUNCHED_FILE}"), *sweeps)
+    for file in sorted((file for found in places for file in found), reverse=True):
+        from launchers.registry import launcher_of
+        from launchers.runs.launched import launched
+
+        note = launched(file.parent) or {}
+        if "handle" not in note or "home" in note:
+            continue
+        handle = Handle.parse(note["handle"])
+        try:
+            status = launcher_of(handle, note.get("state_dir")).status(handle)
+        except LaunchError as error:
+            print(f"{handle}: {error}", file=sys.stderr)
+            continue
+        if args.all or not status.finished:
+            yield handle, status
+
+
+def _status(args: argparse.Namespace) -> int:
+    launcher, handle = find_run(args)
+    status = launcher.status(handle)
+    if args.json:
+        print(json.dumps(_facts(handle, status), indent=2))
+    else:
+        print(status)
+    return 1 if status.phase is Phase.LOST else 0
+
+
+def _logs(args: argparse.Namespace) -> int:
+    launcher, handle = find_run(args)
+    for line in launcher.logs(handle, follow=args.follow, attempt=args.attempt):
+        print(f"{line.attempt} | {line.text}", flush=args.follow)
+    return 0
+
+
+def _attach(args: argparse.Namespace) -> int:
+    from launchers.follow import follow
+
+    print(follow(*find_run(args)))
+    return 0
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    launcher, handle = find_run(args)
+    status = launcher.cancel(handle, grace_s=args.grace_s)
+    print(status)
+    return 1 if status.phase is Phase.LOST else 0
+
+
+def _result(args: argparse.Namespace) -> int:
+    launcher, handle = find_run(args)
+    result: RunResult = launcher.result(handle)
+    if args.json:
+        artifacts = {name: str(path) for name, path in result.artifacts.items()}
+        print(json.dumps({"handle": str(result.handle), "metrics": result.metrics, "artifacts": artifacts}, indent=2))
+    else:
+        print(str(result).strip())
+    return 0
+
+
+def _cleanup(args: argparse.Namespace) -> int:
+    older_than = None if args.older_than_h is None else timedelta(hours=args.older_than_h)
+    report = launcher_at(args).cleanup(older_than=older_than, apply=args.apply)
+    for name in report.found:
+        print(f"{'removed' if name in report.removed else 'left over'}  {name}")
+    if report.left and not args.apply:
+        print("Remove them with the same command and --apply")
+    elif not report.found:
+        print("Nothing is left over.")
+    return 1 if report.left and args.apply else 0
+
+
+def _rehearsal(args: argparse.Namespace) -> int:
+    from launchers.registry import cloud_of
+    from launchers.rehearsal import cloud, process
+
+    place = cast(cloud.Rehearsal, cloud_of("rehearsal", args.state_dir)).place
+    if args.do == "stop":
+        print("The rehearsal cloud has ended." if process.stop(place) else "The rehearsal cloud is not running.")
+        return 0
+    server = process.start(place, process.IDLE_S) if args.do == "start" else process.running(place)
+    if server is None:
+        print(f"The rehearsal cloud is not running; {shown_path(place)} keeps what it has.")
+        return 0
+    print(
+        f"The rehearsal cloud is at {server.url}; {shown_path(place)} keeps what it has. To look around:\n"
+        f"  export AWS_ENDPOINT_URL={server.url} AWS_DEFAULT_REGION=us-east-1\n"
+        f"  export AWS_ACCESS_KEY_ID={server.key} AWS_SECRET_ACCESS_KEY={server.key}\n"
+        "  aws s3 ls --recursive s3://dogbreed-rehearsal"
+    )
+    return 0
+
+
+def _images(args: argparse.Namespace) -> int:
+    from launchers.sagemaker import images
+
+    if args.refresh:
+        from launchers.sagemaker.images_refresh import refresh
+
+        refresh(images.TABLE)
+        print(f"{shown_path(images.TABLE)} is written anew.\n")
+    print(images.shown(datetime.now(UTC).isoformat()))
+    return 0
+
+
+def _name(handle: Handle) -> str:
+    return shown_path(folder_of(handle)) if handle.launcher == "local" else str(handle)
+
+
+def _facts(handle: Handle, status: Status) -> dict[str, Any]:
+    folder = {"folder": str(folder_of(handle))} if handle.launcher == "local" else {}
+    return {"handle": str(handle), **folder, **asdict(status)}
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--state-dir", metavar="FOLDER", help="of the rehearsal cloud, if not the usual (aws.state_dir)"
+    )
+    common.add_argument("--runs-dir", default="runs", metavar="FOLDER", help="where runs lie (default: runs)")
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="for programs")
+    one_run = argparse.ArgumentParser(add_help=False)
+    one_run.add_argument("run", metavar="RUN", help="a run folder, its name, or a handle")
+
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m launchers", description=__doc__, epilog=_EPILOG, formatter_class=shape)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, parents=[*parents, common])
+        sub.set_defaults(command=command)
+        return sub
+
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("place", nargs="?", metavar="PLACE", help=f"where: {PLACES}; without it, this machine")
+
+    listing = add("list", _list, "Show the runs that are going on, newest first.", place, as_json)
+    listing.add_argument("--all", action="store_true", help="and those that have ended")
+    add("status", _status, "Show how a run stands, and what to do next.", one_run, as_json)
+    logs = add("logs", _logs, "Print a run's log, each line with its attempt.", one_run)
+    logs.add_argument("--follow", "-f", action="store_true", help="until the run has ended")
+    logs.add_argument("--attempt", type=int, metavar="N", help="of this attempt only")
+    add("attach", _attach, "Follow a run until it has ended, and show its result.", one_run)
+    cancel = add("cancel", _cancel, "Make a run save and stop.", one_run)
+    cancel.add_argument(
+        "--grace-s", type=float, default=110, metavar="S", help="seconds until it is killed (default: 110)"
+    )
+    add("result", _result, "Show the numbers and files of a run that succeeded.", one_run, as_json)
+    cleanup = add("cleanup", _cleanup, "Show what runs left behind that nothing uses.", place)
+    cleanup.add_argument("--apply", action="store_true", help="and remove it")
+    cleanup.add_argument(
+        "--older-than-h", type=float, metavar="H", help="hours; of a place elsewhere nothing younger than 24 is touched"
+    )
+    cleanup.add_argument("--bucket", metavar="NAME", help="where launchers put things, of a place elsewhere")
+    rehearsing = add("rehearsal", _rehearsal, "Start, find or stop the rehearsal cloud.")
+    rehearsing.add_argument("do", choices=["start", "status", "stop"], metavar="start|status|stop")
+    images = add(
+        "images", _images, "Show the images of training jobs, until when AWS patches them, and what auto takes."
+    )
+    images.add_argument("--refresh", action="store_true", help="write the table anew, from the SageMaker SDK")
+    return parser

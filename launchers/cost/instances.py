@@ -1,0 +1,57 @@
+"""What a plan says about the number of instances."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from launchers.cost.times import caches, speed, times, work_of
+
+if TYPE_CHECKING:
+    from launchers.cost.prices import Instance
+
+
+_ENOUGH = 1.1  # half the machines, if they take no more than a tenth longer
+
+
+def said(config: Mapping[str, Any], row: "Instance | None", instances: int) -> str:
+    """What a plan says of so many instances, and whether fewer would do; "" for one."""
+    if instances <= 1:
+        return ""
+    of_one = work_of(config)
+    if row is None or of_one is None:
+        return f"cannot be told: too little is known of that {'instance type' if row is None else 'network'}"
+    fewer = _halvings(instances)
+    speeds = {n: speed(config, row, n) or 1.0 for n in fewer}
+    lines = [f"training steps {speeds[instances]:.2g} times as fast as on one instance, on paper"]
+    known = {n: found for n in fewer if (found := times(config, row, n)) is not None}
+    if not known:
+        if (enough := _enough({n: 1 / faster for n, faster in speeds.items()})) < instances:
+            lines.append(f"More machines will not help: launcher.instances={enough} is as fast")
+        return "\n".join(lines)
+    total = {n: found.total_s for n, found in known.items()}
+    lines.append(f"{_duration(total[instances])} in all, {_duration(total[1])} on one instance")
+    enough = _enough(total)
+    if caches(config, of_one):
+        lines.append(f"of it {_duration(known[instances].features_s)} for features, which later runs find")
+        if (later := _enough({n: found.total_s - found.features_s for n, found in known.items()})) < enough:
+            lines.append(f"Later runs are as fast with launcher.instances={later}")
+    if enough < instances:
+        lines.append(f"More machines will not help: launcher.instances={enough} takes {_duration(total[enough])}")
+    return "\n".join(lines)
+
+
+def _halvings(number: int) -> list[int]:
+    """1 first: of 5, 1, 2, 3 and 5."""
+    return [*_halvings((number + 1) // 2), number] if number > 1 else [1]
+
+
+def _enough(seconds: Mapping[int, float]) -> int:
+    """The least number of instances that takes at most a tenth longer than all of them. seconds: by number."""
+    return min(n for n, each in seconds.items() if each <= _ENOUGH * seconds[max(seconds)])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
+    if seconds < 6000:
+        return f"{seconds / 60:.{1 if seconds < 600 else 0}f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""What is sent to a rented machine: code and photos."""

@@ -1,0 +1,108 @@
+"""The rehearsal cloud: AWS's interfaces on this machine, with training jobs that really run. No account, no cost.
+
+It is a process of its own that is started when it is first needed, found again through `state_dir`, and ended by
+`python -m launchers rehearsal stop`, or by itself when nothing has happened for a while.
+"""
+
+import shlex
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dogbreed.errors import ConfigError, raise_findings
+from launchers.aws.account import TIMEOUTS
+from launchers.aws.errors import import_boto3
+from launchers.rehearsal.faults import Trouble, unknown
+from launchers.rehearsal.names import BUCKET, DOOR_HEADER, REGION, TROUBLE_HEADER
+from launchers.rehearsal.process import IDLE_S, default_place, start
+
+
+@dataclass
+class Rehearsal:
+    """Stands where an account would stand: `aws=rehearsal`.
+
+    state_dir: where it keeps its S3 and the records of its jobs. reclaims: how often a spot machine is taken away from
+    each job. trouble: what else goes wrong, see `Trouble`. idle_s: after so long without a request or a job its process
+    ends.
+    """
+
+    region: str | None = REGION
+    bucket: str | None = None
+    role: str | None = None
+    state_dir: str = "~/.cache/dogbreed/rehearsal"
+    reclaims: int = 1
+    trouble: Mapping[str, Any] = field(default_factory=dict)
+    idle_s: float = IDLE_S
+    poll_s: float = 0.3
+    _clients: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _door: str = field(default_factory=lambda: uuid.uuid4().hex, repr=False, compare=False)
+
+    @property
+    def scope(self) -> str:
+        return "rehearsal"
+
+    @property
+    def default_bucket(self) -> str | None:
+        return self.bucket or BUCKET
+
+    @property
+    def place(self) -> Path:
+        return Path(self.state_dir).expanduser()
+
+    def findings(self) -> list[str]:
+        """What is wrong with the settings."""
+        if names := unknown(self.trouble):
+            return [f"Unknown in aws.trouble: {', '.join(names)}.\nTry: {', '.join(Trouble.__dataclass_fields__)}"]
+        return list(self._trouble().findings())
+
+    def client(self, service: str) -> Any:
+        if service not in self._clients:
+            raise_findings(ConfigError, self.findings())
+            boto3 = import_boto3("rehearsal")
+            from botocore.config import Config
+
+            server = start(self.place, self.idle_s)
+            client = boto3.client(
+                service,
+                region_name=self.region,
+                endpoint_url=server.url,
+                aws_access_key_id=server.key,
+                aws_secret_access_key=server.key,
+                config=Config(**TIMEOUTS, s3={"addressing_style": "path"}),
+            )
+            headers = {TROUBLE_HEADER: self._trouble().to_header(), DOOR_HEADER: self._door}
+            # before signing, so that they are in each retry as well
+            client.meta.events.register("before-call", lambda params, **_: params["headers"].update(headers))
+            client.meta.events.register("before-parameter-build", _validate)
+            self._clients[service] = client
+        return self._clients[service]
+
+    @property
+    def option(self) -> str:
+        usual = self.place == default_place()
+        return "" if usual else f" --state-dir {shlex.quote(str(self.place))}"
+
+    @property
+    def makes_buckets(self) -> bool:
+        return not self._trouble().no_bucket
+
+    def describe(self) -> str:
+        return f"the rehearsal cloud on this machine, in {self.state_dir}"
+
+    def _trouble(self) -> Trouble:
+        return Trouble(**{"reclaims": self.reclaims, **self.trouble})
+
+
+def _validate(params: Mapping[str, Any], model: Any, **_: Any) -> None:
+    """Also here, for what the server cannot tell from the bytes of a request: S3's."""
+    from botocore.exceptions import ParamValidationError
+
+    from launchers.rehearsal.validation import findings
+
+    if model.service_model.service_name == "s3" and model.input_shape is not None:
+        given = {name: value for name, value in params.items() if name not in ("Body", "Bucket")}
+        required = {name: "x" for name in ("Bucket",) if name in params}
+        if report := list(findings(model.input_shape, {**given, **required})):
+            raise ParamValidationError(report="\n".join(report))

@@ -1,0 +1,115 @@
+"""The process of the rehearsal cloud: started when it is needed, found again, and stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from launchers.base import Cause, LaunchError
+from launchers.formatting import shown_path
+from launchers.rehearsal.names import LOCK_FILE, LOG_FILE, SERVER_FILE
+from launchers.runs.processes import living_process
+
+IDLE_S = 3600.0
+_START_S = 60.0
+_started: list[subprocess.Popen[bytes]] = []  # servers, of which this process is the parent
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the server is, and the access key that it wants to see: only who may read its state may use it."""
+
+    url: str
+    key: str
+
+
+def default_place() -> Path:
+    """Where the state is if nothing else is said; as conf/aws/rehearsal.yaml has it."""
+    return Path(os.environ.get("DOGBREED_CACHE", "~/.cache/dogbreed")).expanduser() / "rehearsal"
+
+
+def start(place: Path, idle_s: float) -> Server:
+    """The server whose state is in `place`; it is started where none is running.
+
+    Raises LaunchError where it does not come up.
+    """
+    if server := running(place):
+        return server
+    try:
+        import moto.server  # noqa: F401
+        import regex  # noqa: F401
+    except ImportError as error:
+        raise LaunchError(
+            f"The rehearsal cloud needs the package {error.name}.\nTry: pip install -e '.[rehearsal]'", Cause.BAD_CONFIG
+        ) from error
+    place.mkdir(parents=True, exist_ok=True)
+    place.chmod(0o700)
+    with (place / LOCK_FILE).open("w") as lock:
+        with suppress(ImportError):  # Windows
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if server := running(place):  # another process was faster
+            return server
+        with (place / LOG_FILE).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "launchers.rehearsal.server", str(place), str(idle_s)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C here is not meant for it
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path())},
+            )
+        _started.append(process)
+        until = time.monotonic() + _START_S
+        while time.monotonic() < until:
+            if server := running(place):
+                return server
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        tail = (place / LOG_FILE).read_text(errors="replace").splitlines()[-3:]
+        raise LaunchError(
+            f"The rehearsal cloud does not come up; {shown_path(place / LOG_FILE)} ends with:\n" + "\n".join(tail)
+        )
+
+
+def running(place: Path) -> Server | None:
+    """The server; null where none is running."""
+    try:
+        seen = json.loads((place / SERVER_FILE).read_bytes())
+        alive = living_process(seen["pid"], seen["process_started"])
+        return Server(seen["url"], seen["key"]) if alive else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def stop(place: Path) -> bool:
+    """End the server, and with it the jobs that run in it. False where none was running."""
+    if running(place) is None:
+        return False
+    seen = json.loads((place / SERVER_FILE).read_bytes())
+    process = living_process(seen["pid"], seen["process_started"])
+    if process is not None:
+        process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + 20
+        while living_process(seen["pid"], seen["process_started"]):
+            if time.monotonic() > until:
+                process.kill()
+                break
+            time.sleep(0.05)
+    for child in _started:
+        child.poll()  # an ended one is no zombie then
+    return True
+
+
+def _python_path() -> list[str]:
+    project = str(Path(__file__).resolve().parents[2])
+    return [project, *([os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [])]

@@ -1,0 +1,37 @@
+"""The resolvers of conf/: `${new_run_id:}` and `${aws_region:}`. Importing this module registers them."""
+
+import os
+import random
+import secrets
+from datetime import UTC, datetime
+
+from omegaconf import OmegaConf
+
+from dogbreed.distributed import ranks
+from dogbreed.errors import ConfigError
+from launchers.aws.account import configured_region
+
+_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+
+
+def new_run_id() -> str:
+    """Sorts by time, names folders, jobs and tags alike: 20261123-001122-x7k2, UTC.
+
+    Processes that torchrun has started for one run draw the same: of its own process number and start.
+    """
+    here = ranks.here()
+    if not here.several:
+        letters = "".join(secrets.choice(_LETTERS) for _ in range(4))
+        return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{letters}"
+    if here.nodes > 1:
+        raise ConfigError("Processes on several machines train one run, and need a name for it.\nTry: run_id=...")
+    import psutil
+
+    started = psutil.Process(os.getppid()).create_time()
+    drawn = random.Random(f"{os.getppid()} {started}")
+    return f"{datetime.fromtimestamp(started, UTC):%Y%m%d-%H%M%S}-{''.join(drawn.choices(_LETTERS, k=4))}"
+
+
+# Cached, so that run_id and the folder named after it agree; each job of a sweep is composed anew and gets its own.
+OmegaConf.register_new_resolver("new_run_id", new_run_id, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("aws_region", configured_region, replace=True)

@@ -1,0 +1,56 @@
+"""Find a run of this machine by what a person typed, and name it."""
+
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from launchers.base import Handle, LaunchError
+from launchers.formatting import shown_path
+from launchers.overrides import override
+from launchers.runs.state import STATE_FILE, State
+
+
+def handle_for(folder: Path) -> Handle:
+    return Handle("local", folder.parent.as_posix().rstrip("/"), folder.name)
+
+
+def folder_of(handle: Handle) -> Path:
+    if handle.launcher != "local":
+        raise LaunchError(f"{handle} is not a run of this machine.\nTry: a run folder, or local://<its absolute path>")
+    return Path(f"{handle.scope}/{handle.run_id}")
+
+
+def find(text: str, runs_dir: str = "runs") -> Handle:
+    """The handle of what a person typed: a handle, a run folder, or the name of a folder in `runs_dir`.
+
+    Raises LaunchError where no such folder is.
+    """
+    if "://" in text:
+        folder = folder_of(Handle.parse(text))
+    else:
+        candidates = [Path(text).absolute(), Path(runs_dir, text).absolute()]
+        folder = next((Path(os.path.normpath(path)) for path in candidates if path.is_dir()), candidates[0])
+    if folder.is_dir():
+        return handle_for(folder)
+    newest = [shown_path(folder) for folder in sorted(run_folders(runs_dir), key=_started_at, reverse=True)][:3]
+    raise LaunchError(
+        f"There is no run folder {shown_path(folder)}.\n"
+        + (f"The newest here: {', '.join(newest)}" if newest else "Try: python -m launchers list --all")
+    )
+
+
+def resume_command(folder: Path, *, absolute: bool = False) -> str:
+    """What to type so that the run in `folder` goes on; for a shell, and quoted for Hydra where it needs that."""
+    return shlex.join(["python", "train.py", override("resume", str(folder) if absolute else shown_path(folder))])
+
+
+def run_folders(runs_dir: str = "runs", sweeps_dir: str = "sweeps") -> Iterator[Path]:
+    """The folders of runs that began on this machine: runs/<run> and sweeps/<sweep>/<run>."""
+    for base, pattern in ((runs_dir, "*"), (sweeps_dir, "*/*")):
+        yield from (state.parent for state in Path(base).absolute().glob(f"{pattern}/{STATE_FILE}"))
+
+
+def _started_at(folder: Path) -> str:
+    state = State.read(folder)
+    return "" if state is None else state.first_started_at

@@ -1,0 +1,40 @@
+"""Processes of this machine: whether one still lives, and claiming a folder for one."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+_SAME_START_S = 2.0  # psutil derives start times from the wall clock, which may be set a little meanwhile
+
+
+def living_process(pid: int, started: float) -> Any | None:
+    """The psutil.Process; None if it is gone, or its number now belongs to another one. started: since 1970."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < _SAME_START_S
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Between looking whether a run is alive and saying that it is ours, no other process does the same."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network disks cannot lock; then the look alone has to do
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,46 @@
+"""Read the result of a run from its folder."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from dogbreed.run_folder import RunFolder
+from launchers.base import Handle, LaunchError, RunResult
+from launchers.formatting import shown_path
+
+_ARTIFACTS = (  # of a RunFolder
+    *("report", "model", "best", "last", "metrics", "history", "predictions"),
+    *("skipped", "config", "environment", "log"),
+)
+
+
+def read_result(handle: Handle, folder: RunFolder) -> RunResult:
+    """What lies in the folder of a run that has succeeded. Raises LaunchError where its numbers cannot be read."""
+    try:
+        metrics = json.loads(folder.metrics.read_bytes())
+    except (OSError, ValueError) as error:
+        where = shown_path(folder.path)
+        raise LaunchError(f"The run at {where} succeeded, but its metrics.json cannot be read: {error}") from error
+    paths: dict[str, Path] = {name: getattr(folder, name) for name in _ARTIFACTS}
+    return RunResult(handle, folder.path, metrics, {name: path for name, path in paths.items() if path.exists()})
+
+
+def best_so_far(folder: Path) -> dict[str, float]:
+    """As metrics.json of a run with test=false has them. Raises LaunchError where no epoch has ended."""
+    from omegaconf import OmegaConf
+
+    here = RunFolder(folder)
+    config: Any = OmegaConf.load(here.config) if here.config.exists() else {}
+    try:
+        with here.history.open(newline="") as file:
+            rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    except OSError:
+        rows = []
+    if not rows:
+        raise LaunchError(f"No epoch of the run in {folder} has ended, so it has no numbers.")
+    monitor = str(config.get("monitor", "val/acc"))
+    better = max if config.get("mode", "max") == "max" else min
+    best = better(rows, key=lambda row: row[monitor])
+    numbers = {name: value for name, value in best.items() if name.startswith("val/")}
+    return {**numbers, "best_epoch": best["epoch"], "epochs": float(len(rows)), "steps": rows[-1]["step"]}

@@ -1,0 +1,122 @@
+"""What a search comes to, in a file that programs can read, and as people see it: here, or brought home from a job."""
+
+import json
+import shlex
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self, TypeAlias, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from dogbreed.run_folder import RunFolder, write_json, write_text
+from launchers.base import SEARCH_FILE, Handle, LaunchError, RunResult
+from launchers.formatting import shown_path
+from launchers.runs.results import read_result
+
+BEST = "best"
+Value: TypeAlias = "float | int | str | bool | None"
+
+STUDY_FILE = "study.db"
+_INDENT = 12 * " "
+
+
+@dataclass(frozen=True)
+class Ending:
+    """trial: the best one's number, value: its objective, values: of its parameters. complete, pruned, failed: trials.
+    epochs_share: of the epochs that all of them would have had, those that were trained. database: null for study.db in
+    the search's own folder.
+    """
+
+    study: str
+    trial: int
+    monitor: str
+    value: float
+    values: Mapping[str, Value]
+    complete: int
+    pruned: int
+    failed: int
+    epochs_share: float
+    database: str | None
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / SEARCH_FILE, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises LaunchError where there is none."""
+        try:
+            return cls(**json.loads((folder / SEARCH_FILE).read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise LaunchError(f"{shown_path(folder / SEARCH_FILE)} cannot be read: {error}") from error
+
+    @property
+    def head(self) -> str:
+        said = f"{self.complete} trials complete, {self.pruned} pruned, {self.failed} failed"
+        return said + (f"; {self.epochs_share:.0%} of the epochs trained" if self.pruned else "")
+
+    def tail(self, folder: Path) -> str:
+        database = shown_path(folder / STUDY_FILE) if self.database is None else self.database
+        return (
+            f"best        trial {self.trial}, {self.monitor} {self.value:.4f}\n"
+            f"{textwrap.fill(in_words(self.values), 80, initial_indent=_INDENT, subsequent_indent=_INDENT)}\n"
+            f"study       {shown_path(folder / 'study.html')}\n"
+            f"database    {database}\n"
+            f"\nTrain with these settings: {retrain_command(folder)}"
+        )
+
+
+@dataclass(frozen=True)
+class SearchResult(RunResult):
+    """Of the best trial's run; folder: of the search."""
+
+    shown: str
+
+    def __str__(self) -> str:
+        return self.shown
+
+
+def read_search(handle: Handle, folder: Path) -> SearchResult:
+    """Raises LaunchError where the search's numbers, or its best trial's, cannot be read."""
+    ending = Ending.read(folder)
+    best = read_result(handle, RunFolder(trial_folder(folder, ending.trial)))
+    shown = f"\n{ending.head}\n{best}\n\n{ending.tail(folder)}"
+    metrics = {ending.monitor: ending.value, **best.metrics}
+    return SearchResult(handle, folder, metrics, {**best.artifacts, "study": folder / "study.html"}, shown)
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}"
+
+
+def move_data(sweep: Path, root: str | None) -> None:
+    """In what `write_best` wrote elsewhere: where the photos are on this machine; null for where they are anyway."""
+    path = sweep / "experiment" / f"{BEST}.yaml"
+    text = path.read_text()
+    settings = cast(DictConfig, OmegaConf.create(text))
+    if root is not None:
+        OmegaConf.update(settings, "data.root", root, force_add=True)
+    elif "root" in (settings.get("data") or {}):
+        del settings.data["root"]
+        if not settings.data:
+            del settings["data"]
+    head = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
+    write_text(path, head + OmegaConf.to_yaml(settings))
+
+
+def retrain_command(sweep: Path) -> str:
+    return shlex.join(["python", "train.py", "--config-dir", shown_path(sweep), f"experiment={BEST}"])
+
+
+def short(key: str) -> str:
+    return key.rpartition(".")[2].lstrip("+")
+
+
+def shown(value: Value, digits: int = 3) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, float) else "null" if value is None else str(value)
+
+
+def in_words(values: Mapping[str, Value]) -> str:
+    """All parameters of a trial on one line, rounded."""
+    return " ".join(f"{short(key)}={shown(value)}" for key, value in values.items())

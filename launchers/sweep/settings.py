@@ -1,0 +1,40 @@
+"""The settings of a search: the config node `hpo`."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from launchers.base import Plan
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The config node `hpo`."""
+
+    study: str | None
+    n_trials: int
+    parallel: int | None
+    storage: str | None
+    fresh: bool
+    one_job: bool | None
+    space: Mapping[str, Any] | None
+    sampler: Mapping[str, Any]
+    pruner: Mapping[str, Any] | None
+
+    def findings(self) -> Iterator[str]:
+        for name, least in (("n_trials", 1), ("parallel", 1)):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= least) and not (name == "parallel" and value is None):
+                yield f"hpo.{name}={value} cannot be.\nTry: a whole number, at least {least}"
+        if self.study is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}", str(self.study)):
+            yield f"hpo.study={self.study!r} cannot name folders.\nTry: letters, digits and hyphens, at most 41"
+        if self.one_job not in (None, True, False):
+            yield f"hpo.one_job={self.one_job} cannot be.\nTry: true, false, or null for what suits the trials"
+
+
+def trains_heads(plan: Plan) -> bool:
+    """Whether trials are short and on features that all of them share."""
+    config = plan.spec.config
+    off = (config.get("features") or {}).get("mode") in ("off", False)
+    return config["model"]["trainable"] == "head" and not off
