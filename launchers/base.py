@@ -269,7 +269,7 @@ class Capabilities:
 
 
 class Launcher(Protocol):
-    """Where a run runs. Constructors only store; `tests/launcher_contract.py` holds what is promised here."""
+    """Where a run runs. Constructors only store; `tests/support/launcher_contract.py` holds what is promised here."""
 
     capabilities: ClassVar[Capabilities]
 

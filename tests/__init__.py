@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.launcher_contract")  # its asserts are to show what they compared
+pytest.register_assert_rewrite("tests.support.launcher_contract")  # its asserts are to show what they compared

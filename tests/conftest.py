@@ -3,17 +3,14 @@
 import os
 import runpy
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from dogbreed.features import engine
 from dogbreed.training import pipeline
-
-MakePhotos = Callable[..., Path]
+from tests.support.photos import make_photos, tiny_settings
 
 _NO_NETWORK = Path(__file__).parent / "no_network"
 _reached = Path(tempfile.mkdtemp()) / "reached"
@@ -29,37 +26,6 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # A CPU for each worker and what it starts: torch's threads of two workers would wait for each other
     cpus = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cpus[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cpus)]})
-
-
-def make_photos(root: Path, *, classes: int = 3, train: int = 8, valid: int = 3, test: int = 3, px: int = 40) -> Path:
-    """Noisy coloured squares, in the layout of dogImages; the colour tells the class."""
-    rng = np.random.default_rng(0)
-    colours = rng.permutation(np.stack(np.meshgrid(*[[40, 120, 210]] * 3), -1).reshape(-1, 3))
-    for split, count in (("train", train), ("valid", valid), ("test", test)):
-        for label in range(classes):
-            folder = root / split / f"{label + 1:03d}.Class_{label + 1}"
-            folder.mkdir(parents=True)
-            for n in range(count):
-                pixels = colours[label] + rng.normal(0, 30, (px, px + 10, 3))
-                Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{n:03d}.jpg", quality=92)
-    return root
-
-
-def tiny_settings(photos: Path) -> list[str]:
-    """Overrides for a run of a few seconds: a small network without pretrained weights, all of it trained."""
-    return [
-        "data=folder",
-        f"data.root={photos}",
-        "data.batch_size=4",
-        "data.workers=0",
-        "model.library=timm",
-        "model.backbone=test_resnet",
-        "model.weights=null",
-        "model.image_px=32",
-        "model.trainable=all",
-        "trainer.max_epochs=2",
-        "logger=csv",
-    ]
 
 
 @pytest.fixture(autouse=True)

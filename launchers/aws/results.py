@@ -15,14 +15,7 @@ from launchers.aws import s3, transfer
 from launchers.aws.account import Cloud
 from launchers.aws.errors import errors
 from launchers.aws.s3 import split_uri
-from launchers.base import (
-    LAUNCHED_FILE,
-    SEARCH_FILE,
-    TRIAL_FOLDERS,
-    Handle,
-    LaunchError,
-    RunSpec,
-)
+from launchers.base import LAUNCHED_FILE, SEARCH_FILE, TRIAL_FOLDERS, Handle, LaunchError, RunSpec
 from launchers.payload.photos import FEATURES
 from launchers.runs.collect import settle, write_metrics_so_far
 from launchers.runs.launched import home_of, launched

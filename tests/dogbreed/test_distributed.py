@@ -1,0 +1,387 @@
+"""Several processes train one run, as on several machines: real ones, one thread each, that meet on loopback."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dogbreed import checkpoints
+from dogbreed.data import DogBreedData, EpochOrder, TrainLoader
+from dogbreed.distributed.ranks import Ranks
+from tests.support.photos import make_photos, tiny_settings
+from tests.support.project import ROOT
+from tests.support.runs import SAME, close, history, weights
+
+# frozen BatchNorm, or none at all
+HEAD_ON_PHOTOS = ("model.trainable=head", "features.mode=off")
+HEAD_ON_FEATURES = ("model.trainable=head", "features.mode=cached")
+ALL_WITHOUT_BATCHNORM = ("model.backbone=test_convnext", "model.trainable=all")
+
+
+class Team:
+    """Processes of one run. words: what Python is called with for each. nodes: machines that they act as, each with a
+    cache of its own.
+    """
+
+    def __init__(self, place: Path, words: Sequence[Sequence[str]], *, nodes: int = 1, **environment: str) -> None:
+        world = len(words)
+        place.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        each = world // nodes
+        self.logs = [place / f"rank-{rank}.log" for rank in range(world)]
+        files = [log.open("ab") for log in self.logs]
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, *words[rank]],
+                cwd=place,
+                env={
+                    **os.environ,
+                    "RANK": str(rank),
+                    "WORLD_SIZE": str(world),
+                    "LOCAL_RANK": str(rank % each),
+                    "LOCAL_WORLD_SIZE": str(each),
+                    "GROUP_RANK": str(rank // each),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                    "TORCHELASTIC_RUN_ID": "team",
+                    "GLOO_SOCKET_IFNAME": "lo",
+                    "OMP_NUM_THREADS": "1",
+                    "DOGBREED_CACHE": str(place / "cache" / str(rank // each)),
+                    **environment,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=files[rank],
+                stderr=subprocess.STDOUT,
+            )
+            for rank in range(world)
+        ]
+        for file in files:
+            file.close()
+
+    def ended(self, seconds: float = 240) -> list[int]:
+        """Exit statuses; all have to end within that time."""
+        until = time.monotonic() + seconds
+        for process in self.processes:
+            process.wait(max(0.1, until - time.monotonic()))
+        return [process.returncode for process in self.processes]
+
+    def said(self, rank: int = 0) -> str:
+        return self.logs[rank].read_text()
+
+    def finish(self) -> None:
+        statuses = self.ended()
+        assert not any(statuses), "\n".join(self.said(rank) for rank in range(len(statuses)))
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def team_of(place: Path, words: Sequence[Sequence[str]], *, nodes: int = 1, **environment: str) -> Iterator[Team]:
+    started = Team(place, words, nodes=nodes, **environment)
+    try:
+        yield started
+    finally:
+        started.kill()
+
+
+def team(place: Path, world: int, *words: str, nodes: int = 1, **environment: str) -> AbstractContextManager[Team]:
+    return team_of(place, [training_in(place, *words)] * world, nodes=nodes, **environment)
+
+
+def training_in(place: Path, *words: str) -> list[str]:
+    return [str(ROOT / "train.py"), f"hydra.run.dir={place / 'run'}", "run_id=team", *words]
+
+
+def train(place: Path, world: int, *words: str, nodes: int = 1) -> Path:
+    with team(place, world, *words, nodes=nodes) as started:
+        started.finish()
+    return place / "run"
+
+
+@pytest.fixture(scope="module")
+def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """75 to train on, which is no multiple of a batch; 10 and 7 to evaluate on, which is none of 2 or 4."""
+    root = make_photos(tmp_path_factory.mktemp("ranks") / "photos", train=25, valid=4, test=3)
+    for split in ("valid", "test"):
+        for extra in sorted((root / split).glob("*/000.jpg"))[1:]:
+            extra.unlink()
+    return root
+
+
+def settings(photos: Path, batch_size: int, *more: str) -> list[str]:
+    return [*tiny_settings(photos), *SAME, "trainer.max_epochs=3", f"data.batch_size={batch_size}", *more]
+
+
+@pytest.mark.parametrize(
+    "how", [HEAD_ON_PHOTOS, HEAD_ON_FEATURES, ALL_WITHOUT_BATCHNORM], ids=["photos", "features", "all"]
+)
+def test_two_and_four_processes_train_what_one_does(tmp_path: Path, many_photos: Path, how: tuple[str, ...]) -> None:
+    one = train(tmp_path / "one", 1, *settings(many_photos, 16, *how))
+    close(train(tmp_path / "two", 2, *settings(many_photos, 8, *how)), one)
+    close(train(tmp_path / "four", 4, *settings(many_photos, 4, *how), nodes=2), one)
+    assert sorted(path.name for path in (tmp_path / "four" / "run").iterdir()) == sorted(
+        path.name for path in one.iterdir()
+    )
+
+
+@given(
+    size=st.integers(1, 200),
+    batch_size=st.integers(1, 40),
+    world=st.integers(1, 9),
+    epoch=st.integers(0, 3),
+)
+def test_each_photo_is_trained_on_at_most_once_and_by_one(size: int, batch_size: int, world: int, epoch: int) -> None:
+    orders = []
+    for rank in range(world):
+        order = EpochOrder(size, batch_size * world, seed=5, among=Ranks(rank, world, rank, world))
+        order.set_epoch(epoch)
+        orders.append(order)
+    shares = [list(order.shares()) for order in orders]
+    assert len({len(steps) for steps in shares}) == 1
+    alone = EpochOrder(size, batch_size * world, seed=5, among=Ranks())
+    alone.set_epoch(epoch)
+    for step, whole in enumerate(alone.shares()):
+        assert np.concatenate([steps[step] for steps in shares]).tolist() == whole.tolist()
+        sizes = [len(steps[step]) for steps in shares]
+        assert max(sizes) - min(sizes) <= 1
+    trained = Counter(int(index) for steps in shares for share in steps for index in share)
+    assert max(trained.values()) == 1
+    assert size - sum(trained.values()) < min(size, batch_size * world)
+
+
+@given(count=st.integers(0, 300), world=st.integers(1, 70))
+def test_shares_are_even_and_together_the_whole(count: int, world: int) -> None:
+    parts = [list(range(count))[Ranks(rank, world, rank, world).share(count)] for rank in range(world)]
+    assert [index for part in parts for index in part] == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_tail_that_is_left_out_differs_from_epoch_to_epoch() -> None:
+    order = EpochOrder(103, 20, seed=0)
+    left_out = []
+    for epoch in range(5):
+        order.set_epoch(epoch)
+        left_out.append(frozenset(range(103)) - {int(index) for share in order.shares() for index in share})
+    assert len(set(left_out)) == 5
+
+
+def test_loaders_of_all_processes_together_evaluate_each_photo_once(
+    many_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: list[torch.Tensor] = []
+    for rank in range(4):
+        for name, value in (("RANK", rank), ("WORLD_SIZE", 4), ("LOCAL_RANK", rank), ("LOCAL_WORLD_SIZE", 4)):
+            monkeypatch.setenv(name, str(value))
+        data = DogBreedData(many_photos, batch_size=2, image_px=32, workers=0)
+        assert isinstance(data.train_dataloader(), TrainLoader)
+        whole += [images for images, _ in data.val_dataloader()]
+    monkeypatch.undo()
+    alone = [images for images, _ in DogBreedData(many_photos, image_px=32, workers=0).val_dataloader()]
+    assert torch.equal(torch.cat(whole), torch.cat(alone))
+
+
+# --- going on ---
+
+
+def interrupted(place: Path, world: int, words: Sequence[str], *, at_epoch: int, nodes: int = 1) -> Path:
+    """SIGTERM to all once an epoch is done; they have to end with 143, and a checkpoint."""
+    with team(place, world, *words, nodes=nodes) as started:
+        until = time.monotonic() + 120
+        while f"epoch {at_epoch}/" not in started.said():
+            assert time.monotonic() < until, started.said()
+            assert started.processes[0].poll() is None, started.said()
+            time.sleep(0.02)
+        for process in started.processes:
+            process.send_signal(signal.SIGTERM)
+        assert started.ended(60) == [143] * world, started.said()
+    assert (place / "run" / "checkpoints" / "last.ckpt").exists()
+    return place / "run"
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit_with_as_many_processes(tmp_path: Path, many_photos: Path) -> None:
+    words = [*tiny_settings(many_photos), "trainer.max_epochs=15", "model.dropout=0.5", "data.batch_size=4"]
+    whole = train(tmp_path / "whole", 2, *words)
+    folder = interrupted(tmp_path / "parts", 2, words, at_epoch=2)
+    with team(tmp_path / "parts", 2, f"resume={folder}") as started:
+        started.finish()
+        assert "Going on from" in started.said()
+    assert history(folder) == history(whole)
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(folder).items())
+
+
+def test_each_process_draws_its_own_dropout(tmp_path: Path, many_photos: Path) -> None:
+    words = [*tiny_settings(many_photos), "trainer.max_epochs=1", "model.dropout=0.5"]
+    checkpoint = checkpoints.read(train(tmp_path, 2, *words) / "checkpoints" / "last.ckpt")
+    ours, theirs = (state["torch"] for state in checkpoint["callbacks"]["ResumePoint"]["random"])
+    assert not torch.equal(ours, theirs)
+    with team(tmp_path, 2, f"resume={tmp_path}/run") as again:  # a finished run is that for all of them
+        again.finish()
+        assert "This run is finished: nothing to do." in again.said()
+
+
+@pytest.mark.parametrize("then", [1, 3])
+def test_other_numbers_of_processes_keep_the_step_and_say_what_changes(
+    tmp_path: Path, many_photos: Path, then: int
+) -> None:
+    epochs = "trainer.max_epochs=15"
+    whole = train(tmp_path / "whole", 1, *settings(many_photos, 16, *HEAD_ON_PHOTOS, epochs))
+    words = settings(many_photos, 8, *HEAD_ON_PHOTOS, epochs)
+    folder = interrupted(tmp_path / "parts", 2, words, at_epoch=2)
+    with team(tmp_path / "parts", then, f"resume={folder}") as started:
+        started.finish()
+        assert f"2 processes trained this run before, {then} do now: a step stays 16 photos" in started.said()
+    close(folder, whole)
+
+
+# --- what goes wrong ---
+
+
+def train_for_long(photos: Path) -> list[str]:
+    return [*tiny_settings(photos), "trainer.max_epochs=2000", "ranks.timeout_s=6", "test=false"]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_ends_all_of_them(tmp_path: Path, many_photos: Path, victim: int) -> None:
+    with team(tmp_path, 2, *train_for_long(many_photos)) as started:
+        until_trained(started)
+        started.processes[victim].kill()
+        assert started.ended(60)[1 - victim] == 1
+        assert f"Process {1 - victim} of 2 has lost another one" in started.said(1 - victim)
+
+
+def test_a_process_that_hangs_is_named(tmp_path: Path, many_photos: Path) -> None:
+    with team(tmp_path, 3, *train_for_long(many_photos)) as started:
+        until_trained(started)
+        os.kill(started.processes[1].pid, signal.SIGSTOP)
+        for rank in (0, 2):
+            assert started.processes[rank].wait(60) == 1
+        both = started.said(0) + started.said(2)
+        assert "process 1 hangs: nothing has come of it for 6 s" in both
+
+
+@pytest.mark.parametrize("when", ["meeting", "training"])
+def test_the_first_process_can_hang_as_well_which_keeps_what_they_talk_through(
+    when: str, tmp_path: Path, many_photos: Path
+) -> None:
+    with team(tmp_path, 3, *train_for_long(many_photos)) as started:
+        if when == "training":
+            until_trained(started)
+        else:
+            while "Data: " not in started.said():
+                time.sleep(0.02)
+        os.kill(started.processes[0].pid, signal.SIGSTOP)
+        for rank in (1, 2):
+            assert started.processes[rank].wait(60) == 1
+            assert "process 0 hangs: nothing has come of it for 6 s" in started.said(rank)
+
+
+WAITS_WHERE_NO_EXCEPTION_REACHES = """
+import os, signal, time
+from dogbreed.distributed import collectives, heartbeat
+heartbeat._GRACE_S = 2.0
+with collectives.joined(5.0) as here:
+    if here.first:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(1000)
+"""
+
+
+def test_who_would_wait_for_ever_is_ended_by_its_own_watch(tmp_path: Path) -> None:
+    with team_of(tmp_path, [["-c", WAITS_WHERE_NO_EXCEPTION_REACHES]] * 2, PYTHONPATH=str(ROOT)) as started:
+        assert started.processes[1].wait(60) == 1
+        assert "process 0 hangs: nothing has come of it for 5 s" in started.said(1)
+
+
+def test_a_process_that_never_comes_is_no_reason_to_wait_for_ever(tmp_path: Path, many_photos: Path) -> None:
+    with team(tmp_path, 2, *train_for_long(many_photos)) as started:
+        started.processes[1].kill()
+        assert started.ended(90)[0] == 1
+        assert "not all have met at 127.0.0.1:" in started.said(0)
+        assert "process 1 has not come" in started.said(0)
+
+
+@pytest.mark.parametrize("waits", [0, 1])
+def test_a_signal_is_heard_while_others_are_waited_for(waits: int, tmp_path: Path, many_photos: Path) -> None:
+    words = [*tiny_settings(many_photos), "ranks.timeout_s=600"]
+    with team(tmp_path, 2, *words) as started:
+        started.processes[1 - waits].kill()
+        process = started.processes[waits]
+        until = time.monotonic() + 60
+        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():  # from there on it soon waits
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+        assert "Stopped by SIGTERM" in started.said(waits)
+
+
+def test_machines_with_other_photos_are_refused(tmp_path: Path, many_photos: Path) -> None:
+    other = make_photos(tmp_path / "other", train=25, valid=4, test=4)
+    words = [training_in(tmp_path / "team", *tiny_settings(photos)) for photos in (many_photos, other)]
+    with team_of(tmp_path / "team", words, nodes=2) as started:
+        assert started.ended(90) == [1, 1]
+        assert "those of 1 differ from those of process 0" in started.said(0)
+
+
+def test_an_error_of_all_is_said_and_left_at_once(tmp_path: Path, many_photos: Path) -> None:
+    with team(tmp_path, 2, *tiny_settings(many_photos), "monitor=val/nonsense") as started:
+        assert started.ended(60) == [1, 1]
+        assert "monitor=val/nonsense is no validation metric" in started.said(0)
+
+
+def test_more_processes_than_photos_are_refused(tmp_path: Path) -> None:
+    few = make_photos(tmp_path / "few", classes=2, valid=1, test=1)
+    with team(tmp_path, 3, *tiny_settings(few)) as started:
+        assert started.ended(200) == [1, 1, 1]
+        assert "3 processes have 2 photos of a split to share" in started.said(0)
+
+
+def until_trained(started: Team) -> None:
+    until = time.monotonic() + 120
+    while "epoch 2/" not in started.said():
+        assert time.monotonic() < until, started.said()
+        assert all(process.poll() is None for process in started.processes), started.said()
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_killed_or_stopped_at_random_thirty_times_they_always_end(tmp_path: Path, many_photos: Path) -> None:
+    """And go on afterwards, to the result of a run that nobody touched."""
+    words = [*tiny_settings(many_photos), "trainer.max_epochs=60", "ranks.timeout_s=15", "save.every_s=0.3"]
+    whole = train(tmp_path / "whole", 2, *words)
+    rng, place = random.Random(6), tmp_path / "parts"
+    folder = place / "run"
+    for _ in range(30):
+        again = [f"resume={folder}"] if (folder / "spec.json").exists() else words
+        with team(place, 2, *again) as started:
+            time.sleep(rng.uniform(0.0, 12.0))
+            victim = rng.choice(started.processes)
+            if victim.poll() is None:
+                victim.send_signal(rng.choice([signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM]))
+            others = [process for process in started.processes if process is not victim]
+            for process in others:
+                process.wait(120)  # a process that hangs would fail this
+            assert all(psutil.pid_exists(process.pid) is False or process.returncode is not None for process in others)
+    with team(place, 2, *([f"resume={folder}"] if (folder / "spec.json").exists() else words)) as started:
+        started.finish()
+    assert history(folder) == history(whole)

@@ -1,0 +1,125 @@
+"""Real processes, real signals: `python train.py` is killed at random moments, and nothing is lost."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dogbreed import run_folder
+from dogbreed.run_folder import RunFolder
+from launchers.formatting import shown_path
+from tests.support.photos import make_photos, tiny_settings
+from tests.support.project import ROOT
+from tests.support.runs import config, history, run, same, weights
+
+SETTINGS = ("trainer.max_epochs=10", "model.dropout=0.5", "save.every_n_steps=3", "save.every_s=0.5")
+
+
+def start(*arguments: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: "subprocess.Popen[bytes]") -> str:
+    """Its output; it must end well."""
+    output = process.communicate(timeout=300)[0].decode()
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_until_training(folder: Path, process: "subprocess.Popen[bytes]", attempt: int) -> bool:
+    """Whether the process trains (for the n-th time in this folder); False if it ended first."""
+    log = folder / "train.log"
+    while process.poll() is None:
+        if log.exists() and log.read_text().count("Training ") + log.read_text().count("Going on from ") >= attempt:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture(scope="module")
+def photos_and_reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    base = tmp_path_factory.mktemp("resume")
+    photos = make_photos(base / "photos", train=40)
+    finish(start(*tiny_settings(photos), *SETTINGS, f"hydra.run.dir={base / 'whole'}"))
+    return photos, base / "whole"
+
+
+@pytest.mark.parametrize(
+    ("signum", "status", "times"),
+    [
+        (signal.SIGKILL, -9, 5),
+        (signal.SIGTERM, 143, 5),
+        (signal.SIGINT, 130, 3),
+        pytest.param(signal.SIGKILL, -9, 25, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, 25, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_stopped_at_random_moments_ends_with_the_same_weights(
+    signum: signal.Signals, status: int, times: int, photos_and_reference: tuple[Path, Path], tmp_path: Path
+) -> None:
+    photos, whole = photos_and_reference
+    folder = tmp_path / "run"
+    chance = random.Random(signum)
+    first = (*tiny_settings(photos), *SETTINGS, f"hydra.run.dir={folder}")
+    for attempt in range(1, times + 1):
+        process = start(*(first if attempt == 1 else [f"resume={folder}"]))
+        # a few steps each time, so that it is not over before the last signal
+        assert wait_until_training(folder, process, attempt), process.communicate()[0].decode()
+        time.sleep(chance.uniform(0.0, 4.0 / times))
+        os.kill(process.pid, signum)
+        output = process.communicate(timeout=60)[0].decode()
+        assert process.returncode == status, output
+        if signum != signal.SIGKILL:
+            assert f"resume={shown_path(folder)}" in output, output
+    finish(start(f"resume={folder}"))
+    assert same(weights(whole), weights(folder))
+    assert history(whole) == history(folder)
+
+
+@pytest.fixture(scope="module")
+def moments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict[str, bytes]]]:
+    """Photos, a finished run, and what lay in its folder after each file that it wrote."""
+    base = tmp_path_factory.mktemp("moments")
+    photos, folder = make_photos(base / "photos"), base / "whole"
+    seen: list[dict[str, bytes]] = []
+    write_bytes = run_folder.write_bytes
+
+    def noted(path: Path, content: bytes) -> None:
+        write_bytes(path, content)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        seen.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dogbreed.checkpoints.write_bytes", noted)
+        patch.setattr(run_folder, "write_bytes", noted)
+        run(config(photos, "trainer.max_epochs=4", "save.every_n_steps=1", "model.dropout=0.5"), folder)
+    return photos, folder, seen
+
+
+@pytest.mark.parametrize("seed", [*range(15), *(pytest.param(n, marks=pytest.mark.slow) for n in range(15, 200))])
+def test_a_folder_whose_files_are_of_different_moments_ends_with_the_same_result(
+    seed: int, moments: tuple[Path, Path, list[dict[str, bytes]]], tmp_path: Path
+) -> None:
+    """As it comes back from S3 when a machine was taken away between two uploads."""
+    photos, whole, seen = moments
+    chance = random.Random(seed)
+    moment = chance.randrange(len(seen))
+    for name in {name for files in seen[: moment + 1] for name in files}:
+        content = seen[max(0, moment - chance.randrange(6))].get(name)
+        if content is not None:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+    metrics = run(config(photos, "trainer.max_epochs=4", "save.every_n_steps=1", "model.dropout=0.5"), tmp_path)
+    for name in ("last.ckpt", "best.ckpt"):
+        assert same(weights(whole, name), weights(tmp_path, name)), name
+    assert history(whole) == history(tmp_path)
+    assert metrics["test/acc"] == json.loads(RunFolder(whole).metrics.read_text())["test/acc"]
+    assert RunFolder(tmp_path).report.exists()

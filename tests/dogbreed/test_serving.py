@@ -1,0 +1,595 @@
+"""The server over real HTTP: what it answers, SageMaker's contract, load, and how it ends."""
+
+import base64
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from dogbreed import __version__
+from dogbreed.breeds import display_name
+from dogbreed.inference import Predictor
+from dogbreed.serving import openapi
+from dogbreed.serving.problems import PROBLEMS
+from tests.support.launcher_contract import until
+from tests.support.odd_pictures import saved, upright
+from tests.support.serving import Served, asked, serving, stopped, tiny_model
+
+PICTURES = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
+PNG = saved(upright(), "PNG")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model") / "model.tar.gz")
+
+
+@pytest.fixture(scope="module")
+def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(model, tmp_path_factory.mktemp("served")) as running:
+        yield running
+
+
+# what it answers
+
+
+@pytest.mark.parametrize("content_type", [*PICTURES, "application/x-image", "application/octet-stream"])
+def test_a_picture_is_answered_with_ranked_breeds(content_type: str, served: Served, model: Path) -> None:
+    picture = saved(upright(), PICTURES.get(content_type, "JPEG"))
+    reply = served.classify(picture, content_type=content_type)
+    assert reply.status == 200
+    assert reply.headers["content-type"] == "application/json"
+    answer = reply.json
+    assert answer.keys() == {"predictions", "probabilities", "model"}
+    (expected,) = Predictor.from_artifact(model).predict_many([picture])
+    assert [one["breed"] for one in answer["predictions"]] == [one.breed for one in expected]
+    assert answer["predictions"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-7)
+    assert len(answer["probabilities"]) == 133
+    assert sum(answer["probabilities"]) == pytest.approx(1, abs=1e-5)
+    assert answer["model"] == {
+        "name": "tiny",
+        "version": answer["model"]["version"],
+        "run_id": "run-1",
+        "precision": "fp32",
+    }
+
+
+def test_the_bare_array_is_what_the_original_endpoint_gave(served: Served) -> None:
+    full = served.classify(PNG).json["probabilities"]
+    for accept in ("application/json;verbose=false", "Application/JSON; verbose=false"):
+        assert served.classify(PNG, accept=accept).json == full
+    assert served.classify(PNG, accept="application/json").json["probabilities"] == full
+    text = base64.b64encode(PNG).decode()
+    assert served.invoke({"images": [text, text]}, accept="application/json;verbose=false").json == [full, full]
+
+
+def test_json_takes_one_picture_or_several(served: Served) -> None:
+    text, other = (base64.b64encode(content).decode() for content in (PNG, saved(255 - upright(), "PNG")))
+    alone = served.invoke({"image": text, "top": 2}).json
+    assert alone == served.classify(PNG, "?top=2").json
+    assert len(alone["predictions"]) == 2
+    both = served.invoke({"images": [text, other]}).json
+    assert both["results"][0]["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-6)
+    assert both["results"][0]["predictions"][0] != both["results"][1]["predictions"][0]
+    assert "predictions" not in both
+
+
+def test_each_bad_picture_of_a_batch_is_named(served: Served) -> None:
+    good = base64.b64encode(PNG).decode()
+    reply = served.invoke({"images": [good, base64.b64encode(b"GIF89a").decode(), base64.b64encode(PNG[:99]).decode()]})
+    assert reply.status == 422
+    assert [(e["picture"], e["code"]) for e in reply.json["errors"]] == [
+        (1, "unsupported_format"),
+        (2, "damaged_picture"),
+    ]
+
+
+def test_the_heat_map_says_where_the_first_breed_was_seen(served: Served, model: Path) -> None:
+    predictor = Predictor.from_artifact(model)
+    answer = predictor.answer(predictor.preprocess.pixels(PNG)[None])
+    assert answer.heat_maps is not None
+    expected = answer.heat_maps[0, answer.probabilities[0].argmax()]
+    for reply in (
+        served.classify(PNG, "?heat_map=true"),
+        served.invoke({"image": base64.b64encode(PNG).decode(), "heat_map": True}),
+    ):
+        found = reply.json["heat_map"]
+        assert found["crop_pct"] == 0.9
+        rows = np.array(found["rows"])
+        assert (rows.min(), rows.max()) == (0, 1)
+        assert np.unravel_index(rows.argmax(), rows.shape) == np.unravel_index(expected.argmax(), expected.shape)
+    assert "heat_map" not in served.classify(PNG).json
+
+
+def test_a_server_says_how_long_each_part_took(served: Served) -> None:
+    timing = served.classify(PNG).headers["server-timing"]
+    assert re.fullmatch(r"wait;dur=[\d.]+, decode;dur=[\d.]+, network;dur=[\d.]+", timing)
+
+
+def test_unknown_headers_and_a_missing_type_are_no_hindrance(served: Served) -> None:
+    reply = served.ask("POST", "/invocations", PNG, x_amzn_sagemaker_custom_attributes="trace=1", x_unknown="y" * 5000)
+    assert reply.status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/../../etc/passwd", 404, "not_found"),
+        ("GET", "/page.css/../app.py", 404, "not_found"),
+        ("GET", "/invocations", 405, "method_not_allowed"),
+        ("DELETE", "/ping", 405, "method_not_allowed"),
+        ("POST", "/invocations", 400, "empty"),
+    ],
+)
+def test_what_is_not_there_is_a_problem_with_a_code(
+    method: str, path: str, status: int, code: str, served: Served
+) -> None:
+    reply = served.ask(method, path)
+    assert (reply.status, reply.json["code"], reply.headers["content-type"]) == (
+        status,
+        code,
+        "application/problem+json",
+    )
+
+
+def test_bodies_that_are_coded_are_refused(served: Served) -> None:
+    assert served.classify(PNG, content_encoding="gzip").status == 415
+
+
+def test_metrics_are_what_prometheus_reads(served: Served) -> None:
+    def value(metric: str, **labels: str) -> float:
+        text = served.ask("GET", "/metrics").body.decode()
+        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+        return next((s.value for s in samples if s.name == metric and labels.items() <= s.labels.items()), 0.0)
+
+    before = value("dogbreed_requests_total", code="ok"), value("dogbreed_requests_total", code="empty")
+    served.classify(PNG)
+    served.classify(b"")
+    assert value("dogbreed_requests_total", code="ok") == before[0] + 1
+    assert value("dogbreed_requests_total", code="empty") == before[1] + 1
+    assert value("dogbreed_model", name="tiny", precision="fp32") == 1
+    assert value("dogbreed_part_seconds_count", part="network") == value("dogbreed_pictures_total") - _batched(served)
+    assert value("dogbreed_requests_waiting") == 0
+
+
+def _batched(served: Served) -> float:
+    """Pictures beyond the first of each request so far."""
+    text = served.ask("GET", "/metrics").body.decode()
+    counts = {
+        s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples if not s.labels
+    }
+    network = re.search(r'dogbreed_part_seconds_count\{part="network"\} ([\d.]+)', text)
+    assert network
+    return counts["dogbreed_pictures_total"] - float(network[1])
+
+
+def test_health_says_which_model_answers(served: Served) -> None:
+    health = served.ask("GET", "/health").json
+    assert health["status"] == "ready"
+    assert health["model"] == served.classify(PNG).json["model"]
+
+
+def test_the_interface_describes_what_is_answered(served: Served) -> None:
+    document = served.ask("GET", "/openapi.json").json
+    assert document["info"]["version"] == __version__
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert served.ask(method.upper(), path).status != 404
+    answers = document["paths"]["/invocations"]["post"]["responses"]
+    assert {"200", "400", "413", "415", "422", "503"} <= answers.keys()
+    schema = document["components"]["schemas"]["Answer"]["allOf"]
+    required = {name for part in schema for name in part["required"]}
+    assert required <= served.classify(PNG).json.keys()
+    assert set(document["components"]["schemas"]["Problem"]["required"]) <= served.classify(b"").json.keys()
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/page.css", "/page.js", "/icon.svg"])
+def test_pages_ask_nobody_else_for_anything(path: str, served: Served) -> None:
+    reply = served.ask("GET", path)
+    assert reply.status == 200
+    assert "default-src 'none'" in reply.headers["content-security-policy"]
+    addresses = set(re.findall(rb"https?://[\w.:-]+", reply.body)) - {b"http://www.w3.org", b"http://127.0.0.1:8080"}
+    assert not addresses
+
+
+def test_every_problem_has_its_place_in_the_docs(served: Served) -> None:
+    page = served.ask("GET", "/docs").body.decode()
+    assert page.encode() == openapi.page()
+    assert all(f'id="{code}"' in page for code in PROBLEMS)
+
+
+# SageMaker's contract: `serve`, /opt/ml/model, port 8080; sockets within 250 ms, /ping within 2 s, answers within 60 s
+
+
+def test_ping_is_200_only_after_a_warm_up(model: Path, tmp_path: Path) -> None:
+    with serving(model, tmp_path, ready=False) as running:
+        statuses = []
+        while 200 not in statuses:
+            reply = running.ask("GET", "/ping")
+            statuses.append(reply.status)
+            assert reply.body == b""
+        assert set(statuses) <= {200, 503}
+        assert running.classify(PNG).status == 200
+        assert "Ready: tiny fp32" in running.log.read_text()
+
+
+def test_what_cannot_be_served_ends_the_server_with_words(tmp_path: Path) -> None:
+    (tmp_path / "text.tar.gz").write_text("no artifact")
+    (tmp_path / "torn.tar.gz").write_bytes(tiny_model(tmp_path / "good.tar.gz").read_bytes()[:5000])
+    for name, words in (("text.tar.gz", "is no artifact"), ("torn.tar.gz", "is refused"), ("none", "is no artifact")):
+        command = [sys.executable, "-m", "dogbreed.serving", str(tmp_path / name), "--port", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1
+        assert "error: " in done.stderr
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port_ends_the_server_with_words(model: Path, served: Served) -> None:
+    command = [sys.executable, "-m", "dogbreed.serving", str(model), "--port", str(served.port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3
+    assert "address already in use" in done.stderr
+
+
+def test_serve_takes_sagemakers_word_folder_and_port(
+    monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
+) -> None:
+    import tarfile
+
+    from dogbreed.serving import __main__ as command
+
+    with tarfile.open(model) as packed:
+        packed.extractall(tmp_path / "model", filter="data")
+    given: list[tuple[Any, ...]] = []
+
+    class Recorded:
+        error = None
+
+        def __init__(self, *arguments: Any) -> None:
+            given.append(arguments)
+
+        def run(self) -> None:
+            pass
+
+    monkeypatch.setattr("dogbreed.serving.server.Server", Recorded)
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["serve", "serve"])
+    monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", "9090")
+    assert command.serve() == 0
+    ((predictor, *where, _),) = given
+    assert where == ["0.0.0.0", 9090]
+    assert predictor.result().about == Predictor.from_artifact(model).about
+
+
+def test_the_limits_of_the_contract_are_kept_under_load(served: Served) -> None:
+    """Measured while all is busy; a machine that tests share may be slow, so the limits are taken ten times as long."""
+    stop = threading.Event()
+    hard = saved(np.random.default_rng(0).integers(256, size=(1500, 1500, 3), dtype=np.uint8), "PNG")
+
+    def load() -> None:
+        with closing(served.connect()) as connection:
+            while not stop.is_set():
+                reply = asked(connection, "POST", "/invocations", hard[:6_000_000], content_type="image/png")
+                assert reply.status in (200, 413, 422)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            began = time.monotonic()
+            with socket.create_connection(("127.0.0.1", served.port), timeout=30):
+                assert time.monotonic() - began < 2.5
+            began = time.monotonic()
+            assert served.ask("GET", "/ping").status == 200
+            assert time.monotonic() - began < 20
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_killed_server_leaves_nothing_that_keeps_the_next_from_starting(model: Path, tmp_path: Path) -> None:
+    with serving(model, tmp_path) as first:
+        port, before = first.port, sorted(model.parent.iterdir())
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+    with serving(model, tmp_path, "--port", str(port)) as second:
+        assert second.port == port
+        assert second.classify(PNG).status == 200
+    assert sorted(model.parent.iterdir()) == before
+
+
+# load
+
+
+def test_connections_are_kept(served: Served) -> None:
+    with closing(served.connect()) as connection:
+        connection.connect()
+        local = connection.sock.getsockname()
+        for _ in range(5):
+            assert asked(connection, "POST", "/invocations", PNG, content_type="image/png").status == 200
+            assert connection.sock.getsockname() == local
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> Iterator[Served]:
+    """A server with narrow limits: three requests at a time, 4 s for each, of that 2 s for its body."""
+    with serving(tiny_model(tmp_path / "m.tar.gz"), tmp_path, "--max-waiting", "3", "--deadline-s", "4") as running:
+        yield running
+
+
+def test_too_many_requests_are_shed_and_told_when_to_come_again(narrow: Served) -> None:
+    held = [_half_sent(narrow) for _ in range(3)]
+    until(lambda: narrow.ask("GET", "/health").json["waiting"] == 3)
+    reply = narrow.classify(PNG)
+    assert (reply.status, reply.json["code"], reply.headers["retry-after"]) == (503, "overloaded", "1")
+    assert narrow.ask("GET", "/ping").status == 200  # busy, not ill
+    for connection in held:
+        connection.sendall(PNG[-10:])
+        assert b"200 OK" in connection.recv(100)
+        connection.close()
+    assert narrow.classify(PNG).status == 200
+
+
+def test_bodies_that_trickle_are_given_up(narrow: Served) -> None:
+    with _half_sent(narrow) as connection:
+        answer = b""
+        while b"slow_body" not in answer:
+            part = connection.recv(4096)
+            assert part, answer
+            answer += part
+        assert answer.startswith(b"HTTP/1.1 408")
+    until(lambda: narrow.ask("GET", "/health").json["waiting"] == 0)
+
+
+def test_clients_that_go_away_take_nothing_with_them(narrow: Served) -> None:
+    for _ in range(20):
+        _half_sent(narrow).close()
+    until(lambda: narrow.ask("GET", "/health").json["waiting"] == 0)
+    assert narrow.classify(PNG).status == 200
+
+
+def _half_sent(served: Served) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=60)
+    head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PNG)}\r\n\r\n"
+    connection.sendall(head.encode() + PNG[:-10])
+    return connection
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"no http at all\r\n\r\n",
+        b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
+    ],
+)
+def test_what_is_no_http_is_refused_as_a_problem(head: bytes, served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+        connection.sendall(head)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "bad_http"
+
+
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.1\r\nx: ", b"GET /"])
+def test_headers_without_end_are_cut_off(head: bytes, served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+        answer, sent = b"", 0
+        with suppress(ConnectionResetError, BrokenPipeError):
+            connection.sendall(head)
+            while sent < 50_000_000:
+                connection.sendall(b"y" * 100_000)
+                sent += 100_000
+            answer = connection.recv(100)
+        assert sent < 50_000_000
+        assert answer.startswith(b"HTTP/1.1 400") or not answer
+
+
+def test_headers_that_never_come_are_given_up() -> None:
+    """The timer of a connection ends it, before and between requests; time is an argument here."""
+    from unittest.mock import MagicMock
+
+    from dogbreed.serving.protocol import HEADERS_S, Protocol
+
+    loop, transport = MagicMock(), MagicMock()
+    config = MagicMock(loaded=True)
+    protocol = Protocol(config, MagicMock(default_headers=[]), {}, loop)
+    protocol.connection_made(transport)
+    protocol.data_received(b"GET /ping HTTP/1.1\r\nHost")
+    wait_s, close = loop.call_later.call_args.args
+    assert wait_s == HEADERS_S
+    close()
+    transport.close.assert_called_once()
+
+
+def classify_until_closed(served: Served, counts: "Counter[Any]", stop: threading.Event) -> None:
+    """Requests one after the other, on a connection that is kept; what becomes of each is counted.
+
+    `lost`: the connection broke after it was accepted. `refused`: there was no connection, so no request.
+    """
+    connection: http.client.HTTPConnection | None = None
+    while not stop.is_set():
+        try:
+            if connection is None:
+                connection = served.connect()
+                connection.connect()
+        except OSError:
+            counts["refused"] += 1
+            return
+        try:
+            reply = asked(connection, "POST", "/invocations", PNG, content_type="image/png")
+        except (OSError, http.client.HTTPException) as error:
+            counts["lost", repr(error)] += 1
+            return
+        counts[reply.status] += 1
+        if reply.headers.get("connection") == "close":
+            connection.close()
+            connection = None
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_sigterm_under_load_loses_no_request(attempt: int, model: Path, tmp_path: Path) -> None:
+    counts: Counter[Any] = Counter()
+    stop = threading.Event()
+    with serving(model, tmp_path) as running:
+        clients = [threading.Thread(target=classify_until_closed, args=(running, counts, stop)) for _ in range(8)]
+        for client in clients:
+            client.start()
+        until(lambda: counts[200] > 50)
+        running.process.send_signal(signal.SIGTERM)
+        until(lambda: running.ask("GET", "/ping").status == 503)
+        before = counts[200]
+        until(lambda: counts[200] > before + 20)  # those that come meanwhile are still answered
+        stop.set()
+        for client in clients:
+            client.join()
+        assert running.process.wait(60) == 0
+    assert not [what for what in counts if what not in (200, "refused")], counts
+
+
+def test_a_second_signal_ends_it_at_once(model: Path, tmp_path: Path) -> None:
+    with serving(model, tmp_path) as running:
+        running.process.send_signal(signal.SIGINT)
+        until(lambda: "SIGINT" in running.log.read_text())
+        running.process.send_signal(signal.SIGINT)
+        running.process.wait(60)
+        assert "Traceback" not in running.log.read_text()
+
+
+def soak(model: Path, scratch: Path, requests: int, clients: int = 4) -> None:
+    """`requests` of all kinds: after a tenth of them neither memory nor descriptors grow."""
+    kinds = [(saved(upright(), kind), "image/png") for kind in ("PNG", "JPEG", "WEBP")]
+    large = np.random.default_rng(0).integers(256, size=(300, 400, 3), dtype=np.uint8)
+    kinds += [(saved(large, "JPEG"), "image/jpeg"), (PNG[:200], "image/png"), (b"{", "application/json")]
+    kinds += [(json.dumps({"images": [base64.b64encode(PNG).decode()] * 3}).encode(), "application/json")]
+    failed: list[Any] = []
+
+    def client(served: Served, count: int) -> None:
+        connection = served.connect()
+        for number in range(count):
+            body, kind = kinds[number % len(kinds)]
+            reply = asked(connection, "POST", "/invocations", body, content_type=kind)
+            if reply.status not in (200, 400, 422):
+                failed.append(reply)
+            if number % 50 == 49:
+                connection.close()
+                connection = served.connect()
+        connection.close()
+
+    def send(served: Served, count: int) -> None:
+        threads = [threading.Thread(target=client, args=(served, count // clients)) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    with serving(model, scratch) as running:
+        send(running, requests // 10)
+        memory, descriptors = running.memory_mb("VmRSS"), running.descriptors()
+        for _ in range(9):
+            send(running, requests // 10)
+        grown = running.memory_mb("VmRSS") - memory
+        print(f"{requests} requests: {memory:.1f} MB, {grown:+.1f} MB; {descriptors} descriptors")
+        assert not failed
+        assert grown < 10
+        until(lambda: running.descriptors() <= descriptors)
+        assert stopped(running) == 0
+
+
+def test_thousands_of_requests_leave_memory_and_descriptors_as_they_were(model: Path, tmp_path: Path) -> None:
+    soak(model, tmp_path, 4000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_hundred_thousand_requests_leave_memory_and_descriptors_as_they_were(model: Path, tmp_path: Path) -> None:
+    soak(model, tmp_path, 100_000)
+
+
+# the same answer everywhere
+
+
+@pytest.mark.exports
+def test_endpoint_command_notebook_and_evaluation_agree_on_200_photos(tmp_path: Path) -> None:
+    from tests.support.photos import make_photos
+    from tests.support.runs import config, run
+
+    photos = make_photos(tmp_path / "photos", classes=4, train=8, valid=4, test=50, px=48)
+    folder = tmp_path / "run"
+    run(config(photos), folder)
+    rows = [line.split(",") for line in (folder / "predictions.csv").read_text().splitlines()[1:]]
+    assert len(rows) == 200
+    paths = [photos / row[0] for row in rows]
+    names, best = [row[2] for row in rows], np.array([float(row[3]) for row in rows])
+    evaluated = Predictor.from_checkpoint(folder)
+    notebook = Predictor.from_artifact(folder)
+    expected = evaluated.probabilities(paths)
+    assert np.abs(expected.max(1) - best).max() < 1e-4  # the run's own test, in batches
+    assert np.abs(notebook.probabilities(paths) - expected).max() < 1e-4
+    assert [evaluated.labels[n] for n in expected.argmax(1)] == names
+    command = [sys.executable, "-m", "dogbreed.predict", str(folder), "--json", *map(str, paths)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    said = [json.loads(line)["predictions"][0] for line in printed.splitlines()]
+    assert [one["breed"] for one in said] == [display_name(name) for name in names]
+    assert np.abs(np.array([one["probability"] for one in said]) - best).max() < 1e-4
+    with serving(folder, tmp_path) as running, closing(running.connect()) as connection:
+        answers = np.array(
+            [
+                asked(
+                    connection, "POST", "/invocations", path.read_bytes(), accept="application/json;verbose=false"
+                ).json
+                for path in paths
+            ]
+        )
+    assert np.abs(answers - expected).max() < 1e-4
+    assert (answers.argmax(1) == expected.argmax(1)).all()
+    assert len(set(names)) > 1
+
+
+def test_the_readmes_way_to_ask_works(served: Served, tmp_path: Path) -> None:
+    """The examples of /docs, as they stand there, against this server."""
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(saved(upright(), "JPEG"))
+    for name, example in openapi.EXAMPLES.items():
+        code = example.replace("127.0.0.1:8080", f"127.0.0.1:{served.port}")
+        command = [sys.executable, "-c", code] if name == "Python" else ["bash", "-c", code]
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "no_proxy": "*"}
+        )
+        assert done.returncode == 0, done.stderr
+        answer = done.stdout
+        assert "breed" in answer or len(json.loads(answer)) == 133
+
+
+def test_an_unpacked_folder_is_served_too(model: Path, tmp_path: Path) -> None:
+    import tarfile
+
+    with tarfile.open(model) as packed:
+        packed.extractall(tmp_path / "model", filter="data")
+    with serving(tmp_path / "model", tmp_path) as running:
+        with urllib.request.urlopen(f"http://127.0.0.1:{running.port}/health") as reply:
+            assert json.load(reply)["model"]["name"] == "tiny"
+        assert stopped(running) == 0

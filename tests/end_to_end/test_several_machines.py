@@ -1,0 +1,166 @@
+"""One run on several machines of the rehearsal cloud: one model, one folder, and an end whatever happens to one."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from launchers import launch, prepare
+from launchers.base import Cause, LaunchError, Phase, Plan, wait
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.sagemaker.training import SageMakerLauncher
+from tests.support.launcher_contract import until
+from tests.support.photos import make_photos, tiny_settings
+from tests.support.rehearsing import job_of, prepared, rehearsal_cloud, states
+from tests.support.runs import SAME, close, history, weights
+
+MANY = "launcher.instances=2"
+HEAD = (*SAME, "model.trainable=head", "trainer.max_epochs=3")
+ENDLESS = ("trainer.max_epochs=100000", "test=false", "ranks.timeout_s=6")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cloud") / "state"
+
+
+@pytest.fixture(scope="module")
+def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("photos") / "photos", train=25)
+
+
+@pytest.fixture(scope="module")
+def cloud(place: Path, many_photos: Path) -> Iterator[Rehearsal]:
+    with rehearsal_cloud(place, many_photos) as cloud:
+        yield cloud
+
+
+def submitted(place: Path, home: Path, *overrides: str) -> tuple[SageMakerLauncher, Plan]:
+    launcher, plan = prepared(place, home, MANY, *overrides, launcher="sagemaker_multi")
+    launcher.submit(plan)
+    return launcher, plan
+
+
+@pytest.mark.parametrize("mode", ["off", "cached"])
+def test_two_machines_train_the_model_that_one_would(
+    mode: str, many_photos: Path, cloud: Rehearsal, place: Path, tmp_path: Path
+) -> None:
+    how = (*HEAD, f"features.mode={mode}")
+    launch([*tiny_settings(many_photos), *how, "data.batch_size=16", f"hydra.run.dir={tmp_path}/alone"])
+    launcher, plan = submitted(place, tmp_path / "run", *how, "data.batch_size=8")
+    assert wait(launcher, plan.handle).folder == tmp_path / "run"
+    close(tmp_path / "run", tmp_path / "alone")
+    files = [{path.name for path in (tmp_path / name).iterdir()} for name in ("run", "alone")]
+    assert files[0] - files[1] == {"launched.json", "model.tar.gz"}  # this process exports nothing (conftest)
+    lines = list(launcher.logs(plan.handle))
+    assert {line.node for line in lines} == {0, 1}
+    assert sum("epoch 3/3" in line.text for line in lines) == 1  # said once
+    if mode == "cached":
+        computed = [line.text for line in lines if "Computing features of" in line.text]
+        assert computed == ["Computing features of 46 views of photos, once"]  # of 93; the other machine the rest
+
+
+def test_both_machines_are_taken_away_and_the_run_goes_on_exactly(
+    cloud: Rehearsal, place: Path, tmp_path: Path
+) -> None:
+    long = ("model.dropout=0.5", "trainer.max_epochs=5", "save.every_n_steps=1", "data.batch_size=8")
+    whole, plan = submitted(place, tmp_path / "whole", *long)
+    wait(whole, plan.handle)
+    spot = (
+        "launcher.spot=true",
+        "launcher.max_wait_s=28800",
+        "aws.reclaims=2",
+        "trouble.reclaim_at=[checkpoint 4,start]",
+    )
+    launcher, plan = submitted(place, tmp_path / "run", *long, *spot)
+    wait(launcher, plan.handle)
+    assert states(job_of(launcher, plan)).count("Interrupted") == 2
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+    reference = weights(tmp_path / "whole")
+    assert all(value.equal(reference[name]) for name, value in weights(tmp_path / "run").items())
+
+
+def training_processes(plan: Plan, node: int) -> list[psutil.Process]:
+    """Of this run's train.py on that machine."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        environment = process.info["environ"] or {}
+        ours = environment.get("TRAINING_JOB_NAME", "").startswith(plan.spec.run_id)
+        if ours and environment.get("RANK") == str(node) and "train.py" in (process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+def trains(launcher: SageMakerLauncher, plan: Plan) -> bool:
+    return any("epoch 2/" in line.text for line in launcher.logs(plan.handle))
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_process_that_is_killed_ends_the_job_with_its_name(
+    node: int, cloud: Rehearsal, place: Path, tmp_path: Path
+) -> None:
+    launcher, plan = submitted(place, tmp_path / "run", *ENDLESS)
+    until(lambda: trains(launcher, plan), timeout_s=120)
+    training_processes(plan, node)[0].kill()
+    until(lambda: launcher.status(plan.handle).finished, timeout_s=90)
+    status = launcher.status(plan.handle)
+    assert (status.phase, status.cause) == (Phase.FAILED, Cause.USER_CODE)
+    assert f"process {node} (algo-{node + 1}): train.py was killed" in status.detail
+    assert any("was killed" in line for line in status.log_tail)
+    assert f"resume={plan.handle}" in status.next_action
+
+
+def test_a_process_that_hangs_ends_the_job_and_one_machine_goes_on_with_it(
+    cloud: Rehearsal, place: Path, tmp_path: Path
+) -> None:
+    launcher, plan = submitted(place, tmp_path / "run", *ENDLESS, "save.every_n_steps=1")
+    until(lambda: trains(launcher, plan), timeout_s=120)
+    os.kill(training_processes(plan, 1)[0].pid, signal.SIGSTOP)
+    until(lambda: launcher.status(plan.handle).finished, timeout_s=120)
+    status = launcher.status(plan.handle)
+    assert status.phase is Phase.FAILED
+    assert "process 1 hangs: nothing has come of it for 6 s" in status.detail
+    with pytest.raises(LaunchError, match="process 1 hangs"):
+        launcher.result(plan.handle)
+    epochs = 1 + max(int(found) for found in [row["epoch"] for row in history_in_logs(launcher, plan)])
+    again, going_on = prepare(
+        [f"resume={tmp_path}/run", "launcher=sagemaker_gpu", f"trainer.max_epochs={epochs}", "test=true"]
+    )
+    again.submit(going_on)
+    wait(again, going_on.handle)
+    said = [line.text for line in again.logs(going_on.handle)]
+    assert any("2 processes trained this run before, 1 do now: a step stays 8 photos" in text for text in said)
+
+
+def history_in_logs(launcher: SageMakerLauncher, plan: Plan) -> list[dict[str, str]]:
+    lines = [line.text for line in launcher.logs(plan.handle)]
+    return [{"epoch": text.split("epoch ")[1].split("/")[0]} for text in lines if text.startswith("epoch ")]
+
+
+def test_a_job_that_is_cancelled_saves_on_all_machines(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
+    launcher, plan = submitted(place, tmp_path / "run", *ENDLESS)
+    until(lambda: trains(launcher, plan), timeout_s=120)
+    assert launcher.cancel(plan.handle).phase is Phase.CANCELLED
+    said = [line for line in launcher.logs(plan.handle) if line.text.startswith("Stopped by SIGTERM after step")]
+    assert {line.node for line in said} == {0, 1}
+    assert len({line.text for line in said}) == 1  # after the same step
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_killed_at_random_thirty_times_it_ends_or_goes_on(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
+    """Stopped, killed, or hung at any moment: no job is ever left running."""
+    rng = random.Random(30)
+    for number in range(30):
+        launcher, plan = submitted(place, tmp_path / str(number), *ENDLESS)
+        until(lambda plan=plan: bool(training_processes(plan, 1)), timeout_s=120)  # type: ignore[misc]
+        time.sleep(rng.uniform(0.0, 8.0))
+        for process in training_processes(plan, rng.randint(0, 1)):
+            process.send_signal(rng.choice([signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM]))
+        until(lambda launcher=launcher, plan=plan: launcher.status(plan.handle).finished, timeout_s=150)  # type: ignore[misc]
+        assert launcher.status(plan.handle).phase in (Phase.FAILED, Phase.CANCELLED)

@@ -1,0 +1,393 @@
+"""The study in its database: each number once, exact counts, and trials that outlive their sweepers."""
+
+import dataclasses
+import math
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+
+from dogbreed.errors import ConfigError
+from launchers.runs.processes import living_process
+from launchers.sweep import study as study_module
+from launchers.sweep.samplers import build_pruner, build_sampler
+from launchers.sweep.space import Choice, Number, SearchSpace
+from launchers.sweep.storage import StudyError, hidden
+from launchers.sweep.study import DEAD_AFTER_S, MOST_DEATHS, Study, StudyAbout
+from tests.support.postgres import server
+from tests.support.project import ROOT
+
+SPACE = SearchSpace({"model.lr": Number(1e-4, 1e-1, log=True), "model.optimizer": Choice(("adamw", "sgd"))})
+ABOUT = StudyAbout("try", SPACE, "val/acc", "max", "experiment=quickstart", "digest")
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    with server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'sweep' / 'study.db'}"
+    return str(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture
+def about(request: pytest.FixtureRequest) -> StudyAbout:
+    """One of its own for each test: the PostgreSQL is shared."""
+    return dataclasses.replace(ABOUT, name=f"try-{abs(hash(request.node.nodeid))}")
+
+
+_OPEN: list[Study] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while _OPEN:
+        _OPEN.pop().close()
+
+
+def opened(about: StudyAbout, storage: str, **more: Any) -> Study:
+    study = Study(
+        about, storage, lambda before: optuna.samplers.RandomSampler(seed=before), optuna.pruners.NopPruner(), **more
+    )
+    _OPEN.append(study)
+    return study
+
+
+def test_trials_are_numbered_once_and_counted_exactly(about: StudyAbout, storage: str) -> None:
+    study = opened(about, storage)
+    numbers = []
+    while (trial := study.claim(5)) is not None:
+        numbers.append(trial.number)
+        if trial.number % 2:
+            study.complete(trial.number, 0.5 + trial.number / 100, Path("there"), 3)
+        else:
+            study.report(trial.number, 1, 0.9)
+    assert numbers == [0, 1, 2, 3, 4]
+    assert (study.counts().complete, study.counts().running) == (2, 3)
+    study.failed(0, "no good")
+    study.complete(2, 0.9, Path("there"), 1, pruned=True)
+    counts = study.counts()
+    assert (counts.complete, counts.pruned, counts.failed, counts.running, counts.finished) == (2, 1, 1, 1, 4)
+    assert study.claim(5) is None
+    best = study.best()
+    assert best is not None
+    assert (best.number, best.value, best.epochs) == (3, 0.53, 3)  # the pruned one was better, and is not trained
+    assert study.trial(0).cause == "no good"
+
+
+def test_many_threads_of_several_studies_share_the_trials(about: StudyAbout, storage: str) -> None:
+    opened(about, storage)
+    claimed: list[int] = []
+
+    def work() -> None:
+        own = opened(about, storage)
+        while (trial := own.claim(24)) is not None:
+            claimed.append(trial.number)
+            own.complete(trial.number, 0.5, Path("there"), 1)
+        own.close()  # in its own thread
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == list(range(24))
+
+
+_CLAIMS_AND_DIES = """
+import os, sys
+from pathlib import Path
+from tests.launchers.test_sweep_study import *
+study = opened(dataclasses.replace(ABOUT, name=sys.argv[1]), sys.argv[2])
+print([study.claim(9).values for _ in range(2)], flush=True)
+study.report(0, 1, 0.25)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_trials_of_a_dead_sweeper_come_again_with_their_numbers_and_parameters(about: StudyAbout, storage: str) -> None:
+    died = subprocess.run(
+        [sys.executable, "-c", _CLAIMS_AND_DIES, about.name, storage],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert died.returncode == -9, died.stderr
+    study = opened(about, storage)
+    assert study.counts().running == 0  # nobody's: not to be waited for
+    again = [study.claim(9) for _ in range(2)]
+    assert [trial.number for trial in again if trial] == [0, 1]
+    assert str([trial.values for trial in again if trial]) == died.stdout.strip()
+    third = study.claim(9)
+    assert third is not None
+    assert third.number == 2
+    assert study.report(0, 1, 0.25) is False  # said again: no complaint, and nothing changes
+    study.report(0, 2, 0.5)
+    assert study.optuna_study.trials[0].intermediate_values == {1: 0.25, 2: 0.5}
+
+
+def test_a_living_sweeper_keeps_its_trials(about: StudyAbout, storage: str) -> None:
+    mine, other = opened(about, storage), opened(about, storage)
+    first = mine.claim(2)
+    second = other.claim(2)
+    assert first is not None
+    assert second is not None
+    assert (first.number, second.number) == (0, 1)
+    assert mine.claim(2) is None
+    assert other.counts().running == 2
+
+
+def test_a_sweeper_elsewhere_is_dead_once_its_beat_stays_away(
+    about: StudyAbout, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(study_module, "_host", lambda: "another machine")
+        distant = opened(about, storage, clock=lambda: now[0])
+        assert distant.claim(9) is not None
+    here = opened(about, storage, clock=lambda: now[0])
+    assert here.counts().running == 1
+    now[0] += DEAD_AFTER_S - 1
+    assert here.counts().running == 1
+    distant.beat()  # late, but it lives
+    now[0] += DEAD_AFTER_S - 1
+    assert here.counts().running == 1  # seen now, so from now on
+    now[0] += DEAD_AFTER_S - 1
+    assert here.counts().running == 1
+    now[0] += 2
+    assert here.counts().running == 0
+    taken = here.claim(9)
+    assert taken is not None
+    assert taken.number == 0
+
+
+def test_a_sweeper_that_was_taken_over_from_changes_nothing_any_more(
+    about: StudyAbout, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(study_module, "_host", lambda: "another machine")
+        asleep = opened(about, storage)
+        taken = [asleep.claim(9) for _ in range(4)]
+    here = opened(about, storage, clock=lambda: now[0])
+    here.counts()
+    now[0] += DEAD_AFTER_S + 1
+    again = [here.claim(9) for _ in range(4)]
+    assert [trial.number for trial in again if trial] == [trial.number for trial in taken if trial] == [0, 1, 2, 3]
+    assert asleep.report(0, 1, 0.9) is True  # it is to stop
+    asleep.complete(0, 0.9, Path("there"), 1)
+    asleep.failed(1, "no good")
+    asleep.give_back(2)
+    assert asleep.died(3, "killed") == ""
+    assert (here.counts().finished, here.counts().running) == (0, 4)
+    for number in range(4):
+        assert here.report(number, 1, 0.5) is False
+        here.complete(number, 0.5, Path("here"), 1)
+    assert here.counts().complete == 4
+    assert asleep.counts().running == 0
+
+
+def test_a_trial_that_died_between_two_sweepers_is_nobodys(about: StudyAbout, storage: str) -> None:
+    one, other = opened(about, storage), opened(about, storage)
+    first = one.claim(9)
+    assert first is not None
+    one.give_back(first.number)
+    other.optuna_study.ask()  # takes it, and dies before it says so: it still is `one`'s by name
+    assert one.counts().running == 0
+    again = one.claim(9)
+    assert again is not None
+    assert again.number == first.number
+
+
+def test_a_verdict_outlives_the_sweeper(about: StudyAbout, storage: str) -> None:
+    pruner = optuna.pruners.ThresholdPruner(lower=0.3)
+    first = Study(about, storage, lambda before: optuna.samplers.RandomSampler(seed=before), pruner)
+    _OPEN.append(first)
+    trial = first.claim(2)
+    assert trial is not None
+    assert first.report(trial.number, 1, 0.5) is False
+    assert first.report(trial.number, 2, 0.1) is True
+    first.give_back(trial.number)  # stopped before it could be told
+    second = opened(about, storage)  # whose pruner ends nothing
+    following = second.claim(2)
+    assert following is not None
+    assert following.number == 1
+    ended = second.trial(0)
+    assert (ended.state, ended.epochs, ended.value) == ("pruned", 2, 0.1)
+
+
+def test_a_process_with_the_number_of_a_dead_one_is_not_taken_for_it() -> None:
+    started = psutil.Process().create_time()
+    assert living_process(os.getpid(), started) is not None
+    assert living_process(os.getpid(), started - 60) is None
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    assert living_process(child.pid, started) is None
+
+
+def test_a_trial_that_ends_its_process_each_time_fails_in_the_end(about: StudyAbout, storage: str) -> None:
+    study = opened(about, storage)
+    for death in range(1, MOST_DEATHS + 1):
+        trial = study.claim(1)
+        assert trial is not None
+        assert trial.number == 0
+        cause = study.died(0, "killed by SIGSEGV")
+        assert study.counts().failed == bool(cause) == (death == MOST_DEATHS)
+    assert "3 times: killed by SIGSEGV" in study.trial(0).cause
+
+
+def test_a_trial_that_is_given_back_is_claimed_again(about: StudyAbout, storage: str) -> None:
+    study = opened(about, storage)
+    first = study.claim(1)
+    assert first is not None
+    study.give_back(first.number)
+    again = study.claim(1)
+    assert again is not None
+    assert (again.number, again.values) == (first.number, first.values)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"space": SearchSpace({"model.lr": Number(0.1, 0.2)})}, "search space"),
+        ({"mode": "min"}, "direction: maximize there, minimize now"),
+        ({"settings": "experiment=finetune", "digest": "other"}, "settings: experiment=quickstart there"),
+        ({"monitor": "val/loss"}, "objective: val/acc there, val/loss now"),
+        (
+            {"space": SearchSpace({**SPACE.parameters, "model.lr": Number(1e-4, 0.2, log=True)})},
+            "search space, model.lr: low 0.0001, high 0.1, log True there, low 0.0001, high 0.2, log True now",
+        ),
+    ],
+)
+def test_another_study_of_the_same_name_is_refused_and_both_are_shown(
+    about: StudyAbout, storage: str, change: dict[str, Any], said: str
+) -> None:
+    opened(about, storage)
+    opened(dataclasses.replace(about, settings="seed=0 experiment=quickstart"), storage)  # the same in other words
+    with pytest.raises(StudyError) as raised:
+        opened(dataclasses.replace(about, **change), storage)
+    message = str(raised.value)
+    assert said in message
+    assert " there, " in message
+    assert "hpo.fresh=true" in message
+
+
+def test_a_locked_file_is_a_clear_error_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_module, "SQLITE_WAIT_S", 0.2)
+    file = tmp_path / "study.db"
+    study = opened(ABOUT, f"sqlite:///{file}")
+    trial = study.claim(3)
+    assert trial is not None
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StudyError) as raised:
+        study.claim(3)
+    assert "locked" in str(raised.value)
+    assert "network disk" in str(raised.value)
+    other.execute("ROLLBACK")
+    other.close()
+    study.complete(trial.number, 0.5, Path("there"), 1)
+    assert study.counts().complete == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://me:secret-word@127.0.0.1:1/db", "whether the server runs"),
+        ("mysql://me:secret-word@127.0.0.1/db", "no database that a study can be kept in"),
+        ("nonsense", "no database that a study can be kept in"),
+        ("sqlite:////proc/nowhere/study.db", "cannot be used"),
+    ],
+)
+def test_a_storage_that_cannot_be_reached_is_a_clear_error(url: str, said: str) -> None:
+    with pytest.raises(StudyError) as raised:
+        opened(ABOUT, url)
+    assert said in str(raised.value)
+    assert "secret-word" not in str(raised.value)
+
+
+def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "study.db"
+    file.write_text("notes on dogs\n" * 100)
+    with pytest.raises(StudyError, match="not a database"):
+        opened(ABOUT, f"sqlite:///{file}")
+    assert file.read_text().startswith("notes on dogs")
+
+
+def test_passwords_are_hidden() -> None:
+    assert hidden("postgresql://me:a:b@host/db") == "postgresql://me:***@host/db"
+    assert hidden("sqlite:////x/y.db") == "sqlite:////x/y.db"
+    assert hidden("postgresql://host/db?user=me&password=ab%40c&x=1") == "postgresql://host/db?user=me&password=***&x=1"
+
+
+def test_the_next_draw_is_a_function_of_seed_and_trials_before() -> None:
+    node = {"_target_": "optuna.samplers.RandomSampler", "seed": None}
+
+    def draws(seed: int, before: int) -> dict[str, Any]:
+        study = optuna.create_study(sampler=build_sampler(node, SPACE, seed, before))
+        return study.ask(SPACE.distributions()).params
+
+    assert draws(0, 3) == draws(0, 3)
+    assert len({str(draws(seed, before)) for seed in range(3) for before in range(3)}) == 9
+
+
+def test_a_grid_is_drawn_once_each_also_by_sweepers_in_turn(about: StudyAbout, storage: str) -> None:
+    space = SearchSpace({"a": Choice(("1", "2", "3")), "b": Number(0, 4, whole=True, step=2)})
+    node = {"_target_": "optuna.samplers.GridSampler", "seed": 0}
+    seen = []
+    for _ in range(3):
+        study = Study(
+            dataclasses.replace(about, space=space),
+            storage,
+            lambda before: build_sampler(node, space, 0, before),
+            build_pruner(None),
+        )
+        _OPEN.append(study)
+        for _ in range(3):
+            trial = study.claim(9)
+            assert trial is not None
+            seen.append(tuple(trial.values.values()))
+            study.complete(trial.number, 0.5, Path("there"), 1)
+    assert len(set(seen)) == 9
+
+
+@pytest.mark.parametrize(
+    ("node", "said"),
+    [
+        ({"_target_": "optuna.samplers.Tpe"}, "TPESampler"),
+        ({"_target_": "optuna.samplers.TPESampler", "startup": 3}, "startup"),
+        ({"_target_": "optuna.pruners.MedianPruner"}, "is no sampler"),
+    ],
+)
+def test_an_unknown_sampler_is_answered_with_the_known_ones(node: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        build_sampler(node, SPACE, 0, 0)
+    assert said in str(raised.value)
+    assert "RandomSampler" in str(raised.value)
+
+
+def test_an_objective_that_is_no_number_never_becomes_the_best(about: StudyAbout, storage: str) -> None:
+    study = opened(about, storage)
+    for value in (0.5, math.nan):
+        trial = study.claim(2)
+        assert trial is not None
+        if math.isnan(value):
+            study.failed(trial.number, "val/acc is nan")
+        else:
+            study.complete(trial.number, value, Path("there"), 1)
+    best = study.best()
+    assert best is not None
+    assert best.value == 0.5

@@ -1,0 +1,96 @@
+"""Trials without training: a launcher as the local one is, in whose runs a formula takes the place of the network.
+
+Only `launchers.local._train` is replaced, where torch would begin. Everything else is real: processes, run folders,
+states, the database.
+"""
+
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from dogbreed.errors import ConfigError
+from dogbreed.interruption import Interruption
+from dogbreed.run_folder import RunFolder, write_json, write_text
+from launchers import local
+from launchers.base import Handle, Plan, RunSpec
+
+if TYPE_CHECKING:
+    from dogbreed.training import Watch
+
+OVERRIDES = [  # of a search over formulas
+    "launcher._target_=tests.support.fake_training.FakeLauncher",
+    "features.mode=off",  # no features to be made before the first trial
+    "data=drawn",
+    "trainer.max_epochs=4",
+]
+
+
+def objective(config: Mapping[str, Any], epoch: int) -> float:
+    """At its best, 1, for lr=0.01 without dropout; rises with the epochs."""
+    model = config["model"]
+    return float(1 - 0.1 * (math.log10(model["lr"]) + 2) ** 2 - 0.1 * model["dropout"] - 0.3 / epoch)
+
+
+class FakeLauncher(local.LocalLauncher):
+    def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
+        local._train = _train
+        return super().submit(plan, watch=watch)
+
+
+def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
+    """Takes the seconds, and ends in the way, that the environment asks for; notes when it began and ended."""
+    if spec.config["test"] and os.environ.get("FAKE_TEST") == "dies":
+        os._exit(9)
+    if spec.config["test"] and folder.metrics.exists():
+        write_json(folder.metrics, {**json.loads(folder.metrics.read_text()), "test/acc": 0.5})
+        return
+    number = int(spec.run_id.rpartition("-")[2])
+    began = time.time()
+    lock = os.open(folder.path / "writer.lock", os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _note({"overlap": number})
+    _note({"trial": number, "pid": os.getpid(), "began": began})
+    _fail(os.environ.get("FAKE_FAILS", ""), number)
+    slow = json.loads(os.environ.get("FAKE_SECONDS", "{}"))
+    seconds = slow.get(str(number), slow.get("others", 0.02))
+    epochs = spec.config["trainer"]["max_epochs"]
+    trained, best = 0, -math.inf
+    with Interruption():
+        for epoch in range(1, epochs + 1):
+            time.sleep(seconds / epochs)
+            trained, value = epoch, objective(spec.config, epoch)
+            best = max(best, value)
+            if watch is not None and watch(epoch, {"val/acc": value}):
+                break
+    if str(number) in os.environ.get("FAKE_NAN", "").split(","):
+        best = math.nan
+    write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dict(spec.config))))
+    write_text(folder.best, f"weights of {spec.config['model']['lr']}\n")
+    write_json(folder.metrics, {"val/acc": best, "epochs": trained})
+    _note({"trial": number, "pid": os.getpid(), "began": began, "ended": time.time()})
+
+
+def _fail(how: str, number: int) -> None:
+    """how: such as `3:bad,4:code,5:death`, or `*:bad` for all."""
+    ways = dict(part.split(":") for part in how.split(",") if part)
+    way = ways.get(str(number), ways.get("*"))
+    if way == "bad":
+        raise ConfigError(f"Training has diverged: in epoch {number + 1} the loss is nan.\nTry: a smaller model.lr")
+    if way == "code":
+        raise ZeroDivisionError(f"of trial {number}")
+    if way == "death":
+        os._exit(9)
+
+
+def _note(line: dict[str, Any]) -> None:
+    with Path(os.environ["FAKE_LOG"]).open("a") as file:  # whole lines: one short write to a file opened for appending
+        file.write(json.dumps(line) + "\n")

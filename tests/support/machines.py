@@ -1,0 +1,70 @@
+"""A rented machine's folder, in which the entry point runs."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from tests.support.project import ROOT
+
+REMOTE = ROOT / "launchers" / "remote" / "entry.py"
+SAYS = """
+import json, os, sys
+from pathlib import Path
+print(json.dumps({"argv": sys.argv[1:], "cwd": os.getcwd(), "sent": os.environ["DOGBREED_SENT"]}))
+folder = Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints"
+(folder / "metrics.json").write_text("{}")
+(folder / "checkpoints").mkdir(exist_ok=True)
+(folder / "checkpoints" / "best.ckpt").write_text("weights")
+(folder / ".last.ckpt.tmp-77").write_text("half")
+"""
+
+
+class Machine:
+    def __init__(
+        self, base: Path, train: str, *, requires: str = "", again: Any = None, unpacks: str | None = None
+    ) -> None:
+        self.base = base
+        code = base / "input/data/code"
+        code.mkdir(parents=True)
+        (base / "input/data/spec").mkdir()
+        files = {"train.py": train, "pyproject.toml": f"[project]\ndependencies = [{requires}]\n"}
+        with tarfile.open(code / "bundle.tar.gz", "w:gz") as archive:
+            for name, text in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(text)
+                archive.addfile(entry, io.BytesIO(text.encode()))
+        own = ["launcher=local", "hydra.run.dir=/opt/ml/checkpoints", "data.root=/tmp/dogbreed/photos"]
+        sent = {
+            "spec": {},
+            "fresh": {"typed": ["seed=1", "x=/opt/ml"], "own": own},
+            "again": again,
+            "extras": [],
+            "unpacks": unpacks,
+        }
+        (base / "input/data/spec/spec.json").write_text(json.dumps(sent))
+
+    def start(self, **environment: str) -> "subprocess.Popen[str]":
+        (self.base / "tmp").mkdir(exist_ok=True)
+        surroundings = {
+            **os.environ,
+            "SAGEMAKER_BASE_DIR": str(self.base),
+            "TMPDIR": str(self.base / "tmp"),
+            **environment,
+        }
+        return subprocess.Popen(
+            [sys.executable, str(REMOTE)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=surroundings
+        )
+
+    def run(self, **environment: str) -> tuple[int, list[str]]:
+        process = self.start(**environment)
+        said = process.communicate(timeout=60)[0]
+        return process.returncode, said.splitlines()
+
+    @property
+    def failure(self) -> str:
+        return (self.base / "output/failure").read_text()

@@ -1,0 +1,58 @@
+"""A rehearsal cloud of the tests' own, and runs in it."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from launchers import prepare
+from launchers.base import Plan
+from launchers.rehearsal import process
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.sagemaker.training import SageMakerLauncher
+from tests.support.photos import make_photos, tiny_settings
+
+BUCKET = "dogbreed-rehearsal"
+PHOTOS = f"s3://{BUCKET}/photos"
+
+
+@contextlib.contextmanager
+def rehearsal_cloud(place: Path, photos: Path | None = None) -> Iterator[Rehearsal]:
+    """With photos in its bucket. Its process is ended at the end."""
+    cloud = Rehearsal(bucket=BUCKET, state_dir=str(place), reclaims=0)
+    try:
+        s3 = cloud.client("s3")
+        for path in sorted((photos or make_photos(place.parent / "photos-of-the-cloud")).rglob("*.jpg")):
+            key = path.relative_to(photos or place.parent / "photos-of-the-cloud").as_posix()
+            s3.put_object(Bucket=BUCKET, Key=f"photos/{key}", Body=path.read_bytes())
+        yield cloud
+    finally:
+        process.stop(place)
+
+
+def settings(place: Path, *overrides: str, launcher: str = "sagemaker_spot") -> list[str]:
+    """Of a run of seconds in that cloud; `trouble.x=y` is aws.trouble.x."""
+    spelled = [
+        text.replace("trouble.", "+aws.trouble.", 1) if text.startswith("trouble.") else text for text in overrides
+    ]
+    tiny = [text for text in tiny_settings(Path(PHOTOS)) if not text.startswith("data.root=")]
+    return [*tiny, f"data.root={PHOTOS}", f"launcher={launcher}", "aws=rehearsal", f"aws.state_dir={place}", *spelled]
+
+
+def prepared(
+    place: Path, home: Path, *overrides: str, launcher: str = "sagemaker_spot"
+) -> tuple[SageMakerLauncher, Plan]:
+    """home: of the run's folder."""
+    made, plan = prepare([*settings(place, *overrides, launcher=launcher), f"hydra.run.dir={home}"])
+    assert isinstance(made, SageMakerLauncher)
+    return made, plan
+
+
+def job_of(launcher: SageMakerLauncher, plan: Plan) -> dict[str, Any]:
+    found = launcher.latest(plan.spec.run_id)[1]
+    assert found is not None
+    return found
+
+
+def states(job: dict[str, Any]) -> list[str]:
+    return [step["Status"] for step in job["SecondaryStatusTransitions"]]
