@@ -1,4 +1,4 @@
-"""What goes wrong in the rehearsal cloud, on demand: `aws.trouble`, in the words of conf/aws/rehearsal.yaml."""
+"""What goes wrong in the rehearsal cloud, on demand: `aws.faults`, in the words of conf/aws/rehearsal.yaml."""
 
 import json
 import re
@@ -10,8 +10,8 @@ _MOMENT = re.compile(r"(?P<seconds>\d+(?:\.\d+)?)s|(?P<what>epoch|checkpoint|tri
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """Everything is well by default. What is counted is counted for each door, which is one `aws` of one process.
+class Faults:
+    """Everything is well by default. What is counted is counted for each session, which is one `aws` of one process.
 
     reclaims: how often a spot machine is taken away from a job; reclaim_at: when, one moment for each attempt in turn:
     `12.5s` after its command began, `epoch 2` once the log says so, `checkpoint 3` once last.ckpt was written that
@@ -43,13 +43,13 @@ class Trouble:
         for name in ("reclaims", "no_capacity", "throttled", "s3_failures", "s3_delay_s", "log_delay_s"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                yield f"aws.{'' if name == 'reclaims' else 'trouble.'}{name}={value!r} cannot be.\nTry: 0 or more"
+                yield f"aws.{'' if name == 'reclaims' else 'faults.'}{name}={value!r} cannot be.\nTry: 0 or more"
         moments = [*self.reclaim_at, *([self.crash_at] if self.crash_at else [])]
         if self.reclaims and not self.reclaim_at:
-            yield "aws.trouble.reclaim_at is empty.\nTry: [epoch 1]"
+            yield "aws.faults.reclaim_at is empty.\nTry: [epoch 1]"
         for moment in moments:
             if not _MOMENT.fullmatch(str(moment)):
-                yield f"aws.trouble: {moment!r} is no moment.\nTry: 12.5s, epoch 2, checkpoint 3, trial 4 or start"
+                yield f"aws.faults: {moment!r} is no moment.\nTry: 12.5s, epoch 2, checkpoint 3, trial 4 or start"
 
     def to_header(self) -> str:
         return json.dumps(asdict(self))
@@ -86,4 +86,4 @@ class Progress:
 
 
 def unknown(given: Mapping[str, Any]) -> list[str]:
-    return sorted(given.keys() - Trouble.__dataclass_fields__.keys())
+    return sorted(given.keys() - Faults.__dataclass_fields__.keys())

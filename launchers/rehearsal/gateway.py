@@ -21,9 +21,9 @@ from moto.core.parse import QueryParser
 from moto.core.utils import get_service_model
 from werkzeug.datastructures import MultiDict
 
-from launchers.rehearsal.faults import Trouble
-from launchers.rehearsal.names import ACCOUNT, DOOR_HEADER, TROUBLE_HEADER
-from launchers.rehearsal.object_store import Shelf
+from launchers.rehearsal.faults import Faults
+from launchers.rehearsal.names import ACCOUNT, FAULTS_HEADER, SESSION_HEADER
+from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.service import Refused
 from launchers.rehearsal.services.training import TrainingJobs
 from launchers.rehearsal.validation import findings
@@ -48,16 +48,16 @@ class Call:
     style: str  # json | xml
 
 
-class Front:
+class Gateway:
     """key: the access key that requests must be signed with. Jobs are commands that run as whoever started the server:
     neither another user of the machine nor a page in a browser may send any.
     """
 
-    def __init__(self, moto: App, jobs: TrainingJobs, shelf: Shelf, key: str) -> None:
-        self.moto, self.jobs, self.shelf, self.key = moto, jobs, shelf, key
+    def __init__(self, moto: App, jobs: TrainingJobs, store: ObjectStore, key: str) -> None:
+        self.moto, self.jobs, self.store, self.key = moto, jobs, store, key
         self.last_request = time.monotonic()
         self._lock = threading.Lock()
-        self._seen: Counter[tuple[str, str]] = Counter()  # (door, kind of trouble) -> how often
+        self._seen: Counter[tuple[str, str]] = Counter()  # (session, kind of faults) -> how often
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
@@ -66,13 +66,13 @@ class Front:
             return _refuse(start_response, Call("", None, b"", "xml"), Refused("InvalidAccessKeyId", text, 403))
         self.last_request = time.monotonic()
         call = _understood(environ, scope["service"])
-        trouble = Trouble.from_header(environ.get(_wsgi(TROUBLE_HEADER)))
-        door = environ.get(_wsgi(DOOR_HEADER), "")
+        faults = Faults.from_header(environ.get(_wsgi(FAULTS_HEADER)))
+        session = environ.get(_wsgi(SESSION_HEADER), "")
         try:
-            self._trouble(call, trouble, door)
+            self._faults(call, faults, session)
             parameters = _validated(call)
             if call.service == "sagemaker" and call.operation in self.jobs.operations:
-                own = self.jobs.operations[call.operation](parameters, trouble=self._of_job(call, trouble, door))
+                own = self.jobs.operations[call.operation](parameters, faults=self._of_job(call, faults, session))
                 if own is not None:
                     return _json(start_response, 200, own)
         except Refused as refusal:
@@ -86,32 +86,32 @@ class Front:
             path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")  # as WSGI hands over UTF-8
             bucket, _, key = path.lstrip("/").partition("/")
             if bucket:
-                self.shelf.follow(bucket, key or None)
+                self.store.follow(bucket, key or None)
         return answer
 
-    def _trouble(self, call: Call, trouble: Trouble, door: str) -> None:
+    def _faults(self, call: Call, faults: Faults, session: str) -> None:
         """Raises Refused for what is to go wrong with this request."""
-        if trouble.expires_after is not None and self._count(door, "expires") > trouble.expires_after:
+        if faults.expires_after is not None and self._count(session, "expires") > faults.expires_after:
             code = "ExpiredToken" if call.style == "xml" else "ExpiredTokenException"
             raise Refused(code, "The security token included in the request is expired", 400)
         if call.service == "s3":
-            time.sleep(trouble.s3_delay_s)
-            if trouble.s3_failures and self._count(door, "s3") <= trouble.s3_failures:
+            time.sleep(faults.s3_delay_s)
+            if faults.s3_failures and self._count(session, "s3") <= faults.s3_failures:
                 raise Refused("SlowDown", "Please reduce your request rate.", 503)
-        elif trouble.throttled and self._count(door, "throttled") <= trouble.throttled:
+        elif faults.throttled and self._count(session, "throttled") <= faults.throttled:
             raise Refused("ThrottlingException", "Rate exceeded", 400)
 
-    def _of_job(self, call: Call, trouble: Trouble, door: str) -> Trouble:
+    def _of_job(self, call: Call, faults: Faults, session: str) -> Faults:
         """The same, with its count of jobs without a machine used up as jobs are made."""
-        if call.operation != "CreateTrainingJob" or not trouble.no_capacity:
-            return trouble
-        left = int(self._count(door, "capacity") <= trouble.no_capacity)
-        return Trouble(**{**trouble.__dict__, "no_capacity": left})
+        if call.operation != "CreateTrainingJob" or not faults.no_capacity:
+            return faults
+        left = int(self._count(session, "capacity") <= faults.no_capacity)
+        return Faults(**{**faults.__dict__, "no_capacity": left})
 
-    def _count(self, door: str, kind: str) -> int:
+    def _count(self, session: str, kind: str) -> int:
         with self._lock:
-            self._seen[door, kind] += 1
-            return self._seen[door, kind]
+            self._seen[session, kind] += 1
+            return self._seen[session, kind]
 
 
 def _wsgi(header: str) -> str:

@@ -13,7 +13,7 @@ from launchers.rehearsal.names import ACCOUNT
 _NAME_MAX = 200  # of a file; a key may have 1,024 bytes
 
 
-class Shelf:
+class ObjectStore:
     """A folder for each bucket, a file for each object. moto's memory is what counts; the disk follows it."""
 
     def __init__(self, folder: Path) -> None:

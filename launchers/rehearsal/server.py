@@ -17,9 +17,9 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 from dogbreed.run_folder import write_json
-from launchers.rehearsal.gateway import Front
+from launchers.rehearsal.gateway import Gateway
 from launchers.rehearsal.names import ACCOUNT, BUCKET, REGION, ROLE, SERVER_FILE
-from launchers.rehearsal.object_store import Shelf
+from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.services.training import TrainingJobs
 
 _TRUST = (
@@ -32,11 +32,11 @@ def main(state_dir: Path, idle_s: float) -> None:
     os.environ.pop("AWS_ENDPOINT_URL", None)  # moto would call itself
     for noisy in ("werkzeug", "botocore", "boto3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    shelf = Shelf(state_dir / "s3")
-    shelf.load()
-    if not shelf.has_bucket(BUCKET):
-        shelf.backend.create_bucket(BUCKET, REGION)
-        shelf.follow(BUCKET)
+    store = ObjectStore(state_dir / "s3")
+    store.load()
+    if not store.has_bucket(BUCKET):
+        store.backend.create_bucket(BUCKET, REGION)
+        store.follow(BUCKET)
     iam_backends[ACCOUNT]["aws"].create_role(
         ROLE,
         _TRUST,
@@ -46,10 +46,10 @@ def main(state_dir: Path, idle_s: float) -> None:
         tags=[],
         max_session_duration="3600",
     )
-    jobs = TrainingJobs(state_dir / "jobs", shelf)
+    jobs = TrainingJobs(state_dir / "jobs", store)
     key = secrets.token_hex(16)
-    front = Front(DomainDispatcherApplication(create_backend_app), jobs, shelf, key)
-    server = make_server("127.0.0.1", 0, front, threaded=True, request_handler=_Handler)
+    gateway = Gateway(DomainDispatcherApplication(create_backend_app), jobs, store, key)
+    server = make_server("127.0.0.1", 0, gateway, threaded=True, request_handler=_Handler)
     url = f"http://127.0.0.1:{server.port}"
     jobs.begin(url, key)
     ending = threading.Event()
@@ -66,8 +66,8 @@ def main(state_dir: Path, idle_s: float) -> None:
     )
     while not ending.wait(1.0):
         if jobs.active:
-            front.last_request = time.monotonic()
-        elif time.monotonic() - front.last_request > idle_s:
+            gateway.last_request = time.monotonic()
+        elif time.monotonic() - gateway.last_request > idle_s:
             break
     (state_dir / SERVER_FILE).unlink(missing_ok=True)
     jobs.end()

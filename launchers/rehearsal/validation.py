@@ -18,7 +18,7 @@ def _pattern(text: str) -> "regex.Pattern[str] | None":
 
 
 def findings(shape: Any, value: Any, at: str = "") -> Iterator[str]:
-    """What AWS's front door would refuse in `value`. shape: botocore's, of an operation's input or a part of it."""
+    """Yield what AWS would refuse in `value`. shape: botocore's, of an operation's input or a part of it."""
     where, kind = at or "the request", shape.type_name
     if kind == "structure":
         yield from _structure(shape, value, at, where)

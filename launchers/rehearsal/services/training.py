@@ -11,9 +11,9 @@ from typing import Any
 from moto.iam.models import iam_backends
 
 from dogbreed.run_folder import write_json
-from launchers.rehearsal.faults import Trouble
+from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.names import ACCOUNT, REGION
-from launchers.rehearsal.object_store import Shelf
+from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.service import Operation, Refused, as_tags, check_tags, invalid
 from launchers.rehearsal.services.training_record import FINISHED, JobRecord, now
 
@@ -25,8 +25,8 @@ _ROLE = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/(?:.*/)?([^/]+)")
 class TrainingJobs:
     """All jobs. `operations`: SageMaker's that are answered here; one that returns null is moto's business."""
 
-    def __init__(self, folder: Path, shelf: Shelf) -> None:
-        self.folder, self.shelf = folder, shelf
+    def __init__(self, folder: Path, store: ObjectStore) -> None:
+        self.folder, self.store = folder, store
         self._jobs: dict[str, JobRecord] = {}
         self._runs: dict[str, Any] = {}  # by job: the JobRun that is at it
         self._lock = threading.RLock()
@@ -75,10 +75,10 @@ class TrainingJobs:
     def place(self, record: JobRecord) -> Path:
         return self.folder / record.name
 
-    def create(self, request: Mapping[str, Any], trouble: Trouble) -> dict[str, Any]:
+    def create(self, request: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
         from launchers.rehearsal.services.training_run import JobRun
 
-        record = JobRecord(dict(request), asdict(trouble), now())
+        record = JobRecord(dict(request), asdict(faults), now())
         with self._lock:
             if record.name in self._jobs:
                 raise Refused(
@@ -86,19 +86,19 @@ class TrainingJobs:
                     f"Training job names must be unique within an AWS account and region, but one named {record.name} "
                     "exists already",
                 )
-            self._check(record, trouble)
+            self._check(record, faults)
             record.tags = {tag["Key"]: tag["Value"] for tag in request.get("Tags", [])}
             record.to("Starting", "Starting the training job")
             self._jobs[record.name] = record
             self.save(record)
-            self._runs[record.name] = run = JobRun(self, record, trouble)
+            self._runs[record.name] = run = JobRun(self, record, faults)
             run.start()
         return {"TrainingJobArn": record.arn}
 
-    def describe(self, request: Mapping[str, Any], trouble: Trouble) -> dict[str, Any]:
+    def describe(self, request: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
         return self._job(request["TrainingJobName"]).describe()
 
-    def stop(self, request: Mapping[str, Any], trouble: Trouble) -> dict[str, Any]:
+    def stop(self, request: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
         record = self._job(request["TrainingJobName"])
         if record.status in FINISHED:
             raise Refused(
@@ -108,7 +108,7 @@ class TrainingJobs:
         self._runs[record.name].stop()
         return {}
 
-    def list(self, request: Mapping[str, Any], trouble: Trouble) -> dict[str, Any]:
+    def list(self, request: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
         with self._lock:
             jobs = list(self._jobs.values())
         for key, keep in (
@@ -128,11 +128,11 @@ class TrainingJobs:
         rest = {"NextToken": str(first + most)} if len(jobs) > first + most else {}
         return {"TrainingJobSummaries": [job.summary() for job in jobs[first : first + most]], **rest}
 
-    def list_tags(self, request: Mapping[str, Any], trouble: Trouble) -> dict[str, Any] | None:
+    def list_tags(self, request: Mapping[str, Any], faults: Faults) -> dict[str, Any] | None:
         record = self._of_arn(request["ResourceArn"])
         return None if record is None else {"Tags": as_tags(record.tags)}
 
-    def add_tags(self, request: Mapping[str, Any], trouble: Trouble) -> dict[str, Any] | None:
+    def add_tags(self, request: Mapping[str, Any], faults: Faults) -> dict[str, Any] | None:
         record = self._of_arn(request["ResourceArn"])
         if record is None:
             return None
@@ -141,7 +141,7 @@ class TrainingJobs:
         self.save(record)
         return {"Tags": as_tags(record.tags)}
 
-    def delete_tags(self, request: Mapping[str, Any], trouble: Trouble) -> dict[str, Any] | None:
+    def delete_tags(self, request: Mapping[str, Any], faults: Faults) -> dict[str, Any] | None:
         record = self._of_arn(request["ResourceArn"])
         if record is None:
             return None
@@ -159,7 +159,7 @@ class TrainingJobs:
         kind, _, name = arn.rpartition(":")[2].partition("/")
         return self._job(name) if kind == "training-job" else None
 
-    def _check(self, record: JobRecord, trouble: Trouble) -> None:
+    def _check(self, record: JobRecord, faults: Faults) -> None:
         """What is not in the service's model, but in its documentation."""
         request = record.request
         check_tags(request.get("Tags", []), {})
@@ -194,20 +194,20 @@ class TrainingJobs:
                 "'sagemaker.amazonaws.com' to assume the role."
             )
         for uri in (request["OutputDataConfig"]["S3OutputPath"], (request.get("CheckpointConfig") or {}).get("S3Uri")):
-            if uri and not self.shelf.has_bucket(uri.removeprefix("s3://").partition("/")[0]):
+            if uri and not self.store.has_bucket(uri.removeprefix("s3://").partition("/")[0]):
                 raise invalid(f"The S3 bucket of {uri} does not exist or cannot be reached in {REGION}")
         kind, count = resources["InstanceType"], resources["InstanceCount"]
-        if kind in trouble.quotas:
+        if kind in faults.quotas:
             used = sum(
                 job.request["ResourceConfig"]["InstanceCount"]
                 for job in self._jobs.values()
                 if job.status not in FINISHED and job.request["ResourceConfig"]["InstanceType"] == kind
             )
-            if used + count > trouble.quotas[kind]:
+            if used + count > faults.quotas[kind]:
                 name = f"{kind} for {'spot ' if record.spot else ''}training job usage"
                 raise Refused(
                     "ResourceLimitExceeded",
-                    f"The account-level service limit '{name}' is {trouble.quotas[kind]} Instances, with current "
+                    f"The account-level service limit '{name}' is {faults.quotas[kind]} Instances, with current "
                     f"utilization of {used} Instances and a request delta of {count} Instances. Please use AWS Service "
                     "Quotas to request an increase for this quota.",
                 )

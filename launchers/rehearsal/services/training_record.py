@@ -14,7 +14,7 @@ class JobRecord:
     """A training job as DescribeTrainingJob shows it. Times are seconds since 1970."""
 
     request: dict[str, Any]
-    trouble: dict[str, Any]
+    faults: dict[str, Any]
     created: float
     status: str = "InProgress"
     secondary: str = "Starting"

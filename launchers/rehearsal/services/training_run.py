@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from dogbreed.run_folder import write_json
 from launchers.aws.s3 import split_uri
 from launchers.cost.prices import spot_share
-from launchers.rehearsal.faults import Progress, Trouble
+from launchers.rehearsal.faults import Faults, Progress
 from launchers.rehearsal.logs import put_log
 from launchers.rehearsal.machine import PROCESSES, Machine, identity
 from launchers.rehearsal.names import REGION
@@ -43,10 +43,10 @@ _TRIAL = re.compile(r"trial \d+  ")  # of a search, that has ended
 
 
 class JobRun(threading.Thread):
-    def __init__(self, jobs: "TrainingJobs", record: JobRecord, trouble: Trouble) -> None:
+    def __init__(self, jobs: "TrainingJobs", record: JobRecord, faults: Faults) -> None:
         super().__init__(daemon=True, name=record.name)
-        self.jobs, self.record, self.trouble = jobs, record, trouble
-        self.place, self.shelf = jobs.place(record), jobs.shelf
+        self.jobs, self.record, self.faults = jobs, record, faults
+        self.place, self.store = jobs.place(record), jobs.store
         self.request = record.request
         self._stop_asked = threading.Event()
         self._abandoned = threading.Event()
@@ -83,7 +83,7 @@ class JobRun(threading.Thread):
             if self._pause(_STEP_S):
                 return self._end_unstarted()
             self._to("Starting" if attempt > 1 else "Pending", "Preparing the instances for training")
-            if attempt == 1 and self.trouble.no_capacity:
+            if attempt == 1 and self.faults.no_capacity:
                 if self._pause(_CAPACITY_S):
                     return self._end_unstarted()
                 kind = self.request["ResourceConfig"]["InstanceType"]
@@ -182,7 +182,7 @@ class JobRun(threading.Thread):
     def _download(self, uri: str, folder: Path) -> int:
         """Objects under a prefix, as S3DataType=S3Prefix has it; how many."""
         bucket, prefix = split_uri(uri)
-        keys = self.shelf.keys(bucket, prefix)
+        keys = self.store.keys(bucket, prefix)
         base = prefix if prefix.endswith("/") else prefix.rpartition("/")[0] + "/"
         if not prefix.endswith("/") and any(key.startswith(f"{prefix}/") for key in keys):
             base = f"{prefix}/"
@@ -193,7 +193,7 @@ class JobRun(threading.Thread):
             if relative.endswith("/") or not path.resolve().is_relative_to(folder.resolve()):
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self.shelf.get(bucket, key) or b"")
+            path.write_bytes(self.store.get(bucket, key) or b"")
         return len(keys)
 
     def _start(self, machine: Machine) -> None:
@@ -238,12 +238,12 @@ class JobRun(threading.Thread):
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=self._limit_disk if self.trouble.disk_mb is not None else None,
+                preexec_fn=self._limit_disk if self.faults.disk_mb is not None else None,
             )
 
     def _limit_disk(self) -> None:
-        assert self.trouble.disk_mb is not None
-        most = int(self.trouble.disk_mb * 1e6)
+        assert self.faults.disk_mb is not None
+        most = int(self.faults.disk_mb * 1e6)
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the write, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
@@ -259,8 +259,8 @@ class JobRun(threading.Thread):
         began, synced, outcome, told_at = time.monotonic(), 0.0, "", 0.0
         progress = Progress()
         saw = {"last": (0, 0)}
-        moment = self.trouble.reclaim_moment(attempt) if self.record.spot else None
-        crash = self.trouble.crash_at if attempt == 1 else None
+        moment = self.faults.reclaim_moment(attempt) if self.record.spot else None
+        crash = self.faults.crash_at if attempt == 1 else None
         limit = self.request["StoppingCondition"].get("MaxRuntimeInSeconds", 86400) - self.record.training_s
         wait = self.request["StoppingCondition"].get("MaxWaitTimeInSeconds")
         while any(machine.process and machine.process.poll() is None for machine in machines):
@@ -286,7 +286,7 @@ class JobRun(threading.Thread):
                 break
             if progress.reached(moment):
                 outcome = "Interrupted"
-                if self.trouble.hard:
+                if self.faults.hard:
                     break
             elif self._stop_asked.is_set():
                 outcome = "Stopped"
@@ -303,7 +303,7 @@ class JobRun(threading.Thread):
         codes = [machine.process.poll() for machine in machines if machine.process]
         for machine in machines:
             machine.kill()  # what outlived its first process
-        if not (outcome == "Interrupted" and self.trouble.hard):
+        if not (outcome == "Interrupted" and self.faults.hard):
             self._sync(machines[0])
         self._pump(machines, progress, last=True)
         spent = time.monotonic() - began
@@ -333,14 +333,14 @@ class JobRun(threading.Thread):
                 machine.held_back += events
                 for event in events:
                     self._read(event["message"], progress)
-            due = moment - self.trouble.log_delay_s * 1000
+            due = moment - self.faults.log_delay_s * 1000
             ready = [event for event in machine.held_back if event["timestamp"] <= due]
             if ready:
                 machine.held_back = machine.held_back[len(ready) :]
                 self._log(machine.stream, ready)
             if last and machine.held_back:
                 late, machine.held_back = machine.held_back, []
-                timer = threading.Timer(self.trouble.log_delay_s, self._log, (machine.stream, late))
+                timer = threading.Timer(self.faults.log_delay_s, self._log, (machine.stream, late))
                 timer.daemon = True
                 timer.start()
 
@@ -384,7 +384,7 @@ class JobRun(threading.Thread):
             with suppress(FileNotFoundError):
                 seen = _seen(path)
                 if self._uploaded.get(name) != seen:
-                    self.shelf.put(bucket, f"{prefix.rstrip('/')}/{name}", path.read_bytes())
+                    self.store.put(bucket, f"{prefix.rstrip('/')}/{name}", path.read_bytes())
                     self._uploaded[name] = seen
 
     # --- how it ends ---
@@ -396,9 +396,9 @@ class JobRun(threading.Thread):
         if outcome != "Crashed":
             self._to("Uploading", "Uploading generated training model")
             if any((first.ml / "output" / "data").iterdir()):
-                self.shelf.put(output[0], f"{output[1]}/output.tar.gz", _tar(first.ml / "output" / "data"))
+                self.store.put(output[0], f"{output[1]}/output.tar.gz", _tar(first.ml / "output" / "data"))
             if outcome != "Failed":
-                self.shelf.put(output[0], f"{output[1]}/model.tar.gz", _tar(first.ml / "model"))
+                self.store.put(output[0], f"{output[1]}/model.tar.gz", _tar(first.ml / "model"))
                 self.record.artifacts = f"s3://{output[0]}/{output[1]}/model.tar.gz"
         moment = now()
         self.record.metrics = [
