@@ -19,7 +19,7 @@ def refuse_renamed(overrides: Iterable[str]) -> None:
             if typed[: len(key_path(old))] == key_path(old):
                 rest = "".join(f".{part}" for part in typed[len(key_path(old)) :])
                 value = "".join(text.partition("=")[1:])
-                raise ConfigError(f"{old} is now {new}, got {text}.\nTry: {'+' if rest else ''}{new}{rest}{value}")
+                raise ConfigError(f"{old} is now {new}, got {text}.\nTry: +{new}{rest}{value}")
 
 
 def override(key: str, value: str) -> str:

@@ -14,18 +14,17 @@ from typing import Any
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws.account import TIMEOUTS
 from launchers.aws.errors import import_boto3
-from launchers.rehearsal.faults import Faults, unknown
+from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.names import BUCKET, FAULTS_HEADER, REGION, SESSION_HEADER
 from launchers.rehearsal.process import IDLE_S, default_place, start
 
 
 @dataclass
 class Rehearsal:
-    """Stands where an account would stand: `aws=rehearsal`.
+    """Stands in for an account: `aws=rehearsal`.
 
-    state_dir: where it keeps its S3 and the records of its jobs. reclaims: how often a spot machine is taken away from
-    each job. faults: what else goes wrong, see `Faults`. idle_s: after so long without a request or a job its process
-    ends.
+    state_dir: where it keeps its S3 and the records of its jobs. reclaims: how many spot interruptions each job has.
+    faults: what else goes wrong, see `Faults`. idle_s: after so long without a request or a job its process ends.
     """
 
     region: str | None = REGION
@@ -52,9 +51,9 @@ class Rehearsal:
         return Path(self.state_dir).expanduser()
 
     def findings(self) -> list[str]:
-        """What is wrong with the settings."""
-        if names := unknown(self.faults):
-            return [f"Unknown in aws.faults: {', '.join(names)}.\nTry: {', '.join(Faults.__dataclass_fields__)}"]
+        """Return what is wrong with the settings."""
+        if unknown := Faults.unknown(self.faults):
+            return [unknown]
         return list(self._faults().findings())
 
     def client(self, service: str) -> Any:
@@ -100,7 +99,7 @@ class Rehearsal:
 
 
 def _validate(params: Mapping[str, Any], model: Any, **_: Any) -> None:
-    """Also here, for what the server cannot tell from the bytes of a request: S3's."""
+    """Check requests to S3 in the client, since the server does not see the parameters they were made from."""
     from botocore.exceptions import ParamValidationError
 
     from launchers.rehearsal.validation import findings

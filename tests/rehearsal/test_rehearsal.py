@@ -195,7 +195,7 @@ def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
     [
         (_with("bad_name", "TrainingJobName"), "does not satisfy the pattern"),
         (_with(64 * "x", "TrainingJobName"), "length 64 is more than 63"),
-        (_with("ml.m5.largo", "ResourceConfig", "InstanceType"), "is none of"),
+        (_with("ml.m5.largo", "ResourceConfig", "InstanceType"), "is not one of"),
         (_with(2419201, "StoppingCondition", "MaxRuntimeInSeconds"), "at most 2419200"),
         (_with(2419201, "StoppingCondition", "MaxPendingTimeInSeconds"), "value 2419201 is more than 2419200"),
         (_with({"K": 513 * "v"}, "Environment"), "length 513 is more than 512"),
@@ -233,7 +233,7 @@ def test_what_botocore_lets_pass_in_other_services_is_refused_as_well(cloud: Reh
         cloud.client("iam").get_role(RoleName=65 * "x")
     with pytest.raises(ClientError, match="does not satisfy the pattern"):
         cloud.client("logs").describe_log_streams(logGroupName="a b")
-    with pytest.raises(ParamValidationError, match="none of"):
+    with pytest.raises(ParamValidationError, match="not one of"):
         cloud.client("s3").put_object(Bucket=BUCKET, Key="x", Body=b"", StorageClass="COLD")
 
 
