@@ -31,7 +31,7 @@ ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}"
 
 @contextlib.contextmanager
 def toy_cloud(state: Path, idle_s: float = 600) -> Iterator[Any]:
-    """A client of SageMaker in a cloud with one service more."""
+    """Start a cloud whose one service is a toy; a client of SageMaker in it."""
     words = [sys.executable, "-m", "tests.support.toy_cloud", str(state), str(idle_s)]
     state.mkdir(exist_ok=True)
     started = subprocess.Popen(words, cwd=ROOT)

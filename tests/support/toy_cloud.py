@@ -1,4 +1,4 @@
-"""A rehearsal cloud with one more service, of a few lines: `python -m tests.support.toy_cloud STATE_DIR IDLE_S`."""
+"""A rehearsal cloud with one service of a few lines: `python -m tests.support.toy_cloud STATE_DIR IDLE_S`."""
 
 import json
 import os
@@ -6,9 +6,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launchers.rehearsal import server
 from launchers.rehearsal.names import ACCOUNT, REGION, Server
 from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.server import serve
 from launchers.rehearsal.service import Answer, Call, Handler, invalid
 from launchers.rehearsal.services.sagemaker_tags import kind_and_name, tag_operations
 
@@ -82,11 +82,6 @@ def _arn(name: str) -> str:
 
 
 if __name__ == "__main__":
-    of_the_cloud = server.services
-
-    def services(state_dir: Path, store: ObjectStore) -> list[server.Service]:
-        return [*of_the_cloud(state_dir, store), ModelPackageGroups(state_dir / "groups")]
-
-    server.services = services
-    server.main(Path(sys.argv[1]), float(sys.argv[2]))
-    os._exit(0)
+    state_dir = Path(sys.argv[1])
+    serve(state_dir, [ModelPackageGroups(state_dir / "groups")], ObjectStore(state_dir / "s3"), float(sys.argv[2]))
+    os._exit(0)  # as the cloud's own process ends
