@@ -7,7 +7,7 @@ from typing import Any
 
 from launchers.runs.search_folder import in_words, short, shown
 from launchers.sweep.space import SearchSpace
-from launchers.sweep.study import Trial
+from launchers.sweep.trials import Trial
 
 _STATES = {"complete": "", "pruned": "pruned", "failed": "failed", "running": "running", "waiting": "waiting"}
 
