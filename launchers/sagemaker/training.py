@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dogbreed.errors import ConfigError, raise_findings
+from dogbreed.workload import Workload
 from launchers import formatting
 from launchers.aws import bucket, transfer
 from launchers.aws.account import Cloud
@@ -232,8 +233,9 @@ class SageMakerLauncher:
         yield "where", f"{self.cloud.describe()}: {machines}, {how}"
         if spec.search is not None:
             yield "search", f"{spec.trials} trials of the study {spec.search}, in this one job"
+        workload = Workload.of(spec.config)
         cost = estimate.estimate(
-            spec.config,
+            workload,
             self.instance_type,
             instances=self.instances,
             spot=self.spot,
@@ -243,7 +245,7 @@ class SageMakerLauncher:
         expected = f"about {_minutes(cost.seconds)} expected, " if spec.search and cost and cost.seconds else ""
         yield "time", f"{expected}at most {_hours(self.max_run_s)}{wait}"
         yield "cost", self._cost(cost)
-        if text := instances.said(spec.config, prices.instance(self.instance_type), self.instances):
+        if text := instances.said(workload, prices.instance(self.instance_type), self.instances):
             yield "speed-up", text
         yield "command", shlex.join(["python", "train.py", *typed, *own])
         yield "image", images.resolve(self.image, self.cloud.region or "", self.instance_type, _day(spec))
@@ -408,8 +410,7 @@ class SageMakerLauncher:
 
     def _features_key(self, spec: RunSpec) -> str | None:
         """Where features of the run's photos are kept for the next run; null for a run that computes none."""
-        model, features = spec.config["model"], spec.config.get("features") or {}
-        if model.get("trainable") == "all" or features.get("mode") in ("off", False):
+        if not Workload.of(spec.config).wants_features:
             return None
         return f"{self.prefix}/{FEATURES}/{features_key(spec.photos, spec.config['data'])}/"
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dogbreed.workload import Workload
 from launchers.base import Plan
 
 
@@ -35,6 +36,4 @@ class Settings:
 
 def trains_heads(plan: Plan) -> bool:
     """Whether trials are short and on features that all of them share."""
-    config = plan.spec.config
-    off = (config.get("features") or {}).get("mode") in ("off", False)
-    return config["model"]["trainable"] == "head" and not off
+    return Workload.of(plan.spec.config).trains_heads
