@@ -41,7 +41,7 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
         print(f"{handle}: {_ended(launcher.status(handle))}", flush=True)
         return launcher.result(handle)
     except LaunchError as error:
-        if handle.launcher != "local" and not _has_ended(launcher, handle):
+        if launcher.capabilities.remote and not _has_ended(launcher, handle):
             error.add_note(detached(launcher, handle))
         raise
     except (KeyboardInterrupt, SystemExit) as error:
@@ -61,7 +61,7 @@ def _has_ended(launcher: Launcher, handle: Handle) -> bool:
 
 def detached(launcher: Launcher, handle: Handle) -> str:
     """What to type to come back to a run that goes on by itself."""
-    name = getattr(launcher, "name_of", str)(handle)
+    name = launcher.name_of(handle)
     return (
         f"The run goes on without this terminal: {handle}\n"
         f"Come back:  python -m launchers attach {name}\n"

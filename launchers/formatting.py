@@ -1,7 +1,8 @@
 """Durations, dollars, paths and tables of results as people read them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from io import StringIO
 from pathlib import Path
 
 
@@ -26,7 +27,7 @@ def _share(value: float) -> str:
     return f"{value:.4f}"
 
 
-SHOWN: dict[str, tuple[str, str, Callable[[float], str]]] = {
+_SHOWN: dict[str, tuple[str, str, Callable[[float], str]]] = {
     "val/acc": ("val/acc", "share of the validation photos named right", _share),
     "test/acc": ("test/acc", "share of the test photos named right", _share),
     "test/top5": ("test/top5", "right breed among the first five guesses", _share),
@@ -37,6 +38,23 @@ SHOWN: dict[str, tuple[str, str, Callable[[float], str]]] = {
     "train/efficiency": ("efficiency", "share of a step that did not wait for other processes", "{:.1%}".format),
     "train/seconds": ("duration", "of the training", _duration),
 }
+
+
+def result_table(metrics: Mapping[str, float]) -> str:
+    """Return the main numbers of a run as a table, at most 80 columns wide."""
+    from rich.console import Console  # here: rich costs a tenth of a second, and most commands show no result
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    table.add_column()
+    for key, (name, explained, show) in _SHOWN.items():
+        if key in metrics:
+            table.add_row(name, show(metrics[key]), explained)
+    output = StringIO()
+    Console(file=output, width=80, color_system=None, force_terminal=False, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
 
 
 def usd(amount: float) -> str:

@@ -31,7 +31,7 @@ class Rehearsal:
     region: str | None = REGION
     bucket: str | None = None
     role: str | None = None
-    state_dir: str = "~/.cache/dogbreed/rehearsal"
+    state_dir: str = field(default_factory=lambda: str(default_place()))
     reclaims: int = 1
     trouble: Mapping[str, Any] = field(default_factory=dict)
     idle_s: float = IDLE_S
@@ -48,7 +48,7 @@ class Rehearsal:
         return self.bucket or BUCKET
 
     @property
-    def place(self) -> Path:
+    def state_folder(self) -> Path:
         return Path(self.state_dir).expanduser()
 
     def findings(self) -> list[str]:
@@ -63,7 +63,7 @@ class Rehearsal:
             boto3 = import_boto3("rehearsal")
             from botocore.config import Config
 
-            server = start(self.place, self.idle_s)
+            server = start(self.state_folder, self.idle_s)
             client = boto3.client(
                 service,
                 region_name=self.region,
@@ -80,9 +80,13 @@ class Rehearsal:
         return self._clients[service]
 
     @property
+    def place(self) -> dict[str, str]:
+        return {"state_dir": str(self.state_folder)}
+
+    @property
     def option(self) -> str:
-        usual = self.place == default_place()
-        return "" if usual else f" --state-dir {shlex.quote(str(self.place))}"
+        usual = self.state_folder == default_place()
+        return "" if usual else f" --state-dir {shlex.quote(str(self.state_folder))}"
 
     @property
     def makes_buckets(self) -> bool:

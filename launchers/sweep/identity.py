@@ -12,9 +12,8 @@ from pathlib import Path
 from omegaconf import DictConfig, read_write
 
 from dogbreed.errors import ConfigError
-from launchers.base import LAUNCHED_FILE, Plan, RunSpec
+from launchers.base import LAUNCHED_FILE, STUDY_FILE, Plan, RunSpec
 from launchers.overrides import ABOUT_THIS_COMMAND, root_key
-from launchers.runs.search_folder import STUDY_FILE
 from launchers.sweep.settings import Settings
 from launchers.sweep.space import SearchSpace, read
 from launchers.sweep.storage import study_names

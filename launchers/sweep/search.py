@@ -15,12 +15,9 @@ from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.hardware import available_cpus
 from launchers.api import prepare
-from launchers.base import Launcher, Plan
+from launchers.base import STUDY_FILE, Launcher, Plan
 from launchers.describe import check_as_sent, sent
-from launchers.local import LocalLauncher
 from launchers.overrides import override, root_key
-from launchers.runs.search_folder import STUDY_FILE
-from launchers.sagemaker.training import SageMakerLauncher
 from launchers.sweep import one_job
 from launchers.sweep.identity import NamedStudy, about_trials, study_of
 from launchers.sweep.running import RunningSearch
@@ -67,7 +64,7 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
         check_as_sent(plan.spec.config, there)
     study = study_of(cfg, settings, space, plan, fixed, there)
     folder = Path(study.folder)
-    shared, here = trains_heads(plan), isinstance(launcher, LocalLauncher)
+    shared, here = trains_heads(plan), not launcher.capabilities.remote
     parallel = settings.parallel or (min(available_cpus(), _MOST_AT_ONCE) if shared and here else 1)
     sampler = settings.sampler
     build_sampler(sampler, space, 0, 0)  # what is wrong with it, before anything is made
@@ -80,8 +77,7 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
     def opened(storage: str, **how: Any) -> Study:
         return Study(study.about, storage, lambda before: build_sampler(sampler, space, seed, before), pruner, **how)
 
-    if one_job.is_wanted(settings.one_job, plan.spec.config, trains_heads=shared):
-        assert isinstance(launcher, SageMakerLauncher)
+    if one_job.is_wanted(settings.one_job, launcher, trains_heads=shared):
         sent_as_one = launcher.plan(one_job.describe(plan.spec, study.about.name, folder, n_trials, typed))
         if cfg.dry_run:
             print(_dry(study, f"{n_trials}, in one job", folder, space, str(sent_as_one)))
@@ -93,7 +89,7 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
             print(result)
         else:
             result = one_job.run(launcher, sent_as_one)
-        return None if result is None else result.metrics[str(plan.spec.config["monitor"])]
+        return None if result is None else result.metrics.get(str(plan.spec.config["monitor"]))
     if cfg.dry_run:
         print(_dry(study, f"{n_trials}, {parallel} at once", folder, space, f"A trial, such as the first\n{plan}"))
         return None
