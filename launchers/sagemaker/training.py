@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed.errors import ConfigError, raise_findings
+from dogbreed.progress import METRIC_PATTERNS
 from dogbreed.workload import Workload
 from launchers import formatting
 from launchers.aws import bucket, transfer
@@ -65,14 +66,6 @@ _MOST_RUN_S = 28 * 86400  # SageMaker's own limit
 _MOST_RESUBMITS = 99  # two digits of a job's name
 _SET_HERE = frozenset({"data.root", "hpo.study", "hpo.one_job", "hpo.fresh"})  # for the machine, whatever was typed
 _KEPT_DAYS = 30  # dogbreed:expires-at, for what cleans up by it
-_METRICS = {  # what training logs, as SageMaker's metrics
-    "train/loss": r"train loss ([0-9.]+)",
-    "val/loss": r"val loss ([0-9.]+)",
-    "val/acc_percent": r"val loss [0-9.]+ acc ([0-9.]+)%",
-    "val/acc": r"^val/acc +([0-9.]+)",
-    "test/acc": r"^test/acc +([0-9.]+)",
-    "images_per_s": r" ([0-9.]+) images/s",
-}
 _ACTIONS = (  # of the person who submits; dry_run=true lists them
     "sts:GetCallerIdentity",
     "s3:ListBucket",
@@ -383,7 +376,7 @@ class SageMakerLauncher:
                 "TrainingImage": images.resolve(self.image, self.cloud.region or "", self.instance_type, _day(spec)),
                 "TrainingInputMode": "File",
                 "ContainerEntrypoint": ["python", f"{_ML}/input/data/code/{ENTRY_FILE}"],
-                "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in _METRICS.items()],
+                "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRIC_PATTERNS.items()],
             },
             "InputDataConfig": channels,
             "OutputDataConfig": output,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.project import ROOT
 
-LIGHT = ["errors", "run_folder", "workload", "speedup", "distributed.ranks", "interruption", "photos"]
+LIGHT = ["errors", "run_folder", "workload", "progress", "speedup", "distributed.ranks", "interruption", "photos"]
 
 
 @pytest.mark.parametrize("name", LIGHT)

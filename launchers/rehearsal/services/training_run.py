@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dogbreed.progress import Epoch, TrialEnd
 from dogbreed.run_folder import write_json
 from launchers.aws.s3 import split_uri
 from launchers.cost.prices import spot_share
@@ -38,8 +39,6 @@ _STEP_S = 0.1  # that phases take here which take minutes there
 _CAPACITY_S = 0.5  # until a machine is found again, or none is
 _FAILURE_MOST = 1024  # characters of a FailureReason
 _OPT_ML = "/opt/ml"
-_EPOCH = re.compile(r"\bepoch (\d+)/\d+ ")
-_TRIAL = re.compile(r"trial \d+  ")  # of a search, that has ended
 
 
 class JobRun(threading.Thread):
@@ -352,9 +351,9 @@ class JobRun(threading.Thread):
             self.jobs.save(self.record)
 
     def _read(self, line: str, progress: Progress) -> None:
-        if found := _EPOCH.search(line):
-            progress.epoch = max(progress.epoch, int(found[1]))
-        if _TRIAL.match(line):
+        if found := Epoch.find(line):
+            progress.epoch = max(progress.epoch, found.epoch)
+        if TrialEnd.find(line):
             progress.trials += 1
             progress.epoch = max(progress.epoch, 1)
         for definition in self.request["AlgorithmSpecification"].get("MetricDefinitions", []):
