@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.errors import ConfigError, raise_findings
+from dogbreed.workload import Workload
 from launchers.base import Plan
 
 
@@ -52,6 +53,4 @@ class Settings:
 
 def trains_heads(plan: Plan) -> bool:
     """Whether trials are short and on features that all of them share."""
-    config = plan.spec.config
-    off = (config.get("features") or {}).get("mode") in ("off", False)
-    return config["model"]["trainable"] == "head" and not off
+    return Workload.of(plan.spec.config).trains_heads
