@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.progress import METRIC_PATTERNS
-from dogbreed.workload import Workload
 from launchers import formatting
 from launchers.aws import bucket, transfer
 from launchers.aws.errors import code_of, errors, network_errors
@@ -239,7 +238,7 @@ class SageMakerLauncher:
         yield "where", f"{self.cloud.describe()}: {machines}, {how}"
         if isinstance(spec.output, SearchOutput):
             yield "search", f"{spec.output.trials} trials of the study {spec.output.study}, in this one job"
-        workload = Workload.of(spec.config)
+        workload = spec.workload
         cost = estimate.estimate(
             workload,
             self.instance_type,
@@ -421,7 +420,7 @@ class SageMakerLauncher:
 
     def _features_key(self, spec: RunSpec) -> str | None:
         """Where features of the run's photos are kept for the next run; null for a run that computes none."""
-        if not Workload.of(spec.config).wants_features:
+        if not spec.workload.wants_features:
             return None
         return f"{self.prefix}/{FEATURES}/{features_key(spec.photos, spec.config['data'])}/"
 
