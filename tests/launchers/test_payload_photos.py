@@ -141,7 +141,7 @@ def test_an_upload_that_broke_off_goes_on_and_a_missing_part_is_sent_again(
     photos = make_photos(tmp_path / "photos", px=44)
     launcher, plan = planned(place, photos, tmp_path / "run", "trainer.max_epochs=1")
     digest, count = plan.spec.photos.digest, len(plan.spec.photos.shards)
-    whole = photos.pack
+    whole = datasets.pack
 
     def broken(*args: Any, **kwargs: Any) -> Iterator[tuple[str, bytes]]:
         for number, shard in enumerate(whole(*args, **kwargs)):
