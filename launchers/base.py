@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum, auto
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from dogbreed.errors import DogBreedError
-from launchers.formatting import result_table, shown_path
+from dogbreed.progress import result_table
+from dogbreed.workload import Workload
+from launchers.formatting import shown_path
 from launchers.payload.code import CodeBundle
 from launchers.payload.photos import SentFolder
 from launchers.remote.context import on_rented_machine
@@ -118,6 +121,11 @@ class RunSpec:
     photos: SentFolder | None = None  # of such a run: the data folder of this machine that is sent there
     going_on: tuple[str, ...] | None = None  # of a resumed run: what was typed this time; None for a new run
     output: RunOutput | SearchOutput = RunOutput()  # of a whole search, config is that of some trial
+
+    @cached_property
+    def workload(self) -> Workload:
+        """What the run does, with the photos of this machine counted."""
+        return Workload.of(self.config, None if self.photos is None else self.photos.counts(self.config["data"]))
 
     def to_json(self) -> str:
         fields = asdict(self)

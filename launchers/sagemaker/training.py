@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed.errors import ConfigError, raise_findings
+from dogbreed.progress import METRIC_PATTERNS
 from launchers import formatting
 from launchers.aws import bucket, transfer
 from launchers.aws.errors import code_of, errors, network_errors
@@ -64,14 +65,6 @@ _MOST_RUN_S = 28 * 86400  # SageMaker's own limit
 _MOST_RESUBMITS = 99  # two digits of a job's name
 _SET_HERE = frozenset({"data.root", "hpo.study", "hpo.one_job", "hpo.fresh"})  # for the machine, whatever was typed
 _KEPT_DAYS = 30  # dogbreed:expires-at, for what cleans up by it
-_METRICS = {  # what training logs, as SageMaker's metrics
-    "train/loss": r"train loss ([0-9.]+)",
-    "val/loss": r"val loss ([0-9.]+)",
-    "val/acc_percent": r"val loss [0-9.]+ acc ([0-9.]+)%",
-    "val/acc": r"^val/acc +([0-9.]+)",
-    "test/acc": r"^test/acc +([0-9.]+)",
-    "images_per_s": r" ([0-9.]+) images/s",
-}
 _ACTIONS = (  # of the person who submits; dry_run=true lists them
     "sts:GetCallerIdentity",
     "s3:ListBucket",
@@ -245,8 +238,9 @@ class SageMakerLauncher:
         yield "where", f"{self.cloud.describe()}: {machines}, {how}"
         if isinstance(spec.output, SearchOutput):
             yield "search", f"{spec.output.trials} trials of the study {spec.output.study}, in this one job"
+        workload = spec.workload
         cost = estimate.estimate(
-            spec.config,
+            workload,
             self.instance_type,
             instances=self.instances,
             spot=self.spot,
@@ -256,7 +250,7 @@ class SageMakerLauncher:
         expected = f"about {_minutes(cost.seconds)} expected, " if _trials(spec) and cost and cost.seconds else ""
         yield "time", f"{expected}at most {_hours(self.max_run_s)}{wait}"
         yield "cost", self._cost(cost)
-        if text := instances.said(spec.config, prices.instance(self.instance_type), self.instances):
+        if text := instances.said(workload, prices.instance(self.instance_type), self.instances):
             yield "speed-up", text
         yield "command", shlex.join(["python", "train.py", *typed, *own])
         yield "image", images.resolve(self.image, self.cloud.region or "", self.instance_type, _day(spec))
@@ -381,7 +375,7 @@ class SageMakerLauncher:
                 "TrainingImage": images.resolve(self.image, self.cloud.region or "", self.instance_type, _day(spec)),
                 "TrainingInputMode": "File",
                 "ContainerEntrypoint": ["python", f"{_ML}/input/data/code/{ENTRY_FILE}"],
-                "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in _METRICS.items()],
+                "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRIC_PATTERNS.items()],
             },
             "InputDataConfig": channels,
             "OutputDataConfig": output,
@@ -426,8 +420,7 @@ class SageMakerLauncher:
 
     def _features_key(self, spec: RunSpec) -> str | None:
         """Where features of the run's photos are kept for the next run; null for a run that computes none."""
-        model, features = spec.config["model"], spec.config.get("features") or {}
-        if model.get("trainable") == "all" or features.get("mode") in ("off", False):
+        if not spec.workload.wants_features:
             return None
         return f"{self.prefix}/{FEATURES}/{features_key(spec.photos, spec.config['data'])}/"
 

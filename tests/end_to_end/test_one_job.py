@@ -26,9 +26,10 @@ from launchers.rehearsal.cloud import Rehearsal
 from launchers.remote.context import SENT
 from launchers.sagemaker.training import SageMakerLauncher
 from launchers.sweep import one_job
+from launchers.sweep.identity import StudyAbout
 from launchers.sweep.samplers import build_pruner, build_sampler
 from launchers.sweep.snapshots import Snapshots
-from launchers.sweep.study import Study, StudyAbout
+from launchers.sweep.study import Study
 from tests.support.fake_training import OVERRIDES
 from tests.support.photos import tiny_settings
 from tests.support.project import ROOT

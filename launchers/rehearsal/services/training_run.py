@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
+from dogbreed.progress import Epoch, TrialEnd
 from launchers.rehearsal.faults import Faults, Progress
 from launchers.rehearsal.machine import remove_left_over
 from launchers.rehearsal.names import Server
@@ -21,8 +22,6 @@ from launchers.rehearsal.services.training_record import FINISHED, JobRecord, no
 
 _STEP_S = 0.1  # that phases take here which take minutes there
 _CAPACITY_S = 0.5  # until a machine is found again, or none is
-_EPOCH = re.compile(r"\bepoch (\d+)/\d+ ")
-_TRIAL = re.compile(r"trial \d+  ")  # of a search, that has ended
 
 
 class JobRun(threading.Thread):
@@ -115,9 +114,9 @@ class JobRun(threading.Thread):
 
     def _read(self, line: str, progress: Progress) -> None:
         """Note what a line of the log says about the job's progress and metrics."""
-        if found := _EPOCH.search(line):
-            progress.epoch = max(progress.epoch, int(found[1]))
-        if _TRIAL.match(line):
+        if found := Epoch.find(line):
+            progress.epoch = max(progress.epoch, found.epoch)
+        if TrialEnd.find(line):
             progress.trials += 1
             progress.epoch = max(progress.epoch, 1)
         for definition in self.job.request["AlgorithmSpecification"].get("MetricDefinitions", []):
