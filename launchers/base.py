@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from dogbreed.errors import DogBreedError
-from launchers.formatting import result_table, shown_path
+from dogbreed.progress import result_table
+from launchers.formatting import shown_path
 from launchers.payload.code import CodeBundle
 from launchers.payload.photos import SentFolder
 from launchers.remote.context import on_rented_machine

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dogbreed.progress import METRIC_PATTERNS
+from dogbreed.workload import Workload
 from launchers.aws import iam, tags
 from launchers.base import Request, RunOutput, RunSpec, SearchOutput
 from launchers.overrides import STAYS_HERE, override, override_key, root_key
@@ -25,14 +27,6 @@ _ML, _TMP = "/opt/ml", "/tmp/dogbreed"  # launchers/remote/entry.py replaces the
 # instances with disks of their own, which are encrypted as they are; a key for them is refused (CreateTrainingJob)
 _LOCAL_STORAGE = re.compile(r"\.(g[4-9]\w*|p3dn|p[4-9]\w*(-\w+)?|trn\w+|[a-z]+\d[a-z]*d[a-z]*)\.")
 _SET_HERE = frozenset({"data.root", "hpo.study", "hpo.one_job", "hpo.fresh"})  # for the machine, whatever was typed
-_METRICS = {  # what training logs, as SageMaker's metrics
-    "train/loss": r"train loss ([0-9.]+)",
-    "val/loss": r"val loss ([0-9.]+)",
-    "val/acc_percent": r"val loss [0-9.]+ acc ([0-9.]+)%",
-    "val/acc": r"^val/acc +([0-9.]+)",
-    "test/acc": r"^test/acc +([0-9.]+)",
-    "images_per_s": r" ([0-9.]+) images/s",
-}
 _ACTIONS = (  # of the person who submits; dry_run=true lists them
     "sts:GetCallerIdentity",
     "s3:ListBucket",
@@ -87,10 +81,7 @@ def _objects(settings: JobSettings, spec: RunSpec) -> list[tuple[str, str]]:
 
 def features_key(settings: JobSettings, spec: RunSpec) -> str | None:
     """Return where features of the run's photos are kept for the next run; None for a run that computes none."""
-    model, features = spec.config["model"], spec.config.get("features") or {}
-    if model.get("trainable") == "all" or features.get("mode") in ("off", False):
-        return None
-    return settings.layout.features(spec)
+    return settings.layout.features(spec) if Workload.of(spec.config).wants_features else None
 
 
 # --- the command of the machine ---
@@ -182,7 +173,7 @@ def training_job(settings: JobSettings, spec: RunSpec) -> dict[str, Any]:
             "TrainingImage": settings.image_uri(spec.created_at),
             "TrainingInputMode": "File",
             "ContainerEntrypoint": ["python", f"{_ML}/input/data/code/{ENTRY_FILE}"],
-            "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in _METRICS.items()],
+            "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRIC_PATTERNS.items()],
         },
         "InputDataConfig": _channels(settings, spec),
         "OutputDataConfig": {

@@ -4,6 +4,7 @@ import shlex
 import textwrap
 from collections.abc import Iterator
 
+from dogbreed.workload import Workload
 from launchers import formatting
 from launchers.base import Handle, RunOutput, RunSpec, SearchOutput
 from launchers.cost import estimate, instances, prices
@@ -36,8 +37,9 @@ def _machine_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, s
             yield "search", f"{trials} trials of the study {study}, in this one job"
         case RunOutput():
             trials = 0
+    workload = Workload.of(spec.config)
     cost = estimate.estimate(
-        spec.config,
+        workload,
         settings.instance_type,
         instances=settings.instances,
         spot=settings.spot,
@@ -48,7 +50,7 @@ def _machine_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, s
     wait = f", {_hours(settings.max_wait_s)} with waiting" if settings.spot and settings.max_wait_s else ""
     yield "time", f"{expected}at most {_hours(settings.max_run_s)}{wait}"
     yield "cost", _cost(settings, cost)
-    if text := instances.said(spec.config, prices.instance(settings.instance_type), settings.instances):
+    if text := instances.said(workload, prices.instance(settings.instance_type), settings.instances):
         yield "speed-up", text
 
 
