@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
+from xml.sax.saxutils import escape
 
 import botocore.session
 from botocore.exceptions import UnknownServiceError
@@ -176,7 +177,7 @@ def _refuse(start_response: StartResponse, message: _Message, refusal: Refused) 
     if message.style == "json":
         body = json.dumps({"__type": refusal.code, "message": refusal.text}).encode()
         return _reply(start_response, refusal.status, "application/x-amz-json-1.1", body, [])
-    error = f"<Error><Code>{refusal.code}</Code><Message>{refusal.text}</Message></Error>"
+    error = f"<Error><Code>{refusal.code}</Code><Message>{escape(refusal.text)}</Message></Error>"
     if message.service != "s3":
         error = f"<ErrorResponse>{error}</ErrorResponse>"
     # the request's body may not have been read: the connection cannot be used again

@@ -47,7 +47,8 @@ class Service(Protocol):
         """The handlers, by service as requests are signed for it, and operation: ("sagemaker", "CreateTrainingJob").
 
         Several services may answer the same operation, each for its own resources, as ListTags: they are asked in
-        turn. moto answers where all of them return None.
+        turn. moto answers if all of them return None. The gateway reads and answers AWS's JSON protocol, in which a
+        header names the operation, and for these handlers no other yet.
         """
         ...
 
