@@ -13,7 +13,8 @@ from torch import Tensor
 from dogbreed.batches import FeatureBatch
 from dogbreed.data import DogBreedData, EpochOrder
 from dogbreed.distributed import ranks
-from dogbreed.features.store import Features, FeatureStore
+from dogbreed.features.mapped import Features
+from dogbreed.features.store import FeatureStore
 from dogbreed.hardware import available_memory_bytes
 from dogbreed.photos import SPLITS
 
