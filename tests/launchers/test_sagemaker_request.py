@@ -1,19 +1,13 @@
-"""What settings and a RunSpec come to, without a launcher: findings, objects, commands and tags."""
+"""What settings and a RunSpec come to, without a launcher: findings, commands and the request."""
 
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
-import botocore.session
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from launchers.aws import iam, tags
+from launchers.aws import tags
 from launchers.aws.account import Account
-from launchers.aws.layout import Layout, RunLocation
 from launchers.base import RunSpec, SearchOutput
-from launchers.rehearsal.validation import findings
 from launchers.sagemaker import checks, request
 from launchers.sagemaker.settings import JobSettings
 from tests.support.plans import planned
@@ -93,44 +87,3 @@ def test_a_disk_that_is_encrypted_as_it_is_gets_no_key() -> None:
     assert keys("ml.m5.large") == {"VolumeKmsKeyId"}
     assert not keys("ml.g4dn.xlarge")
     assert request.actions(asked_for(kms_key="alias/mine"))[-1] == "kms:GenerateDataKey"
-
-
-# --- keys, tags and roles ---
-
-
-def test_where_a_run_lies_is_known_by_its_checkpoints() -> None:
-    layout = Layout("my-bucket", "team/dogbreed")
-    run = layout.run("a-run")
-    assert RunLocation.of_checkpoints(run.checkpoints_uri) == run
-    assert run.spec_uri == layout.uri(layout.spec("a-run")) == "s3://my-bucket/team/dogbreed/runs/a-run/spec.json"
-    assert run.features_uri.startswith(run.checkpoints_uri)
-    assert layout.spec("a-run").startswith(layout.runs)
-
-
-TAG = botocore.session.get_session().get_service_model("sagemaker").shape_for("Tag")
-
-
-@settings(deadline=None)
-@given(st.text(max_size=300))
-def test_any_owner_can_be_a_tag(owner: str) -> None:
-    made = tags.of_run(SPEC, owner)
-    assert tags.from_aws(tags.to_aws(made)) == made
-    for tag in tags.to_aws(made):
-        assert not list(findings(TAG, tag))
-
-
-def test_what_is_tagged_expires_30_days_after_the_run_was_asked_for() -> None:
-    made = tags.of_run(SPEC, "me")
-    expires, created = (datetime.fromisoformat(text) for text in (made[tags.EXPIRES_AT], SPEC.created_at))
-    assert (expires - created).days == 30
-    assert made[tags.PURPOSE] == "training"
-    assert tags.of_run(SEARCH, "me")[tags.PURPOSE] == "search"
-
-
-def test_a_role_is_given_by_its_name_or_its_arn() -> None:
-    arn = "arn:aws:iam::123456789012:role/team/MyRole"
-    assert iam.is_role("MyRole")
-    assert iam.is_role(arn)
-    assert not iam.is_role("team/MyRole")
-    assert iam.role_arn(arn, "{account}") == arn
-    assert iam.role_arn("MyRole", "{account}") == "arn:aws:iam::{account}:role/MyRole"
