@@ -1,6 +1,7 @@
 """Dollars and paths as people read them."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
