@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from dogbreed.errors import DogBreedError
 from dogbreed.progress import result_table
 from dogbreed.workload import Workload
+from launchers.formatting import result_files
 from launchers.payload.code import CodeBundle
 from launchers.payload.photos import SentFolder
 from launchers.remote.context import on_rented_machine
