@@ -1,7 +1,7 @@
-"""Durations, dollars, paths and tables of results as people read them."""
+"""Dollars and paths as people read them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -14,33 +14,21 @@ def shown_path(path: Path) -> str:
     return min(relative, str(path), key=len)
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def _share(value: float) -> str:
-    return f"{value:.4f}"
-
-
-SHOWN: dict[str, tuple[str, str, Callable[[float], str]]] = {
-    "val/acc": ("val/acc", "share of the validation photos named right", _share),
-    "test/acc": ("test/acc", "share of the test photos named right", _share),
-    "test/top5": ("test/top5", "right breed among the first five guesses", _share),
-    "test/f1": ("test/f1", "macro F1: every breed counts the same", _share),
-    "test/ece": ("test/ece", "calibration error: how far off its probabilities are", _share),
-    "train/images_per_s": ("images/s", "trained on, each second", lambda value: f"{value:.1f}"),
-    "train/data_wait": ("waiting", "share of the training that waited for data", lambda value: f"{value:.1%}"),
-    "train/efficiency": ("efficiency", "share of a step that did not wait for other processes", "{:.1%}".format),
-    "train/seconds": ("duration", "of the training", _duration),
-}
-
-
 def usd(amount: float) -> str:
     """Three digits of what is small: $0.00248, $0.115, $12.30."""
     if amount >= 1:
         return f"${amount:,.2f}"
     return f"${amount:.3g}" if amount >= 0.0001 else "less than $0.0001"
+
+
+def result_files(artifacts: Mapping[str, Path], folder: Path) -> list[str]:
+    """Return lines that say where the files of a run lie, and what to try next."""
+    names = {"report": "report", "best": "checkpoint", "model": "model", "metrics": "numbers"}
+    files = [(name, artifacts[key]) for key, name in names.items() if key in artifacts]
+    lines = [f"{name:<10}  {shown_path(path)}" for name, path in [*files, ("run folder", folder)]]
+    if "model" in artifacts:
+        here = shown_path(folder)
+        lines += ["", f"Next: python -m dogbreed.predict {here} PHOTO", f"or:   python -m dogbreed.serving {here}"]
+    elif "best" in artifacts:
+        lines += ["", f"Next: python -m dogbreed.predict {shown_path(artifacts['best'])} PHOTO"]
+    return lines

@@ -1,9 +1,8 @@
-"""The launcher for this very machine: the run runs inside `submit`, and its folder says how it stands."""
+"""The launcher for this very machine: the run runs inside `submit`, and its folder records how it stands."""
 
 import json
 import logging
 import os
-import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, StorageError, raise_findings
@@ -22,6 +21,7 @@ from launchers.base import (
     Capabilities,
     Cause,
     CleanupReport,
+    Cloud,
     Handle,
     LaunchError,
     LogLine,
@@ -34,9 +34,10 @@ from launchers.base import (
 )
 from launchers.formatting import shown_path
 from launchers.overrides import STAYS_HERE, override
-from launchers.project import code_of
+from launchers.project import describe_commit
 from launchers.remote.context import on_rented_machine
 from launchers.runs.find import folder_of, handle_for, resume_command, run_folders
+from launchers.runs.half_written import half_written
 from launchers.runs.log import LogFile, read_lines, tail
 from launchers.runs.processes import claimed
 from launchers.runs.results import read_result
@@ -44,9 +45,6 @@ from launchers.runs.state import CANCEL_FILE, RUNNING_HERE, State, alive_message
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
-
-
-_TEMPORARY = re.compile(r"^\..+\.tmp-(\d+)$")  # as dogbreed.run_folder names a file that is not whole yet
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,27 @@ class LocalLauncher:
     elsewhere (hydra.run.dir) is found by its folder.
     """
 
+    scheme: ClassVar[str] = "local"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        spot=False, multi_node=False, follow_logs=True, exact_cost=True, graceful_cancel=True
+        spot=False,
+        multi_node=False,
+        follow_logs=True,
+        exact_cost=True,
+        graceful_cancel=True,
+        remote=False,
+        sends_code=False,
+        whole_search=False,
     )
+    wait: ClassVar[bool] = True
+    instances: ClassVar[int] = 1
 
     runs_dir: str = "runs"
     sweeps_dir: str = "sweeps"
     poll_s: float = 0.2
+
+    @classmethod
+    def at(cls, cloud: Cloud, *, runs_dir: str = "runs", bucket: str | None = None) -> Self:
+        return cls(runs_dir)
 
     def plan(self, spec: RunSpec) -> Plan:
         raise_findings(ConfigError, name_findings(spec))
@@ -74,7 +86,7 @@ class LocalLauncher:
             ("folder", str(folder)),
             ("command", shlex.join(["python", "train.py", *spec.overrides, *going_on])),
             ("resume", resume_command(folder, absolute=True)),
-            ("code", code_of(spec)),
+            ("code", describe_commit(spec.commit, spec.dirty)),
             ("cost", "no cost"),
         )
         return Plan(spec, handle_for(folder), rows)
@@ -82,19 +94,18 @@ class LocalLauncher:
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Train, and return once that has ended; an error of the run is raised after it was recorded.
 
-        A run that has succeeded is not trained again, a dead one goes on, one that is alive elsewhere is refused.
-        Raises StorageError where the folder cannot be written.
+        A run that has succeeded is not trained again, a dead one is resumed, one that is alive elsewhere is refused.
+        Raises StorageError if the folder cannot be written.
         """
         folder = RunFolder(Path(plan.spec.folder))
-        if not ranks.here().first:  # which keeps the books for all
+        if not ranks.here().first:  # the first process records the state of all
             _train(plan.spec, folder, watch)
             return plan.handle
         state: State | None = None
         try:
             with _storage_errors(folder.path), claimed(folder.path):
                 before = self.status(plan.handle)
-                # the others of several processes wait to be told so
-                alone = not ranks.here().several
+                alone = not ranks.here().several  # else the others are in training already, and wait for this one
                 if alone and before.phase is Phase.SUCCEEDED and _same_run(plan.spec, folder.path):
                     return plan.handle
                 if not before.finished:
@@ -156,21 +167,28 @@ class LocalLauncher:
         if not state.of_this_host:
             raise LaunchError(f"The run at {shown_path(folder)} is {before.detail}.\nTry: cancelling it there")
         process = state.process()
-        if process is None:  # it ended just now
-            return self.status(handle)
+        if process is not None:  # else it ended just now
+            write_text(folder / CANCEL_FILE, f"by process {os.getpid()}\n")
+            self._end(process, state, grace_s)
+        return self.status(handle)
+
+    def _end(self, process: Any, state: State, grace_s: float) -> None:
+        """Ask a run's process to end; after `grace_s` kill it and its children. Raises LaunchError if that is no use.
+
+        process: the psutil.Process of `state`.
+        """
         import psutil
 
-        write_text(folder / CANCEL_FILE, f"by process {os.getpid()}\n")
         with suppress(psutil.NoSuchProcess):  # it may end at any moment, which is what is wanted
             family = [process, *process.children(recursive=True)]
             process.terminate()
-            if not self._gone(state, within_s=grace_s):
-                for member in family:
-                    with suppress(psutil.NoSuchProcess):
-                        member.kill()
-                if not self._gone(state, within_s=10):
-                    raise LaunchError(f"Process {state.pid} does not end, even killed: it waits for a device or disk.")
-        return self.status(handle)
+            if self._gone(state, within_s=grace_s):
+                return
+            for member in family:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
+            if not self._gone(state, within_s=10):
+                raise LaunchError(f"Process {state.pid} does not end, even killed: it waits for a device or disk.")
 
     def _gone(self, state: State, *, within_s: float) -> bool:
         until = time.monotonic() + within_s
@@ -193,17 +211,18 @@ class LocalLauncher:
         runs.sort(key=lambda run: run[1].started_at, reverse=True)
         return (run for run in runs if not (active_only and run[1].finished))
 
+    def name_of(self, handle: Handle) -> str:
+        return shown_path(folder_of(handle))
+
+    def folder(self, handle: Handle) -> Path | None:
+        return folder_of(handle)
+
+    def fetch(self, handle: Handle, folder: Path | None, *, checkpoints: bool) -> Path:
+        return folder_of(handle)  # everything is there already
+
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
         """Files that a process began and died before it could rename them; those of living processes are left alone."""
-        found = [
-            path
-            for folder in run_folders(self.runs_dir, self.sweeps_dir)
-            for path in sorted(folder.rglob(".*.tmp-*"))
-            if _is_left_over(path)
-        ]
-        if older_than is not None:
-            before = time.time() - older_than.total_seconds()
-            found = [path for path in found if path.lstat().st_mtime < before]
+        found = half_written(run_folders(self.runs_dir, self.sweeps_dir), older_than)
         if apply:
             for path in found:
                 with suppress(OSError):
@@ -269,10 +288,3 @@ def _storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(path, error) from error
-
-
-def _is_left_over(path: Path) -> bool:
-    import psutil
-
-    writer = _TEMPORARY.match(path.name)
-    return writer is not None and path.is_file() and not psutil.pid_exists(int(writer[1]))

@@ -7,10 +7,11 @@ from typing import Any
 
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
-from launchers.base import SPEC_FILE, Handle, RunSpec
+from launchers.base import SPEC_FILE, Phase, RunOutput, RunSpec
 from launchers.formatting import shown_path
-from launchers.overrides import STAYS_HERE, key_path, override, unquoted
-from launchers.runs.find import find, folder_of
+from launchers.overrides import STAYS_HERE, key_path, override, refuse_renamed, unquoted
+from launchers.registry import find_run, launched_run
+from launchers.runs.launched import launched
 
 MAY_CHANGE = frozenset(  # where and how, not what; weights come with the checkpoint
     {"data.root", "data.workers", "data.max_bad_fraction", "model.weights", "model.compile", "features.max_gb"}
@@ -24,14 +25,17 @@ def expand(typed: Sequence[str]) -> list[str]:
 
     The result reads: what the run was started with, its id and folder, `resume=FOLDER`, then what was typed now. So
     Hydra checks new overrides against the run's own groups, and `typed_after_resume` can tell them from the old ones.
+
+    Raises ConfigError for a key that has been renamed, and for a run that cannot be resumed.
     """
+    refuse_renamed(typed)
     asked = [text for text in typed if text.startswith("resume=")]
     value = asked[-1].removeprefix("resume=") if asked else "null"
     if value in ("null", ""):
         return list(typed)
-    folder = _folder(unquoted(value), typed)
+    folder = _folder(unquoted(value))
     spec, _ = saved(folder)
-    if spec.search is not None:
+    if not isinstance(spec.output, RunOutput):
         raise ConfigError(f"{shown_path(folder)} is a search, which goes on by the same command again, without resume=")
     flags, rest, about = [], [], {"run_id": spec.run_id, "hydra.run.dir": str(folder)}
     for text in typed:
@@ -58,23 +62,34 @@ def expand(typed: Sequence[str]) -> list[str]:
     ]
 
 
-def _folder(value: str, typed: Sequence[str]) -> Path:
-    """Of the run that `resume=` names. What a run elsewhere has saved comes here, where it is to go on here."""
-    folder = Path(value).absolute()
-    handle = value if "://" in value and not value.startswith("local://") else None
-    from launchers.aws.results import fetch
-    from launchers.registry import launcher_of
-    from launchers.runs.launched import launched
+def _folder(value: str) -> Path:
+    """Return the folder of the run that `resume=` names, with a remote run's settings in it."""
+    launcher, handle = find_run(value)
+    if (here := launcher.folder(handle)) is not None:
+        return here
+    folder = None if "://" in value else Path(value).absolute()
+    if folder is not None and not _away(folder):
+        return folder
+    return launcher.fetch(handle, folder, checkpoints=False)
 
-    note = launched(folder) if handle is None else None
-    if handle is None and (note is None or note.get("home")):
-        return folder_of(find(value))
-    chosen = [text.partition("=")[2] for text in typed if text.startswith("launcher=")]
-    at = Handle.parse(handle or note["handle"])  # type: ignore[index]
-    launcher = launcher_of(at, (note or {}).get("state_dir"))
-    if note is not None and launcher.latest(at.run_id)[1] is None:
-        return folder_of(find(value))  # it was to be submitted, but never was
-    return fetch(launcher, at, None if handle else folder, checkpoints=bool(chosen) and chosen[-1] == "local")
+
+def fetch_checkpoints(folder: Path) -> None:
+    """Download what a remote run has saved into its folder on this machine, unless its results are there already.
+
+    Raises LaunchError for a run that has not ended.
+    """
+    if _away(folder):
+        launcher, handle = launched_run(launched(folder) or {})
+        launcher.fetch(handle, folder, checkpoints=True)
+
+
+def _away(folder: Path) -> bool:
+    """Whether the run of this folder has files elsewhere that are not in it."""
+    note = launched(folder)
+    if note is None or note.get("home"):
+        return False
+    launcher, handle = launched_run(note)
+    return launcher.status(handle).phase is not Phase.LOST  # it was to be submitted, but never was
 
 
 def typed_after_resume(overrides: Sequence[str]) -> list[str]:
@@ -139,8 +154,6 @@ def going_on(
     for key in sorted(STAYS_HERE & (composed.keys() | after.keys())):
         _copy([key], composed, after)
     here = RunFolder(folder)
-    from launchers.runs.launched import launched
-
     begun = any(path.exists() for path in (here.last, here.previous, here.best, here.metrics))
     if begun or (launched(folder) or {}).get("saved"):  # else it starts over
         findings += [

@@ -29,7 +29,7 @@ def read_photos(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
         photos = data.look()
     if photos.skipped:
         write_text(here.skipped, photos.skipped_csv())
-        log.warning("%s photos are passed over; %s says why", f"{len(photos.skipped):,}", here.skipped)
+        log.warning("Skipped %s photos; %s says why", f"{len(photos.skipped):,}", here.skipped)
     data.setup()
     collectives.check_alike("photos", data.photos.digest)
     counts = ", ".join(f"{len(part):,} {split}" for split, part in photos.splits.items())

@@ -1,4 +1,4 @@
-"""The one door to AWS: clients, and AWS's errors in words that say what to do. boto3 is imported when it is needed."""
+"""Your AWS account: its region, and clients for its services. boto3 is imported when a client is needed."""
 
 import configparser
 import os
@@ -6,44 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from launchers.aws.errors import errors, import_boto3
-
-
-class Cloud(Protocol):
-    """An account, or something that stands in for one. Constructors only store."""
-
-    region: str | None
-    poll_s: float  # between two looks at something that changes
-
-    @property
-    def scope(self) -> str:
-        """Of handles: the region, or `rehearsal`."""
-        ...
-
-    @property
-    def default_bucket(self) -> str | None:
-        """Where launchers look that were not told a bucket."""
-        ...
-
-    def client(self, service: str) -> Any:
-        """A boto3 client."""
-        ...
-
-    @property
-    def option(self) -> str:
-        """What `python -m launchers` must be told besides a handle, to find this place; with a space before it."""
-        ...
-
-    @property
-    def makes_buckets(self) -> bool:
-        """Whether a bucket that is named and missing is made without a word, as one that stands for a real one."""
-        ...
-
-    def describe(self) -> str:
-        """Where it is, for people."""
-        ...
 
 
 @dataclass
@@ -52,6 +17,8 @@ class Account:
 
     bucket, role: what launchers take from here where they are not told otherwise.
     """
+
+    bills: ClassVar[bool] = True
 
     region: str | None = None
     bucket: str | None = None
@@ -79,12 +46,21 @@ class Account:
         return self._clients[service]
 
     @property
+    def place(self) -> dict[str, str]:
+        return {}
+
+    @property
     def option(self) -> str:
         return ""
 
     @property
     def makes_buckets(self) -> bool:
         return False
+
+    def findings(self) -> list[str]:
+        if self.region is None:
+            return ["It is not said in which region.\nTry: aws.region=eu-west-1, or AWS_REGION, or aws configure"]
+        return []
 
     def describe(self) -> str:
         return f"SageMaker in {self.region}"
@@ -99,7 +75,7 @@ TIMEOUTS: dict[str, Any] = {
 
 @lru_cache
 def configured_region() -> str | None:
-    """As the AWS CLI would find it: the environment, then the profile in ~/.aws/config."""
+    """Return the region that the AWS CLI would use, of the environment or else of ~/.aws/config; None without one."""
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         if os.environ.get(name):
             return os.environ[name]

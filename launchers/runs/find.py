@@ -10,18 +10,23 @@ from launchers.formatting import shown_path
 from launchers.overrides import override
 from launchers.runs.state import STATE_FILE, State
 
+LOCAL = "local"  # scheme of the handles of this machine's runs
+RUNS_DIR, SWEEPS_DIR = "runs", "sweeps"  # where run folders lie unless something else is asked for
+
 
 def handle_for(folder: Path) -> Handle:
-    return Handle("local", folder.parent.as_posix().rstrip("/"), folder.name)
+    return Handle(LOCAL, folder.parent.as_posix().rstrip("/"), folder.name)
 
 
 def folder_of(handle: Handle) -> Path:
-    if handle.launcher != "local":
-        raise LaunchError(f"{handle} is not a run of this machine.\nTry: a run folder, or local://<its absolute path>")
+    if handle.launcher != LOCAL:
+        raise LaunchError(
+            f"{handle} is not a run of this machine.\nTry: a run folder, or {LOCAL}://<its absolute path>"
+        )
     return Path(f"{handle.scope}/{handle.run_id}")
 
 
-def find(text: str, runs_dir: str = "runs") -> Handle:
+def find(text: str, runs_dir: str = RUNS_DIR) -> Handle:
     """The handle of what a person typed: a handle, a run folder, or the name of a folder in `runs_dir`.
 
     Raises LaunchError where no such folder is.
@@ -45,7 +50,7 @@ def resume_command(folder: Path, *, absolute: bool = False) -> str:
     return shlex.join(["python", "train.py", override("resume", str(folder) if absolute else shown_path(folder))])
 
 
-def run_folders(runs_dir: str = "runs", sweeps_dir: str = "sweeps") -> Iterator[Path]:
+def run_folders(runs_dir: str = RUNS_DIR, sweeps_dir: str = SWEEPS_DIR) -> Iterator[Path]:
     """The folders of runs that began on this machine: runs/<run> and sweeps/<sweep>/<run>."""
     for base, pattern in ((runs_dir, "*"), (sweeps_dir, "*/*")):
         yield from (state.parent for state in Path(base).absolute().glob(f"{pattern}/{STATE_FILE}"))

@@ -216,7 +216,7 @@ def test_settings_that_cannot_work_are_all_named_at_once(photos: Path, tmp_path:
     )
     with pytest.raises(ConfigError) as caught:
         run(config(photos, *bad), tmp_path)
-    assert str(caught.value).startswith("8 things to mend")
+    assert str(caught.value).startswith("8 problems found")
     for name in ("monitor=", "max_epochs", "batch_size", "dropout", "model.lr", "seed=-1"):
         assert name in str(caught.value)
 
@@ -246,7 +246,7 @@ def test_without_a_network_data_and_weights_are_both_named(photos: Path, tmp_pat
     settings["model"]["weights"] = "http://127.0.0.1:9/resnet18.pth"  # nothing answers there
     with pytest.raises(DataError) as caught:
         run(settings, tmp_path)
-    assert str(caught.value).startswith("2 things to mend")
+    assert str(caught.value).startswith("2 problems found")
     for part in ("photos cannot be downloaded", "Cannot get the pretrained weights", "experiment=quickstart"):
         assert part in str(caught.value)
 
