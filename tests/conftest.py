@@ -13,6 +13,8 @@ import sitecustomize  # noqa: F401 (this process is one of those that are kept f
 
 from tests.support.photos import make_photos, tiny_settings
 
+pytest.register_assert_rewrite("tests.support.launcher_contract")  # its asserts are to show what they compared
+
 _CHILDREN = str(Path(__file__).parent / "support" / "children")
 _reached = Path(tempfile.mkdtemp()) / "reached"
 os.environ["REACHED_OUT"] = str(_reached)
