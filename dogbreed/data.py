@@ -94,8 +94,8 @@ class DogBreedData(LightningDataModule):
         if self.source is not None:
             self.source.prepare(self.root)
 
-    def look(self) -> PhotoSet:
-        """What there is, findings included; looked up once."""
+    def scan(self) -> PhotoSet:
+        """Scan the photos, once; what is wrong with them is in its findings."""
         if self._photos is None:
             self._photos = scan(
                 self.root,
@@ -108,7 +108,7 @@ class DogBreedData(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         raise_findings(ConfigError, self._wrong_settings())
-        raise_findings(DataError, [*self.look().findings, *self._too_few()])
+        raise_findings(DataError, [*self.scan().findings, *self._too_few()])
 
     def _wrong_settings(self) -> list[str]:
         findings = []
@@ -124,7 +124,7 @@ class DogBreedData(LightningDataModule):
     def _too_few(self) -> list[str]:
         """Each process needs a photo of each split, and of each step."""
         world = ranks.here().world_size
-        fewest = min(len(photos) for photos in self.look().splits.values()) if not self.look().findings else world
+        fewest = min(len(photos) for photos in self.scan().splits.values()) if not self.scan().findings else world
         if min(fewest, self.global_batch) >= world:
             return []
         return [f"{world} processes have {fewest} photos of a split to share.\nTry: fewer processes, or more photos"]
@@ -135,7 +135,7 @@ class DogBreedData(LightningDataModule):
         if self._photos is None:
             self.prepare_data()
         self.setup()
-        return self.look()
+        return self.scan()
 
     @property
     def classes(self) -> tuple[str, ...]:

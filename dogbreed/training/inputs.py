@@ -26,7 +26,7 @@ def read_photos(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
         except DataError as error:  # often there is no network: then the weights cannot be had either
             findings = [str(error), *_weights_findings(config, here)]
             raise_findings(DataError, findings)
-        photos = data.look()
+        photos = data.scan()
     if photos.skipped:
         write_text(here.skipped, photos.skipped_csv())
         log.warning("Skipped %s photos; %s says why", f"{len(photos.skipped):,}", here.skipped)
