@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from dogbreed.errors import DogBreedError
 from dogbreed.progress import result_table
 from dogbreed.workload import Workload
-from launchers.formatting import shown_path
+from launchers.formatting import result_files
 from launchers.payload.code import CodeBundle
 from launchers.payload.photos import SentFolder
 from launchers.remote.context import on_rented_machine
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
 SEARCH_FILE = "best.json"  # in a search's folder: what it has come to
-# of trials, in a search's folder; the second part only on a machine that goes on where others were taken away
-TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"
+TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"  # in a search's folder; with a suffix if a later machine took the trial up again
 STUDY_FILE = "study.db"  # in a search's folder: its trials, unless their database is elsewhere
 LAUNCHED_FILE = "launched.json"  # in the folder of a run that runs elsewhere: its handle, and how to get there
 
@@ -82,6 +81,7 @@ class RunOutput:
     purpose: ClassVar[str] = "training"  # for tags
     resume_point: ClassVar[str] = "checkpoints/last.ckpt"  # below the folder: the newer one is resumed from
     result_file: ClassVar[str] = "metrics.json"  # below the folder: written last
+    same_command_resumes: ClassVar[bool] = False  # it takes resume=
 
     def default_folder(self, run_id: str) -> Path:
         """Where the folder is on a machine that did not start the run."""
@@ -100,6 +100,7 @@ class SearchOutput:
     purpose: ClassVar[str] = "search"
     resume_point: ClassVar[str] = STUDY_FILE
     result_file: ClassVar[str] = SEARCH_FILE
+    same_command_resumes: ClassVar[bool] = True  # and may ask for more trials
 
     def default_folder(self, run_id: str) -> Path:
         """Where the folder is on a machine that did not start the search."""
@@ -260,24 +261,10 @@ class RunResult:
     artifacts: dict[str, Path]  # by name: "report", "best", "last"...; only what is there
 
     def __str__(self) -> str:
-        """Return a table of the main numbers, the paths, and what to try next: 80 columns but for long paths."""
         numbers = result_table(self.metrics)
-        if on_rented_machine():
+        if on_rented_machine():  # its paths mean nothing to whoever reads this
             return f"\n{numbers}"
-        paths = {"report": "report", "best": "checkpoint", "model": "model", "metrics": "numbers"}
-        files = [(name, self.artifacts[key]) for key, name in paths.items() if key in self.artifacts]
-        written = "\n".join(f"{name:<10}  {shown_path(path)}" for name, path in [*files, ("run folder", self.folder)])
-        parts = ["", numbers, "", written]
-        if "model" in self.artifacts:
-            folder = shown_path(self.folder)
-            parts += [
-                "",
-                f"Next: python -m dogbreed.predict {folder} PHOTO",
-                f"or:   python -m dogbreed.serving {folder}",
-            ]
-        elif "best" in self.artifacts:
-            parts += ["", f"Next: python -m dogbreed.predict {shown_path(self.artifacts['best'])} PHOTO"]
-        return "\n".join(parts)
+        return "\n".join(["", numbers, "", *result_files(self.artifacts, self.folder)])
 
 
 @dataclass(frozen=True)
@@ -309,6 +296,7 @@ class Capabilities:
 class Cloud(Protocol):
     """An account, or something that stands in for one. Constructors only store."""
 
+    bills: ClassVar[bool]  # whether what runs there is paid for
     region: str | None
     poll_s: float  # seconds between two looks at something that changes
 

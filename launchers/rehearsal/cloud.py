@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws.account import TIMEOUTS
@@ -26,6 +26,8 @@ class Rehearsal:
     state_dir: where it keeps its S3 and the records of its jobs. reclaims: how many spot interruptions each job has.
     faults: what else goes wrong, see `Faults`. idle_s: after so long without a request or a job its process ends.
     """
+
+    bills: ClassVar[bool] = False
 
     region: str | None = REGION
     bucket: str | None = None

@@ -223,7 +223,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit_with_as_many_processes(tmp_path:
     folder = interrupted(tmp_path / "parts", 2, words, at_epoch=2)
     with team(tmp_path / "parts", 2, f"resume={folder}") as started:
         started.finish()
-        assert "Going on from" in started.said()
+        assert "Resuming from" in started.said()
     assert history(folder) == history(whole)
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(folder).items())
 
@@ -346,7 +346,7 @@ def test_machines_with_other_photos_are_refused(tmp_path: Path, many_photos: Pat
 def test_an_error_of_all_is_said_and_left_at_once(tmp_path: Path, many_photos: Path) -> None:
     with team(tmp_path, 2, *tiny_settings(many_photos), "monitor=val/nonsense") as started:
         assert started.ended(60) == [1, 1]
-        assert "monitor=val/nonsense is no validation metric" in started.said(0)
+        assert "monitor=val/nonsense is not a validation metric" in started.said(0)
 
 
 def test_more_processes_than_photos_are_refused(tmp_path: Path) -> None:

@@ -446,7 +446,7 @@ def test_all_that_is_missing_or_damaged_is_told_at_once(small: tuple[RunFolder, 
     with pytest.raises(ReportError) as raised:
         report.write(run, photos)
     for said in (
-        "3 things to mend",
+        "3 problems found",
         "metrics.json is missing",
         "its first line lacks predicted, probability",
         "environment.json cannot",

@@ -6,6 +6,7 @@ states, the database.
 
 import fcntl
 import json
+import logging
 import math
 import os
 import time
@@ -23,6 +24,8 @@ from launchers.base import Handle, Plan, RunSpec
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
+
+log = logging.getLogger("dogbreed")
 
 OVERRIDES = [  # of a search over formulas
     "launcher._target_=tests.support.fake_training.FakeLauncher",
@@ -69,12 +72,14 @@ def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
             time.sleep(seconds / epochs)
             trained, value = epoch, objective(spec.config, epoch)
             best = max(best, value)
+            log.info("epoch %d/%d  train loss 1.00 acc 50.0%%  val loss 1.00 acc %.1f%%", epoch, epochs, 100 * value)
             if watch is not None and watch(epoch, {"val/acc": value}):
                 break
     if str(number) in os.environ.get("FAKE_NAN", "").split(","):
         best = math.nan
     write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dict(spec.config))))
     write_text(folder.best, f"weights of {spec.config['model']['lr']}\n")
+    write_text(folder.report, "a report\n")
     write_json(folder.metrics, {"val/acc": best, "epochs": trained})
     _note({"trial": number, "pid": os.getpid(), "began": began, "ended": time.time()})
 

@@ -47,9 +47,10 @@ def prepared(
 
 
 def job_of(launcher: SageMakerLauncher, plan: Plan) -> dict[str, Any]:
-    found = launcher.latest(plan.spec.run_id)[1]
+    """Of the run's latest job, as DescribeTrainingJob shows it."""
+    found = launcher.jobs.latest(plan.spec.run_id)
     assert found is not None
-    return found
+    return dict(launcher.cloud.client("sagemaker").describe_training_job(TrainingJobName=found.name))
 
 
 def states(job: dict[str, Any]) -> list[str]:
