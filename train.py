@@ -25,12 +25,12 @@ def main(cfg: DictConfig) -> float | None:
     handle = launcher.submit(plan)
     if not ranks.here().first:  # of several processes of one run, the first has the last word
         return None
-    if not getattr(launcher, "wait", True):
+    if not launcher.wait:
         print(detached(launcher, handle))
         return None
     result = follow(launcher, handle)
     print(result)
-    return result.metrics[cfg.monitor]
+    return result.metrics.get(cfg.monitor)  # a deployment has none
 
 
 if __name__ == "__main__":

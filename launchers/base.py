@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum, auto
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from dogbreed.errors import DogBreedError
-from launchers.formatting import SHOWN, shown_path
+from dogbreed.progress import result_table
+from launchers.formatting import shown_path
 from launchers.payload.code import CodeBundle
 from launchers.payload.photos import SentFolder
 from launchers.remote.context import on_rented_machine
@@ -27,6 +27,7 @@ SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
 SEARCH_FILE = "best.json"  # in a search's folder: what it has come to
 # of trials, in a search's folder; the second part only on a machine that goes on where others were taken away
 TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"
+STUDY_FILE = "study.db"  # in a search's folder: its trials, unless their database is elsewhere
 LAUNCHED_FILE = "launched.json"  # in the folder of a run that runs elsewhere: its handle, and how to get there
 
 
@@ -73,6 +74,37 @@ class LaunchError(DogBreedError):
 
 
 @dataclass(frozen=True)
+class RunOutput:
+    """What one run leaves in its folder."""
+
+    purpose: ClassVar[str] = "training"  # for tags
+    resume_point: ClassVar[str] = "checkpoints/last.ckpt"  # below the folder: the newer one is resumed from
+    result_file: ClassVar[str] = "metrics.json"  # below the folder: written last
+
+    def default_folder(self, run_id: str) -> Path:
+        """Where the folder is on a machine that did not start the run."""
+        return Path("runs", run_id)
+
+
+@dataclass(frozen=True)
+class SearchOutput:
+    """What a whole search leaves in its folder when it runs as one job: its study, and a folder for each trial.
+
+    study: its name; trials: how many are to have ended.
+    """
+
+    study: str
+    trials: int
+    purpose: ClassVar[str] = "search"
+    resume_point: ClassVar[str] = STUDY_FILE
+    result_file: ClassVar[str] = SEARCH_FILE
+
+    def default_folder(self, run_id: str) -> Path:
+        """Where the folder is on a machine that did not start the search."""
+        return Path("sweeps", self.study)
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """One run, as plain data: what was asked for, not where it runs. JSON holds all of it."""
 
@@ -85,17 +117,26 @@ class RunSpec:
     dirty: bool  # tracked files differ from that commit
     code: CodeBundle | None = None  # of a run that goes elsewhere: what is sent there
     photos: SentFolder | None = None  # of such a run: the data folder of this machine that is sent there
-    going_on: tuple[str, ...] | None = None  # of a resumed run: what was typed this time; null for a new run
-    search: str | None = None  # of a whole search in one job: its study's name; config is then that of some trial
-    trials: int = 0  # of such a search: how many are to have ended
+    going_on: tuple[str, ...] | None = None  # of a resumed run: what was typed this time; None for a new run
+    output: RunOutput | SearchOutput = RunOutput()  # of a whole search, config is that of some trial
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + "\n"
+        fields = asdict(self)
+        del fields["output"]
+        match self.output:
+            case SearchOutput(study, trials):
+                fields |= {"search": study, "trials": trials}
+            case RunOutput():
+                fields |= {"search": None, "trials": 0}
+        return json.dumps(fields, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError, KeyError or TypeError where `text` is no RunSpec."""
+        """Raises ValueError, KeyError or TypeError if `text` is not a RunSpec."""
         fields = json.loads(text)
+        study, trials = fields.pop("search", None), fields.pop("trials", 0)
+        if study is not None:
+            fields["output"] = SearchOutput(study, trials)
         if fields.get("code") is not None:
             fields["code"] = CodeBundle.from_fields(fields["code"])
         if fields.get("photos") is not None:
@@ -212,26 +253,13 @@ class RunResult:
     artifacts: dict[str, Path]  # by name: "report", "best", "last"...; only what is there
 
     def __str__(self) -> str:
-        """A table of the main numbers, the paths, and what to try next; at most 80 columns but for long paths."""
-        from rich.console import Console  # here: rich costs a tenth of a second, and most commands show no result
-        from rich.table import Table
-
-        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        for _ in range(2):
-            table.add_column(no_wrap=True)
-        table.add_column()
-        for key, (name, explained, show) in SHOWN.items():
-            if key in self.metrics:
-                table.add_row(name, show(self.metrics[key]), explained)
-        screen = Console(file=StringIO(), width=80, color_system=None, force_terminal=False, highlight=False)
-        screen.print(table)
-        assert isinstance(screen.file, StringIO)
-        numbers = "\n".join(line.rstrip() for line in screen.file.getvalue().splitlines())
+        """Return a table of the main numbers, the paths, and what to try next: 80 columns but for long paths."""
+        numbers = result_table(self.metrics)
+        if on_rented_machine():
+            return f"\n{numbers}"
         paths = {"report": "report", "best": "checkpoint", "model": "model", "metrics": "numbers"}
         files = [(name, self.artifacts[key]) for key, name in paths.items() if key in self.artifacts]
         written = "\n".join(f"{name:<10}  {shown_path(path)}" for name, path in [*files, ("run folder", self.folder)])
-        if on_rented_machine():
-            return f"\n{numbers}"
         parts = ["", numbers, "", written]
         if "model" in self.artifacts:
             folder = shown_path(self.folder)
@@ -259,19 +287,85 @@ class CleanupReport:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a launcher can do: wrong wishes fail in `plan`, and the README's table is made of it."""
+    """What a launcher can do: requests that it cannot meet fail in `plan`, and the README's table is made of it."""
 
     spot: bool
     multi_node: bool
     follow_logs: bool
     exact_cost: bool
     graceful_cancel: bool
+    remote: bool  # the run goes on without the process that submitted it
+    sends_code: bool  # what lies on this machine has to be sent along: code, and photos that are nowhere else
+    whole_search: bool  # a whole search can be one run
+
+
+class Cloud(Protocol):
+    """An account, or something that stands in for one. Constructors only store."""
+
+    region: str | None
+    poll_s: float  # seconds between two looks at something that changes
+
+    @property
+    def scope(self) -> str:
+        """The scope of handles: the region, or `rehearsal`."""
+        ...
+
+    @property
+    def default_bucket(self) -> str | None:
+        """The bucket of launchers that were not told one."""
+        ...
+
+    @property
+    def place(self) -> dict[str, str]:
+        """What must be remembered beside a handle to find this cloud again: arguments of `registry.cloud_of`."""
+        ...
+
+    @property
+    def option(self) -> str:
+        """What `python -m launchers` must be told besides a handle to find this cloud, with a space before it."""
+        ...
+
+    @property
+    def makes_buckets(self) -> bool:
+        """Whether a missing bucket is created without asking, because it stands for a real one."""
+        ...
+
+    def findings(self) -> list[str]:
+        """What is wrong with the settings, as far as can be told without a network."""
+        ...
+
+    def client(self, service: str) -> Any:
+        """Return a boto3 client."""
+        ...
+
+    def describe(self) -> str:
+        """Say where this is, for people."""
+        ...
 
 
 class Launcher(Protocol):
     """Where a run runs. Constructors only store; `tests/support/launcher_contract.py` holds what is promised here."""
 
+    scheme: ClassVar[str]  # of its handles; `registry.LAUNCHERS` has it
     capabilities: ClassVar[Capabilities]
+
+    @classmethod
+    def at(cls, cloud: Cloud, *, runs_dir: str = "runs", bucket: str | None = None) -> Self:
+        """Return one that finds and follows runs there; nothing can be submitted with it that needs more settings.
+
+        runs_dir: where run folders lie on this machine. bucket: the one that `cleanup` looks into.
+        """
+        ...
+
+    @property
+    def wait(self) -> bool:
+        """Whether the command that submits a run stays until the run has ended."""
+        ...
+
+    @property
+    def instances(self) -> int:
+        """How many machines train one run together."""
+        ...
 
     @property
     def poll_s(self) -> float:
@@ -312,8 +406,25 @@ class Launcher(Protocol):
         ...
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
-        """Show left-overs; with `apply`, remove them and check that they are gone. older_than: null for what is surely
-        used by nobody any more.
+        """Show left-overs; with `apply`, remove them and check that they are gone.
+
+        older_than: None for what is surely used by nobody any more.
+        """
+        ...
+
+    def name_of(self, handle: Handle) -> str:
+        """Return what to type after `python -m launchers status` and the like."""
+        ...
+
+    def folder(self, handle: Handle) -> Path | None:
+        """Return the folder on this machine that the run writes into; None for a run that writes elsewhere."""
+        ...
+
+    def fetch(self, handle: Handle, folder: Path | None, *, checkpoints: bool) -> Path:
+        """Make the run's folder on this machine ready to resume: its settings and, with `checkpoints`, what it saved.
+
+        folder: where it is known on this machine; None if it is not. Raises LaunchError for an unknown run and, with
+        `checkpoints`, for one that has not ended.
         """
         ...
 

@@ -12,11 +12,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.errors import ConfigError
-from launchers.base import RunSpec
+from launchers.base import RunOutput, RunSpec
 from launchers.overrides import ABOUT_THIS_COMMAND, STAYS_HERE
 from launchers.payload import photos
 from launchers.payload.code import CodeBundle, look
 from launchers.project import PROJECT, git_state
+from launchers.registry import capabilities_of
 from launchers.remote.context import SENT
 from launchers.resume import differences, going_on, saved, typed_after_resume
 
@@ -45,10 +46,11 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
         now = typed_after_resume(overrides)
         config = going_on(folder, composed, now, hydra.runtime.choices)
     there = sent()
-    if there is not None and there.search is None:  # a search looks itself: each of its trials has drawn other settings
+    # a search checks this itself: each of its trials has drawn other settings
+    if there is not None and isinstance(there.output, RunOutput):
         check_as_sent(config, there)
     commit, dirty = git_state()
-    code = _code(hydra) if "cloud" in composed["launcher"] else None
+    code = _code(hydra) if capabilities_of(composed["launcher"]).sends_code else None
     photos = _photos(config) if code else None
     lasting = None if now is None else _lasting(now)
     return RunSpec(run_id, _lasting(overrides), config, str(folder), created_at, commit, dirty, code, photos, lasting)

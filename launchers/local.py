@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, StorageError, raise_findings
@@ -22,6 +22,7 @@ from launchers.base import (
     Capabilities,
     Cause,
     CleanupReport,
+    Cloud,
     Handle,
     LaunchError,
     LogLine,
@@ -34,7 +35,7 @@ from launchers.base import (
 )
 from launchers.formatting import shown_path
 from launchers.overrides import STAYS_HERE, override
-from launchers.project import code_of
+from launchers.project import describe_commit
 from launchers.remote.context import on_rented_machine
 from launchers.runs.find import folder_of, handle_for, resume_command, run_folders
 from launchers.runs.log import LogFile, read_lines, tail
@@ -57,13 +58,27 @@ class LocalLauncher:
     elsewhere (hydra.run.dir) is found by its folder.
     """
 
+    scheme: ClassVar[str] = "local"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        spot=False, multi_node=False, follow_logs=True, exact_cost=True, graceful_cancel=True
+        spot=False,
+        multi_node=False,
+        follow_logs=True,
+        exact_cost=True,
+        graceful_cancel=True,
+        remote=False,
+        sends_code=False,
+        whole_search=False,
     )
+    wait: ClassVar[bool] = True
+    instances: ClassVar[int] = 1
 
     runs_dir: str = "runs"
     sweeps_dir: str = "sweeps"
     poll_s: float = 0.2
+
+    @classmethod
+    def at(cls, cloud: Cloud, *, runs_dir: str = "runs", bucket: str | None = None) -> Self:
+        return cls(runs_dir)
 
     def plan(self, spec: RunSpec) -> Plan:
         raise_findings(ConfigError, name_findings(spec))
@@ -74,7 +89,7 @@ class LocalLauncher:
             ("folder", str(folder)),
             ("command", shlex.join(["python", "train.py", *spec.overrides, *going_on])),
             ("resume", resume_command(folder, absolute=True)),
-            ("code", code_of(spec)),
+            ("code", describe_commit(spec.commit, spec.dirty)),
             ("cost", "no cost"),
         )
         return Plan(spec, handle_for(folder), rows)
@@ -192,6 +207,15 @@ class LocalLauncher:
         runs = [(handle, self.status(handle)) for handle in handles]
         runs.sort(key=lambda run: run[1].started_at, reverse=True)
         return (run for run in runs if not (active_only and run[1].finished))
+
+    def name_of(self, handle: Handle) -> str:
+        return shown_path(folder_of(handle))
+
+    def folder(self, handle: Handle) -> Path | None:
+        return folder_of(handle)
+
+    def fetch(self, handle: Handle, folder: Path | None, *, checkpoints: bool) -> Path:
+        return folder_of(handle)  # everything is there already
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
         """Files that a process began and died before it could rename them; those of living processes are left alone."""

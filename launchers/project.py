@@ -3,17 +3,14 @@
 import subprocess
 from pathlib import Path
 
-from launchers.base import RunSpec
-
-
-def code_of(spec: RunSpec) -> str:
-    """Which code it is, for people."""
-    if not spec.commit:
-        return "not under version control"
-    return f"commit {spec.commit[:12]}" + (", with changes that are not committed" if spec.dirty else "")
-
-
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+def describe_commit(commit: str | None, dirty: bool) -> str:
+    """Say which code it is, for people. commit, dirty: as `git_state` returns them."""
+    if not commit:
+        return "not under version control"
+    return f"commit {commit[:12]}" + (", with changes that are not committed" if dirty else "")
 
 
 def git_state() -> tuple[str | None, bool]:

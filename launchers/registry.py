@@ -1,63 +1,118 @@
-"""The one table of back ends: from a handle or a place to its launcher and its cloud."""
+"""The one table of back ends: from a handle, a scheme or a place to its launcher and its cloud.
 
-import argparse
-from typing import TYPE_CHECKING
+A back end is a class that keeps the contract of `launchers.base.Launcher`, and a row in here.
+"""
 
-from launchers.aws.account import Account, Cloud
-from launchers.base import LAUNCHED_FILE, Handle, Launcher, LaunchError
-from launchers.local import LocalLauncher
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from dogbreed.errors import ConfigError
+from launchers.base import Capabilities, Cloud, Handle, Launcher, LaunchError
+from launchers.project import PROJECT
 from launchers.runs.find import find, folder_of
+from launchers.runs.launched import NOT_OF_THE_PLACE, launched
 
-if TYPE_CHECKING:
-    from launchers.sagemaker.training import SageMakerLauncher
-
-
-def launcher_of(handle: Handle, state_dir: str | None = None) -> "SageMakerLauncher":
-    """One that can follow the run, from its handle alone."""
-    from launchers.sagemaker.training import SCHEME, SageMakerLauncher
-
-    if handle.launcher != SCHEME:
-        raise LaunchError(f"{handle} is of no launcher that is known.\nTry: sagemaker://REGION/RUN, or a run folder")
-    return SageMakerLauncher(cloud=cloud_of(handle.scope, state_dir))
-
-
-def cloud_of(scope: str, state_dir: str | None = None) -> Cloud:
-    """scope: a region, or `rehearsal`."""
-    if scope != "rehearsal":
-        return Account(region=scope)
-    from launchers.rehearsal.cloud import Rehearsal
-    from launchers.rehearsal.process import default_place
-
-    return Rehearsal(state_dir=state_dir or str(default_place()))
+LOCAL = "local"
+LAUNCHERS: dict[str, str] = {  # scheme of its handles -> its class, which is imported when it is needed
+    LOCAL: "launchers.local.LocalLauncher",
+    "sagemaker": "launchers.sagemaker.training.SageMakerLauncher",
+}
+CLOUDS: dict[str, str] = {  # scope of handles -> its class; any other scope is a region of one's own account
+    "rehearsal": "launchers.rehearsal.cloud.Rehearsal",
+}
+_ACCOUNT = "launchers.aws.account.Account"
 
 
-PLACES = "sagemaker://REGION, or sagemaker://rehearsal"
+def launcher_of(handle: Handle, place: Mapping[str, str] | None = None, *, runs_dir: str = "runs") -> Launcher:
+    """Return a launcher that can follow the run, from its handle alone.
+
+    place: what is remembered of its cloud (`Cloud.place`). Raises LaunchError for an unknown scheme.
+    """
+    if handle.launcher not in LAUNCHERS:
+        known = ", ".join(f"{scheme}://" for scheme in LAUNCHERS)
+        raise LaunchError(f"{handle} is of no launcher that is known ({known}).\nTry: a run folder")
+    launcher: type[Launcher] = _load(LAUNCHERS[handle.launcher])
+    return launcher.at(cloud_of(handle.scope, place), runs_dir=runs_dir)
 
 
-def find_run(args: argparse.Namespace) -> tuple[Launcher, Handle]:
-    """The run that was named, and a launcher that knows it. What is elsewhere is imported only for a run elsewhere."""
-    text = args.run
-    if "://" in text and not text.startswith("local://"):
+def cloud_of(scope: str, place: Mapping[str, str] | None = None) -> Cloud:
+    """Return the cloud of a handle's scope: a region of one's own account, or a stand-in such as `rehearsal`."""
+    if scope in CLOUDS:
+        cloud: Cloud = _load(CLOUDS[scope])(**(place or {}))
+    else:
+        cloud = _load(_ACCOUNT)(region=scope)
+    return cloud
+
+
+def capabilities_of(node: Mapping[str, Any]) -> Capabilities:
+    """Return what the launcher of a config node `launcher` can do, without building it.
+
+    Raises ConfigError if there is no such class.
+    """
+    target = str(node.get("_target_"))
+    try:
+        launcher: type[Launcher] = _load(target)
+        return launcher.capabilities
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"launcher._target_={target} is not a launcher: {error}\nTry: launcher=local") from error
+
+
+def runs_here(choice: str) -> bool:
+    """Whether `launcher=choice` trains in the process that submits the run."""
+    from omegaconf import OmegaConf
+
+    file = PROJECT / "conf" / "launcher" / f"{choice}.yaml"
+    if not file.exists():
+        return False
+    node: Any = OmegaConf.load(file)
+    if "_target_" in node:
+        return not capabilities_of(node).remote
+    return any(runs_here(base) for base in node.get("defaults", []) if isinstance(base, str) and base != "_self_")
+
+
+def find_run(text: str, *, runs_dir: str = "runs", state_dir: str | None = None) -> tuple[Launcher, Handle]:
+    """Find the run that a person named, and a launcher that knows it.
+
+    text: a handle, a run folder, or the name of one in `runs_dir`. A folder whose run went elsewhere is that run.
+    state_dir: of the rehearsal cloud, if it is not the usual one. Raises LaunchError if there is no such run.
+    """
+    if "://" in text and Handle.parse(text).launcher != LOCAL:
         handle = Handle.parse(text)
-        return launcher_of(handle, args.state_dir), handle
-    handle = find(text, args.runs_dir)
-    if (folder_of(handle) / LAUNCHED_FILE).exists():
-        from launchers.runs.launched import launched
-
-        if note := launched(folder_of(handle)):
-            elsewhere = Handle.parse(note["handle"])
-            return launcher_of(elsewhere, note.get("state_dir")), elsewhere
-    return LocalLauncher(args.runs_dir), handle
+        return launcher_of(handle, _place(state_dir), runs_dir=runs_dir), handle
+    handle = find(text, runs_dir)
+    if note := launched(folder_of(handle)):
+        return launched_run(note, runs_dir=runs_dir)
+    return launcher_of(handle, runs_dir=runs_dir), handle
 
 
-def launcher_at(args: argparse.Namespace) -> Launcher:
-    """Of the place that was named; this machine where none was."""
-    if not args.place:
-        return LocalLauncher(args.runs_dir)
-    scheme, found, scope = args.place.rstrip("/").partition("://")
-    if not (scheme == "sagemaker" and found and scope):
-        raise LaunchError(f"{args.place!r} is no place.\nTry: {PLACES}")
-    from launchers.sagemaker.training import SageMakerLauncher
+def launched_run(note: Mapping[str, str], *, runs_dir: str = "runs") -> tuple[Launcher, Handle]:
+    """Return the run that a folder's launched.json names, and a launcher that knows it."""
+    handle = Handle.parse(note["handle"])
+    place = {key: value for key, value in note.items() if key not in NOT_OF_THE_PLACE}
+    return launcher_of(handle, place, runs_dir=runs_dir), handle
 
-    cloud = cloud_of(scope, args.state_dir)
-    return SageMakerLauncher(cloud, bucket=getattr(args, "bucket", None) or cloud.default_bucket)
+
+def launcher_at(
+    target: str | None, *, runs_dir: str = "runs", state_dir: str | None = None, bucket: str | None = None
+) -> Launcher:
+    """Return a launcher that lists and cleans up what is at a target.
+
+    target: such as sagemaker://eu-west-1; None for this machine. Raises LaunchError for anything else.
+    """
+    scheme, found, scope = (target or f"{LOCAL}://{Path(runs_dir)}").rstrip("/").partition("://")
+    if not (scheme in LAUNCHERS and found and scope):
+        known = ", or ".join(f"{each}://REGION" for each in LAUNCHERS if each != LOCAL)
+        raise LaunchError(f"{target!r} is not a valid target.\nTry: {known}, or rehearsal in place of REGION")
+    launcher: type[Launcher] = _load(LAUNCHERS[scheme])
+    return launcher.at(cloud_of(scope, _place(state_dir)), runs_dir=runs_dir, bucket=bucket)
+
+
+def _place(state_dir: str | None) -> dict[str, str]:
+    return {"state_dir": state_dir} if state_dir else {}
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute)

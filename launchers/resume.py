@@ -7,10 +7,11 @@ from typing import Any
 
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
-from launchers.base import SPEC_FILE, Handle, RunSpec
+from launchers.base import SPEC_FILE, Phase, RunOutput, RunSpec
 from launchers.formatting import shown_path
-from launchers.overrides import STAYS_HERE, key_path, override, unquoted
-from launchers.runs.find import find, folder_of
+from launchers.overrides import STAYS_HERE, key_path, override, refuse_renamed, unquoted
+from launchers.registry import find_run, runs_here
+from launchers.runs.launched import launched
 
 MAY_CHANGE = frozenset(  # where and how, not what; weights come with the checkpoint
     {"data.root", "data.workers", "data.max_bad_fraction", "model.weights", "model.compile", "features.max_gb"}
@@ -24,14 +25,17 @@ def expand(typed: Sequence[str]) -> list[str]:
 
     The result reads: what the run was started with, its id and folder, `resume=FOLDER`, then what was typed now. So
     Hydra checks new overrides against the run's own groups, and `typed_after_resume` can tell them from the old ones.
+
+    Raises ConfigError for a key that has been renamed, and for a run that cannot be resumed.
     """
+    refuse_renamed(typed)
     asked = [text for text in typed if text.startswith("resume=")]
     value = asked[-1].removeprefix("resume=") if asked else "null"
     if value in ("null", ""):
         return list(typed)
     folder = _folder(unquoted(value), typed)
     spec, _ = saved(folder)
-    if spec.search is not None:
+    if not isinstance(spec.output, RunOutput):
         raise ConfigError(f"{shown_path(folder)} is a search, which goes on by the same command again, without resume=")
     flags, rest, about = [], [], {"run_id": spec.run_id, "hydra.run.dir": str(folder)}
     for text in typed:
@@ -59,22 +63,17 @@ def expand(typed: Sequence[str]) -> list[str]:
 
 
 def _folder(value: str, typed: Sequence[str]) -> Path:
-    """Of the run that `resume=` names. What a run elsewhere has saved comes here, where it is to go on here."""
-    folder = Path(value).absolute()
-    handle = value if "://" in value and not value.startswith("local://") else None
-    from launchers.aws.results import fetch
-    from launchers.registry import launcher_of
-    from launchers.runs.launched import launched
-
-    note = launched(folder) if handle is None else None
-    if handle is None and (note is None or note.get("home")):
-        return folder_of(find(value))
+    """Return the folder of the run that `resume=` names, with what a remote run saved if it is to go on here."""
+    launcher, handle = find_run(value)
+    folder = None if "://" in value else Path(value).absolute()
+    if (here := launcher.folder(handle)) is not None:
+        return here
+    note = launched(folder) if folder is not None else None
+    never_submitted = launcher.status(handle).phase is Phase.LOST
+    if folder is not None and note is not None and (note.get("home") or never_submitted):
+        return folder
     chosen = [text.partition("=")[2] for text in typed if text.startswith("launcher=")]
-    at = Handle.parse(handle or note["handle"])  # type: ignore[index]
-    launcher = launcher_of(at, (note or {}).get("state_dir"))
-    if note is not None and launcher.latest(at.run_id)[1] is None:
-        return folder_of(find(value))  # it was to be submitted, but never was
-    return fetch(launcher, at, None if handle else folder, checkpoints=bool(chosen) and chosen[-1] == "local")
+    return launcher.fetch(handle, folder, checkpoints=bool(chosen) and runs_here(chosen[-1]))
 
 
 def typed_after_resume(overrides: Sequence[str]) -> list[str]:
@@ -139,8 +138,6 @@ def going_on(
     for key in sorted(STAYS_HERE & (composed.keys() | after.keys())):
         _copy([key], composed, after)
     here = RunFolder(folder)
-    from launchers.runs.launched import launched
-
     begun = any(path.exists() for path in (here.last, here.previous, here.best, here.metrics))
     if begun or (launched(folder) or {}).get("saved"):  # else it starts over
         findings += [

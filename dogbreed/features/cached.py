@@ -28,6 +28,7 @@ from dogbreed.hardware import available_memory_bytes
 from dogbreed.model import DogBreedClassifier
 from dogbreed.photos import SPLITS
 from dogbreed.transforms import Augment
+from dogbreed.workload import feature_settings
 
 log = logging.getLogger("dogbreed")
 
@@ -53,9 +54,8 @@ class Settings:
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
-    """The config node `features`, where there is one. YAML 1.1 takes `off` for false."""
-    node = dict(config.get("features") or {})
-    return Settings(**{**node, "mode": "off"} if node.get("mode") is False else node)
+    """The config node `features`, or its defaults where there is none."""
+    return Settings(**feature_settings(config))
 
 
 def findings(settings: Settings, *, augmented: bool) -> Iterator[str]:

@@ -6,44 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from launchers.aws.errors import errors, import_boto3
-
-
-class Cloud(Protocol):
-    """An account, or something that stands in for one. Constructors only store."""
-
-    region: str | None
-    poll_s: float  # between two looks at something that changes
-
-    @property
-    def scope(self) -> str:
-        """Of handles: the region, or `rehearsal`."""
-        ...
-
-    @property
-    def default_bucket(self) -> str | None:
-        """Where launchers look that were not told a bucket."""
-        ...
-
-    def client(self, service: str) -> Any:
-        """A boto3 client."""
-        ...
-
-    @property
-    def option(self) -> str:
-        """What `python -m launchers` must be told besides a handle, to find this place; with a space before it."""
-        ...
-
-    @property
-    def makes_buckets(self) -> bool:
-        """Whether a bucket that is named and missing is made without a word, as one that stands for a real one."""
-        ...
-
-    def describe(self) -> str:
-        """Where it is, for people."""
-        ...
 
 
 @dataclass
@@ -79,12 +44,21 @@ class Account:
         return self._clients[service]
 
     @property
+    def place(self) -> dict[str, str]:
+        return {}
+
+    @property
     def option(self) -> str:
         return ""
 
     @property
     def makes_buckets(self) -> bool:
         return False
+
+    def findings(self) -> list[str]:
+        if self.region is None:
+            return ["It is not said in which region.\nTry: aws.region=eu-west-1, or AWS_REGION, or aws configure"]
+        return []
 
     def describe(self) -> str:
         return f"SageMaker in {self.region}"

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from launchers.aws.account import Cloud
 from launchers.aws.errors import code_of, errors, network_errors
 from launchers.aws.s3 import MISSING, head, objects, split_uri
-from launchers.base import CleanupReport
+from launchers.base import CleanupReport, Cloud
 
 
 def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:

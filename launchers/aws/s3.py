@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from launchers.aws.account import Cloud
 from launchers.aws.errors import code_of, errors
+from launchers.base import Cloud
 
 AT_ONCE = 8  # transfers
 _TEMPORARY = re.compile(r"^\..+\.tmp-\d+$")

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from launchers.aws.account import Cloud
 from launchers.aws.errors import errors
 from launchers.aws.s3 import AT_ONCE, head, is_temporary, objects, split_uri
-from launchers.base import LAUNCHED_FILE, SEARCH_FILE, SPEC_FILE, RunSpec
+from launchers.base import SPEC_FILE, Cloud, RunSpec
 from launchers.payload import photos
 from launchers.payload.code import BUNDLE_FILE, ENTRY_FILE, pack
+from launchers.runs.collect import files_to_resume_from
 
 _FEATURE = re.compile(r"[^/]+/(?:recipe\.json|shards/[0-9a-f]{32}\.(?:npy|json))")  # of what a store holds, what lasts
 
@@ -143,7 +143,7 @@ def _numbers_of(index: str) -> str:
 
 def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[str, Any]) -> None:
     """Of what goes on elsewhere: what this machine trained last, unless the cloud has what is newer."""
-    folder, newest = Path(spec.folder), "checkpoints/last.ckpt" if spec.search is None else "study.db"
+    folder, newest = Path(spec.folder), spec.output.resume_point
     last = folder / newest
     if not last.exists():
         return
@@ -152,24 +152,12 @@ def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[
         there = head(cloud, bucket, f"{prefix}/{newest}")
         if there is not None and last.stat().st_mtime <= there["LastModified"].timestamp() + 1:
             return
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not is_temporary(path.name)]
-        if spec.search is not None:  # other trials have ended, and are not gone on with
-            best = _best_trial(folder)
-            files = [path for path in files if path == last or best in path.parents]
+        files = [path for path in files_to_resume_from(spec) if not is_temporary(path.name)]
         client = cloud.client("s3")
 
         def one(path: Path) -> None:
-            if path.name != LAUNCHED_FILE:
-                key = f"{prefix}/{path.relative_to(folder).as_posix()}"
-                client.upload_file(str(path), bucket, key, ExtraArgs=dict(encryption))
+            key = f"{prefix}/{path.relative_to(folder).as_posix()}"
+            client.upload_file(str(path), bucket, key, ExtraArgs=dict(encryption))
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(one, files))
-
-
-def _best_trial(search: Path) -> Path | None:
-    """The folder of a search's best trial so far."""
-    try:
-        return search / f"{json.loads((search / SEARCH_FILE).read_bytes())['trial']:05d}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -5,18 +5,19 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dogbreed.errors import DogBreedError, Interrupted
-from launchers.base import LAUNCHED_FILE, Handle, LaunchError, Phase, RunResult, Status
+from launchers.base import LAUNCHED_FILE, Handle, Launcher, LaunchError, Phase, RunResult, Status
 from launchers.formatting import shown_path
-from launchers.local import LocalLauncher
-from launchers.registry import PLACES, find_run, launcher_at
-from launchers.runs.find import folder_of
+from launchers.registry import CLOUDS, find_run, launched_run, launcher_at
+from launchers.runs.find import SWEEPS_DIR
+from launchers.runs.launched import launched
 
+_TARGETS = f"sagemaker://REGION, or sagemaker://{next(iter(CLOUDS))}"
 _EPILOG = """\
 A run is named by its folder (runs/20261123-001122-x7k2), by the last part of
 that, or by its handle: sagemaker://eu-west-1/20261123-001122-x7k2 works from
@@ -43,58 +44,83 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _find_run(args: argparse.Namespace) -> tuple[Launcher, Handle]:
+    return find_run(args.run, runs_dir=args.runs_dir, state_dir=args.state_dir)
+
+
+def _launcher_at(args: argparse.Namespace) -> Launcher:
+    bucket = getattr(args, "bucket", None)
+    return launcher_at(args.place, runs_dir=args.runs_dir, state_dir=args.state_dir, bucket=bucket)
+
+
 def _list(args: argparse.Namespace) -> int:
-    launcher = launcher_at(args)
-    runs = list(launcher.list(active_only=not args.all))
-    if isinstance(launcher, LocalLauncher):
+    launcher = _launcher_at(args)
+    runs = [_Listed(launcher, handle, status) for handle, status in launcher.list(active_only=not args.all)]
+    if not args.place:
         runs = [*_launched_from_here(args), *runs]
     if args.json:
-        print(json.dumps([_facts(handle, status) for handle, status in runs], indent=2))
+        print(json.dumps([run.facts() for run in runs], indent=2))
     elif runs:
-        rows = [(_name(h), str(s.phase), str(s.attempt), s.started_at[:19]) for h, s in runs]
+        rows = [(run.name, str(run.status.phase), str(run.status.attempt), run.status.started_at[:19]) for run in runs]
         rows = [("run", "phase", "attempt", "started (UTC)"), *rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     else:
-        seen = f"in {launcher.runs_dir} or {launcher.sweeps_dir}" if isinstance(launcher, LocalLauncher) else "there"
+        seen = "there" if args.place else f"in {args.runs_dir} or {SWEEPS_DIR}"
         print(f"No run {seen}." if args.all else f"No run is going on {seen}. Those that have ended: list --all")
     return 0
 
 
-def _launched_from_here(args: argparse.Namespace) -> Iterator[tuple[Handle, Status]]:
+@dataclass(frozen=True)
+class _Listed:
+    """A run and how it stands, for people and for programs."""
+
+    launcher: Launcher
+    handle: Handle
+    status: Status
+
+    @property
+    def name(self) -> str:
+        folder = self.launcher.folder(self.handle)
+        return str(self.handle) if folder is None else shown_path(folder)
+
+    def facts(self) -> dict[str, Any]:
+        folder = self.launcher.folder(self.handle)
+        here = {} if folder is None else {"folder": str(folder)}
+        return {"handle": str(self.handle), **here, **asdict(self.status)}
+
+
+def _launched_from_here(args: argparse.Namespace) -> Iterator[_Listed]:
     """Runs elsewhere whose folder is here and waits for its results."""
-    sweeps = (Path("sweeps").glob(f"{below}/{LAUNCHED_FILE}") for below in ("*", "*/*"))  # in one job; of trials
+    sweeps = (Path(SWEEPS_DIR).glob(f"{below}/{LAUNCHED_FILE}") for below in ("*", "*/*"))  # in one job; of trials
     places = (Path(args.runs_dir).glob(f"*/{LAUNCHED_FILE}"), *sweeps)
     for file in sorted((file for found in places for file in found), reverse=True):
-        from launchers.registry import launcher_of
-        from launchers.runs.launched import launched
-
         note = launched(file.parent) or {}
         if "handle" not in note or "home" in note:
             continue
-        handle = Handle.parse(note["handle"])
+        launcher, handle = launched_run(note)
         try:
-            status = launcher_of(handle, note.get("state_dir")).status(handle)
+            status = launcher.status(handle)
         except LaunchError as error:
             print(f"{handle}: {error}", file=sys.stderr)
             continue
         if args.all or not status.finished:
-            yield handle, status
+            yield _Listed(launcher, handle, status)
 
 
 def _status(args: argparse.Namespace) -> int:
-    launcher, handle = find_run(args)
+    launcher, handle = _find_run(args)
     status = launcher.status(handle)
     if args.json:
-        print(json.dumps(_facts(handle, status), indent=2))
+        print(json.dumps(_Listed(launcher, handle, status).facts(), indent=2))
     else:
         print(status)
     return 1 if status.phase is Phase.LOST else 0
 
 
 def _logs(args: argparse.Namespace) -> int:
-    launcher, handle = find_run(args)
+    launcher, handle = _find_run(args)
     for line in launcher.logs(handle, follow=args.follow, attempt=args.attempt):
         print(f"{line.attempt} | {line.text}", flush=args.follow)
     return 0
@@ -103,19 +129,19 @@ def _logs(args: argparse.Namespace) -> int:
 def _attach(args: argparse.Namespace) -> int:
     from launchers.follow import follow
 
-    print(follow(*find_run(args)))
+    print(follow(*_find_run(args)))
     return 0
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    launcher, handle = find_run(args)
+    launcher, handle = _find_run(args)
     status = launcher.cancel(handle, grace_s=args.grace_s)
     print(status)
     return 1 if status.phase is Phase.LOST else 0
 
 
 def _result(args: argparse.Namespace) -> int:
-    launcher, handle = find_run(args)
+    launcher, handle = _find_run(args)
     result: RunResult = launcher.result(handle)
     if args.json:
         artifacts = {name: str(path) for name, path in result.artifacts.items()}
@@ -127,7 +153,7 @@ def _result(args: argparse.Namespace) -> int:
 
 def _cleanup(args: argparse.Namespace) -> int:
     older_than = None if args.older_than_h is None else timedelta(hours=args.older_than_h)
-    report = launcher_at(args).cleanup(older_than=older_than, apply=args.apply)
+    report = _launcher_at(args).cleanup(older_than=older_than, apply=args.apply)
     for name in report.found:
         print(f"{'removed' if name in report.removed else 'left over'}  {name}")
     if report.left and not args.apply:
@@ -138,10 +164,9 @@ def _cleanup(args: argparse.Namespace) -> int:
 
 
 def _rehearsal(args: argparse.Namespace) -> int:
-    from launchers.registry import cloud_of
-    from launchers.rehearsal import cloud, process
+    from launchers.rehearsal import process
 
-    place = cast(cloud.Rehearsal, cloud_of("rehearsal", args.state_dir)).place
+    place = Path(args.state_dir).expanduser() if args.state_dir else process.default_place()
     if args.do == "stop":
         print("The rehearsal cloud has ended." if process.stop(place) else "The rehearsal cloud is not running.")
         return 0
@@ -170,15 +195,6 @@ def _images(args: argparse.Namespace) -> int:
     return 0
 
 
-def _name(handle: Handle) -> str:
-    return shown_path(folder_of(handle)) if handle.launcher == "local" else str(handle)
-
-
-def _facts(handle: Handle, status: Status) -> dict[str, Any]:
-    folder = {"folder": str(folder_of(handle))} if handle.launcher == "local" else {}
-    return {"handle": str(handle), **folder, **asdict(status)}
-
-
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -200,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     place = argparse.ArgumentParser(add_help=False)
-    place.add_argument("place", nargs="?", metavar="PLACE", help=f"where: {PLACES}; without it, this machine")
+    place.add_argument("place", nargs="?", metavar="PLACE", help=f"where: {_TARGETS}; without it, this machine")
 
     listing = add("list", _list, "Show the runs that are going on, newest first.", place, as_json)
     listing.add_argument("--all", action="store_true", help="and those that have ended")

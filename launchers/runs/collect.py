@@ -1,41 +1,90 @@
 """Make a downloaded run folder a folder of this machine, and read its result."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from dogbreed.run_folder import RunFolder, write_json, write_text
-from launchers.base import SEARCH_FILE, SPEC_FILE, Handle, RunResult, RunSpec
-from launchers.runs.results import read_result
+from launchers.base import (
+    LAUNCHED_FILE,
+    SEARCH_FILE,
+    SPEC_FILE,
+    STUDY_FILE,
+    Handle,
+    LaunchError,
+    RunOutput,
+    RunResult,
+    RunSpec,
+    SearchOutput,
+)
+from launchers.runs.results import best_so_far, read_result
 
 
-def read_home(handle: Handle, folder: Path) -> RunResult:
+def read_downloaded(handle: Handle, folder: Path) -> RunResult:
+    """Read the result of a run or a search from its folder. Raises LaunchError if it cannot be read."""
     if not (folder / SEARCH_FILE).exists():
         return read_result(handle, RunFolder(folder))
-    from launchers.runs.search_folder import read_search
+    from launchers.runs.search_folder import read_search  # brings OmegaConf
 
     return read_search(handle, folder)
 
 
 def settle(folder: Path, spec: RunSpec) -> None:
-    """The machine's paths in the folder become this one's again."""
+    """Replace the rented machine's paths in the folder by those of this machine."""
     from omegaconf import OmegaConf
 
     write_text(folder / SPEC_FILE, spec.to_json())
-    there = OmegaConf.create(dict(spec.config))
-    for config_file in [RunFolder(folder).config] if spec.search is None else folder.glob("*/config.yaml"):
-        if config_file.exists():
-            config = OmegaConf.load(config_file)
-            for key in ("data.root", "launcher"):
-                OmegaConf.update(config, key, OmegaConf.select(there, key), merge=False)
-            write_text(config_file, OmegaConf.to_yaml(config))
-    if spec.search is not None:
-        from launchers.runs.search_folder import move_data
+    here = OmegaConf.create(dict(spec.config))
+    match spec.output:
+        case RunOutput():
+            _settle_config(RunFolder(folder).config, here)
+        case SearchOutput():
+            from launchers.runs.search_folder import move_data
 
-        typed = any(text.lstrip("+").startswith("data.root=") for text in spec.overrides)
-        move_data(folder, there.data.root if typed or not there.data.get("source") else None)
+            for config_file in folder.glob("*/config.yaml"):
+                _settle_config(config_file, here)
+            typed = any(text.lstrip("+").startswith("data.root=") for text in spec.overrides)
+            move_data(folder, here.data.root if typed or not here.data.get("source") else None)
 
 
-def write_metrics_so_far(folder: Path) -> None:
-    """metrics.json of a run that was ended before it could write that: of its best epoch, from metrics.csv."""
-    from launchers.runs.results import best_so_far
+def _settle_config(config_file: Path, here: Any) -> None:
+    from omegaconf import OmegaConf
 
-    write_json(RunFolder(folder).metrics, best_so_far(folder))
+    if not config_file.exists():
+        return
+    config = OmegaConf.load(config_file)
+    for key in ("data.root", "launcher"):
+        OmegaConf.update(config, key, OmegaConf.select(here, key), merge=False)
+    write_text(config_file, OmegaConf.to_yaml(config))
+
+
+def complete(folder: Path, spec: RunSpec, missing: str) -> None:
+    """Write the result of a run that was ended early and could not write it: of its best epoch, from metrics.csv.
+
+    missing: the object that would have held the results. Raises LaunchError for a search, which has nothing like that.
+    """
+    match spec.output:
+        case RunOutput():
+            write_json(RunFolder(folder).metrics, best_so_far(folder))
+        case SearchOutput():
+            raise LaunchError(f"{missing} is gone, which held the search's results.")
+
+
+def files_to_resume_from(spec: RunSpec) -> list[Path]:
+    """List the files of a run's folder on this machine that another machine needs in order to resume it."""
+    folder = Path(spec.folder)
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LAUNCHED_FILE]
+    match spec.output:
+        case RunOutput():
+            return files
+        case SearchOutput():  # trials that have ended are not resumed; the best one is tested
+            best = _best_trial(folder)
+            return [path for path in files if path == folder / STUDY_FILE or best in path.parents]
+
+
+def _best_trial(search: Path) -> Path | None:
+    """Return the folder of a search's best trial so far."""
+    try:
+        return search / f"{json.loads((search / SEARCH_FILE).read_bytes())['trial']:05d}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -10,6 +10,8 @@ from launchers.formatting import shown_path
 from launchers.overrides import override
 from launchers.runs.state import STATE_FILE, State
 
+RUNS_DIR, SWEEPS_DIR = "runs", "sweeps"  # where run folders lie unless something else is asked for
+
 
 def handle_for(folder: Path) -> Handle:
     return Handle("local", folder.parent.as_posix().rstrip("/"), folder.name)
@@ -21,7 +23,7 @@ def folder_of(handle: Handle) -> Path:
     return Path(f"{handle.scope}/{handle.run_id}")
 
 
-def find(text: str, runs_dir: str = "runs") -> Handle:
+def find(text: str, runs_dir: str = RUNS_DIR) -> Handle:
     """The handle of what a person typed: a handle, a run folder, or the name of a folder in `runs_dir`.
 
     Raises LaunchError where no such folder is.
@@ -45,7 +47,7 @@ def resume_command(folder: Path, *, absolute: bool = False) -> str:
     return shlex.join(["python", "train.py", override("resume", str(folder) if absolute else shown_path(folder))])
 
 
-def run_folders(runs_dir: str = "runs", sweeps_dir: str = "sweeps") -> Iterator[Path]:
+def run_folders(runs_dir: str = RUNS_DIR, sweeps_dir: str = SWEEPS_DIR) -> Iterator[Path]:
     """The folders of runs that began on this machine: runs/<run> and sweeps/<sweep>/<run>."""
     for base, pattern in ((runs_dir, "*"), (sweeps_dir, "*/*")):
         yield from (state.parent for state in Path(base).absolute().glob(f"{pattern}/{STATE_FILE}"))

@@ -1,29 +1,26 @@
 """What a run elsewhere leaves in its folder on this machine, so that it is found again."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dogbreed.run_folder import write_json, write_text
 from launchers.base import LAUNCHED_FILE, SPEC_FILE, Handle, Plan, RunSpec
 
-if TYPE_CHECKING:
-    from launchers.sagemaker.training import SageMakerLauncher
+NOT_OF_THE_PLACE = frozenset({"handle", "home", "saved"})  # keys of launched.json; the others are the cloud's `place`
 
 
-def remember(folder: Path, plan: Plan, launcher: "SageMakerLauncher") -> None:
-    """Leave in the run's folder what it is and where it runs, so that the folder's name is enough to follow it."""
+def remember(folder: Path, plan: Plan, place: Mapping[str, str]) -> None:
+    """Write into the run's folder what it is and where it runs, so that the folder's name is enough to follow it.
+
+    place: the cloud's.
+    """
     write_text(folder / SPEC_FILE, plan.spec.to_json())
-    place = (
-        {"state_dir": str(Path(state_dir).expanduser())}
-        if (state_dir := getattr(launcher.cloud, "state_dir", ""))
-        else {}
-    )
     write_json(folder / LAUNCHED_FILE, {"handle": str(plan.handle), **place})
 
 
 def launched(folder: Path) -> dict[str, str] | None:
-    """What `remember` left; null for a run of this machine."""
+    """Return what `remember` wrote; None for a run of this machine."""
     try:
         return dict(json.loads((folder / LAUNCHED_FILE).read_bytes()))
     except (OSError, ValueError):
@@ -31,9 +28,9 @@ def launched(folder: Path) -> dict[str, str] | None:
 
 
 def home_of(handle: Handle, spec: RunSpec) -> Path:
-    """Where the run's folder is here: where it was started from, if that is this machine; else in runs/."""
+    """Return the run's folder here: the one it was started from, if that was on this machine; else one in runs/."""
     folder = Path(spec.folder)
     note = launched(folder)
     if note is not None and note.get("handle") == str(handle):
         return folder
-    return (Path("runs", handle.run_id) if spec.search is None else Path("sweeps", spec.search)).absolute()
+    return spec.output.default_folder(handle.run_id).absolute()

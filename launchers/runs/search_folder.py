@@ -11,14 +11,13 @@ from typing import Self, TypeAlias, cast
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.run_folder import RunFolder, write_json, write_text
-from launchers.base import SEARCH_FILE, Handle, LaunchError, RunResult
+from launchers.base import SEARCH_FILE, STUDY_FILE, Handle, LaunchError, RunResult
 from launchers.formatting import shown_path
 from launchers.runs.results import read_result
 
 BEST = "best"
 Value: TypeAlias = "float | int | str | bool | None"
 
-STUDY_FILE = "study.db"
 _INDENT = 12 * " "
 
 

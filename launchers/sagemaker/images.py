@@ -151,7 +151,8 @@ def shown(today: str) -> str:
     if unknown := [row.torch for row in table() if row.ends is None]:
         lines += _wrapped(f"Unknown, of torch {', '.join(unknown)}: add it to {_NAME} once AWS says it.")
     lines += [
-        f"Registries of {len(_accounts())} regions: {_NAME}, from {_file()['sdk']}.",
+        f"Registries of {len(_accounts())} regions are in {_NAME},",
+        f"from {_file()['sdk']}.",
         f"Dates are kept by hand, as of {support['as_of']}, from AWS's support policy:",
         support["source"],
     ]

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launchers.aws.account import Cloud
 from launchers.aws.errors import code_of, errors
-from launchers.base import LogLine
+from launchers.base import Cloud, LogLine
 from launchers.remote.entry import END
 from launchers.sagemaker.job import attempts
 

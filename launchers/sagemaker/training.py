@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 import shlex
 import time
@@ -9,18 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed.errors import ConfigError, raise_findings
+from dogbreed.progress import METRIC_PATTERNS
+from dogbreed.workload import Workload
 from launchers import formatting
 from launchers.aws import bucket, transfer
-from launchers.aws.account import Cloud
 from launchers.aws.errors import code_of, errors, network_errors
-from launchers.aws.results import bring_home
+from launchers.aws.results import download_results, download_to_resume
 from launchers.base import (
     Capabilities,
     Cause,
     CleanupReport,
+    Cloud,
     Handle,
     LaunchError,
     LogLine,
@@ -29,6 +32,7 @@ from launchers.base import (
     Request,
     RunResult,
     RunSpec,
+    SearchOutput,
     Status,
     name_findings,
 )
@@ -36,8 +40,8 @@ from launchers.cost import estimate, instances, prices
 from launchers.overrides import STAYS_HERE, override, override_key, root_key
 from launchers.payload.code import BUNDLE_FILE, ENTRY_FILE, secrets_in
 from launchers.payload.photos import FEATURES, FEATURES_ABOUT, features_key
-from launchers.project import code_of as code_in_words
-from launchers.runs.collect import read_home
+from launchers.project import describe_commit
+from launchers.runs.collect import read_downloaded
 from launchers.runs.launched import remember
 from launchers.runs.state import refuse_if_alive_here
 from launchers.sagemaker import images
@@ -47,8 +51,9 @@ from launchers.sagemaker.logs import read_job_logs, tail
 if TYPE_CHECKING:
     from dogbreed.training import Watch
 
+log = logging.getLogger("dogbreed")
+
 RUN_TAG, PLAN_TAG = "dogbreed:run-id", "dogbreed:plan"
-SCHEME = "sagemaker"
 
 _ML, _TMP = "/opt/ml", "/tmp/dogbreed"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -61,14 +66,6 @@ _MOST_RUN_S = 28 * 86400  # SageMaker's own limit
 _MOST_RESUBMITS = 99  # two digits of a job's name
 _SET_HERE = frozenset({"data.root", "hpo.study", "hpo.one_job", "hpo.fresh"})  # for the machine, whatever was typed
 _KEPT_DAYS = 30  # dogbreed:expires-at, for what cleans up by it
-_METRICS = {  # what training logs, as SageMaker's metrics
-    "train/loss": r"train loss ([0-9.]+)",
-    "val/loss": r"val loss ([0-9.]+)",
-    "val/acc_percent": r"val loss [0-9.]+ acc ([0-9.]+)%",
-    "val/acc": r"^val/acc +([0-9.]+)",
-    "test/acc": r"^test/acc +([0-9.]+)",
-    "images_per_s": r" ([0-9.]+) images/s",
-}
 _ACTIONS = (  # of the person who submits; dry_run=true lists them
     "sts:GetCallerIdentity",
     "s3:ListBucket",
@@ -94,8 +91,16 @@ _KMS_ACTIONS = ("kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:Genera
 class SageMakerLauncher:
     """Runs `train.py` as a training job. conf/launcher/sagemaker_gpu.yaml explains each key."""
 
+    scheme: ClassVar[str] = "sagemaker"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        spot=True, multi_node=True, follow_logs=True, exact_cost=False, graceful_cancel=True
+        spot=True,
+        multi_node=True,
+        follow_logs=True,
+        exact_cost=False,
+        graceful_cancel=True,
+        remote=True,
+        sends_code=True,
+        whole_search=True,
     )
 
     cloud: Cloud
@@ -116,6 +121,10 @@ class SageMakerLauncher:
     network_isolation: bool = False
     wait: bool = True
     _jobs_seen: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # by run: its submissions
+
+    @classmethod
+    def at(cls, cloud: Cloud, *, runs_dir: str = "runs", bucket: str | None = None) -> Self:
+        return cls(cloud, bucket=bucket or cloud.default_bucket)
 
     @property
     def poll_s(self) -> float:
@@ -150,7 +159,7 @@ class SageMakerLauncher:
         )
         return Plan(
             spec,
-            Handle(SCHEME, self.cloud.scope, spec.run_id),
+            Handle(self.scheme, self.cloud.scope, spec.run_id),
             tuple(self._rows(spec, root)),
             requests,
             self._actions(),
@@ -163,9 +172,7 @@ class SageMakerLauncher:
         return (*_ACTIONS, *(_KMS_ACTIONS if self.kms_key else ()))
 
     def _findings(self, spec: RunSpec) -> Iterator[str]:
-        yield from getattr(self.cloud, "findings", list)()
-        if self.cloud.region is None:
-            yield "It is not said in which region.\nTry: aws.region=eu-west-1, or AWS_REGION, or aws configure"
+        yield from self.cloud.findings()
         if self.bucket is None:
             yield "It is not said into which bucket.\nTry: launcher.bucket=<yours>; or rehearse first: aws=rehearsal"
         elif not _BUCKET.fullmatch(self.bucket):
@@ -194,7 +201,7 @@ class SageMakerLauncher:
             yield f"launcher.instance_type={self.instance_type} is unknown.\nTry: {near}"
         if self.instances < 1:
             yield f"launcher.instances={self.instances} cannot be.\nTry: 1 or more"
-        if self.instances > 1 and spec.search is not None:
+        if self.instances > 1 and isinstance(spec.output, SearchOutput):
             yield "A search in one job has one machine.\nTry: launcher.instances=1, or hpo.one_job=false"
         if not 1 <= self.max_run_s <= _MOST_RUN_S:
             yield f"launcher.max_run_s={self.max_run_s} cannot be.\nTry: 1 to {_MOST_RUN_S} seconds, such as 14400"
@@ -230,20 +237,21 @@ class SageMakerLauncher:
         wait = f", {_hours(self.max_wait_s)} with waiting" if self.spot and self.max_wait_s else ""
         machines = f"{self.instances} x {self.instance_type}" if self.instances > 1 else self.instance_type
         yield "where", f"{self.cloud.describe()}: {machines}, {how}"
-        if spec.search is not None:
-            yield "search", f"{spec.trials} trials of the study {spec.search}, in this one job"
+        if isinstance(spec.output, SearchOutput):
+            yield "search", f"{spec.output.trials} trials of the study {spec.output.study}, in this one job"
+        workload = Workload.of(spec.config)
         cost = estimate.estimate(
-            spec.config,
+            workload,
             self.instance_type,
             instances=self.instances,
             spot=self.spot,
             max_run_s=self.max_run_s,
-            trials=spec.trials,
+            trials=_trials(spec),
         )
-        expected = f"about {_minutes(cost.seconds)} expected, " if spec.search and cost and cost.seconds else ""
+        expected = f"about {_minutes(cost.seconds)} expected, " if _trials(spec) and cost and cost.seconds else ""
         yield "time", f"{expected}at most {_hours(self.max_run_s)}{wait}"
         yield "cost", self._cost(cost)
-        if text := instances.said(spec.config, prices.instance(self.instance_type), self.instances):
+        if text := instances.said(workload, prices.instance(self.instance_type), self.instances):
             yield "speed-up", text
         yield "command", shlex.join(["python", "train.py", *typed, *own])
         yield "image", images.resolve(self.image, self.cloud.region or "", self.instance_type, _day(spec))
@@ -255,7 +263,7 @@ class SageMakerLauncher:
         assert spec.code is not None
         yield (
             "code",
-            f"{code_in_words(spec)}\n"
+            f"{describe_commit(spec.commit, spec.dirty)}\n"
             f"{len(spec.code.files)} files, {spec.code.size / 1e6:.1f} MB, digest {spec.code.digest[:12]}",
         )
         if spec.photos is not None:
@@ -266,8 +274,8 @@ class SageMakerLauncher:
             yield "features", f"computed once for all runs on these photos, kept in s3://{self.bucket}/{key}"
         yield "files", root
         yield "folder", spec.folder
-        resume = ["python", "train.py", f"resume={Handle(SCHEME, self.cloud.scope, spec.run_id)}"]
-        yield "resume", shlex.join(resume) if spec.search is None else "the same command again"
+        resume = ["python", "train.py", f"resume={Handle(self.scheme, self.cloud.scope, spec.run_id)}"]
+        yield "resume", "the same command again" if isinstance(spec.output, SearchOutput) else shlex.join(resume)
         yield "permissions", "\n".join(_wrapped(self._actions()))
 
     def _cost(self, cost: estimate.Cost | None) -> str:
@@ -302,7 +310,7 @@ class SageMakerLauncher:
         """What was typed, what the launcher adds for the machine, and the extras of pyproject.toml that it needs."""
         folder = f"{_ML}/checkpoints"
         words = (spec.going_on or ()) if again else spec.overrides
-        stays = STAYS_HERE if spec.search is None else STAYS_HERE - {"hpo"}
+        stays = STAYS_HERE - {"hpo"} if isinstance(spec.output, SearchOutput) else STAYS_HERE
         typed = [text for text in words if root_key(text) not in stays and override_key(text) not in _SET_HERE]
         data = spec.config["data"]
         if spec.photos is not None:
@@ -311,9 +319,14 @@ class SageMakerLauncher:
             root = f"{_TMP}/{Path(str(data['root'])).name}"
         else:
             root = f"{_ML}/input/data/photos"
-        if spec.search is not None:  # the machine goes on with what it finds there: the same command, always
+        if isinstance(spec.output, SearchOutput):  # always the same command: it resumes what it finds there
             typed = ["-m", *typed]
-            how = [f"hpo.study={spec.search}", "hpo.one_job=false", "hpo.fresh=false", f"hydra.sweep.dir={folder}"]
+            how = [
+                f"hpo.study={spec.output.study}",
+                "hpo.one_job=false",
+                "hpo.fresh=false",
+                f"hydra.sweep.dir={folder}",
+            ]
         elif again:
             how = [override("resume", folder)]
         else:
@@ -363,7 +376,7 @@ class SageMakerLauncher:
                 "TrainingImage": images.resolve(self.image, self.cloud.region or "", self.instance_type, _day(spec)),
                 "TrainingInputMode": "File",
                 "ContainerEntrypoint": ["python", f"{_ML}/input/data/code/{ENTRY_FILE}"],
-                "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in _METRICS.items()],
+                "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRIC_PATTERNS.items()],
             },
             "InputDataConfig": channels,
             "OutputDataConfig": output,
@@ -378,7 +391,7 @@ class SageMakerLauncher:
             "EnableInterContainerTrafficEncryption": self.instances > 1,
             "Environment": {
                 "DOGBREED_INSTALL": "no" if self.network_isolation else "yes",
-                **({job_status.STUDY: spec.search} if spec.search else {}),
+                **({job_status.STUDY: spec.output.study} if isinstance(spec.output, SearchOutput) else {}),
             },
             "Tags": [
                 {"Key": key, "Value": value}
@@ -386,7 +399,7 @@ class SageMakerLauncher:
                     RUN_TAG: spec.run_id,
                     "dogbreed:owner": re.sub(r"[^\w .:/=+@-]", "-", self.owner)[:256],
                     "dogbreed:expires-at": expires,
-                    "dogbreed:purpose": "training" if spec.search is None else "search",
+                    "dogbreed:purpose": spec.output.purpose,
                 }.items()
             ],
         }
@@ -408,8 +421,7 @@ class SageMakerLauncher:
 
     def _features_key(self, spec: RunSpec) -> str | None:
         """Where features of the run's photos are kept for the next run; null for a run that computes none."""
-        model, features = spec.config["model"], spec.config.get("features") or {}
-        if model.get("trainable") == "all" or features.get("mode") in ("off", False):
+        if not Workload.of(spec.config).wants_features:
             return None
         return f"{self.prefix}/{FEATURES}/{features_key(spec.photos, spec.config['data'])}/"
 
@@ -434,9 +446,9 @@ class SageMakerLauncher:
         sent = self._sent(spec)
         for request in plan.requests[:-1]:
             transfer.put(self.cloud, request.parameters, spec, sent)
-        if spec.going_on is not None or spec.search is not None:
+        if spec.going_on is not None or isinstance(spec.output, SearchOutput):
             transfer.send_checkpoints(self.cloud, spec, create["CheckpointConfig"]["S3Uri"], self._encryption())
-        remember(Path(spec.folder), plan, self)
+        remember(Path(spec.folder), plan, self.cloud.place)
         try:
             self._create_job(plan, create, number)
         except BaseException as error:  # Ctrl-C, a lost network: whether it was created nobody can tell
@@ -464,8 +476,10 @@ class SageMakerLauncher:
                         return
 
     def name_of(self, handle: Handle) -> str:
-        """What to type after `python -m launchers status` and the like."""
         return f"{handle}{self.cloud.option}"
+
+    def folder(self, handle: Handle) -> Path | None:
+        return None  # it writes to S3; `result` and `fetch` download
 
     def _same(self, job: Mapping[str, Any], plan: Plan, create: Mapping[str, Any]) -> bool:
         """Whether `job`, the run's latest, is what the plan wants. False where it is to go on under another name."""
@@ -475,7 +489,9 @@ class SageMakerLauncher:
         wanted = next(tag["Value"] for tag in create["Tags"] if tag["Key"] == PLAN_TAG)
         same = self._tags(job).get(PLAN_TAG) == wanted
         if status.phase is Phase.SUCCEEDED:
-            return same or nothing_new or not (going_on or plan.spec.search)  # a search may be asked for more trials
+            return (
+                same or nothing_new or not (going_on or isinstance(plan.spec.output, SearchOutput))
+            )  # a search may be asked for more trials
         if status.finished:
             return False
         if not (same or nothing_new):
@@ -595,8 +611,33 @@ class SageMakerLauncher:
             raise LaunchError(f"Run {handle} has no result: {status}", status.cause)
         _, job = self.latest(handle.run_id)
         assert job is not None
-        folder = bring_home(self.cloud, handle, job)
-        return read_home(handle, folder)
+        self._share_features(job)
+        name = job["TrainingJobName"]
+        output_uri = f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/output/output.tar.gz"
+        return read_downloaded(handle, download_results(self.cloud, handle, root_of(job), name, output_uri))
+
+    def fetch(self, handle: Handle, folder: Path | None, *, checkpoints: bool) -> Path:
+        status = self.status(handle)
+        _, job = self.latest(handle.run_id)
+        if job is None:
+            raise LaunchError(status.detail)
+        if checkpoints and not status.finished:
+            raise LaunchError(
+                f"Run {handle} is still going on there.\nTry: python -m launchers attach {handle}, or cancel it first"
+            )
+        return download_to_resume(self.cloud, handle, root_of(job), folder, checkpoints=checkpoints)
+
+    def _share_features(self, job: Mapping[str, Any]) -> None:
+        """Copy the features that the job computed to where the next run on its photos looks for them."""
+        channels = {channel["ChannelName"]: channel for channel in job.get("InputDataConfig", [])}
+        if FEATURES not in channels:
+            return
+        place, key = channels[FEATURES]["DataSource"]["S3DataSource"]["S3Uri"], job["OutputDataConfig"].get("KmsKeyId")
+        encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
+        try:
+            transfer.share_features(self.cloud, f"{root_of(job)}/checkpoints/{FEATURES}", place, encryption)
+        except LaunchError as error:  # the next run computes them again: no reason to keep this one's results away
+            log.warning("%s", error)
 
     def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
         """Of the newest 100 jobs of the account, those that were launched from here."""
@@ -611,7 +652,7 @@ class SageMakerLauncher:
             run_id = self._tags(summary).get(RUN_TAG)
             if run_id and run_id not in seen:
                 seen.add(run_id)
-                handle = Handle(SCHEME, self.cloud.scope, run_id)
+                handle = Handle(self.scheme, self.cloud.scope, run_id)
                 status = self.status(handle)
                 if not (active_only and status.finished):
                     yield handle, status
@@ -658,6 +699,15 @@ class SageMakerLauncher:
         with errors("reading tags"):
             tags = self.cloud.client("sagemaker").list_tags(ResourceArn=job["TrainingJobArn"])["Tags"]
         return {tag["Key"]: tag["Value"] for tag in tags}
+
+
+def root_of(job: Mapping[str, Any]) -> str:
+    """s3://bucket/prefix/runs/<run id>: where everything of the job's run lies."""
+    return str(job["CheckpointConfig"]["S3Uri"]).removesuffix("/checkpoints")
+
+
+def _trials(spec: RunSpec) -> int:
+    return spec.output.trials if isinstance(spec.output, SearchOutput) else 0
 
 
 def job_name(run_id: str, number: int) -> str:

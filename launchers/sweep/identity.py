@@ -5,22 +5,40 @@ import json
 import re
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from omegaconf import DictConfig, read_write
 
 from dogbreed.errors import ConfigError
-from launchers.base import LAUNCHED_FILE, Plan, RunSpec
+from launchers.base import LAUNCHED_FILE, STUDY_FILE, Plan, RunSpec
 from launchers.overrides import ABOUT_THIS_COMMAND, root_key
-from launchers.runs.search_folder import STUDY_FILE
 from launchers.sweep.settings import Settings
 from launchers.sweep.space import SearchSpace, read
 from launchers.sweep.storage import study_names
-from launchers.sweep.study import StudyAbout
 
 _NOT_OF_THE_STUDY = ABOUT_THIS_COMMAND | {"launcher", "aws", "hpo", "hydra", "test", "logger", "save", "ranks"}
+
+
+@dataclass(frozen=True)
+class StudyAbout:
+    """What a study is of: it is only gone on with where all of it is the same.
+
+    settings: the overrides that are the same in all trials, for people. digest: of the whole config.
+    """
+
+    name: str
+    space: SearchSpace
+    monitor: str
+    mode: str
+    settings: str
+    digest: str
+
+    @property
+    def direction(self) -> Literal["maximize", "minimize"]:
+        return "maximize" if self.mode == "max" else "minimize"
 
 
 @dataclass(frozen=True)
@@ -89,3 +107,23 @@ def study_of(
 
 def about_trials(typed: Sequence[str]) -> list[str]:
     return [text for text in typed if root_key(text) not in ABOUT_THIS_COMMAND | {"hpo"}]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What makes another study, in words; settings typed in another order or about the machine do not."""
+    for what in ("direction", "objective"):
+        if before.get(what) != now[what]:
+            yield f"{what}: {before.get(what)} there, {now[what]} now"
+    spaces = before.get("space") or {}, now["space"]
+    for key in sorted(spaces[0].keys() | spaces[1].keys()):
+        there, here = (_ranges(space.get(key)) for space in spaces)
+        if there != here:
+            yield f"search space, {key}: {there} there, {here} now"
+    if before.get("digest") != now["digest"] and spaces[0] == spaces[1]:
+        yield f"settings: {before.get('settings')} there, {now['settings']} now"
+
+
+def _ranges(parameter: Mapping[str, Any] | None) -> str:
+    if parameter is None:
+        return "not searched"
+    return ", ".join(f"{name} {value}" for name, value in parameter.items() if value not in (None, False))

@@ -6,32 +6,41 @@ they were last saved, and what comes home is what a search on this machine would
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from dogbreed.errors import ConfigError
-from launchers.base import SEARCH_FILE, SPEC_FILE, Handle, LaunchError, Plan, RunSpec
+from launchers.base import (
+    SEARCH_FILE,
+    SPEC_FILE,
+    STUDY_FILE,
+    Handle,
+    Launcher,
+    LaunchError,
+    Phase,
+    Plan,
+    RunSpec,
+    SearchOutput,
+)
 from launchers.follow import detached, follow
 from launchers.formatting import shown_path
 from launchers.overrides import ABOUT_THIS_COMMAND
-from launchers.registry import launcher_of
+from launchers.registry import launched_run
 from launchers.runs.find import handle_for
 from launchers.runs.launched import launched
-from launchers.runs.search_folder import STUDY_FILE, SearchResult, read_search
-from launchers.sagemaker.training import SageMakerLauncher
+from launchers.runs.search_folder import SearchResult, read_search
 from launchers.sweep.snapshots import Snapshots
 from launchers.sweep.study import Study
 
 
-def is_wanted(one_job: bool | None, config: Mapping[str, Any], *, trains_heads: bool) -> bool:
-    """one_job: as it was asked for; null for what is best. config: of a trial."""
-    if "cloud" not in config["launcher"]:
-        return False  # a search here is one process anyway
-    return trains_heads and config["launcher"].get("instances", 1) == 1 if one_job is None else one_job
+def is_wanted(one_job: bool | None, launcher: Launcher, *, trains_heads: bool) -> bool:
+    """Whether the search is to run as one job. one_job: as it was asked for; None for what is best."""
+    if not launcher.capabilities.whole_search:
+        return False  # on this machine a search is one process anyway
+    return trains_heads and launcher.instances == 1 if one_job is None else one_job
 
 
 def describe(trial: RunSpec, study: str, folder: Path, n_trials: int, typed: Sequence[str]) -> RunSpec:
@@ -43,7 +52,7 @@ def describe(trial: RunSpec, study: str, folder: Path, n_trials: int, typed: Seq
     if (before := _before(folder)) is not None:
         run_id = before.run_id
     lasting = tuple(text for text in typed if text.lstrip("+~").partition("=")[0] not in ABOUT_THIS_COMMAND)
-    return replace(trial, run_id=run_id, overrides=lasting, folder=str(folder), search=study, trials=n_trials)
+    return replace(trial, run_id=run_id, overrides=lasting, folder=str(folder), output=SearchOutput(study, n_trials))
 
 
 def _before(folder: Path) -> RunSpec | None:
@@ -54,10 +63,10 @@ def _before(folder: Path) -> RunSpec | None:
         spec = RunSpec.from_json((folder / SPEC_FILE).read_text())
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return spec if spec.search is not None else None
+    return spec if isinstance(spec.output, SearchOutput) else None
 
 
-def run(launcher: SageMakerLauncher, plan: Plan) -> SearchResult | None:
+def run(launcher: Launcher, plan: Plan) -> SearchResult | None:
     """Send the search, or come back to it, and stay to its end; null where nobody wants to wait."""
     print(plan.brief())  # the price, before anything costs it
     handle = launcher.submit(plan)
@@ -96,11 +105,10 @@ def refuse_if_elsewhere(folder: Path) -> None:
     note = launched(folder)
     if note is None or note.get("home"):
         return
-    handle = Handle.parse(note["handle"])
-    launcher = launcher_of(handle, note.get("state_dir"))
+    launcher, handle = launched_run(note)
     status = launcher.status(handle)
     name = launcher.name_of(handle)
-    if launcher.latest(handle.run_id)[1] is None:  # it was to be submitted, but never was
+    if status.phase is Phase.LOST:  # it was to be submitted, but never was
         return
     raise ConfigError(
         f"The search in {shown_path(folder)} is a job's: {handle}, {status.phase}.\n"

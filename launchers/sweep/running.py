@@ -1,6 +1,5 @@
 """Running a search: slots that are filled as soon as they are free, what workers say, and how it ends."""
 
-import itertools
 import math
 import os
 import re
@@ -18,19 +17,21 @@ from types import FrameType
 from typing import cast
 
 from dogbreed.errors import ConfigError, Interrupted
-from dogbreed.hardware import available_cpus
 from dogbreed.run_folder import RunFolder
-from launchers.base import SPEC_FILE, TRIAL_FOLDERS, LaunchError, RunSpec
+from launchers.base import LaunchError
 from launchers.formatting import shown_path
 from launchers.overrides import override
 from launchers.remote.context import on_rented_machine
-from launchers.runs.search_folder import Ending, trial_folder
+from launchers.runs.search_folder import Ending
 from launchers.sweep import page
 from launchers.sweep.best import write_best
+from launchers.sweep.folders import TrialFolders
+from launchers.sweep.processors import all_cpus, cpus_of
 from launchers.sweep.space import SearchSpace
 from launchers.sweep.storage import StudyError, hidden, sqlite_file
-from launchers.sweep.study import Study, Trial
+from launchers.sweep.study import Study
 from launchers.sweep.table import SweepTable
+from launchers.sweep.trials import Trial
 from launchers.sweep.worker import Epoch, Outcome, Task, Worker
 
 SAME_CAUSE = 3  # trials in a row that fail for the same reason end the search
@@ -56,7 +57,6 @@ class RunningSearch:
     elsewhere: bool  # whether trials run on machines that go on without us
     home: Path  # the folder as the person knows it who started the search; it may be on another machine
     among_remains: bool = False  # whether folders may hold what other machines have saved in part, in any order
-    _folders: dict[int, Path] = field(default_factory=dict)  # of trials, where it is not the usual one
     _workers: dict[int, Worker] = field(default_factory=dict)  # by slot
     _busy: dict[int, int] = field(default_factory=dict)  # trial by slot
     _heard: list[tuple[int, Epoch | Outcome | None]] = field(default_factory=list)  # by slot; not yet told to the study
@@ -64,6 +64,9 @@ class RunningSearch:
     _claims_again_at: float = 0.0
     _signum: int | None = None
     _interrupted_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._folders = TrialFolders(self.folder, self.study, self.space, self.among_remains)
 
     def run(self) -> float:
         name = self.study.about.name
@@ -128,15 +131,12 @@ class RunningSearch:
             if trial is None:  # all are begun; but one that runs elsewhere may come back
                 self._claims_again_at = time.monotonic() + _CLAIM_S
                 return
-            if self.among_remains:
-                self._folders[trial.number] = self._unmixed_folder(trial)
-            else:
-                self._set_foreign_aside(trial.number)
+            self._folders.make_room(trial)
             self._busy[slot] = trial.number
             self._worker(slot).send(
                 Task(
                     self._overrides_of(trial),
-                    cpus=_cpus(slot, self.parallel),
+                    cpus=cpus_of(slot, self.parallel),
                     asks=self.asks,
                     takes_over=True,
                 )
@@ -145,53 +145,10 @@ class RunningSearch:
     def _overrides_of(self, trial: Trial) -> tuple[str, ...]:
         """What is typed for its run: what is the same for all, what was drawn, its id and folder."""
         own = (
-            override("run_id", self._run_id(trial.number)),
-            override("hydra.run.dir", str(self._folder_of(trial.number))),
+            override("run_id", self._folders.run_id(trial.number)),
+            override("hydra.run.dir", str(self._folders.of(trial.number))),
         )
         return (*self.overrides, *self.space.overrides(trial.values), *own)
-
-    def _run_id(self, number: int) -> str:
-        """Of this very study: another one may have had this name before, in a database that is gone."""
-        return f"{self.study.about.name}-{self.study.uid}-{number}"
-
-    def _set_foreign_aside(self, number: int) -> None:
-        """A folder that another study of this name has left would be gone on with as if it were this trial's."""
-        folder = self._folder_of(number)
-        spec = _spec_in(folder)
-        if spec is not None and spec.run_id != self._run_id(number):
-            aside = folder.with_name(f"old-{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-            folder.replace(aside)
-            print(f"{shown_path(folder)} is another study's; it is now {aside.name}", flush=True)
-
-    def _unmixed_folder(self, trial: Trial) -> Path:
-        """The trial's usual folder, or that with -2, -3...: the first that holds this very trial's files, or nothing.
-
-        Files come back from a machine that was taken away one by one, so of two trials of one number, of which the
-        study knows one, the files may lie in one folder. What nobody else has ever written into cannot be mixed.
-        """
-        usual = self._usual_folder(trial.number)
-        further = (usual.with_name(f"{usual.name}-{n}") for n in itertools.count(2))
-        candidates = itertools.chain([usual], further)
-        return next(folder for folder in candidates if not folder.exists() or self._is_of(folder, trial))
-
-    def _is_of(self, folder: Path, trial: Trial) -> bool:
-        """Whether it was begun as this trial, with the values that the study has of it."""
-        spec = _spec_in(folder)
-        drawn = set(self.space.overrides(trial.values))
-        return spec is not None and spec.run_id == self._run_id(trial.number) and drawn <= set(spec.overrides)
-
-    def _keep_only_folders_of(self, trials: Sequence[Trial]) -> None:
-        """At the end: what a trial that the study does not know has left."""
-        self._folders = {trial.number: self._unmixed_folder(trial) for trial in trials if trial.finished}
-        for folder in sorted(self.folder.iterdir()):
-            if re.fullmatch(TRIAL_FOLDERS, folder.name) and folder not in self._folders.values():
-                shutil.rmtree(folder)
-
-    def _folder_of(self, number: int) -> Path:
-        return self._folders.get(number) or self._usual_folder(number)
-
-    def _usual_folder(self, number: int) -> Path:
-        return trial_folder(self.folder, number)
 
     def _worker(self, slot: int) -> Worker:
         if slot not in self._workers:
@@ -234,7 +191,7 @@ class RunningSearch:
         value = float(outcome.metrics.get(self.monitor, math.nan))
         if outcome.ended == "well" and math.isfinite(value):
             epochs = int(outcome.metrics["epochs"])
-            self.study.complete(number, value, self._folder_of(number), epochs, pruned=epochs < outcome.max_epochs)
+            self.study.complete(number, value, self._folders.of(number), epochs, pruned=epochs < outcome.max_epochs)
             self._causes.append("")
             return
         cause = outcome.detail or f"{self.monitor} is {value}"
@@ -277,7 +234,7 @@ class RunningSearch:
             raise LaunchError(
                 f"{SAME_CAUSE} trials in a row have failed for the same reason, so the search ends here:\n"
                 f"{latest.cause}\n"
-                f"The latest is {shown_path(self._folder_of(latest.number))}; what had ended before is kept. "
+                f"The latest is {shown_path(self._folders.of(latest.number))}; what had ended before is kept. "
                 f"Try: mend it, then {_again()}"
             )
 
@@ -321,7 +278,7 @@ class RunningSearch:
         write_best(self.folder, self.study.about.name, self.overrides, self.space.overrides(best.values))
         page.write(self.study, self.folder / "study.html", self.home)
         if self.among_remains:
-            self._keep_only_folders_of(trials)
+            self._folders.keep_only(trials)
         print(self._finish(best))
         ending.write(self.folder)
         self.study.changed()
@@ -331,9 +288,9 @@ class RunningSearch:
 
     def _finish(self, best: Trial) -> str:
         """Have the best trial's run calibrated, tested and reported; what came of it, for people."""
-        folder = self._folder_of(best.number)  # which may have been moved since
-        spec, there = _spec_in(folder), RunFolder(folder)
-        whole = spec is not None and spec.run_id == self._run_id(best.number) and there.metrics.exists()
+        folder = self._folders.of(best.number)  # which may have been moved since
+        there = RunFolder(folder)
+        whole = self._folders.holds(best.number) and there.metrics.exists()
         if not whole and not self.among_remains:
             return f"\nThe best trial's run lies on another machine, in {best.folder}."
         tasks, shown = [], ""
@@ -343,7 +300,7 @@ class RunningSearch:
         found = [text for text in self.overrides if text.startswith(("hydra.searchpath=", "data.root="))]
         tasks.append((*found, override("resume", str(folder)), "test=true"))
         for overrides in tasks:
-            outcome = self._done(Task(overrides, cpus=tuple(sorted(_all_cpus())), takes_over=self.among_remains))
+            outcome = self._done(Task(overrides, cpus=tuple(sorted(all_cpus())), takes_over=self.among_remains))
             if not isinstance(outcome, Outcome) or outcome.ended != "well":
                 break
             shown = outcome.shown
@@ -431,31 +388,6 @@ class _Tail:
         self.place += len(whole)
         if whole:
             print(whole.decode(errors="replace"), end="", flush=True)
-
-
-def _spec_in(folder: Path) -> RunSpec | None:
-    """Of the run that lies there."""
-    try:
-        return RunSpec.from_json((folder / SPEC_FILE).read_text())
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _all_cpus() -> set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(available_cpus()))
-
-
-def _cpus(slot: int, parallel: int) -> tuple[int, ...] | None:
-    """A slot's share of the processors: disjoint where there are enough, else one each in turn.
-
-    None where a container's quota is less than the processors it sees: the same few would be pinned by all containers.
-    """
-    cpus = sorted(_all_cpus())
-    if available_cpus() < len(cpus):
-        return None
-    if parallel >= len(cpus):
-        return (cpus[slot % len(cpus)],)
-    return tuple(cpus[slot * len(cpus) // parallel : (slot + 1) * len(cpus) // parallel])
 
 
 def _again() -> str:

@@ -4,23 +4,21 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dogbreed.distributed import ranks
-from dogbreed.errors import ConfigError, raise_findings
+from dogbreed.errors import ConfigError
 from dogbreed.hardware import available_cpus
 from launchers.api import prepare
-from launchers.base import Launcher, Plan
+from launchers.base import STUDY_FILE, Launcher, Plan, RunSpec
 from launchers.describe import check_as_sent, sent
-from launchers.local import LocalLauncher
 from launchers.overrides import override, root_key
-from launchers.runs.search_folder import STUDY_FILE
-from launchers.sagemaker.training import SageMakerLauncher
 from launchers.sweep import one_job
 from launchers.sweep.identity import NamedStudy, about_trials, study_of
 from launchers.sweep.running import RunningSearch
@@ -39,87 +37,135 @@ _OF_THE_HEAD = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class _Search:
+    """A search as a command asks for it, checked, before anything is written.
+
+    overrides: of every trial. trial: the plan of some trial. n_trials: how many are to have ended. sent: what was sent
+    to this machine, if it is a rented one.
+    """
+
+    settings: Settings
+    space: SearchSpace
+    overrides: tuple[str, ...]
+    launcher: Launcher
+    trial: Plan
+    study: NamedStudy
+    n_trials: int
+    sent: RunSpec | None
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.study.folder)
+
+    @property
+    def monitor(self) -> str:
+        return self.study.about.monitor
+
+    @property
+    def shares_features(self) -> bool:
+        return trains_heads(self.trial)
+
+    @property
+    def parallel(self) -> int:
+        """How many trials run at once."""
+        on_this_machine = self.shares_features and not self.launcher.capabilities.remote
+        usual = min(available_cpus(), _MOST_AT_ONCE) if on_this_machine else 1
+        return min(self.settings.parallel or usual, self.n_trials)
+
+    def open(self, storage: str, **how: Any) -> Study:
+        """Open the study in a database. how: further arguments of `Study`."""
+        seed = int(self.trial.spec.config["seed"])
+        pruner = build_pruner(self.settings.pruner)
+
+        def sampler(before: int) -> Any:
+            return build_sampler(self.settings.sampler, self.space, seed, before)
+
+        return Study(self.study.about, storage, sampler, pruner, **how)
+
+
 def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
-    """Run, or go on with, the search that a command asks for. Returns the best value of the objective.
+    """Run, or resume, the search that a command asks for. Returns the best value of the objective.
 
     cfg: the whole config with Hydra's own. typed: the command's overrides, without those of hydra.*.
     """
+    asked = _read(cfg, typed)
+    if one_job.is_wanted(asked.settings.one_job, asked.launcher, trains_heads=asked.shares_features):
+        spec = one_job.describe(asked.trial.spec, asked.study.about.name, asked.folder, asked.n_trials, typed)
+        plan = asked.launcher.plan(spec)
+        if not cfg.dry_run:
+            return _in_one_job(asked, plan)
+        print(_dry(asked, f"{asked.n_trials}, in one job", str(plan)))
+        return None
+    if not cfg.dry_run:
+        return _from_here(asked)
+    print(_dry(asked, f"{asked.n_trials}, {asked.parallel} at once", f"A trial, such as the first\n{asked.trial}"))
+    return None
+
+
+def _read(cfg: DictConfig, typed: Sequence[str]) -> _Search:
+    """Read and check all that can be wrong with a search. Raises ConfigError."""
     if ranks.here().several:
         raise ConfigError("A search starts its own processes.\nTry: python train.py -m ..., without torchrun")
-    if "hpo" not in cfg or "sampler" not in cfg.hpo:
-        raise ConfigError("The sweeper dogbreed searches with what is under hpo.\nTry: python train.py -m hpo=optuna")
-    node = cast(dict[str, Any], OmegaConf.to_container(cfg.hpo, resolve=True))
-    if unknown := sorted(node.keys() - Settings.__dataclass_fields__.keys()):
-        raise ConfigError(f"Unknown under hpo: {', '.join(unknown)}.\nTry: {', '.join(Settings.__dataclass_fields__)}")
-    settings = Settings(**node)
-    raise_findings(ConfigError, list(settings.findings()))
-    asked = [text for text in typed if root_key(text) == "resume"]
-    if asked and asked[-1] not in ("resume=null", "resume="):
+    settings = Settings.of(cfg)
+    resumed = [text for text in typed if root_key(text) == "resume"]
+    if resumed and resumed[-1] not in ("resume=null", "resume="):
         raise ConfigError("A search goes on by the same command again.\nTry: leaving out resume=")
     space, fixed = read(about_trials(typed), settings.space or {})
     always = ["hpo=none", "test=false"]
     if not any(root_key(text) == "logger" for text in fixed):
-        always.append("logger=none")  # numbers of many short runs are in the study
-    overrides = [*_searchpath(cfg), *fixed, *always]
-    launcher, plan = _checked(overrides, space)
+        always.append("logger=none")  # the study has the numbers of many short runs
+    overrides = (*_searchpath(cfg), *fixed, *always)
+    launcher, trial = _checked(overrides, space)
     there = sent()
     if there is not None:
-        check_as_sent(plan.spec.config, there)
-    study = study_of(cfg, settings, space, plan, fixed, there)
-    folder = Path(study.folder)
-    shared, here = trains_heads(plan), isinstance(launcher, LocalLauncher)
-    parallel = settings.parallel or (min(available_cpus(), _MOST_AT_ONCE) if shared and here else 1)
-    sampler = settings.sampler
-    build_sampler(sampler, space, 0, 0)  # what is wrong with it, before anything is made
-    pruner = build_pruner(settings.pruner)
+        check_as_sent(trial.spec.config, there)
+    build_sampler(settings.sampler, space, 0, 0)  # finds what is wrong with it before anything is written
+    build_pruner(settings.pruner)
     n_trials = settings.n_trials
-    if is_grid(sampler):
+    if is_grid(settings.sampler):
         n_trials = min(n_trials, math.prod(map(len, space.grid().values())))
-    seed = int(plan.spec.config["seed"])
+    study = study_of(cfg, settings, space, trial, fixed, there)
+    return _Search(settings, space, overrides, launcher, trial, study, n_trials, there)
 
-    def opened(storage: str, **how: Any) -> Study:
-        return Study(study.about, storage, lambda before: build_sampler(sampler, space, seed, before), pruner, **how)
 
-    if one_job.is_wanted(settings.one_job, plan.spec.config, trains_heads=shared):
-        assert isinstance(launcher, SageMakerLauncher)
-        sent_as_one = launcher.plan(one_job.describe(plan.spec, study.about.name, folder, n_trials, typed))
-        if cfg.dry_run:
-            print(_dry(study, f"{n_trials}, in one job", folder, space, str(sent_as_one)))
-            return None
-        result = None
-        if (folder / STUDY_FILE).exists() and not settings.storage:
-            result = one_job.at_home(opened, folder, n_trials)
-        if result is not None:
-            print(result)
-        else:
-            result = one_job.run(launcher, sent_as_one)
-        return None if result is None else result.metrics[str(plan.spec.config["monitor"])]
-    if cfg.dry_run:
-        print(_dry(study, f"{n_trials}, {parallel} at once", folder, space, f"A trial, such as the first\n{plan}"))
-        return None
+def _in_one_job(asked: _Search, plan: Plan) -> float | None:
+    """Send the whole search to one machine, unless this one has its result already."""
+    result = None
+    if (asked.folder / STUDY_FILE).exists() and not asked.settings.storage:
+        result = one_job.at_home(asked.open, asked.folder, asked.n_trials)
+    if result is not None:
+        print(result)
+    else:
+        result = one_job.run(asked.launcher, plan)
+    return None if result is None else result.metrics.get(asked.monitor)
+
+
+def _from_here(asked: _Search) -> float:
+    """Run the trials from this process, wherever each of them trains."""
     how: dict[str, Any] = {}
-    if there is None:
-        one_job.refuse_if_elsewhere(folder)
-    elif (live := sqlite_file(study.storage)) is not None and not settings.storage:
-        kept = Snapshots(live, folder / STUDY_FILE)
+    if asked.sent is None:
+        one_job.refuse_if_elsewhere(asked.folder)
+    elif (live := sqlite_file(asked.study.storage)) is not None and not asked.settings.storage:
+        kept = Snapshots(live, asked.folder / STUDY_FILE)
         kept.restore()
         how = {"alone": True, "changed": kept.save}
-    ours = opened(study.storage, **how)
+    study, remote = asked.open(asked.study.storage, **how), asked.launcher.capabilities.remote
     running = RunningSearch(
-        study=ours,
-        space=space,
-        overrides=overrides,
-        folder=folder,
-        n_trials=n_trials,
-        parallel=min(parallel, n_trials),
-        monitor=str(plan.spec.config["monitor"]),
-        asks=ours.prunes,
-        elsewhere=not here,
-        warms_up=shared and here and space.parameters.keys() <= _OF_THE_HEAD,
-        home=folder if there is None else Path(there.folder),
-        among_remains=there is not None,
+        study=study,
+        space=asked.space,
+        overrides=asked.overrides,
+        folder=asked.folder,
+        n_trials=asked.n_trials,
+        parallel=asked.parallel,
+        monitor=asked.monitor,
+        asks=study.prunes,
+        elsewhere=remote,
+        warms_up=asked.shares_features and not remote and asked.space.parameters.keys() <= _OF_THE_HEAD,
+        home=asked.folder if asked.sent is None else Path(asked.sent.folder),
+        among_remains=asked.sent is not None,
     )
-    with closing(ours):
+    with closing(study):
         return running.run()
 
 
@@ -152,14 +198,15 @@ def _searchpath(cfg: DictConfig) -> list[str]:
     return [f"hydra.searchpath=[{','.join(places)}]"] if places else []
 
 
-def _dry(study: NamedStudy, trials: str, folder: Path, space: SearchSpace, plan: str) -> str:
+def _dry(asked: _Search, trials: str, plan: str) -> str:
+    """Return the plan of a search, for `dry_run=true`."""
     lines = [
-        f"Plan for the search {study.about.name}",
+        f"Plan for the search {asked.study.about.name}",
         f"  trials    {trials}",
-        f"  objective {study.about.monitor}, {study.about.direction}",
-        f"  storage   {hidden(study.storage)}",
-        f"  folder    {folder}",
-        *(f"  {key}  {parameter}" for key, parameter in space.parameters.items()),
+        f"  objective {asked.monitor}, {asked.study.about.direction}",
+        f"  storage   {hidden(asked.study.storage)}",
+        f"  folder    {asked.folder}",
+        *(f"  {key}  {parameter}" for key, parameter in asked.space.parameters.items()),
         plan,
     ]
     return "\n".join(lines)

@@ -3,8 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self, cast
 
+from omegaconf import DictConfig, OmegaConf
+
+from dogbreed.errors import ConfigError, raise_findings
+from dogbreed.workload import Workload
 from launchers.base import Plan
 
 
@@ -22,6 +26,20 @@ class Settings:
     sampler: Mapping[str, Any]
     pruner: Mapping[str, Any] | None
 
+    @classmethod
+    def of(cls, cfg: DictConfig) -> Self:
+        """Read the settings from the whole config. Raises ConfigError for all that is wrong with them."""
+        if "hpo" not in cfg or "sampler" not in cfg.hpo:
+            raise ConfigError(
+                "The sweeper dogbreed searches with what is under hpo.\nTry: python train.py -m hpo=optuna"
+            )
+        node = cast(dict[str, Any], OmegaConf.to_container(cfg.hpo, resolve=True))
+        if unknown := sorted(node.keys() - cls.__dataclass_fields__.keys()):
+            raise ConfigError(f"Unknown under hpo: {', '.join(unknown)}.\nTry: {', '.join(cls.__dataclass_fields__)}")
+        settings = cls(**node)
+        raise_findings(ConfigError, list(settings.findings()))
+        return settings
+
     def findings(self) -> Iterator[str]:
         for name, least in (("n_trials", 1), ("parallel", 1)):
             value = getattr(self, name)
@@ -35,6 +53,4 @@ class Settings:
 
 def trains_heads(plan: Plan) -> bool:
     """Whether trials are short and on features that all of them share."""
-    config = plan.spec.config
-    off = (config.get("features") or {}).get("mode") in ("off", False)
-    return config["model"]["trainable"] == "head" and not off
+    return Workload.of(plan.spec.config).trains_heads

@@ -14,16 +14,16 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from launchers.runs.processes import living_process
-from launchers.runs.search_folder import Value
-from launchers.sweep.space import SearchSpace
+from launchers.sweep.identity import StudyAbout, differences
 from launchers.sweep.storage import StudyError, close, exclusive, open_storage, storage_errors
+from launchers.sweep.trials import CAUSE, EPOCHS, FOLDER, Counts, Trial, trial_of
 
 if TYPE_CHECKING:
     import optuna
@@ -34,65 +34,10 @@ DEAD_AFTER_S = 90.0  # without a beat, for a sweeper on another machine
 REPORTS_S = 1.0  # between two calls of `changed` for what epochs alone have brought
 MOST_DEATHS = 3  # of a trial's worker processes, before the trial counts as failed by its own doing
 
-State = Literal["complete", "pruned", "failed", "running", "waiting"]
-
 _ABOUT = "dogbreed"  # of a study: what it is of, in one attribute, so that a kill leaves all of it or nothing
-_SWEEPER, _CAUSE, _DEATHS, _FOLDER, _EPOCHS = "sweeper", "cause", "deaths", "folder", "epochs"  # of a trial
+_SWEEPER, _DEATHS = "sweeper", "deaths"  # of a trial
 _PRUNED_AT = "pruned_at"  # of a trial: the epoch after which it was told to end
 _SWEEPERS = "sweeper:"  # and an id: of a study
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One trial as the study has it. value: of the objective; for a pruned one after its last epoch. cause: of a
-    failure, in words. seconds: so far, or from start to end.
-    """
-
-    number: int
-    state: State
-    values: Mapping[str, Value]  # of the parameters
-    value: float | None
-    cause: str
-    seconds: float
-    epochs: int  # trained, as far as it has been said
-    folder: str  # of its run, where it is known
-
-    @property
-    def finished(self) -> bool:
-        return self.state in ("complete", "pruned", "failed")
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Trials by what has become of them; `running` only counts those whose sweeper lives."""
-
-    complete: int
-    pruned: int
-    failed: int
-    running: int
-
-    @property
-    def finished(self) -> int:
-        return self.complete + self.pruned + self.failed
-
-
-@dataclass(frozen=True)
-class StudyAbout:
-    """What a study is of: it is only gone on with where all of it is the same.
-
-    settings: the overrides that are the same in all trials, for people. digest: of the whole config.
-    """
-
-    name: str
-    space: SearchSpace
-    monitor: str
-    mode: str
-    settings: str
-    digest: str
-
-    @property
-    def direction(self) -> Literal["maximize", "minimize"]:
-        return "maximize" if self.mode == "max" else "minimize"
 
 
 @dataclass
@@ -176,7 +121,7 @@ class Study:
             self._study.set_user_attr(_ABOUT, seen)
         seen = seen or {"direction": direction}
         self.uid = str(seen.get("uid"))
-        if differing := list(_differing(seen, now)):
+        if differing := list(differences(seen, now)):
             raise StudyError(
                 f"The study {self.about.name} exists already, and it is another one:\n"
                 + "\n".join(f"  {line}" for line in differing)
@@ -296,7 +241,7 @@ class Study:
     def complete(self, number: int, value: float, folder: Path, epochs: int, *, pruned: bool = False) -> None:
         with self._own(number) as asked:
             if asked is not None:
-                asked.set_user_attr(_FOLDER, str(folder))
+                asked.set_user_attr(FOLDER, str(folder))
                 self._tell(number, None if pruned else value, epochs=epochs)
 
     def failed(self, number: int, cause: str) -> None:
@@ -309,24 +254,24 @@ class Study:
         from optuna.trial import TrialState
 
         asked = self._asked[number]
-        asked.set_user_attr(_EPOCHS, epochs)
+        asked.set_user_attr(EPOCHS, epochs)
         self._study.tell(asked, value, TrialState.PRUNED if value is None else TrialState.COMPLETE)
 
     def _fail(self, number: int, cause: str) -> None:
         from optuna.trial import TrialState
 
         asked = self._asked[number]
-        asked.set_user_attr(_CAUSE, cause[:2000])
+        asked.set_user_attr(CAUSE, cause[:2000])
         self._study.tell(asked, state=TrialState.FAIL)
 
     def trial(self, number: int) -> Trial:
         with self._errors():
-            return _trial(self._frozen(number))
+            return trial_of(self._frozen(number))
 
     def trials(self) -> list[Trial]:
         """All of the study, in the order of their numbers."""
         with self._errors():
-            return [_trial(trial) for trial in self._study.get_trials(deepcopy=False)]
+            return [trial_of(trial) for trial in self._study.get_trials(deepcopy=False)]
 
     def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
         """The best that ran to its end; null before the first. The first of several equals.
@@ -389,46 +334,6 @@ class Study:
     def _errors(self) -> Iterator[None]:
         with storage_errors(self.storage):
             yield
-
-
-def _trial(frozen: "FrozenTrial") -> Trial:
-    from datetime import datetime
-
-    begun, ended = frozen.datetime_start, frozen.datetime_complete or datetime.now()
-    states: dict[str, State] = {
-        "COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"
-    }  # fmt: skip
-    state = states[frozen.state.name]
-    return Trial(
-        frozen.number,
-        state,
-        dict(frozen.params),
-        frozen.value if state in ("complete", "pruned") else None,
-        str(frozen.user_attrs.get(_CAUSE, "")),
-        (ended - begun).total_seconds() if begun and state != "waiting" else 0.0,
-        int(frozen.user_attrs.get(_EPOCHS, max(frozen.intermediate_values, default=0))),
-        str(frozen.user_attrs.get(_FOLDER, "")),
-    )
-
-
-def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """What makes another study, in words; settings typed in another order or about the machine do not."""
-    for what in ("direction", "objective"):
-        if before.get(what) != now[what]:
-            yield f"{what}: {before.get(what)} there, {now[what]} now"
-    spaces = before.get("space") or {}, now["space"]
-    for key in sorted(spaces[0].keys() | spaces[1].keys()):
-        there, here = (_ranges(space.get(key)) for space in spaces)
-        if there != here:
-            yield f"search space, {key}: {there} there, {here} now"
-    if before.get("digest") != now["digest"] and spaces[0] == spaces[1]:
-        yield f"settings: {before.get('settings')} there, {now['settings']} now"
-
-
-def _ranges(parameter: Mapping[str, Any] | None) -> str:
-    if parameter is None:
-        return "not searched"
-    return ", ".join(f"{name} {value}" for name, value in parameter.items() if value not in (None, False))
 
 
 def _this_process() -> dict[str, Any]:

@@ -187,7 +187,6 @@ def _run(task: Task, connection: Connection) -> Outcome:
     from dogbreed.errors import DogBreedError, Interrupted
     from launchers.api import prepare
     from launchers.base import wait
-    from launchers.local import LocalLauncher
     from launchers.runs.state import forget_elsewhere
 
     def ask(epoch: int, metrics: Mapping[str, float]) -> bool:
@@ -199,7 +198,7 @@ def _run(task: Task, connection: Connection) -> Outcome:
         max_epochs = int(plan.spec.config["trainer"]["max_epochs"])
         until = time.monotonic() + _ALIVE_S
         # a job elsewhere that is still going on is what submitting its plan again attaches to
-        while isinstance(launcher, LocalLauncher) and not launcher.status(plan.handle).finished:
+        while not launcher.capabilities.remote and not launcher.status(plan.handle).finished:
             if task.takes_over and forget_elsewhere(Path(plan.spec.folder)):
                 break
             if time.monotonic() > until:

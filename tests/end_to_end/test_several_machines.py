@@ -75,7 +75,7 @@ def test_both_machines_are_taken_away_and_the_run_goes_on_exactly(
         "launcher.spot=true",
         "launcher.max_wait_s=28800",
         "aws.reclaims=2",
-        "trouble.reclaim_at=[checkpoint 4,start]",
+        "faults.reclaim_at=[checkpoint 4,start]",
     )
     launcher, plan = submitted(place, tmp_path / "run", *long, *spot)
     wait(launcher, plan.handle)

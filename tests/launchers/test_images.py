@@ -193,7 +193,7 @@ def test_refresh_writes_the_table_from_the_sdk_and_keeps_what_is_kept_by_hand(cl
             [
                 sys.executable,
                 "-c",
-                "import json\nfrom launchers import images as i\n"
+                "import json\nfrom launchers.sagemaker import images as i\n"
                 "print(json.dumps([[r.torch, r.cpu, r.python, r.ends, sorted(r.not_in)] for r in i.table()]))",
             ],
             cwd=clone,

@@ -20,10 +20,11 @@ from omegaconf import OmegaConf
 
 from launchers import launch
 from launchers.base import LaunchError
-from launchers.sweep.running import _cpus
+from launchers.sweep.processors import cpus_of
 from launchers.sweep.space import Choice, Number
-from launchers.sweep.study import MOST_DEATHS, Trial
+from launchers.sweep.study import MOST_DEATHS
 from launchers.sweep.table import SweepTable
+from launchers.sweep.trials import Trial
 from tests.support.fake_training import OVERRIDES
 from tests.support.photos import tiny_settings
 from tests.support.postgres import server, server_and_restart
@@ -129,14 +130,14 @@ def test_slots_never_idle_while_trials_remain(sweep: Sweep) -> None:
 
 @pytest.mark.parametrize(("parallel", "total"), [(1, 1), (2, 2), (3, 2)])
 def test_slots_share_the_cpus(parallel: int, total: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launchers.sweep.running._all_cpus", lambda: {4, 7})
-    monkeypatch.setattr("launchers.sweep.running.available_cpus", lambda: 2)
-    shares = [_cpus(slot, parallel) or () for slot in range(parallel)]
+    monkeypatch.setattr("launchers.sweep.processors.all_cpus", lambda: {4, 7})
+    monkeypatch.setattr("launchers.sweep.processors.available_cpus", lambda: 2)
+    shares = [cpus_of(slot, parallel) or () for slot in range(parallel)]
     assert {cpu for share in shares for cpu in share} == {4, 7}
     assert max(Counter(cpu for share in shares for cpu in share).values()) == -(-parallel // 2)
     assert len(set(shares)) == min(parallel, total)
-    monkeypatch.setattr("launchers.sweep.running.available_cpus", lambda: 1)  # a container's quota
-    assert _cpus(0, parallel) is None
+    monkeypatch.setattr("launchers.sweep.processors.available_cpus", lambda: 1)  # a container's quota
+    assert cpus_of(0, parallel) is None
 
 
 # --- going on ---

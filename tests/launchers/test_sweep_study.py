@@ -17,11 +17,13 @@ import pytest
 
 from dogbreed.errors import ConfigError
 from launchers.runs.processes import living_process
+from launchers.sweep import storage as storage_module
 from launchers.sweep import study as study_module
+from launchers.sweep.identity import StudyAbout
 from launchers.sweep.samplers import build_pruner, build_sampler
 from launchers.sweep.space import Choice, Number, SearchSpace
 from launchers.sweep.storage import StudyError, hidden
-from launchers.sweep.study import DEAD_AFTER_S, MOST_DEATHS, Study, StudyAbout
+from launchers.sweep.study import DEAD_AFTER_S, MOST_DEATHS, Study
 from tests.support.postgres import server
 from tests.support.project import ROOT
 
@@ -286,7 +288,7 @@ def test_another_study_of_the_same_name_is_refused_and_both_are_shown(
 
 
 def test_a_locked_file_is_a_clear_error_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study_module, "SQLITE_WAIT_S", 0.2)
+    monkeypatch.setattr(storage_module, "SQLITE_WAIT_S", 0.2)
     file = tmp_path / "study.db"
     study = opened(ABOUT, f"sqlite:///{file}")
     trial = study.claim(3)

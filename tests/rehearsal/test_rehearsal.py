@@ -24,7 +24,7 @@ from launchers.base import Phase, wait
 from launchers.cli.verbs import main as launchers_command
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
-from launchers.rehearsal.faults import Progress, Trouble
+from launchers.rehearsal.faults import Faults, Progress
 from launchers.rehearsal.names import ACCOUNT, SERVER_FILE
 from launchers.rehearsal.object_store import _file
 from tests.support.launcher_contract import until
@@ -195,7 +195,7 @@ def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
     [
         (_with("bad_name", "TrainingJobName"), "does not satisfy the pattern"),
         (_with(64 * "x", "TrainingJobName"), "length 64 is more than 63"),
-        (_with("ml.m5.largo", "ResourceConfig", "InstanceType"), "is none of"),
+        (_with("ml.m5.largo", "ResourceConfig", "InstanceType"), "is not one of"),
         (_with(2419201, "StoppingCondition", "MaxRuntimeInSeconds"), "at most 2419200"),
         (_with(2419201, "StoppingCondition", "MaxPendingTimeInSeconds"), "value 2419201 is more than 2419200"),
         (_with({"K": 513 * "v"}, "Environment"), "length 513 is more than 512"),
@@ -233,7 +233,7 @@ def test_what_botocore_lets_pass_in_other_services_is_refused_as_well(cloud: Reh
         cloud.client("iam").get_role(RoleName=65 * "x")
     with pytest.raises(ClientError, match="does not satisfy the pattern"):
         cloud.client("logs").describe_log_streams(logGroupName="a b")
-    with pytest.raises(ParamValidationError, match="none of"):
+    with pytest.raises(ParamValidationError, match="not one of"):
         cloud.client("s3").put_object(Bucket=BUCKET, Key="x", Body=b"", StorageClass="COLD")
 
 
@@ -424,9 +424,9 @@ def test_a_moment_is_reached_once_it_is_there(moment: str | None, progress: Prog
 
 
 def test_each_attempt_has_its_own_moment_and_the_last_one_holds_for_the_rest() -> None:
-    trouble = Trouble(reclaims=3, reclaim_at=("1s", "epoch 2"))
-    assert [trouble.reclaim_moment(n) for n in range(1, 6)] == ["1s", "epoch 2", "epoch 2", None, None]
-    assert Trouble.from_header(trouble.to_header()).reclaim_moment(2) == "epoch 2"
+    faults = Faults(reclaims=3, reclaim_at=("1s", "epoch 2"))
+    assert [faults.reclaim_moment(n) for n in range(1, 6)] == ["1s", "epoch 2", "epoch 2", None, None]
+    assert Faults.from_header(faults.to_header()).reclaim_moment(2) == "epoch 2"
 
 
 def test_a_spot_job_is_billed_less_than_it_ran(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:

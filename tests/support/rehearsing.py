@@ -31,10 +31,8 @@ def rehearsal_cloud(place: Path, photos: Path | None = None) -> Iterator[Rehears
 
 
 def settings(place: Path, *overrides: str, launcher: str = "sagemaker_spot") -> list[str]:
-    """Of a run of seconds in that cloud; `trouble.x=y` is aws.trouble.x."""
-    spelled = [
-        text.replace("trouble.", "+aws.trouble.", 1) if text.startswith("trouble.") else text for text in overrides
-    ]
+    """Of a run of seconds in that cloud; `faults.x=y` is aws.faults.x."""
+    spelled = [text.replace("faults.", "+aws.faults.", 1) if text.startswith("faults.") else text for text in overrides]
     tiny = [text for text in tiny_settings(Path(PHOTOS)) if not text.startswith("data.root=")]
     return [*tiny, f"data.root={PHOTOS}", f"launcher={launcher}", "aws=rehearsal", f"aws.state_dir={place}", *spelled]
 
