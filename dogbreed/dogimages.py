@@ -18,12 +18,11 @@ from email.message import Message
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dogbreed.breeds import BREEDS
+from dogbreed.breeds import BREEDS, PHOTOS
 from dogbreed.errors import DataError, StorageError, raise_findings
 
 log = logging.getLogger("dogbreed")
 
-COUNTS = {"train": 6680, "valid": 835, "test": 836}
 _CHUNK = 1 << 20
 _TRIES = 5  # in a row that bring nothing new
 
@@ -41,7 +40,7 @@ class DogImages:
     """url: of the zip. counts: photos per split, and breeds: class folders per split, that must be there."""
 
     url: str
-    counts: Mapping[str, int] = field(default_factory=lambda: dict(COUNTS))
+    counts: Mapping[str, int] = field(default_factory=lambda: dict(PHOTOS))
     breeds: tuple[str, ...] = BREEDS
     timeout_s: float = 30.0  # without a byte; then the connection is tried anew
     sleep: Callable[[float], None] = time.sleep

@@ -10,7 +10,7 @@ Batches are per process, so that a step of N has N times the photos. Left out: w
 processor, machines that are slower than others (a step takes as long as the slowest), input that cannot keep up.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 MIB = 2**20
@@ -109,89 +109,3 @@ def speed_up(step: Step, network: Network, machines: int, *, per_machine: int = 
     if machines == 1:
         return 1.0
     return machines * (step.compute_s / step_s(step, network, machines * per_machine))  # so that rounding adds nothing
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a backbone. gflop: of its forward pass over one photo of 224 px, 2 x multiply-adds. inputs: the numbers
-    that it is handed for one photo, which are its features where what comes before is frozen."""
-
-    weights: int
-    gflop: float
-    inputs: int
-
-
-# in the order of the forward pass, counted by hooks on the networks themselves; a test counts them again
-BACKBONES: Mapping[str, Mapping[str, Stage]] = {
-    "resnet50": {
-        "conv1": Stage(9_408, 0.236, 150_528),
-        "bn1": Stage(128, 0, 802_816),
-        "layer1": Stage(215_808, 1.336, 200_704),
-        "layer2": Stage(1_219_584, 2.055, 802_816),
-        "layer3": Stage(7_098_368, 2.929, 401_408),
-        "layer4": Stage(14_964_736, 1.618, 200_704),
-    },
-    "tf_efficientnet_lite0": {
-        "conv_stem": Stage(864, 0.02168, 150_528),
-        "bn1": Stage(64, 0, 401_408),
-        "blocks.0": Stage(896, 0.02007, 401_408),
-        "blocks.1": Stage(13_968, 0.1099, 200_704),
-        "blocks.2": Stage(39_712, 0.07587, 75_264),
-        "blocks.3": Stage(198_480, 0.08702, 31_360),
-        "blocks.4": Stage(446_784, 0.172, 15_680),
-        "blocks.5": Stage(1_652_640, 0.1823, 21_952),
-        "blocks.6": Stage(605_440, 0.05882, 9_408),
-        "conv_head": Stage(409_600, 0.04014, 15_680),
-        "bn2": Stage(2_560, 0, 62_720),
-    },
-}
-WIDTHS = {"resnet50": 2048, "tf_efficientnet_lite0": 1280}  # numbers that the head is handed
-
-
-@dataclass(frozen=True)
-class Work:
-    """What training does to one photo, in GFLOP of a forward pass; gradients in the order of the backward pass."""
-
-    frozen_gflop: float
-    trained_gflop: float
-    feature_bytes: int  # what the frozen part makes of it, in fp32
-    trained: tuple[Stage, ...]  # the last layer first
-
-    def step(self, batch_size: int, flops_per_s: float, *, cached: bool) -> Step:
-        """cached: the frozen part's features are there, so that it is not run."""
-        per_gflop_s = batch_size * 1e9 / flops_per_s
-        parts = tuple(Part(stage.weights * FLOAT_BYTES, 2 * stage.gflop * per_gflop_s) for stage in self.trained)
-        forward = self.trained_gflop + (0 if cached else self.frozen_gflop)
-        return Step(parts, forward * per_gflop_s + STEP_OVERHEAD_S)
-
-
-def work(backbone: str, trainable: str, classes: int, *, image_px: int = 224) -> Work | None:
-    """Null for a network that is not in the table or a part that it has not.
-
-    Of a part within a stage, such as layer4.2, the whole stage is taken: more than is trained.
-    """
-    stages = BACKBONES.get(backbone)
-    if stages is None:
-        return None
-    names = list(stages)
-    if trainable in ("all", "head"):
-        first = 0 if trainable == "all" else len(names)
-    else:
-        found = [
-            n
-            for n, name in enumerate(names)
-            if f"{name}.".startswith(f"{trainable}.") or trainable.startswith(f"{name}.")
-        ]
-        if not found:
-            return None
-        first = found[0]
-    width, area = WIDTHS[backbone], (image_px / 224) ** 2
-    scaled = [replace(stage, gflop=stage.gflop * area, inputs=round(stage.inputs * area)) for stage in stages.values()]
-    head = Stage((width + 1) * classes, 2 * width * classes / 1e9, width)
-    ahead, trained = scaled[:first], [*scaled[first:], head]
-    return Work(
-        frozen_gflop=sum(stage.gflop for stage in ahead),
-        trained_gflop=sum(stage.gflop for stage in trained),
-        feature_bytes=trained[0].inputs * FLOAT_BYTES if ahead else 0,
-        trained=tuple(reversed(trained)),
-    )

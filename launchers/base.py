@@ -5,16 +5,18 @@ Nothing heavy is imported here: printing a plan or a status must not wait for to
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum, auto
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from dogbreed.errors import DogBreedError
-from launchers.formatting import result_table, shown_path
+from dogbreed.progress import result_table
+from dogbreed.workload import Workload
+from launchers.formatting import shown_path
 from launchers.payload.code import CodeBundle
 from launchers.payload.photos import SentFolder
 from launchers.remote.context import on_rented_machine
@@ -24,8 +26,7 @@ if TYPE_CHECKING:
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
 SEARCH_FILE = "best.json"  # in a search's folder: what it has come to
-# of trials, in a search's folder; the second part only on a machine that goes on where others were taken away
-TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"
+TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"  # in a search's folder; with a suffix if a later machine took the trial up again
 STUDY_FILE = "study.db"  # in a search's folder: its trials, unless their database is elsewhere
 LAUNCHED_FILE = "launched.json"  # in the folder of a run that runs elsewhere: its handle, and how to get there
 
@@ -79,6 +80,7 @@ class RunOutput:
     purpose: ClassVar[str] = "training"  # for tags
     resume_point: ClassVar[str] = "checkpoints/last.ckpt"  # below the folder: the newer one is resumed from
     result_file: ClassVar[str] = "metrics.json"  # below the folder: written last
+    same_command_resumes: ClassVar[bool] = False  # it takes resume=
 
     def default_folder(self, run_id: str) -> Path:
         """Where the folder is on a machine that did not start the run."""
@@ -97,6 +99,7 @@ class SearchOutput:
     purpose: ClassVar[str] = "search"
     resume_point: ClassVar[str] = STUDY_FILE
     result_file: ClassVar[str] = SEARCH_FILE
+    same_command_resumes: ClassVar[bool] = True  # and may ask for more trials
 
     def default_folder(self, run_id: str) -> Path:
         """Where the folder is on a machine that did not start the search."""
@@ -118,6 +121,11 @@ class RunSpec:
     photos: SentFolder | None = None  # of such a run: the data folder of this machine that is sent there
     going_on: tuple[str, ...] | None = None  # of a resumed run: what was typed this time; None for a new run
     output: RunOutput | SearchOutput = RunOutput()  # of a whole search, config is that of some trial
+
+    @cached_property
+    def workload(self) -> Workload:
+        """What the run does, with the photos of this machine counted."""
+        return Workload.of(self.config, None if self.photos is None else self.photos.counts(self.config["data"]))
 
     def to_json(self) -> str:
         fields = asdict(self)
@@ -301,6 +309,7 @@ class Capabilities:
 class Cloud(Protocol):
     """An account, or something that stands in for one. Constructors only store."""
 
+    bills: ClassVar[bool]  # whether what runs there is paid for
     region: str | None
     poll_s: float  # seconds between two looks at something that changes
 
@@ -439,10 +448,3 @@ def name_findings(spec: RunSpec) -> list[str]:
             "Try: letters, digits and hyphens between them, at most 55"
         )
     return findings
-
-
-def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] = time.sleep) -> RunResult:
-    """The result, once the run has finished. Raises LaunchError if it did not succeed."""
-    while not launcher.status(handle).finished:
-        sleep(launcher.poll_s)
-    return launcher.result(handle)

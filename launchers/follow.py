@@ -1,20 +1,19 @@
 """Waiting for a run that runs elsewhere: its log as it comes, how it stands, and leaving it alone on Ctrl-C."""
 
-import re
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dogbreed.errors import Interrupted
+from dogbreed.progress import Epoch, is_result_row
 from launchers.base import Handle, Launcher, LaunchError, LogLine, Phase, RunResult, Status
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
 
-_EPOCH = re.compile(r"\bepoch (?P<epoch>\d+)/(?P<of>\d+) .*?val loss (?P<loss>[\d.]+|nan|inf) acc (?P<acc>[\d.]+|nan)%")
-_NUMBERS = re.compile(r"(?:(?:val|test)/\w+|images/s|waiting|efficiency|duration) {2,}\S.* {2,}\S")
 _WORDS = {
     Phase.SUBMITTED: "submitted",
     Phase.PROVISIONING: "getting a machine",
@@ -34,7 +33,7 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
             return launcher.result(handle)
         with _Progress(launcher, handle) as progress:
             for line in launcher.logs(handle, follow=True):
-                if not _NUMBERS.match(line.text):  # the result has them, too
+                if not is_result_row(line.text):  # the result has them, too
                     progress.show(line)
         while not launcher.status(handle).finished:
             time.sleep(launcher.poll_s)
@@ -49,6 +48,13 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
             raise
         signum = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
         raise Interrupted(detached(launcher, handle), signum) from None
+
+
+def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] = time.sleep) -> RunResult:
+    """Return the result, once the run has finished. Raises LaunchError if it did not succeed."""
+    while not launcher.status(handle).finished:
+        sleep(launcher.poll_s)
+    return launcher.result(handle)
 
 
 def _has_ended(launcher: Launcher, handle: Handle) -> bool:
@@ -73,11 +79,11 @@ def ask_after_each_epoch(launcher: Launcher, handle: Handle, watch: "Watch") -> 
     """Tell `watch` of each epoch as it is logged, once, until the run has ended. True: it has seen enough."""
     told = 0
     for line in launcher.logs(handle, follow=True):
-        found = _EPOCH.search(line.text)
-        if found and int(found["epoch"]) > told:  # an attempt after an interruption may repeat some
-            told = int(found["epoch"])
-            if watch(told, {"val/loss": float(found["loss"]), "val/acc": float(found["acc"]) / 100}):
-                return told < int(found["of"])
+        found = Epoch.find(line.text)
+        if found and found.epoch > told:  # an attempt after an interruption may repeat some
+            told = found.epoch
+            if watch(told, {"val/loss": found.val_loss, "val/acc": found.val_acc}):
+                return told < found.epochs
     return False
 
 
@@ -114,8 +120,8 @@ class _Progress:
                 self._attempt = line.attempt
             label = f"[{line.node}] " if line.node else ""
             print(f"{label}{line.text}", flush=True)
-            if found := _EPOCH.search(line.text):
-                self._epoch = f"epoch {found['epoch']}/{found['of']}, val/acc {float(found['acc']) / 100:.3f}"
+            if found := Epoch.find(line.text):
+                self._epoch = f"epoch {found.epoch}/{found.epochs}, val/acc {found.val_acc:.3f}"
             self._draw()
 
     def _look(self) -> None:

@@ -1,9 +1,25 @@
 """Hydra overrides as text: their keys, their quoting, and which of them stay on this machine."""
 
 import re
+from collections.abc import Iterable
+
+from dogbreed.errors import ConfigError
 
 ABOUT_THIS_COMMAND = frozenset({"resume", "run_id", "dry_run", "debug"})  # keys that say nothing about the run itself
 STAYS_HERE = ABOUT_THIS_COMMAND | {"launcher", "aws", "hpo", "hydra"}  # about machines: a resumed run may change them
+
+_RENAMED = {"aws.trouble": "aws.faults"}
+
+
+def refuse_renamed(overrides: Iterable[str]) -> None:
+    """Raise ConfigError if an override sets a key, or a part of one, that has another name now."""
+    for text in overrides:
+        typed = key_path(override_key(text))
+        for old, new in _RENAMED.items():
+            if typed[: len(key_path(old))] == key_path(old):
+                rest = "".join(f".{part}" for part in typed[len(key_path(old)) :])
+                value = "".join(text.partition("=")[1:])
+                raise ConfigError(f"{old} is now {new}, got {text}.\nTry: +{new}{rest}{value}")
 
 
 def override(key: str, value: str) -> str:

@@ -9,7 +9,7 @@ from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
 from launchers.base import SPEC_FILE, Phase, RunOutput, RunSpec
 from launchers.formatting import shown_path
-from launchers.overrides import STAYS_HERE, key_path, override, unquoted
+from launchers.overrides import STAYS_HERE, key_path, override, refuse_renamed, unquoted
 from launchers.registry import find_run, launched_run
 from launchers.runs.launched import launched
 
@@ -25,7 +25,10 @@ def expand(typed: Sequence[str]) -> list[str]:
 
     The result reads: what the run was started with, its id and folder, `resume=FOLDER`, then what was typed now. So
     Hydra checks new overrides against the run's own groups, and `typed_after_resume` can tell them from the old ones.
+
+    Raises ConfigError for a key that has been renamed, and for a run that cannot be resumed.
     """
+    refuse_renamed(typed)
     asked = [text for text in typed if text.startswith("resume=")]
     value = asked[-1].removeprefix("resume=") if asked else "null"
     if value in ("null", ""):

@@ -9,6 +9,7 @@ from dogbreed.benchmark import overhead
 from dogbreed.benchmark.harness import Benchmark, Row, Sample, Samples, Setup, quantity
 from dogbreed.benchmark.pictures import make_photos
 from dogbreed.speedup import Network, Step
+from dogbreed.workload import work
 
 ALL, LAYER4, HEAD = "all", "layer4", "head"  # what of a ResNet50 is trained
 CLASSES, BATCH_SIZE = 133, 64  # per process
@@ -87,7 +88,7 @@ def steps(samples: Samples) -> dict[tuple[str, str], Step]:
     """By machine and what is trained: measured here and scaled for the CPU, from its stated speed for the GPU."""
     found = {}
     for trainable in (ALL, LAYER4, HEAD):
-        of_one = speedup.work("resnet50", trainable, CLASSES)
+        of_one = work("resnet50", trainable, CLASSES)
         assert of_one is not None
         least = min(samples[trainable], key=lambda sample: float(sample["step_ms"]))  # of a machine left alone
         backward_s, other_s = least["backward_s"], least["other_s"]

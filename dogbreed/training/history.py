@@ -14,6 +14,7 @@ from torch import Tensor
 from dogbreed.distributed import collectives, ranks
 from dogbreed.errors import ConfigError
 from dogbreed.model import DogBreedClassifier
+from dogbreed.progress import Epoch
 from dogbreed.run_folder import RunFolder, write_text
 
 log = logging.getLogger("dogbreed")
@@ -82,21 +83,7 @@ class History(Callback):
         self.rows.append(row)
         self._images, self._seconds, self._waiting, self._since = 0, 0.0, 0.0, now
         self._write()
-        together = f" by {ranks.here().world_size} processes" if ranks.here().several else ""
-        if "efficiency" in row:
-            together += f", {row['efficiency']:.0%} efficiency"
-        log.info(
-            "epoch %d/%d  train loss %.2f acc %.1f%%  val loss %.2f acc %.1f%%  %.0f images/s%s  %.0f s",
-            row["epoch"],
-            trainer.max_epochs or 0,
-            row["train/loss"],
-            100 * row["train/acc"],
-            row["val/loss"],
-            100 * row["val/acc"],
-            row["images_per_s"],
-            together,
-            row["seconds"],
-        )
+        log.info("%s", _line(row, trainer.max_epochs or 0))
         validated = {name: value for name, value in row.items() if name.startswith("val/")}
         if self.watch is not None and self.watch(int(row["epoch"]), validated):
             trainer.should_stop = True
@@ -134,6 +121,21 @@ class History(Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.here.history, table.getvalue())
+
+
+def _line(row: Mapping[str, float], epochs: int) -> Epoch:
+    return Epoch(
+        int(row["epoch"]),
+        epochs,
+        train_loss=row["train/loss"],
+        train_acc=row["train/acc"],
+        val_loss=row["val/loss"],
+        val_acc=row["val/acc"],
+        images_per_s=row["images_per_s"],
+        seconds=row["seconds"],
+        processes=ranks.here().world_size,
+        efficiency=row.get("efficiency"),
+    )
 
 
 def _efficiency(trainer: Trainer, seconds: float) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dogbreed.features import cached
+from dogbreed.features import settings as features
 
 _OURS = frozenset(
     {  # arguments of Lightning's Trainer
@@ -48,7 +48,7 @@ def findings(config: Mapping[str, Any]) -> Iterator[str]:
         )
     if not ((config.get("ranks") or {}).get("timeout_s", RANKS_TIMEOUT_S) >= RANKS_LEAST_S):
         yield f"ranks.timeout_s must be at least {RANKS_LEAST_S:g} seconds.\nTry: {RANKS_TIMEOUT_S:g}"
-    yield from cached.findings(cached.settings_of(config), augmented=config["data"].get("augment") is not None)
+    yield from features.findings(features.settings_of(config), augmented=config["data"].get("augment") is not None)
     for key in sorted(_OURS & config["trainer"].keys()):
         yield f"trainer.{key} is for the run itself to set: it would break checkpoints or the report.\nTry: without it"
     if not 0 <= config["seed"] < 2**32:

@@ -1,4 +1,4 @@
-"""The one door to AWS: clients, and AWS's errors in words that say what to do. boto3 is imported when it is needed."""
+"""Your AWS account: its region, and clients for its services. boto3 is imported when a client is needed."""
 
 import configparser
 import os
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from launchers.aws.errors import errors, import_boto3
 
@@ -17,6 +17,8 @@ class Account:
 
     bucket, role: what launchers take from here where they are not told otherwise.
     """
+
+    bills: ClassVar[bool] = True
 
     region: str | None = None
     bucket: str | None = None
@@ -73,7 +75,7 @@ TIMEOUTS: dict[str, Any] = {
 
 @lru_cache
 def configured_region() -> str | None:
-    """As the AWS CLI would find it: the environment, then the profile in ~/.aws/config."""
+    """Return the region that the AWS CLI would use, of the environment or else of ~/.aws/config; None without one."""
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         if os.environ.get(name):
             return os.environ[name]

@@ -5,12 +5,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from launchers.aws.errors import code_of, errors, network_errors
-from launchers.aws.s3 import MISSING, head, objects, split_uri
-from launchers.base import CleanupReport, Cloud
+from launchers.aws.layout import Layout
+from launchers.aws.s3 import MISSING, head, objects
+from launchers.base import SPEC_FILE, CleanupReport, Cloud
 
 
 def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
-    """What is wrong with it: missing, somebody else's, in another region, or open to everyone."""
+    """What is wrong with the bucket: missing, somebody else's, in another region, or open to everyone.
+
+    A missing one is created if the cloud stands in for a real one. account: the id of its owner.
+    """
     from botocore.exceptions import ClientError
 
     client = cloud.client("s3")
@@ -47,47 +51,56 @@ def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
 
 
 def cleanup(
-    cloud: Cloud,
-    bucket: str,
-    prefix: str,
-    has_job: Callable[[str], bool],
-    older_than: timedelta | None,
-    apply: bool,
+    cloud: Cloud, layout: Layout, has_job: Callable[[str], bool], older_than: timedelta | None, apply: bool
 ) -> CleanupReport:
-    """Settings without a job, and uploads in parts that broke off (their parts are billed)."""
-    # what a run is about to use looks the same for a while
-    client, before = cloud.client("s3"), datetime.now(UTC) - (timedelta(days=1) if older_than is None else older_than)
-    runs: dict[str, list[tuple[str, datetime]]] = {}
-    for name, written in objects(cloud, f"s3://{bucket}/{prefix}/runs"):
-        run_id, _, rest = name.partition("/")
-        runs.setdefault(run_id, []).append((rest, written))
-    lone = [
-        f"s3://{bucket}/{prefix}/runs/{run_id}/spec.json"
-        for run_id, files in sorted(runs.items())
-        if [name for name, _ in files] == ["spec.json"] and files[0][1] < before and not has_job(run_id)
-    ]
-    with errors(f"looking for unfinished uploads in {bucket}"):
-        uploads = {
-            f"s3://{bucket}/{item['Key']} (unfinished upload {item['UploadId']})": item
-            for item in client.list_multipart_uploads(Bucket=bucket, Prefix=f"{prefix}/").get("Uploads", [])
-            if item["Initiated"] < before
-        }
+    """Find, and with `apply` remove, settings of runs without a job, and multipart uploads that broke off.
+
+    The parts of such uploads are billed. has_job: by run id. older_than: None for a day, because what a run is about
+    to use looks the same for a while.
+    """
+    before = datetime.now(UTC) - (timedelta(days=1) if older_than is None else older_than)
+    lone = {layout.uri(key): key for key in _lone_specs(cloud, layout, has_job, before)}
+    uploads = {
+        f"{layout.uri(item['Key'])} (unfinished upload {item['UploadId']})": item
+        for item in _unfinished_uploads(cloud, layout)
+        if item["Initiated"] < before
+    }
     found = (*lone, *uploads)
     if not apply:
         return CleanupReport(found)
+    client = cloud.client("s3")
     with errors("removing what is left over"):
-        for uri in lone:
-            client.delete_object(Bucket=bucket, Key=split_uri(uri)[1])
+        for key in lone.values():
+            client.delete_object(Bucket=layout.bucket, Key=key)
         for item in uploads.values():
-            client.abort_multipart_upload(Bucket=bucket, Key=item["Key"], UploadId=item["UploadId"])
-        left = {item["UploadId"] for item in client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])}
-        gone = [uri for uri in lone if head(cloud, bucket, split_uri(uri)[1]) is None]
+            client.abort_multipart_upload(Bucket=layout.bucket, Key=item["Key"], UploadId=item["UploadId"])
+        gone = [uri for uri, key in lone.items() if head(cloud, layout.bucket, key) is None]
+    left = {item["UploadId"] for item in _unfinished_uploads(cloud, layout)}
     gone += [name for name, item in uploads.items() if item["UploadId"] not in left]
     return CleanupReport(found, tuple(gone))
 
 
+def _lone_specs(cloud: Cloud, layout: Layout, has_job: Callable[[str], bool], before: datetime) -> list[str]:
+    """List the keys of settings that are all there is of their run, and were uploaded before that moment."""
+    runs: dict[str, list[tuple[str, datetime]]] = {}
+    for name, written in objects(cloud, layout.uri(layout.runs)):
+        run_id, _, rest = name.partition("/")
+        runs.setdefault(run_id, []).append((rest, written))
+    return [
+        layout.spec(run_id)
+        for run_id, files in sorted(runs.items())
+        if [name for name, _ in files] == [SPEC_FILE] and files[0][1] < before and not has_job(run_id)
+    ]
+
+
+def _unfinished_uploads(cloud: Cloud, layout: Layout) -> list[dict[str, Any]]:
+    with errors(f"looking for unfinished uploads in {layout.bucket}"):
+        found = cloud.client("s3").list_multipart_uploads(Bucket=layout.bucket, Prefix=f"{layout.prefix}/")
+    return list(found.get("Uploads", []))
+
+
 def _is_public(client: Any, bucket: str) -> bool:
-    """By its policy or its access list; what may not be looked at counts as private."""
+    """Whether its policy or its access list opens it to all; what may not be read counts as private."""
     from botocore.exceptions import ClientError
 
     try:

@@ -10,44 +10,48 @@ from pathlib import Path
 from dogbreed.run_folder import write_json
 from launchers.aws import s3
 from launchers.aws.errors import errors
+from launchers.aws.layout import RunLocation
 from launchers.aws.s3 import split_uri
-from launchers.base import LAUNCHED_FILE, SPEC_FILE, TRIAL_FOLDERS, Cloud, Handle, LaunchError, RunOutput, RunSpec
+from launchers.base import LAUNCHED_FILE, TRIAL_FOLDERS, Cloud, Handle, LaunchError, RunOutput, RunSpec
 from launchers.payload.photos import FEATURES
 from launchers.runs.collect import complete, settle
 from launchers.runs.launched import home_of, launched
 from launchers.runs.state import STATE_FILE, refuse_if_alive_here
 
+# what says how a run was made and how far it came; checkpoints and models stay there
 _LIGHT = ("spec.json", "config.yaml", "metrics.csv", "metrics.json", "fit.json", "environment.json", "skipped.csv")
 
 
-def download_results(cloud: Cloud, handle: Handle, root_uri: str, job: str, output_uri: str) -> Path:
+def download_results(cloud: Cloud, handle: Handle, location: RunLocation, job: str, archive_uri: str) -> Path:
     """Return the folder of a run that has succeeded, complete, on this machine; what is there already is left alone.
 
-    root_uri: of everything of the run, without a slash at its end. job: the name of the job that succeeded. output_uri:
-    the archive that it left.
+    job: the name of the job that succeeded. archive_uri: the archive that it left.
     """
-    spec = read_spec(cloud, root_uri)
+    spec = read_spec(cloud, location)
     folder = home_of(handle, spec)
     note = launched(folder) or {"handle": str(handle)}
     if note.get("home") == job and (folder / spec.output.result_file).exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    if not _unpack(cloud, output_uri, folder):  # a job that was ended early has none
-        if isinstance(spec.output, RunOutput):
-            s3.download(cloud, f"{root_uri}/checkpoints", folder, _is_of_the_run)
-        complete(folder, spec, output_uri)
+    if not _unpack(cloud, archive_uri, folder):  # a job that was ended early has none
+        match spec.output:
+            case RunOutput():
+                s3.download(cloud, location.checkpoints_uri, folder, _is_of_the_run)
+        complete(folder, spec, archive_uri)
     settle(folder, spec)
     write_json(folder / LAUNCHED_FILE, {**note, "home": job})
     return folder
 
 
-def download_to_resume(cloud: Cloud, handle: Handle, root_uri: str, folder: Path | None, *, checkpoints: bool) -> Path:
+def download_to_resume(
+    cloud: Cloud, handle: Handle, location: RunLocation, folder: Path | None, *, checkpoints: bool
+) -> Path:
     """Make the run's folder on this machine ready to resume from: its settings and, with `checkpoints`, what it saved.
 
-    root_uri: as for `download_results`. folder: where it is known on this machine; None if it is not.
+    folder: where it is known on this machine; None if it is not. Raises LaunchError for a search.
     """
-    spec, uri = read_spec(cloud, root_uri), f"{root_uri}/checkpoints"
-    if not isinstance(spec.output, RunOutput):
+    spec, uri = read_spec(cloud, location), location.checkpoints_uri
+    if spec.output.same_command_resumes:
         raise LaunchError(f"{handle} is a search.\nTry: the command that began it, which goes on with it")
     folder = folder or home_of(handle, spec)
     refuse_if_alive_here(folder)
@@ -65,38 +69,45 @@ def download_to_resume(cloud: Cloud, handle: Handle, root_uri: str, folder: Path
     return folder
 
 
-def read_spec(cloud: Cloud, root_uri: str) -> RunSpec:
+def read_spec(cloud: Cloud, location: RunLocation) -> RunSpec:
     """Read what a run was started as. Raises LaunchError if that is gone or damaged."""
-    content = s3.read(cloud, f"{root_uri}/{SPEC_FILE}")
+    content = s3.read(cloud, location.spec_uri)
     if content is None:
-        raise LaunchError(f"{root_uri}/{SPEC_FILE} is gone, so it cannot be told what the run was.")
+        raise LaunchError(f"{location.spec_uri} is gone, so it cannot be told what the run was.")
     try:
         return RunSpec.from_json(json.dumps(json.loads(content)["spec"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise LaunchError(f"{root_uri}/{SPEC_FILE} is damaged: {error}") from error
+        raise LaunchError(f"{location.spec_uri} is damaged: {error}") from error
 
 
 def _is_of_the_run(name: str) -> bool:
+    """Whether a saved file belongs into the run's folder; features are kept for other runs."""
     return not name.startswith(f"{FEATURES}/")
 
 
 def _unpack(cloud: Cloud, uri: str, folder: Path) -> bool:
-    """Unpack an archive into the folder. Returns False if there is no such object."""
+    """Unpack an archive into the folder. Return False if it does not exist."""
     bucket, key = split_uri(uri)
     with errors(f"downloading {uri}"):
         if s3.head(cloud, bucket, key) is None:
             return False
         with tempfile.TemporaryDirectory(dir=folder, prefix=".home-") as place:
-            packed = Path(place) / "output.tar.gz"
+            packed, unpacked = Path(place) / "output.tar.gz", Path(place) / "files"
             cloud.client("s3").download_file(bucket, key, str(packed))
             with tarfile.open(packed) as archive:
-                archive.extractall(Path(place) / "files", filter="data")
-            for path in sorted((Path(place) / "files").rglob("*")):
-                if path.is_file():
-                    first, *rest = path.relative_to(Path(place) / "files").parts
-                    if rest and (trial := re.fullmatch(TRIAL_FOLDERS, first)):
-                        first = trial[1]
-                    target = folder.joinpath(first, *rest)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.move(path, target)
+                archive.extractall(unpacked, filter="data")
+            for path in sorted(path for path in unpacked.rglob("*") if path.is_file()):
+                target = folder / _settled_name(path.relative_to(unpacked))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(path, target)
     return True
+
+
+def _settled_name(name: Path) -> Path:
+    """Return the name of a file in the folder: a trial's folder that a later machine took up again has lost its suffix.
+
+    Where both folders hold the file, the later one's is moved last and stays.
+    """
+    first, *rest = name.parts
+    trial = re.fullmatch(TRIAL_FOLDERS, first)
+    return Path(trial[1], *rest) if rest and trial else name

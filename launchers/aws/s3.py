@@ -1,22 +1,22 @@
-"""What launchers do with S3: upload what is not there, bring things home, check a bucket, find what was left over."""
+"""Read, list and download objects in S3."""
 
-import re
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dogbreed.run_folder import TEMPORARY, temporary_path
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 
 AT_ONCE = 8  # transfers
-_TEMPORARY = re.compile(r"^\..+\.tmp-\d+$")
-MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchBucket")
+MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchBucket")  # codes of S3 for what does not exist
 
 
 def head(cloud: Cloud, bucket: str, key: str) -> dict[str, Any] | None:
-    """Null where there is no such object."""
+    """Return an object's metadata, or None if it does not exist."""
     from botocore.exceptions import ClientError
 
     try:
@@ -29,6 +29,7 @@ def head(cloud: Cloud, bucket: str, key: str) -> dict[str, Any] | None:
 
 
 def read(cloud: Cloud, uri: str) -> bytes | None:
+    """Return an object's content, or None if it does not exist."""
     from botocore.exceptions import ClientError
 
     bucket, key = split_uri(uri)
@@ -42,7 +43,7 @@ def read(cloud: Cloud, uri: str) -> bytes | None:
 
 
 def objects(cloud: Cloud, uri: str) -> Iterator[tuple[str, datetime]]:
-    """(name below the prefix, when it was written) of each object under `uri`, which is a folder."""
+    """Yield name and time of writing of each object under `uri`, which is a folder. Names are relative to it."""
     bucket, prefix = split_uri(uri.rstrip("/") + "/")
     with errors(f"listing {uri}"):
         pages = cloud.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
@@ -52,9 +53,10 @@ def objects(cloud: Cloud, uri: str) -> Iterator[tuple[str, datetime]]:
 
 
 def download(cloud: Cloud, uri: str, folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> int:
-    """Everything under `uri`, with its dates; each file whole or not at all. Returns how many."""
-    import os
+    """Download everything under `uri` that is `wanted`, with its dates, and return how many files that is.
 
+    wanted: by name below `uri`. Each file is there whole or not at all. Files that were half-written are left out.
+    """
     bucket, prefix = split_uri(uri.rstrip("/") + "/")
     found = [
         (name, at)
@@ -67,7 +69,7 @@ def download(cloud: Cloud, uri: str, folder: Path, wanted: Callable[[str], bool]
         name, written = item
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        temporary = temporary_path(path)
         client.download_file(bucket, prefix + name, str(temporary))
         os.utime(temporary, (written.timestamp(), written.timestamp()))
         temporary.replace(path)
@@ -77,8 +79,14 @@ def download(cloud: Cloud, uri: str, folder: Path, wanted: Callable[[str], bool]
     return len(found)
 
 
+def encryption(kms_key: str | None) -> dict[str, str]:
+    """Return the arguments of an upload that encrypt the object with that key; none without a key."""
+    return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
+
+
 def is_temporary(name: str) -> bool:
-    return _TEMPORARY.match(name.rpartition("/")[2]) is not None
+    """Whether a file of that name is not whole."""
+    return TEMPORARY.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def split_uri(uri: str) -> tuple[str, str]:

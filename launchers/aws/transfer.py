@@ -1,4 +1,4 @@
-"""Upload what is not in the bucket yet: code, settings, photos, checkpoints, features."""
+"""Upload what is not in the bucket yet: code, settings, photos, checkpoints; and share features within it."""
 
 import hashlib
 import io
@@ -13,39 +13,53 @@ from typing import Any
 from launchers.aws.errors import errors
 from launchers.aws.s3 import AT_ONCE, head, is_temporary, objects, split_uri
 from launchers.base import SPEC_FILE, Cloud, RunSpec
-from launchers.payload import photos
-from launchers.payload.code import BUNDLE_FILE, ENTRY_FILE, pack
+from launchers.payload import code, photos
+from launchers.project import PROJECT
 from launchers.runs.collect import files_to_resume_from
 
-_FEATURE = re.compile(r"[^/]+/(?:recipe\.json|shards/[0-9a-f]{32}\.(?:npy|json))")  # of what a store holds, what lasts
+_ENTRY = PROJECT / "launchers" / "remote" / "entry.py"
+_FEATURE = re.compile(r"[^/]+/(?:recipe\.json|shards/[0-9a-f]{32}\.(?:npy|json))")  # the lasting files of a store
 
 
-def put(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec, sent: Mapping[str, Any]) -> None:
-    """One object of the plan. All but the settings are known by their key: where they are, nothing is uploaded."""
-    from launchers.project import PROJECT
+def upload(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec, sent: Mapping[str, Any]) -> None:
+    """Upload what one PutObject of a plan stands for.
 
-    assert spec.code is not None
+    All but the settings are named by their content, so nothing is uploaded that is there already. parameters: of the
+    request; a key with a slash at its end stands for the photos. sent: the content of the settings.
+    """
     name = str(parameters["Key"]).rpartition("/")[2]
     if not name:
         send_photos(cloud, parameters, spec)
         return
     with errors(f"uploading {name} to s3://{parameters['Bucket']}"):
-        if name != SPEC_FILE and head(cloud, parameters["Bucket"], parameters["Key"]) is not None:
-            return
-        if name == BUNDLE_FILE:
-            body = pack(PROJECT, spec.code)
-        elif name == ENTRY_FILE:
-            body = (PROJECT / "launchers" / "remote" / "entry.py").read_bytes()
-        else:
-            shown = photos.of_photos(spec.photos, spec.config["data"]) if name == photos.FEATURES_ABOUT else sent
-            body = (json.dumps(shown, indent=2) + "\n").encode()
-        cloud.client("s3").put_object(**{**parameters, "Body": body})
+        if name == SPEC_FILE or head(cloud, parameters["Bucket"], parameters["Key"]) is None:
+            cloud.client("s3").put_object(**{**parameters, "Body": _body(name, spec, sent)})
+
+
+def _body(name: str, spec: RunSpec, sent: Mapping[str, Any]) -> bytes:
+    """Return the content of an object of a plan. name: the last part of its key."""
+    match name:
+        case code.BUNDLE_FILE:
+            assert spec.code is not None
+            return code.pack(PROJECT, spec.code)
+        case code.ENTRY_FILE:
+            return _ENTRY.read_bytes()
+        case photos.FEATURES_ABOUT:
+            return _as_json(photos.of_photos(spec.photos, spec.config["data"]))
+        case _:
+            assert name == SPEC_FILE, name
+            return _as_json(sent)
+
+
+def _as_json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def send_photos(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec) -> None:
-    """The shards of the data folder that are not there yet, then the manifest that says that all of them are.
+    """Upload the shards of the data folder that are not there yet, then the manifest that says that all of them are.
 
-    Each shard is whole or absent, so an upload that broke off goes on with the next one.
+    Each shard is whole or absent, so an upload that broke off continues with the next one. parameters: of the PutObject
+    that stands for all of it.
     """
     from boto3.s3.transfer import TransferConfig
 
@@ -58,12 +72,12 @@ def send_photos(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec) -> N
         return
     options = {key: value for key, value in parameters.items() if key not in ("Bucket", "Key", "Body")}
     about: dict[str, dict[str, Any]] = {}
-    with errors(f"uploading the photos to {uri}"), _Transfer(sum(spec.photos.shards)) as transfer:
+    with errors(f"uploading the photos to {uri}"), _Progress(sum(spec.photos.shards)) as progress:
         for number, name in enumerate(names):
             if name in have:
                 found = head(cloud, bucket, prefix + name) or {}
                 about[name] = {"size": found["ContentLength"], "sha256": found["Metadata"]["sha256"]}
-                transfer.add(spec.photos.shards[number])
+                progress.add(spec.photos.shards[number])
         for name, content in photos.pack(spec.photos, photos.digests_folder(), have=have):
             digest = hashlib.sha256(content).hexdigest()
             client.upload_fileobj(
@@ -71,25 +85,24 @@ def send_photos(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec) -> N
                 bucket,
                 prefix + name,
                 ExtraArgs={**options, "Metadata": {"sha256": digest}},
-                Callback=transfer.add,
+                Callback=progress.add,
                 Config=TransferConfig(max_concurrency=AT_ONCE),
             )
             about[name] = {"size": len(content), "sha256": digest}
         shards = [{"name": name, **about[name]} for name in names]
         manifest = {"digest": spec.photos.digest, "files": spec.photos.files, "shards": shards}
-        body = (json.dumps(manifest, indent=2) + "\n").encode()
-        client.put_object(**{**options, "Bucket": bucket, "Key": prefix + photos.MANIFEST, "Body": body})
+        client.put_object(**{**options, "Bucket": bucket, "Key": prefix + photos.MANIFEST, "Body": _as_json(manifest)})
 
 
-class _Transfer:
-    """How much of it has been sent: a bar on a terminal, elsewhere one line."""
+class _Progress:
+    """Shows how many bytes have been sent: a bar on a terminal, elsewhere one line."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._bar: Any = None
         self._task: Any = None
 
-    def __enter__(self) -> "_Transfer":
+    def __enter__(self) -> "_Progress":
         words = f"Sending {self._size / 1e6:,.0f} MB of photos"
         if sys.stdout.isatty():
             from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -112,9 +125,9 @@ class _Transfer:
 
 
 def share_features(cloud: Cloud, source: str, target: str, encryption: Mapping[str, Any]) -> int:
-    """Copy what `source` has of features and `target` has not, within S3. Returns how many files.
+    """Copy the features that `source` has and `target` lacks, within S3, and return how many files that is.
 
-    Numbers before what says whose they are: who reads meanwhile finds shards that are whole.
+    Numbers are copied before the index that says whose they are, so that a reader meanwhile finds whole shards.
     """
     (bucket, prefix), (to, place) = split_uri(f"{source.rstrip('/')}/"), split_uri(f"{target.rstrip('/')}/")
     have = {name for name, _ in objects(cloud, target)}
@@ -123,13 +136,13 @@ def share_features(cloud: Cloud, source: str, target: str, encryption: Mapping[s
     indices = {name for name in found - numbers if not _is_index(name) or _numbers_of(name) in numbers | have}
     client, copied = cloud.client("s3"), 0
 
-    def one(name: str) -> None:
+    def copy(name: str) -> None:
         here = {"Bucket": bucket, "Key": prefix + name}
         client.copy_object(Bucket=to, Key=place + name, CopySource=here, **encryption)
 
     with errors(f"copying features to {target}"), ThreadPoolExecutor(AT_ONCE) as pool:
         for names in (numbers - have, indices - have):
-            copied += len(list(pool.map(one, sorted(names))))
+            copied += len(list(pool.map(copy, sorted(names))))
     return copied
 
 
@@ -142,7 +155,10 @@ def _numbers_of(index: str) -> str:
 
 
 def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[str, Any]) -> None:
-    """Of what goes on elsewhere: what this machine trained last, unless the cloud has what is newer."""
+    """Upload what this machine trained of a run that is resumed elsewhere, unless the cloud has something newer.
+
+    uri: of the run's checkpoints.
+    """
     folder, newest = Path(spec.folder), spec.output.resume_point
     last = folder / newest
     if not last.exists():
@@ -155,9 +171,9 @@ def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[
         files = [path for path in files_to_resume_from(spec) if not is_temporary(path.name)]
         client = cloud.client("s3")
 
-        def one(path: Path) -> None:
+        def send(path: Path) -> None:
             key = f"{prefix}/{path.relative_to(folder).as_posix()}"
             client.upload_file(str(path), bucket, key, ExtraArgs=dict(encryption))
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(one, files))
+            list(pool.map(send, files))

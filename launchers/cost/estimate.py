@@ -1,16 +1,15 @@
 """What a run costs: prices of instance types, how long it may take, and how to say so."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from dogbreed.workload import Workload
 from launchers.cost import times
 from launchers.cost.prices import Instance, instance, spot_share
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run, in USD. expected: null where nobody can tell how long it takes, which `seconds` says."""
+    """Of one run, in USD. expected: None where nobody can tell how long it takes; so is `seconds`."""
 
     usd_per_hour: float
     expected: float | None
@@ -20,24 +19,24 @@ class Cost:
 
 
 def estimate(
-    config: Mapping[str, Any], name: str, *, instances: int, spot: bool, max_run_s: float, trials: int = 0
+    workload: Workload, instance_type: str, *, instances: int, spot: bool, max_run_s: float, trials: int = 0
 ) -> Cost | None:
-    """Null for an unknown instance type. trials: of a search in one job; config is then that of one of them.
+    """What a run costs; None for an unknown instance type. trials: of a search in one job; workload is that of one.
 
     worst: all instances for all of max_run_s at the on-demand price, which spot never exceeds
     (https://docs.aws.amazon.com/sagemaker/latest/dg/model-managed-spot-training.html).
     """
-    row = instance(name)
+    row = instance(instance_type)
     if row is None:
         return None
     hourly = row.usd * instances
-    seconds = times.search_s(config, row, trials) if trials else seconds_expected(config, row, instances)
+    seconds = times.search_s(workload, row, trials) if trials else seconds_expected(workload, row, instances)
     share = spot_share() if spot else 1.0
     expected = None if seconds is None else min(seconds, max_run_s) / 3600 * hourly * share
     return Cost(hourly, expected, max_run_s / 3600 * hourly, row.as_of, seconds)
 
 
-def seconds_expected(config: Mapping[str, Any], row: Instance, instances: int = 1) -> float | None:
-    """How long a run takes, its start included; null for an unknown network or data set."""
-    found = times.times(config, row, instances)
+def seconds_expected(workload: Workload, row: Instance, instances: int = 1) -> float | None:
+    """How long a run takes, its start included; None for an unknown network or number of photos."""
+    found = times.times(workload, row, instances)
     return None if found is None else found.total_s

@@ -1,9 +1,10 @@
 """What a plan says about the number of instances."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from launchers.cost.times import caches, speed, times, work_of
+from dogbreed.workload import Workload
+from launchers.cost.times import speed, times
 
 if TYPE_CHECKING:
     from launchers.cost.prices import Instance
@@ -12,17 +13,16 @@ if TYPE_CHECKING:
 _ENOUGH = 1.1  # half the machines, if they take no more than a tenth longer
 
 
-def said(config: Mapping[str, Any], row: "Instance | None", instances: int) -> str:
+def said(workload: Workload, row: "Instance | None", instances: int) -> str:
     """What a plan says of so many instances, and whether fewer would do; "" for one."""
     if instances <= 1:
         return ""
-    of_one = work_of(config)
-    if row is None or of_one is None:
+    if row is None or workload.per_photo is None:
         return f"cannot be told: too little is known of that {'instance type' if row is None else 'network'}"
     fewer = _halvings(instances)
-    speeds = {n: speed(config, row, n) or 1.0 for n in fewer}
+    speeds = {n: speed(workload, row, n) or 1.0 for n in fewer}
     lines = [f"training steps {speeds[instances]:.2g} times as fast as on one instance, on paper"]
-    known = {n: found for n in fewer if (found := times(config, row, n)) is not None}
+    known = {n: found for n in fewer if (found := times(workload, row, n)) is not None}
     if not known:
         if (enough := _enough({n: 1 / faster for n, faster in speeds.items()})) < instances:
             lines.append(f"More machines will not help: launcher.instances={enough} is as fast")
@@ -30,7 +30,7 @@ def said(config: Mapping[str, Any], row: "Instance | None", instances: int) -> s
     total = {n: found.total_s for n, found in known.items()}
     lines.append(f"{_duration(total[instances])} in all, {_duration(total[1])} on one instance")
     enough = _enough(total)
-    if caches(config, of_one):
+    if workload.caches_features:
         lines.append(f"of it {_duration(known[instances].features_s)} for features, which later runs find")
         if (later := _enough({n: found.total_s - found.features_s for n, found in known.items()})) < enough:
             lines.append(f"Later runs are as fast with launcher.instances={later}")

@@ -37,7 +37,7 @@ def _table() -> dict[str, Any]:
 
 
 def instance(name: str) -> Instance | None:
-    """Null for a type that is not in the table."""
+    """The row of a type; None for one that is not in the table."""
     row = _table()["instances"].get(name)
     return None if row is None else Instance(name, **{**row, "as_of": str(row["as_of"])})
 

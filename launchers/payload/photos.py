@@ -5,9 +5,10 @@ import io
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,12 +22,15 @@ FEATURES_ABOUT = "about.json"  # in it: of which photos
 
 _AT_ONCE = 8  # files that are read
 
+SPLITS = ("train", "valid", "test")  # of dogbreed.photos, which would bring NumPy and Pillow; a test holds them equal
+
 
 @dataclass(frozen=True)
 class SentFolder:
-    """A data folder as it would be sent, looked at but not packed. shards: bytes of photos in each, in order.
+    """A data folder as it would be sent, scanned but not packed.
 
-    digest: of all names and contents; the same photos elsewhere have the same.
+    digest: of all names and contents; the same photos elsewhere have the same. shards: bytes of photos in each, in
+    order. by_folder: number of files below each folder of the root.
     """
 
     root: str
@@ -35,6 +39,14 @@ class SentFolder:
     size: int
     shards: tuple[int, ...]
     findings: tuple[str, ...] = ()
+    by_folder: Mapping[str, int] = field(default_factory=dict)
+
+    def counts(self, data: Mapping[str, Any]) -> dict[str, int]:
+        """Return the number of photos by split, before damaged ones are left out. data: the config node."""
+        if self.by_folder.keys() >= set(SPLITS):
+            return {split: self.by_folder[split] for split in SPLITS}
+        held_out = {split: round(self.files * float(data.get(f"{split}_fraction") or 0)) for split in SPLITS[1:]}
+        return {SPLITS[0]: max(0, self.files - sum(held_out.values())), **held_out}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -62,7 +74,8 @@ def look(root: Path, cache: Path | None = None) -> SentFolder:
     if not files:
         return SentFolder(str(root), "", 0, 0, (), (f"The data folder {root} is empty.",))
     shards = tuple(sum(file.size for file in shard) for shard in _shards(files))
-    return SentFolder(str(root), _digest(files), len(files), sum(shards), shards)
+    by_folder = Counter(file.name.partition("/")[0] for file in files)
+    return SentFolder(str(root), _digest(files), len(files), sum(shards), shards, by_folder=dict(by_folder))
 
 
 def pack(folder: SentFolder, cache: Path, *, have: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:

@@ -9,35 +9,36 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws.account import TIMEOUTS
 from launchers.aws.errors import import_boto3
-from launchers.rehearsal.faults import Trouble, unknown
-from launchers.rehearsal.names import BUCKET, DOOR_HEADER, REGION, TROUBLE_HEADER
+from launchers.rehearsal.faults import Faults
+from launchers.rehearsal.names import BUCKET, FAULTS_HEADER, REGION, SESSION_HEADER
 from launchers.rehearsal.process import IDLE_S, default_place, start
 
 
 @dataclass
 class Rehearsal:
-    """Stands where an account would stand: `aws=rehearsal`.
+    """Stands in for an account: `aws=rehearsal`.
 
-    state_dir: where it keeps its S3 and the records of its jobs. reclaims: how often a spot machine is taken away from
-    each job. trouble: what else goes wrong, see `Trouble`. idle_s: after so long without a request or a job its process
-    ends.
+    state_dir: where it keeps its S3 and the records of its jobs. reclaims: how many spot interruptions each job has.
+    faults: what else goes wrong, see `Faults`. idle_s: after so long without a request or a job its process ends.
     """
+
+    bills: ClassVar[bool] = False
 
     region: str | None = REGION
     bucket: str | None = None
     role: str | None = None
     state_dir: str = field(default_factory=lambda: str(default_place()))
     reclaims: int = 1
-    trouble: Mapping[str, Any] = field(default_factory=dict)
+    faults: Mapping[str, Any] = field(default_factory=dict)
     idle_s: float = IDLE_S
     poll_s: float = 0.3
     _clients: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    _door: str = field(default_factory=lambda: uuid.uuid4().hex, repr=False, compare=False)
+    _session: str = field(default_factory=lambda: uuid.uuid4().hex, repr=False, compare=False)
 
     @property
     def scope(self) -> str:
@@ -52,10 +53,10 @@ class Rehearsal:
         return Path(self.state_dir).expanduser()
 
     def findings(self) -> list[str]:
-        """What is wrong with the settings."""
-        if names := unknown(self.trouble):
-            return [f"Unknown in aws.trouble: {', '.join(names)}.\nTry: {', '.join(Trouble.__dataclass_fields__)}"]
-        return list(self._trouble().findings())
+        """Return what is wrong with the settings."""
+        if unknown := Faults.unknown(self.faults):
+            return [unknown]
+        return list(self._faults().findings())
 
     def client(self, service: str) -> Any:
         if service not in self._clients:
@@ -72,7 +73,7 @@ class Rehearsal:
                 aws_secret_access_key=server.key,
                 config=Config(**TIMEOUTS, s3={"addressing_style": "path"}),
             )
-            headers = {TROUBLE_HEADER: self._trouble().to_header(), DOOR_HEADER: self._door}
+            headers = {FAULTS_HEADER: self._faults().to_header(), SESSION_HEADER: self._session}
             # before signing, so that they are in each retry as well
             client.meta.events.register("before-call", lambda params, **_: params["headers"].update(headers))
             client.meta.events.register("before-parameter-build", _validate)
@@ -90,17 +91,17 @@ class Rehearsal:
 
     @property
     def makes_buckets(self) -> bool:
-        return not self._trouble().no_bucket
+        return not self._faults().no_bucket
 
     def describe(self) -> str:
         return f"the rehearsal cloud on this machine, in {self.state_dir}"
 
-    def _trouble(self) -> Trouble:
-        return Trouble(**{"reclaims": self.reclaims, **self.trouble})
+    def _faults(self) -> Faults:
+        return Faults(**{"reclaims": self.reclaims, **self.faults})
 
 
 def _validate(params: Mapping[str, Any], model: Any, **_: Any) -> None:
-    """Also here, for what the server cannot tell from the bytes of a request: S3's."""
+    """Check requests to S3 in the client, since the server does not see the parameters they were made from."""
     from botocore.exceptions import ParamValidationError
 
     from launchers.rehearsal.validation import findings

@@ -1,66 +1,14 @@
-"""What goes wrong in the rehearsal cloud, on demand: `aws.trouble`, in the words of conf/aws/rehearsal.yaml."""
+"""What goes wrong in the rehearsal cloud, on demand: `aws.faults`, in the words of conf/aws/rehearsal.yaml."""
 
 import json
 import re
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 _MOMENT = re.compile(r"(?P<seconds>\d+(?:\.\d+)?)s|(?P<what>epoch|checkpoint|trial) (?P<number>[1-9]\d*)|start")
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Everything is well by default. What is counted is counted for each door, which is one `aws` of one process.
-
-    reclaims: how often a spot machine is taken away from a job; reclaim_at: when, one moment for each attempt in turn:
-    `12.5s` after its command began, `epoch 2` once the log says so, `checkpoint 3` once last.ckpt was written that
-    often, `trial 4` once the log of a search has told of that many, or `start`; the last one also holds for what
-    follows. In a search its first trial stands for the first epoch. hard: without a notice, and without the last
-    seconds of the checkpoint folder. no_capacity: how many jobs find no machine. throttled: how many requests are
-    refused for their rate; s3_failures: how many of S3's end in 503; s3_delay_s: what each of S3's takes longer.
-    expires_after: the number of requests after which credentials are not valid any more. crash_at: the moment when a
-    node dies, in a job's first attempt. disk_mb: files on a machine cannot grow beyond this. log_delay_s: how late
-    lines are in CloudWatch. quotas: instances that may run at once, by type. no_bucket: a bucket that is named is
-    missing; else it is made, since it stands for one that you have.
-    """
-
-    reclaims: int = 0
-    reclaim_at: Sequence[str] = ("epoch 1",)
-    hard: bool = False
-    no_capacity: int = 0
-    throttled: int = 0
-    s3_failures: int = 0
-    s3_delay_s: float = 0.0
-    expires_after: int | None = None
-    crash_at: str | None = None
-    disk_mb: float | None = None
-    log_delay_s: float = 0.0
-    quotas: Mapping[str, int] = field(default_factory=dict)
-    no_bucket: bool = False
-
-    def findings(self) -> Iterator[str]:
-        for name in ("reclaims", "no_capacity", "throttled", "s3_failures", "s3_delay_s", "log_delay_s"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                yield f"aws.{'' if name == 'reclaims' else 'trouble.'}{name}={value!r} cannot be.\nTry: 0 or more"
-        moments = [*self.reclaim_at, *([self.crash_at] if self.crash_at else [])]
-        if self.reclaims and not self.reclaim_at:
-            yield "aws.trouble.reclaim_at is empty.\nTry: [epoch 1]"
-        for moment in moments:
-            if not _MOMENT.fullmatch(str(moment)):
-                yield f"aws.trouble: {moment!r} is no moment.\nTry: 12.5s, epoch 2, checkpoint 3, trial 4 or start"
-
-    def to_header(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_header(cls, text: str | None) -> Self:
-        return cls(**json.loads(text)) if text else cls()
-
-    def reclaim_moment(self, attempt: int) -> str | None:
-        """When the machine of the `attempt`th attempt, from 1, is taken away; null for never."""
-        return None if attempt > self.reclaims else self.reclaim_at[min(attempt, len(self.reclaim_at)) - 1]
 
 
 @dataclass
@@ -85,5 +33,84 @@ class Progress:
         return counts[found["what"]] >= int(found["number"])
 
 
-def unknown(given: Mapping[str, Any]) -> list[str]:
-    return sorted(given.keys() - Trouble.__dataclass_fields__.keys())
+@dataclass(frozen=True)
+class Faults:
+    """Everything is well by default. What is counted is counted for each session, which is one `aws` of one process.
+
+    reclaims: how many spot interruptions each job has; reclaim_at: when, one moment for each attempt in turn:
+    `12.5s` after its command began, `epoch 2` once the log says so, `checkpoint 3` once last.ckpt was written that
+    often, `trial 4` once the log of a search has reported that many, or `start`; the last one also holds for what
+    follows. In a search its first trial stands for the first epoch. hard: without a notice, and without the last
+    seconds of the checkpoint folder. no_capacity: how many jobs find no machine. throttled: how many requests are
+    refused for their rate; s3_failures: how many of S3's end in 503; s3_delay_s: how much longer each of S3's takes.
+    expires_after: the number of requests after which credentials are not valid any more. crash_at: the moment when a
+    node dies, in a job's first attempt. disk_mb: files on a machine cannot grow beyond this. log_delay_s: how late
+    lines are in CloudWatch. quotas: instances that may run at once, by type. no_bucket: a bucket that is named is
+    missing; otherwise it is created, since it stands for one that you have.
+    """
+
+    reclaims: int = 0
+    reclaim_at: Sequence[str] = ("epoch 1",)
+    hard: bool = False
+    no_capacity: int = 0
+    throttled: int = 0
+    s3_failures: int = 0
+    s3_delay_s: float = 0.0
+    expires_after: int | None = None
+    crash_at: str | None = None
+    disk_mb: float | None = None
+    log_delay_s: float = 0.0
+    quotas: Mapping[str, int] = field(default_factory=dict)
+    no_bucket: bool = False
+
+    @classmethod
+    def unknown(cls, settings: Mapping[str, Any]) -> str:
+        """Say which keys of `aws.faults` do not exist; empty if all do."""
+        known = cls.__dataclass_fields__
+        names = ", ".join(sorted(settings.keys() - known.keys()))
+        return names and f"Unknown in aws.faults: {names}.\nTry: {', '.join(known)}"
+
+    def findings(self) -> Iterator[str]:
+        for name in ("reclaims", "no_capacity", "throttled", "s3_failures", "s3_delay_s", "log_delay_s"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                key = "aws.reclaims" if name == "reclaims" else f"aws.faults.{name}"
+                yield f"{key} must be a number of at least 0, got {value!r}.\nTry: leaving it out, or 1"
+        moments = [*self.reclaim_at, *([self.crash_at] if self.crash_at else [])]
+        if self.reclaims and not self.reclaim_at:
+            yield "aws.faults.reclaim_at is empty.\nTry: [epoch 1]"
+        for moment in moments:
+            if not _MOMENT.fullmatch(str(moment)):
+                yield (
+                    f"aws.faults: {moment!r} is not a valid moment.\n"
+                    "Try: 12.5s, epoch 2, checkpoint 3, trial 4 or start"
+                )
+
+    def to_header(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_header(cls, text: str | None) -> Self:
+        return cls(**json.loads(text)) if text else cls()
+
+    def reclaim_moment(self, attempt: int) -> str | None:
+        """When the spot machines of the `attempt`th attempt, from 1, are interrupted; None for never."""
+        return None if attempt > self.reclaims else self.reclaim_at[min(attempt, len(self.reclaim_at)) - 1]
+
+    def crash_moment(self, attempt: int) -> str | None:
+        """When a machine of the `attempt`th attempt, from 1, dies; None for never."""
+        return self.crash_at if attempt == 1 else None
+
+
+class Session:
+    """Counts what one client has done, for the faults that only its first requests or jobs have."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: Counter[str] = Counter()
+
+    def among_first(self, most: int, kind: str) -> bool:
+        """Count one more of a kind, and say whether it is among the first `most`."""
+        with self._lock:
+            self._seen[kind] += 1
+            return self._seen[kind] <= most

@@ -1,5 +1,5 @@
-"""What stands before moto's server: it refuses what AWS would refuse, lets go wrong what is to go wrong, and answers
-what moto only records.
+"""What stands before moto's server: it refuses what AWS would refuse, causes the faults that a client asked for, and
+hands requests to the rehearsal's own services.
 """
 
 import io
@@ -8,12 +8,13 @@ import re
 import secrets
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
+from xml.sax.saxutils import escape
 
 import botocore.session
 from botocore.exceptions import UnknownServiceError
@@ -21,11 +22,10 @@ from moto.core.parse import QueryParser
 from moto.core.utils import get_service_model
 from werkzeug.datastructures import MultiDict
 
-from launchers.rehearsal.faults import Trouble
-from launchers.rehearsal.names import ACCOUNT, DOOR_HEADER, TROUBLE_HEADER
-from launchers.rehearsal.object_store import Shelf
-from launchers.rehearsal.service import Refused
-from launchers.rehearsal.services.training import TrainingJobs
+from launchers.rehearsal.faults import Faults, Session
+from launchers.rehearsal.names import ACCOUNT, FAULTS_HEADER, SESSION_HEADER
+from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.service import Answer, Call, Handler, Refused, Service
 from launchers.rehearsal.validation import findings
 
 Environ = dict[str, Any]
@@ -37,9 +37,9 @@ _NAMES = {"servicequotas": "service-quotas", "monitoring": "cloudwatch", "taggin
 
 
 @dataclass(frozen=True)
-class Call:
-    """A request that has been understood as far as anyone needs it. service: as it is signed; operation: null where the
-    address and method say what it is, as for S3. style: of the answer.
+class _Message:
+    """A request as it came. service: as it is signed; operation: None if the address and method say what it is, as for
+    S3. style: of the answer.
     """
 
     service: str
@@ -48,86 +48,94 @@ class Call:
     style: str  # json | xml
 
 
-class Front:
-    """key: the access key that requests must be signed with. Jobs are commands that run as whoever started the server:
-    neither another user of the machine nor a page in a browser may send any.
+class Gateway:
+    """A WSGI application.
+
+    key: the access key that requests must be signed with. Jobs are commands that run as the user who started the
+    server: neither another user of the machine nor a page in a browser may send any.
     """
 
-    def __init__(self, moto: App, jobs: TrainingJobs, shelf: Shelf, key: str) -> None:
-        self.moto, self.jobs, self.shelf, self.key = moto, jobs, shelf, key
+    def __init__(self, moto: App, services: Sequence[Service], store: ObjectStore, key: str) -> None:
+        self.moto, self.store, self.key = moto, store, key
         self.last_request = time.monotonic()
+        self._handlers: dict[tuple[str, str], list[Handler]] = defaultdict(list)
+        for service in services:
+            for operation, handler in service.operations.items():
+                self._handlers[operation].append(handler)
+        self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
-        self._seen: Counter[tuple[str, str]] = Counter()  # (door, kind of trouble) -> how often
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
         if scope is None or not secrets.compare_digest(scope["key"], self.key):
             text = "The AWS Access Key Id you provided does not exist in our records."
-            return _refuse(start_response, Call("", None, b"", "xml"), Refused("InvalidAccessKeyId", text, 403))
+            return _refuse(start_response, _Message("", None, b"", "xml"), Refused("InvalidAccessKeyId", text, 403))
         self.last_request = time.monotonic()
-        call = _understood(environ, scope["service"])
-        trouble = Trouble.from_header(environ.get(_wsgi(TROUBLE_HEADER)))
-        door = environ.get(_wsgi(DOOR_HEADER), "")
+        message = _understood(environ, scope["service"])
         try:
-            self._trouble(call, trouble, door)
-            parameters = _validated(call)
-            if call.service == "sagemaker" and call.operation in self.jobs.operations:
-                own = self.jobs.operations[call.operation](parameters, trouble=self._of_job(call, trouble, door))
-                if own is not None:
-                    return _json(start_response, 200, own)
+            answer = self._own_answer(environ, message)
         except Refused as refusal:
-            return _refuse(start_response, call, refusal)
+            return _refuse(start_response, message, refusal)
+        if answer is not None:
+            return _reply(start_response, 200, "application/x-amz-json-1.1", json.dumps(answer).encode(), [])
+        return self._answer_of_moto(environ, start_response, message)
+
+    def _own_answer(self, environ: Environ, message: _Message) -> Answer | None:
+        """Ask the services. None if the request is moto's business; raises Refused."""
+        faults = Faults.from_header(environ.get(_wsgi(FAULTS_HEADER)))
+        session = self._session(environ.get(_wsgi(SESSION_HEADER), ""))
+        _cause(faults, session, message)
+        call = Call(_validated(message), faults, session)
+        for handler in self._handlers.get((message.service, message.operation or ""), ()):
+            if (answer := handler(call)) is not None:
+                return answer
         owner = environ.get("HTTP_X_AMZ_EXPECTED_BUCKET_OWNER", ACCOUNT)
-        if call.service == "s3" and owner != ACCOUNT:  # moto does not look at it
-            return _refuse(start_response, call, Refused("AccessDenied", "Access Denied", 403))
+        if message.service == "s3" and owner != ACCOUNT:  # moto does not look at it
+            raise Refused("AccessDenied", "Access Denied", 403)
+        return None
+
+    def _answer_of_moto(self, environ: Environ, start_response: StartResponse, message: _Message) -> Iterable[bytes]:
         answer = self.moto(environ, start_response)
-        if call.service == "s3" and environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
+        if message.service == "s3" and environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
             answer = list(answer)  # moto has done it by then
             path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")  # as WSGI hands over UTF-8
             bucket, _, key = path.lstrip("/").partition("/")
             if bucket:
-                self.shelf.follow(bucket, key or None)
+                self.store.follow(bucket, key or None)
         return answer
 
-    def _trouble(self, call: Call, trouble: Trouble, door: str) -> None:
-        """Raises Refused for what is to go wrong with this request."""
-        if trouble.expires_after is not None and self._count(door, "expires") > trouble.expires_after:
-            code = "ExpiredToken" if call.style == "xml" else "ExpiredTokenException"
-            raise Refused(code, "The security token included in the request is expired", 400)
-        if call.service == "s3":
-            time.sleep(trouble.s3_delay_s)
-            if trouble.s3_failures and self._count(door, "s3") <= trouble.s3_failures:
-                raise Refused("SlowDown", "Please reduce your request rate.", 503)
-        elif trouble.throttled and self._count(door, "throttled") <= trouble.throttled:
-            raise Refused("ThrottlingException", "Rate exceeded", 400)
-
-    def _of_job(self, call: Call, trouble: Trouble, door: str) -> Trouble:
-        """The same, with its count of jobs without a machine used up as jobs are made."""
-        if call.operation != "CreateTrainingJob" or not trouble.no_capacity:
-            return trouble
-        left = int(self._count(door, "capacity") <= trouble.no_capacity)
-        return Trouble(**{**trouble.__dict__, "no_capacity": left})
-
-    def _count(self, door: str, kind: str) -> int:
+    def _session(self, name: str) -> Session:
         with self._lock:
-            self._seen[door, kind] += 1
-            return self._seen[door, kind]
+            return self._sessions.setdefault(name, Session())
+
+
+def _cause(faults: Faults, session: Session, message: _Message) -> None:
+    """Let a request fail, or take longer, as the client asked for. Raises Refused."""
+    if faults.expires_after is not None and not session.among_first(faults.expires_after, "requests"):
+        code = "ExpiredToken" if message.style == "xml" else "ExpiredTokenException"
+        raise Refused(code, "The security token included in the request is expired", 400)
+    if message.service == "s3":
+        time.sleep(faults.s3_delay_s)
+        if session.among_first(faults.s3_failures, "requests to S3"):
+            raise Refused("SlowDown", "Please reduce your request rate.", 503)
+    elif session.among_first(faults.throttled, "requests to other services"):
+        raise Refused("ThrottlingException", "Rate exceeded", 400)
 
 
 def _wsgi(header: str) -> str:
     return f"HTTP_{header.upper().replace('-', '_')}"
 
 
-def _understood(environ: Environ, service: str) -> Call:
+def _understood(environ: Environ, service: str) -> _Message:
     target = environ.get("HTTP_X_AMZ_TARGET", "")
     if service == "s3":
-        return Call(service, None, b"", "xml")  # its bodies may be large: they are moto's
+        return _Message(service, None, b"", "xml")  # its bodies may be large: they are moto's
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     environ["wsgi.input"] = io.BytesIO(body)
     if target:
-        return Call(service, target.rpartition(".")[2], body, "json")
+        return _Message(service, target.rpartition(".")[2], body, "json")
     action = dict(parse_qsl(body.decode(errors="replace"))).get("Action")
-    return Call(service, action, body, "xml")
+    return _Message(service, action, body, "xml")
 
 
 @lru_cache
@@ -138,24 +146,24 @@ def _model(service: str) -> Any | None:
         return None
 
 
-def _validated(call: Call) -> dict[str, Any]:
-    """The parameters. Raises Refused where AWS's own model of the service does not allow them."""
-    if call.operation is None:
+def _validated(message: _Message) -> Mapping[str, Any]:
+    """The parameters. Raises Refused if AWS's own model of the service does not allow them."""
+    if message.operation is None:
         return {}
-    model = _model(call.service)
-    if model is None or call.operation not in model.operation_names:
+    model = _model(message.service)
+    if model is None or message.operation not in model.operation_names:
         return {}
-    operation = model.operation_model(call.operation)
+    operation = model.operation_model(message.operation)
     if operation.input_shape is None:
         return {}
-    if call.style == "json":
+    if message.style == "json":
         try:
-            parameters = json.loads(call.body or b"{}")
+            parameters = json.loads(message.body or b"{}")
         except ValueError:
-            raise Refused("SerializationException", "The body is no JSON.", 400) from None
+            raise Refused("SerializationException", "The body is not valid JSON.", 400) from None
     elif model.metadata.get("protocol") == "query":
-        values = MultiDict(parse_qsl(call.body.decode(), keep_blank_values=True))
-        for_parsing = get_service_model(_NAMES.get(call.service, call.service)).operation_model(call.operation)
+        values = MultiDict(parse_qsl(message.body.decode(), keep_blank_values=True))
+        for_parsing = get_service_model(_NAMES.get(message.service, message.service)).operation_model(message.operation)
         parameters = QueryParser(for_parsing).parse({"values": values, "body": "", "headers": {}, "method": "POST"})  # type: ignore[typeddict-item]
     else:
         return {}
@@ -165,16 +173,12 @@ def _validated(call: Call) -> dict[str, Any]:
     return dict(parameters)
 
 
-def _json(start_response: StartResponse, status: int, answer: Mapping[str, Any]) -> Iterable[bytes]:
-    return _reply(start_response, status, "application/x-amz-json-1.1", json.dumps(answer).encode(), [])
-
-
-def _refuse(start_response: StartResponse, call: Call, refusal: Refused) -> Iterable[bytes]:
-    if call.style == "json":
+def _refuse(start_response: StartResponse, message: _Message, refusal: Refused) -> Iterable[bytes]:
+    if message.style == "json":
         body = json.dumps({"__type": refusal.code, "message": refusal.text}).encode()
         return _reply(start_response, refusal.status, "application/x-amz-json-1.1", body, [])
-    error = f"<Error><Code>{refusal.code}</Code><Message>{refusal.text}</Message></Error>"
-    if call.service != "s3":
+    error = f"<Error><Code>{refusal.code}</Code><Message>{escape(refusal.text)}</Message></Error>"
+    if message.service != "s3":
         error = f"<ErrorResponse>{error}</ErrorResponse>"
     # the request's body may not have been read: the connection cannot be used again
     return _reply(start_response, refusal.status, "application/xml", error.encode(), [("Connection", "close")])

@@ -1,74 +1,162 @@
-"""A rented machine of the rehearsal cloud: a command in a private folder."""
+"""A rented machine of the rehearsal cloud: a command in a private folder, whatever service asked for it."""
 
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 import psutil
 
+from dogbreed.run_folder import write_json
 from launchers.runs.processes import living_process
 
-PROCESSES = "processes.json"
+_PROCESS_FILE = "process.json"  # in the machine's folder while its command runs
 
 
-@dataclass
 class Machine:
-    """One host of one attempt. folder: stands for the root of its disk; ml: for /opt/ml."""
+    """One machine, which runs one command.
 
-    folder: Path
-    name: str  # algo-1
-    address: str
-    stream: str
-    process: subprocess.Popen[bytes] | None = None
-    tmp: Path | None = None  # a short name of `work`, while the process runs
-    read: int = 0  # bytes of its output
-    held_back: list[dict[str, Any]] = field(default_factory=list)  # log events that are not in CloudWatch yet
+    folder: of this machine alone; it stands for the disk. mounts: where folders of it are on the machine, as
+    {"/opt/ml": "ml"}. The command is given as it would be typed on the machine, and its output read as it would be
+    there: paths under a mount are translated. /tmp and the home directory are a folder of the machine as well.
+    """
+
+    def __init__(self, folder: Path, mounts: Mapping[str, str]) -> None:
+        self.folder = folder
+        self._mounts = {place: folder / name for place, name in mounts.items()}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._tmp: Path | None = None  # a short name of the work folder, while the process runs
+        self._read = 0  # bytes of the output
+
+    def path(self, place: str) -> Path:
+        """Return where a path of the machine lies in its folder. Raises ValueError if it is under no mount."""
+        for mounted, folder in self._mounts.items():
+            if PurePosixPath(place).is_relative_to(mounted):
+                return folder / PurePosixPath(place).relative_to(mounted)
+        raise ValueError(f"{place} is under none of {', '.join(self._mounts)}")
 
     @property
-    def ml(self) -> Path:
-        return self.folder / "ml"
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
-    def work(self) -> Path:
-        """For /tmp and the home directory."""
-        return self.folder / "work"
+    def exit_code(self) -> int | None:
+        """Of the command; minus the number of the signal that ended it. None while it runs, or before."""
+        return None if self._process is None else self._process.poll()
 
-    @property
-    def output(self) -> Path:
-        return self.folder / "output.log"
+    def start(self, argv: Sequence[str], environment: Mapping[str, str], *, disk_mb: float | None = None) -> None:
+        """Start the command, once. `python` as its first word is the interpreter that runs this.
+
+        environment: added to the little that every machine has. disk_mb: no file can grow beyond this.
+        """
+        work = self.folder / "work"
+        work.mkdir(parents=True, exist_ok=True)
+        # sockets of processes that decode photos are made there, and the name of one has 107 characters at most
+        self._tmp = Path(tempfile.mkdtemp(prefix="dogbreed-")) / "tmp"
+        self._tmp.symlink_to(work)
+        surroundings = {
+            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(work),
+            "TMPDIR": str(self._tmp),
+            "LANG": "C.UTF-8",
+        }
+        with (self.folder / "output.log").open("wb") as output:
+            self._process = subprocess.Popen(
+                self._translated(argv),
+                cwd=work,
+                env={**surroundings, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=None if disk_mb is None else _file_limit(int(disk_mb * 1e6)),
+            )
+        pid, started = _identity(self._process)
+        write_json(self.folder / _PROCESS_FILE, {"pid": pid, "started": started, "tmp": str(self._tmp)})
+
+    def read_lines(self, *, last: bool = False) -> list[str]:
+        """Return the lines that the command has printed since the last call, without blank ones.
+
+        Only whole lines, unless this is the last call. A carriage return, as of a progress bar, ends a line as well.
+        """
+        if self._process is None:
+            return []
+        with (self.folder / "output.log").open("rb") as file:
+            file.seek(self._read)
+            added = file.read()
+        whole = added if last else added[: added.rfind(b"\n") + 1]
+        self._read += len(whole)
+        text = whole.decode(errors="replace")
+        private = {str(folder): place for place, folder in self._mounts.items()}
+        for path, place in {**private, str(self.folder / "work"): "/tmp", str(self._tmp): "/tmp"}.items():
+            text = text.replace(path, place)
+        return [line for line in re.split(r"[\r\n]+", text) if line.strip()]
 
     def signal(self, number: int) -> None:
-        if self.process is not None:
+        """Send a signal to the command alone, if it still runs."""
+        if self._process is not None:
             with suppress(ProcessLookupError):
-                self.process.send_signal(number)
+                self._process.send_signal(number)
 
     def kill(self) -> None:
-        """With all that it has started."""
-        if self.process is not None:
+        """Kill the command with all that it has started."""
+        if self._process is not None:
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        if self.tmp is not None:
-            shutil.rmtree(self.tmp.parent, ignore_errors=True)
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            (self.folder / _PROCESS_FILE).unlink(missing_ok=True)
+        if self._tmp is not None:
+            _remove_tmp(self._tmp)
+
+    def remove(self) -> None:
+        """Kill the command, and delete the machine's folder."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _translated(self, argv: Sequence[str]) -> list[str]:
+        words = list(argv)
+        for place, folder in self._mounts.items():
+            words = [word.replace(place, str(folder)) for word in words]
+        return [sys.executable if words[0] == "python" else words[0], *words[1:]]
 
 
-def sweep_left_over(place: Path) -> None:
-    """End processes that outlived a server which was killed, and remove their machines."""
-    with suppress(OSError, ValueError):
-        for pid, started in json.loads((place / PROCESSES).read_bytes()):
-            if living_process(pid, started):
-                os.killpg(pid, signal.SIGKILL)
-        (place / PROCESSES).unlink()
-    shutil.rmtree(place / "machines", ignore_errors=True)
+def remove_left_over(folder: Path) -> None:
+    """Kill the command of a machine that outlived a server which was killed, and delete the machine's folder."""
+    with suppress(OSError, ValueError, KeyError):
+        left = json.loads((folder / _PROCESS_FILE).read_bytes())
+        if living_process(left["pid"], left["started"]):
+            os.killpg(left["pid"], signal.SIGKILL)
+        _remove_tmp(Path(left["tmp"]))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def identity(process: "subprocess.Popen[bytes]") -> tuple[int, float]:
+def _remove_tmp(link: Path) -> None:
+    """Remove the link, which does not reach what it points to, and the folder that was made for it."""
+    with suppress(OSError):
+        link.unlink()
+        link.parent.rmdir()
+
+
+def _file_limit(most: int) -> Callable[[], None]:
+    """Return what a new process does so that its files cannot grow beyond so many bytes."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the write, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    return limit
+
+
+def _identity(process: "subprocess.Popen[bytes]") -> tuple[int, float]:
+    """The number of a process, and when it started, since 1970: together they name it for good."""
     try:
         return process.pid, psutil.Process(process.pid).create_time()
     except psutil.NoSuchProcess:

@@ -1,8 +1,27 @@
-"""What the rehearsal's server and those who talk to it agree on. Nothing heavy is imported here."""
+"""What the rehearsal's server and its clients agree on. Nothing heavy is imported here."""
+
+from dataclasses import dataclass
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
 BUCKET = "dogbreed-rehearsal"
 ROLE = "DogBreedTraining"
-TROUBLE_HEADER, DOOR_HEADER = "X-Rehearsal-Trouble", "X-Rehearsal-Door"
+FAULTS_HEADER, SESSION_HEADER = "X-Rehearsal-Faults", "X-Rehearsal-Session"
 SERVER_FILE, LOCK_FILE, LOG_FILE = "server.json", "server.lock", "server.log"
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the server is, and the access key that it accepts: only those who may read its state may use it."""
+
+    url: str
+    key: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that send boto3 and the AWS CLI to this server."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.key,
+        }

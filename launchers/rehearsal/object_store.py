@@ -13,8 +13,8 @@ from launchers.rehearsal.names import ACCOUNT
 _NAME_MAX = 200  # of a file; a key may have 1,024 bytes
 
 
-class Shelf:
-    """A folder for each bucket, a file for each object. moto's memory is what counts; the disk follows it."""
+class ObjectStore:
+    """A folder for each bucket, a file for each object. moto answers from its memory; the disk is a copy of that."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,6 +25,7 @@ class Shelf:
         return s3_backends[ACCOUNT]["aws"]
 
     def load(self) -> None:
+        """Put into moto's memory what is on disk."""
         for place in sorted(self.folder.glob("*")):
             if not place.is_dir():
                 continue
@@ -38,24 +39,43 @@ class Shelf:
                     found.last_modified = datetime.fromtimestamp(path.stat().st_mtime, UTC).replace(tzinfo=None)
 
     def put(self, bucket: str, key: str, content: bytes) -> None:
-        """Raises KeyError where there is no such bucket."""
+        """Store an object. Raises KeyError if there is no such bucket."""
         if bucket not in self.backend.buckets:
             raise KeyError(bucket)
         self.backend.put_object(bucket, key, content, disable_notification=True)
         self.follow(bucket, key)
 
     def get(self, bucket: str, key: str) -> bytes | None:
+        """Return an object's content; None if it does not exist."""
         found = self._objects(bucket).get(key)
         return None if found is None else bytes(found.value)
 
     def keys(self, bucket: str, prefix: str) -> list[str]:
         return sorted(key for key in self._objects(bucket) if key.startswith(prefix))
 
+    def download(self, bucket: str, prefix: str, folder: Path) -> int:
+        """Write all objects under a prefix to a folder, named as SageMaker names those of an S3Prefix.
+
+        Returns how many there are. Keys that would lie outside of the folder are left out.
+        """
+        keys = self.keys(bucket, prefix)
+        base = prefix if prefix.endswith("/") else prefix.rpartition("/")[0] + "/"
+        if not prefix.endswith("/") and any(key.startswith(f"{prefix}/") for key in keys):
+            base = f"{prefix}/"
+        base = base.lstrip("/")
+        for key in keys:
+            path = folder / (key[len(base) :] if key.startswith(base) else key.rpartition("/")[2])
+            if key.endswith("/") or not path.resolve().is_relative_to(folder.resolve()):
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.get(bucket, key) or b"")
+        return len(keys)
+
     def has_bucket(self, bucket: str) -> bool:
         return bucket in self.backend.buckets
 
     def follow(self, bucket: str, key: str | None = None) -> None:
-        """Bring the disk up to date with one object, or with a whole bucket."""
+        """Bring the disk up to date with one object of moto's, or with a whole bucket."""
         with self._lock:
             place = self.folder / quote(bucket, safe="")
             if not self.has_bucket(bucket):
@@ -92,7 +112,7 @@ class Shelf:
 
 
 def _file(place: Path, key: str) -> Path:
-    """A key as one file: whole keys in one name where that is short enough, else in folders of pieces."""
+    """Return the file of a key: one name if that is short enough, else folders of pieces."""
     name = quote(key, safe="")
     pieces = [name[n : n + _NAME_MAX] for n in range(0, len(name), _NAME_MAX)]
     # a cut must not fall into the three characters of an escape

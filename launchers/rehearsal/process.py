@@ -7,12 +7,11 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from launchers.base import Cause, LaunchError
 from launchers.formatting import shown_path
-from launchers.rehearsal.names import LOCK_FILE, LOG_FILE, SERVER_FILE
+from launchers.rehearsal.names import LOCK_FILE, LOG_FILE, SERVER_FILE, Server
 from launchers.runs.processes import living_process
 
 IDLE_S = 3600.0
@@ -20,23 +19,16 @@ _START_S = 60.0
 _started: list[subprocess.Popen[bytes]] = []  # servers, of which this process is the parent
 
 
-@dataclass(frozen=True)
-class Server:
-    """Where the server is, and the access key that it wants to see: only who may read its state may use it."""
-
-    url: str
-    key: str
-
-
 def default_place() -> Path:
-    """Where the state is if nothing else is said; as conf/aws/rehearsal.yaml has it."""
+    """Return where the state is by default; conf/aws/rehearsal.yaml says the same."""
     return Path(os.environ.get("DOGBREED_CACHE", "~/.cache/dogbreed")).expanduser() / "rehearsal"
 
 
 def start(place: Path, idle_s: float) -> Server:
-    """The server whose state is in `place`; it is started where none is running.
+    """Return the server whose state is in `place`; it is started if none is running.
 
-    Raises LaunchError where it does not come up.
+    idle_s: after so long without a request or anything that runs, a server that is started ends. Raises LaunchError if
+    it does not start.
     """
     if server := running(place):
         return server
@@ -77,12 +69,12 @@ def start(place: Path, idle_s: float) -> Server:
         process.wait()
         tail = (place / LOG_FILE).read_text(errors="replace").splitlines()[-3:]
         raise LaunchError(
-            f"The rehearsal cloud does not come up; {shown_path(place / LOG_FILE)} ends with:\n" + "\n".join(tail)
+            f"The rehearsal cloud did not start; {shown_path(place / LOG_FILE)} ends with:\n" + "\n".join(tail)
         )
 
 
 def running(place: Path) -> Server | None:
-    """The server; null where none is running."""
+    """Return the server; None if none is running."""
     try:
         seen = json.loads((place / SERVER_FILE).read_bytes())
         alive = living_process(seen["pid"], seen["process_started"])
@@ -92,7 +84,7 @@ def running(place: Path) -> Server | None:
 
 
 def stop(place: Path) -> bool:
-    """End the server, and with it the jobs that run in it. False where none was running."""
+    """End the server, and with it the jobs that run in it. Returns False if none was running."""
     if running(place) is None:
         return False
     seen = json.loads((place / SERVER_FILE).read_bytes())
@@ -106,7 +98,7 @@ def stop(place: Path) -> bool:
                 break
             time.sleep(0.05)
     for child in _started:
-        child.poll()  # an ended one is no zombie then
+        child.poll()  # so that an ended one is not left as a zombie
     return True
 
 

@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,9 +19,10 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 from dogbreed.run_folder import write_json
-from launchers.rehearsal.gateway import Front
-from launchers.rehearsal.names import ACCOUNT, BUCKET, REGION, ROLE, SERVER_FILE
-from launchers.rehearsal.object_store import Shelf
+from launchers.rehearsal.gateway import Gateway
+from launchers.rehearsal.names import ACCOUNT, BUCKET, REGION, ROLE, SERVER_FILE, Server
+from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.service import Service
 from launchers.rehearsal.services.training import TrainingJobs
 
 _TRUST = (
@@ -28,15 +31,25 @@ _TRUST = (
 )
 
 
+def services(state_dir: Path, store: ObjectStore) -> list[Service]:
+    """All services of the rehearsal's own; what they do not answer is moto's."""
+    return [TrainingJobs(state_dir / "jobs", store)]
+
+
 def main(state_dir: Path, idle_s: float) -> None:
     os.environ.pop("AWS_ENDPOINT_URL", None)  # moto would call itself
     for noisy in ("werkzeug", "botocore", "boto3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    shelf = Shelf(state_dir / "s3")
-    shelf.load()
-    if not shelf.has_bucket(BUCKET):
-        shelf.backend.create_bucket(BUCKET, REGION)
-        shelf.follow(BUCKET)
+    store = ObjectStore(state_dir / "s3")
+    store.load()
+    _create_what_an_account_has(store)
+    serve(state_dir, services(state_dir, store), store, idle_s)
+
+
+def _create_what_an_account_has(store: ObjectStore) -> None:
+    if not store.has_bucket(BUCKET):
+        store.backend.create_bucket(BUCKET, REGION)
+        store.follow(BUCKET)
     iam_backends[ACCOUNT]["aws"].create_role(
         ROLE,
         _TRUST,
@@ -46,12 +59,16 @@ def main(state_dir: Path, idle_s: float) -> None:
         tags=[],
         max_session_duration="3600",
     )
-    jobs = TrainingJobs(state_dir / "jobs", shelf)
+
+
+def serve(state_dir: Path, own: Sequence[Service], store: ObjectStore, idle_s: float) -> None:
+    """Answer requests until SIGTERM or SIGINT, or until nothing has been asked for and nothing ran for `idle_s`."""
     key = secrets.token_hex(16)
-    front = Front(DomainDispatcherApplication(create_backend_app), jobs, shelf, key)
-    server = make_server("127.0.0.1", 0, front, threaded=True, request_handler=_Handler)
-    url = f"http://127.0.0.1:{server.port}"
-    jobs.begin(url, key)
+    gateway = Gateway(DomainDispatcherApplication(create_backend_app), own, store, key)
+    http = make_server("127.0.0.1", 0, gateway, threaded=True, request_handler=_Handler)
+    server = Server(f"http://127.0.0.1:{http.port}", key)
+    for service in own:
+        service.begin(server)
     ending = threading.Event()
 
     def end(signum: int, frame: FrameType | None) -> None:
@@ -59,19 +76,18 @@ def main(state_dir: Path, idle_s: float) -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    write_json(
-        state_dir / SERVER_FILE,
-        {"pid": os.getpid(), "process_started": psutil.Process().create_time(), "url": url, "key": key},
-    )
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    started = psutil.Process().create_time()
+    write_json(state_dir / SERVER_FILE, {"pid": os.getpid(), "process_started": started, **asdict(server)})
     while not ending.wait(1.0):
-        if jobs.active:
-            front.last_request = time.monotonic()
-        elif time.monotonic() - front.last_request > idle_s:
+        if any(service.active for service in own):
+            gateway.last_request = time.monotonic()
+        elif time.monotonic() - gateway.last_request > idle_s:
             break
     (state_dir / SERVER_FILE).unlink(missing_ok=True)
-    jobs.end()
-    server.shutdown()
+    for service in own:
+        service.end()
+    http.shutdown()
 
 
 class _Handler(MotoRequestHandler):

@@ -1,10 +1,14 @@
-"""What each service of the rehearsal cloud is made of."""
+"""What every service of the rehearsal cloud keeps to: operations by name, state that survives a restart, an end.
+
+A service is a class; server.py has the list of them.
+"""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-Operation = Callable[..., "dict[str, Any] | None"]
-_MOST_TAGS = 50
+from launchers.rehearsal.faults import Faults, Session
+from launchers.rehearsal.names import Server
 
 
 class Refused(Exception):  # noqa: N818 (what AWS does, not what went wrong here)
@@ -19,15 +23,47 @@ def invalid(text: str) -> Refused:
     return Refused("ValidationException", text)
 
 
-def as_tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"Key": key, "Value": value} for key, value in sorted(tags.items())]
+@dataclass(frozen=True)
+class Call:
+    """One request to an operation. parameters: as boto3 takes them, checked against AWS's own model.
+
+    faults: what the client wants to go wrong. session: what this client has done before.
+    """
+
+    parameters: Mapping[str, Any]
+    faults: Faults
+    session: Session
 
 
-def check_tags(tags: list[dict[str, str]], before: Mapping[str, str]) -> None:
-    keys = [tag["Key"] for tag in tags]
-    if len(set(keys)) < len(keys):
-        raise invalid("Duplicate tag keys found. Please note that tag keys are case insensitive.")
-    if len(keys) + len(before.keys() - set(keys)) > _MOST_TAGS:
-        raise invalid(f"Too many tags: a resource has at most {_MOST_TAGS}")
-    if reserved := [key for key in keys if key.lower().startswith("aws:")]:
-        raise invalid(f"Tag keys must not begin with aws:, got {', '.join(reserved)}")
+Answer = dict[str, Any]
+Handler = Callable[[Call], Answer | None]  # None: the request is about what another service keeps; raises Refused
+
+
+class Service(Protocol):
+    """Some operations of one of AWS's services, or of several, with the state that they share."""
+
+    @property
+    def operations(self) -> Mapping[tuple[str, str], Handler]:
+        """The handlers, by service as requests are signed for it, and operation: ("sagemaker", "CreateTrainingJob").
+
+        Several services may answer the same operation, each for its own resources, as ListTags: they are asked in
+        turn. moto answers if all of them return None. The gateway reads and answers AWS's JSON protocol, in which a
+        header names the operation, and for these handlers no other yet.
+        """
+        ...
+
+    @property
+    def active(self) -> bool:
+        """Whether something is still running, so that the server must not end for want of requests."""
+        ...
+
+    def begin(self, server: Server) -> None:
+        """Load the state that an earlier server left, before the first request. What that one ran has ended with it.
+
+        server: for commands that call the cloud themselves.
+        """
+        ...
+
+    def end(self) -> None:
+        """End what is running, because the server ends."""
+        ...

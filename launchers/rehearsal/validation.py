@@ -1,4 +1,4 @@
-"""A request held against AWS's own model of it: patterns, enums, lengths and ranges, which botocore leaves out."""
+"""Checks a request against AWS's own model of it: patterns, enums, lengths and ranges, which botocore leaves out."""
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -13,12 +13,12 @@ _SHOWN = 60  # characters of a value
 def _pattern(text: str) -> "regex.Pattern[str] | None":
     try:
         return regex.compile(text)
-    except regex.error:  # a dialect of Java's; the service itself would know
+    except regex.error:  # a pattern in Java's dialect; only the service itself can check it
         return None
 
 
 def findings(shape: Any, value: Any, at: str = "") -> Iterator[str]:
-    """What AWS's front door would refuse in `value`. shape: botocore's, of an operation's input or a part of it."""
+    """Yield what AWS would refuse in `value`. shape: botocore's, of an operation's input or a part of it."""
     where, kind = at or "the request", shape.type_name
     if kind == "structure":
         yield from _structure(shape, value, at, where)
@@ -70,7 +70,8 @@ def _string(shape: Any, value: Any, where: str) -> Iterator[str]:
         return
     yield from _range(shape, len(value), where, "length")
     if shape.enum and value not in shape.enum:
-        yield f"{where}: {value!r} is none of {len(shape.enum)} values such as {', '.join(shape.enum[:3])}"
+        examples = ", ".join(shape.enum[:3])
+        yield f"{where}: {value!r} is not one of the {len(shape.enum)} allowed values, such as {examples}"
     text = shape.metadata.get("pattern")
     pattern = _pattern(text) if text else None
     if pattern is not None and not pattern.fullmatch(value):
@@ -86,4 +87,4 @@ def _range(shape: Any, size: float, where: str, what: str) -> Iterator[str]:
 
 
 def _not_a(where: str, value: Any, kind: str) -> str:
-    return f"{where}: {str(value)[:_SHOWN]!r} is no {kind}"
+    return f"{where}: {str(value)[:_SHOWN]!r} is not a {kind}"

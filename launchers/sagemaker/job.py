@@ -1,19 +1,23 @@
-"""SageMaker's words for how a job stands, in ours: what phase, why, and what to do next."""
+"""A training job as SageMaker describes it, and what that means for a run: which phase, why, and what to do next.
+
+DescribeTrainingJob's answer is read here and nowhere else.
+"""
 
 import re
 import shlex
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from datetime import UTC
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Self
 
+from launchers.aws.layout import RunLocation, archive_uri
 from launchers.base import Cause, Handle, Phase, Status
 from launchers.cost import prices
+from launchers.payload.photos import FEATURES
 
-EARLY_TAG = "dogbreed:ended-early"
 STUDY = "DOGBREED_STUDY"  # in the environment of a job that is a whole search: its study
 
+_FINISHED = ("Completed", "Failed", "Stopped")
 _PROVISIONING = (
     "Starting",
     "LaunchingMLInstances",
@@ -23,10 +27,136 @@ _PROVISIONING = (
     "DownloadingTrainingImage",
 )
 _RECOVERING = ("Interrupted", "Restarting")
+_TIME_LIMITS = {"MaxRuntimeExceeded": "max_run_s", "MaxWaitTimeExceeded": "max_wait_s"}
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A step of a job's history, in SageMaker's words."""
+
+    status: str
+    message: str
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training job.
+
+    status, secondary, reason: TrainingJobStatus, SecondaryStatus and FailureReason. started, ended: of its training;
+    None before. billable_s: None until it has ended. features_uri: where features of its photos are kept for later
+    runs; None if it uses none. study: of a job that is a whole search; else None.
+    """
+
+    name: str
+    arn: str
+    status: str
+    secondary: str
+    reason: str
+    transitions: tuple[Transition, ...]
+    created: datetime
+    modified: datetime
+    started: datetime | None
+    ended: datetime | None
+    instance_type: str
+    instances: int
+    spot: bool
+    billable_s: float | None
+    output_uri: str
+    checkpoints_uri: str
+    features_uri: str | None
+    kms_key: str | None
+    study: str | None
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> Self:
+        """Read DescribeTrainingJob's answer; a job that was not launched from here lacks some of its parts."""
+        resources, output = answer.get("ResourceConfig", {}), answer.get("OutputDataConfig", {})
+        inputs = {channel["ChannelName"]: channel for channel in answer.get("InputDataConfig", [])}
+        features = inputs.get(FEATURES, {}).get("DataSource", {}).get("S3DataSource", {})
+        steps = answer.get("SecondaryStatusTransitions", [])
+        return cls(
+            name=answer["TrainingJobName"],
+            arn=answer["TrainingJobArn"],
+            status=answer["TrainingJobStatus"],
+            secondary=answer["SecondaryStatus"],
+            reason=answer.get("FailureReason", ""),
+            transitions=tuple(Transition(step["Status"], step.get("StatusMessage", "")) for step in steps),
+            created=answer["CreationTime"],
+            modified=answer.get("LastModifiedTime", answer["CreationTime"]),
+            started=answer.get("TrainingStartTime"),
+            ended=answer.get("TrainingEndTime"),
+            instance_type=resources.get("InstanceType", ""),
+            instances=int(resources.get("InstanceCount", 1)),
+            spot=bool(answer.get("EnableManagedSpotTraining")),
+            billable_s=answer.get("BillableTimeInSeconds"),
+            output_uri=output.get("S3OutputPath", ""),
+            checkpoints_uri=answer.get("CheckpointConfig", {}).get("S3Uri", ""),
+            features_uri=features.get("S3Uri"),
+            kms_key=output.get("KmsKeyId"),
+            study=answer.get("Environment", {}).get(STUDY),
+        )
+
+    @property
+    def finished(self) -> bool:
+        return self.status in _FINISHED
+
+    @property
+    def stopped_on_request(self) -> bool:
+        """Whether somebody stopped it, and not one of its time limits."""
+        return self.status == "Stopped" and self.secondary not in _TIME_LIMITS
+
+    @property
+    def attempts(self) -> int:
+        """How often machines were asked for: once, and once after each interruption."""
+        return 1 + self._count("Interrupted")
+
+    @property
+    def trainings(self) -> int:
+        """How many attempts have begun to train."""
+        return self._count("Training")
+
+    @property
+    def message(self) -> str:
+        """What SageMaker says of the latest step."""
+        return self.transitions[-1].message if self.transitions else ""
+
+    @property
+    def location(self) -> RunLocation:
+        """Where everything of the job's run lies."""
+        return RunLocation.of_checkpoints(self.checkpoints_uri)
+
+    @property
+    def archive_uri(self) -> str:
+        """The results that it leaves if it succeeds."""
+        return archive_uri(self.output_uri, self.name)
+
+    def usd(self, now: float) -> float | None:
+        """Return the cost so far by the list price, from exact seconds once the job has ended; None without a price.
+
+        now: seconds since 1970.
+        """
+        row = prices.instance(self.instance_type)
+        if row is None:
+            return None
+        usd_per_s = row.usd * self.instances / 3600
+        if self.billable_s is not None:
+            return self.billable_s * usd_per_s
+        if self.started is None or self.ended is not None:
+            return 0.0
+        share = prices.spot_share() if self.spot else 1.0
+        return (now - self.started.timestamp()) * usd_per_s * share
+
+    def _count(self, status: str) -> int:
+        return sum(step.status == status for step in self.transitions)
+
+
+# --- what it means for the run ---
+
+
 _CAUSED = re.compile(
     r"^AlgorithmError: (?:ExecuteUserScriptError:?\s*)?\[(?P<cause>[a-z_]+)\] (?P<detail>.*?)(?:, exit code: \d+)?$",
     re.S,
-)
+)  # what launchers/remote/entry.py wrote down
 _REASONS: tuple[tuple[str, Cause, str], ...] = (  # in a FailureReason, the first that fits; {type} and {again}
     (
         "CapacityError",
@@ -48,104 +178,78 @@ _REASONS: tuple[tuple[str, Cause, str], ...] = (  # in a FailureReason, the firs
     ("ClientError", Cause.BAD_CONFIG, "Mend that, then: {again}"),
     ("InternalServerError", Cause.INTERRUPTED, "Nothing of yours was wrong. Go on with: {again}"),
     ("AlgorithmError", Cause.USER_CODE, "The log says more. Then go on with: {again}"),
+    ("", Cause.UNKNOWN, "The log may say more. Then go on with: {again}"),
 )
 
 
-def read(
-    job: Mapping[str, Any],
-    handle: Handle,
-    *,
-    tags: Callable[[], Mapping[str, str]] | None = None,
+def status_of(
+    job: TrainingJob, handle: Handle, *, ended_early: bool, now: float, earlier: Sequence[TrainingJob] = ()
 ) -> Status:
-    """job: as DescribeTrainingJob gives it. tags: of the job, asked if they matter."""
-    native, secondary = job["TrainingJobStatus"], job["SecondaryStatus"]
-    again = shlex.join(["python", "train.py", f"resume={handle}"])
-    if STUDY in job.get("Environment", {}):
-        again = "the command that began this search"
+    """Return how a run stands whose latest job this is.
+
+    ended_early: whether the job is marked as stopped because its numbers were enough. now: seconds since 1970.
+    earlier: jobs of the run before this one, in order.
+    """
+    costs = [each.usd(now) or 0.0 for each in earlier]
+    usd = job.usd(now)
+    first = earlier[0] if earlier else job
     here = Status(
         Phase.RUNNING,
-        attempt=attempts(job),
-        started_at=started_at(job),
-        usd=spent(job),
-        job=job["TrainingJobName"],
+        attempt=job.attempts + sum(each.attempts for each in earlier),
+        started_at=first.created.astimezone(UTC).isoformat(timespec="milliseconds"),
+        usd=None if usd is None else usd + sum(costs),
+        job=job.name,
     )
-    if native == "InProgress":
-        if secondary in _RECOVERING or (secondary in _PROVISIONING and attempts(job) > 1):
-            return replace(here, phase=Phase.RECOVERING, cause=Cause.INTERRUPTED, detail=_message(job))
-        phase = Phase.PROVISIONING if secondary in _PROVISIONING else Phase.RUNNING
-        return replace(here, phase=phase, detail=_message(job))
-    if native == "Stopping":
-        return replace(here, phase=Phase.STOPPING, cause=Cause.BY_USER, detail=_message(job))
-    if native == "Completed":
-        return replace(here, phase=Phase.SUCCEEDED)
-    if native == "Stopped":
-        if secondary in ("MaxRuntimeExceeded", "MaxWaitTimeExceeded"):
-            key = "max_run_s" if secondary == "MaxRuntimeExceeded" else "max_wait_s"
-            what = f"launcher.{key} was over; what was trained is saved"
-            return replace(
-                here,
-                phase=Phase.FAILED,
-                cause=Cause.TIME_LIMIT,
-                detail=what,
-                next_action=f"Go on with: {again} launcher.{key}=...",
-            )
-        if tags is not None and tags().get(EARLY_TAG):
+    resume = shlex.join(["python", "train.py", f"resume={handle}"])
+    again = resume if job.study is None else "the command that began this search"
+    match job.status:
+        case "InProgress":
+            return _in_progress(job, here)
+        case "Stopping":
+            return replace(here, phase=Phase.STOPPING, cause=Cause.BY_USER, detail=job.message)
+        case "Completed":
+            return replace(here, phase=Phase.SUCCEEDED)
+        case "Stopped" if ended_early and job.stopped_on_request:
             return replace(here, phase=Phase.SUCCEEDED, detail="ended early: its numbers were enough")
-        return replace(
-            here,
-            phase=Phase.CANCELLED,
-            cause=Cause.BY_USER,
-            detail="stopped on request",
-            next_action=f"Go on with: {again}",
-        )
-    reason = str(job.get("FailureReason", ""))
-    if own := _CAUSED.match(reason):
-        cause = Cause(own["cause"]) if own["cause"] in set(Cause) else Cause.UNKNOWN
-        hint = {
-            Cause.USER_CODE: f"The log says more. Then go on with: {again}",
-            Cause.QUOTA: f"The disk is full. Try: {again} with a larger launcher.volume_gb",
-        }.get(cause, f"Then go on with: {again}")
-        return replace(here, phase=Phase.FAILED, cause=cause, detail=own["detail"].strip(), next_action=hint)
-    for text, cause, hint in _REASONS:
-        if text in reason:
-            kind = job["ResourceConfig"]["InstanceType"]
-            return replace(
-                here, phase=Phase.FAILED, cause=cause, detail=reason, next_action=hint.format(type=kind, again=again)
-            )
+        case "Stopped":
+            return _stopped(job, here, again)
+        case _:
+            return _failed(job, here, again)
+
+
+def _in_progress(job: TrainingJob, here: Status) -> Status:
+    provisioning = job.secondary in _PROVISIONING
+    if job.secondary in _RECOVERING or (provisioning and job.attempts > 1):
+        return replace(here, phase=Phase.RECOVERING, cause=Cause.INTERRUPTED, detail=job.message)
+    return replace(here, phase=Phase.PROVISIONING if provisioning else Phase.RUNNING, detail=job.message)
+
+
+def _stopped(job: TrainingJob, here: Status, again: str) -> Status:
+    if job.secondary not in _TIME_LIMITS:
+        hint = f"Go on with: {again}"
+        return replace(here, phase=Phase.CANCELLED, cause=Cause.BY_USER, detail="stopped on request", next_action=hint)
+    key = f"launcher.{_TIME_LIMITS[job.secondary]}"
     return replace(
         here,
         phase=Phase.FAILED,
-        cause=Cause.UNKNOWN,
-        detail=reason,
-        next_action=f"The log may say more. Then go on with: {again}",
+        cause=Cause.TIME_LIMIT,
+        detail=f"{key} was over; what was trained is saved",
+        next_action=f"Go on with: {again} {key}=...",
     )
 
 
-def started_at(job: Mapping[str, Any]) -> str:
-    return str(job["CreationTime"].astimezone(UTC).isoformat(timespec="milliseconds"))
-
-
-def attempts(job: Mapping[str, Any]) -> int:
-    """How often a machine has been asked for: once, and once after each interruption."""
-    steps: list[str] = [step["Status"] for step in job.get("SecondaryStatusTransitions", [])]
-    return 1 + steps.count("Interrupted")
-
-
-def spent(job: Mapping[str, Any]) -> float | None:
-    """USD so far, by the list price; exact seconds once it has ended. Null for a type without a price."""
-    resources = job["ResourceConfig"]
-    row = prices.instance(resources["InstanceType"])
-    if row is None:
-        return None
-    hourly = row.usd * int(resources["InstanceCount"])
-    if "BillableTimeInSeconds" in job:
-        return float(job["BillableTimeInSeconds"]) / 3600 * hourly
-    if "TrainingStartTime" not in job or "TrainingEndTime" in job:
-        return 0.0
-    share = prices.spot_share() if job.get("EnableManagedSpotTraining") else 1.0
-    return float(time.time() - job["TrainingStartTime"].timestamp()) / 3600 * hourly * share
-
-
-def _message(job: Mapping[str, Any]) -> str:
-    steps = job.get("SecondaryStatusTransitions", [])
-    return str(steps[-1].get("StatusMessage", "")) if steps else ""
+def _failed(job: TrainingJob, here: Status, again: str) -> Status:
+    if own := _CAUSED.match(job.reason):
+        cause = Cause(own["cause"]) if own["cause"] in set(Cause) else Cause.UNKNOWN
+        detail = own["detail"].strip()
+        match cause:
+            case Cause.USER_CODE:
+                hint = f"The log says more. Then go on with: {again}"
+            case Cause.QUOTA:
+                hint = f"The disk is full. Try: {again} with a larger launcher.volume_gb"
+            case _:
+                hint = f"Then go on with: {again}"
+    else:
+        cause, hint = next((cause, hint) for text, cause, hint in _REASONS if text in job.reason)
+        detail, hint = job.reason, hint.format(type=job.instance_type, again=again)
+    return replace(here, phase=Phase.FAILED, cause=cause, detail=detail, next_action=hint)

@@ -1,22 +1,21 @@
-"""A run's log in CloudWatch: every node, every attempt, every submission, as one stream of labelled lines."""
+"""Read a run's log in CloudWatch: every node, attempt and job of it, as one stream of labelled lines."""
 
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud, LogLine
 from launchers.remote.entry import END
-from launchers.sagemaker.job import attempts
+from launchers.sagemaker.job import TrainingJob
 
 GROUP = "/aws/sagemaker/TrainingJobs"
 TAIL_LINES = 10
 
-_STREAM = re.compile(r"(?P<job>.+)/algo-(?P<node>\d+)-(?P<started>\d+)$")
-_FINISHED = ("Completed", "Failed", "Stopped")
+_STREAM = re.compile(r".+/algo-(?P<node>\d+)-(?P<started>\d+)$")
 _LATE_POLLS = 20  # after a job's end, for lines that are not in CloudWatch yet
+_LATE_S = 60  # after which none is waited for
 
 
 @dataclass
@@ -28,46 +27,62 @@ class _Stream:
     ended: bool = False  # its last line has been seen
 
 
-def read_job_logs(cloud: Cloud, jobs: Callable[[], Sequence[Mapping[str, Any]]], *, follow: bool) -> Iterator[LogLine]:
-    """Lines as they come; with `follow` until the last job has ended and its last line has been seen, or none came for
-    a while. jobs: the run's submissions, in order, as DescribeTrainingJob gives them.
+def read_job_logs(cloud: Cloud, jobs: Callable[[], Sequence[TrainingJob]], *, follow: bool) -> Iterator[LogLine]:
+    """Yield lines as they come; with `follow` until the last job has ended and its last line has been read, or no line
+    has come for a while.
+
+    jobs: asks for the run's jobs, in order.
     """
     streams: dict[str, _Stream] = {}
-    quiet = 0  # looks since the end that found nothing
+    quiet = 0  # rounds since the end that found nothing
     while True:
         seen = jobs()  # before reading, so that nothing is missed
-        finished = not seen or seen[-1]["TrainingJobStatus"] in _FINISHED
         _find(cloud, seen, streams)
         latest = max((stream.attempt for stream in streams.values()), default=0)
         count = 0
-        for stream in sorted(streams.values(), key=lambda stream: (stream.attempt, stream.node)):
-            if stream.ended and stream.attempt < latest:
-                continue
-            for text in _new_lines(cloud, stream):
-                count += 1
-                stream.ended = stream.ended or text == END
-                if text != END:
-                    yield LogLine(stream.attempt, stream.node, text)
-        if finished:
-            begun = bool(seen) and "TrainingStartTime" in seen[-1]
-            newest = [stream.ended for stream in streams.values() if stream.attempt == latest]
-            complete = all(newest) and bool(newest or not begun) and _all_attempts(seen, latest)
-            quiet = 0 if count else quiet + 1
-            old = not seen or time.time() - seen[-1]["LastModifiedTime"].timestamp() > 60
-            if complete or (not count and (old or not follow or quiet >= _LATE_POLLS)):
-                return
-        elif not follow:
+        for line in _read(cloud, streams, latest):
+            count += 1
+            if line.text != END:
+                yield line
+        if not follow and not _finished(seen):
             return
+        if _finished(seen):
+            quiet = 0 if count else quiet + 1
+            old = not seen or time.time() - seen[-1].modified.timestamp() > _LATE_S
+            given_up = not count and (old or not follow or quiet >= _LATE_POLLS)
+            if given_up or _complete(seen, streams, latest):
+                return
         time.sleep(cloud.poll_s)
 
 
+def _read(cloud: Cloud, streams: Mapping[str, _Stream], latest: int) -> Iterator[LogLine]:
+    """Yield what is new in the streams, by attempt and node; of attempts before the latest only until their end."""
+    for stream in sorted(streams.values(), key=lambda stream: (stream.attempt, stream.node)):
+        if stream.ended and stream.attempt < latest:
+            continue
+        for text in _new_lines(cloud, stream):
+            stream.ended = stream.ended or text == END
+            yield LogLine(stream.attempt, stream.node, text)
+
+
+def _finished(jobs: Sequence[TrainingJob]) -> bool:
+    return not jobs or jobs[-1].finished
+
+
+def _complete(jobs: Sequence[TrainingJob], streams: Mapping[str, _Stream], latest: int) -> bool:
+    """Whether the last line of every node of the newest attempt has been read, as far as that attempt has any."""
+    begun = bool(jobs) and jobs[-1].started is not None
+    newest = [stream.ended for stream in streams.values() if stream.attempt == latest]
+    return all(newest) and bool(newest or not begun) and _all_attempts(jobs, latest)
+
+
 def tail(cloud: Cloud, job: str, reason: str = "") -> tuple[str, ...]:
-    """The last lines of a job's newest attempt, of the node that `reason` names, else of the first."""
+    """Return the last lines of a job's newest attempt, of the node that `reason` names, else of the first."""
     named = re.match(r"process \d+ \((algo-\d+)\)", reason)
     found = [name for name in _names(cloud, job) if f"/{named[1] if named else 'algo-1'}-" in name]
     if not found:
         return ()
-    newest = max(found, key=lambda name: int(name.rpartition("-")[2]))
+    newest = max(found, key=_started)
     with errors("reading the log"):
         events = cloud.client("logs").get_log_events(
             logGroupName=GROUP, logStreamName=newest, limit=TAIL_LINES + 1, startFromHead=False
@@ -75,34 +90,34 @@ def tail(cloud: Cloud, job: str, reason: str = "") -> tuple[str, ...]:
     return tuple(event["message"] for event in events if event["message"] != END)[-TAIL_LINES:]
 
 
-def _find(cloud: Cloud, jobs: Sequence[Mapping[str, Any]], streams: dict[str, _Stream]) -> None:
-    """Add streams that have come since: an attempt after an interruption has its own."""
+def _find(cloud: Cloud, jobs: Sequence[TrainingJob], streams: dict[str, _Stream]) -> None:
+    """Add streams that are new: an attempt after an interruption has its own."""
     before = 0
     for job in jobs:
         by_node: dict[int, list[str]] = {}
-        known = _known(job, streams)
-        for name in known if known and job is not jobs[-1] else _names(cloud, job["TrainingJobName"]):
+        known = [name for name in streams if name.startswith(f"{job.name}/")]
+        for name in known if known and job is not jobs[-1] else _names(cloud, job.name):
             if parsed := _STREAM.match(name):
                 by_node.setdefault(int(parsed["node"]) - 1, []).append(name)
         for node, names in by_node.items():
-            for number, name in enumerate(sorted(names, key=lambda name: int(name.rpartition("-")[2])), 1):
+            for number, name in enumerate(sorted(names, key=_started), 1):
                 streams.setdefault(name, _Stream(name, before + number, node))
-        before += max(attempts(job), *(len(names) for names in by_node.values()), 1)
+        before += max(job.attempts, *(len(names) for names in by_node.values()), 1)
 
 
-def _all_attempts(jobs: Sequence[Mapping[str, Any]], latest: int) -> bool:
+def _started(stream: str) -> int:
+    """Return when a stream of that name began; a later attempt's is greater."""
+    return int(stream.rpartition("-")[2])
+
+
+def _all_attempts(jobs: Sequence[TrainingJob], latest: int) -> bool:
     """Whether the newest attempt that has begun is among those that have streams."""
-    begun = sum(attempts(job) for job in jobs[:-1])
-    for job in jobs[-1:]:
-        begun += sum(step["Status"] == "Training" for step in job.get("SecondaryStatusTransitions", []))
+    begun = sum(job.attempts for job in jobs[:-1]) + sum(job.trainings for job in jobs[-1:])
     return latest >= begun
 
 
-def _known(job: Mapping[str, Any], streams: Mapping[str, _Stream]) -> list[str]:
-    return [name for name in streams if name.startswith(f"{job['TrainingJobName']}/")]
-
-
 def _names(cloud: Cloud, job: str) -> list[str]:
+    """List the log streams of a job."""
     from botocore.exceptions import ClientError
 
     names: list[str] = []
@@ -118,7 +133,7 @@ def _names(cloud: Cloud, job: str) -> list[str]:
 
 
 def _new_lines(cloud: Cloud, stream: _Stream) -> Iterator[str]:
-    """CloudWatch gives the same token back once there is no more."""
+    """Yield what was added since the last call. CloudWatch returns the same token once there is no more."""
     while True:
         token = {"nextToken": stream.token} if stream.token else {}
         with errors("reading the log"):

@@ -23,7 +23,7 @@ from launchers.sweep import one_job
 from launchers.sweep.identity import NamedStudy, about_trials, study_of
 from launchers.sweep.running import RunningSearch
 from launchers.sweep.samplers import build_pruner, build_sampler, is_grid
-from launchers.sweep.settings import Settings, trains_heads
+from launchers.sweep.settings import Settings
 from launchers.sweep.snapshots import Snapshots
 from launchers.sweep.space import SearchSpace, read
 from launchers.sweep.storage import hidden, sqlite_file
@@ -64,7 +64,7 @@ class _Search:
 
     @property
     def shares_features(self) -> bool:
-        return trains_heads(self.trial)
+        return self.trial.spec.workload.trains_heads
 
     @property
     def parallel(self) -> int:

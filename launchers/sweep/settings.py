@@ -8,7 +8,6 @@ from typing import Any, Self, cast
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.errors import ConfigError, raise_findings
-from launchers.base import Plan
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,3 @@ class Settings:
             yield f"hpo.study={self.study!r} cannot name folders.\nTry: letters, digits and hyphens, at most 41"
         if self.one_job not in (None, True, False):
             yield f"hpo.one_job={self.one_job} cannot be.\nTry: true, false, or null for what suits the trials"
-
-
-def trains_heads(plan: Plan) -> bool:
-    """Whether trials are short and on features that all of them share."""
-    config = plan.spec.config
-    off = (config.get("features") or {}).get("mode") in ("off", False)
-    return config["model"]["trainable"] == "head" and not off

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from dogbreed.progress import TrialEnd
 from launchers.runs.search_folder import in_words, short, shown
 from launchers.sweep.space import SearchSpace
 from launchers.sweep.trials import Trial
@@ -50,11 +51,9 @@ class SweepTable:
                 sys.stdout.flush()
 
     def _line(self, trial: Trial, best: Trial | None) -> str:
-        value = "" if trial.value is None else f"  {trial.value:.4f}"
-        state = {"pruned": f"  pruned after epoch {trial.epochs}", "failed": "  failed"}.get(trial.state, "")
-        line = f"trial {trial.number}{value}{state}  {trial.seconds:.1f} s"
-        if best is not None:
-            line += f"  best so far {best.value:.4f} (trial {best.number})"
+        outcome = {"pruned": f"pruned after epoch {trial.epochs}", "failed": "failed"}.get(trial.state, "")
+        so_far = (None, None) if best is None else (best.value, best.number)
+        line = str(TrialEnd(trial.number, trial.value, outcome, trial.seconds, *so_far))
         further = [in_words(trial.values), *trial.cause.splitlines()[:1]]
         return "\n".join(
             [line, *(textwrap.fill(text, 80, initial_indent="  ", subsequent_indent="  ") for text in further)]

@@ -302,8 +302,8 @@ def test_a_search_in_one_job_comes_home_as_from_this_machine(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trouble = [f"aws.reclaims={len(moments)}", f"+aws.trouble.reclaim_at=[{','.join(moments)}]"]
-    command = words(place, photos, n_trials, *trouble, f"+aws.trouble.hard={hard}")
+    faults = [f"aws.reclaims={len(moments)}", f"+aws.faults.reclaim_at=[{','.join(moments)}]"]
+    command = words(place, photos, n_trials, *faults, f"+aws.faults.hard={hard}")
     # the command comes back, and the job goes on
     said = said_by(tmp_path, *command, "launcher.wait=false")
     assert "at worst" in said.partition("attach")[0]

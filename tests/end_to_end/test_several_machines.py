@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from launchers import launch, prepare
-from launchers.base import Cause, LaunchError, Phase, Plan, wait
+from launchers.base import Cause, LaunchError, Phase, Plan
+from launchers.follow import wait
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.launcher_contract import until
@@ -75,7 +76,7 @@ def test_both_machines_are_taken_away_and_the_run_goes_on_exactly(
         "launcher.spot=true",
         "launcher.max_wait_s=28800",
         "aws.reclaims=2",
-        "trouble.reclaim_at=[checkpoint 4,start]",
+        "faults.reclaim_at=[checkpoint 4,start]",
     )
     launcher, plan = submitted(place, tmp_path / "run", *long, *spot)
     wait(launcher, plan.handle)

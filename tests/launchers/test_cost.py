@@ -1,42 +1,28 @@
 """What several instances bring, as a plan says it: the whole run's time and price, and when fewer would do."""
 
-from copy import deepcopy
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dogbreed.benchmark import speedup as benchmark
+from dogbreed.workload import Workload
 from launchers import prepare
 from launchers.cost import estimate, instances, prices, times
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.plans import COMMANDS, planned
 
 TYPES = list(prices._table()["instances"])
-
-
-def config(**changes: Any) -> dict[str, Any]:
-    """Of dogImages and ResNet50; keys with __ for the dot."""
-    made = deepcopy(dict(planned("gpu").spec.config))
-    for key, value in changes.items():
-        *path, last = key.split("__")
-        node = made
-        for part in path:
-            node = node[part]
-        node[last] = value
-    return made
+HEAD = Workload.of(planned("gpu").spec.config)  # of a ResNet50, on dogImages
+ALL, LAYER4 = replace(HEAD, trainable="all"), replace(HEAD, trainable="layer4", views=3)
 
 
 def row(name: str) -> prices.Instance:
     found = prices.instance(name)
     assert found is not None
     return found
-
-
-HEAD = config()
-FOLDER = config(data__source=None)
 
 
 def test_one_instance_has_nothing_to_say() -> None:
@@ -48,7 +34,7 @@ def test_one_instance_has_nothing_to_say() -> None:
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(2, 100))
 def test_the_run_is_never_more_times_as_fast_than_there_are_instances(name: str, trainable: str, n: int) -> None:
-    made, on = {**HEAD, "model": {**HEAD["model"], "trainable": trainable}}, row(name)
+    made, on = replace(HEAD, trainable=trainable), row(name)
     one, many = estimate.seconds_expected(made, on), estimate.seconds_expected(made, on, n)
     assert one is not None
     assert many is not None
@@ -59,7 +45,7 @@ def test_the_run_is_never_more_times_as_fast_than_there_are_instances(name: str,
 
 
 def test_training_all_of_it_on_slow_machines_is_as_many_times_as_fast() -> None:
-    said = instances.said(config(model__trainable="all"), row("ml.m5.large"), 5)
+    said = instances.said(ALL, row("ml.m5.large"), 5)
     assert said.splitlines() == [
         "training steps 5 times as fast as on one instance, on paper",
         "1.7 h in all, 8.3 h on one instance",
@@ -67,7 +53,7 @@ def test_training_all_of_it_on_slow_machines_is_as_many_times_as_fast() -> None:
 
 
 def test_a_fast_gpu_behind_a_slow_network_is_warned_of() -> None:
-    said = instances.said(config(model__trainable="all"), row("ml.g5.xlarge"), 2)
+    said = instances.said(ALL, row("ml.g5.xlarge"), 2)
     assert "training steps 0.76 times" in said
     assert "More machines will not help: launcher.instances=1 takes 5.6 min" in said
 
@@ -77,17 +63,16 @@ def test_features_are_shared_out_and_later_runs_need_one_machine() -> None:
     assert "for features, which later runs find" in said
     assert "Later runs are as fast with launcher.instances=1" in said
     assert "will not help" not in said
-    assert "Later runs" not in instances.said(config(features__mode="off"), row("ml.m5.large"), 5)
+    assert "Later runs" not in instances.said(replace(HEAD, features="off"), row("ml.m5.large"), 5)
 
 
 def test_a_short_run_is_warned_of_since_starting_takes_longer() -> None:
-    made = dict(planned("spot").spec.config)
-    assert "More machines will not help: launcher.instances=1" in instances.said(made, row("ml.m5.large"), 5)
+    short = Workload.of(planned("spot").spec.config)
+    assert "More machines will not help: launcher.instances=1" in instances.said(short, row("ml.m5.large"), 5)
 
 
 def test_machines_handing_over_their_features_takes_time() -> None:
-    tuned = config(model__trainable="layer4", features__views=3)
-    one, two = (times.times(tuned, row("ml.m5.large"), n) for n in (1, 2))
+    one, two = (times.times(LAYER4, row("ml.m5.large"), n) for n in (1, 2))
     assert one is not None
     assert two is not None
     size = (3 * 6680 + 1671) * 1024 * 14 * 14 * 4
@@ -95,8 +80,7 @@ def test_machines_handing_over_their_features_takes_time() -> None:
 
 
 def test_features_that_do_not_fit_are_computed_in_each_step() -> None:
-    tuned = {"model__trainable": "layer4", "features__views": 3}
-    fits, not_so = (times.times(config(**tuned, features__max_gb=gb), row("ml.m5.large"), 1) for gb in (20, 17))
+    fits, not_so = (times.times(replace(LAYER4, max_gb=gb), row("ml.m5.large"), 1) for gb in (20, 17))
     assert fits is not None
     assert not_so is not None
     assert fits.features_s > 0 == not_so.features_s
@@ -105,21 +89,21 @@ def test_features_that_do_not_fit_are_computed_in_each_step() -> None:
 
 @pytest.mark.parametrize("trainable", ["head", "all"])
 def test_photos_that_nobody_has_counted_leave_the_steps_to_speak_of(trainable: str) -> None:
-    said = instances.said({**FOLDER, "model": {**FOLDER["model"], "trainable": trainable}}, row("ml.g5.xlarge"), 2)
+    uncounted = replace(HEAD, trainable=trainable, train_photos=None, other_photos=None)
+    said = instances.said(uncounted, row("ml.g5.xlarge"), 2)
     assert said.startswith("training steps ")
     assert "in all" not in said
     assert "launcher.instances=1 is as fast" in said or trainable == "head"
 
 
 def test_what_is_unknown_is_not_guessed() -> None:
-    assert "of that network" in instances.said(config(model__backbone="convnext_tiny"), row("ml.m5.large"), 2)
+    assert "of that network" in instances.said(replace(HEAD, backbone="convnext_tiny"), row("ml.m5.large"), 2)
     assert "of that instance type" in instances.said(HEAD, prices.instance("ml.g6.xlarge"), 2)
     assert estimate.estimate(HEAD, "ml.g6.xlarge", instances=2, spot=False, max_run_s=3600) is None
 
 
 def test_the_price_is_that_of_all_instances_for_the_shorter_time() -> None:
-    made = config(model__trainable="all")
-    one, five = (estimate.estimate(made, "ml.m5.large", instances=n, spot=False, max_run_s=1e6) for n in (1, 5))
+    one, five = (estimate.estimate(ALL, "ml.m5.large", instances=n, spot=False, max_run_s=1e6) for n in (1, 5))
     assert one is not None
     assert five is not None
     assert one.expected is not None
@@ -135,7 +119,9 @@ def test_the_plan_says_it_of_several_instances_alone() -> None:
     spec = planned("gpu").spec
     assert "speed-up" not in dict(one._rows(spec, "s3://"))
     several = replace(one, instances=5, instance_type="ml.m5.large")
-    assert dict(several._rows(spec, "s3://"))["speed-up"] == instances.said(spec.config, row("ml.m5.large"), 5)
+    assert dict(several._rows(spec, "s3://"))["speed-up"] == instances.said(
+        Workload.of(spec.config), row("ml.m5.large"), 5
+    )
 
 
 def test_every_priced_type_has_its_network() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 
 from dogbreed.errors import DataError
 from launchers import prepare
-from launchers.base import Cause, LaunchError, Phase, wait
+from launchers.base import Cause, LaunchError, Phase
+from launchers.follow import wait
 from launchers.payload import photos as datasets
 from launchers.payload.photos import MANIFEST, look, pack
 from launchers.rehearsal.cloud import Rehearsal
@@ -140,7 +142,7 @@ def test_an_upload_that_broke_off_goes_on_and_a_missing_part_is_sent_again(
     photos = make_photos(tmp_path / "photos", px=44)
     launcher, plan = planned(place, photos, tmp_path / "run", "trainer.max_epochs=1")
     digest, count = plan.spec.photos.digest, len(plan.spec.photos.shards)
-    whole = photos.pack
+    whole = datasets.pack
 
     def broken(*args: Any, **kwargs: Any) -> Iterator[tuple[str, bytes]]:
         for number, shard in enumerate(whole(*args, **kwargs)):
@@ -201,3 +203,25 @@ def test_the_machine_unpacks_and_names_a_part_that_is_missing(tmp_path: Path) ->
     (channel / name).write_bytes(content)
     assert machine.run()[0] == 0
     assert len(list((machine.base / "tmp/dogbreed/photos").rglob("*.jpg"))) == photos.files
+
+
+def test_photos_are_counted_by_split_so_that_a_plan_knows_what_they_cost(tmp_path: Path) -> None:
+    found = look(make_photos(tmp_path / "photos", classes=3, train=8, valid=3, test=2), cache=tmp_path / "digests")
+    assert found.counts({"valid_fraction": 0.1, "test_fraction": 0.1}) == {"train": 24, "valid": 9, "test": 6}
+    unsplit = look(tmp_path / "photos" / "train", cache=tmp_path / "digests")
+    assert unsplit.counts({"valid_fraction": 0.25, "test_fraction": 0.125}) == {"train": 15, "valid": 6, "test": 3}
+
+
+def test_the_plan_of_a_data_folder_has_an_expected_cost(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos")
+    words = ["data=folder", f"data.root={photos}", "launcher=sagemaker_gpu", "aws=rehearsal"]
+    _, plan = prepare([*words, f"hydra.run.dir={tmp_path / 'run'}"])
+    assert (plan.spec.workload.train_photos, plan.spec.workload.other_photos) == (24, 18)
+    cost = dict(plan.rows)["cost"]
+    assert re.search(r"about \$\S+ expected", cost), cost
+
+
+def test_splits_have_the_names_that_training_gives_them() -> None:
+    from dogbreed.photos import SPLITS
+
+    assert datasets.SPLITS == SPLITS

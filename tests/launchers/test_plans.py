@@ -8,13 +8,14 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import botocore.session
 import pytest
 
+from dogbreed.workload import Workload
 from launchers.cost import estimate, prices
 from launchers.rehearsal.validation import findings
 from launchers.sagemaker.training import SageMakerLauncher
@@ -94,16 +95,16 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_what_a_run_costs_grows_with_what_it_does_and_never_beyond_its_limit() -> None:
-    spec = planned("spot").spec
+    workload = Workload.of(planned("spot").spec.config)
     row = prices.instance("ml.m5.large")
     assert row is not None
-    frozen = estimate.seconds_expected(spec.config, row)
-    tuned = estimate.seconds_expected({**spec.config, "model": {**spec.config["model"], "trainable": "all"}}, row)
+    frozen = estimate.seconds_expected(workload, row)
+    tuned = estimate.seconds_expected(replace(workload, trainable="all"), row)
     assert frozen is not None
     assert tuned is not None
     assert frozen < tuned
     spot, demand = (
-        estimate.estimate(spec.config, "ml.m5.large", instances=1, spot=way, max_run_s=3600) for way in (True, False)
+        estimate.estimate(workload, "ml.m5.large", instances=1, spot=way, max_run_s=3600) for way in (True, False)
     )
     assert spot is not None
     assert demand is not None

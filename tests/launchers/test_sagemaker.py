@@ -17,8 +17,9 @@ import pytest
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
 from launchers import launch, prepare
-from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec, wait
+from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec
 from launchers.cli.verbs import main as launchers_command
+from launchers.follow import wait
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.launcher_contract import LauncherContract, until
@@ -122,8 +123,8 @@ def test_spot_with_five_reclaims_at_random_steps_gives_the_same_weights(
     hard: bool, at_home: Path, cloud: Rehearsal, place: Path, tmp_path: Path
 ) -> None:
     steps = [f"checkpoint {random.Random(n + hard).randint(1, 6)}" for n in range(5)]
-    trouble = [f"trouble.reclaim_at=[{','.join(steps)}]", f"trouble.hard={hard}"]
-    launcher, plan = prepared(place, tmp_path / "run", *LONGER, "aws.reclaims=5", *trouble)
+    faults = [f"faults.reclaim_at=[{','.join(steps)}]", f"faults.hard={hard}"]
+    launcher, plan = prepared(place, tmp_path / "run", *LONGER, "aws.reclaims=5", *faults)
     launcher.submit(plan)
     wait(launcher, plan.handle)
     assert_same_run(at_home, tmp_path / "run")
@@ -147,8 +148,8 @@ def test_interrupted_at_random_moments_nothing_is_lost_beyond_the_interval(
     moments = [f"checkpoint {chance.randint(1, 4)}" for _ in range(times)]
     for n in range(0, times, 5):
         moments[n] = chance.choice(["start", f"{chance.uniform(0.1, 2.5):.2f}s"])
-    trouble = [f"aws.reclaims={times}", f"trouble.reclaim_at=[{','.join(moments)}]"]
-    launcher, plan = prepared(place, tmp_path / "run", *long, *trouble)
+    faults = [f"aws.reclaims={times}", f"faults.reclaim_at=[{','.join(moments)}]"]
+    launcher, plan = prepared(place, tmp_path / "run", *long, *faults)
     launcher.submit(plan)
     wait(launcher, plan.handle)
     assert states(job_of(launcher, plan)).count("Interrupted") == times
@@ -235,7 +236,7 @@ def test_a_run_stopped_on_spot_goes_on_on_demand_and_then_at_home(
     monkeypatch.setenv("DOGBREED_CACHE", str(place.parent))
     shutil.rmtree(place.parent / "rehearsal", ignore_errors=True)
     (place.parent / "rehearsal").symlink_to(place)  # so that a handle alone finds it
-    slow = ("save.every_n_steps=1", "trouble.log_delay_s=0")
+    slow = ("save.every_n_steps=1", "faults.log_delay_s=0")
     launcher, plan = prepared(place, tmp_path / "run", *LONGER, *slow[1:], "aws.reclaims=0", "launcher.max_run_s=1")
     launcher.submit(plan)
     until(lambda: launcher.status(plan.handle).finished)
@@ -365,19 +366,19 @@ def test_watching_ends_a_run_early_and_that_is_no_failure(cloud: Rehearsal, plac
 
 
 @pytest.mark.parametrize(
-    ("trouble", "cause", "text"),
+    ("faults", "cause", "text"),
     [
-        ("trouble.no_capacity=1", Cause.CAPACITY, "launcher=sagemaker_gpu"),
-        ("trouble.crash_at=epoch 1", Cause.INTERRUPTED, "Go on with"),
-        ("trouble.disk_mb=0.3", Cause.QUOTA, "launcher.volume_gb"),
+        ("faults.no_capacity=1", Cause.CAPACITY, "launcher=sagemaker_gpu"),
+        ("faults.crash_at=epoch 1", Cause.INTERRUPTED, "Go on with"),
+        ("faults.disk_mb=0.3", Cause.QUOTA, "launcher.volume_gb"),
         ("launcher.max_run_s=1", Cause.TIME_LIMIT, "launcher.max_run_s"),
         (f"data.root=s3://{BUCKET}/nothing-here", Cause.BAD_CONFIG, "data.root"),
     ],
 )
 def test_what_stops_a_job_has_a_cause_and_a_next_action(
-    trouble: str, cause: Cause, text: str, cloud: Rehearsal, place: Path, tmp_path: Path
+    faults: str, cause: Cause, text: str, cloud: Rehearsal, place: Path, tmp_path: Path
 ) -> None:
-    launcher, plan = prepared(place, tmp_path / "run", *LONGER, "aws.reclaims=0", trouble)
+    launcher, plan = prepared(place, tmp_path / "run", *LONGER, "aws.reclaims=0", faults)
     launcher.submit(plan)
     until(lambda: launcher.status(plan.handle).finished)
     status = launcher.status(plan.handle)
@@ -391,14 +392,14 @@ def test_what_stops_a_job_has_a_cause_and_a_next_action(
 @pytest.mark.parametrize(
     ("overrides", "message", "cause"),
     [
-        (["launcher.bucket=nobody", "trouble.no_bucket=true"], "There is no bucket nobody", Cause.UNKNOWN),
+        (["launcher.bucket=nobody", "faults.no_bucket=true"], "There is no bucket nobody", Cause.UNKNOWN),
         (["aws.role=NoSuchRole"], "There is no role NoSuchRole", Cause.UNKNOWN),
         (["aws.role=OfLambda"], "SageMaker may not assume the role OfLambda", Cause.UNKNOWN),
         (["launcher.bucket=open-to-all"], "Everybody can read the bucket open-to-all", Cause.UNKNOWN),
         (["launcher.bucket=in-ireland"], "The bucket in-ireland is in eu-west-1", Cause.UNKNOWN),
-        (["launcher.bucket=none", "trouble.no_bucket=true", "aws.role=None"], "2 things to mend", Cause.UNKNOWN),
-        (["trouble.quotas={ml.m5.large:0}"], "ml.m5.large for spot training job usage", Cause.QUOTA),
-        (["trouble.expires_after=0"], "The AWS credentials have expired", Cause.PERMISSION),
+        (["launcher.bucket=none", "faults.no_bucket=true", "aws.role=None"], "2 things to mend", Cause.UNKNOWN),
+        (["faults.quotas={ml.m5.large:0}"], "ml.m5.large for spot training job usage", Cause.QUOTA),
+        (["faults.expires_after=0"], "The AWS credentials have expired", Cause.PERMISSION),
     ],
 )
 def test_what_only_the_account_knows_is_found_before_anything_is_created(
@@ -424,8 +425,8 @@ def test_what_only_the_account_knows_is_found_before_anything_is_created(
 
 
 def test_throttling_and_a_failing_s3_are_waited_out(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
-    trouble = ["trouble.throttled=3", "trouble.s3_failures=3", "trouble.log_delay_s=2", "aws.reclaims=0"]
-    launcher, plan = prepared(place, tmp_path / "run", "trainer.max_epochs=1", *trouble)
+    faults = ["faults.throttled=3", "faults.s3_failures=3", "faults.log_delay_s=2", "aws.reclaims=0"]
+    launcher, plan = prepared(place, tmp_path / "run", "trainer.max_epochs=1", *faults)
     launcher.submit(plan)
     wait(launcher, plan.handle)
     lines = [line.text for line in launcher.logs(plan.handle, follow=True)]
@@ -436,7 +437,7 @@ def test_credentials_that_expire_while_a_run_is_followed_do_not_stop_it(
     cloud: Rehearsal, place: Path, tmp_path: Path
 ) -> None:
     launcher, plan = prepared(
-        place, tmp_path / "run", "trainer.max_epochs=1", "aws.reclaims=0", "trouble.expires_after=25"
+        place, tmp_path / "run", "trainer.max_epochs=1", "aws.reclaims=0", "faults.expires_after=25"
     )
     launcher.submit(plan)
     with pytest.raises(LaunchError, match="have expired") as caught:
@@ -472,7 +473,7 @@ def test_a_launcher_without_an_account_says_so(tmp_path: Path, monkeypatch: pyte
         (["model.weights=/home/me/w.pth"], ["is not sent"]),
         (["launcher=sagemaker_gpu", "launcher.max_wait_s=9"], ["for spot alone"]),
         (["launcher.bucket=s3://mine"], ["its name alone, without s3://"]),
-        (["aws=rehearsal", "+aws.trouble.reclaim_at=[noon]", "+aws.trouble.x=1"], ["Unknown in aws.trouble: x"]),
+        (["aws=rehearsal", "+aws.faults.reclaim_at=[noon]", "+aws.faults.x=1"], ["Unknown in aws.faults: x"]),
     ],
 )
 def test_what_a_plan_can_see_is_refused_there(overrides: list[str], messages: list[str], tmp_path: Path) -> None:

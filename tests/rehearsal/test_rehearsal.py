@@ -20,11 +20,11 @@ from botocore.exceptions import ClientError, ParamValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launchers.base import Phase, wait
+from launchers.base import Phase
 from launchers.cli.verbs import main as launchers_command
+from launchers.follow import wait
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
-from launchers.rehearsal.faults import Progress, Trouble
 from launchers.rehearsal.names import ACCOUNT, SERVER_FILE
 from launchers.rehearsal.object_store import _file
 from tests.support.launcher_contract import until
@@ -195,7 +195,7 @@ def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
     [
         (_with("bad_name", "TrainingJobName"), "does not satisfy the pattern"),
         (_with(64 * "x", "TrainingJobName"), "length 64 is more than 63"),
-        (_with("ml.m5.largo", "ResourceConfig", "InstanceType"), "is none of"),
+        (_with("ml.m5.largo", "ResourceConfig", "InstanceType"), "is not one of"),
         (_with(2419201, "StoppingCondition", "MaxRuntimeInSeconds"), "at most 2419200"),
         (_with(2419201, "StoppingCondition", "MaxPendingTimeInSeconds"), "value 2419201 is more than 2419200"),
         (_with({"K": 513 * "v"}, "Environment"), "length 513 is more than 512"),
@@ -233,7 +233,7 @@ def test_what_botocore_lets_pass_in_other_services_is_refused_as_well(cloud: Reh
         cloud.client("iam").get_role(RoleName=65 * "x")
     with pytest.raises(ClientError, match="does not satisfy the pattern"):
         cloud.client("logs").describe_log_streams(logGroupName="a b")
-    with pytest.raises(ParamValidationError, match="none of"):
+    with pytest.raises(ParamValidationError, match="not one of"):
         cloud.client("s3").put_object(Bucket=BUCKET, Key="x", Body=b"", StorageClass="COLD")
 
 
@@ -304,6 +304,21 @@ def test_stopping_it_ends_its_jobs(photos: Path, tmp_path: Path) -> None:
         assert process.stop(state)
         until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
         assert not process.stop(state)
+
+
+def test_stopping_it_ends_a_job_that_takes_its_time_to_stop(photos: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    script = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    with rehearsal_cloud(state, photos) as cloud:
+        cloud.client("sagemaker").create_training_job(**request("stubborn", script))
+        until(lambda: "up" in lines_of(cloud, "stubborn"))
+        cloud.client("sagemaker").stop_training_job(TrainingJobName="stubborn")
+        pid = json.loads((state / SERVER_FILE).read_text())["pid"]
+        (child,) = psutil.Process(pid).children()
+        began = time.monotonic()
+        assert process.stop(state)
+        assert time.monotonic() - began < 10
+        until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_many_who_need_it_at_once_start_it_once(tmp_path: Path) -> None:
@@ -403,30 +418,6 @@ def test_objects_of_every_shape_are_there_again(tmp_path: Path) -> None:
         assert found == {*keys, "parts"}
         for key, content in {**keys, "parts": b"whole"}.items():
             assert s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == content
-
-
-@pytest.mark.parametrize(
-    ("moment", "progress", "reached"),
-    [
-        ("start", Progress(), True),
-        ("2.5s", Progress(seconds=2.4), False),
-        ("2.5s", Progress(seconds=2.5), True),
-        ("epoch 2", Progress(epoch=1), False),
-        ("epoch 2", Progress(epoch=2), True),
-        ("checkpoint 3", Progress(checkpoints=3), True),
-        ("trial 4", Progress(trials=3), False),
-        ("trial 4", Progress(trials=4), True),
-        (None, Progress(seconds=1e9), False),
-    ],
-)
-def test_a_moment_is_reached_once_it_is_there(moment: str | None, progress: Progress, reached: bool) -> None:
-    assert progress.reached(moment) is reached
-
-
-def test_each_attempt_has_its_own_moment_and_the_last_one_holds_for_the_rest() -> None:
-    trouble = Trouble(reclaims=3, reclaim_at=("1s", "epoch 2"))
-    assert [trouble.reclaim_moment(n) for n in range(1, 6)] == ["1s", "epoch 2", "epoch 2", None, None]
-    assert Trouble.from_header(trouble.to_header()).reclaim_moment(2) == "epoch 2"
 
 
 def test_a_spot_job_is_billed_less_than_it_ran(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:

@@ -31,10 +31,8 @@ def rehearsal_cloud(place: Path, photos: Path | None = None) -> Iterator[Rehears
 
 
 def settings(place: Path, *overrides: str, launcher: str = "sagemaker_spot") -> list[str]:
-    """Of a run of seconds in that cloud; `trouble.x=y` is aws.trouble.x."""
-    spelled = [
-        text.replace("trouble.", "+aws.trouble.", 1) if text.startswith("trouble.") else text for text in overrides
-    ]
+    """Of a run of seconds in that cloud; `faults.x=y` is aws.faults.x."""
+    spelled = [text.replace("faults.", "+aws.faults.", 1) if text.startswith("faults.") else text for text in overrides]
     tiny = [text for text in tiny_settings(Path(PHOTOS)) if not text.startswith("data.root=")]
     return [*tiny, f"data.root={PHOTOS}", f"launcher={launcher}", "aws=rehearsal", f"aws.state_dir={place}", *spelled]
 
@@ -49,9 +47,10 @@ def prepared(
 
 
 def job_of(launcher: SageMakerLauncher, plan: Plan) -> dict[str, Any]:
-    found = launcher.latest(plan.spec.run_id)[1]
+    """Of the run's latest job, as DescribeTrainingJob shows it."""
+    found = launcher.jobs.latest(plan.spec.run_id)
     assert found is not None
-    return found
+    return dict(launcher.cloud.client("sagemaker").describe_training_job(TrainingJobName=found.name))
 
 
 def states(job: dict[str, Any]) -> list[str]:

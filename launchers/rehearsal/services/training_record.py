@@ -1,20 +1,26 @@
 """The record of a training job, as DescribeTrainingJob shows it."""
 
-from dataclasses import dataclass, field
+import json
+import threading
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
+from dogbreed.run_folder import write_json
 from launchers.rehearsal.names import ACCOUNT, REGION
 
 FINISHED = ("Completed", "Failed", "Stopped")
+_FILE = "job.json"
+_writing = threading.Lock()  # a job and requests about its tags save from threads of their own
 
 
 @dataclass
 class JobRecord:
-    """A training job as DescribeTrainingJob shows it. Times are seconds since 1970."""
+    """A training job as DescribeTrainingJob shows it, kept in a folder of its own. Times are seconds since 1970."""
 
+    folder: Path
     request: dict[str, Any]
-    trouble: dict[str, Any]
     created: float
     status: str = "InProgress"
     secondary: str = "Starting"
@@ -43,6 +49,7 @@ class JobRecord:
         return bool(self.request.get("EnableManagedSpotTraining"))
 
     def to(self, secondary: str, message: str, *, status: str | None = None) -> None:
+        """Go to another secondary status, and save. status: of a job that ends with it."""
         moment = now()
         if self.transitions:
             self.transitions[-1]["EndTime"] = moment
@@ -52,6 +59,23 @@ class JobRecord:
             self.status = status
             self.ended = moment
             self.transitions[-1]["EndTime"] = moment
+        self.save()
+
+    def save(self) -> None:
+        with _writing:
+            saved = asdict(self)
+            del saved["folder"]
+            write_json(self.folder / _FILE, saved)
+
+    @classmethod
+    def load_all(cls, folder: Path) -> list[Self]:
+        """The records of all jobs below a folder. What other versions of this program noted besides is left out."""
+        known = {each.name for each in fields(cls)}
+        saved = {file.parent: json.loads(file.read_bytes()) for file in sorted(folder.glob(f"*/{_FILE}"))}
+        return [
+            cls(place, **{name: value for name, value in record.items() if name in known})
+            for place, record in saved.items()
+        ]
 
     def describe(self) -> dict[str, Any]:
         kept = {key: value for key, value in self.request.items() if key != "Tags"}

@@ -1,0 +1,53 @@
+"""The tags that everything billable carries: their names, what they hold, and how they are written and read."""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+from launchers.aws.errors import errors
+from launchers.base import Cloud, RunSpec
+
+RUN_ID = "dogbreed:run-id"
+OWNER = "dogbreed:owner"
+EXPIRES_AT = "dogbreed:expires-at"  # ISO 8601, UTC: for tools that clean up an account by it
+PURPOSE = "dogbreed:purpose"
+PLAN = "dogbreed:plan"  # a digest of the request: the same plan is the same job
+ENDED_EARLY = "dogbreed:ended-early"  # of a job that was stopped because its numbers were enough
+
+_KEPT_DAYS = 30
+
+
+def of_run(spec: RunSpec, owner: str) -> dict[str, str]:
+    """Return the tags of all that belongs to a run. They depend on the time in `spec`, not on the clock."""
+    expires = datetime.fromisoformat(spec.created_at) + timedelta(days=_KEPT_DAYS)
+    return {
+        RUN_ID: spec.run_id,
+        OWNER: cleaned(owner),
+        EXPIRES_AT: expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        PURPOSE: spec.output.purpose,
+    }
+
+
+def cleaned(value: str) -> str:
+    """Return `value` as AWS accepts it in a tag: at most 256 of the characters that all its services allow."""
+    return re.sub(r"[^\w .:/=+@-]", "-", value)[:256]
+
+
+def to_aws(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def from_aws(tags: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in tags}
+
+
+def read(cloud: Cloud, arn: str) -> dict[str, str]:
+    """Read the tags of something of SageMaker's."""
+    with errors("reading tags"):
+        return from_aws(cloud.client("sagemaker").list_tags(ResourceArn=arn)["Tags"])
+
+
+def add(cloud: Cloud, arn: str, tags: Mapping[str, str]) -> None:
+    """Add tags to something of SageMaker's."""
+    with errors("adding tags"):
+        cloud.client("sagemaker").add_tags(ResourceArn=arn, Tags=to_aws(tags))

@@ -1,0 +1,99 @@
+"""What a container of a training job finds on its machine: files under /opt/ml, environment variables, a command."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dogbreed.run_folder import write_json
+from launchers.aws.s3 import split_uri
+from launchers.rehearsal.machine import Machine
+from launchers.rehearsal.names import REGION, Server
+from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.services.training_record import JobRecord
+
+ML = "/opt/ml"
+
+
+@dataclass
+class Host:
+    """One machine of an attempt. stream: of its log."""
+
+    machine: Machine
+    name: str  # algo-1
+    address: str
+    stream: str
+
+
+def hosts_of(job: JobRecord, attempt: int, second: int) -> list[Host]:
+    """The hosts of an attempt, on fresh machines. second: of its start, which names the streams."""
+    count = job.request["ResourceConfig"]["InstanceCount"]
+    hosts = []
+    for n in range(1, count + 1):
+        machine = Machine(job.folder / "machines" / str(attempt) / f"algo-{n}", {ML: "ml"})
+        address = f"127.0.0.{n}" if count > 1 else "127.0.0.1"
+        hosts.append(Host(machine, f"algo-{n}", address, f"{job.name}/algo-{n}-{second}"))
+    return hosts
+
+
+def furnish(host: Host, hosts: Sequence[Host], request: Mapping[str, Any], store: ObjectStore) -> str:
+    """Put folders, configuration and the data of all channels under /opt/ml. Returns why the job fails, if it does."""
+    ml = host.machine.path(ML)
+    for name in ("input/config", "input/data", "model", "output/data", "code"):
+        (ml / name).mkdir(parents=True, exist_ok=True)
+    channels = request.get("InputDataConfig", [])
+    config = ml / "input" / "config"
+    write_json(config / "hyperparameters.json", request.get("HyperParameters", {}))
+    write_json(config / "inputdataconfig.json", {channel["ChannelName"]: _channel(channel) for channel in channels})
+    write_json(config / "resourceconfig.json", _resources(host, hosts, request["ResourceConfig"]["InstanceType"]))
+    for channel in channels:
+        uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
+        if not store.download(*split_uri(uri), ml / "input" / "data" / channel["ChannelName"]):
+            return (
+                f'ClientError: Data download failed: No S3 objects found under S3 URL "{uri}" given in input data '
+                f"source. Please ensure that the bucket exists in the selected region ({REGION}), that objects "
+                "exist under that S3 prefix, and that the role has s3:ListBucket permissions"
+            )
+    return ""
+
+
+def _channel(channel: Mapping[str, Any]) -> dict[str, str]:
+    source = channel["DataSource"]["S3DataSource"]
+    return {
+        "TrainingInputMode": channel.get("InputMode", "File"),
+        "S3DistributionType": source.get("S3DataDistributionType", "FullyReplicated"),
+        "RecordWrapperType": "None",
+    }
+
+
+def _resources(host: Host, hosts: Sequence[Host], kind: str) -> dict[str, Any]:
+    several = len(hosts) > 1  # then the names must be addresses, for nobody resolves algo-2 here
+    names = [each.address if several else each.name for each in hosts]
+    return {
+        "current_host": host.address if several else host.name,
+        "current_instance_type": kind,
+        "current_group_name": "homogeneousCluster",
+        "hosts": names,
+        "instance_groups": [{"instance_group_name": "homogeneousCluster", "instance_type": kind, "hosts": names}],
+        "network_interface_name": "lo",
+    }
+
+
+def command(request: Mapping[str, Any]) -> list[str]:
+    algorithm = request["AlgorithmSpecification"]
+    return [*algorithm.get("ContainerEntrypoint", ["train"]), *algorithm.get("ContainerArguments", [])]
+
+
+def environment(host: Host, job: JobRecord, server: Server) -> dict[str, str]:
+    """What the command gets besides what every machine has. Without a network it can reach neither S3 nor an index."""
+    isolated = job.request.get("EnableNetworkIsolation")
+    return {
+        "SAGEMAKER_BASE_DIR": str(host.machine.path(ML)),
+        "SAGEMAKER_REGION": REGION,
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "TRAINING_JOB_NAME": job.name,
+        "TRAINING_JOB_ARN": job.arn,
+        "GLOO_SOCKET_IFNAME": "lo",
+        **job.request.get("Environment", {}),
+        **({"PIP_NO_INDEX": "1"} if isolated else server.environment),
+    }

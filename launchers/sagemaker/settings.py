@@ -1,0 +1,48 @@
+"""What is asked for of a training job and its machines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launchers.aws import s3
+from launchers.aws.layout import Layout
+from launchers.base import Cloud
+from launchers.sagemaker import images
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """The settings of jobs. conf/launcher/sagemaker_gpu.yaml explains each of them.
+
+    The launcher has them as its own fields. A plan follows from them and the RunSpec alone.
+    """
+
+    cloud: Cloud
+    bucket: str | None = None
+    role: str | None = None
+    prefix: str = "dogbreed"
+    instance_type: str = "ml.g4dn.xlarge"
+    instances: int = 1
+    volume_gb: int = 50
+    spot: bool = False
+    max_run_s: int = 14400
+    max_wait_s: int | None = None
+    image: str = "auto"
+    owner: str = "unknown"
+    kms_key: str | None = None
+    subnets: Sequence[str] = ()
+    security_groups: Sequence[str] = ()
+    network_isolation: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        assert self.bucket is not None, "the checks refuse settings without a bucket"
+        return Layout(self.bucket, self.prefix)
+
+    @property
+    def encryption(self) -> dict[str, str]:
+        """Arguments of each upload."""
+        return s3.encryption(self.kms_key)
+
+    def image_uri(self, day: str) -> str:
+        """Return the image that the job runs in. day: of the plan, ISO 8601, because support of images ends."""
+        return images.resolve(self.image, self.cloud.region or "", self.instance_type, day)

@@ -1,0 +1,95 @@
+"""What a person wants to know of a job before it starts: where it runs, which command, what is sent, what it costs."""
+
+import shlex
+import textwrap
+from collections.abc import Iterator
+
+from launchers import formatting
+from launchers.base import Handle, RunOutput, RunSpec, SearchOutput
+from launchers.cost import estimate, instances, prices
+from launchers.project import describe_commit
+from launchers.sagemaker import images, request
+from launchers.sagemaker.settings import JobSettings
+
+
+def rows(settings: JobSettings, spec: RunSpec, handle: Handle) -> Iterator[tuple[str, str]]:
+    """Yield the rows of the plan, as (name, text)."""
+    yield from _machine_rows(settings, spec)
+    yield "command", shlex.join(request.command(spec, resumes=spec.going_on is not None).argv)
+    yield from _image_rows(settings, spec)
+    yield from _sent_rows(settings, spec)
+    yield "files", settings.layout.run(spec.run_id).uri
+    yield "folder", spec.folder
+    resume = shlex.join(["python", "train.py", f"resume={handle}"])
+    yield "resume", "the same command again" if spec.output.same_command_resumes else resume
+    yield "permissions", textwrap.fill(", ".join(request.actions(settings)), 64, break_on_hyphens=False)
+
+
+def _machine_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
+    """Where it runs, for how long, and what that costs."""
+    several = settings.instances > 1
+    machines = f"{settings.instances} x {settings.instance_type}" if several else settings.instance_type
+    how = "spot" if settings.spot else "on demand"
+    yield "where", f"{settings.cloud.describe()}: {machines}, {how}"
+    match spec.output:
+        case SearchOutput(study, trials):
+            yield "search", f"{trials} trials of the study {study}, in this one job"
+        case RunOutput():
+            trials = 0
+    workload = spec.workload
+    cost = estimate.estimate(
+        workload,
+        settings.instance_type,
+        instances=settings.instances,
+        spot=settings.spot,
+        max_run_s=settings.max_run_s,
+        trials=trials,
+    )
+    expected = f"about {_minutes(cost.seconds)} expected, " if trials and cost and cost.seconds else ""
+    wait = f", {_hours(settings.max_wait_s)} with waiting" if settings.spot and settings.max_wait_s else ""
+    yield "time", f"{expected}at most {_hours(settings.max_run_s)}{wait}"
+    yield "cost", _cost(settings, cost)
+    if text := instances.said(workload, prices.instance(settings.instance_type), settings.instances):
+        yield "speed-up", text
+
+
+def _cost(settings: JobSettings, cost: estimate.Cost | None) -> str:
+    if cost is None:
+        return f"unknown: no price of {settings.instance_type} is in launchers/cost/prices.yaml"
+    expected = "expected cannot be told" if cost.expected is None else f"about {formatting.usd(cost.expected)} expected"
+    spot = ", less on spot" if settings.spot else ""
+    free = "" if settings.cloud.bills else "nothing here; on AWS "
+    return (
+        f"{free}{expected}, {formatting.usd(cost.worst)} at worst\n"
+        f"{formatting.usd(cost.usd_per_hour)} an hour on demand{spot} (list price, {prices.REGION}, {cost.as_of})"
+    )
+
+
+def _image_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
+    yield "image", settings.image_uri(spec.created_at)
+    if note := images.note(settings.image, settings.cloud.region, spec.created_at):
+        yield "", note
+    if settings.network_isolation:
+        needs = ", ".join(["what pyproject.toml requires", *request.extras(spec)])
+        yield "network", f"none: nothing is installed on start, so the image must hold {needs}"
+
+
+def _sent_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
+    """Which code and photos are sent, and where features are kept."""
+    code, photos = spec.code, spec.photos
+    assert code is not None
+    size = f"{len(code.files)} files, {code.size / 1e6:.1f} MB, digest {code.digest[:12]}"
+    yield "code", f"{describe_commit(spec.commit, spec.dirty)}\n{size}"
+    if photos is not None:
+        shards = f"{len(photos.shards)} files" if len(photos.shards) > 1 else "one file"
+        yield "photos", f"{photos.files:,} files, {photos.size / 1e6:,.0f} MB, sent once as {shards}"
+    if key := request.features_key(settings, spec):
+        yield "features", f"computed once for all runs on these photos, kept in {settings.layout.uri(key)}"
+
+
+def _hours(seconds: int) -> str:
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds / 60:g} min"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,17 @@
+"""What must stay light to import, since commands that print a plan or a status must not wait for torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.project import ROOT
+
+LIGHT = ["errors", "run_folder", "workload", "progress", "speedup", "distributed.ranks", "interruption", "photos"]
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_it_loads_no_torch(name: str) -> None:
+    script = f"import sys, dogbreed.{name}; print(sorted({{'torch', 'lightning', 'torchvision'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

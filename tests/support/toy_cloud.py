@@ -1,0 +1,87 @@
+"""A rehearsal cloud with one service of a few lines: `python -m tests.support.toy_cloud STATE_DIR IDLE_S`."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launchers.rehearsal.names import ACCOUNT, REGION, Server
+from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.server import serve
+from launchers.rehearsal.service import Answer, Call, Handler, invalid
+from launchers.rehearsal.services.sagemaker_tags import kind_and_name, tag_operations
+
+
+@dataclass
+class Group:
+    file: Path
+    description: str
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def save(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps({"description": self.description, "tags": self.tags}))
+
+
+class ModelPackageGroups:
+    """A group described as "runs" stands for something that runs, until it is deleted or the server ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.groups: dict[str, Group] = {}
+        self.operations: dict[tuple[str, str], Handler] = {
+            ("sagemaker", "CreateModelPackageGroup"): self.create,
+            ("sagemaker", "DescribeModelPackageGroup"): self.describe,
+            ("sagemaker", "DeleteModelPackageGroup"): self.delete,
+            **tag_operations(self._of_arn),
+        }
+
+    @property
+    def active(self) -> bool:
+        return any(group.description == "runs" for group in self.groups.values())
+
+    def begin(self, server: Server) -> None:
+        for file in self.folder.glob("*.json"):
+            self.groups[file.stem] = group = Group(file, **json.loads(file.read_bytes()))
+            if group.description == "runs":
+                group.description = "was killed"
+
+    def end(self) -> None:
+        for group in self.groups.values():
+            group.description = "ended" if group.description == "runs" else group.description
+            group.save()
+
+    def create(self, call: Call) -> Answer:
+        name = call.parameters["ModelPackageGroupName"]
+        group = Group(self.folder / f"{name}.json", call.parameters.get("ModelPackageGroupDescription", ""))
+        self.groups[name] = group
+        group.save()
+        return {"ModelPackageGroupArn": _arn(name)}
+
+    def describe(self, call: Call) -> Answer:
+        name = call.parameters["ModelPackageGroupName"]
+        return {"ModelPackageGroupArn": _arn(name), "ModelPackageGroupDescription": self._group(name).description}
+
+    def delete(self, call: Call) -> Answer:
+        self.groups.pop(call.parameters["ModelPackageGroupName"]).file.unlink()
+        return {}
+
+    def _group(self, name: str) -> Group:
+        if name not in self.groups:
+            raise invalid(f"There is no group {name}.")
+        return self.groups[name]
+
+    def _of_arn(self, arn: str) -> Group | None:
+        kind, name = kind_and_name(arn)
+        return self._group(name) if kind == "model-package-group" else None
+
+
+def _arn(name: str) -> str:
+    return f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:model-package-group/{name}"
+
+
+if __name__ == "__main__":
+    state_dir = Path(sys.argv[1])
+    serve(state_dir, [ModelPackageGroups(state_dir / "groups")], ObjectStore(state_dir / "s3"), float(sys.argv[2]))
+    os._exit(0)  # as the cloud's own process ends
