@@ -5,8 +5,7 @@ Nothing heavy is imported here: printing a plan or a status must not wait for to
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum, auto
@@ -435,10 +434,3 @@ def name_findings(spec: RunSpec) -> list[str]:
             "Try: letters, digits and hyphens between them, at most 55"
         )
     return findings
-
-
-def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] = time.sleep) -> RunResult:
-    """The result, once the run has finished. Raises LaunchError if it did not succeed."""
-    while not launcher.status(handle).finished:
-        sleep(launcher.poll_s)
-    return launcher.result(handle)

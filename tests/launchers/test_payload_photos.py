@@ -14,7 +14,8 @@ import pytest
 
 from dogbreed.errors import DataError
 from launchers import prepare
-from launchers.base import Cause, LaunchError, Phase, wait
+from launchers.base import Cause, LaunchError, Phase
+from launchers.follow import wait
 from launchers.payload import photos as datasets
 from launchers.payload.photos import MANIFEST, pack, scan
 from launchers.rehearsal.cloud import Rehearsal

@@ -81,10 +81,10 @@ class ToyLauncher:
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         there = _there(plan.handle)
         if self.status(plan.handle).finished:
-            remember(Path(plan.spec.folder), plan, {})
-            write_text(_sent(plan.handle), plan.spec.to_json())
             if plan.spec.going_on is not None:  # what another machine has saved of it since
                 shutil.copytree(plan.spec.folder, folder_of(there), dirs_exist_ok=True)
+            remember(Path(plan.spec.folder), plan, {})
+            write_text(_sent(plan.handle), plan.spec.to_json())
             _start(plan.handle)
         if watch is not None and ask_after_each_epoch(self, plan.handle, watch):
             _enough(plan.handle).touch()
