@@ -3,13 +3,12 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from dogbreed import checkpoints
 from dogbreed.data import DogBreedData, EpochOrder, TrainLoader
 from dogbreed.distributed.ranks import Ranks
 from tests.support.photos import make_photos, tiny_settings
+from tests.support.ports import reserved_port
 from tests.support.project import ROOT
 from tests.support.runs import SAME, close, history, weights
 
@@ -40,9 +40,8 @@ class Team:
     def __init__(self, place: Path, words: Sequence[Sequence[str]], *, nodes: int = 1, **environment: str) -> None:
         world = len(words)
         place.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        self.reserved = ExitStack()
+        port = self.reserved.enter_context(reserved_port())
         each = world // nodes
         self.logs = [place / f"rank-{rank}.log" for rank in range(world)]
         files = [log.open("ab") for log in self.logs]
@@ -92,6 +91,7 @@ class Team:
         for process in self.processes:
             process.kill()
             process.wait()
+        self.reserved.close()
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from dogbreed import dogimages
 from dogbreed.dogimages import DogImages
 from dogbreed.errors import DataError, StorageError
 from tests.support.odd_pictures import jpeg
+from tests.support.ports import reserved_port
 
 BREEDS = ("001.Affenpinscher", "002.Afghan_hound")
 COUNTS = {"train": 6, "valid": 2, "test": 2}
@@ -410,11 +411,11 @@ def test_a_refusal_is_final_and_says_what_to_do(server: Server, root: Path, stat
 
 
 def test_no_server_says_what_to_do(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    url, waits = f"http://127.0.0.1:{port}/dogImages.zip", []
-    with pytest.raises(DataError, match="Connection refused") as caught:
-        source(url, sleep=waits.append).prepare(root)
+    waits: list[float] = []
+    with reserved_port() as port:  # at which nobody listens
+        url = f"http://127.0.0.1:{port}/dogImages.zip"
+        with pytest.raises(DataError, match="Connection refused") as caught:
+            source(url, sleep=waits.append).prepare(root)
     assert_helps(caught.value, url, root)
     assert waits == [1.0, 2.0, 4.0, 8.0]
     assert caplog.text.count("trying again") == 4
