@@ -17,8 +17,9 @@ import pytest
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
 from launchers import launch, prepare
-from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec, wait
+from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec
 from launchers.cli.verbs import main as launchers_command
+from launchers.follow import wait
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.launcher_contract import LauncherContract, until

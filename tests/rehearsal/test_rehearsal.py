@@ -20,8 +20,9 @@ from botocore.exceptions import ClientError, ParamValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launchers.base import Phase, wait
+from launchers.base import Phase
 from launchers.cli.verbs import main as launchers_command
+from launchers.follow import wait
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import ACCOUNT, SERVER_FILE
