@@ -295,20 +295,24 @@ def test_the_first_process_can_hang_as_well_which_keeps_what_they_talk_through(
 
 
 WAITS_WHERE_NO_EXCEPTION_REACHES = """
-import os, signal, time
+import os, signal, sys, time
+from pathlib import Path
 from dogbreed.distributed import collectives, heartbeat
-heartbeat._GRACE_S = 1.0
+heartbeat._GRACE_S = 2.0
+joined = Path(sys.argv[1], "joined")
 with collectives.joined(60.0) as here:  # on a busy machine one may import torch much later than the other
-    if here.first:
-        time.sleep(1)  # the other has all it needs from the store by then
-        os.kill(os.getpid(), signal.SIGSTOP)
     collectives._group.heartbeat._timeout_s = 4.0
+    if here.first:
+        while not joined.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    joined.touch()
     time.sleep(1000)
 """
 
 
 def test_who_would_wait_for_ever_is_ended_by_its_own_watch(tmp_path: Path) -> None:
-    with team_of(tmp_path, [["-c", WAITS_WHERE_NO_EXCEPTION_REACHES]] * 2, PYTHONPATH=str(ROOT)) as started:
+    with team_of(tmp_path, [["-c", WAITS_WHERE_NO_EXCEPTION_REACHES, str(tmp_path)]] * 2, PYTHONPATH=str(ROOT)) as started:
         assert started.processes[1].wait(60) == 1
         assert "process 0 hangs: nothing has come of it for 4 s" in started.said(1)
 
