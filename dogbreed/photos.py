@@ -1,4 +1,4 @@
-"""What lies in a folder of photos: classes, splits, and the files that are no use, each with its reason.
+"""What lies in a folder of photos: classes, splits, and the unusable files, each with its reason.
 
 Needs neither torch nor lightning.
 """
@@ -71,7 +71,7 @@ class _File:
     size: int = 0
     mtime_ns: int = 0
     ctime_ns: int = 0  # changes with the content even where the date was set back
-    problem: str = ""  # why it is no use
+    problem: str = ""  # why it is unusable
     digest: str = ""
     lasting: bool = False  # a file of this size and these dates will be found the same next time
 
@@ -335,9 +335,9 @@ def _too_many_bad(root: Path, skipped: Sequence[tuple[str, str]], total: int, li
     reasons = "; ".join(f"{n:,} x {reason}" for reason, n in Counter(why for _, why in skipped).most_common(3))
     share = len(skipped) / total
     yield (
-        f"{len(skipped):,} of {total:,} files in {root} are no use ({share:.1%}; at most {limit:.1%} are passed over): "
+        f"{len(skipped):,} of {total:,} files in {root} are unusable ({share:.1%}; at most {limit:.1%} are skipped): "
         f"{reasons}. First: {_printable(skipped[0][0])}.\n"
-        "Try: mend or remove them (all are listed in skipped.csv), or "
+        "Try: fix or remove them (all are listed in skipped.csv), or "
         f"data.max_bad_fraction={min(1.0, share + 0.01):.2f}"
     )
 
@@ -345,9 +345,7 @@ def _too_many_bad(root: Path, skipped: Sequence[tuple[str, str]], total: int, li
 def _unfit_classes(root: Path, classes: Sequence[str]) -> Iterator[str]:
     """Photos may be called anything, but a class's name goes into checkpoints, tables and reports."""
     if bad := [name for name in classes if _printable(name) != name]:
-        yield (
-            f"{root} has {len(bad)} class folders whose names are no printable text: {_some(bad)}.\nTry: rename them"
-        )
+        yield (f"{root} has {len(bad)} class folders whose names are not printable: {_some(bad)}.\nTry: rename them")
     if len(classes) == 1:
         yield (
             f"{root} holds one class only ({_printable(classes[0])}): there is nothing to tell apart.\n"

@@ -46,7 +46,7 @@ class RunFolder:
 
     @property
     def skipped(self) -> Path:
-        """Photos that were passed over, each with its reason."""
+        """Photos that were skipped, each with its reason."""
         return self.path / "skipped.csv"
 
     @property

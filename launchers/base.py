@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from dogbreed.errors import DogBreedError
 from dogbreed.progress import result_table
 from dogbreed.workload import Workload
-from launchers.formatting import shown_path
+from launchers.formatting import result_files
 from launchers.payload.code import CodeBundle
 from launchers.payload.photos import SentFolder
 from launchers.remote.context import on_rented_machine
@@ -260,24 +260,10 @@ class RunResult:
     artifacts: dict[str, Path]  # by name: "report", "best", "last"...; only what is there
 
     def __str__(self) -> str:
-        """Return a table of the main numbers, the paths, and what to try next: 80 columns but for long paths."""
         numbers = result_table(self.metrics)
-        if on_rented_machine():
+        if on_rented_machine():  # its paths mean nothing to whoever reads this
             return f"\n{numbers}"
-        paths = {"report": "report", "best": "checkpoint", "model": "model", "metrics": "numbers"}
-        files = [(name, self.artifacts[key]) for key, name in paths.items() if key in self.artifacts]
-        written = "\n".join(f"{name:<10}  {shown_path(path)}" for name, path in [*files, ("run folder", self.folder)])
-        parts = ["", numbers, "", written]
-        if "model" in self.artifacts:
-            folder = shown_path(self.folder)
-            parts += [
-                "",
-                f"Next: python -m dogbreed.predict {folder} PHOTO",
-                f"or:   python -m dogbreed.serving {folder}",
-            ]
-        elif "best" in self.artifacts:
-            parts += ["", f"Next: python -m dogbreed.predict {shown_path(self.artifacts['best'])} PHOTO"]
-        return "\n".join(parts)
+        return "\n".join(["", numbers, "", *result_files(self.artifacts, self.folder)])
 
 
 @dataclass(frozen=True)

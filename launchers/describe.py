@@ -15,7 +15,7 @@ from dogbreed.errors import ConfigError
 from launchers.base import RunOutput, RunSpec
 from launchers.overrides import ABOUT_THIS_COMMAND, STAYS_HERE
 from launchers.payload import photos
-from launchers.payload.code import CodeBundle, look
+from launchers.payload.code import CodeBundle, scan
 from launchers.project import PROJECT, git_state
 from launchers.registry import capabilities_of
 from launchers.remote.context import SENT
@@ -63,7 +63,7 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
 def _photos(config: Mapping[str, Any]) -> photos.SentFolder | None:
     """The data folder that lies on this machine alone: not in S3, and nothing that another machine could fetch."""
     root = str(config["data"].get("root"))
-    return None if config["data"].get("source") or root.startswith("s3://") else photos.look(Path(root))
+    return None if config["data"].get("source") or root.startswith("s3://") else photos.scan(Path(root))
 
 
 def _lasting(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def _code(hydra: Any) -> CodeBundle:
     places = [str(source.path) for source in sources if source.provider in ours]
     named = [str(place) for place in OmegaConf.select(hydra, "searchpath", throw_on_missing=False) or []]
     places += [place.removeprefix("file://") for place in named if place.startswith("file://")]
-    return look(PROJECT, [Path(place).absolute() for place in dict.fromkeys(places)])
+    return scan(PROJECT, [Path(place).absolute() for place in dict.fromkeys(places)])
 
 
 def check_as_sent(config: Mapping[str, Any], there: RunSpec) -> None:

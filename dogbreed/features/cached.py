@@ -160,7 +160,7 @@ def recall(
     missing on any machine, and where more than the head is trained: then build the model, and `prepare`.
     """
     found = _recall(model, data, settings, device=device, precision=precision)
-    return found if all(collectives.gathered(found is not None, stage=True)) else None
+    return found if all(collectives.all_gather(found is not None, stage=True)) else None
 
 
 def _recall(

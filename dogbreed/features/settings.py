@@ -34,8 +34,8 @@ def findings(settings: Settings, *, augmented: bool) -> Iterator[str]:
     if mode not in MODES:
         yield f"features.mode={mode} is unknown.\nTry: one of {', '.join(MODES)}"
     if not (isinstance(views, int) and views >= 1):
-        yield f"features.views={views} cannot be.\nTry: a whole number, at least 1"
+        yield f"features.views must be a whole number, at least 1, got {views}."
     elif views > 1 and not augmented and mode != "off":
         yield f"features.views={views} would cache the same view again: data.augment=null.\nTry: features.views=1"
     if not (isinstance(max_gb, int | float) and max_gb > 0):
-        yield f"features.max_gb={max_gb} cannot be.\nTry: a number of gigabytes above 0"
+        yield f"features.max_gb must be a number of gigabytes above 0, got {max_gb}."

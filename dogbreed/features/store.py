@@ -83,7 +83,7 @@ class FeatureStore:
         recipe = read_recipe(path)
         if recipe is None:
             raise CacheError(
-                f"{path} is no store of features: it has no recipe.json.\nTry: python -m dogbreed.features list"
+                f"{path} is not a store of features: it has no recipe.json.\nTry: python -m dogbreed.features list"
             )
         if not path.name.endswith(recipe.digest):
             raise wrong_recipe(path, "is that of another store")
@@ -265,7 +265,7 @@ class FeatureStore:
 
     def _set_aside(self, name: str, state: _State, damage: str) -> None:
         data = self._data(name)
-        log.warning("%s is damaged (%s) and passed over; its rows are computed again.", data, damage)
+        log.warning("%s is damaged (%s); skipped, its rows are computed again.", data, damage)
         self._damaged[name] = state
         with suppress(OSError):  # a store that is read only
             data.with_suffix(".json").replace(data.with_suffix(".damaged"))  # `prune` removes it

@@ -29,7 +29,7 @@ log = logging.getLogger("dogbreed")
 
 def test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: Interruption) -> None:
     """Calibrate best.ckpt on the validation photos, then test it; one pass over each."""
-    best, on_features = collectives.from_first(lambda: (read_whole(config, here, here.best), here.frozen.exists()))
+    best, on_features = collectives.broadcast(lambda: (read_whole(config, here, here.best), here.frozen.exists()))
     model = DogBreedClassifier.from_state(best)
     # in full precision, as the Predictor computes: the numbers are to be the checkpoint's
     config = {**config, "trainer": {**config["trainer"], "precision": "32-true"}}
@@ -97,7 +97,7 @@ def _logits(
     with only_useful_warnings():
         trainer.test(model, loader, verbose=False)
     own = [torch.cat([batch[name] for batch in outputs.batches]) for name in ("logits", "labels")]
-    logits, labels = (torch.cat(parts) for parts in zip(*collectives.gathered(own, stage=True), strict=True))
+    logits, labels = (torch.cat(parts) for parts in zip(*collectives.all_gather(own, stage=True), strict=True))
     return logits, labels
 
 

@@ -141,7 +141,7 @@ def _log_start(
     model: DogBreedClassifier, features: CachedFeatures | None, trainer: Trainer, resumed: Resumed | None
 ) -> None:
     if resumed is not None:
-        log.info("Going on from %s", resumed.path)
+        log.info("Resuming from %s", resumed.path)
         return
     on_features = ", on cached features" if features else ""
     log.info("Training %s, %s%s", describe_model(model), describe_device(trainer), on_features)

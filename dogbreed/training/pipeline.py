@@ -57,7 +57,7 @@ def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> 
     ):
         raise_findings(ConfigError, list(findings(config)))
         stages.forget_mismatched(here)
-        if collectives.from_first(lambda: stages.is_finished(config, here)):
+        if collectives.broadcast(lambda: stages.is_finished(config, here)):
             log.info("This run is finished: nothing to do.")
             return read_json(here.metrics)
         return _run(config, here, stop, watch)
@@ -80,7 +80,7 @@ def _run(config: Mapping[str, Any], here: RunFolder, stop: Interruption, watch: 
         write_config(config, here)  # of a run that began with test=false it says so
         test(config, here, data, stop)
     stop.check()
-    collectives.part()
+    collectives.leave()
     if ranks.here().first:
         _export(here)  # before the report, which marks the run as finished
         stop.check()
@@ -111,7 +111,7 @@ def _folder_of_this_process(folder: Path) -> Iterator[RunFolder]:
     begins, so that all decide alike, and what it writes ends with it.
     """
     if ranks.here().first:
-        collectives.met()
+        collectives.barrier()
         yield RunFolder(folder)
         return
     with tempfile.TemporaryDirectory() as place:
@@ -125,7 +125,7 @@ def _folder_of_this_process(folder: Path) -> Iterator[RunFolder]:
                 os.link(path, own / name)  # files of a run are replaced, never changed
             except OSError:
                 shutil.copy2(path, own / name)
-        collectives.met()
+        collectives.barrier()
         yield RunFolder(own)
 
 

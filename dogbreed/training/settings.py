@@ -32,7 +32,7 @@ MONITORS = ("val/acc", "val/top5", "val/f1", "val/loss", "val/ece")
 def findings(config: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the settings alone; what depends on photos or weights comes later."""
     if config["monitor"] not in MONITORS:
-        yield f"monitor={config['monitor']} is no validation metric.\nTry: one of {', '.join(MONITORS)}"
+        yield f"monitor={config['monitor']} is not a validation metric.\nTry: one of {', '.join(MONITORS)}"
     elif config["mode"] != (better := "min" if config["monitor"] in ("val/loss", "val/ece") else "max"):
         yield f"monitor={config['monitor']} with mode={config['mode']} would keep the worst epoch.\nTry: mode={better}"
     if not (config["trainer"].get("max_epochs") or 0) >= 1:
@@ -40,7 +40,7 @@ def findings(config: Mapping[str, Any]) -> Iterator[str]:
     for key, least in (("batch_size", 1), ("image_px", 8), ("workers", 0)):
         value = config["data"].get(key)
         if not (isinstance(value, int) and value >= least) and not (key == "workers" and value is None):
-            yield f"data.{key}={value} cannot be.\nTry: a whole number, at least {least}"
+            yield f"data.{key} must be a whole number, at least {least}, got {value}."
     if (devices := config["trainer"].get("devices", 1)) != 1 or config["trainer"].get("num_nodes", 1) != 1:
         yield (
             f"trainer.devices={devices}: each process of a run has one device.\n"

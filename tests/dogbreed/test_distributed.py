@@ -3,13 +3,12 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from dogbreed import checkpoints
 from dogbreed.data import DogBreedData, EpochOrder, TrainLoader
 from dogbreed.distributed.ranks import Ranks
 from tests.support.photos import make_photos, tiny_settings
+from tests.support.ports import reserved_port
 from tests.support.project import ROOT
 from tests.support.runs import SAME, close, history, weights
 
@@ -40,9 +40,8 @@ class Team:
     def __init__(self, place: Path, words: Sequence[Sequence[str]], *, nodes: int = 1, **environment: str) -> None:
         world = len(words)
         place.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        self.reserved = ExitStack()
+        port = self.reserved.enter_context(reserved_port())
         each = world // nodes
         self.logs = [place / f"rank-{rank}.log" for rank in range(world)]
         files = [log.open("ab") for log in self.logs]
@@ -92,6 +91,7 @@ class Team:
         for process in self.processes:
             process.kill()
             process.wait()
+        self.reserved.close()
 
 
 @contextmanager
@@ -223,7 +223,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit_with_as_many_processes(tmp_path:
     folder = interrupted(tmp_path / "parts", 2, words, at_epoch=2)
     with team(tmp_path / "parts", 2, f"resume={folder}") as started:
         started.finish()
-        assert "Going on from" in started.said()
+        assert "Resuming from" in started.said()
     assert history(folder) == history(whole)
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(folder).items())
 
@@ -346,7 +346,7 @@ def test_machines_with_other_photos_are_refused(tmp_path: Path, many_photos: Pat
 def test_an_error_of_all_is_said_and_left_at_once(tmp_path: Path, many_photos: Path) -> None:
     with team(tmp_path, 2, *tiny_settings(many_photos), "monitor=val/nonsense") as started:
         assert started.ended(60) == [1, 1]
-        assert "monitor=val/nonsense is no validation metric" in started.said(0)
+        assert "monitor=val/nonsense is not a validation metric" in started.said(0)
 
 
 def test_more_processes_than_photos_are_refused(tmp_path: Path) -> None:

@@ -35,7 +35,16 @@ from dogbreed.features.mapped import Features
 from dogbreed.features.store import FeatureStore, Recipe, RowKey
 from dogbreed.photos import scan
 from tests.support.photos import make_photos
-from tests.support.stores import RECIPE, assert_holds, data_files, file_size_limit, fill, keys, values
+from tests.support.stores import (
+    RECIPE,
+    assert_holds,
+    data_files,
+    file_size_limit,
+    fill,
+    keys,
+    small_shards,  # noqa: F401 (a fixture)
+    values,
+)
 
 # --- rows ---
 

@@ -408,9 +408,9 @@ def test_a_disk_without_room_is_noticed_before_the_pass(
     [
         (("features.mode=cached",), "all of the backbone is trained"),
         (("features.mode=always",), "features.mode=always is unknown"),
-        (("features.views=0",), "features.views=0 cannot be"),
+        (("features.views=0",), "features.views must be a whole number, at least 1, got 0"),
         (("features.views=2", "data.augment=null"), "data.augment=null"),
-        (("features.max_gb=0",), "features.max_gb=0 cannot be"),
+        (("features.max_gb=0",), "features.max_gb must be a number of gigabytes above 0, got 0"),
     ],
 )
 def test_features_that_cannot_be_are_refused(

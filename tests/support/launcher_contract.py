@@ -116,7 +116,7 @@ class LauncherContract(ABC):
         assert {"where", "cost", "command"} <= {line.split()[0] for line in text.splitlines() if line}
 
     def test_a_plan_names_all_that_is_wrong_at_once(self, launcher: Launcher, wrong_spec: RunSpec) -> None:
-        with pytest.raises(ConfigError, match="2 things to mend"):
+        with pytest.raises(ConfigError, match="2 problems found"):
             launcher.plan(wrong_spec)
 
     def test_a_spec_travels_as_json(self, launcher: Launcher, spec: RunSpec) -> None:
