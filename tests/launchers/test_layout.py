@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,13 +27,6 @@ SERVER = tuple(f"launchers.rehearsal.{name}" for name in ("gateway", "logs", "ob
 
 def tree(module: str) -> ast.Module:
     return ast.parse(FILES[module].read_text(encoding="utf-8"))
-
-
-def in_a_process(script: str, *words: str) -> Any:
-    """Return what a script prints as its last line, which is JSON."""
-    done = subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 # --- directions ---
@@ -77,18 +69,11 @@ def others_in(module: str) -> list[str]:
 
 
 def texts(module: ast.Module) -> Iterator[str]:
-    """Yield the strings of a module, docstrings left out."""
-    holders = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    docstrings = {
-        id(node.body[0].value) for node in ast.walk(module) if isinstance(node, holders) and has_docstring(node)
-    }
+    """Yield the strings of a module but for docstrings, which are statements of their own."""
+    said = {id(node.value) for node in ast.walk(module) if isinstance(node, ast.Expr)}
     for node in ast.walk(module):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
             yield node.value
-
-
-def has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
-    return ast.get_docstring(node) is not None
 
 
 def modules_in(text: str) -> Iterator[str]:
@@ -119,7 +104,9 @@ for number, words in enumerate({runs}):
     prepare([*words, f"hydra.run.dir={tmp_path}/{{number}}"])
 print(json.dumps([imported, sorted({set(HEAVY)} & sys.modules.keys())]))
 """
-    assert in_a_process(script) == [[], []]
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[], []]
     assert not list(tmp_path.iterdir())
 
 
