@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tests.support.project import ROOT
@@ -58,7 +59,7 @@ class Guide:
     def sessions(self) -> Iterator[Session]:
         """Yield the last command of each bash block with the output block that follows it directly."""
         blocks = list(_BLOCK.finditer(self.text))
-        for block, following in zip(blocks, blocks[1:], strict=False):
+        for block, following in pairwise(blocks):
             follows = not self.text[block.end() : following.start()].strip()
             if block["language"] == "bash" and not following["language"] and follows:
                 yield Session(_lines(block)[-1], tuple(following["text"].splitlines()))
