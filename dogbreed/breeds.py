@@ -1,6 +1,7 @@
 """The 133 breeds of Udacity's dogImages data set, in its order, their names for people, and the number of photos."""
 
 import re
+from collections.abc import Sequence
 
 _NAMES = """
     Affenpinscher Afghan_hound Airedale_terrier Akita Alaskan_malamute American_eskimo_dog American_foxhound
@@ -33,6 +34,16 @@ PHOTOS = {"train": 6680, "valid": 835, "test": 836}  # of the data set, by split
 def display_name(folder: str) -> str:
     """The name of a class folder for people: "002.Afghan_hound" gives "Afghan hound".
 
-    Folders of other data sets may have no number; only digits followed by a point count as one.
+    Folders of other data sets may have no number; only digits followed by a point and more count as one.
     """
-    return re.sub(r"^\d+\.", "", folder).replace("_", " ")
+    return re.sub(r"^\d+\.(?=.)", "", folder).replace("_", " ").strip()
+
+
+def display_names(folders: Sequence[str]) -> list[str]:
+    """Names for people of all classes: short ones, or the folders' own where two would be called the same or nothing.
+
+    Control characters and bytes that are not UTF-8, which no font can show, become U+FFFD.
+    """
+    printable = ["".join(c if c.isprintable() else "\ufffd" for c in folder) for folder in folders]
+    short = [display_name(folder) for folder in printable]
+    return short if all(short) and len(set(short)) == len(set(folders)) else printable

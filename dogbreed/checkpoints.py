@@ -208,7 +208,7 @@ class ResumePoint(Checkpoint):
             self.stop.stop(f"after step {trainer.global_step}, with a checkpoint", signum)
 
     def state_dict(self) -> dict[str, Any]:
-        everyones = collectives.gathered(_random_states(self._device))
+        everyones = collectives.all_gather(_random_states(self._device))
         return {"batches": self._batches, "random": everyones if len(everyones) > 1 else everyones[0]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -43,13 +43,13 @@ class Source(Protocol):
 class DogBreedData(LightningDataModule):
     """Photos in `root/{train,valid,test}/<class>/`, or in `root/<class>/`, which are then split, stratified and seeded.
 
-    source: draws or downloads the photos where they are missing; null where they are there. batch_size: per process;
+    source: draws or downloads the photos where they are missing; None where they are there. batch_size: per process;
     global_batch is that of all processes together, which a resumed run keeps, however many there are.
-    image_px, crop_pct, interpolation: the network's (DogBreedClassifier.preprocess). augment: null for none.
-    workers: processes that decode; null for as many as there are CPUs, at most 8. max_bad_fraction: the share of
-    unreadable files that is passed over. valid_fraction, test_fraction: where this class does the splitting.
+    image_px, crop_pct, interpolation: the network's (DogBreedClassifier.preprocess). augment: None for none.
+    workers: processes that decode; None for as many as there are CPUs, at most 8. max_bad_fraction: the share of
+    unreadable files that is skipped. valid_fraction, test_fraction: where this class does the splitting.
     start_px: side of the training pictures in the first epoch, which grows to image_px (progressive resizing, see
-    `epoch_px`); null for image_px throughout. grow_epochs: how many epochs there are to grow in.
+    `epoch_px`); None for image_px throughout. grow_epochs: how many epochs there are to grow in.
 
     After `setup`, `classes` and `photos` say what there is. Order and augmentation are functions of
     (seed, epoch, index) alone. Raises DataError with all findings at once.
@@ -94,8 +94,8 @@ class DogBreedData(LightningDataModule):
         if self.source is not None:
             self.source.prepare(self.root)
 
-    def look(self) -> PhotoSet:
-        """What there is, findings included; looked up once."""
+    def scan(self) -> PhotoSet:
+        """Scan the photos, once; what is wrong with them is in its findings."""
         if self._photos is None:
             self._photos = scan(
                 self.root,
@@ -108,7 +108,7 @@ class DogBreedData(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         raise_findings(ConfigError, self._wrong_settings())
-        raise_findings(DataError, [*self.look().findings, *self._too_few()])
+        raise_findings(DataError, [*self.scan().findings, *self._too_few()])
 
     def _wrong_settings(self) -> list[str]:
         findings = []
@@ -124,7 +124,7 @@ class DogBreedData(LightningDataModule):
     def _too_few(self) -> list[str]:
         """Each process needs a photo of each split, and of each step."""
         world = ranks.here().world_size
-        fewest = min(len(photos) for photos in self.look().splits.values()) if not self.look().findings else world
+        fewest = min(len(photos) for photos in self.scan().splits.values()) if not self.scan().findings else world
         if min(fewest, self.global_batch) >= world:
             return []
         return [f"{world} processes have {fewest} photos of a split to share.\nTry: fewer processes, or more photos"]
@@ -135,7 +135,7 @@ class DogBreedData(LightningDataModule):
         if self._photos is None:
             self.prepare_data()
         self.setup()
-        return self.look()
+        return self.scan()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -196,7 +196,7 @@ def epoch_px(epoch: int, *, start_px: int, image_px: int, epochs: int) -> int:
 class PhotoDataset(Dataset[Sample]):
     """Photos by (epoch, index): uint8 [H, W, 3], the label and, where the augmentation changes it, the light [3].
 
-    grow: start_px and the number of epochs, see `epoch_px`; null for image_px in all of them. Without it and without
+    grow: start_px and the number of epochs, see `epoch_px`; None for image_px in all of them. Without it and without
     `augment` the epoch makes no difference.
 
     A photo that cannot be read any more is the DataError itself: raised in a worker process, it would reach the main
@@ -247,7 +247,7 @@ class EpochOrder:
     """
 
     def __init__(self, size: int, global_batch: int, seed: int, among: ranks.Ranks | None = None) -> None:
-        """among: this process among those that share; null for what the environment says."""
+        """among: this process among those that share; None for what the environment says."""
         self.size, self.seed, self.epoch = size, seed, 0
         self.global_batch = min(global_batch, size)
         self._ranks = among or ranks.here()

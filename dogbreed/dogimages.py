@@ -107,7 +107,7 @@ class DogImages:
         if not zipfile.is_zipfile(part):
             size = _size(part)
             part.unlink()
-            raise self._cannot_download(f"what came ({size:,} bytes) is no zip file", archive, root)
+            raise self._cannot_download(f"the download ({size:,} bytes) is not a zip file", archive, root)
         with _writing(archive):
             part.replace(archive)
 
@@ -204,7 +204,7 @@ class DogImages:
         # what zipfile meets damaged, encrypted and exotic files with
         except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, ValueError) as error:
             raise DataError(
-                f"{archive} is no whole zip file ({error}).\nTry: delete it, so that it is downloaded anew"
+                f"{archive} is not a whole zip file ({error}).\nTry: delete it, so that it is downloaded anew"
             ) from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)

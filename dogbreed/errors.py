@@ -52,4 +52,4 @@ def raise_findings(error: type[DogBreedError], findings: Sequence[str]) -> None:
         raise error(findings[0])
     if findings:
         numbered = (f"{n}. {text}".replace("\n", "\n   ") for n, text in enumerate(findings, 1))
-        raise error(f"{len(findings)} things to mend:\n" + "\n".join(numbered))
+        raise error(f"{len(findings)} problems found:\n" + "\n".join(numbered))

@@ -4,11 +4,13 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from dogbreed.distributed.ranks import here
 
-_CGROUP = Path("/sys/fs/cgroup")  # version 2; version 1 puts the controllers in folders of their own
+_CGROUPS = Path("/sys/fs/cgroup")  # version 2; version 1 puts the controllers in folders of their own
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -22,20 +24,21 @@ def available_cpus() -> int:
 
 
 def available_memory_bytes() -> int:
-    """How many bytes this process may still take before the machine or its cgroup runs out; its share of them."""
+    """How many bytes this process may still take before the machine or a cgroup of it runs out; its share of them."""
     import psutil  # here, so that a server does without it
 
     free = int(psutil.virtual_memory().available)
-    for limit_file, used_file, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    for controller, limit_file, used_file, cache in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        limit = _read(limit_file)
-        if limit.isdigit():
-            # files that were read count as used, but make room when it is asked for
-            stat = dict(line.split() for line in _read(limit_file.rpartition("/")[0] + "/memory.stat").splitlines())
-            used = int(_read(used_file) or 0) - int(stat.get(cache, 0))
-            free = min(free, max(0, int(limit) - used))
+        for group in _own_cgroups(controller):
+            limit = _read(group / limit_file)
+            if limit.isdigit():
+                # files that were read count as used, but make room when it is asked for
+                stat = dict(line.split() for line in _read(group / "memory.stat").splitlines())
+                used = int(_read(group / used_file) or 0) - int(stat.get(cache, 0))
+                free = min(free, max(0, int(limit) - used))
     return free // here().local_world_size
 
 
@@ -91,16 +94,40 @@ def give_back_freed_memory() -> None:
 
 
 def _cgroup_cpu_quota() -> float:
-    quota, _, period = _read("cpu.max").partition(" ")
-    if not quota:
-        quota, period = _read("cpu/cpu.cfs_quota_us"), _read("cpu/cpu.cfs_period_us")
-    if quota in ("", "max", "-1"):
-        return float("inf")
-    return max(1.0, int(quota) / int(period))
+    """CPUs that this process's cgroups allow it, at least 1: the least of all quotas, for each holds what is inside."""
+    quotas = [float("inf")]
+    for group in _own_cgroups(""):
+        quota, _, period = _read(group / "cpu.max").partition(" ")
+        if quota.isdigit():  # not "max"
+            quotas.append(int(quota) / int(period))
+    for group in _own_cgroups("cpu"):
+        quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+        if quota.isdigit():  # not -1
+            quotas.append(int(quota) / int(period))
+    return max(1.0, min(quotas))
 
 
-def _read(name: str) -> str:
+def _own_cgroups(controller: str) -> Iterator[Path]:
+    """The folders of this process's cgroup and of those around it, innermost first; the root of the mount is the last.
+
+    controller: of version 1, such as cpu; empty for version 2. A container that sees the names of the machine around it
+    has no folders of these names: then only the root exists, which is its own cgroup.
+    """
+    for line in _read(_OWN_CGROUPS).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            names = (controller, controllers)  # cpu, which may be a link to cpu,cpuacct, or be missing
+            root = next((_CGROUPS / name for name in names if (_CGROUPS / name).is_dir()), _CGROUPS)
+            own = root / path.lstrip("/")
+            if ".." in own.parts:  # it was moved to a place that is outside of what the container sees
+                own = root
+            yield from (group for group in (own, *own.parents) if group.is_relative_to(root))
+            return
+    yield _CGROUPS / controller
+
+
+def _read(path: Path) -> str:
     try:
-        return (_CGROUP / name.lstrip("/")).read_text().strip()
+        return path.read_text().strip()
     except OSError:
         return ""

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed import artifact
-from dogbreed.breeds import display_name
+from dogbreed.breeds import display_names
 from dogbreed.onnx_network import OnnxNetwork, Output, choose
-from dogbreed.preprocess import PictureSource, Preprocess
+from dogbreed.picture_inputs import PictureInput, picture_source
+from dogbreed.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from dogbreed.model import DogBreedClassifier
@@ -68,7 +69,7 @@ class Predictor:
     ) -> None:
         self._network, self._temperature = network, np.float32(temperature)
         self.labels = tuple(labels)
-        self.breeds = tuple(map(display_name, labels))
+        self.breeds = tuple(display_names(labels))
         self.preprocess = preprocess
         self.about = about
 
@@ -133,22 +134,25 @@ class Predictor:
         if isinstance(self._network, OnnxNetwork):
             self._network.prepare_for_several()
 
-    def predict(self, picture: PictureSource, *, top: int = 5) -> list[Prediction]:
-        """The `top` most probable breeds of one photo (path, bytes or Pillow image), best first.
+    def predict(self, picture: PictureInput, *, top: int = 5) -> list[Prediction]:
+        """The `top` most probable breeds of one photo, best first.
 
-        Raises DataError if it does not decode.
+        picture: a path, bytes (also bytearray, memoryview), a file opened in binary mode, a Pillow image, or an array
+        of integers 0..255: [H, W, 3] in RGB, [H, W, 4] in RGBA or [H, W] in grey. Raises DataError if it is none of
+        them, or does not decode.
         """
         return self.predict_many([picture], top=top)[0]
 
-    def predict_many(self, pictures: Sequence[PictureSource], *, top: int = 5) -> list[list[Prediction]]:
+    def predict_many(self, pictures: Sequence[PictureInput], *, top: int = 5) -> list[list[Prediction]]:
         """The same for several photos, in one pass through the network."""
         return [self.ranked(row, top=top) for row in self.probabilities(pictures)]
 
-    def probabilities(self, pictures: Sequence[PictureSource]) -> NDArray[np.float32]:
+    def probabilities(self, pictures: Sequence[PictureInput]) -> NDArray[np.float32]:
         """float32 [photos, classes], in the order of `labels`; each row sums to 1."""
-        if not pictures:
+        if not len(pictures):
             return np.empty((0, len(self.labels)), np.float32)
-        return self.answer(np.stack([self.preprocess.pixels(picture) for picture in pictures])).probabilities
+        pixels = [self.preprocess.pixels(picture_source(picture)) for picture in pictures]
+        return self.answer(np.stack(pixels)).probabilities
 
     def answer(self, pixels: NDArray[np.uint8]) -> Answer:
         """For photos as `preprocess` gives them: uint8 [N, image_px, image_px, 3]."""

@@ -32,7 +32,7 @@ class DogBreedClassifier(LightningModule):
     lr: peak learning rate of the head. backbone_lr_scale: the backbone's, relative to it. weight_decay: of weights, not
     of biases and norms. warmup: share of all steps in which the rate rises from 0; then it falls along a cosine to 0
     (arXiv 1608.03983). label_smoothing: 0..1. dropout: before the head. ema_decay: of an average of the weights
-    that is validated and exported in place of the last ones; null for none. compile: training steps on images go
+    that is validated and exported in place of the last ones; None for none. compile: training steps on images go
     through torch.compile, evaluation does not. released, released_width: of a backbone that is not built, for the head
     is trained on its features: its digest and width, as after `release_frozen`. scale_lr: multiply lr by the number of
     processes that train, each of which brings a batch of its own (arXiv 1706.02677: with a warm-up, there over 5 of 90
@@ -217,13 +217,13 @@ class DogBreedClassifier(LightningModule):
 
     def global_train_averages(self) -> tuple[float, float]:
         """The same over all processes, which call this together."""
-        loss, right, count = collectives.total([*self._sums.tolist(), float(self._count)])
+        loss, right, count = collectives.all_reduce([*self._sums.tolist(), float(self._count)])
         return loss / max(1.0, count), right / max(1.0, count)
 
     def on_validation_start(self) -> None:
         """Running statistics of BatchNorm are each process's own: those of the first are saved, and count."""
         if ranks.here().several and cast(Any, self.trainer).state.fn == "fit":
-            collectives.take_over_buffers(self)
+            collectives.broadcast_buffers(self)
 
     def on_validation_epoch_start(self) -> None:
         """The averages of weights, which Lightning has just put in their place, come with buffers of their own."""
@@ -307,7 +307,7 @@ class DogBreedClassifier(LightningModule):
         if self.released:
             checkpoint[FROZEN] = self.released
         # the running averages of an epoch that is not over, so that a resumed one reports what it would have
-        checkpoint["train_sums"] = collectives.gathered({"sums": self._sums.cpu(), "count": self._count})
+        checkpoint["train_sums"] = collectives.all_gather({"sums": self._sums.cpu(), "count": self._count})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved, here = checkpoint.get("train_sums", []), ranks.here()

@@ -1,4 +1,4 @@
-"""What lies in a folder of photos: classes, splits, and the files that are no use, each with its reason.
+"""What lies in a folder of photos: classes, splits, and the unusable files, each with its reason.
 
 Needs neither torch nor lightning.
 """
@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import PIL
 
@@ -71,12 +71,15 @@ class _File:
     size: int = 0
     mtime_ns: int = 0
     ctime_ns: int = 0  # changes with the content even where the date was set back
-    problem: str = ""  # why it is no use
+    problem: str = ""  # why it is unusable
     digest: str = ""
     lasting: bool = False  # a file of this size and these dates will be found the same next time
 
     def as_row(self) -> list[Any]:
         return [self.size, self.mtime_ns, self.ctime_ns, self.problem, self.digest]
+
+
+_Classes: TypeAlias = "dict[str, list[_File]]"  # by class name
 
 
 def cache_folder() -> Path:
@@ -94,24 +97,19 @@ def scan(
 ) -> PhotoSet:
     """Read `root/{train,valid,test}/<class>/*`, or `root/<class>/*` and split it, stratified and seeded.
 
-    Each file is opened once; what was found is remembered by size and dates, so that the next look is quick. Hidden
-    files are passed over. Does not raise for bad photos or folders: all is in `findings`.
+    Each file is opened once; what was found is remembered by size and dates, so that the next scan is quick. Hidden
+    files are skipped. Does not raise for bad photos or folders: all is in `findings`.
     """
     try:
         folders = _subfolders(root)
         split_folders = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
-        above = frozenset(_identity(root / name) for name in (".", *split_folders))
-        if split_folders:
-            listed = {split: _listing(root, name, above) for name, split in split_folders.items()}
-        else:
-            listed = {"all": {name: _files(root, root / name, above) for name in folders}}
+        listed = _list_files(root, folders, split_folders)
     except OSError as error:
         return _nothing(
             root,
             f"The data folder {_where(error, root)} {_UNLISTED.get(error.errno or 0, error.strerror or str(error))}.\n"
             "Try: data.root=<the folder that holds your photos>",
         )
-    names = {split: root / name for name, split in split_folders.items()}
     findings = list(_missing_splits(root, split_folders, folders)) if split_folders else []
     if not any(any(classes.values()) for classes in listed.values()):
         return _nothing(
@@ -120,29 +118,40 @@ def scan(
             "Try: data.root=<a folder with train/, valid/ and test/, or with one folder per class>",
         )
     checked = _check(root, [file for classes in listed.values() for files in classes.values() for file in files])
-    good = {
-        split: {
-            name: [checked[f.path] for f in files if not checked[f.path].problem] for name, files in classes.items()
-        }
-        for split, classes in listed.items()
-    }
     skipped = tuple(sorted((file.path, file.problem) for file in checked.values() if file.problem))
     findings += _too_many_bad(root, skipped, len(checked), max_bad_fraction)
+    good = {split: _usable(classes, checked) for split, classes in listed.items()}
     if split_folders:
+        names = {split: root / name for name, split in split_folders.items()}
         findings += _uneven_classes(names, {split: set(classes) for split, classes in listed.items()})
         findings += _empty_classes(names, good)
     else:
         good, more = _split(root, good["all"], valid_fraction, test_fraction, seed)
         findings += more
     classes = tuple(sorted({name for split in good.values() for name in split}))
-    findings += _unnameable(root, classes)
-    if len(classes) == 1:
-        findings.append(
-            f"{root} holds one class only ({_printable(classes[0])}): there is nothing to tell apart.\n"
-            "Try: add a folder for each other class"
-        )
+    findings += _unfit_classes(root, classes)
+    splits = _labelled(good, classes)
+    contents = json.dumps([[photo.path, photo.digest] for split in SPLITS for photo in splits[split]])
+    digest = hashlib.sha256(contents.encode()).hexdigest()
+    return PhotoSet(root, classes, splits, skipped, tuple(findings), digest)
+
+
+def _list_files(root: Path, folders: Sequence[str], split_folders: Mapping[str, str]) -> dict[str, _Classes]:
+    """The files by split, or all under `all` where there are no folders of splits; then by class. Raises OSError."""
+    above = frozenset(_identity(root / name) for name in (".", *split_folders))
+    if split_folders:
+        return {split: _listing(root, name, above) for name, split in split_folders.items()}
+    return {"all": {name: _files(root, root / name, above) for name in folders}}
+
+
+def _usable(classes: _Classes, checked: Mapping[str, _File]) -> _Classes:
+    found = {name: [checked[file.path] for file in files] for name, files in classes.items()}
+    return {name: [file for file in files if not file.problem] for name, files in found.items()}
+
+
+def _labelled(good: Mapping[str, _Classes], classes: Sequence[str]) -> dict[str, tuple[Photo, ...]]:
     label = {name: n for n, name in enumerate(classes)}
-    splits = {
+    return {
         split: tuple(
             Photo(file.path, label[name], file.digest)
             for name in sorted(good.get(split, {}))
@@ -150,9 +159,6 @@ def scan(
         )
         for split in SPLITS
     }
-    contents = json.dumps([[checked[p.path].path, checked[p.path].digest] for s in SPLITS for p in splits[s]])
-    digest = hashlib.sha256(contents.encode()).hexdigest()
-    return PhotoSet(root, classes, splits, skipped, tuple(findings), digest)
 
 
 def _nothing(root: Path, finding: str) -> PhotoSet:
@@ -182,7 +188,7 @@ def _seen(root: Path) -> str:
     return "; ".join(([_some(folders)] if folders else []) + loose) or "nothing"
 
 
-def _listing(root: Path, split: str, above: frozenset[tuple[int, int]]) -> dict[str, list[_File]]:
+def _listing(root: Path, split: str, above: frozenset[tuple[int, int]]) -> _Classes:
     return {name: _files(root, root / split / name, above) for name in _subfolders(root / split)}
 
 
@@ -329,24 +335,27 @@ def _too_many_bad(root: Path, skipped: Sequence[tuple[str, str]], total: int, li
     reasons = "; ".join(f"{n:,} x {reason}" for reason, n in Counter(why for _, why in skipped).most_common(3))
     share = len(skipped) / total
     yield (
-        f"{len(skipped):,} of {total:,} files in {root} are no use ({share:.1%}; at most {limit:.1%} are passed over): "
+        f"{len(skipped):,} of {total:,} files in {root} are unusable ({share:.1%}; at most {limit:.1%} are skipped): "
         f"{reasons}. First: {_printable(skipped[0][0])}.\n"
-        "Try: mend or remove them (all are listed in skipped.csv), or "
+        "Try: fix or remove them (all are listed in skipped.csv), or "
         f"data.max_bad_fraction={min(1.0, share + 0.01):.2f}"
     )
 
 
-def _unnameable(root: Path, classes: Sequence[str]) -> Iterator[str]:
+def _unfit_classes(root: Path, classes: Sequence[str]) -> Iterator[str]:
     """Photos may be called anything, but a class's name goes into checkpoints, tables and reports."""
     if bad := [name for name in classes if _printable(name) != name]:
+        yield (f"{root} has {len(bad)} class folders whose names are not printable: {_some(bad)}.\nTry: rename them")
+    if len(classes) == 1:
         yield (
-            f"{root} has {len(bad)} class folders whose names are no printable text: {_some(bad)}.\nTry: rename them"
+            f"{root} holds one class only ({_printable(classes[0])}): there is nothing to tell apart.\n"
+            "Try: add a folder for each other class"
         )
 
 
 def _split(
     root: Path, classes: Mapping[str, Sequence[_File]], valid_fraction: float, test_fraction: float, seed: int
-) -> tuple[dict[str, dict[str, list[_File]]], list[str]]:
+) -> tuple[dict[str, _Classes], list[str]]:
     """Per class, by the order of a keyed hash of the names: the same on every machine, whatever else is there."""
     if min(valid_fraction, test_fraction) <= 0 or valid_fraction + test_fraction >= 1:
         finding = (
@@ -361,7 +370,7 @@ def _split(
             f"{len(few)} of {len(classes)} classes in {root} have fewer than 3 usable photos, too few to split into "
             f"train, valid and test: {_some(few)}.\nTry: add photos to them, or remove these folders"
         )
-    splits: dict[str, dict[str, list[_File]]] = {split: {} for split in SPLITS}
+    splits: dict[str, _Classes] = {split: {} for split in SPLITS}
     for name, files in classes.items():
         order = sorted(files, key=lambda f: hashlib.sha256(os.fsencode(f"{seed}/{f.path}")).digest())
         valid = max(1, round(len(order) * valid_fraction))

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed = True
             continue
         if options.json:
-            found = [{"breed": p.breed, "probability": round(p.probability, 6)} for p in ranked]
+            found = [{"breed": p.breed, "label": p.label, "probability": round(p.probability, 6)} for p in ranked]
             print(json.dumps({"photo": photo, "predictions": found}))
             continue
         print(photo)

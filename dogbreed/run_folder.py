@@ -3,11 +3,14 @@
 import errno
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from dogbreed.errors import StorageError
+
+TEMPORARY = re.compile(r"\..+\.tmp-(?P<pid>\d+)")  # the name of a file that the process `pid` has not written whole yet
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class RunFolder:
 
     @property
     def skipped(self) -> Path:
-        """Photos that were passed over, each with its reason."""
+        """Photos that were skipped, each with its reason."""
         return self.path / "skipped.csv"
 
     @property
@@ -91,12 +94,17 @@ class RunFolder:
         return self.path / "checkpoints/frozen.ckpt"
 
 
+def temporary_path(path: Path) -> Path:
+    """Return where this process writes what becomes `path` once it is whole. TEMPORARY matches its name."""
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
+
+
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write `content` so that after a crash at any moment `path` holds either the old content or the new, never a part.
 
     Raises StorageError where the disk is full or the place cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

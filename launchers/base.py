@@ -5,8 +5,7 @@ Nothing heavy is imported here: printing a plan or a status must not wait for to
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum, auto
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from dogbreed.errors import DogBreedError
 from dogbreed.progress import result_table
 from dogbreed.workload import Workload
-from launchers.formatting import shown_path
+from launchers.formatting import result_files
 from launchers.payload.code import CodeBundle
 from launchers.payload.photos import SentFolder
 from launchers.remote.context import on_rented_machine
@@ -261,24 +260,10 @@ class RunResult:
     artifacts: dict[str, Path]  # by name: "report", "best", "last"...; only what is there
 
     def __str__(self) -> str:
-        """Return a table of the main numbers, the paths, and what to try next: 80 columns but for long paths."""
         numbers = result_table(self.metrics)
-        if on_rented_machine():
+        if on_rented_machine():  # its paths mean nothing to whoever reads this
             return f"\n{numbers}"
-        paths = {"report": "report", "best": "checkpoint", "model": "model", "metrics": "numbers"}
-        files = [(name, self.artifacts[key]) for key, name in paths.items() if key in self.artifacts]
-        written = "\n".join(f"{name:<10}  {shown_path(path)}" for name, path in [*files, ("run folder", self.folder)])
-        parts = ["", numbers, "", written]
-        if "model" in self.artifacts:
-            folder = shown_path(self.folder)
-            parts += [
-                "",
-                f"Next: python -m dogbreed.predict {folder} PHOTO",
-                f"or:   python -m dogbreed.serving {folder}",
-            ]
-        elif "best" in self.artifacts:
-            parts += ["", f"Next: python -m dogbreed.predict {shown_path(self.artifacts['best'])} PHOTO"]
-        return "\n".join(parts)
+        return "\n".join(["", numbers, "", *result_files(self.artifacts, self.folder)])
 
 
 @dataclass(frozen=True)
@@ -449,10 +434,3 @@ def name_findings(spec: RunSpec) -> list[str]:
             "Try: letters, digits and hyphens between them, at most 55"
         )
     return findings
-
-
-def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] = time.sleep) -> RunResult:
-    """The result, once the run has finished. Raises LaunchError if it did not succeed."""
-    while not launcher.status(handle).finished:
-        sleep(launcher.poll_s)
-    return launcher.result(handle)

@@ -15,17 +15,18 @@ from dogbreed.errors import ConfigError
 from launchers.base import RunOutput, RunSpec
 from launchers.overrides import ABOUT_THIS_COMMAND, STAYS_HERE
 from launchers.payload import photos
-from launchers.payload.code import CodeBundle, look
+from launchers.payload.code import CodeBundle, scan
 from launchers.project import PROJECT, git_state
 from launchers.registry import capabilities_of
 from launchers.remote.context import SENT
-from launchers.resume import differences, going_on, saved, typed_after_resume
+from launchers.resume import differences, fetch_checkpoints, going_on, saved, typed_after_resume
 
 
 def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
     """The run that `cfg` asks for. `hydra`: Hydra's own config where no Hydra application is running.
 
-    Raises ConfigError for values that are still missing, all at once, and for a resume that changes what the run is.
+    Of a remote run that is resumed here, it downloads what that has saved. Raises ConfigError for values that are still
+    missing, all at once, and for a resume that changes what the run is.
     """
     hydra = HydraConfig.get() if hydra is None else hydra
     if missing := sorted(map(str, OmegaConf.missing_keys(cfg))):
@@ -38,6 +39,7 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
     folder = Path(OmegaConf.select(hydra, "runtime.output_dir", throw_on_missing=False) or hydra.run.dir).absolute()
     run_id, created_at, config = str(composed["run_id"]), datetime.now(UTC).isoformat(timespec="seconds"), composed
     now: list[str] | None = None
+    launcher = capabilities_of(composed["launcher"])
     if composed["resume"]:
         if hydra.mode == RunMode.MULTIRUN:
             raise ConfigError("resume= goes on with one run, but -m starts several.\nTry: the same command without -m")
@@ -45,12 +47,14 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
         run_id, created_at = before.run_id, before.created_at or created_at
         now = typed_after_resume(overrides)
         config = going_on(folder, composed, now, hydra.runtime.choices)
+        if not launcher.remote:
+            fetch_checkpoints(folder)
     there = sent()
     # a search checks this itself: each of its trials has drawn other settings
     if there is not None and isinstance(there.output, RunOutput):
         check_as_sent(config, there)
     commit, dirty = git_state()
-    code = _code(hydra) if capabilities_of(composed["launcher"]).sends_code else None
+    code = _code(hydra) if launcher.sends_code else None
     photos = _photos(config) if code else None
     lasting = None if now is None else _lasting(now)
     return RunSpec(run_id, _lasting(overrides), config, str(folder), created_at, commit, dirty, code, photos, lasting)
@@ -59,7 +63,7 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
 def _photos(config: Mapping[str, Any]) -> photos.SentFolder | None:
     """The data folder that lies on this machine alone: not in S3, and nothing that another machine could fetch."""
     root = str(config["data"].get("root"))
-    return None if config["data"].get("source") or root.startswith("s3://") else photos.look(Path(root))
+    return None if config["data"].get("source") or root.startswith("s3://") else photos.scan(Path(root))
 
 
 def _lasting(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -73,7 +77,7 @@ def _code(hydra: Any) -> CodeBundle:
     places = [str(source.path) for source in sources if source.provider in ours]
     named = [str(place) for place in OmegaConf.select(hydra, "searchpath", throw_on_missing=False) or []]
     places += [place.removeprefix("file://") for place in named if place.startswith("file://")]
-    return look(PROJECT, [Path(place).absolute() for place in dict.fromkeys(places)])
+    return scan(PROJECT, [Path(place).absolute() for place in dict.fromkeys(places)])
 
 
 def check_as_sent(config: Mapping[str, Any], there: RunSpec) -> None:

@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dogbreed.errors import Interrupted
@@ -47,6 +48,13 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
             raise
         signum = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
         raise Interrupted(detached(launcher, handle), signum) from None
+
+
+def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] = time.sleep) -> RunResult:
+    """Return the result, once the run has finished. Raises LaunchError if it did not succeed."""
+    while not launcher.status(handle).finished:
+        sleep(launcher.poll_s)
+    return launcher.result(handle)
 
 
 def _has_ended(launcher: Launcher, handle: Handle) -> bool:
@@ -156,6 +164,6 @@ class _Progress:
 
 
 def _ended(status: Status) -> str:
-    cost = "" if status.usd is None else f", ${status.usd:.4f} by AWS's list price"
+    cost = "" if status.usd is None else f", ${status.usd:.4f} by list price"
     tries = f" after {status.attempt} attempts" if status.attempt > 1 else ""
     return f"{status.phase}{tries}{cost}"

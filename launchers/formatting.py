@@ -1,6 +1,7 @@
 """Dollars and paths as people read them."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -18,3 +19,16 @@ def usd(amount: float) -> str:
     if amount >= 1:
         return f"${amount:,.2f}"
     return f"${amount:.3g}" if amount >= 0.0001 else "less than $0.0001"
+
+
+def result_files(artifacts: Mapping[str, Path], folder: Path) -> list[str]:
+    """Return lines that say where the files of a run lie, and what to try next."""
+    names = {"report": "report", "best": "checkpoint", "model": "model", "metrics": "numbers"}
+    files = [(name, artifacts[key]) for key, name in names.items() if key in artifacts]
+    lines = [f"{name:<10}  {shown_path(path)}" for name, path in [*files, ("run folder", folder)]]
+    if "model" in artifacts:
+        here = shown_path(folder)
+        lines += ["", f"Next: python -m dogbreed.predict {here} PHOTO", f"or:   python -m dogbreed.serving {here}"]
+    elif "best" in artifacts:
+        lines += ["", f"Next: python -m dogbreed.predict {shown_path(artifacts['best'])} PHOTO"]
+    return lines

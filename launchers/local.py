@@ -1,9 +1,8 @@
-"""The launcher for this very machine: the run runs inside `submit`, and its folder says how it stands."""
+"""The launcher for this very machine: the run runs inside `submit`, and its folder records how it stands."""
 
 import json
 import logging
 import os
-import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -38,6 +37,7 @@ from launchers.overrides import STAYS_HERE, override
 from launchers.project import describe_commit
 from launchers.remote.context import on_rented_machine
 from launchers.runs.find import folder_of, handle_for, resume_command, run_folders
+from launchers.runs.half_written import half_written
 from launchers.runs.log import LogFile, read_lines, tail
 from launchers.runs.processes import claimed
 from launchers.runs.results import read_result
@@ -45,9 +45,6 @@ from launchers.runs.state import CANCEL_FILE, RUNNING_HERE, State, alive_message
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
-
-
-_TEMPORARY = re.compile(r"^\..+\.tmp-(\d+)$")  # as dogbreed.run_folder names a file that is not whole yet
 
 
 @dataclass(frozen=True)
@@ -97,19 +94,18 @@ class LocalLauncher:
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Train, and return once that has ended; an error of the run is raised after it was recorded.
 
-        A run that has succeeded is not trained again, a dead one goes on, one that is alive elsewhere is refused.
-        Raises StorageError where the folder cannot be written.
+        A run that has succeeded is not trained again, a dead one is resumed, one that is alive elsewhere is refused.
+        Raises StorageError if the folder cannot be written.
         """
         folder = RunFolder(Path(plan.spec.folder))
-        if not ranks.here().first:  # which keeps the books for all
+        if not ranks.here().first:  # the first process records the state of all
             _train(plan.spec, folder, watch)
             return plan.handle
         state: State | None = None
         try:
             with _storage_errors(folder.path), claimed(folder.path):
                 before = self.status(plan.handle)
-                # the others of several processes wait to be told so
-                alone = not ranks.here().several
+                alone = not ranks.here().several  # else the others are in training already, and wait for this one
                 if alone and before.phase is Phase.SUCCEEDED and _same_run(plan.spec, folder.path):
                     return plan.handle
                 if not before.finished:
@@ -171,21 +167,28 @@ class LocalLauncher:
         if not state.of_this_host:
             raise LaunchError(f"The run at {shown_path(folder)} is {before.detail}.\nTry: cancelling it there")
         process = state.process()
-        if process is None:  # it ended just now
-            return self.status(handle)
+        if process is not None:  # else it ended just now
+            write_text(folder / CANCEL_FILE, f"by process {os.getpid()}\n")
+            self._end(process, state, grace_s)
+        return self.status(handle)
+
+    def _end(self, process: Any, state: State, grace_s: float) -> None:
+        """Ask a run's process to end; after `grace_s` kill it and its children. Raises LaunchError if that is no use.
+
+        process: the psutil.Process of `state`.
+        """
         import psutil
 
-        write_text(folder / CANCEL_FILE, f"by process {os.getpid()}\n")
         with suppress(psutil.NoSuchProcess):  # it may end at any moment, which is what is wanted
             family = [process, *process.children(recursive=True)]
             process.terminate()
-            if not self._gone(state, within_s=grace_s):
-                for member in family:
-                    with suppress(psutil.NoSuchProcess):
-                        member.kill()
-                if not self._gone(state, within_s=10):
-                    raise LaunchError(f"Process {state.pid} does not end, even killed: it waits for a device or disk.")
-        return self.status(handle)
+            if self._gone(state, within_s=grace_s):
+                return
+            for member in family:
+                with suppress(psutil.NoSuchProcess):
+                    member.kill()
+            if not self._gone(state, within_s=10):
+                raise LaunchError(f"Process {state.pid} does not end, even killed: it waits for a device or disk.")
 
     def _gone(self, state: State, *, within_s: float) -> bool:
         until = time.monotonic() + within_s
@@ -219,15 +222,7 @@ class LocalLauncher:
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
         """Files that a process began and died before it could rename them; those of living processes are left alone."""
-        found = [
-            path
-            for folder in run_folders(self.runs_dir, self.sweeps_dir)
-            for path in sorted(folder.rglob(".*.tmp-*"))
-            if _is_left_over(path)
-        ]
-        if older_than is not None:
-            before = time.time() - older_than.total_seconds()
-            found = [path for path in found if path.lstat().st_mtime < before]
+        found = half_written(run_folders(self.runs_dir, self.sweeps_dir), older_than)
         if apply:
             for path in found:
                 with suppress(OSError):
@@ -293,10 +288,3 @@ def _storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(path, error) from error
-
-
-def _is_left_over(path: Path) -> bool:
-    import psutil
-
-    writer = _TEMPORARY.match(path.name)
-    return writer is not None and path.is_file() and not psutil.pid_exists(int(writer[1]))

@@ -10,11 +10,9 @@ from typing import Any
 
 from dogbreed.errors import ConfigError
 from launchers.base import Capabilities, Cloud, Handle, Launcher, LaunchError
-from launchers.project import PROJECT
-from launchers.runs.find import find, folder_of
+from launchers.runs.find import LOCAL, find, folder_of
 from launchers.runs.launched import NOT_OF_THE_PLACE, launched
 
-LOCAL = "local"
 LAUNCHERS: dict[str, str] = {  # scheme of its handles -> its class, which is imported when it is needed
     LOCAL: "launchers.local.LocalLauncher",
     "sagemaker": "launchers.sagemaker.training.SageMakerLauncher",
@@ -59,19 +57,6 @@ def capabilities_of(node: Mapping[str, Any]) -> Capabilities:
         raise ConfigError(f"launcher._target_={target} is not a launcher: {error}\nTry: launcher=local") from error
 
 
-def runs_here(choice: str) -> bool:
-    """Whether `launcher=choice` trains in the process that submits the run."""
-    from omegaconf import OmegaConf
-
-    file = PROJECT / "conf" / "launcher" / f"{choice}.yaml"
-    if not file.exists():
-        return False
-    node: Any = OmegaConf.load(file)
-    if "_target_" in node:
-        return not capabilities_of(node).remote
-    return any(runs_here(base) for base in node.get("defaults", []) if isinstance(base, str) and base != "_self_")
-
-
 def find_run(text: str, *, runs_dir: str = "runs", state_dir: str | None = None) -> tuple[Launcher, Handle]:
     """Find the run that a person named, and a launcher that knows it.
 
@@ -103,10 +88,15 @@ def launcher_at(
     """
     scheme, found, scope = (target or f"{LOCAL}://{Path(runs_dir)}").rstrip("/").partition("://")
     if not (scheme in LAUNCHERS and found and scope):
-        known = ", or ".join(f"{each}://REGION" for each in LAUNCHERS if each != LOCAL)
-        raise LaunchError(f"{target!r} is not a valid target.\nTry: {known}, or rehearsal in place of REGION")
+        raise LaunchError(f"{target!r} is not a valid target.\nTry: {targets()}")
     launcher: type[Launcher] = _load(LAUNCHERS[scheme])
     return launcher.at(cloud_of(scope, _place(state_dir)), runs_dir=runs_dir, bucket=bucket)
+
+
+def targets() -> str:
+    """Say what `launcher_at` takes besides this machine."""
+    places = (f"{scheme}://{scope}" for scheme in LAUNCHERS if scheme != LOCAL for scope in ("REGION", *CLOUDS))
+    return ", ".join(places)
 
 
 def _place(state_dir: str | None) -> dict[str, str]:

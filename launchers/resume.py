@@ -10,7 +10,7 @@ from dogbreed.run_folder import RunFolder
 from launchers.base import SPEC_FILE, Phase, RunOutput, RunSpec
 from launchers.formatting import shown_path
 from launchers.overrides import STAYS_HERE, key_path, override, refuse_renamed, unquoted
-from launchers.registry import find_run, runs_here
+from launchers.registry import find_run, launched_run
 from launchers.runs.launched import launched
 
 MAY_CHANGE = frozenset(  # where and how, not what; weights come with the checkpoint
@@ -33,7 +33,7 @@ def expand(typed: Sequence[str]) -> list[str]:
     value = asked[-1].removeprefix("resume=") if asked else "null"
     if value in ("null", ""):
         return list(typed)
-    folder = _folder(unquoted(value), typed)
+    folder = _folder(unquoted(value))
     spec, _ = saved(folder)
     if not isinstance(spec.output, RunOutput):
         raise ConfigError(f"{shown_path(folder)} is a search, which goes on by the same command again, without resume=")
@@ -62,18 +62,34 @@ def expand(typed: Sequence[str]) -> list[str]:
     ]
 
 
-def _folder(value: str, typed: Sequence[str]) -> Path:
-    """Return the folder of the run that `resume=` names, with what a remote run saved if it is to go on here."""
+def _folder(value: str) -> Path:
+    """Return the folder of the run that `resume=` names, with a remote run's settings in it."""
     launcher, handle = find_run(value)
-    folder = None if "://" in value else Path(value).absolute()
     if (here := launcher.folder(handle)) is not None:
         return here
-    note = launched(folder) if folder is not None else None
-    never_submitted = launcher.status(handle).phase is Phase.LOST
-    if folder is not None and note is not None and (note.get("home") or never_submitted):
+    folder = None if "://" in value else Path(value).absolute()
+    if folder is not None and not _away(folder):
         return folder
-    chosen = [text.partition("=")[2] for text in typed if text.startswith("launcher=")]
-    return launcher.fetch(handle, folder, checkpoints=bool(chosen) and runs_here(chosen[-1]))
+    return launcher.fetch(handle, folder, checkpoints=False)
+
+
+def fetch_checkpoints(folder: Path) -> None:
+    """Download what a remote run has saved into its folder on this machine, unless its results are there already.
+
+    Raises LaunchError for a run that has not ended.
+    """
+    if _away(folder):
+        launcher, handle = launched_run(launched(folder) or {})
+        launcher.fetch(handle, folder, checkpoints=True)
+
+
+def _away(folder: Path) -> bool:
+    """Whether the run of this folder has files elsewhere that are not in it."""
+    note = launched(folder)
+    if note is None or note.get("home"):
+        return False
+    launcher, handle = launched_run(note)
+    return launcher.status(handle).phase is not Phase.LOST  # it was to be submitted, but never was
 
 
 def typed_after_resume(overrides: Sequence[str]) -> list[str]:

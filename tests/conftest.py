@@ -1,22 +1,23 @@
 """Small photos and small settings, so that a real run takes seconds."""
 
+import contextlib
 import os
-import runpy
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import forking
 import pytest
+import quick_runs
+import sitecustomize  # noqa: F401 (this process is one of those that are kept from the network)
 
-from dogbreed.features import engine
-from dogbreed.training import pipeline
 from tests.support.photos import make_photos, tiny_settings
 
-_NO_NETWORK = Path(__file__).parent / "no_network"
+_CHILDREN = str(Path(__file__).parent / "support" / "children")
 _reached = Path(tempfile.mkdtemp()) / "reached"
 os.environ["REACHED_OUT"] = str(_reached)
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_NO_NETWORK), os.environ.get("PYTHONPATH")]))
-runpy.run_path(str(_NO_NETWORK / "sitecustomize.py"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_CHILDREN, os.environ.get("PYTHONPATH")]))
+
 for _name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
     os.environ.pop(_name, None)
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(_reached.with_name("nobody"))
@@ -60,37 +61,18 @@ def tiny_overrides(photos: Path) -> list[str]:
     return tiny_settings(photos)
 
 
-_engine_name = engine.name
-
-
 @pytest.fixture(scope="session", autouse=True)
-def eager_features() -> Iterator[None]:
-    """Eager torch computes features in tests: exporting a network takes ONNX Runtime's users seconds, each time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "name", lambda device, precision, *, compiled: engine.EAGER)
-        yield
-
-
-_export = pipeline._export
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_artifacts() -> Iterator[None]:
-    """Runs end without model.tar.gz in tests: exporting takes seconds, each time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_export", lambda here: None)
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs that tests start are forked from a process that has imported torch (tests/support/children/forking.py)."""
+    with forking.server(Path(tempfile.mkdtemp()) / "fork"):
         yield
 
 
 @pytest.fixture(autouse=True)
-def artifacts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But not in those marked `exports`."""
-    if "exports" in request.keywords:
-        monkeypatch.setattr(pipeline, "_export", _export)
-
-
-@pytest.fixture(autouse=True)
-def onnx_features(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But not in those marked `onnx`."""
-    if "onnx" in request.keywords:
-        monkeypatch.setattr(engine, "name", _engine_name)
+def as_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs end without model.tar.gz and compute features in eager torch, but for those of tests marked otherwise."""
+    for mark, variable in (("exports", quick_runs.EXPORTS), ("onnx", quick_runs.ONNX)):
+        if mark in request.keywords:
+            monkeypatch.setenv(variable, "1")
+    with forking.ordinary_start() if "ordinary_start" in request.keywords else contextlib.nullcontext():
+        yield

@@ -51,7 +51,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result: a metric of two sides, or of one (reference: null, then `ours` itself meets the goal).
+    """One line of the result: a metric of two sides, or of one (reference: None, then `ours` itself meets the goal).
 
     ours, reference: side and metric. goal: for the ratio; reached if it is at least that, or with `at_most` at most.
     The ratio says how many times as fast ours is, with `at_most` how many times as long it takes.
@@ -78,7 +78,7 @@ class Result:
     highest: float | None
     goal: float | None
     at_most: bool
-    reached: bool | None  # null where there is no goal
+    reached: bool | None  # None where there is no goal
 
 
 @dataclass(frozen=True)

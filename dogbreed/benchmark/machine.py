@@ -17,7 +17,7 @@ _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "neon", "asimd")
 
 
 def machine() -> dict[str, Any]:
-    """Flat, for JSON; what cannot be found out is null. Imports torch only to ask for a GPU."""
+    """Flat, for JSON; what cannot be found out is None. Imports torch only to ask for a GPU."""
     return {
         "cpu": _cpu(),
         "cpu_features": _cpu_features(),
@@ -32,7 +32,7 @@ def machine() -> dict[str, Any]:
 
 
 def gpu() -> str | None:
-    """Its name, of the first one; null where there is none that torch can use."""
+    """Return the name of the first one; None if there is none that torch can use."""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None

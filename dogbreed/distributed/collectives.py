@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from dogbreed.distributed.heartbeat import POLL_S, Pulse
+from dogbreed.distributed.heartbeat import POLL_S, Heartbeat
 from dogbreed.distributed.ranks import PeerLost, Ranks, hangs, here, listed, not_met
 from dogbreed.errors import DataError
 
@@ -26,9 +26,9 @@ _GLOO = re.compile(r"gloo|Connection (closed|reset)|timed? ?out|NCCL|monitoredBa
 
 @contextmanager
 def joined(timeout_s: float) -> Iterator[Ranks]:
-    """In here the processes of this run can talk to each other.
+    """Join the process group, so that the processes of this run can talk to each other in here.
 
-    timeout_s: how long they wait for one that has not come, or does not take its step. Raises PeerLost.
+    timeout_s: how long they wait for one that has not joined, or does not take its step. Raises PeerLost.
     """
     ranks = here()
     if not ranks.several:
@@ -41,19 +41,19 @@ def joined(timeout_s: float) -> Iterator[Ranks]:
             log.info("%s trains along; the log of the run is that of process 0", str(ranks).capitalize())
             log.setLevel(logging.ERROR)
         yield ranks
-        part()
+        leave()
     except RuntimeError as error:
         if _is_of_peers(error):
             raise _lost(ranks, timeout_s, error) from error
         raise
     finally:
         if _group is not None:
-            _group.pulse.end(gone=True)
+            _group.heartbeat.end(gone=True)
         _group = None
 
 
-def part() -> None:
-    """From here on no process needs another. All call it, each when it is there."""
+def leave() -> None:
+    """Leave the process group: from here on no process needs another. All call it, each when it gets there."""
     global _group
     if _group is not None:
         _group.leave()
@@ -61,15 +61,15 @@ def part() -> None:
 
 
 class _Group:
-    """Torch's process group, one of the first process of each machine, and who lives."""
+    """Torch's process group, one of the first process of each machine, and the heartbeats of all."""
 
     def __init__(self, ranks: Ranks, timeout_s: float) -> None:
         self.ranks = ranks
-        self.pulse = Pulse(ranks, timeout_s)
+        self.heartbeat = Heartbeat(ranks, timeout_s)
         try:
-            self._join(self.pulse.store(), timeout_s)
+            self._join(self.heartbeat.store(), timeout_s)
         except BaseException:
-            self.pulse.end(gone=True)
+            self.heartbeat.end(gone=True)
             raise
 
     def _join(self, store: Any, timeout_s: float) -> None:
@@ -86,21 +86,21 @@ class _Group:
         leaders = range(0, ranks.world_size, ranks.local_world_size)
         self.leaders: Any = dist.new_group(leaders, backend="gloo", timeout=timeout)
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait for all, however long their work takes, as long as they live."""
         began = time.monotonic()
-        everybody_came = self.pulse.meets()
-        while not everybody_came():
+        all_reached = self.heartbeat.reach_barrier()
+        while not all_reached():
             time.sleep(POLL_S)
-            if lost := self.pulse.lost():
+            if lost := self.heartbeat.lost():
                 raise lost
             if time.monotonic() - began > STAGE_TIMEOUT_S:
-                raise hangs(self.ranks, self.pulse.behind(), STAGE_TIMEOUT_S)
+                raise hangs(self.ranks, self.heartbeat.behind(), STAGE_TIMEOUT_S)
 
     def leave(self) -> None:
         import torch.distributed as dist
 
-        self.pulse.end()
+        self.heartbeat.end()
         dist.destroy_process_group()
 
 
@@ -108,13 +108,13 @@ _group: _Group | None = None
 
 
 def moved_on() -> None:
-    """To be called at each part of a step, so that a process that hangs is seen to be behind."""
+    """Count a part of a step as done, so that a process that hangs is seen to be behind."""
     if _group is not None:
-        _group.pulse.count += 1
+        _group.heartbeat.count += 1
 
 
 def _is_of_peers(error: RuntimeError) -> bool:
-    """Whether it is what torch says where a process is not heard of any more."""
+    """Whether it is what torch raises where it has lost another process."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or _GLOO.search(str(error)) is not None
@@ -124,17 +124,17 @@ def _lost(ranks: Ranks, timeout_s: float, error: RuntimeError) -> PeerLost:
     first = str(error).strip().splitlines()[0]
     if _group is None:
         return not_met(ranks, timeout_s, first)
-    if re.search(r"time", first, re.I) and (behind := _group.pulse.behind()):
+    if re.search(r"time", first, re.I) and (behind := _group.heartbeat.behind()):
         return hangs(ranks, behind, timeout_s)
     said = f"{str(ranks).capitalize()} has lost another one, which has ended or cannot be reached: {first}"
     return PeerLost(said, consequence=True)
 
 
-# --- what they tell each other; all of them call the same, in the same order ---
+# --- collectives: all processes call the same, in the same order ---
 
 
-def from_first(make: Callable[[], T]) -> T:
-    """What process 0 makes, for all."""
+def broadcast(make: Callable[[], T]) -> T:
+    """Return what process 0 makes, in all processes."""
     if _group is None:
         return make()
     import torch.distributed as dist
@@ -144,30 +144,30 @@ def from_first(make: Callable[[], T]) -> T:
     return box[0]  # type: ignore[no-any-return]
 
 
-def gathered(value: T, *, stage: bool = False) -> list[T]:
-    """Everybody's, in the order of ranks. stage: after work that takes as long as it takes."""
+def all_gather(value: T, *, stage: bool = False) -> list[T]:
+    """Return the values of all processes, in the order of ranks. stage: after work that may take very long."""
     if _group is None:
         return [value]
     import torch.distributed as dist
 
     if stage:
-        _group.meet()
+        _group.barrier()
     values: list[Any] = [None] * here().world_size
     dist.all_gather_object(values, value)
     return values
 
 
 def any_of(reason: str) -> str:
-    """The first reason that any of them has, after a stage of any length; empty where nobody has one."""
-    return next(filter(None, gathered(reason, stage=True)), "")
+    """Return the first reason that any process has, after work that may take very long; "" if none has one."""
+    return next(filter(None, all_gather(reason, stage=True)), "")
 
 
 def check_alike(what: str, digest: str) -> None:
-    """Raises DataError where not all processes have the same: each would train on something else, and nobody notice.
+    """Raise DataError unless all processes have the same: each would train on something else, and nobody notice.
 
     what: a plural, for people.
     """
-    everyones = gathered(digest, stage=True)
+    everyones = all_gather(digest, stage=True)
     if others := [rank for rank, value in enumerate(everyones) if value != everyones[0]]:
         raise DataError(
             f"Not all processes have the same {what}: those of {listed(others)} differ from those of process 0.\n"
@@ -175,8 +175,8 @@ def check_alike(what: str, digest: str) -> None:
         )
 
 
-def total(values: Sequence[float]) -> list[float]:
-    """Sums over all."""
+def all_reduce(values: Sequence[float]) -> list[float]:
+    """Return the sums over all processes."""
     if _group is None:
         return list(values)
     import torch
@@ -187,8 +187,8 @@ def total(values: Sequence[float]) -> list[float]:
     return sums.tolist()
 
 
-def take_over_buffers(module: Any) -> None:
-    """Buffers of a torch module, BatchNorm's running statistics among them, become those of process 0."""
+def broadcast_buffers(module: Any) -> None:
+    """Replace the buffers of a torch module, BatchNorm's running statistics among them, by those of process 0."""
     if _group is not None:
         import torch.distributed as dist
 
@@ -196,25 +196,25 @@ def take_over_buffers(module: Any) -> None:
             dist.broadcast(buffer, src=0)
 
 
-def met() -> None:
-    """Wait until all are here, after work that takes as long as it takes."""
+def barrier() -> None:
+    """Wait until all processes are here, after work that may take very long."""
     if _group is not None:
-        _group.meet()
+        _group.barrier()
 
 
 @contextmanager
 def leaders_first() -> Iterator[None]:
-    """The first process of each machine goes through this, then the others, which find on the disk what it did."""
+    """Let the first process of each machine run this block, then the others, which find on the disk what it did."""
     leads = here().local_rank == 0
     if not leads:
-        met()
+        barrier()
     yield
     if leads:
-        met()
+        barrier()
 
 
-def sent_to_all_machines(rows: Any, sender: int, shape: tuple[int, ...], dtype: Any) -> Any:
-    """An array of the first process of machine `sender` (from 0), for that of each other one; null for the rest.
+def broadcast_rows(rows: Any, sender: int, shape: tuple[int, ...], dtype: Any) -> Any:
+    """Send an array of the first process of machine `sender` (from 0) to that of each other one; None for the rest.
 
     rows: there the array; elsewhere ignored. shape, dtype: NumPy's, of that array.
     """
@@ -232,7 +232,7 @@ def sent_to_all_machines(rows: Any, sender: int, shape: tuple[int, ...], dtype: 
 
 
 class Agreement:
-    """Stopping and saving after the same step, on all processes.
+    """Lets all processes stop and save after the same step.
 
     Whether it is time is a matter of each one's signals and clock. They find it out together every half second or so,
     after a number of steps that they have agreed on before: a message for each step would cost as much as some steps.
@@ -242,7 +242,7 @@ class Agreement:
         self._steps, self._ask_at, self._asked = 0, 1, time.monotonic()
 
     def reached(self, signum: int | None, due: bool, *, now: bool = False) -> tuple[int | None, bool]:
-        """To be called after each step: the signal that any process has had, and whether the first one wants to save.
+        """Return the signal that any process has received, and whether the first one wants to save; after each step.
 
         now: ask at this step; the same on all processes. Alone, the own answer comes back at once.
         """
@@ -259,6 +259,6 @@ class Agreement:
         first = here().first
         asked = torch.tensor([signum or 0, due and first, further if first else 0])
         dist.all_reduce(asked, dist.ReduceOp.MAX)
-        heard, save, further = asked.tolist()
+        received, save, further = asked.tolist()
         self._steps, self._ask_at, self._asked = 0, further, time.monotonic()
-        return heard or None, bool(save)
+        return received or None, bool(save)

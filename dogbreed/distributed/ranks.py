@@ -1,4 +1,4 @@
-"""Which of the processes that train one run this one is, as the environment says. Loads no torch.
+"""Which of the processes that train one run this one is, as the environment tells. Loads no torch.
 
 torchrun, or launchers/remote/entry.py, starts `train.py` once for each process, and the environment tells them apart
 (https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Without that there is one process.
@@ -48,7 +48,7 @@ class Ranks:
         return max(1, self.world_size // self.local_world_size)
 
     def share(self, count: int) -> slice:
-        """Its part of `count` things in order. The parts differ by one at most, and together are the whole."""
+        """Return its part of `count` things in order. The parts differ by one at most, and together are the whole."""
         return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
     def __str__(self) -> str:
@@ -56,15 +56,15 @@ class Ranks:
 
 
 def here() -> Ranks:
-    """As the environment says."""
+    """Read the ranks of this process from the environment."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     rank, world, local_rank, local_world = (int(os.environ.get(name, name.endswith("SIZE"))) for name in names)
     return Ranks(rank, world, local_rank, local_world) if world > 1 else Ranks()
 
 
 def last_words(lost: PeerLost) -> None:
-    """What a process says that is ended by its own watch, as no exception reaches where it waits; a launcher says more
-    by putting its own function here.
+    """Log why this process ends itself, as no exception reaches where it waits; a launcher puts its own function here,
+    which also records the end.
     """
     log.error("%s", lost)
 

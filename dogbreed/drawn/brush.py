@@ -3,7 +3,6 @@
 Everything random comes from one numpy Generator, in a fixed order, and every coordinate is rounded before it is
 rasterised, so that the last digit of a machine's sine or square root cannot change a pixel.
 """
-# fmt: off: knots of curves read as shapes, several to a line
 
 import math
 from collections.abc import Sequence
@@ -86,6 +85,10 @@ class Frame:
     def __call__(self, points: ArrayLike) -> Points:
         p = np.asarray(points, dtype=np.float64).reshape(-1, 2)
         return self.origin + p[:, :1] * self.x_axis + p[:, 1:] * self.y_axis
+
+    def curve(self, knots: ArrayLike) -> Points:
+        """The closed smooth curve through knots in this frame's own coordinates."""
+        return smooth(self(knots))
 
     def inner(self, x: float, y: float, scale: float = 1.0, turn: float = 0.0) -> "Frame":
         """A frame inside this one: its origin at (x, y), turned by `turn` radians."""

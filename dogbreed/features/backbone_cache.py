@@ -30,7 +30,7 @@ class KnownBackbone:
 
 
 def recall(model: Mapping[str, Any]) -> KnownBackbone | None:
-    """Of the backbone that these settings build with pretrained weights; null where that has not been seen yet.
+    """Read what is known of the backbone that these settings build with pretrained weights; None if nothing is.
 
     model: the config node, or a model's hyperparameters. Random weights are never known.
     """
@@ -41,7 +41,7 @@ def recall(model: Mapping[str, Any]) -> KnownBackbone | None:
 
 
 def remember(model: Mapping[str, Any], source: Source, known: KnownBackbone) -> None:
-    """source: what the weights were when they were loaded; the file may have been replaced since."""
+    """Keep what is known. source: what the weights were when they were loaded; their file may have changed since."""
     if source is None:
         return
     path = _path(model, source)

@@ -57,7 +57,7 @@ class FrozenNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Extraction:
-    """Which views of which photos, and how each is seen. photos: path below `root` by content digest. augment: null
+    """Which views of which photos, and how each is seen. photos: path below `root` by content digest. augment: None
     for view 0. check: raises where the process is asked to stop; a library may have swallowed the signal's exception.
 
     View 0 is the middle of the photo, as evaluation sees it. The others are functions of (content, number of the view)
@@ -80,7 +80,7 @@ class Extraction:
         Where several processes train a run, each calls this with the same rows: it computes its share of those that
         any machine lacks, and machines send each other theirs.
         """
-        lacking = set().union(*collectives.gathered(store.missing(rows), stage=True))
+        lacking = set().union(*collectives.all_gather(store.missing(rows), stage=True))
         if not lacking:
             return
         wanted = [row for row in dict.fromkeys(rows) if row in lacking]
@@ -170,13 +170,13 @@ def _exchange(rows: Sequence[RowKey], store: FeatureStore, check: Callable[[], N
             sends = here.local_rank == 0 and here.rank == node * each
             found = store.read(part).take(np.arange(len(part))) if sends else None
             shape = (len(part), *store.recipe.shape)
-            sent = collectives.sent_to_all_machines(found, node, shape, store.recipe.array_dtype)
+            sent = collectives.broadcast_rows(found, node, shape, store.recipe.array_dtype)
             if sent is not None:
                 place = {row: n for n, row in enumerate(part)}
                 for claim in store.claim(part):
                     claim.write(sent[[place[row] for row in claim.rows]])
             check()
-    collectives.met()
+    collectives.barrier()
 
 
 class _Views(Dataset[Any]):
@@ -198,7 +198,7 @@ class _Views(Dataset[Any]):
         try:
             content = read_picture(path)
             if hashlib.blake2b(content, digest_size=16).hexdigest() != digest:
-                return DataError(f"{path} was changed since it was looked at.\nTry: the same command again")
+                return DataError(f"{path} was changed since it was scanned.\nTry: the same command again")
             if view == 0:
                 return (self.preprocess.pixels(content),)
             assert self.augment is not None

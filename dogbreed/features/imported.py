@@ -23,7 +23,7 @@ _PLACES = "DOGBREED_FEATURES_FROM"
 
 
 def bring(name: str, have: Collection[str]) -> Path | None:
-    """The folder of shards that the store of this name has from elsewhere, with what is new there; null where the
+    """Return the folder of shards that the store of this name has from elsewhere, with what is new; None where the
     environment names no such place. have: the shards that it has itself.
 
     Only files of this store are read. A shard whose checksum differs, or that is not whole, is passed over. Raises
@@ -58,10 +58,10 @@ def _copy(index: Path, target: Path) -> int:
         about, content = json.loads(text), data.read_bytes()
         rows, checksum = len(about["rows"]), about["checksum"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        log.warning("%s cannot be read (%s) and is passed over; its rows are computed again.", index, error)
+        log.warning("%s cannot be read (%s) ; skipped, its rows are computed again.", index, error)
         return 0
     if hashlib.blake2b(content, digest_size=16).hexdigest() != checksum:
-        log.warning("%s is damaged (its checksum differs) and passed over; its rows are computed again.", data)
+        log.warning("%s is damaged (its checksum differs) ; skipped, its rows are computed again.", data)
         return 0
     target.mkdir(parents=True, exist_ok=True)
     write_file(target / data.name, [content], sync=False)

@@ -1,7 +1,5 @@
 """What the predictions say: which breeds are taken for which, which are hard, and whether confidence can be trusted."""
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,18 +89,6 @@ def wilson(hits: Floats | Integers, trials: Floats | Integers) -> tuple[Floats, 
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
-
-
-def labels(classes: Sequence[str]) -> list[str]:
-    """Names for people: 001.Affenpinscher is Affenpinscher, as long as all stay different from each other."""
-    plain = [_printable(name) for name in classes]
-    short = [re.sub(r"^\d+\.(?=.)", "", name).replace("_", " ").strip() for name in plain]
-    return short if all(short) and len(set(short)) == len(set(classes)) else plain
-
-
-def _printable(name: str) -> str:
-    """`name` without what no font or encoding can show: control characters, bytes that are not UTF-8."""
-    return "".join(c if c.isprintable() or c == " " else "\ufffd" for c in name)
 
 
 def _ratio(part: Floats | Integers, whole: Floats | Integers) -> Floats:

@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from dogbreed.breeds import display_names
 from dogbreed.report import analysis, plots
 from dogbreed.report.analysis import BreedScores, Cells
 from dogbreed.report.photos import NoThumbnailError, thumbnail
@@ -68,7 +69,7 @@ class BreedRow:
 def render(run: Run, photos_root: Path) -> str:
     """The HTML page of `run`, with photos from below `photos_root`."""
     tested = run.predictions
-    labels = analysis.labels(tested.classes)
+    labels = display_names(tested.classes)
     cells = analysis.confusion(tested)
     scores = analysis.breed_scores(tested)
     worst = analysis.worst_first(scores)

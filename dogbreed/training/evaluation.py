@@ -15,7 +15,8 @@ from dogbreed import calibration, checkpoints
 from dogbreed.data import DogBreedData, PhotoLoader
 from dogbreed.distributed import collectives, ranks
 from dogbreed.features import cached
-from dogbreed.features.cached import FeatureLoader
+from dogbreed.features.loaders import CachedFeatures, FeatureLoader
+from dogbreed.features.settings import settings_of
 from dogbreed.interruption import Interruption
 from dogbreed.model import DogBreedClassifier, metrics
 from dogbreed.run_folder import RunFolder, read_json, write_json, write_text
@@ -28,16 +29,16 @@ log = logging.getLogger("dogbreed")
 
 def test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: Interruption) -> None:
     """Calibrate best.ckpt on the validation photos, then test it; one pass over each."""
-    best, on_features = collectives.from_first(lambda: (read_whole(config, here, here.best), here.frozen.exists()))
+    best, on_features = collectives.broadcast(lambda: (read_whole(config, here, here.best), here.frozen.exists()))
     model = DogBreedClassifier.from_state(best)
     # in full precision, as the Predictor computes: the numbers are to be the checkpoint's
     config = {**config, "trainer": {**config["trainer"], "precision": "32-true"}}
-    source: DogBreedData | cached.CachedFeatures = data
+    source: DogBreedData | CachedFeatures = data
     if on_features:
         features = cached.prepare(
             model,
             data,
-            replace(cached.settings_of(config), mode="auto"),  # the network is whole: photos would do as well
+            replace(settings_of(config), mode="auto"),  # the network is whole: photos would do as well
             **device_and_precision(config, here),
             splits=("valid", "test"),
             check=stop.check,
@@ -96,7 +97,7 @@ def _logits(
     with only_useful_warnings():
         trainer.test(model, loader, verbose=False)
     own = [torch.cat([batch[name] for batch in outputs.batches]) for name in ("logits", "labels")]
-    logits, labels = (torch.cat(parts) for parts in zip(*collectives.gathered(own, stage=True), strict=True))
+    logits, labels = (torch.cat(parts) for parts in zip(*collectives.all_gather(own, stage=True), strict=True))
     return logits, labels
 
 

@@ -62,7 +62,7 @@ class History(Callback):
         model = cast(DogBreedClassifier, pl_module)
         now = time.monotonic()
         train_loss, train_acc = model.global_train_averages()
-        images = collectives.total([self._images])[0]
+        images = collectives.all_reduce([self._images])[0]
         row = {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,

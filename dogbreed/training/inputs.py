@@ -26,10 +26,10 @@ def read_photos(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
         except DataError as error:  # often there is no network: then the weights cannot be had either
             findings = [str(error), *_weights_findings(config, here)]
             raise_findings(DataError, findings)
-        photos = data.look()
+        photos = data.scan()
     if photos.skipped:
         write_text(here.skipped, photos.skipped_csv())
-        log.warning("%s photos are passed over; %s says why", f"{len(photos.skipped):,}", here.skipped)
+        log.warning("Skipped %s photos; %s says why", f"{len(photos.skipped):,}", here.skipped)
     data.setup()
     collectives.check_alike("photos", data.photos.digest)
     counts = ", ".join(f"{len(part):,} {split}" for split, part in photos.splits.items())

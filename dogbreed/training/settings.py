@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dogbreed.features import cached
+from dogbreed.features import settings as features
 
 _OURS = frozenset(
     {  # arguments of Lightning's Trainer
@@ -32,7 +32,7 @@ MONITORS = ("val/acc", "val/top5", "val/f1", "val/loss", "val/ece")
 def findings(config: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the settings alone; what depends on photos or weights comes later."""
     if config["monitor"] not in MONITORS:
-        yield f"monitor={config['monitor']} is no validation metric.\nTry: one of {', '.join(MONITORS)}"
+        yield f"monitor={config['monitor']} is not a validation metric.\nTry: one of {', '.join(MONITORS)}"
     elif config["mode"] != (better := "min" if config["monitor"] in ("val/loss", "val/ece") else "max"):
         yield f"monitor={config['monitor']} with mode={config['mode']} would keep the worst epoch.\nTry: mode={better}"
     if not (config["trainer"].get("max_epochs") or 0) >= 1:
@@ -40,7 +40,7 @@ def findings(config: Mapping[str, Any]) -> Iterator[str]:
     for key, least in (("batch_size", 1), ("image_px", 8), ("workers", 0)):
         value = config["data"].get(key)
         if not (isinstance(value, int) and value >= least) and not (key == "workers" and value is None):
-            yield f"data.{key}={value} cannot be.\nTry: a whole number, at least {least}"
+            yield f"data.{key} must be a whole number, at least {least}, got {value}."
     if (devices := config["trainer"].get("devices", 1)) != 1 or config["trainer"].get("num_nodes", 1) != 1:
         yield (
             f"trainer.devices={devices}: each process of a run has one device.\n"
@@ -48,7 +48,7 @@ def findings(config: Mapping[str, Any]) -> Iterator[str]:
         )
     if not ((config.get("ranks") or {}).get("timeout_s", RANKS_TIMEOUT_S) >= RANKS_LEAST_S):
         yield f"ranks.timeout_s must be at least {RANKS_LEAST_S:g} seconds.\nTry: {RANKS_TIMEOUT_S:g}"
-    yield from cached.findings(cached.settings_of(config), augmented=config["data"].get("augment") is not None)
+    yield from features.findings(features.settings_of(config), augmented=config["data"].get("augment") is not None)
     for key in sorted(_OURS & config["trainer"].keys()):
         yield f"trainer.{key} is for the run itself to set: it would break checkpoints or the report.\nTry: without it"
     if not 0 <= config["seed"] < 2**32:

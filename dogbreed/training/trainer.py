@@ -83,7 +83,7 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
     except InstantiationException as error:
         if isinstance(error.__cause__, DogBreedError):
             raise error.__cause__ from None
-        raise ConfigError(f"{node['_target_']} cannot be made: {error.__cause__ or error}") from error
+        raise ConfigError(f"Cannot build {node['_target_']}: {error.__cause__ or error}") from error
 
 
 def _has_bf16(settings: Mapping[str, Any]) -> bool:

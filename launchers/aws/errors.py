@@ -44,7 +44,7 @@ _ERRORS: dict[str, tuple[Cause, str, str]] = {
 
 
 def import_boto3(extra: str = "aws") -> Any:
-    """extra: of pyproject.toml, that brings it."""
+    """Return boto3. Raises LaunchError if it is not installed. extra: of pyproject.toml, that brings it."""
     try:
         import boto3
     except ImportError as error:
@@ -54,7 +54,10 @@ def import_boto3(extra: str = "aws") -> Any:
 
 @contextmanager
 def errors(doing: str, *, then: str = "") -> Iterator[None]:
-    """botocore's errors in here become a LaunchError with its Cause. doing: for the message; then: a further hint."""
+    """Turn botocore's errors in the block into a LaunchError with its Cause.
+
+    doing: what was being done, for the message. then: a further hint.
+    """
     import_boto3()
     from botocore.exceptions import BotoCoreError, ClientError
     from s3transfer.exceptions import S3UploadFailedError
@@ -67,7 +70,7 @@ def errors(doing: str, *, then: str = "") -> Iterator[None]:
 
 @contextmanager
 def network_errors(doing: str) -> Iterator[None]:
-    """The same for what is no answer of AWS's at all; its answers pass, for the caller to look at."""
+    """Turn errors of the connection into a LaunchError; AWS's own answers pass, for the caller to handle."""
     import_boto3()
     from botocore.exceptions import BotoCoreError
 
@@ -78,39 +81,44 @@ def network_errors(doing: str) -> Iterator[None]:
 
 
 def translated(error: Exception, doing: str, then: str = "") -> LaunchError:
-    from botocore import exceptions
-
-    known: tuple[Cause, str, str] | None
-    message = str(error)
-    if isinstance(error, exceptions.ClientError):
-        code, message = code_of(error), str(error.response.get("Error", {}).get("Message", error))
-    else:  # a transfer's error carries the code in its text
-        found = re.search(r"An error occurred \((\w+)\)", message)
-        code = found[1] if found else ""
-    if isinstance(
-        error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError | exceptions.ProfileNotFound
-    ):
-        known = (Cause.PERMISSION, f"There are no AWS credentials: {error}.", _CREDENTIALS)
-        message = ""
-    elif isinstance(error, exceptions.SSOError | exceptions.TokenRetrievalError | exceptions.CredentialRetrievalError):
-        known = _ERRORS["ExpiredToken"]
-    elif isinstance(error, exceptions.NoRegionError):
-        known = (Cause.BAD_CONFIG, "It is not said in which region.", "Try: aws.region=eu-west-1, or AWS_REGION")
-    elif isinstance(error, exceptions.HTTPClientError | exceptions.ConnectionError):
-        known = (Cause.CAPACITY, "AWS cannot be reached.", "Try: is the network there, is aws.region right?")
-    else:
-        known = _ERRORS.get(code)
-    if known is None:
-        known = (Cause.UNKNOWN, "", "Try: debug=true shows the call")
-    cause, meaning, hint = known
+    """Return the LaunchError that says what a botocore or transfer error means. doing, then: as for `errors`."""
+    code, message = _code_and_message(error)
+    cause, meaning, hint = _meaning(error, code)
     if denied := _DENIED.search(message):
         meaning = f"Not permitted: {denied[1]}" + (f" on {denied[2]}" if denied[2] else "") + "."
-        message = ""
-    lines = [f"{doing[0].upper()}{doing[1:]} failed. {meaning}".strip(), *([message] if message else []), hint]
-    return LaunchError("\n".join([*lines, *([then] if then else [])]), cause)
+    first = f"{doing[0].upper()}{doing[1:]} failed. {meaning}".strip()
+    shown = "" if denied or message in meaning else message
+    return LaunchError("\n".join(line for line in (first, shown, hint, then) if line), cause)
+
+
+def _code_and_message(error: Exception) -> tuple[str, str]:
+    from botocore.exceptions import ClientError
+
+    message = str(error)
+    if isinstance(error, ClientError):
+        return code_of(error), str(error.response.get("Error", {}).get("Message", error))
+    found = re.search(r"An error occurred \((\w+)\)", message)  # a transfer's error carries the code in its text
+    return found[1] if found else "", message
+
+
+def _meaning(error: Exception, code: str) -> tuple[Cause, str, str]:
+    """Return the cause, what the error means and what to try. code: AWS's own, if it answered."""
+    from botocore import exceptions
+
+    match error:
+        case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError() | exceptions.ProfileNotFound():
+            return Cause.PERMISSION, f"There are no AWS credentials: {error}.", _CREDENTIALS
+        case exceptions.SSOError() | exceptions.TokenRetrievalError() | exceptions.CredentialRetrievalError():
+            return _ERRORS["ExpiredToken"]
+        case exceptions.NoRegionError():
+            return Cause.BAD_CONFIG, "It is not said in which region.", "Try: aws.region=eu-west-1, or AWS_REGION"
+        case exceptions.HTTPClientError() | exceptions.ConnectionError():
+            return Cause.CAPACITY, "AWS cannot be reached.", "Try: is the network there, is aws.region right?"
+        case _:
+            return _ERRORS.get(code, (Cause.UNKNOWN, "", "Try: debug=true shows the call"))
 
 
 def code_of(error: Exception) -> str:
-    """AWS's own code of a ClientError; its HTTP status where S3 gives no more, as for HEAD."""
+    """Return AWS's own code of a ClientError; its HTTP status where S3 gives no more, as for HEAD."""
     response = getattr(error, "response", {})
     return str(response.get("Error", {}).get("Code", ""))

@@ -1,20 +1,18 @@
 """Read, list and download objects in S3."""
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from dogbreed.run_folder import TEMPORARY, temporary_path
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 
 AT_ONCE = 8  # transfers
 MISSING = ("404", "NoSuchKey", "NotFound", "NoSuchBucket")  # codes of S3 for what does not exist
-
-_TEMPORARY = re.compile(r"^\..+\.tmp-\d+$")
 
 
 def head(cloud: Cloud, bucket: str, key: str) -> dict[str, Any] | None:
@@ -71,7 +69,7 @@ def download(cloud: Cloud, uri: str, folder: Path, wanted: Callable[[str], bool]
         name, written = item
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        temporary = temporary_path(path)
         client.download_file(bucket, prefix + name, str(temporary))
         os.utime(temporary, (written.timestamp(), written.timestamp()))
         temporary.replace(path)
@@ -87,8 +85,8 @@ def encryption(kms_key: str | None) -> dict[str, str]:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of that name was being written by `dogbreed.run_folder` and is not whole."""
-    return _TEMPORARY.match(name.rpartition("/")[2]) is not None
+    """Whether a file of that name is not whole."""
+    return TEMPORARY.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def split_uri(uri: str) -> tuple[str, str]:

@@ -13,11 +13,10 @@ from typing import Any
 from dogbreed.errors import DogBreedError, Interrupted
 from launchers.base import LAUNCHED_FILE, Handle, Launcher, LaunchError, Phase, RunResult, Status
 from launchers.formatting import shown_path
-from launchers.registry import CLOUDS, find_run, launched_run, launcher_at
+from launchers.registry import find_run, launched_run, launcher_at, targets
 from launchers.runs.find import SWEEPS_DIR
 from launchers.runs.launched import launched
 
-_TARGETS = f"sagemaker://REGION, or sagemaker://{next(iter(CLOUDS))}"
 _EPILOG = """\
 A run is named by its folder (runs/20261123-001122-x7k2), by the last part of
 that, or by its handle: sagemaker://eu-west-1/20261123-001122-x7k2 works from
@@ -99,11 +98,11 @@ def _launched_from_here(args: argparse.Namespace) -> Iterator[_Listed]:
         note = launched(file.parent) or {}
         if "handle" not in note or "home" in note:
             continue
-        launcher, handle = launched_run(note)
         try:
+            launcher, handle = launched_run(note)
             status = launcher.status(handle)
-        except LaunchError as error:
-            print(f"{handle}: {error}", file=sys.stderr)
+        except LaunchError as error:  # a launcher that is not known here, a cloud that cannot be reached: one run's
+            print(f"{note['handle']}: {error}", file=sys.stderr)
             continue
         if args.all or not status.finished:
             yield _Listed(launcher, handle, status)
@@ -216,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     place = argparse.ArgumentParser(add_help=False)
-    place.add_argument("place", nargs="?", metavar="PLACE", help=f"where: {_TARGETS}; without it, this machine")
+    place.add_argument("place", nargs="?", metavar="PLACE", help=f"where: {targets()}; without it, this machine")
 
     listing = add("list", _list, "Show the runs that are going on, newest first.", place, as_json)
     listing.add_argument("--all", action="store_true", help="and those that have ended")

@@ -1,4 +1,4 @@
-"""The project's code as one file that is the same for the same code, and what must not be in it."""
+"""Pack the project's code as one file that is the same for the same code, and refuse what must not be in it."""
 
 import gzip
 import hashlib
@@ -38,10 +38,10 @@ _ANY_SECRET = re.compile(
 
 @dataclass(frozen=True)
 class CodeBundle:
-    """What will be sent, looked at but not packed yet.
+    """The code that will be sent, scanned but not yet packed.
 
     files: (name in the bundle, bytes, SHA-256), sorted by name. sources: where each of them lies, if not in the
-    project at its own name. config_dirs: folders in the bundle for Hydra to look into, in order. diff: of tracked files
+    project at its own name. config_dirs: folders in the bundle that Hydra searches, in order. diff: of tracked files
     against the commit, for people. findings: what forbids sending it.
     """
 
@@ -54,6 +54,7 @@ class CodeBundle:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Make one of what JSON holds of it, whose tuples have become lists."""
         tuples = {
             key: tuple(tuple(item) if isinstance(item, list) else item for item in value)
             for key, value in fields.items()
@@ -67,15 +68,16 @@ class CodeBundle:
         return sum(size for _, size, _ in self.files)
 
 
-def look(project: Path, config_dirs: Sequence[Path] = ()) -> CodeBundle:
-    """What of `project` would be sent: what git tracks or would track; outside git all but hidden and derived files."""
+def scan(project: Path, config_dirs: Sequence[Path] = ()) -> CodeBundle:
+    """Find what of `project` would be sent: what git tracks or would track.
+
+    Outside git that is all but hidden and derived files. config_dirs: further folders, whose YAML files are sent too.
+    """
     chosen = {name: project / name for name in _names(project)}
-    named = []
-    for number, folder in enumerate(config_dirs):
-        named.append(f"{CONFIGS}/{number}")
-        for path in sorted(folder.rglob("*.yaml")):
-            chosen[f"{CONFIGS}/{number}/{path.relative_to(folder).as_posix()}"] = path
-    files, findings, digest = [], [], hashlib.sha256()
+    named = {f"{CONFIGS}/{number}": folder for number, folder in enumerate(config_dirs)}
+    for name, folder in named.items():
+        chosen |= {f"{name}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*.yaml")}
+    files, secrets, digest = [], [], hashlib.sha256()
     for name in sorted(chosen):
         content = _content(chosen[name])
         if content is None:
@@ -84,35 +86,40 @@ def look(project: Path, config_dirs: Sequence[Path] = ()) -> CodeBundle:
         sha = hashlib.sha256(content).hexdigest()
         digest.update(f"{name}\0{executable:d}\0{sha}\n".encode(errors="surrogateescape"))
         files.append((name, len(content), sha))
-        findings += [f"{name}:{line} holds what looks like {kind}." for line, kind in secrets_in(content)]
-    if findings:
-        findings = [
-            "The code would take secrets along:\n"
-            + "\n".join(findings[:20])
-            + ("\n..." if len(findings) > 20 else "")
-            + "\nTry: an environment variable, or a file that .gitignore names"
-        ]
+        secrets += [f"{name}:{line} holds what looks like {kind}." for line, kind in secrets_in(content)]
+    findings = [*_secrets_finding(secrets), *_size_finding(files)]
     if "train.py" not in chosen or not chosen["train.py"].is_file():
         findings.append(f"There is no train.py in {project}, so there is nothing that could run.\nTry: a clone")
-    bundle = CodeBundle(
-        digest.hexdigest()[:32],
-        tuple(files),
-        tuple(named),
-        _diff(project),
+    return CodeBundle(
+        digest=digest.hexdigest()[:32],
+        files=tuple(files),
+        config_dirs=tuple(named),
+        diff=_diff(project),
+        findings=tuple(findings),
         sources=tuple((name, str(chosen[name])) for name, _, _ in files if name.startswith(f"{CONFIGS}/")),
     )
-    if bundle.size > MAX_BYTES:
+
+
+def _secrets_finding(secrets: Sequence[str]) -> Iterator[str]:
+    if secrets:
+        listed = "\n".join([*secrets[:20], *(["..."] if len(secrets) > 20 else [])])
+        hint = "Try: an environment variable, or a file that .gitignore names"
+        yield f"The code would take secrets along:\n{listed}\n{hint}"
+
+
+def _size_finding(files: Sequence[tuple[str, int, str]]) -> Iterator[str]:
+    total = sum(size for _, size, _ in files)
+    if total > MAX_BYTES:
         largest = sorted(files, key=lambda file: -file[1])[:5]
         listed = "\n".join(f"{size / 1e6:8.1f} MB  {name}" for name, size, _ in largest)
-        findings.append(
-            f"The code is {bundle.size / 1e6:.0f} MB, and {MAX_BYTES / 1e6:.0f} MB may be sent. The largest files:\n"
+        yield (
+            f"The code is {total / 1e6:.0f} MB, and {MAX_BYTES / 1e6:.0f} MB may be sent. The largest files:\n"
             f"{listed}\nTry: naming what is no code in .gitignore; data belongs into data.root"
         )
-    return CodeBundle(**{**bundle.__dict__, "findings": tuple(findings)})
 
 
 def secrets_in(content: bytes) -> Iterator[tuple[int, str]]:
-    """(line, kind) of strings that have the shape of a key; never the string itself. Binary files are passed over."""
+    """Yield line and kind of strings that have the shape of a key; never the string itself. Skips binary files."""
     if b"\0" in content[:8192] or not _ANY_SECRET.search(content[:_MAX_SCANNED]):
         return
     for number, line in enumerate(content[:_MAX_SCANNED].splitlines(keepends=True), 1):
@@ -123,9 +130,9 @@ def secrets_in(content: bytes) -> Iterator[tuple[int, str]]:
 
 
 def pack(project: Path, bundle: CodeBundle) -> bytes:
-    """The tar.gz; the same bytes for the same code, whenever and wherever it is packed.
+    """Return the tar.gz; the same bytes for the same code, whenever and wherever it is packed.
 
-    Raises ConfigError where a file has changed since it was looked at.
+    Raises ConfigError if a file has changed since the scan.
     """
     sources, tar_bytes = dict(bundle.sources), io.BytesIO()
     with tarfile.open(fileobj=tar_bytes, mode="w", format=tarfile.PAX_FORMAT) as archive:
@@ -142,7 +149,7 @@ def pack(project: Path, bundle: CodeBundle) -> bytes:
 
 
 def _from(content: bytes, line: int) -> bytes:
-    """Line `line`, from 1, and the one after it."""
+    """Return line `line`, from 1, and the one after it."""
     return b"".join(content.splitlines(keepends=True)[line - 1 : line + 1])
 
 

@@ -1,4 +1,4 @@
-"""Photos of this machine on their way to rented ones: known by content, sent once, as a few large files."""
+"""Pack photos of this machine for rented ones: known by their content, sent once, as a few large files."""
 
 import hashlib
 import io
@@ -17,10 +17,10 @@ from dogbreed.run_folder import write_json
 
 SHARD_BYTES = 64_000_000  # a request for each photo would cost more time than its bytes
 MANIFEST = "manifest.json"
-FEATURES = "features"  # the folder of what is computed of the photos: in the bucket, and below a run's checkpoints
-FEATURES_ABOUT = "about.json"  # in it: of which photos
+FEATURES = "features"  # the folder of features of photos: in the bucket, and below a run's checkpoints
+FEATURES_ABOUT = "about.json"  # in it: which photos these are
 
-_AT_ONCE = 8  # files that are read
+_AT_ONCE = 8  # files that are read in parallel
 
 SPLITS = ("train", "valid", "test")  # of dogbreed.photos, which would bring NumPy and Pillow; a test holds them equal
 
@@ -61,9 +61,10 @@ class _File:
     sha256: str
 
 
-def look(root: Path, cache: Path | None = None) -> SentFolder:
-    """What would be sent of `root`: every file that is not hidden. cache: a folder for digests by size and date, so
-    that the next look reads no photo; null for the library's own.
+def scan(root: Path, cache: Path | None = None) -> SentFolder:
+    """Find what would be sent of `root`: every file that is not hidden.
+
+    cache: a folder for digests by size and date, so that the next scan reads no photo; None for the library's own.
     """
     cache = cache or digests_folder()
     root = root.expanduser()
@@ -79,9 +80,9 @@ def look(root: Path, cache: Path | None = None) -> SentFolder:
 
 
 def pack(folder: SentFolder, cache: Path, *, have: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of each shard but those that are there already; the same bytes for the same photos.
+    """Yield name and content of each shard that is not there already; the same bytes for the same photos.
 
-    Raises DataError where a photo has changed since it was looked at.
+    have: names of shards that are there. Raises DataError if a photo has changed since the scan.
     """
     root = Path(folder.root)
     files = _files(root, cache)
@@ -107,20 +108,21 @@ def pack(folder: SentFolder, cache: Path, *, have: Collection[str] = ()) -> Iter
 
 
 def digests_folder() -> Path:
+    """Return the library's own folder for digests."""
     from dogbreed.photos import cache_folder  # here: it brings numpy and Pillow
 
     return cache_folder() / "digests"
 
 
 def of_photos(photos: SentFolder | None, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Which photos a run is on, as far as its settings say it. data: the config node."""
+    """Say which photos a run is on, as far as its settings tell. data: the config node."""
     if photos is not None:
         return {"digest": photos.digest}
     return {"source": data["source"]} if data.get("source") else {"root": str(data["root"]).rstrip("/")}
 
 
 def features_key(photos: SentFolder | None, data: Mapping[str, Any]) -> str:
-    """Where features of these photos are looked for. Not what makes them right: each row is known by its photo."""
+    """Name the place of features of these photos. It need not be exact: each row in it is known by its photo."""
     if photos is not None:
         return photos.digest
     return hashlib.sha256(json.dumps(of_photos(photos, data), sort_keys=True).encode()).hexdigest()[:32]
@@ -138,7 +140,7 @@ def _digest(files: list[_File]) -> str:
 
 
 def _shards(files: list[_File]) -> Iterator[list[_File]]:
-    """In order of names, each a little over SHARD_BYTES."""
+    """Divide files, in order of their names, into shards of a little over SHARD_BYTES."""
     shard: list[_File] = []
     size = 0
     for file in files:
@@ -152,14 +154,14 @@ def _shards(files: list[_File]) -> Iterator[list[_File]]:
 
 
 def _files(root: Path, cache: Path) -> list[_File]:
-    """Sorted by name. What size and date show to be unchanged is not read again."""
+    """List the files of a folder, sorted by name. What size and date show to be unchanged is not read again."""
     known_file = cache / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]}.json"
     try:
         known = {name: _File(name, *rest) for name, rest in json.loads(known_file.read_bytes()).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         known = {}
 
-    def one(path: Path) -> _File | None:
+    def inspect(path: Path) -> _File | None:
         name = path.relative_to(root).as_posix()
         try:
             stat = path.stat()
@@ -169,11 +171,11 @@ def _files(root: Path, cache: Path) -> list[_File]:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
-            return None  # went away just now; the count will tell
+            return None  # removed just now; the count will tell
         return _File(name, stat.st_size, stat.st_mtime_ns, digest)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        found = [file for file in pool.map(one, _paths(root)) if file is not None]
+        found = [file for file in pool.map(inspect, _paths(root)) if file is not None]
     fields = {file.name: (file.size, file.mtime_ns, file.sha256) for file in found}
     if fields != {name: (file.size, file.mtime_ns, file.sha256) for name, file in known.items()}:
         known_file.parent.mkdir(parents=True, exist_ok=True)

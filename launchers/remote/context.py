@@ -1,11 +1,11 @@
-"""Whether this process runs on a rented machine, and where that machine left what was sent."""
+"""Whether this process runs on a rented machine, and what that machine's environment tells it."""
 
 import os
 
-REASON = "DOGBREED_REASON"  # there as well: the file that train.py writes why it ended into, where it did not end well
-SENT = "DOGBREED_SENT"  # in a rented machine's environment: the file that says what was sent
+SENT = "DOGBREED_SENT"  # the file that says what was sent
+REASON = "DOGBREED_REASON"  # the file that train.py writes into why it ended, unless it ended well
 
 
 def on_rented_machine() -> bool:
-    """Whether launchers/remote.py has started this process: paths here mean nothing to whoever reads what it says."""
+    """Whether launchers/remote/entry.py has started this process: its paths mean nothing to those who read its log."""
     return SENT in os.environ

@@ -10,16 +10,19 @@ from launchers.formatting import shown_path
 from launchers.overrides import override
 from launchers.runs.state import STATE_FILE, State
 
+LOCAL = "local"  # scheme of the handles of this machine's runs
 RUNS_DIR, SWEEPS_DIR = "runs", "sweeps"  # where run folders lie unless something else is asked for
 
 
 def handle_for(folder: Path) -> Handle:
-    return Handle("local", folder.parent.as_posix().rstrip("/"), folder.name)
+    return Handle(LOCAL, folder.parent.as_posix().rstrip("/"), folder.name)
 
 
 def folder_of(handle: Handle) -> Path:
-    if handle.launcher != "local":
-        raise LaunchError(f"{handle} is not a run of this machine.\nTry: a run folder, or local://<its absolute path>")
+    if handle.launcher != LOCAL:
+        raise LaunchError(
+            f"{handle} is not a run of this machine.\nTry: a run folder, or {LOCAL}://<its absolute path>"
+        )
     return Path(f"{handle.scope}/{handle.run_id}")
 
 

@@ -16,12 +16,13 @@ WARN_DAYS = 90
 TABLE = Path(__file__).with_name("images.yaml")
 _NAME = "launchers/sagemaker/images.yaml"  # as a person sees it
 
+_WITHOUT_IMAGE = re.compile(r"ml\.(p2|p3|p3dn|trn\w+|inf\w+|p6e-\w+)\.")  # CUDA 13 needs Turing or later, on x86
 _URI = re.compile(r"\d{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/(?P<name>\S+[:@]\S+)")
 
 
 @dataclass(frozen=True)
 class Image:
-    """A row of images.yaml. ends: the last day on which AWS patches it, ISO 8601. Null: unknown."""
+    """A row of images.yaml. ends: the last day on which AWS patches it, ISO 8601; None if unknown, as for python."""
 
     torch: str
     cpu: str
@@ -31,7 +32,7 @@ class Image:
     not_in: frozenset[str]  # regions with a registry that lack this one
 
     def days_left(self, today: str) -> int | None:
-        """Less than 0 once it is over; null where the end is unknown. today: ISO 8601."""
+        """Return the days until AWS stops patching it, negative afterwards; None if unknown. today: ISO 8601."""
         return None if self.ends is None else (date.fromisoformat(self.ends) - date.fromisoformat(today[:10])).days
 
 
@@ -48,7 +49,7 @@ def _file() -> dict[str, Any]:
 
 @lru_cache
 def table() -> tuple[Image, ...]:
-    """Those that fit our bound of torch, newest first."""
+    """Return the images that fit our bound of torch, newest first."""
     by_hand = _file()["support"]["versions"]
     rows = []
     for row in _file()["images"]:
@@ -63,14 +64,15 @@ def table() -> tuple[Image, ...]:
 
 @lru_cache
 def _accounts() -> dict[str, str]:
-    """Of the registry, by region."""
+    """Return the account of the registry in each region."""
     return {region: account for account, regions in _file()["accounts"].items() for region in regions}
 
 
 def chosen(region: str | None, today: str) -> Image | None:
-    """What `auto` stands for in a region; null where there is none.
+    """Return what `auto` stands for in a region; None if it has no image.
 
-    The newest that is known to be supported on that day; else the newest of which that is unknown; else the newest.
+    That is the newest that is known to be supported on that day; else the newest of which that is unknown; else the
+    newest.
     """
 
     def preference(image: Image) -> tuple[int, tuple[int, ...]]:
@@ -83,7 +85,10 @@ def chosen(region: str | None, today: str) -> Image | None:
 
 
 def resolve(image: str, region: str, instance_type: str, today: str) -> str:
-    """The URI that `auto` stands for; any other is what it is. today: of the plan, so that it stays the same."""
+    """Return the URI that `auto` stands for; any other image is returned as it is.
+
+    today: the day of the plan, so that the same plan has the same image.
+    """
     if image != AUTO:
         return image
     found = chosen(region, today)
@@ -95,10 +100,9 @@ def resolve(image: str, region: str, instance_type: str, today: str) -> str:
 
 
 def findings(image: str, region: str | None, instance_type: str, today: str) -> Iterator[str]:
+    """What is wrong with the choice of an image."""
     if image == AUTO:
-        if re.match(
-            r"ml\.(p2|p3|p3dn|trn\w+|inf\w+|p6e-\w+)\.", instance_type
-        ):  # CUDA 13 needs Turing or later, on x86
+        if _WITHOUT_IMAGE.match(instance_type):
             yield f"No image of AWS's that is known here is for {instance_type}.\nTry: launcher.image=<a URI>"
         if chosen(region, today) is None:
             yield f"{_NAME} knows no image in {region}.\nTry: launcher.image=<the URI of one there>"
@@ -114,7 +118,10 @@ def findings(image: str, region: str | None, instance_type: str, today: str) -> 
 
 
 def note(image: str, region: str | None, today: str) -> str:
-    """What there is to say about its support: over, soon over, or unknown. today: ISO 8601."""
+    """Say whether support of the image is over, soon over or unknown; "" if there is nothing to say.
+
+    today: ISO 8601.
+    """
     if image == AUTO:
         found = chosen(region, today)
     else:
@@ -132,7 +139,7 @@ def note(image: str, region: str | None, today: str) -> str:
 
 
 def shown(today: str) -> str:
-    """The whole table in 80 columns, and what `auto` makes of it in a region that has them all."""
+    """Return the whole table in 80 columns, and what `auto` takes from it in a region that has them all."""
     auto = chosen(None, today)
     lines = [f"{'torch':<7}{'Python':<9}{'image':<45}patched until"]
     for row in table():

@@ -1,4 +1,4 @@
-"""`python -m launchers images --refresh`: the lower part of images.yaml, from the SageMaker SDK. The one door to it."""
+"""`python -m launchers images --refresh`: write the lower part of images.yaml anew, from the SageMaker SDK's tables."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from launchers.sagemaker.images import TORCH_AT_LEAST, version
 
 MARK = "# --- below this line: written by python -m launchers images --refresh ---\n"
 
-_FRAMEWORKS = ("pytorch", "pytorch-amzn2023")  # up to torch 2.10, and from 2.11 on: where both have one, the latter
+_FRAMEWORKS = ("pytorch", "pytorch-amzn2023")  # up to torch 2.10, and from 2.11 on; if both have one, the latter
 _CPU, _GPU = "ml.m5.large", "ml.g5.xlarge"  # any of their kind
 _ISOLATED = re.compile(r"(us-iso|eu-iso|eusc-)")  # partitions of other domains, where nothing of ours has been planned
 
@@ -20,12 +20,13 @@ _ISOLATED = re.compile(r"(us-iso|eu-iso|eusc-)")  # partitions of other domains,
 def refresh(file: Path) -> None:
     """Write the file anew; what is above the mark stays as it is.
 
-    Raises LaunchError or StorageError, and then has changed nothing.
+    Raises LaunchError or StorageError, having changed nothing.
     """
     write_bytes(file, refreshed(file.read_text()).encode())
 
 
 def refreshed(text: str) -> str:
+    """Return images.yaml with its lower part made anew. Raises LaunchError."""
     by_hand, mark, _ = text.partition(MARK)
     if not mark:
         raise LaunchError(
@@ -68,7 +69,7 @@ def _generated() -> str:
 
 
 def _names(image_uris: Any, framework: str, name: str, row: Mapping[str, Any], region: str) -> dict[str, str]:
-    """NAME:TAG of the CPU and the GPU image, as the SDK itself makes them, and the Python where it says so."""
+    """Return NAME:TAG of the CPU and the GPU image, as the SDK itself makes them, and the Python if it tells."""
     python = max(row.get("py_versions", ()), default=None)
     found = {}
     for kind, instance_type in (("cpu", _CPU), ("gpu", _GPU)):

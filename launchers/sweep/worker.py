@@ -186,7 +186,7 @@ def _run(task: Task, connection: Connection) -> Outcome:
 
     from dogbreed.errors import DogBreedError, Interrupted
     from launchers.api import prepare
-    from launchers.base import wait
+    from launchers.follow import wait
     from launchers.runs.state import forget_elsewhere
 
     def ask(epoch: int, metrics: Mapping[str, float]) -> bool:

@@ -222,7 +222,7 @@ def test_an_archive_of_several_pieces_and_gzip_members_is_read(level: int, tmp_p
     path.write_bytes(b"".join(members) + bytes(512))
     assert artifact.read(path).networks == networks
     path.write_bytes(b"".join(members[:-1]))
-    with pytest.raises(ArtifactError, match=r"it is no whole \.tar\.gz"):
+    with pytest.raises(ArtifactError, match=r"it is not a whole \.tar\.gz"):
         artifact.read(path)
 
 

@@ -15,7 +15,7 @@ from dogbreed import backbones, checkpoints, training
 from dogbreed.data import DogBreedData
 from dogbreed.errors import CheckpointError
 from dogbreed.features import backbone_cache, cached
-from dogbreed.features.cached import Settings
+from dogbreed.features.settings import Settings
 from dogbreed.features.store import FeatureStore
 from dogbreed.inference import Predictor
 from dogbreed.model import DogBreedClassifier

@@ -29,12 +29,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dogbreed.errors import CacheError, StorageError
-from dogbreed.features import locks, maintenance, shards
+from dogbreed.features import locks, maintenance, mapped, shards
 from dogbreed.features import store as store_module
-from dogbreed.features.store import Features, FeatureStore, Recipe, RowKey
+from dogbreed.features.mapped import Features
+from dogbreed.features.store import FeatureStore, Recipe, RowKey
 from dogbreed.photos import scan
 from tests.support.photos import make_photos
-from tests.support.stores import RECIPE, assert_holds, data_files, file_size_limit, fill, keys, values
+from tests.support.stores import (
+    RECIPE,
+    assert_holds,
+    data_files,
+    file_size_limit,
+    fill,
+    keys,
+    small_shards,  # noqa: F401 (a fixture)
+    values,
+)
 
 # --- rows ---
 
@@ -165,7 +175,7 @@ def test_taking_is_indexing(indices: list[int], order: list[RowKey]) -> None:
     ):
         features = store.read(order)
         loaded = features.load()
-        with mock.patch.object(store_module, "_most_maps", return_value=2):  # of eight shards
+        with mock.patch.object(mapped, "_most_maps", return_value=2):  # of eight shards
             few_maps = store.read(order)
         expected = values(order)[indices]
         for one in (features, loaded, few_maps, *pickle.loads(pickle.dumps((features, loaded)))):

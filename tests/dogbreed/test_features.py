@@ -20,9 +20,11 @@ from PIL import Image
 from dogbreed import backbones, checkpoints
 from dogbreed.data import DogBreedData
 from dogbreed.errors import CheckpointError, ConfigError, DataError, Interrupted
-from dogbreed.features import cached, engine, extraction, shards, store
-from dogbreed.features.cached import CachedFeatures, FeatureLoader, Settings, prepare
+from dogbreed.features import engine, extraction, rows, shards, store
+from dogbreed.features.cached import prepare
 from dogbreed.features.extraction import FrozenNetwork
+from dogbreed.features.loaders import CachedFeatures, FeatureLoader
+from dogbreed.features.settings import Settings, settings_of
 from dogbreed.inference import Predictor
 from dogbreed.model import DogBreedClassifier
 from dogbreed.transforms import Augment
@@ -243,8 +245,8 @@ def test_another_version_of_a_library_is_another_cache(
 ) -> None:
     prepared(photos)
     log.clear()
-    real = cached.version
-    monkeypatch.setattr(cached, "version", lambda name: "0.1" if name == package else real(name))
+    real = rows.version
+    monkeypatch.setattr(rows, "version", lambda name: "0.1" if name == package else real(name))
     prepared(photos)
     assert computed(log) == 42
 
@@ -390,7 +392,7 @@ def test_a_config_without_the_node_is_that_of_a_run_before_it(photos: Path, tmp_
     settings = config(photos, "model.trainable=head", "trainer.max_epochs=1")
     del settings["features"]
     assert run(settings, tmp_path)["epochs"] == 1
-    assert cached.settings_of({"features": {"mode": False}}).mode == "off"
+    assert settings_of({"features": {"mode": False}}).mode == "off"
 
 
 def test_a_disk_without_room_is_noticed_before_the_pass(
@@ -406,9 +408,9 @@ def test_a_disk_without_room_is_noticed_before_the_pass(
     [
         (("features.mode=cached",), "all of the backbone is trained"),
         (("features.mode=always",), "features.mode=always is unknown"),
-        (("features.views=0",), "features.views=0 cannot be"),
+        (("features.views=0",), "features.views must be a whole number, at least 1, got 0"),
         (("features.views=2", "data.augment=null"), "data.augment=null"),
-        (("features.max_gb=0",), "features.max_gb=0 cannot be"),
+        (("features.max_gb=0",), "features.max_gb must be a number of gigabytes above 0, got 0"),
     ],
 )
 def test_features_that_cannot_be_are_refused(

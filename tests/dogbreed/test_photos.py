@@ -1,4 +1,4 @@
-"""Folders of photos: what is found, what is passed over, what is remembered."""
+"""Folders of photos: what is found, what is skipped, what is remembered."""
 
 import csv
 import hashlib
@@ -80,7 +80,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def odd_folder(root: Path) -> tuple[Path, set[str]]:
-    """3 classes of good photos with every odd kind and more among them, and the paths that should be passed over."""
+    """3 classes of good photos with every odd kind and more among them, and the paths that should be skipped."""
     splits(root, count=3)
     bad = set()
     for n, (kind, odd) in enumerate(sorted(ODD.items())):
@@ -166,10 +166,10 @@ def test_above_the_fraction_the_finding_says_counts_reasons_first_file_and_what_
     put(root / "valid" / CLASSES[1] / "z.jpg", b"woof")
     (finding,) = scan(root).findings
     assert "3 of 39 files" in finding
-    assert "7.7%; at most 5.0% are passed over" in finding
+    assert "7.7%; at most 5.0% are skipped" in finding
     assert "2 x the file is empty (0 bytes); 1 x not a photo of a known format" in finding
     assert f"First: train/{CLASSES[1]}/x.jpg." in finding
-    assert "Try: mend or remove them (all are listed in skipped.csv), or data.max_bad_fraction=0.09" in finding
+    assert "Try: fix or remove them (all are listed in skipped.csv), or data.max_bad_fraction=0.09" in finding
     assert scan(root, max_bad_fraction=0.09).findings == ()
     assert scan(root, max_bad_fraction=3 / 39).findings == ()
 
@@ -280,7 +280,7 @@ def test_a_root_whose_name_is_too_long_is_a_finding(tmp_path: Path) -> None:
 def test_class_folders_whose_name_is_no_text_are_a_finding(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "data", classes=(*CLASSES, os.fsdecode(b"\xff"), "line\nbreak"))
     (finding,) = scan(root).findings
-    assert "2 class folders whose names are no printable text: line\\nbreak, \\xff" in finding
+    assert "2 class folders whose names are not printable: line\\nbreak, \\xff" in finding
     finding.encode()
 
 

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from setuptools import find_packages
 
 from dogbreed import report
-from dogbreed.breeds import BREEDS
+from dogbreed.breeds import BREEDS, display_names
 from dogbreed.errors import StorageError
 from dogbreed.report import ReportError, analysis, page, plots, reading
 from dogbreed.report.__main__ import main
@@ -446,7 +446,7 @@ def test_all_that_is_missing_or_damaged_is_told_at_once(small: tuple[RunFolder, 
     with pytest.raises(ReportError) as raised:
         report.write(run, photos)
     for said in (
-        "3 things to mend",
+        "3 problems found",
         "metrics.json is missing",
         "its first line lacks predicted, probability",
         "environment.json cannot",
@@ -501,7 +501,7 @@ def test_more_classes_than_pixels_are_drawn_in_blocks(tmp_path: Path) -> None:
     names = [f"{n:05}.breed_{n}" for n in range(3000)]
     rows = [("test/a.jpg", name, name, 0.9) for name in names] + [("test/a.jpg", names[0], names[-1], 0.9)]
     cells = analysis.confusion(reading.index_predictions(rows, names))
-    svg = plots.confusion_matrix(cells, analysis.labels(names), "matrix")
+    svg = plots.confusion_matrix(cells, display_names(names), "matrix")
     picture = Image.open(io.BytesIO(base64.b64decode(svg.partition("base64,")[2].partition('"')[0])))
     assert picture.size == (750, 750)
     red, green, blue, opacity = picture.convert("RGBA").getpixel((749, 0))  # type: ignore[misc]
@@ -535,7 +535,7 @@ def test_scores_agree_with_the_textbook() -> None:
     ],
 )
 def test_labels_are_short_as_long_as_they_differ(classes: list[str], expected: list[str]) -> None:
-    assert analysis.labels(classes) == expected
+    assert display_names(classes) == expected
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def wait_until_training(folder: Path, process: "subprocess.Popen[bytes]", attemp
     """Whether the process trains (for the n-th time in this folder); False if it ended first."""
     log = folder / "train.log"
     while process.poll() is None:
-        if log.exists() and log.read_text().count("Training ") + log.read_text().count("Going on from ") >= attempt:
+        if log.exists() and log.read_text().count("Training ") + log.read_text().count("Resuming from ") >= attempt:
             return True
         time.sleep(0.05)
     return False

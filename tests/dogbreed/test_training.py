@@ -20,6 +20,7 @@ from lightning import Trainer
 from dogbreed import checkpoints
 from dogbreed.data import DogBreedData
 from dogbreed.errors import CheckpointError, ConfigError, DataError, Interrupted, StorageError
+from dogbreed.features.loaders import CachedFeatures
 from dogbreed.inference import Predictor
 from dogbreed.model import DogBreedClassifier
 from dogbreed.run_folder import RunFolder
@@ -103,6 +104,14 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_number_of_workers(
     run(config(photos, "seed=1"), tmp_path / "seed")
     assert same(weights(finished), weights(tmp_path / "workers"))
     assert not same(weights(finished), weights(tmp_path / "seed"))
+
+
+def test_states_in_checkpoints_keep_their_names_so_that_old_runs_can_be_resumed(finished: Path) -> None:
+    checkpoint = checkpoints.read(RunFolder(finished).last)
+    names = {name.partition("{")[0] for name in checkpoint["callbacks"]}
+    assert names == {"History", "BestCheckpoint", "ResumePoint"}
+    assert {"DogBreedData", "CachedFeatures"} & checkpoint.keys() == {"DogBreedData"}
+    assert CachedFeatures.__qualname__ == "CachedFeatures"
 
 
 def test_the_run_folder_holds_what_the_readme_lists(finished: Path) -> None:
@@ -216,7 +225,7 @@ def test_settings_that_cannot_work_are_all_named_at_once(photos: Path, tmp_path:
     )
     with pytest.raises(ConfigError) as caught:
         run(config(photos, *bad), tmp_path)
-    assert str(caught.value).startswith("8 things to mend")
+    assert str(caught.value).startswith("8 problems found")
     for name in ("monitor=", "max_epochs", "batch_size", "dropout", "model.lr", "seed=-1"):
         assert name in str(caught.value)
 
@@ -246,7 +255,7 @@ def test_without_a_network_data_and_weights_are_both_named(photos: Path, tmp_pat
     settings["model"]["weights"] = "http://127.0.0.1:9/resnet18.pth"  # nothing answers there
     with pytest.raises(DataError) as caught:
         run(settings, tmp_path)
-    assert str(caught.value).startswith("2 things to mend")
+    assert str(caught.value).startswith("2 problems found")
     for part in ("photos cannot be downloaded", "Cannot get the pretrained weights", "experiment=quickstart"):
         assert part in str(caught.value)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from dogbreed import backbones, dogimages, workload
 from dogbreed.drawn import DrawnDogs
-from dogbreed.features.cached import Settings, settings_of
+from dogbreed.features.settings import Settings, settings_of
 from dogbreed.speedup import STEP_OVERHEAD_S
 from dogbreed.workload import Workload, work
 from tests.support.plans import planned

@@ -14,7 +14,8 @@ from dogbreed.features import shards
 from dogbreed.features.store import FeatureStore, Recipe, stores_folder
 from launchers import prepare
 from launchers.aws import transfer
-from launchers.base import Plan, wait
+from launchers.base import Plan
+from launchers.follow import wait
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.machines import SAYS, Machine
@@ -68,7 +69,7 @@ def test_a_damaged_shard_is_passed_over(damage: str, elsewhere: FeatureStore, ca
         data.with_suffix(".json").write_text("{")
     store = FeatureStore(RECIPE, "net")
     assert store.missing(keys(10)) == list(lost)
-    assert "passed over; its rows are computed again" in caplog.text
+    assert "skipped, its rows are computed again" in caplog.text
     assert_holds(fill(store, keys(10)), keys(10))
 
 

@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 
 from dogbreed.errors import StorageError
 from launchers import prepare
-from launchers.base import Handle, RunSpec
+from launchers.base import Handle, RunSpec, SearchOutput
 from launchers.cli.verbs import main as launchers_command
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.remote.context import SENT
@@ -143,7 +143,9 @@ class Taken(Sweep):
         shared = [*OVERRIDES, "hpo=none", "test=false", "logger=none"]
         drawn = ["model.lr=0.0001", "model.dropout=0.0"]  # the first point of the space below
         trial = prepare([*shared, *drawn])[1].spec
-        spec = replace(trial, search="mine", folder=str(self.home), overrides=(*OVERRIDES, *_SPACE, *typed))
+        spec = replace(
+            trial, output=SearchOutput("mine", 0), folder=str(self.home), overrides=(*OVERRIDES, *_SPACE, *typed)
+        )
         (place / "sent.json").write_text(json.dumps({"spec": json.loads(spec.to_json())}))
         self.environment[SENT] = str(place / "sent.json")
         self.folder_now = place
@@ -358,7 +360,8 @@ def check_more_trials_are_a_further_job(folder: Path, place: Path, photos: Path,
     assert len(jobs(launcher, spec.run_id)) == 1
     with closing(sqlite3.connect(folder / "study.db")) as database:
         database.execute("CREATE TABLE added_at_home (number INTEGER)")
-    more = launcher.plan(replace(spec, overrides=(*spec.overrides, "hpo.n_trials=99"), trials=99))
+    study = spec.output.study
+    more = launcher.plan(replace(spec, overrides=(*spec.overrides, "hpo.n_trials=99"), output=SearchOutput(study, 99)))
     launcher.submit(more)
     assert len(jobs(launcher, spec.run_id)) == 2
     key = f"dogbreed/runs/{spec.run_id}/checkpoints/study.db"

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from launchers import launch, prepare
-from launchers.base import Cause, LaunchError, Phase, Plan, wait
+from launchers.base import Cause, LaunchError, Phase, Plan
+from launchers.follow import wait
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.launcher_contract import until

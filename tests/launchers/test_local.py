@@ -23,8 +23,9 @@ from omegaconf import OmegaConf
 from dogbreed.distributed.ranks import PeerLost
 from dogbreed.errors import ConfigError, DataError, StorageError
 from launchers import launch, prepare
-from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status, wait
+from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status
 from launchers.cli.verbs import main as launchers_command
+from launchers.follow import wait
 from launchers.formatting import shown_path
 from launchers.local import LocalLauncher
 from launchers.overrides import override, unquoted

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dogbreed.errors import ConfigError
 from launchers.base import RunSpec
 from launchers.payload import code as bundle
-from launchers.payload.code import CodeBundle, look, pack, secrets_in
+from launchers.payload.code import CodeBundle, pack, scan, secrets_in
 from launchers.project import PROJECT
 
 
@@ -48,50 +48,50 @@ def names(content: bytes) -> list[str]:
 
 
 def test_tracked_and_new_files_are_sent_and_ignored_ones_are_not(project: Path) -> None:
-    sent = names(pack(project, look(project)))
+    sent = names(pack(project, scan(project)))
     assert sent == [".gitignore", "new file.py", "pkg/code.py", "train.py"]
 
 
 def test_the_same_code_is_the_same_bytes_whenever_and_wherever(project: Path, tmp_path: Path) -> None:
-    first = pack(project, look(project))
+    first = pack(project, scan(project))
     for path in project.rglob("*"):
         os.utime(path, (1, 1))
     other = tmp_path / "elsewhere"
     project.rename(other)
-    assert pack(other, look(other)) == first
-    assert look(other).digest == look(other).digest
+    assert pack(other, scan(other)) == first
+    assert scan(other).digest == scan(other).digest
 
 
 def test_a_changed_file_a_new_name_and_an_executable_bit_are_other_code(project: Path) -> None:
-    digests = {look(project).digest}
+    digests = {scan(project).digest}
     (project / "pkg/code.py").write_text("x = 2\n")
-    digests.add(look(project).digest)
+    digests.add(scan(project).digest)
     (project / "pkg/code.py").rename(project / "pkg/other.py")
-    digests.add(look(project).digest)
+    digests.add(scan(project).digest)
     (project / "train.py").chmod(0o755)
-    digests.add(look(project).digest)
+    digests.add(scan(project).digest)
     assert len(digests) == 4
-    with tarfile.open(fileobj=io.BytesIO(pack(project, look(project)))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(pack(project, scan(project)))) as archive:
         assert archive.getmember("train.py").mode == 0o755
 
 
 def test_what_changed_since_the_commit_is_recorded(project: Path) -> None:
-    assert look(project).diff == ""
+    assert scan(project).diff == ""
     (project / "pkg/code.py").write_text("x = 2\n")
-    assert "+x = 2" in look(project).diff
+    assert "+x = 2" in scan(project).diff
 
 
 def test_a_secret_that_was_taken_out_is_not_sent_in_the_difference(project: Path) -> None:
     (project / "pkg/code.py").write_text(f"key = '{KEY}'\n")
     git(project, "commit", "-qam", "oops")
     (project / "pkg/code.py").write_text("key = None\n")
-    found = look(project)
+    found = scan(project)
     assert not found.findings
     assert KEY not in found.diff
 
 
 def test_a_file_that_changes_between_plan_and_upload_is_noticed(project: Path) -> None:
-    found = look(project)
+    found = scan(project)
     (project / "train.py").write_text("print(2)\n")
     with pytest.raises(ConfigError, match=r"train\.py has changed"):
         pack(project, found)
@@ -103,7 +103,7 @@ def test_without_git_hidden_and_derived_files_stay_here(project: Path) -> None:
     (project / "runs/x/last.ckpt").write_text("no")
     (project / "pkg/__pycache__").mkdir()
     (project / "pkg/__pycache__/code.pyc").write_text("no")
-    sent = names(pack(project, look(project)))
+    sent = names(pack(project, scan(project)))
     assert {"train.py", "pkg/code.py", "new file.py"} <= set(sent)
     assert not {name for name in sent if "runs" in name or "pycache" in name or name.startswith(".")}
 
@@ -112,7 +112,7 @@ def test_folders_of_yaml_files_that_the_command_named_travel_along(project: Path
     (tmp_path / "mine/experiment").mkdir(parents=True)
     (tmp_path / "mine/experiment/best.yaml").write_text("seed: 1\n")
     (tmp_path / "mine/notes.txt").write_text("no")
-    found = look(project, [tmp_path / "mine"])
+    found = scan(project, [tmp_path / "mine"])
     assert found.config_dirs == ("config-dirs/0",)
     assert "config-dirs/0/experiment/best.yaml" in names(pack(project, found))
     assert "config-dirs/0/notes.txt" not in names(pack(project, found))
@@ -121,14 +121,14 @@ def test_folders_of_yaml_files_that_the_command_named_travel_along(project: Path
 def test_too_much_is_refused_with_the_largest_files(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "MAX_BYTES", 1_000_000)
     (project / "weights.bin").write_bytes(os.urandom(1_200_000))
-    (finding,) = look(project).findings
+    (finding,) = scan(project).findings
     assert "1 MB may be sent" in finding
     assert "1.2 MB  weights.bin" in finding
 
 
 def test_code_without_train_py_is_refused(project: Path) -> None:
     (project / "train.py").unlink()
-    assert "There is no train.py" in look(project).findings[0]
+    assert "There is no train.py" in scan(project).findings[0]
 
 
 KEY = "AKIA" + "IOSFODNN7EXAMPL2"  # in two parts: this file is sent, too
@@ -150,7 +150,7 @@ def test_strings_of_the_shape_of_a_key_are_named_with_file_and_line_and_never_sh
     text: str, kind: str, project: Path
 ) -> None:
     (project / "pkg/code.py").write_text(f"# first line\n# second\n{text}\n")
-    (finding,) = look(project).findings
+    (finding,) = scan(project).findings
     assert f"pkg/code.py:3 holds what looks like {kind}." in finding
     assert text.splitlines()[-1] not in finding
 
@@ -161,7 +161,7 @@ def test_ordinary_bytes_are_no_secrets(content: bytes) -> None:
 
 
 def test_this_very_project_can_be_sent_and_its_look_travels_as_json() -> None:
-    found = look(PROJECT)
+    found = scan(PROJECT)
     assert not found.findings
     assert {"train.py", "launchers/remote/entry.py", "launchers/cost/prices.yaml", "conf/config.yaml"} <= {
         n for n, _, _ in found.files

@@ -14,9 +14,10 @@ import pytest
 
 from dogbreed.errors import DataError
 from launchers import prepare
-from launchers.base import Cause, LaunchError, Phase, wait
+from launchers.base import Cause, LaunchError, Phase
+from launchers.follow import wait
 from launchers.payload import photos as datasets
-from launchers.payload.photos import MANIFEST, look, pack
+from launchers.payload.photos import MANIFEST, pack, scan
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.launcher_contract import until
@@ -32,31 +33,31 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_same_photos_have_the_same_digest_wherever_and_whenever(folder: Path, tmp_path: Path) -> None:
-    before = look(folder, tmp_path / "cache")
+    before = scan(folder, tmp_path / "cache")
     for path in folder.rglob("*.jpg"):
         os.utime(path, (1, 1))
     moved = folder.rename(tmp_path / "elsewhere")
-    after = look(moved, tmp_path / "cache")
+    after = scan(moved, tmp_path / "cache")
     assert (before.digest, before.files, before.size) == (after.digest, after.files, after.size)
     assert before.files == len(list(moved.rglob("*.jpg")))
 
 
 def test_a_changed_photo_a_new_one_and_another_name_are_other_data(folder: Path, tmp_path: Path) -> None:
     first = next(folder.rglob("*.jpg"))
-    digests = {look(folder, tmp_path / "cache").digest}
+    digests = {scan(folder, tmp_path / "cache").digest}
     first.write_bytes(first.read_bytes() + b"x")
-    digests.add(look(folder, tmp_path / "cache").digest)
+    digests.add(scan(folder, tmp_path / "cache").digest)
     first.rename(first.with_name("other.jpg"))
-    digests.add(look(folder, tmp_path / "cache").digest)
+    digests.add(scan(folder, tmp_path / "cache").digest)
     (folder / "new.jpg").write_bytes(b"x")
-    digests.add(look(folder, tmp_path / "cache").digest)
+    digests.add(scan(folder, tmp_path / "cache").digest)
     assert len(digests) == 4
 
 
 def test_a_second_look_reads_no_photo(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = look(folder, tmp_path / "cache")
+    before = scan(folder, tmp_path / "cache")
     monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("a photo was read"))
-    assert look(folder, tmp_path / "cache") == before
+    assert scan(folder, tmp_path / "cache") == before
 
 
 def test_shards_hold_every_file_once_and_are_the_same_each_time(
@@ -64,7 +65,7 @@ def test_shards_hold_every_file_once_and_are_the_same_each_time(
 ) -> None:
     monkeypatch.setattr(datasets, "SHARD_BYTES", 5_000)
     (folder / ".hidden").write_text("stays here")
-    found = look(folder, tmp_path / "cache")
+    found = scan(folder, tmp_path / "cache")
     assert len(found.shards) > 3
     packed = list(pack(found, tmp_path / "cache"))
     assert packed == list(pack(found, tmp_path / "cache"))
@@ -77,7 +78,7 @@ def test_shards_hold_every_file_once_and_are_the_same_each_time(
 
 @pytest.mark.parametrize("change", ["content", "gone", "new"])
 def test_a_folder_that_changes_on_the_way_is_noticed(change: str, folder: Path, tmp_path: Path) -> None:
-    found = look(folder, tmp_path / "cache")
+    found = scan(folder, tmp_path / "cache")
     first = next(folder.rglob("*.jpg"))
     if change == "content":
         first.write_bytes(first.read_bytes()[::-1])
@@ -193,7 +194,7 @@ def test_the_machine_unpacks_and_names_a_part_that_is_missing(tmp_path: Path) ->
     channel.mkdir()
     assert machine.run()[0] == 1
     assert "manifest.json is missing" in machine.failure
-    photos = look(make_photos(tmp_path / "photos"), tmp_path / "cache")
+    photos = scan(make_photos(tmp_path / "photos"), tmp_path / "cache")
     ((name, content),) = pack(photos, tmp_path / "cache")
     shards = [{"name": name, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}]
     (channel / "manifest.json").write_text(json.dumps({"shards": shards}))
@@ -205,9 +206,9 @@ def test_the_machine_unpacks_and_names_a_part_that_is_missing(tmp_path: Path) ->
 
 
 def test_photos_are_counted_by_split_so_that_a_plan_knows_what_they_cost(tmp_path: Path) -> None:
-    found = look(make_photos(tmp_path / "photos", classes=3, train=8, valid=3, test=2), cache=tmp_path / "digests")
+    found = scan(make_photos(tmp_path / "photos", classes=3, train=8, valid=3, test=2), cache=tmp_path / "digests")
     assert found.counts({"valid_fraction": 0.1, "test_fraction": 0.1}) == {"train": 24, "valid": 9, "test": 6}
-    unsplit = look(tmp_path / "photos" / "train", cache=tmp_path / "digests")
+    unsplit = scan(tmp_path / "photos" / "train", cache=tmp_path / "digests")
     assert unsplit.counts({"valid_fraction": 0.25, "test_fraction": 0.125}) == {"train": 15, "valid": 6, "test": 3}
 
 

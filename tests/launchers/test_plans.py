@@ -22,6 +22,7 @@ from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.plans import COMMANDS, planned
 from tests.support.project import ROOT
 
+RECORD = "DOGBREED_RECORD=1 python -m pytest tests/launchers/test_plans.py"
 PLANS = Path(__file__).parent / "plans"
 
 
@@ -31,7 +32,7 @@ def test_a_plan_is_the_recorded_one(name: str) -> None:
     if os.environ.get("DOGBREED_RECORD"):
         PLANS.mkdir(exist_ok=True)
         file.write_text(f"{plan}\n")
-    assert f"{plan}\n" == file.read_text()
+    assert f"{plan}\n" == file.read_text(), f"To accept this change: {RECORD}"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

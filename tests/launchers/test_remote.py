@@ -1,17 +1,33 @@
 """The first process on a rented machine, with a project of a few lines in the place of ours."""
 
+import ast
 import json
 import os
 import signal
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from launchers.remote.context import REASON, SENT
 from launchers.remote.entry import END
 from tests.support.launcher_contract import until
-from tests.support.machines import SAYS, Machine
+from tests.support.machines import REMOTE, SAYS, Machine
+
+
+def test_it_needs_nothing_but_the_standard_library_and_pip_and_names_what_train_py_reads() -> None:
+    source, imported = REMOTE.read_text(), set()
+    assert f'"{SENT}"' in source
+    assert f'"{REASON}"' in source
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(str(node.module).partition(".")[0])
+    assert imported <= {*sys.stdlib_module_names, "pip"}
 
 
 def test_it_runs_train_py_with_what_was_typed_and_the_machine_s_own_paths(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ import pytest
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
 from launchers import launch, prepare
-from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec, wait
+from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec
 from launchers.cli.verbs import main as launchers_command
+from launchers.follow import wait
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.launcher_contract import LauncherContract, until
@@ -298,7 +299,7 @@ def test_the_command_shows_a_reclaim_and_the_result(cloud: Rehearsal, place: Pat
     for text in (
         "interrupted, getting another machine",
         "--- attempt 2 ---",
-        "Going on from",
+        "Resuming from",
         "succeeded after 2 attempts",
     ):
         assert text in said, said
@@ -396,7 +397,7 @@ def test_what_stops_a_job_has_a_cause_and_a_next_action(
         (["aws.role=OfLambda"], "SageMaker may not assume the role OfLambda", Cause.UNKNOWN),
         (["launcher.bucket=open-to-all"], "Everybody can read the bucket open-to-all", Cause.UNKNOWN),
         (["launcher.bucket=in-ireland"], "The bucket in-ireland is in eu-west-1", Cause.UNKNOWN),
-        (["launcher.bucket=none", "faults.no_bucket=true", "aws.role=None"], "2 things to mend", Cause.UNKNOWN),
+        (["launcher.bucket=none", "faults.no_bucket=true", "aws.role=None"], "2 problems found", Cause.UNKNOWN),
         (["faults.quotas={ml.m5.large:0}"], "ml.m5.large for spot training job usage", Cause.QUOTA),
         (["faults.expires_after=0"], "The AWS credentials have expired", Cause.PERMISSION),
     ],

@@ -67,7 +67,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(ConfigError) as raised:
         read(["a=interval(2,1)", "b=tag(log,interval(0,1))"], {"c": "interval(0,", "d": "3"})
     message = str(raised.value)
-    assert message.startswith("4 things to mend")
+    assert message.startswith("4 problems found")
     assert all(f"{key}" in message for key in ("a=interval(2,1)", "b=tag", "c: interval(0,", "d=3"))
 
 

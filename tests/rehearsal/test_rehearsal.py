@@ -20,8 +20,9 @@ from botocore.exceptions import ClientError, ParamValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launchers.base import Phase, wait
+from launchers.base import Phase
 from launchers.cli.verbs import main as launchers_command
+from launchers.follow import wait
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import ACCOUNT, SERVER_FILE
@@ -264,6 +265,15 @@ def test_a_bucket_of_another_account_is_closed(cloud: Rehearsal, place: Path, tm
 # --- it comes and goes ---
 
 
+def training_processes(state: Path) -> list[psutil.Process]:
+    """Those of all jobs of a cloud, whose machines are folders in its state."""
+    return [
+        found
+        for found in psutil.process_iter(["cmdline", "cwd"])
+        if str(state) in (found.info["cwd"] or "") and "train.py" in " ".join(found.info["cmdline"] or [])
+    ]
+
+
 def test_what_it_keeps_is_there_again_after_a_kill(photos: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with rehearsal_cloud(state, photos):
@@ -275,9 +285,7 @@ def test_what_it_keeps_is_there_again_after_a_kill(photos: Path, tmp_path: Path)
         slow.submit(endless)
         until(lambda: any("epoch 1/" in line.text for line in slow.logs(endless.handle)))
         pid = json.loads((state / SERVER_FILE).read_text())["pid"]
-        workers = [
-            child for child in psutil.Process(pid).children(recursive=True) if "train.py" in " ".join(child.cmdline())
-        ]
+        workers = training_processes(state)
         assert workers
         os.kill(pid, signal.SIGKILL)
         until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)

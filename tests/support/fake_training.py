@@ -6,6 +6,7 @@ states, the database.
 
 import fcntl
 import json
+import logging
 import math
 import os
 import time
@@ -17,12 +18,15 @@ from omegaconf import OmegaConf
 
 from dogbreed.errors import ConfigError
 from dogbreed.interruption import Interruption
+from dogbreed.progress import Epoch
 from dogbreed.run_folder import RunFolder, write_json, write_text
 from launchers import local
 from launchers.base import Handle, Plan, RunSpec
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
+
+log = logging.getLogger("dogbreed")
 
 OVERRIDES = [  # of a search over formulas
     "launcher._target_=tests.support.fake_training.FakeLauncher",
@@ -69,12 +73,14 @@ def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
             time.sleep(seconds / epochs)
             trained, value = epoch, objective(spec.config, epoch)
             best = max(best, value)
+            log.info("%s", Epoch(epoch, epochs, 1.0, 0.5, 1.0, value, images_per_s=100, seconds=seconds / epochs))
             if watch is not None and watch(epoch, {"val/acc": value}):
                 break
     if str(number) in os.environ.get("FAKE_NAN", "").split(","):
         best = math.nan
     write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dict(spec.config))))
     write_text(folder.best, f"weights of {spec.config['model']['lr']}\n")
+    write_text(folder.report, "a report\n")
     write_json(folder.metrics, {"val/acc": best, "epochs": trained})
     _note({"trial": number, "pid": os.getpid(), "began": began, "ended": time.time()})
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from dogbreed.errors import ConfigError, DogBreedError
-from launchers.base import Capabilities, Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec, wait
+from launchers.base import Capabilities, Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec
+from launchers.follow import wait
 
 
 def submitted(launcher: Launcher, plan: Plan) -> Handle:
@@ -115,7 +116,7 @@ class LauncherContract(ABC):
         assert {"where", "cost", "command"} <= {line.split()[0] for line in text.splitlines() if line}
 
     def test_a_plan_names_all_that_is_wrong_at_once(self, launcher: Launcher, wrong_spec: RunSpec) -> None:
-        with pytest.raises(ConfigError, match="2 things to mend"):
+        with pytest.raises(ConfigError, match="2 problems found"):
             launcher.plan(wrong_spec)
 
     def test_a_spec_travels_as_json(self, launcher: Launcher, spec: RunSpec) -> None:

@@ -3,13 +3,14 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from tests.support.ports import reserved_port
 
 
 def _programs() -> Path:
@@ -35,13 +36,11 @@ def server_and_restart() -> Iterator[tuple[str, Callable[[float], None]]]:
     """
     programs = _programs()
     user = pwd.getpwnam("postgres") if os.getuid() == 0 else None
-    place = Path(tempfile.mkdtemp(prefix="dogbreed-postgres-"))
+    place, reserved = Path(tempfile.mkdtemp(prefix="dogbreed-postgres-")), ExitStack()
     try:
         if user is not None:
             os.chown(place, user.pw_uid, user.pw_gid)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = reserved.enter_context(reserved_port())
 
         def call(program: str, *arguments: str) -> None:
             words: Sequence[str] = [str(programs / program), "-D", str(place / "data"), *arguments]
@@ -75,4 +74,5 @@ def server_and_restart() -> Iterator[tuple[str, Callable[[float], None]]]:
         finally:
             call("pg_ctl", "-w", "-m", "immediate", "stop")
     finally:
+        reserved.close()
         shutil.rmtree(place, ignore_errors=True)

@@ -25,7 +25,7 @@ _CAPACITY_S = 0.5  # until a machine is found again, or none is
 
 
 class JobRun(threading.Thread):
-    """no_capacity: whether no machine is found for this job."""
+    """Runs one job, from its first attempt to its end. no_capacity: whether no machine is found for it."""
 
     def __init__(
         self, job: JobRecord, store: ObjectStore, server: Server, faults: Faults, *, no_capacity: bool

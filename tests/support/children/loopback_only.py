@@ -1,4 +1,4 @@
-"""Found on PYTHONPATH by every process that a test starts: nothing but loopback is reached, and who tries is noted."""
+"""Nothing but loopback is reached, and who tries is noted."""
 
 import ipaddress
 import os

@@ -1,0 +1,64 @@
+"""Which rows of features a run needs, and in which store each of them is kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from dogbreed.data import DogBreedData
+from dogbreed.features import backbone_cache
+from dogbreed.features.store import FeatureStore, Recipe, RowKey
+from dogbreed.transforms import Augment
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one store, each once, and the augmentation that makes them: None for the center crops of photos."""
+
+    rows: Sequence[RowKey]
+    augment: Augment | None
+
+
+def parts_of(data: DogBreedData, views: int, splits: Sequence[str]) -> list[Part]:
+    """The center crops of all photos of `splits`, then the augmented views of those to train on, if there are any."""
+    digests = dict.fromkeys(photo.digest for split in splits for photo in data.photos.splits[split])
+    trained = dict.fromkeys(photo.digest for photo in data.photos.splits["train"]) if "train" in splits else {}
+    crops = Part([(digest, 0) for digest in digests], None)
+    augmented = Part([(digest, view) for view in range(1, views) for digest in trained], data.augment)
+    return [crops, augmented] if augmented.rows else [crops]
+
+
+@dataclass(frozen=True)
+class FeatureKey:
+    """What changes the features of a photo, but for the engine that computes them and the augmentation before.
+
+    model: its settings. weights: the frozen network's digest. shape: of one photo's features. dtype: a Recipe's.
+    """
+
+    model: Mapping[str, Any]
+    weights: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def size(self, parts: Sequence[Part]) -> int:
+        """Bytes of all rows of `parts`."""
+        return Recipe({}, self.shape, self.dtype).row_bytes * sum(len(part.rows) for part in parts)
+
+    def store(self, engine: str, augment: Augment | None) -> FeatureStore:
+        """Open the store of such features, or create it. Raises CacheError or StorageError where it cannot be used."""
+        model = self.model
+        fields = {
+            "backbone": f"{model['library']}/{model['backbone']}",
+            "up to": model["trainable"],
+            "weights": self.weights,
+            "engine": engine,
+            # what else the numbers may change with: how layers are written, how files are decoded and resized
+            "libraries": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "simplejpeg")},
+            "code": backbone_cache.CODE,
+            **{name: model[name] for name in ("image_px", "crop_pct", "interpolation")},
+            "augment": None
+            if augment is None
+            else {"class": f"{type(augment).__module__}.{type(augment).__qualname__}"} | vars(augment),
+        }
+        name = f"{model['backbone']}-{model['trainable']}" + ("" if augment is None else "-augmented")
+        return FeatureStore(Recipe(fields, self.shape, self.dtype), name)

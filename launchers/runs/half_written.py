@@ -1,0 +1,22 @@
+"""Find files that a process began to write and died before it could give them their names."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from time import time
+
+from dogbreed.run_folder import TEMPORARY
+
+
+def half_written(folders: Iterable[Path], older_than: timedelta | None) -> list[Path]:
+    """List the files in run folders whose writer no longer lives. older_than: None for all."""
+    before = None if older_than is None else time() - older_than.total_seconds()
+    found = [path for folder in folders for path in sorted(folder.rglob(".*.tmp-*")) if _is_left_over(path)]
+    return [path for path in found if before is None or path.lstat().st_mtime < before]
+
+
+def _is_left_over(path: Path) -> bool:
+    import psutil
+
+    name = TEMPORARY.fullmatch(path.name)
+    return name is not None and path.is_file() and not psutil.pid_exists(int(name["pid"]))

@@ -1,0 +1,95 @@
+"""Keys in the bucket, tags, roles, and AWS's errors in words, without a cloud."""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import botocore.session
+import pytest
+from botocore import exceptions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launchers.aws import iam, tags
+from launchers.aws.errors import errors
+from launchers.aws.layout import Layout, RunLocation
+from launchers.base import Cause, LaunchError, SearchOutput
+from launchers.rehearsal.validation import findings
+from tests.support.plans import planned
+
+SPEC = planned("gpu").spec
+
+
+def test_where_a_run_lies_is_known_by_its_checkpoints() -> None:
+    layout = Layout("my-bucket", "team/dogbreed")
+    run = layout.run("a-run")
+    assert RunLocation.of_checkpoints(run.checkpoints_uri) == run
+    assert run.spec_uri == layout.uri(layout.spec("a-run")) == "s3://my-bucket/team/dogbreed/runs/a-run/spec.json"
+    assert run.features_uri.startswith(run.checkpoints_uri)
+    assert layout.spec("a-run").startswith(layout.runs)
+
+
+TAG = botocore.session.get_session().get_service_model("sagemaker").shape_for("Tag")
+
+
+@settings(deadline=None)
+@given(st.text(max_size=300))
+def test_any_owner_can_be_a_tag(owner: str) -> None:
+    made = tags.of_run(SPEC, owner)
+    assert tags.from_aws(tags.to_aws(made)) == made
+    for tag in tags.to_aws(made):
+        assert not list(findings(TAG, tag))
+
+
+def test_what_is_tagged_expires_30_days_after_the_run_was_asked_for() -> None:
+    made = tags.of_run(SPEC, "me")
+    expires, created = (datetime.fromisoformat(text) for text in (made[tags.EXPIRES_AT], SPEC.created_at))
+    assert (expires - created).days == 30
+    assert made[tags.PURPOSE] == "training"
+    assert tags.of_run(replace(SPEC, output=SearchOutput("mine", 30)), "me")[tags.PURPOSE] == "search"
+
+
+def test_a_role_is_given_by_its_name_or_its_arn() -> None:
+    arn = "arn:aws:iam::123456789012:role/team/MyRole"
+    assert iam.is_role("MyRole")
+    assert iam.is_role(arn)
+    assert not iam.is_role("team/MyRole")
+    assert iam.role_arn(arn, "{account}") == arn
+    assert iam.role_arn("MyRole", "{account}") == "arn:aws:iam::{account}:role/MyRole"
+
+
+def refused(code: str, message: str) -> exceptions.ClientError:
+    return exceptions.ClientError({"Error": {"Code": code, "Message": message}}, "PutObject")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "lines"),
+    [
+        (
+            refused("AccessDenied", "User: x is not authorized to perform: s3:PutObject on resource: arn:aws:s3:::b"),
+            Cause.PERMISSION,
+            ["Sending it failed. Not permitted: s3:PutObject on arn:aws:s3:::b.", "Try: have this permission added; "],
+        ),
+        (refused("SlowDown", "Reduce it"), Cause.CAPACITY, ["Sending it failed. AWS asks", "Reduce it", "Try: "]),
+        (refused("Odd", "No such thing"), Cause.UNKNOWN, ["Sending it failed.", "No such thing", "Try: debug=true"]),
+        (exceptions.NoCredentialsError(), Cause.PERMISSION, ["Sending it failed. There are no AWS creden", "Try: aws"]),
+        (
+            exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:1"),
+            Cause.CAPACITY,
+            ["Sending it failed. AWS cannot be reached.", "Could not connect to", "Try: is the network there"],
+        ),
+        (
+            exceptions.NoRegionError(),
+            Cause.BAD_CONFIG,
+            ["Sending it failed. ", "You must specify a region", "Try: aws.r"],
+        ),
+    ],
+)
+def test_an_error_of_aws_says_what_happened_and_what_to_try(error: Any, cause: Cause, lines: list[str]) -> None:
+    with pytest.raises(LaunchError) as caught, errors("sending it", then="(a hint)"):
+        raise error
+    assert caught.value.cause is cause
+    found = str(caught.value).splitlines()
+    assert found[-1] == "(a hint)"
+    assert [text.startswith(line) for text, line in zip(found, lines, strict=False)] == [True] * len(lines), found
+    assert len(found) == len(lines) + 1

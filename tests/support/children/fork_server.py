@@ -1,0 +1,101 @@
+"""The fork server of one test process: imports what runs need when it is first asked, forks, and says how each ended.
+
+Its arguments: the file number of the socket that it listens on, that of a pipe which ends with the test process, and
+room for the command lines of its children. It computes nothing: a process that has used torch's threads cannot fork
+children that use them.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+
+import forking
+
+MOST_FILES = 64  # that a child is given
+MODULES = (
+    "torch",
+    "torch.distributed",
+    "torchvision.transforms.v2",
+    "lightning",
+    "lightning.pytorch.loggers",
+    "timm",
+    "hydra",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_svg",
+    "optuna",
+    "sqlalchemy",
+    "boto3",
+    "onnxruntime",
+    "psutil",
+    "rich.progress",
+    "PIL.Image",
+    "jinja2",
+)
+
+
+def main() -> None:
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    selector = selectors.DefaultSelector()
+    ended, woken = socket.socketpair()
+    for end in (ended, woken):
+        end.setblocking(False)
+    signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the tests
+    for source in (listener, ended, int(sys.argv[2])):
+        selector.register(source, selectors.EVENT_READ)
+    children: dict[int, socket.socket] = {}
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is listener:
+                _accept(listener, children)
+            elif key.fileobj is ended:
+                ended.recv(4096)
+                _tell(children)
+            else:
+                return  # the tests have ended
+
+
+def _accept(listener: socket.socket, children: dict[int, socket.socket]) -> None:
+    connection, _ = listener.accept()
+    message, files, _, _ = socket.recv_fds(connection, forking.MESSAGE_BYTES, MOST_FILES)
+    _import()
+    start = json.loads(message)
+    pid = os.fork()
+    if pid == 0:
+        forking.become(forking.Start(**{**start, "program": forking.Program(**start["program"])}), files)
+    for file in files:
+        os.close(file)
+    with contextlib.suppress(OSError):
+        connection.send(struct.pack("i", pid))
+    children[pid] = connection
+
+
+def _tell(children: dict[int, socket.socket]) -> None:
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            break
+        connection = children.pop(pid)
+        with contextlib.suppress(OSError):  # who asked has ended
+            connection.send(struct.pack("i", status))
+        connection.close()
+
+
+def _import() -> None:
+    if "torch" not in sys.modules:
+        for name in MODULES:
+            __import__(name)
+        gc.freeze()  # what is shared with the children stays so
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()

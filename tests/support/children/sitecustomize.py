@@ -1,0 +1,8 @@
+"""What every Python process of the tests imports as it begins, also those that a test starts: it is on PYTHONPATH."""
+
+import forking
+import loopback_only  # noqa: F401
+import quick_runs
+
+forking.install()
+quick_runs.install()
