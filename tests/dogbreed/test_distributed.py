@@ -26,6 +26,8 @@ from tests.support.ports import reserved_port
 from tests.support.project import ROOT
 from tests.support.runs import SAME, close, history, weights
 
+pytestmark = pytest.mark.cloud
+
 # frozen BatchNorm, or none at all
 HEAD_ON_PHOTOS = ("model.trainable=head", "features.mode=off")
 HEAD_ON_FEATURES = ("model.trainable=head", "features.mode=cached")
@@ -312,7 +314,9 @@ with collectives.joined(60.0) as here:  # on a busy machine one may import torch
 
 
 def test_who_would_wait_for_ever_is_ended_by_its_own_watch(tmp_path: Path) -> None:
-    with team_of(tmp_path, [["-c", WAITS_WHERE_NO_EXCEPTION_REACHES, str(tmp_path)]] * 2, PYTHONPATH=str(ROOT)) as started:
+    with team_of(
+        tmp_path, [["-c", WAITS_WHERE_NO_EXCEPTION_REACHES, str(tmp_path)]] * 2, PYTHONPATH=str(ROOT)
+    ) as started:
         assert started.processes[1].wait(60) == 1
         assert "process 0 hangs: nothing has come of it for 4 s" in started.said(1)
 

@@ -24,6 +24,8 @@ from tests.support.rehearsing import BUCKET, job_of, rehearsal_cloud, states
 from tests.support.runs import same, weights
 from tests.support.stores import RECIPE, assert_holds, data_files, fill, keys, small_shards, values  # noqa: F401 (a fixture)
 
+pytestmark = pytest.mark.cloud
+
 # --- taking rows from elsewhere ---
 
 

@@ -38,6 +38,8 @@ from tests.support.stores import file_size_limit
 from tests.support.sweeps import Sweep, wait_for
 from tests.support.sweeps import states as states_of_trials
 
+pytestmark = pytest.mark.cloud
+
 # --- a database on a machine that may be taken away ---
 
 

@@ -20,6 +20,8 @@ from tests.support.photos import make_photos, tiny_settings
 from tests.support.rehearsing import job_of, prepared, rehearsal_cloud, states
 from tests.support.runs import SAME, close, history, weights
 
+pytestmark = pytest.mark.cloud
+
 MANY = "launcher.instances=2"
 HEAD = (*SAME, "model.trainable=head", "trainer.max_epochs=3")
 ENDLESS = ("trainer.max_epochs=100000", "test=false", "ranks.timeout_s=6")

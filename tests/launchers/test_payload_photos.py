@@ -26,6 +26,8 @@ from tests.support.photos import make_photos, tiny_settings
 from tests.support.rehearsing import BUCKET, rehearsal_cloud
 from tests.support.runs import same, weights
 
+pytestmark = pytest.mark.cloud
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -28,6 +28,8 @@ from tests.support.project import TRAIN
 from tests.support.rehearsing import BUCKET, job_of, prepared, rehearsal_cloud, settings, states
 from tests.support.runs import history, same, unclocked, weights
 
+pytestmark = pytest.mark.cloud
+
 LONGER = ("trainer.max_epochs=6", "model.dropout=0.5", "save.every_n_steps=1")
 
 

@@ -31,6 +31,8 @@ from tests.support.launcher_contract import until
 from tests.support.project import ROOT
 from tests.support.rehearsing import BUCKET, job_of, prepared, rehearsal_cloud
 
+pytestmark = pytest.mark.cloud
+
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch:2.13-cpu-amzn2023-sagemaker"
 
 
