@@ -87,6 +87,7 @@ def modules_in(text: str) -> Iterator[str]:
 # --- what commands wait for ---
 
 
+@pytest.mark.ordinary_start
 def test_no_launcher_loads_torch_or_boto3_before_a_run_is_submitted(tmp_path: Path) -> None:
     modules = [name for name in FILES if name.startswith("launchers") and not name.startswith(SERVER)]
     modules.remove("launchers.__main__")

@@ -260,14 +260,15 @@ def test_a_run_without_the_monitored_number_is_no_failure(
     assert f"{plan.handle}: succeeded" in capsys.readouterr().out
 
 
+@pytest.mark.ordinary_start  # quicker here: what would be forked has imported torch, and nothing below needs that
 def test_a_search_runs_its_trials_on_it(tmp_path: Path) -> None:
     search = Sweep(tmp_path / "here")
     known = f"from launchers import registry; registry.LAUNCHERS['toy'] = {TOY!r}; "
     started = f"""
 {known}
 import runpy, sys
-from launchers.sweep import worker
-worker._START = {known!r} + worker._START
+import launchers.sweep.worker
+launchers.sweep.worker._START = {known!r} + launchers.sweep.worker._START
 sys.argv[0] = {str(TRAIN)!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

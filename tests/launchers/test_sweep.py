@@ -18,6 +18,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import launchers.resolvers  # noqa: F401 (registers ${aws_region:})
 from launchers import launch
 from launchers.base import LaunchError
 from launchers.sweep.processors import cpus_of
