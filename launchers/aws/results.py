@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from dogbreed.run_folder import write_json
+from dogbreed.run_folder import lasting_files, write_json
 from launchers.aws import s3
 from launchers.aws.errors import errors
 from launchers.aws.layout import RunLocation
@@ -96,7 +96,7 @@ def _unpack(cloud: Cloud, uri: str, folder: Path) -> bool:
             cloud.client("s3").download_file(bucket, key, str(packed))
             with tarfile.open(packed) as archive:
                 archive.extractall(unpacked, filter="data")
-            for path in sorted(path for path in unpacked.rglob("*") if path.is_file()):
+            for path in lasting_files(unpacked):
                 target = folder / _settled_name(path.relative_to(unpacked))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(path, target)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launchers.aws.errors import errors
-from launchers.aws.s3 import AT_ONCE, head, is_temporary, objects, split_uri
+from launchers.aws.s3 import AT_ONCE, head, objects, split_uri
 from launchers.base import SPEC_FILE, Cloud, RunSpec
 from launchers.payload import code, photos
 from launchers.project import PROJECT
@@ -168,7 +168,6 @@ def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[
         there = head(cloud, bucket, f"{prefix}/{newest}")
         if there is not None and last.stat().st_mtime <= there["LastModified"].timestamp() + 1:
             return
-        files = [path for path in files_to_resume_from(spec) if not is_temporary(path.name)]
         client = cloud.client("s3")
 
         def send(path: Path) -> None:
@@ -176,4 +175,4 @@ def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[
             client.upload_file(str(path), bucket, key, ExtraArgs=dict(encryption))
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(send, files))
+            list(pool.map(send, files_to_resume_from(spec)))

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dogbreed.run_folder import RunFolder, write_json, write_text
+from dogbreed.run_folder import RunFolder, lasting_files, write_json, write_text
 from launchers.base import (
     LAUNCHED_FILE,
     SEARCH_FILE,
@@ -73,7 +73,7 @@ def complete(folder: Path, spec: RunSpec, missing: str) -> None:
 def files_to_resume_from(spec: RunSpec) -> list[Path]:
     """List the files of a run's folder on this machine that another machine needs in order to resume it."""
     folder = Path(spec.folder)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LAUNCHED_FILE]
+    files = [path for path in lasting_files(folder) if path.name != LAUNCHED_FILE]
     match spec.output:
         case RunOutput():
             return files

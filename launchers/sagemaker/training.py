@@ -29,6 +29,8 @@ from launchers.base import (
     name_findings,
 )
 from launchers.follow import ask_after_each_epoch
+from launchers.payload.packages import versions
+from launchers.project import PROJECT
 from launchers.runs.collect import read_downloaded
 from launchers.runs.launched import remember
 from launchers.runs.state import refuse_if_alive_here
@@ -119,7 +121,7 @@ class SageMakerLauncher(JobSettings):
         return account
 
     def _upload(self, plan: Plan) -> None:
-        spec, sent = plan.spec, request.sent(plan.spec)
+        spec, sent = plan.spec, {**request.sent(plan.spec), "versions": versions(PROJECT, request.extras(plan.spec))}
         for put in plan.requests[:-1]:
             transfer.upload(self.cloud, put.parameters, spec, sent)
         if spec.going_on is not None or spec.output.same_command_resumes:
