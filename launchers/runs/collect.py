@@ -1,6 +1,7 @@
 """Make a downloaded run folder a folder of this machine, and read its result."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,11 @@ def complete(folder: Path, spec: RunSpec, missing: str) -> None:
             write_json(RunFolder(folder).metrics, best_so_far(folder))
         case SearchOutput():
             raise LaunchError(f"{missing} is gone, which held the search's results.")
+
+
+def newest_here(folder: Path, names: Sequence[str]) -> float | None:
+    """Return when the newest of these files below the folder was written, in seconds since 1970; None without any."""
+    return max((path.stat().st_mtime for name in names if (path := folder / name).exists()), default=None)
 
 
 def files_to_resume_from(spec: RunSpec) -> list[Path]:

@@ -95,9 +95,7 @@ class SageMakerLauncher(JobSettings):
         """
         spec = plan.spec
         refuse_if_alive_here(Path(spec.folder))
-        account = self._check_account()
-        create = dict(plan.requests[-1].parameters)
-        create["RoleArn"] = create["RoleArn"].replace(request.ACCOUNT, account)
+        create = {**plan.requests[-1].parameters, "RoleArn": self._check_account()}
         job = self.jobs.latest(spec.run_id)
         if job is None or not self._is_wanted(job, plan):
             self._upload(plan)
@@ -112,13 +110,14 @@ class SageMakerLauncher(JobSettings):
         return plan.handle
 
     def _check_account(self) -> str:
-        """Return the account's id. Raises LaunchError for all that is wrong with the bucket and the role, at once."""
+        """Return the role's ARN. Raises LaunchError for all that is wrong with the bucket and the role, at once."""
         assert self.bucket is not None
         assert self.role is not None
-        account = iam.account_id(self.cloud)
-        findings = bucket.bucket_findings(self.cloud, self.bucket, account)
-        raise_findings(LaunchError, [*findings, *iam.role_findings(self.cloud, self.role, "SageMaker")])
-        return account
+        caller = iam.caller(self.cloud)
+        findings = bucket.bucket_findings(self.cloud, self.bucket, caller.account)
+        role = iam.find_role(self.cloud, self.role, "SageMaker", caller)
+        raise_findings(LaunchError, [*findings, *role.findings])
+        return role.arn
 
     def _upload(self, plan: Plan) -> None:
         spec, sent = plan.spec, {**request.sent(plan.spec), "versions": versions(PROJECT, request.extras(plan.spec))}
