@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launchers.aws.errors import code_of, errors, network_errors
@@ -78,6 +79,30 @@ def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
         )
         return Role(arn, (finding,))
     return Role(arn)
+
+
+def partition(region: str | None) -> str:
+    """Return the partition of a region, which all ARNs there begin with."""
+    name = region or ""
+    return "aws-cn" if name.startswith("cn-") else "aws-us-gov" if name.startswith("us-gov-") else "aws"
+
+
+def denied(cloud: Cloud, role_arn: str, actions: Sequence[str], resource: str) -> list[str] | None:
+    """Ask AWS which of the actions the role's own policies do not let it take on the resource; None if it may not tell.
+
+    What the resource's own policy permits is not looked at.
+    """
+    from botocore.exceptions import ClientError
+
+    try:
+        with network_errors("asking what the job's role may do"):
+            answer = cloud.client("iam").simulate_principal_policy(
+                PolicySourceArn=role_arn, ActionNames=list(actions), ResourceArns=[resource]
+            )
+    except ClientError:  # most people may not ask
+        return None
+    results = answer["EvaluationResults"]
+    return [result["EvalActionName"] for result in results if result["EvalDecision"] != "allowed"]
 
 
 def _unknown_arn(name: str, caller: Caller) -> str:

@@ -24,30 +24,6 @@ _ML, _TMP = "/opt/ml", "/tmp/dogbreed"  # launchers/remote/entry.py replaces the
 # instances with disks of their own, which are encrypted as they are; a key for them is refused (CreateTrainingJob)
 _LOCAL_STORAGE = re.compile(r"\.(g[4-9]\w*|p3dn|p[4-9]\w*(-\w+)?|trn\w+|[a-z]+\d[a-z]*d[a-z]*)\.")
 _SET_HERE = frozenset({"data.root", "hpo.study", "hpo.one_job", "hpo.fresh"})  # for the machine, whatever was typed
-_ACTIONS = (  # of the person who submits; dry_run=true lists them
-    "sts:GetCallerIdentity",
-    "s3:ListBucket",
-    "s3:GetBucketAcl",
-    "s3:GetBucketPolicyStatus",
-    "s3:GetObject",
-    "s3:PutObject",
-    "iam:GetRole",
-    "iam:PassRole",
-    "sagemaker:CreateTrainingJob",
-    "sagemaker:DescribeTrainingJob",
-    "sagemaker:StopTrainingJob",
-    "sagemaker:ListTrainingJobs",
-    "sagemaker:ListTags",
-    "sagemaker:AddTags",
-    "logs:DescribeLogStreams",
-    "logs:GetLogEvents",
-)
-_KMS_ACTIONS = ("kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey")
-
-
-def actions(settings: JobSettings) -> tuple[str, ...]:
-    """Return what the person who submits must be allowed to do, by IAM's names."""
-    return (*_ACTIONS, *(_KMS_ACTIONS if settings.kms_key else ()))
 
 
 def requests(settings: JobSettings, spec: RunSpec) -> tuple[Request, ...]:
