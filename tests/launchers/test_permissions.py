@@ -2,15 +2,23 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from botocore.exceptions import ClientError
+from moto import mock_aws
 
+from launchers import prepare
+from launchers.aws import account, tags
 from launchers.base import Plan
 from launchers.sagemaker import permissions
-from tests.support.plans import COMMANDS, launched, planned
+from launchers.sagemaker.training import SageMakerLauncher
+from tests.support.plans import COMMANDS, REAL, launched, planned
 
 
 def row(plan: Plan, name: str) -> str:
@@ -93,3 +101,78 @@ def test_what_the_role_lacks_is_asked_of_aws_where_that_is_permitted(
     assert text in warning
     assert bool(warning) == bool(text)
     assert not warning or "Try: dry_run=true" in warning
+
+
+# --- the calls of a run's whole life ---
+
+IAM_NAMES = {  # of operations whose permission is called otherwise
+    "s3:HeadBucket": ["s3:ListBucket"],
+    "s3:HeadObject": ["s3:GetObject"],
+    "s3:ListObjectsV2": ["s3:ListBucket"],
+    "s3:ListMultipartUploads": ["s3:ListBucketMultipartUploads"],
+    "s3:CreateMultipartUpload": ["s3:PutObject"],
+    "s3:UploadPart": ["s3:PutObject"],
+    "s3:CompleteMultipartUpload": ["s3:PutObject"],
+    "s3:CopyObject": ["s3:GetObject", "s3:PutObject"],
+    "sagemaker:CreateTrainingJob": ["sagemaker:CreateTrainingJob", "iam:PassRole"],
+}
+
+
+NOT_IN_MOTO: dict[str, Any] = {"SimulatePrincipalPolicy": {"EvaluationResults": []}, "StopTrainingJob": {}}
+
+
+class Http:
+    status_code = 200
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """The operations that launchers call, by service, in moto's account."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    seen: set[str] = set()
+    connect = account.Account.client
+
+    def note(model: Any, **_: Any) -> Any:
+        seen.add(f"{model.service_model.service_name}:{model.name}")
+        return (Http(), NOT_IN_MOTO[model.name]) if model.name in NOT_IN_MOTO else None
+
+    def client(self: account.Account, service: str) -> Any:
+        known = service in self._clients
+        made = connect(self, service)
+        if not known:
+            made.meta.events.register("before-call", note)
+        return made
+
+    monkeypatch.setattr(account.Account, "client", client)
+    with mock_aws():
+        yield seen
+
+
+def test_the_caller_s_list_is_what_a_run_calls_from_submission_to_cleanup(calls: set[str], tmp_path: Path) -> None:
+    words = ["data=drawn", "launcher=sagemaker_gpu", *REAL, "aws.role=MyRole", f"hydra.run.dir={tmp_path}/run"]
+    launcher, plan = prepare(words)
+    assert isinstance(launcher, SageMakerLauncher)
+    set_up = {name: boto3.client(name, region_name="eu-west-1") for name in ("s3", "iam", "logs", "sagemaker")}
+    where = {"CreateBucketConfiguration": {"LocationConstraint": "eu-west-1"}}
+    set_up["s3"].create_bucket(Bucket="my-bucket", **where)
+    statement = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    trust = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    set_up["iam"].create_role(RoleName="MyRole", AssumeRolePolicyDocument=trust)
+    launcher.submit(plan)
+    job = launcher.jobs.latest(plan.spec.run_id)
+    assert job is not None
+    group, stream = "/aws/sagemaker/TrainingJobs", f"{job.name}/algo-1-1700000000"
+    set_up["logs"].create_log_group(logGroupName=group)
+    set_up["logs"].create_log_stream(logGroupName=group, logStreamName=stream)
+    assert list(launcher.logs(plan.handle)) == []
+    assert [handle for handle, _ in launcher.list(active_only=False)] == [plan.handle]
+    launcher._end_early(plan.handle)  # where it still runs
+    tags.add(launcher.cloud, job.arn, {tags.ENDED_EARLY: "yes"})
+    launcher._stop(job)
+    launcher.fetch(plan.handle, tmp_path / "run", checkpoints=False)
+    set_up["s3"].put_object(Bucket="my-bucket", Key="dogbreed/runs/never-a-job/spec.json", Body=b"{}")
+    set_up["s3"].create_multipart_upload(Bucket="my-bucket", Key="dogbreed/data/broken")
+    assert len(launcher.cleanup(older_than=timedelta(seconds=-5), apply=True).removed) == 2
+    needed = {name for call in calls for name in IAM_NAMES.get(call, [call])}
+    assert needed == set(permissions.of_caller(launcher))
