@@ -78,7 +78,8 @@ class RunOutput:
     """What one run leaves in its folder."""
 
     purpose: ClassVar[str] = "training"  # for tags
-    resume_point: ClassVar[str] = "checkpoints/last.ckpt"  # below the folder: the newer one is resumed from
+    # below the folder: the newest is resumed from; the first is missing for a moment while it is replaced
+    resume_points: ClassVar[tuple[str, ...]] = ("checkpoints/last.ckpt", "checkpoints/previous.ckpt")
     result_file: ClassVar[str] = "metrics.json"  # below the folder: written last
     same_command_resumes: ClassVar[bool] = False  # it takes resume=
 
@@ -97,7 +98,7 @@ class SearchOutput:
     study: str
     trials: int
     purpose: ClassVar[str] = "search"
-    resume_point: ClassVar[str] = STUDY_FILE
+    resume_points: ClassVar[tuple[str, ...]] = (STUDY_FILE,)
     result_file: ClassVar[str] = SEARCH_FILE
     same_command_resumes: ClassVar[bool] = True  # and may ask for more trials
 
@@ -192,8 +193,8 @@ class Request:
 class Plan:
     """What `submit` would do, all of it, to be printed, compared and recorded.
 
-    requests: in order; `{account}` in them is the one thing that only the account knows. actions: what the person who
-    submits must be allowed to do, by IAM's names.
+    requests: in order; the ARN of a role that was given by name is the one thing in them that only the account knows.
+    actions: what the person who submits must be allowed to do, by IAM's names.
     """
 
     spec: RunSpec

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.errors import CacheError, StorageError
-from dogbreed.run_folder import storage_error
+from dogbreed.run_folder import NOT_SAVED, storage_error
 
 RowKey = tuple[str, int]
 """A photo's digest, and which view of it this is (0 where there is one)."""
@@ -212,7 +212,7 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview], digest: Any = N
 
     digest: updated with what is written. sync: the content is on the disk before it has its name. Raises StorageError.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}{NOT_SAVED}")
     try:
         with temporary.open("wb") as file:
             for piece in pieces:

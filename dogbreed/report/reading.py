@@ -12,7 +12,7 @@ import numpy.typing as npt
 from omegaconf import OmegaConf
 
 from dogbreed.errors import DogBreedError, raise_findings
-from dogbreed.run_folder import RunFolder
+from dogbreed.run_folder import RunFolder, lasting_files
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -179,8 +179,8 @@ def _read_skipped(path: Path) -> list[tuple[str, str]]:
 
 
 def _stored_files(folder: RunFolder) -> Iterator[StoredFile]:
-    for path in sorted(folder.path.rglob("*")):
-        if path.is_file() and path != folder.report and not path.name.startswith("."):
+    for path in lasting_files(folder.path):
+        if path != folder.report and not path.name.startswith("."):
             yield StoredFile(path.relative_to(folder.path).as_posix(), path.stat().st_size)
 
 

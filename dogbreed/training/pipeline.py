@@ -18,7 +18,7 @@ from dogbreed.features import cached
 from dogbreed.features.settings import settings_of
 from dogbreed.interruption import Interruption
 from dogbreed.model import DogBreedClassifier
-from dogbreed.run_folder import RunFolder, read_json, write_json
+from dogbreed.run_folder import RunFolder, lasting_files, read_json, write_json
 from dogbreed.training import stages
 from dogbreed.training.environment import write_config
 from dogbreed.training.evaluation import test, validated
@@ -116,9 +116,9 @@ def _folder_of_this_process(folder: Path) -> Iterator[RunFolder]:
         return
     with tempfile.TemporaryDirectory() as place:
         own = Path(place)
-        for path in sorted(folder.rglob("*")):
+        for path in lasting_files(folder):
             name = path.relative_to(folder)
-            if name.parts[0] in _NOT_COPIED or not path.is_file():
+            if name.parts[0] in _NOT_COPIED:
                 continue
             (own / name).parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -1,10 +1,11 @@
 """Make a downloaded run folder a folder of this machine, and read its result."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dogbreed.run_folder import RunFolder, write_json, write_text
+from dogbreed.run_folder import RunFolder, lasting_files, write_json, write_text
 from launchers.base import (
     LAUNCHED_FILE,
     SEARCH_FILE,
@@ -70,10 +71,15 @@ def complete(folder: Path, spec: RunSpec, missing: str) -> None:
             raise LaunchError(f"{missing} is gone, which held the search's results.")
 
 
+def newest_here(folder: Path, names: Sequence[str]) -> float | None:
+    """Return when the newest of these files below the folder was written, in seconds since 1970; None without any."""
+    return max((path.stat().st_mtime for name in names if (path := folder / name).exists()), default=None)
+
+
 def files_to_resume_from(spec: RunSpec) -> list[Path]:
     """List the files of a run's folder on this machine that another machine needs in order to resume it."""
     folder = Path(spec.folder)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LAUNCHED_FILE]
+    files = [path for path in lasting_files(folder) if path.name != LAUNCHED_FILE]
     match spec.output:
         case RunOutput():
             return files

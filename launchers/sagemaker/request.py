@@ -20,36 +20,10 @@ from launchers.payload.photos import FEATURES, FEATURES_ABOUT
 from launchers.sagemaker.job import STUDY
 from launchers.sagemaker.settings import JobSettings
 
-ACCOUNT = "{account}"  # in a request: the id, which only the account knows
-
 _ML, _TMP = "/opt/ml", "/tmp/dogbreed"  # launchers/remote/entry.py replaces them by where they are on the machine
 # instances with disks of their own, which are encrypted as they are; a key for them is refused (CreateTrainingJob)
 _LOCAL_STORAGE = re.compile(r"\.(g[4-9]\w*|p3dn|p[4-9]\w*(-\w+)?|trn\w+|[a-z]+\d[a-z]*d[a-z]*)\.")
 _SET_HERE = frozenset({"data.root", "hpo.study", "hpo.one_job", "hpo.fresh"})  # for the machine, whatever was typed
-_ACTIONS = (  # of the person who submits; dry_run=true lists them
-    "sts:GetCallerIdentity",
-    "s3:ListBucket",
-    "s3:GetBucketAcl",
-    "s3:GetBucketPolicyStatus",
-    "s3:GetObject",
-    "s3:PutObject",
-    "iam:GetRole",
-    "iam:PassRole",
-    "sagemaker:CreateTrainingJob",
-    "sagemaker:DescribeTrainingJob",
-    "sagemaker:StopTrainingJob",
-    "sagemaker:ListTrainingJobs",
-    "sagemaker:ListTags",
-    "sagemaker:AddTags",
-    "logs:DescribeLogStreams",
-    "logs:GetLogEvents",
-)
-_KMS_ACTIONS = ("kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey")
-
-
-def actions(settings: JobSettings) -> tuple[str, ...]:
-    """Return what the person who submits must be allowed to do, by IAM's names."""
-    return (*_ACTIONS, *(_KMS_ACTIONS if settings.kms_key else ()))
 
 
 def requests(settings: JobSettings, spec: RunSpec) -> tuple[Request, ...]:
@@ -159,7 +133,7 @@ def sent(spec: RunSpec) -> dict[str, Any]:
 
 
 def training_job(settings: JobSettings, spec: RunSpec) -> dict[str, Any]:
-    """Return the request. ACCOUNT stands in the role's ARN for the account's id."""
+    """Return the request. Where the role was given by name, only the account knows its ARN."""
     assert settings.role is not None
     several = settings.instances > 1
     network = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
@@ -167,7 +141,7 @@ def training_job(settings: JobSettings, spec: RunSpec) -> dict[str, Any]:
     location = settings.layout.run(spec.run_id)
     request = {
         "TrainingJobName": spec.run_id,
-        "RoleArn": iam.role_arn(settings.role, ACCOUNT),
+        "RoleArn": iam.arn_in_plan(settings.role),
         "AlgorithmSpecification": {
             "TrainingImage": settings.image_uri(spec.created_at),
             "TrainingInputMode": "File",

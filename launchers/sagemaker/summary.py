@@ -1,14 +1,13 @@
 """What a person wants to know of a job before it starts: where it runs, which command, what is sent, what it costs."""
 
 import shlex
-import textwrap
 from collections.abc import Iterator
 
 from launchers import formatting
 from launchers.base import Handle, RunOutput, RunSpec, SearchOutput
 from launchers.cost import estimate, instances, prices
 from launchers.project import describe_commit
-from launchers.sagemaker import images, request
+from launchers.sagemaker import images, permissions, request
 from launchers.sagemaker.settings import JobSettings
 
 
@@ -22,7 +21,7 @@ def rows(settings: JobSettings, spec: RunSpec, handle: Handle) -> Iterator[tuple
     yield "folder", spec.folder
     resume = shlex.join(["python", "train.py", f"resume={handle}"])
     yield "resume", "the same command again" if spec.output.same_command_resumes else resume
-    yield "permissions", textwrap.fill(", ".join(request.actions(settings)), 64, break_on_hyphens=False)
+    yield from permissions.rows(settings, spec)
 
 
 def _machine_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:

@@ -53,7 +53,7 @@ class TrialFolders:
         self._chosen = {trial.number: self._unmixed(trial) for trial in trials if trial.finished}
         for folder in sorted(self.search.iterdir()):
             if re.fullmatch(TRIAL_FOLDERS, folder.name) and folder not in self._chosen.values():
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)  # SageMaker's agent writes and removes markers meanwhile
 
     def _set_foreign_aside(self, number: int) -> None:
         """Rename a folder that another study of this name has left: it would be resumed as if it were this trial's."""

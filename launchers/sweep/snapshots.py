@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dogbreed.run_folder import storage_error
+from dogbreed.run_folder import storage_error, temporary_path
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Snapshots:
 
     def save(self) -> None:
         """Raises StorageError where there is no room; the last copy stays then."""
-        temporary = self.kept.with_name(f".{self.kept.name}.tmp-{os.getpid()}")
+        temporary = temporary_path(self.kept)
         try:
             self.kept.parent.mkdir(parents=True, exist_ok=True)
             temporary.unlink(missing_ok=True)

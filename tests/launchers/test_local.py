@@ -86,19 +86,19 @@ class TestLocalLauncher(LauncherContract):
         folder = runs / "killed"
         folder.mkdir()
         dead.write(folder)
-        path = folder / f".last.ckpt.tmp-{dead.pid}"
+        path = folder / f".last.ckpt.tmp-{dead.pid}.sagemaker-ignore"
         path.touch()
         return str(path)
 
     @pytest.fixture
     def in_use(self, runs: Path, left_over: str) -> str:
-        path = runs / "killed" / f".last.ckpt.tmp-{os.getpid()}"
+        path = runs / "killed" / f".last.ckpt.tmp-{os.getpid()}.sagemaker-ignore"
         path.touch()
         return str(path)
 
     def test_cleanup_can_wait_until_things_are_old(self, tmp_path: Path, dead: State) -> None:
         dead.write(folder := _folder(tmp_path / "run"))
-        (folder / f".metrics.json.tmp-{dead.pid}").touch()
+        (folder / f".metrics.json.tmp-{dead.pid}.sagemaker-ignore").touch()
         launcher = LocalLauncher(str(tmp_path))
         assert not launcher.cleanup(older_than=timedelta(hours=1)).found
         assert launcher.cleanup(older_than=timedelta(seconds=-1)).found

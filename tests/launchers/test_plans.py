@@ -39,7 +39,8 @@ def test_a_plan_is_the_recorded_one(name: str) -> None:
 def test_a_planned_job_is_one_that_sagemaker_accepts(name: str) -> None:
     model = botocore.session.get_session().get_service_model("sagemaker").operation_model("CreateTrainingJob")
     request = dict(planned(name).requests[-1].parameters)
-    request["RoleArn"] = request["RoleArn"].replace("{account}", "123456789012")
+    if "<" in request["RoleArn"]:  # only the account knows it
+        request["RoleArn"] = "arn:aws:iam::123456789012:role/service-role/MyRole"
     assert not list(findings(model.input_shape, request))
 
 

@@ -247,7 +247,7 @@ def test_other_machines_than_the_first_write_nothing_that_is_saved(tmp_path: Pat
     machine = Machine(tmp_path / "ml", RANK)
     kept = machine.base / "checkpoints"
     kept.mkdir()
-    files = {"state.json": json.dumps({"phase": "running", "attempt": 1}), ".last.ckpt.tmp-9": "half"}
+    files = {"state.json": json.dumps({"phase": "running", "attempt": 1}), ".last.ckpt.tmp-9.sagemaker-ignore": "half"}
     for name, text in files.items():
         (kept / name).write_text(text)
     machine.run(**of_several(machine, tmp_path, hosts=["algo-1", "algo-2"], current="algo-2", gpus=0))

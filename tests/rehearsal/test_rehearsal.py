@@ -51,7 +51,7 @@ def request(name: str, script: str = "print('hello')", **changes: Any) -> dict[s
     """A job that runs a line of Python."""
     whole: dict[str, Any] = {
         "TrainingJobName": name,
-        "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/DogBreedTraining",
+        "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/service-role/DogBreedTraining",
         "AlgorithmSpecification": {
             "TrainingImage": IMAGE,
             "TrainingInputMode": "File",
@@ -215,6 +215,7 @@ def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
         (_with(True, "EnableManagedSpotTraining"), "MaxWaitTimeInSeconds must be provided"),
         (_with(90, "StoppingCondition", "MaxWaitTimeInSeconds"), "must not be provided"),
         (_with("arn:aws:iam::999999999999:role/Other", "RoleArn"), "Could not access the role"),
+        (_with(f"arn:aws:iam::{ACCOUNT}:role/DogBreedTraining", "RoleArn"), "Could not access the role"),
         (_with("s3://nobody/out", "OutputDataConfig", "S3OutputPath"), "does not exist"),
         (_with("python:3.12", "AlgorithmSpecification", "TrainingImage"), "Invalid image URI"),
         (_with(IMAGE.replace("us-east-1", "eu-west-1"), "AlgorithmSpecification", "TrainingImage"), "in the region"),

@@ -33,7 +33,7 @@ class JobRun(threading.Thread):
         super().__init__(daemon=True, name=job.name)
         self.job, self.store, self.server, self.faults = job, store, server, faults
         self.no_capacity = no_capacity
-        self._checkpoints = Checkpoints(job, store)
+        self._checkpoints = Checkpoints(job, store, faults.upload_lag_s)
         self._log = LogPump(job, faults.log_delay_s)
         self._hosts: Sequence[Host] = ()  # of the present attempt
         self._values: dict[str, float] = {}  # of the metric definitions, the latest
