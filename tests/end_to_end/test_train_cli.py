@@ -134,7 +134,7 @@ class TestBadInput:
             (["data=nope"], "Available options in 'data'"),
             (["data=folder", "model.lr=???"], "2 values are missing: data.root, model.lr"),
             (["resume=runs/nope"], "no run folder runs/nope"),
-            (["run_id=a_b"], "cannot name a run"),
+            (["run_id=a_b"], "is not a valid run id"),
             (["hydra.run.dir=/dev/null/x"], "Cannot write /dev/null/x"),
             (["launcher._target_=launchers.local.Nothing"], "launchers.local.Nothing"),
             (["model.lr={"], "model.lr={"),
@@ -217,7 +217,7 @@ def test_sigterm_saves_and_the_printed_command_goes_on(tmp_path: Path, tiny_over
     run = only_run(tmp_path)
     assert state(run) == ("cancelled", "interrupted", 1)
     assert (run / "checkpoints" / "last.ckpt").exists()
-    (command,) = re.findall(r"^Go on with: (python train\.py resume=.+)$", said, re.MULTILINE)
+    (command,) = re.findall(r"^Resume it with: (python train\.py resume=.+)$", said, re.MULTILINE)
     with (run / "metrics.csv").open() as file:
         epochs = len(list(csv.reader(file))) - 1
     done = train(*shlex.split(command)[2:], f"trainer.max_epochs={epochs + 1}", cwd=tmp_path)
@@ -236,7 +236,7 @@ def test_a_signal_while_torch_is_loaded_ends_it_at_once(
     said, _ = stop(process, signum)
     assert process.returncode == status
     assert "Traceback" not in said
-    assert "Go on with: python train.py resume=" in said
+    assert "Resume it with: python train.py resume=" in said
     assert state(only_run(tmp_path))[0] == "cancelled"
 
 
@@ -248,7 +248,7 @@ def test_a_sweep_goes_on_after_a_run_that_fails_and_ctrl_c_ends_all_of_it(
     until(lambda: any((tmp_path / "sweeps").glob("*/2/metrics.csv")))
     said, _ = stop(process, signal.SIGINT)
     assert process.returncode == 130
-    assert "Go on with: python train.py resume=" in said
+    assert "Resume it with: python train.py resume=" in said
     (sweep,) = (tmp_path / "sweeps").iterdir()
     bad, stopped = ("failed", "bad_config"), ("cancelled", "by_user")
     assert [state(sweep / job)[:2] for job in "012"] == [bad, bad, stopped]

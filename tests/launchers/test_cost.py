@@ -60,7 +60,7 @@ def test_a_fast_gpu_behind_a_slow_network_is_warned_of() -> None:
 
 def test_features_are_shared_out_and_later_runs_need_one_machine() -> None:
     said = instances.said(HEAD, row("ml.m5.large"), 5)
-    assert "for features, which later runs find" in said
+    assert "compute features that later runs reuse" in said
     assert "Later runs are as fast with launcher.instances=1" in said
     assert "will not help" not in said
     assert "Later runs" not in instances.said(replace(HEAD, features="off"), row("ml.m5.large"), 5)

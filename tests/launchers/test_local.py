@@ -129,12 +129,12 @@ def test_a_local_handle_is_the_folder_s_path() -> None:
 
 @pytest.mark.parametrize("text", ["", "runs/x", "local:", "local://", "://a/b", "sagemaker://run"])
 def test_what_is_no_handle_is_refused(text: str) -> None:
-    with pytest.raises(LaunchError, match="no handle"):
+    with pytest.raises(LaunchError, match="not a valid run handle"):
         Handle.parse(text)
 
 
 def test_a_handle_of_another_launcher_is_not_a_local_run() -> None:
-    with pytest.raises(LaunchError, match="not a run of this machine"):
+    with pytest.raises(LaunchError, match="not a local run"):
         LocalLauncher().status(Handle("sagemaker", "eu-west-1", "x"))
 
 
@@ -183,12 +183,12 @@ def test_a_run_that_is_alive_elsewhere_is_refused(tmp_path: Path, tiny_overrides
     alive = State.of_this_process(Status(Phase.LOST))
     alive = replace(alive, pid=parent.pid, process_started=parent.create_time())
     alive.write(tmp_path)
-    with pytest.raises(LaunchError, match=f"going on in process {parent.pid}"):
+    with pytest.raises(LaunchError, match=f"already running, in process {parent.pid}"):
         launcher.submit(plan)
     replace(alive, host="another").write(tmp_path)
-    with pytest.raises(LaunchError, match="on another, which cannot be seen"):
+    with pytest.raises(LaunchError, match="on another, which cannot be checked"):
         launcher.submit(plan)
-    with pytest.raises(LaunchError, match="cancelling it there"):
+    with pytest.raises(LaunchError, match="cancel it there"):
         launcher.cancel(plan.handle)
     assert not (tmp_path / "spec.json").exists()
 
@@ -369,7 +369,7 @@ class TestResume:
 
     @pytest.mark.parametrize("typed", [["model=efficientnet_lite0"], ["data=drawn"]])
     def test_another_group_is_refused(self, stored: Plan, typed: list[str]) -> None:
-        with pytest.raises(ConfigError, match="cannot go on with other data, another model or another seed"):
+        with pytest.raises(ConfigError, match="with other data, another model or another seed"):
             prepare([f"resume={stored.handle}", *typed])
 
     def test_before_the_first_checkpoint_what_was_wrong_can_be_mended(self, stored: Plan) -> None:
@@ -392,14 +392,14 @@ class TestResume:
     def test_what_is_no_run_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(LaunchError, match="no run folder"):
             prepare([f"resume={tmp_path}/nothing"])
-        with pytest.raises(ConfigError, match="so it is no run's folder"):
+        with pytest.raises(ConfigError, match="is not a run folder"):
             prepare([f"resume={tmp_path}"])
         (tmp_path / "spec.json").write_text("{")
         with pytest.raises(ConfigError, match="damaged"):
             prepare([f"resume={tmp_path}"])
 
     def test_it_is_typed_and_not_kept_in_a_file(self, stored: Plan) -> None:
-        with pytest.raises(ConfigError, match="not into a file"):
+        with pytest.raises(ConfigError, match="resume is set in a file"):
             prepare([f"++resume={stored.spec.folder}", f"hydra.run.dir={stored.spec.folder}"])
 
     def test_an_odd_folder_name_is_no_obstacle(self, stored: Plan, tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ class TestCommand:
         assert launchers_command(["list", "--all", "--runs-dir", str(tmp_path / "runs")]) == 0
         assert "succeeded" in capsys.readouterr().out
         assert launchers_command(["list", "--runs-dir", str(tmp_path / "none")]) == 0
-        assert "No run is going on" in capsys.readouterr().out
+        assert "No runs in progress" in capsys.readouterr().out
 
     def test_it_shows_status_logs_and_result(
         self, stored: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]

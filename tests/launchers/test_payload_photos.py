@@ -87,7 +87,7 @@ def test_a_folder_that_changes_on_the_way_is_noticed(change: str, folder: Path, 
         first.unlink()
     else:
         (folder / "new.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match="have changed while they were being sent"):
+    with pytest.raises(DataError, match="changed while they were being sent"):
         list(pack(found, tmp_path / "cache"))
 
 

@@ -231,7 +231,7 @@ class TestCommand:
         for where in ([], [f"toy://{plan.handle.scope}"]):
             assert [run["handle"] for run in json.loads(said("list", *where, "--json"))] == [str(plan.handle)]
         assert "cancelled" in said("cancel", "toy-13")
-        assert "No run is going on" in said("list")
+        assert "No runs in progress" in said("list")
         assert f"train.py resume={plan.handle}" in said("status", "toy-13")
         assert "has no result" in said("result", "toy-13", status=1)
 

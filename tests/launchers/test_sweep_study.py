@@ -308,9 +308,9 @@ def test_a_locked_file_is_a_clear_error_and_nothing_is_lost(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("postgresql://me:secret-word@127.0.0.1:1/db", "whether the server runs"),
-        ("mysql://me:secret-word@127.0.0.1/db", "no database that a study can be kept in"),
-        ("nonsense", "no database that a study can be kept in"),
+        ("postgresql://me:secret-word@127.0.0.1:1/db", "check that the server runs"),
+        ("mysql://me:secret-word@127.0.0.1/db", "not a supported database URL"),
+        ("nonsense", "not a supported database URL"),
         ("sqlite:////proc/nowhere/study.db", "cannot be used"),
     ],
 )
@@ -371,7 +371,7 @@ def test_a_grid_is_drawn_once_each_also_by_sweepers_in_turn(about: StudyAbout, s
     [
         ({"_target_": "optuna.samplers.Tpe"}, "TPESampler"),
         ({"_target_": "optuna.samplers.TPESampler", "startup": 3}, "startup"),
-        ({"_target_": "optuna.pruners.MedianPruner"}, "is no sampler"),
+        ({"_target_": "optuna.pruners.MedianPruner"}, "is not an Optuna sampler"),
     ],
 )
 def test_an_unknown_sampler_is_answered_with_the_known_ones(node: dict[str, Any], said: str) -> None:
