@@ -90,7 +90,7 @@ class TestStart:
             "launchers",
         ],
     )
-    def test_the_other_commands_say_it_too(self, module: str) -> None:
+    def test_the_other_commands_report_it_as_well(self, module: str) -> None:
         done = subprocess.run(
             [sys.executable, "-m", module, "--help"],
             cwd=TRAIN.parent,
@@ -141,7 +141,7 @@ class TestBadInput:
         ],
         ids=lambda value: value[-1] if isinstance(value, list) else None,
     )
-    def test_it_is_named(self, words: list[str], expected: str, tmp_path: Path) -> None:
+    def test_bad_input_is_named(self, words: list[str], expected: str, tmp_path: Path) -> None:
         done = train(*words, cwd=tmp_path)
         assert done.returncode == 1
         assert_one_message(done.stderr)
@@ -176,7 +176,7 @@ class TestRun:
             assert (finished / name).exists()
         assert "Next: python -m dogbreed.predict" in output
 
-    def test_its_folder_says_what_it_was(self, finished: Path) -> None:
+    def test_its_folder_records_what_was_run(self, finished: Path) -> None:
         assert state(finished) == ("succeeded", "none", 1)
         spec = json.loads((finished / "spec.json").read_text())
         assert spec["run_id"] == finished.name == spec["config"]["run_id"]
@@ -208,7 +208,7 @@ class TestRun:
         assert "seed was 0, now 9" in done.stderr
 
 
-def test_sigterm_saves_and_the_printed_command_goes_on(tmp_path: Path, tiny_overrides: list[str]) -> None:
+def test_sigterm_saves_and_the_printed_command_resumes(tmp_path: Path, tiny_overrides: list[str]) -> None:
     process = start(*tiny_overrides, "trainer.max_epochs=100000", cwd=tmp_path)
     until(lambda: any((tmp_path / "runs").glob("*/metrics.csv")))
     said, _ = stop(process, signal.SIGTERM)
@@ -240,7 +240,7 @@ def test_a_signal_while_torch_is_loaded_ends_it_at_once(
     assert state(only_run(tmp_path))[0] == "cancelled"
 
 
-def test_a_sweep_goes_on_after_a_run_that_fails_and_ctrl_c_ends_all_of_it(
+def test_a_sweep_continues_after_a_failed_run_and_ctrl_c_ends_all_of_it(
     tmp_path: Path, tiny_overrides: list[str]
 ) -> None:
     roots = f"data.root={tmp_path}/none,{tiny_overrides[1].removeprefix('data.root=')}"
