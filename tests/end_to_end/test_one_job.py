@@ -80,7 +80,7 @@ def test_a_damaged_snapshot_is_set_aside(snapshots: Snapshots, capsys: pytest.Ca
     snapshots.kept.write_bytes(content)
     snapshots.restore()
     assert not snapshots.live.exists()
-    assert "begins anew" in capsys.readouterr().out
+    assert "starts over" in capsys.readouterr().out
     assert [path.name.partition(".damaged")[0] for path in snapshots.kept.parent.iterdir()] == ["study.db"]
 
 
@@ -241,7 +241,7 @@ def test_a_best_trial_whose_files_were_not_saved_is_trained_again(tmp_path: Path
     best = json.loads((search.folder_now / "best.json").read_text())
     shutil.copy2(search.folder_now / "study.db", search.bucket)
     said, _ = search.machine().communicate(timeout=120)
-    assert "going on after 3" in said
+    assert "resumed after 3" in said
     again = json.loads((search.folder_now / "best.json").read_text())
     assert again == best
     assert [path.name for path in search.folder_now.glob("0*")] == [f"{best['trial']:05d}"]
@@ -253,7 +253,7 @@ def test_a_machine_that_makes_other_settings_of_the_command_refuses(tmp_path: Pa
     process = search.machine()
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "seed: 0 was sent, 7 here" in said
+    assert "seed: 0 submitted, 7 here" in said
 
 
 # --- from a person's command to what comes home ---
@@ -347,9 +347,9 @@ def test_a_search_in_one_job_comes_home_as_from_this_machine(
     # with more trials it goes on where it was: at home, and from there in the cloud again
     local = [text for text in command if not text.startswith(("launcher", "aws", "+aws", "hpo.n_trials"))]
     said = said_by(tmp_path, *local, f"hpo.n_trials={n_trials + 1}", "hpo.parallel=1")
-    assert f"going on after {n_trials}" in said
+    assert f"resumed after {n_trials}" in said
     said = said_by(tmp_path, *command, f"hpo.n_trials={n_trials + 2}", "aws.reclaims=0")
-    assert f"going on after {n_trials + 1}" in said
+    assert f"resumed after {n_trials + 1}" in said
     assert len(jobs(launcher, run_id)) == 2
     check_home(folder, n_trials + 2, photos)
 
@@ -459,7 +459,7 @@ def test_a_search_is_not_gone_on_with_as_if_it_were_a_run(
     assert "is a search.\nTry: the command that began it" in said_by(tmp_path, "resume=sweeps/mine", status=1)
     local = [text for text in command if not text.startswith(("launcher", "aws"))]
     said = said_by(tmp_path, *local, status=1)
-    assert "is a job's" in said
+    assert "as job " in said
     assert "python -m launchers attach sagemaker://rehearsal/mine-" in said
     assert "going on with other settings" in said_by(tmp_path, *command, "hpo.n_trials=99", status=1)
     run_id = json.loads((tmp_path / "sweeps/mine/spec.json").read_text())["run_id"]

@@ -90,7 +90,7 @@ class TestStart:
             "launchers",
         ],
     )
-    def test_the_other_commands_say_it_too(self, module: str) -> None:
+    def test_the_other_commands_report_it_as_well(self, module: str) -> None:
         done = subprocess.run(
             [sys.executable, "-m", module, "--help"],
             cwd=TRAIN.parent,
@@ -134,14 +134,14 @@ class TestBadInput:
             (["data=nope"], "Available options in 'data'"),
             (["data=folder", "model.lr=???"], "2 values are missing: data.root, model.lr"),
             (["resume=runs/nope"], "no run folder runs/nope"),
-            (["run_id=a_b"], "cannot name a run"),
+            (["run_id=a_b"], "is not a valid run id"),
             (["hydra.run.dir=/dev/null/x"], "Cannot write /dev/null/x"),
             (["launcher._target_=launchers.local.Nothing"], "launchers.local.Nothing"),
             (["model.lr={"], "model.lr={"),
         ],
         ids=lambda value: value[-1] if isinstance(value, list) else None,
     )
-    def test_it_is_named(self, words: list[str], expected: str, tmp_path: Path) -> None:
+    def test_bad_input_is_named(self, words: list[str], expected: str, tmp_path: Path) -> None:
         done = train(*words, cwd=tmp_path)
         assert done.returncode == 1
         assert_one_message(done.stderr)
@@ -176,7 +176,7 @@ class TestRun:
             assert (finished / name).exists()
         assert "Next: python -m dogbreed.predict" in output
 
-    def test_its_folder_says_what_it_was(self, finished: Path) -> None:
+    def test_its_folder_records_what_was_run(self, finished: Path) -> None:
         assert state(finished) == ("succeeded", "none", 1)
         spec = json.loads((finished / "spec.json").read_text())
         assert spec["run_id"] == finished.name == spec["config"]["run_id"]
@@ -208,7 +208,7 @@ class TestRun:
         assert "seed was 0, now 9" in done.stderr
 
 
-def test_sigterm_saves_and_the_printed_command_goes_on(tmp_path: Path, tiny_overrides: list[str]) -> None:
+def test_sigterm_saves_and_the_printed_command_resumes(tmp_path: Path, tiny_overrides: list[str]) -> None:
     process = start(*tiny_overrides, "trainer.max_epochs=100000", cwd=tmp_path)
     until(lambda: any((tmp_path / "runs").glob("*/metrics.csv")))
     said, _ = stop(process, signal.SIGTERM)
@@ -217,7 +217,7 @@ def test_sigterm_saves_and_the_printed_command_goes_on(tmp_path: Path, tiny_over
     run = only_run(tmp_path)
     assert state(run) == ("cancelled", "interrupted", 1)
     assert (run / "checkpoints" / "last.ckpt").exists()
-    (command,) = re.findall(r"^Go on with: (python train\.py resume=.+)$", said, re.MULTILINE)
+    (command,) = re.findall(r"^Resume it with: (python train\.py resume=.+)$", said, re.MULTILINE)
     with (run / "metrics.csv").open() as file:
         epochs = len(list(csv.reader(file))) - 1
     done = train(*shlex.split(command)[2:], f"trainer.max_epochs={epochs + 1}", cwd=tmp_path)
@@ -236,11 +236,11 @@ def test_a_signal_while_torch_is_loaded_ends_it_at_once(
     said, _ = stop(process, signum)
     assert process.returncode == status
     assert "Traceback" not in said
-    assert "Go on with: python train.py resume=" in said
+    assert "Resume it with: python train.py resume=" in said
     assert state(only_run(tmp_path))[0] == "cancelled"
 
 
-def test_a_sweep_goes_on_after_a_run_that_fails_and_ctrl_c_ends_all_of_it(
+def test_a_sweep_continues_after_a_failed_run_and_ctrl_c_ends_all_of_it(
     tmp_path: Path, tiny_overrides: list[str]
 ) -> None:
     roots = f"data.root={tmp_path}/none,{tiny_overrides[1].removeprefix('data.root=')}"
@@ -248,7 +248,7 @@ def test_a_sweep_goes_on_after_a_run_that_fails_and_ctrl_c_ends_all_of_it(
     until(lambda: any((tmp_path / "sweeps").glob("*/2/metrics.csv")))
     said, _ = stop(process, signal.SIGINT)
     assert process.returncode == 130
-    assert "Go on with: python train.py resume=" in said
+    assert "Resume it with: python train.py resume=" in said
     (sweep,) = (tmp_path / "sweeps").iterdir()
     bad, stopped = ("failed", "bad_config"), ("cancelled", "by_user")
     assert [state(sweep / job)[:2] for job in "012"] == [bad, bad, stopped]

@@ -14,12 +14,12 @@ from launchers.sweep.space import read
 from tests.support.configs import CONF, choices, composed, names
 
 
-def test_there_is_something_to_choose_from() -> None:
+def test_there_are_options_to_test() -> None:
     assert {"data=drawn", "model=resnet50", "launcher=local", "logger=wandb", "experiment=quickstart"} <= set(choices())
 
 
 @pytest.mark.parametrize("choice", choices())
-def test_every_choice_composes_and_misses_nothing_but_what_only_the_user_knows(choice: str) -> None:
+def test_every_choice_composes_and_lacks_only_what_the_user_must_set(choice: str) -> None:
     cfg = composed(choice)
     assert OmegaConf.missing_keys(cfg) <= {"data.root"}
     OmegaConf.resolve(composed(choice, "data.root=x"))
@@ -52,7 +52,7 @@ def test_an_experiment_sets_nothing_about_the_machine(name: str) -> None:
     assert not {"launcher", "aws", "hpo", "hydra"} & set(content)
 
 
-def test_the_default_is_the_real_thing() -> None:
+def test_the_default_trains_resnet50_on_the_real_photos() -> None:
     cfg = composed()
     assert (cfg.model.backbone, cfg.model.weights, cfg.model.trainable) == ("resnet50", "IMAGENET1K_V2", "head")
     assert cfg.data.source._target_ == "dogbreed.dogimages.DogImages"
@@ -60,13 +60,13 @@ def test_the_default_is_the_real_thing() -> None:
 
 
 @pytest.mark.parametrize("data", ["dogimages", "drawn", "folder"])
-def test_data_can_be_built_before_there_is_any(data: str, tmp_path: Path) -> None:
+def test_data_modules_can_be_built_before_their_photos_exist(data: str, tmp_path: Path) -> None:
     instantiate(composed(f"data={data}", f"data.root={tmp_path / 'none'}").data, _convert_="all")
 
 
 @pytest.mark.parametrize("sampler", names("hpo/sampler"))
 @pytest.mark.parametrize("pruner", names("hpo/pruner"))
-def test_every_sampler_and_pruner_can_be_made(sampler: str, pruner: str) -> None:
+def test_every_sampler_and_pruner_can_be_built(sampler: str, pruner: str) -> None:
     cfg = composed("hpo=optuna", f"hpo/sampler={sampler}", f"hpo/pruner={pruner}")
     hpo: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)["hpo"]  # type: ignore[call-overload, index]
     space, _ = read([], {"model.lr": "choice(1e-3,1e-2)", "seed": "range(3)"})

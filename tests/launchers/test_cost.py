@@ -25,7 +25,7 @@ def row(name: str) -> prices.Instance:
     return found
 
 
-def test_one_instance_has_nothing_to_say() -> None:
+def test_a_plan_says_nothing_about_one_instance() -> None:
     assert instances.said(HEAD, row("ml.m5.large"), 1) == ""
 
 
@@ -33,7 +33,7 @@ def test_one_instance_has_nothing_to_say() -> None:
 @pytest.mark.parametrize("trainable", ["head", "layer4", "all"])
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(2, 100))
-def test_the_run_is_never_more_times_as_fast_than_there_are_instances(name: str, trainable: str, n: int) -> None:
+def test_the_speedup_never_exceeds_the_number_of_instances(name: str, trainable: str, n: int) -> None:
     made, on = replace(HEAD, trainable=trainable), row(name)
     one, many = estimate.seconds_expected(made, on), estimate.seconds_expected(made, on, n)
     assert one is not None
@@ -44,7 +44,7 @@ def test_the_run_is_never_more_times_as_fast_than_there_are_instances(name: str,
     assert 0 < steps <= n
 
 
-def test_training_all_of_it_on_slow_machines_is_as_many_times_as_fast() -> None:
+def test_training_the_whole_network_on_slow_machines_scales_linearly() -> None:
     said = instances.said(ALL, row("ml.m5.large"), 5)
     assert said.splitlines() == [
         "training steps 5 times as fast as on one instance, on paper",
@@ -52,26 +52,26 @@ def test_training_all_of_it_on_slow_machines_is_as_many_times_as_fast() -> None:
     ]
 
 
-def test_a_fast_gpu_behind_a_slow_network_is_warned_of() -> None:
+def test_a_plan_warns_of_a_fast_gpu_behind_a_slow_network() -> None:
     said = instances.said(ALL, row("ml.g5.xlarge"), 2)
     assert "training steps 0.76 times" in said
     assert "More machines will not help: launcher.instances=1 takes 5.6 min" in said
 
 
-def test_features_are_shared_out_and_later_runs_need_one_machine() -> None:
+def test_features_are_computed_in_shares_and_later_runs_need_one_machine() -> None:
     said = instances.said(HEAD, row("ml.m5.large"), 5)
-    assert "for features, which later runs find" in said
+    assert "compute features that later runs reuse" in said
     assert "Later runs are as fast with launcher.instances=1" in said
     assert "will not help" not in said
     assert "Later runs" not in instances.said(replace(HEAD, features="off"), row("ml.m5.large"), 5)
 
 
-def test_a_short_run_is_warned_of_since_starting_takes_longer() -> None:
+def test_a_plan_warns_of_a_run_shorter_than_its_start() -> None:
     short = Workload.of(planned("spot").spec.config)
     assert "More machines will not help: launcher.instances=1" in instances.said(short, row("ml.m5.large"), 5)
 
 
-def test_machines_handing_over_their_features_takes_time() -> None:
+def test_exchanging_features_takes_time() -> None:
     one, two = (times.times(LAYER4, row("ml.m5.large"), n) for n in (1, 2))
     assert one is not None
     assert two is not None
@@ -88,7 +88,7 @@ def test_features_that_do_not_fit_are_computed_in_each_step() -> None:
 
 
 @pytest.mark.parametrize("trainable", ["head", "all"])
-def test_photos_that_nobody_has_counted_leave_the_steps_to_speak_of(trainable: str) -> None:
+def test_with_an_unknown_number_of_photos_only_steps_are_compared(trainable: str) -> None:
     uncounted = replace(HEAD, trainable=trainable, train_photos=None, other_photos=None)
     said = instances.said(uncounted, row("ml.g5.xlarge"), 2)
     assert said.startswith("training steps ")
@@ -113,7 +113,7 @@ def test_the_price_is_that_of_all_instances_for_the_shorter_time() -> None:
     assert five.worst == 5 * one.worst
 
 
-def test_the_plan_says_it_of_several_instances_alone() -> None:
+def test_the_plan_compares_speed_only_for_several_instances() -> None:
     launcher, _ = prepare(COMMANDS["gpu"])
     one = cast(SageMakerLauncher, launcher)
     spec = planned("gpu").spec
@@ -124,7 +124,7 @@ def test_the_plan_says_it_of_several_instances_alone() -> None:
     )
 
 
-def test_every_priced_type_has_its_network() -> None:
+def test_every_priced_type_has_a_network_bandwidth() -> None:
     for name in TYPES:
         assert row(name).network.bytes_per_s == row(name).net_gbps * 125e6 > 0
         assert 0 < row(name).network.latency_s < 1e-3

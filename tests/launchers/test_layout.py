@@ -38,7 +38,7 @@ def test_imports_keep_their_directions() -> None:
     assert done.returncode == 0, done.stdout[done.stdout.find("Broken contracts") :]
 
 
-def test_train_py_stands_on_launchers() -> None:
+def test_train_py_imports_launchers() -> None:
     at_its_top = set(imported(ast.parse(TRAIN.read_text()).body))
     allowed = ("launchers", "dogbreed.distributed", "hydra", "omegaconf")
     assert {name for name in at_its_top if not f"{name}.".startswith(tuple(f"{each}." for each in allowed))} == set()
@@ -54,7 +54,7 @@ def imported(body: list[ast.stmt]) -> Iterator[str]:
                 yield module
 
 
-def test_only_the_registry_names_others_modules_in_text() -> None:
+def test_only_the_registry_names_modules_as_text() -> None:
     """The linter cannot see such imports."""
     named = {module: others_in(module) for module in FILES}
     assert {"launchers.rehearsal.cloud", "launchers.local"} <= set(named.pop("launchers.registry"))
@@ -119,14 +119,14 @@ def test_a_module_has_one_topic() -> None:
     assert {module: count for module, count in lines.items() if count > MOST_LINES} == {}
 
 
-def test_a_package_is_a_docstring_unless_it_is_a_face() -> None:
+def test_a_package_only_has_a_docstring_unless_it_is_public() -> None:
     trees = {package: tree(package) for package in PACKAGES}
     assert [package for package, module in trees.items() if not ast.get_docstring(module)] == []
     assert [package for package, module in trees.items() if len(module.body) > 1 and package not in FACES] == []
 
 
 @pytest.mark.parametrize("package", FACES)
-def test_no_name_of_a_face_is_also_a_submodule(package: str) -> None:
+def test_no_public_name_is_also_a_submodule(package: str) -> None:
     """It would become the module as soon as somebody imports that."""
     names = {
         alias.asname or alias.name

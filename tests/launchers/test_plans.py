@@ -27,7 +27,7 @@ PLANS = Path(__file__).parent / "plans"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_plan_is_the_recorded_one(name: str) -> None:
+def test_a_plan_equals_the_recorded_one(name: str) -> None:
     plan, file = planned(name), PLANS / f"{name}.txt"
     if os.environ.get("DOGBREED_RECORD"):
         PLANS.mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_what_a_run_costs_grows_with_what_it_does_and_never_beyond_its_limit() -> None:
+def test_the_cost_grows_with_the_work_and_never_exceeds_its_limit() -> None:
     workload = Workload.of(planned("spot").spec.config)
     row = prices.instance("ml.m5.large")
     assert row is not None

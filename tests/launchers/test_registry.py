@@ -121,11 +121,11 @@ class TestToyLauncher(LauncherContract):
 
 
 @pytest.mark.parametrize("scheme", registry.LAUNCHERS)
-def test_the_table_s_schemes_are_those_of_the_classes(scheme: str) -> None:
+def test_schemes_in_the_table_match_the_classes(scheme: str) -> None:
     assert registry.launcher_of(Handle(scheme, "there", "x")).scheme == scheme
 
 
-def test_a_run_goes_on_without_the_process_that_submitted_it_until_enough_is_seen(
+def test_a_run_continues_without_the_process_that_submitted_it_until_watch_ends_it(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_SECONDS", json.dumps({"others": 1}))
@@ -160,7 +160,7 @@ class TestResume:
         return cancelled
 
     @pytest.mark.parametrize("by", ["handle", "folder"])
-    def test_a_cancelled_run_goes_on_there(self, cancelled: Plan, by: str) -> None:
+    def test_a_cancelled_run_can_be_resumed_there(self, cancelled: Plan, by: str) -> None:
         name = str(cancelled.handle) if by == "handle" else cancelled.spec.folder
         launcher, plan = prepare([f"resume={name}", "trainer.max_epochs=5"])
         assert (plan.handle, plan.spec.going_on) == (cancelled.handle, ("trainer.max_epochs=5",))
@@ -170,7 +170,7 @@ class TestResume:
         assert launcher.status(plan.handle).attempt == 2
 
     @pytest.mark.parametrize("chosen", [["launcher=local", f"launcher._target_={FAKE}"], ["launcher=mine"]])
-    def test_or_here_whatever_the_launcher_of_this_machine_is_called(
+    def test_it_can_be_resumed_here_whatever_the_local_launcher_is_called(
         self, saved: Plan, chosen: list[str], tmp_path: Path
     ) -> None:
         (tmp_path / "conf" / "launcher").mkdir(parents=True)
@@ -181,13 +181,13 @@ class TestResume:
         assert launcher.result(plan.handle).metrics["epochs"] == 4
         assert registry.find_run(saved.spec.folder)[1] == plan.handle != saved.handle
 
-    def test_its_settings_alone_come_home_for_going_on_there(self, saved: Plan) -> None:
+    def test_only_its_settings_are_downloaded_to_resume_it_there(self, saved: Plan) -> None:
         prepare([f"resume={saved.handle}"])
         assert not (Path(saved.spec.folder) / "checkpoints").exists()
         with pytest.raises(ConfigError, match="seed was 0, now 7"):
             prepare([f"resume={saved.handle}", "seed=7"])
 
-    def test_while_it_goes_on_there_it_cannot_here(self, place: Path) -> None:
+    def test_while_it_runs_there_it_cannot_be_resumed_here(self, place: Path) -> None:
         launcher, plan = planned(place, 13)
         launcher.submit(plan)
         try:
@@ -213,7 +213,7 @@ class TestCommand:
 
         return said
 
-    def test_a_run_is_shown_and_brought_home(self, succeeded: Plan, said: Callable[..., str]) -> None:
+    def test_a_run_is_shown_and_its_results_are_downloaded(self, succeeded: Plan, said: Callable[..., str]) -> None:
         for name in (str(succeeded.handle), "toy-1"):
             assert json.loads(said("status", name, "--json"))["phase"] == "succeeded"
             assert "epoch 4/4" in said("logs", name)
@@ -223,7 +223,7 @@ class TestCommand:
         listed = json.loads(said("list", f"toy://{succeeded.handle.scope}", "--all", "--json"))
         assert str(succeeded.handle) in [run["handle"] for run in listed]
 
-    def test_a_run_that_is_going_on_is_listed_here_and_there_until_it_is_cancelled(
+    def test_a_running_run_is_listed_here_and_there_until_it_is_cancelled(
         self, place: Path, said: Callable[..., str]
     ) -> None:
         launcher, plan = planned(place, 13)
@@ -231,15 +231,15 @@ class TestCommand:
         for where in ([], [f"toy://{plan.handle.scope}"]):
             assert [run["handle"] for run in json.loads(said("list", *where, "--json"))] == [str(plan.handle)]
         assert "cancelled" in said("cancel", "toy-13")
-        assert "No run is going on" in said("list")
+        assert "No runs in progress" in said("list")
         assert f"train.py resume={plan.handle}" in said("status", "toy-13")
         assert "has no result" in said("result", "toy-13", status=1)
 
-    def test_errors_name_what_is_in_the_table(self, said: Callable[..., str]) -> None:
+    def test_errors_name_the_known_launchers(self, said: Callable[..., str]) -> None:
         assert "toy://REGION" in said("list", "elsewhere", status=1)
         assert "(local://, sagemaker://, toy://)" in said("status", "gone://there/x", status=1)
 
-    def test_a_run_of_a_launcher_that_is_gone_hides_no_other(
+    def test_a_run_of_an_unknown_launcher_does_not_hide_other_runs(
         self, said: Callable[..., str], tmp_path: Path, succeeded: Plan
     ) -> None:
         for name, handle in (("a", succeeded.handle), ("b", "gone://there/x")):
@@ -250,7 +250,7 @@ class TestCommand:
         assert "gone://there/x: " in listed
 
 
-def test_a_run_without_the_monitored_number_is_no_failure(
+def test_a_run_without_the_monitored_metric_is_not_a_failure(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, plan = planned(place, 6, f"launcher._target_={NoNumbers.__module__}.NoNumbers")
@@ -261,7 +261,7 @@ def test_a_run_without_the_monitored_number_is_no_failure(
 
 
 @pytest.mark.ordinary_start  # quicker here: what would be forked has imported torch, and nothing below needs that
-def test_a_search_runs_its_trials_on_it(tmp_path: Path) -> None:
+def test_a_search_runs_its_trials_on_the_toy_launcher(tmp_path: Path) -> None:
     search = Sweep(tmp_path / "here")
     known = f"from launchers import registry; registry.LAUNCHERS['toy'] = {TOY!r}; "
     started = f"""

@@ -471,7 +471,7 @@ def test_a_launcher_without_an_account_says_so(tmp_path: Path, monkeypatch: pyte
         (["launcher.image=python:3.12"], ["no image in Amazon ECR"]),
         (["launcher.subnets=[subnet-1]"], ["A VPC needs both"]),
         (["launcher.network_isolation=true", "data=dogimages"], ["Without a network the photos cannot be downloaded"]),
-        (["data=folder", "data.root=/home/me/photos"], ["There is no data folder /home/me/photos"]),
+        (["data=folder", "data.root=/home/me/photos"], ["The data folder /home/me/photos does not exist"]),
         (["model.weights=/home/me/w.pth"], ["is not sent"]),
         (["launcher=sagemaker_gpu", "launcher.max_wait_s=9"], ["for spot alone"]),
         (["launcher.bucket=s3://mine"], ["its name alone, without s3://"]),

@@ -61,7 +61,7 @@ def test_a_search_runs_its_trials_and_ends_with_the_best(sweep: Sweep) -> None:
     assert shlex.split(command[1])[2:] == ["--config-dir", f"sweeps/{sweep.folder().name}", "experiment=best"]
 
 
-def test_a_forgotten_m_searches_all_the_same(sweep: Sweep) -> None:
+def test_the_command_searches_without_m_too(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=2", words=SEARCH[1:])
     assert states(sweep.study()) == {"COMPLETE": 2}
 
@@ -72,7 +72,7 @@ def test_hydras_own_grid_still_works(sweep: Sweep) -> None:
     assert not list(sweep.place.rglob("study.db"))
 
 
-def test_the_space_is_what_is_typed_on_top_of_the_yaml(sweep: Sweep) -> None:
+def test_typed_ranges_are_added_to_those_of_the_yaml(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=3", "hpo.space=null", "model.lr=choice(1e-3,1e-2)", "model.optimizer=sgd")
     assert {key for trial in sweep.study().trials for key in trial.params} == {"model.lr"}
     config = [json.loads((f / "spec.json").read_text())["config"] for f in sweep.folder().glob("0*")]
@@ -97,7 +97,7 @@ def test_the_best_settings_are_an_experiment_of_their_own(sweep: Sweep) -> None:
     assert composed["logger"] is not None
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(sweep: Sweep) -> None:
+def test_a_dry_run_prints_the_plan_and_does_nothing(sweep: Sweep) -> None:
     said = sweep.run("hpo.n_trials=3", "dry_run=true")
     assert "3, 1 at once" in said
     assert "model.lr" in said
@@ -105,7 +105,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(sweep: Sweep) -> Non
     assert not (sweep.place / "sweeps").exists()
 
 
-def test_trials_of_one_command_are_the_same_again_in_another_folder(tmp_path: Path) -> None:
+def test_a_command_draws_the_same_trials_in_another_folder(tmp_path: Path) -> None:
     arguments = ("hpo.n_trials=14", "hpo/sampler=tpe", "hpo/pruner=asha", "hpo.parallel=1")
     one, other = Sweep(tmp_path / "one"), Sweep(tmp_path / "other")
     one.run(*arguments)
@@ -144,19 +144,19 @@ def test_slots_share_the_cpus(parallel: int, total: int, monkeypatch: pytest.Mon
 # --- going on ---
 
 
-def test_a_folder_of_ones_own_is_gone_on_with(sweep: Sweep) -> None:
+def test_a_search_in_a_custom_folder_is_resumed(sweep: Sweep) -> None:
     where = f"hydra.sweep.dir={sweep.place / 'mine'}"
     sweep.run("hpo.n_trials=2", where)
-    assert "going on after 2" in sweep.run("hpo.n_trials=3", where)
+    assert "resumed after 2" in sweep.run("hpo.n_trials=3", where)
     assert sorted(path.name for path in (sweep.place / "mine").glob("0*")) == ["00000", "00001", "00002"]
-    assert "another hydra.sweep.dir" in sweep.run("hpo.n_trials=3", where, "hpo.fresh=true", status=1)
+    assert "hydra.sweep.dir=<a new folder>" in sweep.run("hpo.n_trials=3", where, "hpo.fresh=true", status=1)
 
 
-def test_folders_of_another_study_are_set_aside_not_taken_for_results(sweep: Sweep) -> None:
+def test_folders_of_another_study_are_renamed_not_mistaken_for_results(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=2", "hpo.study=mine")
     (sweep.folder() / "study.db").unlink()  # moved away, say
     said = sweep.run("hpo.n_trials=2", "hpo.study=mine", "model.lr=choice(0.001,0.002)")
-    assert "another study's" in said
+    assert "belongs to another study" in said
     assert states(sweep.study()) == {"COMPLETE": 2}
     for trial in sweep.study().trials:
         spec = json.loads((sweep.folder() / f"{trial.number:05d}" / "spec.json").read_text())
@@ -164,7 +164,7 @@ def test_folders_of_another_study_are_set_aside_not_taken_for_results(sweep: Swe
     assert len(list(sweep.folder().glob("old-0*"))) == 2
 
 
-def test_a_moved_search_is_gone_on_with(sweep: Sweep) -> None:
+def test_a_moved_search_is_resumed(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=2")
     place = sweep.place.rename(sweep.place.with_name("elsewhere"))
     moved = Sweep(place)
@@ -173,12 +173,12 @@ def test_a_moved_search_is_gone_on_with(sweep: Sweep) -> None:
     assert "test/acc" in said
 
 
-def test_words_in_another_order_are_the_same_search(sweep: Sweep) -> None:
+def test_the_order_of_overrides_does_not_change_the_study(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=1", "seed=1", "model.warmup=0.1")
-    assert "going on after 1" in sweep.run("hpo.n_trials=1", "model.warmup=0.1", "seed=1", "save.every_s=7")
+    assert "resumed after 1" in sweep.run("hpo.n_trials=1", "model.warmup=0.1", "seed=1", "save.every_s=7")
 
 
-def test_experiments_of_ones_own_folder_are_searched_and_taken_along(sweep: Sweep) -> None:
+def test_experiments_in_a_custom_folder_are_searched_and_copied(sweep: Sweep) -> None:
     own = sweep.place / "own" / "experiment"
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text("# @package _global_\nmodel:\n  warmup: 0.25\nhpo:\n  sampler:\n    seed: 3\n")
@@ -193,7 +193,7 @@ def test_experiments_of_ones_own_folder_are_searched_and_taken_along(sweep: Swee
     assert (composed.model.warmup, composed.model.lr) == (0.25, 0.005)
 
 
-def test_a_run_whose_state_is_of_another_machine_is_taken_over(sweep: Sweep) -> None:
+def test_a_run_with_the_state_of_another_machine_is_taken_over(sweep: Sweep) -> None:
     process = sweep.start("hpo.n_trials=2", FAKE_SECONDS='{"1": 60, "others": 0.1}')
     wait_for(lambda: sweep.notes_file.exists() and any(note["trial"] == 1 for note in sweep.notes))
     process.kill()
@@ -205,19 +205,19 @@ def test_a_run_whose_state_is_of_another_machine_is_taken_over(sweep: Sweep) -> 
     assert states(sweep.study()) == {"COMPLETE": 2}
 
 
-def test_the_death_of_the_process_that_tests_the_best_is_said(sweep: Sweep) -> None:
+def test_the_death_of_the_process_that_tests_the_best_is_reported(sweep: Sweep) -> None:
     said = sweep.run("hpo.n_trials=2", FAKE_TEST="dies", status=1)
-    assert "cannot be tested: its process: exit status 9" in said
+    assert "cannot be tested: its process died: exit status 9" in said
     assert "Traceback" not in said
     assert not left_over(sweep)
     assert "test/acc" in sweep.run("hpo.n_trials=2")
 
 
-def test_the_same_command_goes_on_and_repeats_nothing(sweep: Sweep) -> None:
+def test_the_same_command_resumes_and_repeats_nothing(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=3")
     before = sequence(sweep.study())
     said = sweep.run("hpo.n_trials=5")
-    assert "going on after 3" in said
+    assert "resumed after 3" in said
     after = sequence(sweep.study())
     assert after[:3] == before
     assert [trial[0] for trial in after] == [0, 1, 2, 3, 4]
@@ -225,11 +225,11 @@ def test_the_same_command_goes_on_and_repeats_nothing(sweep: Sweep) -> None:
     whole = Sweep(sweep.place.with_name("whole"))
     whole.run("hpo.n_trials=5")
     assert sequence(whole.study()) == after  # as if it had never been stopped
-    assert "going on after 5" in sweep.run("hpo.n_trials=5")
+    assert "resumed after 5" in sweep.run("hpo.n_trials=5")
     assert len(sweep.ended) == 5
 
 
-def test_fresh_begins_anew_beside_the_old_one(sweep: Sweep) -> None:
+def test_fresh_starts_a_new_study_beside_the_old_one(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=2", "hpo.study=mine")
     sweep.run("hpo.n_trials=1", "hpo.study=mine", "hpo.fresh=true")
     assert sorted(path.name for path in (sweep.place / "sweeps").iterdir()) == ["mine", "mine-2"]
@@ -245,19 +245,19 @@ def test_another_space_is_another_study(sweep: Sweep) -> None:
     assert len(list((sweep.place / "sweeps").iterdir())) == 3
     names = {path.name for path in (sweep.place / "sweeps").iterdir()}
     said = sweep.run("hpo.n_trials=1", f"hpo.study={names.pop()}", "model.lr=interval(0.003,0.004)", status=1)
-    assert "exists already, and it is another one" in said
+    assert "already exists with different settings" in said
     assert "there, low 0.003, high 0.004 now" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_cleanly_and_says_how_to_go_on(sweep: Sweep, number: signal.Signals) -> None:
+def test_a_signal_ends_the_search_cleanly_and_says_how_to_resume_it(sweep: Sweep, number: signal.Signals) -> None:
     process = sweep.start("hpo.n_trials=4", "hpo.parallel=2", FAKE_SECONDS='{"2": 60, "others": 0.1}')
     wait_for(lambda: sweep.notes_file.exists() and {0, 1, 3} <= sweep.ended.keys())
     process.send_signal(number)
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + number, said
     assert "3 of 4 trials have ended" in said
-    assert "Go on with: python train.py -m hpo=optuna" in said
+    assert "Resume with: python train.py -m hpo=optuna" in said
     assert not left_over(sweep)
     assert states(sweep.study()) == {"COMPLETE": 3, "WAITING": 1}
     sweep.run("hpo.n_trials=4", "hpo.parallel=2")
@@ -408,7 +408,7 @@ def test_a_database_that_is_started_again_is_waited_for(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
-def test_bad_trials_end_early_and_say_so(sweep: Sweep, pruner: str) -> None:
+def test_bad_trials_are_pruned_and_reported_as_pruned(sweep: Sweep, pruner: str) -> None:
     said = sweep.run("hpo.n_trials=16", f"hpo/pruner={pruner}", "hpo.parallel=2", "trainer.max_epochs=9")
     study = sweep.study()
     pruned = [trial for trial in study.trials if trial.state.name == "PRUNED"]
@@ -425,7 +425,7 @@ def test_bad_trials_end_early_and_say_so(sweep: Sweep, pruner: str) -> None:
 # --- failures ---
 
 
-def test_a_failed_trial_is_recorded_with_its_cause_and_the_search_goes_on(sweep: Sweep) -> None:
+def test_a_failed_trial_is_recorded_with_its_cause_and_the_search_continues(sweep: Sweep) -> None:
     said = sweep.run("hpo.n_trials=6", FAKE_FAILS="1:bad,3:code", FAKE_NAN="4")
     study = sweep.study()
     assert states(study) == {"COMPLETE": 3, "FAIL": 3}  # six have ended: those that failed by their own error count
@@ -440,7 +440,7 @@ def test_a_failed_trial_is_recorded_with_its_cause_and_the_search_goes_on(sweep:
 def test_three_failures_in_a_row_for_one_reason_end_the_search(sweep: Sweep) -> None:
     said = sweep.run("hpo.n_trials=20", FAKE_FAILS="1:bad,3:bad,4:bad,5:bad", status=1)
     assert states(sweep.study()) == {"COMPLETE": 2, "FAIL": 4}
-    assert "3 trials in a row have failed for the same reason" in said
+    assert "3 trials in a row failed for the same reason" in said
     assert "Training has diverged" in said
     assert "python train.py -m" in said
     sweep.run("hpo.n_trials=8")  # mended: it goes on
@@ -452,24 +452,24 @@ def test_three_failures_for_different_reasons_do_not(sweep: Sweep) -> None:
     assert states(sweep.study()) == {"COMPLETE": 2, "FAIL": 3}
 
 
-def test_a_trial_that_takes_its_process_down_each_time_fails(sweep: Sweep) -> None:
+def test_a_trial_that_kills_its_process_each_time_fails(sweep: Sweep) -> None:
     said = sweep.run("hpo.n_trials=3", FAKE_FAILS="1:death")
     assert states(sweep.study()) == {"COMPLETE": 2, "FAIL": 1}
-    assert "its process has ended 3 times: exit status 9" in said
+    assert "its process died 3 times: exit status 9" in said
 
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
         (["model.lrr=interval(0,1)"], ["model.lrr", "Try: model.lr"]),
-        (["model.lr=interval(1e-1,1e-4)"], ["begins at 0.1 and ends at 0.0001"]),
-        (["model.lr=tag(log,interval(0,1))"], ["no logarithm of 0.0"]),
+        (["model.lr=interval(1e-1,1e-4)"], ["starts at 0.1 and ends at 0.0001"]),
+        (["model.lr=tag(log,interval(0,1))"], ["must start above 0, got 0.0"]),
         (["hpo/sampler=tpee"], ["tpee", "random", "tpe", "grid"]),
         (["hpo.sampler._target_=optuna.samplers.Nothing"], ["TPESampler", "GPSampler"]),
-        (["hpo/sampler=grid"], ["A grid cannot express model.lr", "hpo/sampler=tpe"]),
+        (["hpo/sampler=grid"], ["A grid cannot search model.lr", "hpo/sampler=tpe"]),
         (["hpo.n_trials=0", "hpo.parallel=0"], ["hpo.n_trials=0", "hpo.parallel=0"]),
-        (["hpo.study='a b'"], ["cannot name folders"]),
-        (["hpo.storage=redis://127.0.0.1/0"], ["no database that a study can be kept in"]),
+        (["hpo.study='a b'"], ["is not a valid study name"]),
+        (["hpo.storage=redis://127.0.0.1/0"], ["not a supported database URL"]),
         (["resume=runs/there"], ["no run folder runs/there"]),
         (["hpo.n_trial=3"], ["n_trial"]),
     ],
@@ -481,7 +481,7 @@ def test_bad_input_is_a_clear_error(sweep: Sweep, overrides: list[str], said: li
     assert not sweep.notes_file.exists()
 
 
-def test_what_is_wrong_with_every_trial_is_said_before_the_first(sweep: Sweep, photos: Path) -> None:
+def test_an_error_of_every_trial_is_reported_before_the_first(sweep: Sweep, photos: Path) -> None:
     words = ["-m", "hpo=optuna", "data=folder", f"data.root={sweep.place / 'nothing'}", "model=efficientnet_lite0"]
     output = sweep.run(words=words, status=1)
     assert "nothing" in output
@@ -489,7 +489,7 @@ def test_what_is_wrong_with_every_trial_is_said_before_the_first(sweep: Sweep, p
     assert not list(sweep.folder().glob("0*"))
 
 
-def test_a_notebook_is_told_that_a_search_is_not_one_run() -> None:
+def test_launch_refuses_a_search() -> None:
     with pytest.raises(LaunchError, match=r"train\.py -m hpo=optuna"):
         launch(["hpo=optuna", "data=drawn"])
 

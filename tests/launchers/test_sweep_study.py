@@ -120,7 +120,7 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_trials_of_a_dead_sweeper_come_again_with_their_numbers_and_parameters(about: StudyAbout, storage: str) -> None:
+def test_trials_of_a_dead_sweeper_run_again_with_their_numbers_and_parameters(about: StudyAbout, storage: str) -> None:
     died = subprocess.run(
         [sys.executable, "-c", _CLAIMS_AND_DIES, about.name, storage],
         cwd=ROOT,
@@ -152,7 +152,7 @@ def test_a_living_sweeper_keeps_its_trials(about: StudyAbout, storage: str) -> N
     assert other.counts().running == 2
 
 
-def test_a_sweeper_elsewhere_is_dead_once_its_beat_stays_away(
+def test_a_sweeper_on_another_machine_is_dead_when_its_heartbeat_stops(
     about: StudyAbout, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
@@ -176,7 +176,7 @@ def test_a_sweeper_elsewhere_is_dead_once_its_beat_stays_away(
     assert taken.number == 0
 
 
-def test_a_sweeper_that_was_taken_over_from_changes_nothing_any_more(
+def test_a_sweeper_whose_trial_was_taken_over_changes_nothing(
     about: StudyAbout, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
@@ -202,7 +202,7 @@ def test_a_sweeper_that_was_taken_over_from_changes_nothing_any_more(
     assert asleep.counts().running == 0
 
 
-def test_a_trial_that_died_between_two_sweepers_is_nobodys(about: StudyAbout, storage: str) -> None:
+def test_a_trial_whose_sweeper_died_before_claiming_it_is_free(about: StudyAbout, storage: str) -> None:
     one, other = opened(about, storage), opened(about, storage)
     first = one.claim(9)
     assert first is not None
@@ -214,7 +214,7 @@ def test_a_trial_that_died_between_two_sweepers_is_nobodys(about: StudyAbout, st
     assert again.number == first.number
 
 
-def test_a_verdict_outlives_the_sweeper(about: StudyAbout, storage: str) -> None:
+def test_a_pruning_decision_outlives_the_sweeper(about: StudyAbout, storage: str) -> None:
     pruner = optuna.pruners.ThresholdPruner(lower=0.3)
     first = Study(about, storage, lambda before: optuna.samplers.RandomSampler(seed=before), pruner)
     _OPEN.append(first)
@@ -231,7 +231,7 @@ def test_a_verdict_outlives_the_sweeper(about: StudyAbout, storage: str) -> None
     assert (ended.state, ended.epochs, ended.value) == ("pruned", 2, 0.1)
 
 
-def test_a_process_with_the_number_of_a_dead_one_is_not_taken_for_it() -> None:
+def test_a_process_with_the_pid_of_a_dead_one_is_not_mistaken_for_it() -> None:
     started = psutil.Process().create_time()
     assert living_process(os.getpid(), started) is not None
     assert living_process(os.getpid(), started - 60) is None
@@ -240,7 +240,7 @@ def test_a_process_with_the_number_of_a_dead_one_is_not_taken_for_it() -> None:
     assert living_process(child.pid, started) is None
 
 
-def test_a_trial_that_ends_its_process_each_time_fails_in_the_end(about: StudyAbout, storage: str) -> None:
+def test_a_trial_that_kills_its_process_each_time_fails(about: StudyAbout, storage: str) -> None:
     study = opened(about, storage)
     for death in range(1, MOST_DEATHS + 1):
         trial = study.claim(1)
@@ -308,9 +308,9 @@ def test_a_locked_file_is_a_clear_error_and_nothing_is_lost(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("postgresql://me:secret-word@127.0.0.1:1/db", "whether the server runs"),
-        ("mysql://me:secret-word@127.0.0.1/db", "no database that a study can be kept in"),
-        ("nonsense", "no database that a study can be kept in"),
+        ("postgresql://me:secret-word@127.0.0.1:1/db", "check that the server runs"),
+        ("mysql://me:secret-word@127.0.0.1/db", "not a supported database URL"),
+        ("nonsense", "not a supported database URL"),
         ("sqlite:////proc/nowhere/study.db", "cannot be used"),
     ],
 )
@@ -321,7 +321,7 @@ def test_a_storage_that_cannot_be_reached_is_a_clear_error(url: str, said: str) 
     assert "secret-word" not in str(raised.value)
 
 
-def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_a_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "study.db"
     file.write_text("notes on dogs\n" * 100)
     with pytest.raises(StudyError, match="not a database"):
@@ -346,7 +346,7 @@ def test_the_next_draw_is_a_function_of_seed_and_trials_before() -> None:
     assert len({str(draws(seed, before)) for seed in range(3) for before in range(3)}) == 9
 
 
-def test_a_grid_is_drawn_once_each_also_by_sweepers_in_turn(about: StudyAbout, storage: str) -> None:
+def test_each_grid_point_is_drawn_once_also_by_several_sweepers(about: StudyAbout, storage: str) -> None:
     space = SearchSpace({"a": Choice(("1", "2", "3")), "b": Number(0, 4, whole=True, step=2)})
     node = {"_target_": "optuna.samplers.GridSampler", "seed": 0}
     seen = []
@@ -371,17 +371,17 @@ def test_a_grid_is_drawn_once_each_also_by_sweepers_in_turn(about: StudyAbout, s
     [
         ({"_target_": "optuna.samplers.Tpe"}, "TPESampler"),
         ({"_target_": "optuna.samplers.TPESampler", "startup": 3}, "startup"),
-        ({"_target_": "optuna.pruners.MedianPruner"}, "is no sampler"),
+        ({"_target_": "optuna.pruners.MedianPruner"}, "is not an Optuna sampler"),
     ],
 )
-def test_an_unknown_sampler_is_answered_with_the_known_ones(node: dict[str, Any], said: str) -> None:
+def test_the_error_of_an_unknown_sampler_lists_the_known_ones(node: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         build_sampler(node, SPACE, 0, 0)
     assert said in str(raised.value)
     assert "RandomSampler" in str(raised.value)
 
 
-def test_an_objective_that_is_no_number_never_becomes_the_best(about: StudyAbout, storage: str) -> None:
+def test_a_nan_objective_never_becomes_the_best(about: StudyAbout, storage: str) -> None:
     study = opened(about, storage)
     for value in (0.5, math.nan):
         trial = study.claim(2)
