@@ -183,7 +183,7 @@ def test_weights_that_changed_before_the_end_are_named(
     run({**settings, "test": False}, tmp_path / "again")
     torch.manual_seed(8)
     torch.save(backbones.build("timm", "test_resnet", None)[0].state_dict(), pretrained)
-    with pytest.raises(CheckpointError, match="not those that the run"):
+    with pytest.raises(CheckpointError, match="differ from the weights that the run"):
         run(settings, tmp_path / "again")
 
 

@@ -269,11 +269,11 @@ def test_a_grown_picture_is_what_it_would_be_without_growing(photos: Path) -> No
 @pytest.mark.parametrize(
     ("wrong", "finding"),
     [
-        ({"start_px": 31, "grow_epochs": 4}, "data.start_px=31"),
-        ({"start_px": 256, "grow_epochs": 4}, "data.start_px=256"),
-        ({"start_px": 64}, "data.grow_epochs=None"),
-        ({"start_px": 64, "grow_epochs": -1}, "data.grow_epochs=-1"),
-        ({"batch_size": 0}, "data.batch_size=0"),
+        ({"start_px": 31, "grow_epochs": 4}, "data.start_px must be 32 to the model's image_px=224, got 31"),
+        ({"start_px": 256, "grow_epochs": 4}, "data.start_px must be 32 to the model's image_px=224, got 256"),
+        ({"start_px": 64}, "data.grow_epochs must be at least 1 .* got None"),
+        ({"start_px": 64, "grow_epochs": -1}, "data.grow_epochs must be at least 1 .* got -1"),
+        ({"batch_size": 0}, "data.batch_size must be at least 1, got 0"),
     ],
 )
 def test_a_setting_out_of_range_is_found(photos: Path, wrong: dict[str, int], finding: str) -> None:
@@ -310,6 +310,6 @@ def test_a_photo_that_vanishes_is_named_plainly_and_the_process_ends(photos: Pat
     ended = subprocess.run(
         [sys.executable, "-c", GONE, str(copy)], capture_output=True, text=True, timeout=120, check=True
     )
-    assert "cannot be read any more" in ended.stdout
+    assert "can no longer be read" in ended.stdout
     assert "copy/train/00" in ended.stdout
     assert len(ended.stdout.splitlines()) == 2, ended.stdout

@@ -235,7 +235,7 @@ def test_each_process_draws_its_own_dropout(tmp_path: Path, many_photos: Path) -
     assert not torch.equal(ours, theirs)
     with team(tmp_path, 2, f"resume={tmp_path}/run") as again:  # a finished run is that for all of them
         again.finish()
-        assert "This run is finished: nothing to do." in again.said()
+        assert "This run is already finished; nothing to do." in again.said()
 
 
 @pytest.mark.parametrize("then", [1, 3])
@@ -248,7 +248,7 @@ def test_other_numbers_of_processes_keep_the_step_and_say_what_changes(
     folder = interrupted(tmp_path / "parts", 2, words, at_epoch=2)
     with team(tmp_path / "parts", then, f"resume={folder}") as started:
         started.finish()
-        assert f"2 processes trained this run before, {then} do now: a step stays 16 photos" in started.said()
+        assert f"Resuming a run of 2 processes with {then}: a step still has 16 photos" in started.said()
     close(folder, whole)
 
 
@@ -275,7 +275,7 @@ def test_a_process_that_hangs_is_named(tmp_path: Path, many_photos: Path) -> Non
         for rank in (0, 2):
             assert started.processes[rank].wait(60) == 1
         both = started.said(0) + started.said(2)
-        assert "process 1 hangs: nothing has come of it for 6 s" in both
+        assert "process 1 hangs: no progress for 6 s" in both
 
 
 @pytest.mark.parametrize("when", ["meeting", "training"])
@@ -291,7 +291,7 @@ def test_the_first_process_can_hang_as_well_which_keeps_what_they_talk_through(
         os.kill(started.processes[0].pid, signal.SIGSTOP)
         for rank in (1, 2):
             assert started.processes[rank].wait(60) == 1
-            assert "process 0 hangs: nothing has come of it for 6 s" in started.said(rank)
+            assert "process 0 hangs: no progress for 6 s" in started.said(rank)
 
 
 WAITS_WHERE_NO_EXCEPTION_REACHES = """
@@ -308,15 +308,15 @@ with collectives.joined(5.0) as here:
 def test_who_would_wait_for_ever_is_ended_by_its_own_watch(tmp_path: Path) -> None:
     with team_of(tmp_path, [["-c", WAITS_WHERE_NO_EXCEPTION_REACHES]] * 2, PYTHONPATH=str(ROOT)) as started:
         assert started.processes[1].wait(60) == 1
-        assert "process 0 hangs: nothing has come of it for 5 s" in started.said(1)
+        assert "process 0 hangs: no progress for 5 s" in started.said(1)
 
 
 def test_a_process_that_never_comes_is_no_reason_to_wait_for_ever(tmp_path: Path, many_photos: Path) -> None:
     with team(tmp_path, 2, *train_for_long(many_photos)) as started:
         started.processes[1].kill()
         assert started.ended(90)[0] == 1
-        assert "not all have met at 127.0.0.1:" in started.said(0)
-        assert "process 1 has not come" in started.said(0)
+        assert "not all processes joined at 127.0.0.1:" in started.said(0)
+        assert "process 1 is missing" in started.said(0)
 
 
 @pytest.mark.parametrize("waits", [0, 1])
@@ -353,7 +353,7 @@ def test_more_processes_than_photos_are_refused(tmp_path: Path) -> None:
     few = make_photos(tmp_path / "few", classes=2, valid=1, test=1)
     with team(tmp_path, 3, *tiny_settings(few)) as started:
         assert started.ended(200) == [1, 1, 1]
-        assert "3 processes have 2 photos of a split to share" in started.said(0)
+        assert "A split has 2 photos for 3 processes" in started.said(0)
 
 
 def until_trained(started: Team) -> None:

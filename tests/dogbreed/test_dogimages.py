@@ -430,7 +430,7 @@ def test_a_server_that_is_broken_for_good_is_asked_five_times(server: Server, ro
 
 def test_the_error_says_what_is_kept(server: Server, root: Path) -> None:
     server.faults = ["break", "404"]
-    with pytest.raises(DataError, match=rf"0 MB are kept in {root}.zip.part; the next try goes on from there"):
+    with pytest.raises(DataError, match=rf"0 MB are kept in {root}.zip.part; the next attempt resumes there"):
         source(server).prepare(root)
 
 
@@ -530,7 +530,7 @@ def test_a_path_that_may_leave_the_folder_is_refused_with_nothing_written(
     name: str, root: Path, tmp_path: Path
 ) -> None:
     content = zipped({**members(), name: b"evil"})
-    with pytest.raises(DataError, match="holds a path that may leave the folder") as caught:
+    with pytest.raises(DataError, match="contains a path that may leave the folder") as caught:
         unpack(root, content)
     assert repr(name) in str(caught.value)
     assert set(files(tmp_path)) == {"data/dogImages.zip", "data/.dogImages.lock"}
@@ -542,7 +542,7 @@ def test_links_are_refused_with_nothing_written(to: str, root: Path, tmp_path: P
     file = io.BytesIO(WHOLE)
     with zipfile.ZipFile(file, "a") as archive:
         link("dogImages/train/001.Affenpinscher/link", to)(archive)
-    with pytest.raises(DataError, match=r"holds a link: 'dogImages/train/001\.Affenpinscher/link'"):
+    with pytest.raises(DataError, match=r"contains a link: 'dogImages/train/001\.Affenpinscher/link'"):
         unpack(root, file.getvalue())
     assert set(files(tmp_path)) == {"data/dogImages.zip", "data/.dogImages.lock"}
 
@@ -609,13 +609,13 @@ def damaged(kind: str) -> bytes:
     "kind", ["cut off", "no zip", "empty", "wrong bytes", "encrypted", "unknown compression", "wrong compressed bytes"]
 )
 def test_a_torn_zip_says_what_to_do_and_leaves_nothing(kind: str, root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dogImages.zip is not a whole zip file(.|\n)*Try: delete it, so that it is "):
+    with pytest.raises(DataError, match=r"is not a complete zip file(.|\n)*Try: delete it, so that it is "):
         unpack(root, damaged(kind))
     assert set(files(tmp_path)) == {"data/dogImages.zip", "data/.dogImages.lock"}
 
 
 def test_a_zip_of_something_else_is_refused(root: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no files in train, valid, test \(it holds 2 others\)"):
+    with pytest.raises(DataError, match=r"has no files in train, valid, test \(it has 2 others\)"):
         unpack(root, zipped({"cats/1.jpg": b"x", "cats/2.jpg": b"x"}))
 
 

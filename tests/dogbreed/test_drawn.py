@@ -140,7 +140,7 @@ def test_an_empty_folder_and_a_link_to_one_are_filled(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused_and_both_named(drawn: Path) -> None:
     before = digests(drawn)
-    with pytest.raises(DataError, match=r"(?s)There: seed=0, train=3; asked for: seed=7, train=5.*Try: "):
+    with pytest.raises(DataError, match=r"(?s)Found: seed=0, train=3; requested: seed=7, train=5.*Try: "):
         replace(SMALL, seed=7, train=5).prepare(drawn)
     assert digests(drawn) == before
 
@@ -149,7 +149,7 @@ def test_foreign_content_is_refused_and_left_alone(tmp_path: Path) -> None:
     root = tmp_path / "mine"
     root.mkdir()
     (root / "holiday.jpg").write_bytes(b"precious")
-    with pytest.raises(DataError, match=r"(?s)holiday\.jpg.*left alone.*Try: "):
+    with pytest.raises(DataError, match=r"(?s)holiday\.jpg.*not changed.*Try: "):
         SMALL.prepare(root)
     assert (root / "holiday.jpg").read_bytes() == b"precious"
     assert leftovers(root) == []

@@ -115,7 +115,7 @@ def test_a_network_that_cannot_be_exported_is_computed_by_torch(
     monkeypatch.setattr(torch.onnx, "export", refuses)
     features = prepared(photos)
     assert "no such operator" in log.text
-    assert "Eager torch" in log.text
+    assert "eager torch" in log.text
     assert computed(log) == 42
     assert next(iter(features.test_dataloader())).features.shape == (9, *features.shape)
 
@@ -131,7 +131,7 @@ def test_an_engine_that_computes_something_else_is_not_used(
         changed.setattr(onnxruntime.InferenceSession, "run", lambda *args: [rows + 0.01 for rows in run_session(*args)])
         features = prepared(photos)
     assert "off by 0.01" in log.text
-    assert "Eager torch" in log.text
+    assert "eager torch" in log.text
     assert computed(log) == 42
     right = prepared(photos)
     assert computed(log) == 84  # another engine's features are others
@@ -344,7 +344,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DOGBREED_CACHE", str(tmp_path / "file"))
     run(config(photos, "model.trainable=head", "trainer.max_epochs=1"), tmp_path / "run")
-    assert "Without cached features: Cannot write" in log.text
+    assert "Not using cached features: Cannot write" in log.text
 
 
 def test_a_trained_run_is_tested_even_if_the_cache_and_its_budget_are_gone(
@@ -449,7 +449,7 @@ def test_a_checkpoint_of_a_stopped_run_is_whole_beside_its_frozen_part_only(
         Predictor.from_checkpoint(tmp_path / "alone.ckpt")
     other = checkpoints.read(last.with_name("frozen.ckpt"))
     checkpoints.write({**other, checkpoints.FROZEN: "another"}, last.with_name("frozen.ckpt"))
-    with pytest.raises(CheckpointError, match="is of another run"):
+    with pytest.raises(CheckpointError, match="belongs to another run"):
         Predictor.from_checkpoint(last)
 
 

@@ -191,7 +191,7 @@ def test_the_command_answers_in_json_for_programs(
 
 def test_the_command_says_what_is_wrong_with_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert predict.main([str(tmp_path / "absent.ckpt"), "photo.jpg"]) == 1
-    assert "There is no checkpoint" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
 
 
 def test_classes_that_would_be_called_the_same_keep_the_names_of_their_folders(checkpoint: Path) -> None:

@@ -208,7 +208,7 @@ def test_a_checkpoint_of_other_photos_or_classes_is_refused(copy: Path, tmp_path
     with pytest.raises(CheckpointError, match="class list differs"):
         run(config(fewer), copy)
     others = make_photos(tmp_path / "others", px=44)
-    with pytest.raises(CheckpointError, match="are not those it was trained on"):
+    with pytest.raises(CheckpointError, match="differ from those it was trained on"):
         run(config(others), copy)
 
 
@@ -256,7 +256,7 @@ def test_without_a_network_data_and_weights_are_both_named(photos: Path, tmp_pat
     with pytest.raises(DataError) as caught:
         run(settings, tmp_path)
     assert str(caught.value).startswith("2 problems found")
-    for part in ("photos cannot be downloaded", "Cannot get the pretrained weights", "experiment=quickstart"):
+    for part in ("photos cannot be downloaded", "Cannot download the pretrained weights", "experiment=quickstart"):
         assert part in str(caught.value)
 
 
@@ -440,7 +440,7 @@ def test_compiled_training_is_the_same_training(photos: Path, tmp_path: Path, ca
     steady = "model.dropout=0"  # compiled, it draws other random numbers
     plain = run(config(photos, steady), tmp_path / "plain")
     fast = run(config(photos, steady, "model.compile=true"), tmp_path / "compiled")
-    assert "Compiled for pictures of 32 px" in caplog.text
+    assert "Compiled for images of 32 px" in caplog.text
     assert fast["val/loss"] == pytest.approx(plain["val/loss"], abs=1e-3)
     assert fast["steps"] == plain["steps"]
 
