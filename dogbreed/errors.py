@@ -8,7 +8,7 @@ class DogBreedError(Exception):
 
 
 class DataError(DogBreedError):
-    """The photos, or the folders they lie in, cannot be used as they are."""
+    """The photos, or their folders, cannot be used as they are."""
 
 
 class ConfigError(DogBreedError):
@@ -16,7 +16,7 @@ class ConfigError(DogBreedError):
 
 
 class WeightsError(DogBreedError):
-    """Pretrained weights cannot be had or do not fit the network."""
+    """Pretrained weights cannot be loaded or do not fit the network."""
 
 
 class CheckpointError(DogBreedError):
@@ -24,7 +24,7 @@ class CheckpointError(DogBreedError):
 
 
 class ArtifactError(DogBreedError):
-    """A model.tar.gz is missing, damaged, not to be trusted, or cannot be made."""
+    """A model.tar.gz is missing, damaged, untrusted, or cannot be created."""
 
 
 class StorageError(DogBreedError):
@@ -32,7 +32,7 @@ class StorageError(DogBreedError):
 
 
 class CacheError(DogBreedError):
-    """What was computed before and kept is gone, damaged, or of something else."""
+    """Cached results are gone, damaged, or belong to something else."""
 
 
 class Interrupted(DogBreedError):  # noqa: N818 (what happened, not a mistake)
@@ -47,7 +47,7 @@ class Interrupted(DogBreedError):  # noqa: N818 (what happened, not a mistake)
 
 
 def raise_findings(error: type[DogBreedError], findings: Sequence[str]) -> None:
-    """Raise one `error` that lists all `findings`, to be mended in one go; nothing if none."""
+    """Raise one `error` that lists all `findings`, to be fixed in one go; do nothing if there are none."""
     if len(findings) == 1:
         raise error(findings[0])
     if findings:

@@ -1,4 +1,4 @@
-"""The run folder: what lies where in it, and how a file gets there whole."""
+"""The run folder: the paths of its files, and how to write files atomically."""
 
 import errno
 import json
@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from dogbreed.errors import StorageError
 
-TEMPORARY = re.compile(r"\..+\.tmp-(?P<pid>\d+)")  # the name of a file that the process `pid` has not written whole yet
+TEMPORARY = re.compile(r"\..+\.tmp-(?P<pid>\d+)")  # the name of a file that process `pid` has not finished writing
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """Resolved; authoritative on resume."""
+        """The resolved configuration, which a resumed run uses."""
         return self.path / "config.yaml"
 
     @property
@@ -31,42 +31,42 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """Flat; of best.ckpt."""
+        """The metrics of best.ckpt, flat."""
         return self.path / "metrics.json"
 
     @property
     def history(self) -> Path:
-        """One row an epoch."""
+        """The metrics of training, one row per epoch."""
         return self.path / "metrics.csv"
 
     @property
     def predictions(self) -> Path:
-        """One row a test photo."""
+        """The predictions, one row per test photo."""
         return self.path / "predictions.csv"
 
     @property
     def skipped(self) -> Path:
-        """Photos that were skipped, each with its reason."""
+        """The skipped photos, each with its reason."""
         return self.path / "skipped.csv"
 
     @property
     def report(self) -> Path:
-        """One self-contained page."""
+        """The report, a self-contained page."""
         return self.path / "report.html"
 
     @property
     def model(self) -> Path:
-        """The artifact that is served; of best.ckpt."""
+        """The artifact for serving, made from best.ckpt."""
         return self.path / "model.tar.gz"
 
     @property
     def fit(self) -> Path:
-        """There once training has ended: epochs, steps, seconds."""
+        """Exists once training has finished: epochs, steps, seconds."""
         return self.path / "fit.json"
 
     @property
     def log(self) -> Path:
-        """Of all attempts."""
+        """The log of all attempts."""
         return self.path / "train.log"
 
     @property
@@ -75,34 +75,34 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """By the monitored metric; tested and exported."""
+        """The best checkpoint by the monitored metric, which is tested and exported."""
         return self.path / "checkpoints/best.ckpt"
 
     @property
     def last(self) -> Path:
-        """Where a resumed run goes on."""
+        """The checkpoint that a resumed run starts from."""
         return self.path / "checkpoints/last.ckpt"
 
     @property
     def previous(self) -> Path:
-        """The one before last.ckpt."""
+        """The checkpoint before last.ckpt."""
         return self.path / "checkpoints/previous.ckpt"
 
     @property
     def frozen(self) -> Path:
-        """Of a run on cached features: the part of the network that is not trained, and so not in last.ckpt."""
+        """The frozen part of the network, which last.ckpt lacks in a run on cached features."""
         return self.path / "checkpoints/frozen.ckpt"
 
 
 def temporary_path(path: Path) -> Path:
-    """Return where this process writes what becomes `path` once it is whole. TEMPORARY matches its name."""
+    """Return where this process writes the file before renaming it to `path`. TEMPORARY matches its name."""
     return path.with_name(f".{path.name}.tmp-{os.getpid()}")
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` so that after a crash at any moment `path` holds either the old content or the new, never a part.
+    """Write `content` atomically: after a crash at any moment `path` holds either the old content or the new.
 
-    Raises StorageError where the disk is full or the place cannot be written.
+    Raises StorageError if the disk is full or the folder cannot be written.
     """
     temporary = temporary_path(path)
     try:
@@ -119,7 +119,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    # names of files may hold bytes that are not UTF-8
+    # file names in it may contain bytes that are not UTF-8
     write_bytes(path, text.encode(errors="backslashreplace"))
 
 
@@ -128,7 +128,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """The same failure in words that tell what to do."""
+    """Translate an OSError into a StorageError that says what to do."""
     elsewhere = "name a folder elsewhere (hydra.run.dir=, data.root=, or DOGBREED_CACHE in the environment)"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageError(
