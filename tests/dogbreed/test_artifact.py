@@ -113,7 +113,7 @@ def test_the_heat_maps_mean_is_the_logit(archive: Path, pictures: list[Any]) -> 
         ("timm", "test_vit", False),
     ],
 )
-def test_heat_maps_are_there_where_the_head_is_linear_on_pooled_maps(library: Any, backbone: str, maps: bool) -> None:
+def test_heat_maps_exist_if_the_head_is_linear_on_pooled_maps(library: Any, backbone: str, maps: bool) -> None:
     px = 160 if backbone == "test_vit" else 64
     model = DogBreedClassifier(LABELS, library=library, backbone=backbone, weights=None, image_px=px).eval()
     assert (export._last_maps(model, torch.from_numpy(export._examples(px)[:2])) is not None) is maps
@@ -129,7 +129,7 @@ def test_a_network_without_heat_maps_is_served_all_the_same(tmp_path: Path) -> N
     assert answer.probabilities.shape == (2, 3)
 
 
-def test_what_cannot_be_exported_says_so_and_ends_no_run(
+def test_a_network_that_cannot_be_exported_logs_a_warning_and_the_run_continues(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def forward(self: DogBreedClassifier, pixels: torch.Tensor) -> torch.Tensor:
@@ -145,9 +145,7 @@ def test_what_cannot_be_exported_says_so_and_ends_no_run(
     assert "Did not write model.tar.gz" in caplog.text
 
 
-def test_a_network_that_computes_something_else_is_not_handed_out(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_whose_outputs_differ_is_not_exported(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(ArtifactError, match="off by"):
         export.export(checkpoint)
@@ -202,7 +200,7 @@ def contents(packed: bytes) -> dict[str, bytes]:
 GOOD = artifact.pack(MANIFEST, LABELS, PREPROCESS, FILES)
 
 
-def test_one_packed_again_by_hand_is_read(tmp_path: Path) -> None:
+def test_an_artifact_repacked_by_hand_is_read(tmp_path: Path) -> None:
     (tmp_path / "ours.tar.gz").write_bytes(GOOD)
     theirs = artifact.read(packed_by_tar(tmp_path / "theirs.tar.gz", contents(GOOD)))
     assert theirs == artifact.read(tmp_path / "ours.tar.gz")
@@ -212,7 +210,7 @@ def test_one_packed_again_by_hand_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 9])
-def test_an_archive_of_several_pieces_and_gzip_members_is_read(level: int, tmp_path: Path) -> None:
+def test_an_archive_of_several_chunks_and_gzip_members_is_read(level: int, tmp_path: Path) -> None:
     """As pigz and `cat` make them; of weights that are noise, and of those that shrink to a thousandth."""
     noise = np.random.default_rng(0).bytes(3_000_001)
     networks = {artifact.NETWORK: noise + bytes(5_000_001)}
@@ -281,7 +279,7 @@ REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_as_it_should_be_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_invalid_artifact_is_refused(name: str, tmp_path: Path) -> None:
     files, reason = REFUSED[name]
     path = tmp_path / "model.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
@@ -355,13 +353,13 @@ def test_no_damage_goes_unnoticed(data: st.DataObject, tmp_path_factory: pytest.
         assert artifact.read(path).networks == FILES
 
 
-def test_an_absent_artifact_says_how_to_make_one(tmp_path: Path) -> None:
+def test_a_missing_artifact_says_how_to_export_one(tmp_path: Path) -> None:
     for path in (tmp_path / "model.tar.gz", tmp_path):
         with pytest.raises(ArtifactError, match=r"The artifact .* does not exist.*\nTry: python -m dogbreed\.export"):
             artifact.read(path)
 
 
-def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.tar.gz"
     path.write_bytes(GOOD)
     with pytest.raises(ArtifactError, match="ONNX Runtime cannot load"):

@@ -35,7 +35,7 @@ def equal(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, .
     )
 
 
-def test_a_batch_is_bytes_in_the_layout_that_convolutions_like(photos: Path) -> None:
+def test_a_batch_is_uint8_in_channels_last_layout(photos: Path) -> None:
     images, labels, light = next(iter(data(photos).train_dataloader()))
     assert (images.shape, images.dtype, labels.shape) == ((4, 3, 32, 32), torch.uint8, (4,))
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -72,7 +72,7 @@ def test_the_loader_counts_what_it_gave_and_not_what_its_workers_prepared(photos
     assert loader.state_dict() == {"batches": 2}
 
 
-def test_loading_leaves_the_global_random_numbers_alone(photos: Path) -> None:
+def test_loading_does_not_change_the_global_random_state(photos: Path) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     made = data(photos)
     list(made.train_dataloader()), list(made.val_dataloader())
@@ -93,7 +93,7 @@ def test_evaluation_reads_every_photo_in_order(photos: Path) -> None:
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-def test_a_folder_that_is_missing_says_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent does not exist.\nTry: data.root="):
         DogBreedData(tmp_path / "absent").setup()
 
@@ -156,7 +156,7 @@ def test_the_evaluation_loaders_stay_the_same(photos: Path) -> None:
     assert made.test_dataloader() is not made.val_dataloader()
 
 
-def test_a_part_of_an_evaluation_is_not_taken_for_all_of_it(photos: Path, decodes: list[object]) -> None:
+def test_a_partial_evaluation_is_not_mistaken_for_a_complete_one(photos: Path, decodes: list[object]) -> None:
     """Lightning looks at two batches before it trains."""
     loader = data(photos).val_dataloader()
     batches = iter(loader)
@@ -220,7 +220,7 @@ def test_waiting_is_counted_and_what_the_caller_does_is_not(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_every_loader_says_how_long_it_was_waited_for(photos: Path, workers: int) -> None:
+def test_every_loader_reports_how_long_the_caller_waited(photos: Path, workers: int) -> None:
     made = data(photos, workers=workers)
     for loader in (made.train_dataloader(), made.val_dataloader(), made.test_dataloader()):
         list(loader)

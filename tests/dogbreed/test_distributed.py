@@ -169,7 +169,7 @@ def test_each_photo_is_trained_on_at_most_once_and_by_one(size: int, batch_size:
 
 
 @given(count=st.integers(0, 300), world=st.integers(1, 70))
-def test_shares_are_even_and_together_the_whole(count: int, world: int) -> None:
+def test_shares_are_even_and_cover_everything(count: int, world: int) -> None:
     parts = [list(range(count))[Ranks(rank, world, rank, world).share(count)] for rank in range(world)]
     assert [index for part in parts for index in part] == list(range(count))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -217,7 +217,7 @@ def interrupted(place: Path, world: int, words: Sequence[str], *, at_epoch: int,
     return place / "run"
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit_with_as_many_processes(tmp_path: Path, many_photos: Path) -> None:
+def test_an_interrupted_run_resumes_bit_for_bit_with_as_many_processes(tmp_path: Path, many_photos: Path) -> None:
     words = [*tiny_settings(many_photos), "trainer.max_epochs=15", "model.dropout=0.5", "data.batch_size=4"]
     whole = train(tmp_path / "whole", 2, *words)
     folder = interrupted(tmp_path / "parts", 2, words, at_epoch=2)
@@ -279,9 +279,7 @@ def test_a_process_that_hangs_is_named(tmp_path: Path, many_photos: Path) -> Non
 
 
 @pytest.mark.parametrize("when", ["meeting", "training"])
-def test_the_first_process_can_hang_as_well_which_keeps_what_they_talk_through(
-    when: str, tmp_path: Path, many_photos: Path
-) -> None:
+def test_process_0_which_holds_the_store_can_hang_as_well(when: str, tmp_path: Path, many_photos: Path) -> None:
     with team(tmp_path, 3, *train_for_long(many_photos)) as started:
         if when == "training":
             until_trained(started)
@@ -305,13 +303,13 @@ with collectives.joined(5.0) as here:
 """
 
 
-def test_who_would_wait_for_ever_is_ended_by_its_own_watch(tmp_path: Path) -> None:
+def test_a_process_that_would_wait_forever_is_ended_by_its_own_watchdog(tmp_path: Path) -> None:
     with team_of(tmp_path, [["-c", WAITS_WHERE_NO_EXCEPTION_REACHES]] * 2, PYTHONPATH=str(ROOT)) as started:
         assert started.processes[1].wait(60) == 1
         assert "process 0 hangs: no progress for 5 s" in started.said(1)
 
 
-def test_a_process_that_never_comes_is_no_reason_to_wait_for_ever(tmp_path: Path, many_photos: Path) -> None:
+def test_a_process_that_never_joins_is_not_waited_for_forever(tmp_path: Path, many_photos: Path) -> None:
     with team(tmp_path, 2, *train_for_long(many_photos)) as started:
         started.processes[1].kill()
         assert started.ended(90)[0] == 1
@@ -320,7 +318,7 @@ def test_a_process_that_never_comes_is_no_reason_to_wait_for_ever(tmp_path: Path
 
 
 @pytest.mark.parametrize("waits", [0, 1])
-def test_a_signal_is_heard_while_others_are_waited_for(waits: int, tmp_path: Path, many_photos: Path) -> None:
+def test_a_signal_is_handled_while_waiting_for_other_processes(waits: int, tmp_path: Path, many_photos: Path) -> None:
     words = [*tiny_settings(many_photos), "ranks.timeout_s=600"]
     with team(tmp_path, 2, *words) as started:
         started.processes[1 - waits].kill()
@@ -343,7 +341,7 @@ def test_machines_with_other_photos_are_refused(tmp_path: Path, many_photos: Pat
         assert "those of 1 differ from those of process 0" in started.said(0)
 
 
-def test_an_error_of_all_is_said_and_left_at_once(tmp_path: Path, many_photos: Path) -> None:
+def test_an_error_in_all_processes_ends_them_at_once(tmp_path: Path, many_photos: Path) -> None:
     with team(tmp_path, 2, *tiny_settings(many_photos), "monitor=val/nonsense") as started:
         assert started.ended(60) == [1, 1]
         assert "monitor=val/nonsense is not a validation metric" in started.said(0)

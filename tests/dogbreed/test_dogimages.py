@@ -189,7 +189,7 @@ def test_nothing_is_done_where_the_photos_are_there(server: Server, root: Path) 
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_a_broken_download_goes_on_where_it_stopped(server: Server, root: Path) -> None:
+def test_an_interrupted_download_resumes_where_it_stopped(server: Server, root: Path) -> None:
     server.faults = ["break", "500", "break", "reset", "503", "429"]
     source(server).prepare(root)
     assert_complete(root)
@@ -212,7 +212,7 @@ def test_a_stalled_download_loses_no_byte(server: Server, root: Path) -> None:
     assert sum(server.sent) == len(WHOLE)
 
 
-def test_a_file_that_changed_meanwhile_is_downloaded_anew(server: Server, root: Path) -> None:
+def test_a_file_that_changed_meanwhile_is_downloaded_again(server: Server, root: Path) -> None:
     server.content = WHOLE[::-1]
     server.faults = ["break", *["404"]]
     with pytest.raises(DataError):
@@ -225,7 +225,7 @@ def test_a_file_that_changed_meanwhile_is_downloaded_anew(server: Server, root: 
 
 
 @pytest.mark.parametrize("fault", ["blind to If-Range", "another range"])
-def test_a_partial_answer_of_another_version_or_range_is_not_glued_on(server: Server, root: Path, fault: str) -> None:
+def test_a_partial_response_of_another_version_or_range_is_not_appended(server: Server, root: Path, fault: str) -> None:
     server.content = WHOLE[::-1] if fault == "blind to If-Range" else WHOLE
     server.faults = ["break", "404"]
     with pytest.raises(DataError):
@@ -259,7 +259,7 @@ def test_a_kill_between_the_first_answer_and_the_first_byte_mixes_no_versions(se
     assert_complete(root)
 
 
-def test_a_server_that_knows_no_ranges_is_asked_for_all_again(server: Server, root: Path) -> None:
+def test_a_server_without_ranges_is_asked_for_the_whole_file_again(server: Server, root: Path) -> None:
     server.know_ranges = False
     server.faults = ["break", "break"]
     source(server).prepare(root)
@@ -283,7 +283,7 @@ def test_without_a_version_a_part_is_not_continued(server: Server, root: Path) -
     assert server.ranges == [None, None]
 
 
-def test_a_length_that_is_too_large_ends_well(server: Server, root: Path) -> None:
+def test_a_content_length_that_is_too_large_does_no_harm(server: Server, root: Path) -> None:
     server.faults = ["length too large"]
     source(server).prepare(root)
     assert_complete(root)
@@ -383,7 +383,7 @@ def test_a_killed_download_is_completed_by_the_next_process(server: Server, root
     assert_complete(root)
 
 
-def test_what_a_killed_process_had_unpacked_is_swept_away(server: Server, root: Path) -> None:
+def test_what_a_killed_process_had_unpacked_is_removed(server: Server, root: Path) -> None:
     (root.parent / ".dogImages.unpacking" / "train").mkdir(parents=True)
     (root.parent / ".dogImages.unpacking" / "train" / "half.jpg").write_text("half")
     source(server).prepare(root)
@@ -443,7 +443,7 @@ def test_a_web_page_instead_of_the_zip_is_refused_and_not_kept(server: Server, r
 
 
 @pytest.mark.parametrize("url", ["dogImages.zip", "gopher+x://host/x", "http://[::1/x", "http://a b/x"])
-def test_an_address_that_is_none_says_what_to_do(url: str, root: Path) -> None:
+def test_an_invalid_url_says_what_to_do(url: str, root: Path) -> None:
     with pytest.raises(DataError) as caught:
         source(url).prepare(root)
     assert_helps(caught.value, url, root)
@@ -608,7 +608,7 @@ def damaged(kind: str) -> bytes:
 @pytest.mark.parametrize(
     "kind", ["cut off", "no zip", "empty", "wrong bytes", "encrypted", "unknown compression", "wrong compressed bytes"]
 )
-def test_a_torn_zip_says_what_to_do_and_leaves_nothing(kind: str, root: Path, tmp_path: Path) -> None:
+def test_a_damaged_zip_says_what_to_do_and_leaves_nothing(kind: str, root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not a complete zip file(.|\n)*Try: delete it, so that it is "):
         unpack(root, damaged(kind))
     assert set(files(tmp_path)) == {"data/dogImages.zip", "data/.dogImages.lock"}

@@ -422,7 +422,7 @@ def test_only_metrics_and_predictions_are_needed(small: tuple[RunFolder, Path]) 
         assert said in text
 
 
-def test_a_test_set_without_photos_is_said(small: tuple[RunFolder, Path]) -> None:
+def test_a_test_set_without_photos_is_reported(small: tuple[RunFolder, Path]) -> None:
     run, photos = small
     write_predictions(run, [])
     run.environment.unlink()
