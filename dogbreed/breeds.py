@@ -1,4 +1,4 @@
-"""The 133 breeds of Udacity's dogImages data set, in its order, their names for people, and the number of photos."""
+"""The 133 breeds of Udacity's dogImages data set, in its order, with their display names and numbers of photos."""
 
 import re
 from collections.abc import Sequence
@@ -28,19 +28,19 @@ _NAMES = """
 """
 
 BREEDS: tuple[str, ...] = tuple(f"{number:03d}.{name}" for number, name in enumerate(_NAMES.split(), 1))
-PHOTOS = {"train": 6680, "valid": 835, "test": 836}  # of the data set, by split
+PHOTOS = {"train": 6680, "valid": 835, "test": 836}  # in the data set, by split
 
 
 def display_name(folder: str) -> str:
-    """The name of a class folder for people: "002.Afghan_hound" gives "Afghan hound".
+    """Return the display name of a class folder: "Afghan hound" for "002.Afghan_hound".
 
-    Folders of other data sets may have no number; only digits followed by a point and more count as one.
+    Folders of other data sets may have no number; only digits followed by a point and more text count as one.
     """
     return re.sub(r"^\d+\.(?=.)", "", folder).replace("_", " ").strip()
 
 
 def display_names(folders: Sequence[str]) -> list[str]:
-    """Names for people of all classes: short ones, or the folders' own where two would be called the same or nothing.
+    """Return the display names of all classes; those that would be empty or not unique keep their folders' names.
 
     Control characters and bytes that are not UTF-8, which no font can show, become U+FFFD.
     """

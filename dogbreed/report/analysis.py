@@ -1,4 +1,4 @@
-"""What the predictions say: which breeds are taken for which, which are hard, and whether confidence can be trusted."""
+"""Analyse the predictions: which breeds are confused, which are hard, and how reliable the confidence is."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class BreedScores:
-    """Per breed, each of shape [breeds]; NaN where a score does not exist (no photo of it, or never predicted)."""
+    """Scores per breed, each of shape [breeds]; NaN if a score is undefined (no photos, or never predicted)."""
 
     photos: Integers
     recall: Floats
@@ -34,18 +34,18 @@ class BreedScores:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Test photos by stated probability, in bins of equal width; each [bins], NaN where a bin is empty."""
+    """Test photos by predicted probability, in bins of equal width; each [bins], NaN if a bin is empty."""
 
     edges: Floats  # [bins + 1]
     count: Integers
-    confidence: Floats  # mean stated probability
+    confidence: Floats  # mean predicted probability
     accuracy: Floats
     low: Floats  # 95 % interval of the accuracy
     high: Floats
 
 
 def confusion(predictions: Predictions) -> Cells:
-    """Only cells that hold photos: a dense matrix of thousands of classes would not fit into memory."""
+    """Count the non-empty cells of the confusion matrix; a dense one of thousands of classes would not fit memory."""
     classes = len(predictions.classes)
     cell, count = np.unique(predictions.true * classes + predictions.predicted, return_counts=True)
     true, predicted = np.divmod(cell, max(classes, 1))
@@ -63,7 +63,7 @@ def breed_scores(predictions: Predictions) -> BreedScores:
 
 
 def worst_first(scores: BreedScores) -> Integers:
-    """Places of the breeds that have test photos: lowest recall first, then lowest F1, then most photos."""
+    """Return the indices of the breeds with test photos, by lowest recall, then lowest F1, then most photos."""
     tested = np.flatnonzero(scores.photos)
     return tested[np.lexsort((tested, -scores.photos[tested], scores.f1[tested], scores.recall[tested]))]
 
@@ -82,7 +82,7 @@ def reliability(predictions: Predictions, bins: int = 10) -> Reliability:
 
 
 def wilson(hits: Floats | Integers, trials: Floats | Integers) -> tuple[Floats, Floats]:
-    """The 95 % interval of a share, by Wilson's score (1927), which also holds for few trials and for 0 or all hits."""
+    """Return the 95 % confidence interval of a share, by Wilson's score (1927), which suits few trials and extremes."""
     z = 1.959964
     share = _ratio(hits, trials)
     n = np.where(trials > 0, trials, 1)

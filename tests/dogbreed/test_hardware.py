@@ -32,7 +32,7 @@ def test_a_containers_share_of_cpus_is_what_may_be_used(cgroup: Path, quota: str
     assert hardware.available_cpus() == cpus
 
 
-def test_the_older_cgroups_are_understood_too(cgroup: Path) -> None:
+def test_cgroups_version_1_are_supported(cgroup: Path) -> None:
     (cgroup / "cpu").mkdir()
     (cgroup / "cpu" / "cpu.cfs_quota_us").write_text("300000\n")
     (cgroup / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
@@ -61,7 +61,7 @@ def test_the_quota_of_the_processs_own_cgroup_counts_and_of_those_around(
 
 
 @pytest.mark.parametrize("folder", ["cpu", "cpu,cpuacct"])
-def test_the_own_cgroup_is_found_among_the_older_ones(folder: str, cgroup: Path) -> None:
+def test_the_own_cgroup_is_found_in_version_1(folder: str, cgroup: Path) -> None:
     (cgroup / "own").write_text("9:memory:/elsewhere\n4:cpu,cpuacct:/lxc/a:b\n1:name=systemd:/\n0::/\n")
     group(cgroup, f"{folder}/lxc/a:b", cpu_cfs_quota_us="-1", cpu_cfs_period_us="100000")
     group(cgroup, f"{folder}/lxc", cpu_cfs_quota_us="500000", cpu_cfs_period_us="100000")

@@ -115,7 +115,7 @@ def test_a_grey_array_is_a_grey_picture(checkpoint: Path) -> None:
         (io.StringIO("text"), "as text"),
     ],
 )
-def test_what_is_no_picture_is_named_with_what_is_taken(given: Any, words: str, checkpoint: Path) -> None:
+def test_an_unsupported_input_is_named_with_the_supported_ones(given: Any, words: str, checkpoint: Path) -> None:
     with pytest.raises(DataError) as refused:
         Predictor.from_checkpoint(checkpoint).predict(given)
     assert re.search(words, str(refused.value))
@@ -146,7 +146,7 @@ def test_a_run_folder_stands_for_its_best_checkpoint(checkpoint: Path, photo: Pa
     assert Predictor.from_checkpoint(folder).predict(photo) == Predictor.from_checkpoint(checkpoint).predict(photo)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
     torn = tmp_path / "torn.ckpt"
@@ -167,7 +167,7 @@ def test_a_picture_that_does_not_decode_is_a_data_error(checkpoint: Path) -> Non
         Predictor.from_checkpoint(checkpoint).predict(b"")
 
 
-def test_the_command_prints_the_top_breeds_and_goes_on_after_a_bad_photo(
+def test_the_command_prints_the_top_breeds_and_continues_after_a_bad_photo(
     checkpoint: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = photo.with_name("copy.png")
@@ -191,10 +191,10 @@ def test_the_command_answers_in_json_for_programs(
 
 def test_the_command_says_what_is_wrong_with_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert predict.main([str(tmp_path / "absent.ckpt"), "photo.jpg"]) == 1
-    assert "There is no checkpoint" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
 
 
-def test_classes_that_would_be_called_the_same_keep_the_names_of_their_folders(checkpoint: Path) -> None:
+def test_classes_with_equal_display_names_keep_their_folder_names(checkpoint: Path) -> None:
     first = Predictor.from_checkpoint(checkpoint)
     arguments = {"preprocess": first.preprocess, "temperature": 1.0, "about": first.about}
     for labels in (("1.5T", "3.5T", "7T"), ("001.dog", "002.dog", "003.cat"), ("a_b", "a b", "c")):

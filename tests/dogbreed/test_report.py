@@ -47,7 +47,7 @@ def make_run(
     epochs: int = 12,
     seed: int = 0,
 ) -> tuple[RunFolder, Path]:
-    """A run folder as a training run leaves it, with photos; breeds are taken for their neighbours in the list."""
+    """A run folder as a training run leaves it, with photos; breeds are mistaken for their neighbours in the list."""
     rng = np.random.default_rng(seed)
     run, photos = RunFolder(root / "runs" / "2026-11-23-quickstart"), root / "photos"
     run.path.mkdir(parents=True)
@@ -248,15 +248,15 @@ def test_confused_pairs_are_those_of_the_predictions(many: tuple[RunFolder, Path
     rows = predictions_of(many[0])
     counts = Counter((row["breed"], row["predicted"]) for row in rows if row["breed"] != row["predicted"])
     photos = Counter(row["breed"] for row in rows)
-    listed = Page(many[0].report.read_text()).table("Breed, taken for")
+    listed = Page(many[0].report.read_text()).table("Breed, mistaken for")
     assert len(listed) == page.PAIRS
     for breeds, count, *_ in listed:
-        pair = next(p for p in counts if breeds == f"{plain(p[0])} taken for {plain(p[1])}")
+        pair = next(p for p in counts if breeds == f"{plain(p[0])} mistaken for {plain(p[1])}")
         assert count == f"{counts[pair]} of {photos[pair[0]]}"
     assert [int(row[1].split()[0]) for row in listed] == sorted(counts.values(), reverse=True)[: page.PAIRS]
 
 
-def test_photos_of_a_pair_are_its_surest_mistakes_and_a_right_one(few: tuple[RunFolder, Path]) -> None:
+def test_photos_of_a_pair_are_its_most_confident_mistakes_and_a_correct_one(few: tuple[RunFolder, Path]) -> None:
     rows = predictions_of(few[0])
     shown = [re.sub(r".*: ", "", image["alt"]) for image in Page(few[0].report.read_text()).images()]
 
@@ -292,9 +292,9 @@ def test_headline_states_the_measured_numbers_and_chance(many: tuple[RunFolder, 
     rows, text = predictions_of(many[0]), " ".join(Page(many[0].report.read_text()).text.split())
     right = sum(row["breed"] == row["predicted"] for row in rows)
     accuracy = f"{100 * right / len(rows):.1f} %"  # split() above turned narrow spaces into plain ones
-    assert f"{right} of {len(rows)} test photos were given the right one of 133 breeds: {accuracy}, where" in text
+    assert f"{right} of {len(rows)} test photos were assigned the correct one of 133 breeds: {accuracy}, where" in text
     for expected in (
-        "guessing gets 0.75 %",
+        "chance is 0.75 %",
         "before calibration: 9.3 %",
         "2 min 8 s",
         "1.317",
@@ -308,9 +308,9 @@ def test_headline_states_the_measured_numbers_and_chance(many: tuple[RunFolder, 
 
 def test_metrics_that_contradict_the_predictions_are_pointed_out(small: tuple[RunFolder, Path]) -> None:
     run, photos = small
-    assert "not of the same test" not in report_of(run, photos).text
+    assert "not from the same test" not in report_of(run, photos).text
     run.metrics.write_text(json.dumps({"test/acc": 0.99}))
-    assert "not of the same test" in report_of(run, photos).text
+    assert "not from the same test" in report_of(run, photos).text
 
 
 def test_hostile_names_are_text_and_nothing_else(tmp_path: Path) -> None:
@@ -371,8 +371,8 @@ def test_thumbnails_are_small_and_upright(tmp_path: Path) -> None:
 def test_a_run_without_mistakes_has_no_confused_pairs(tmp_path: Path) -> None:
     run, photos = make_run(tmp_path, accuracy=1.0)
     page = report_of(run, photos)
-    assert "No test photo was taken for another breed." in page.text
-    assert "3 of 3 breeds were named rightly in every test photo." in page.text
+    assert "No test photo was mistaken for another breed." in page.text
+    assert "3 of 3 breeds were classified correctly in every test photo." in page.text
     assert not page.images()
 
 
@@ -422,7 +422,7 @@ def test_only_metrics_and_predictions_are_needed(small: tuple[RunFolder, Path]) 
         assert said in text
 
 
-def test_a_test_set_without_photos_is_said(small: tuple[RunFolder, Path]) -> None:
+def test_a_test_set_without_photos_is_reported(small: tuple[RunFolder, Path]) -> None:
     run, photos = small
     write_predictions(run, [])
     run.environment.unlink()
@@ -438,7 +438,7 @@ def test_values_that_were_not_measured_are_dashes(small: tuple[RunFolder, Path])
     assert page.ABSENT in text
 
 
-def test_all_that_is_missing_or_damaged_is_told_at_once(small: tuple[RunFolder, Path]) -> None:
+def test_everything_missing_or_damaged_is_reported_at_once(small: tuple[RunFolder, Path]) -> None:
     run, photos = small
     run.metrics.unlink()
     run.predictions.write_text("path,breed\n")

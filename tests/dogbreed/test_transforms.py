@@ -69,7 +69,7 @@ def test_seed_epoch_and_index_each_make_another_view() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(keys)
-def test_the_callers_random_numbers_are_left_alone(key: tuple[int, int, int]) -> None:
+def test_the_global_random_state_is_not_changed(key: tuple[int, int, int]) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -188,7 +188,7 @@ def test_an_odd_picture_has_a_view_that_lies_in_the_range_of_what_it_shows(kind:
     assert pixels.flags["C_CONTIGUOUS"]
 
 
-def test_a_view_leaves_the_number_of_threads_alone() -> None:
+def test_a_view_does_not_change_the_number_of_threads() -> None:
     before = torch.get_num_threads()
     view((0, 0, 0), picture=jpeg())
     assert torch.get_num_threads() == before

@@ -42,7 +42,7 @@ def drawn(**source: Any) -> dict[str, Any]:
     return changed(data__source={"_target_": "dogbreed.drawn.DrawnDogs", **source})
 
 
-def test_it_is_what_the_composed_settings_say() -> None:
+def test_it_matches_the_composed_settings() -> None:
     assert Workload.of(planned("gpu").spec.config) == Workload(
         backbone="resnet50",
         trainable="head",

@@ -292,7 +292,7 @@ def test_only_the_first_rank_records_the_state(tmp_path: Path, monkeypatch: pyte
         }.items():
             monkeypatch.setenv(name, value)
         words = ["data=folder", f"data.root={tmp_path}/none", f"hydra.run.dir={tmp_path}/run", "ranks.timeout_s=5"]
-        with pytest.raises(PeerLost, match=r"Process 1 of 2: not all have met at 127\.0\.0\.1"):
+        with pytest.raises(PeerLost, match=r"Process 1 of 2: not all processes joined at 127\.0\.0\.1"):
             launch([*words, "run_id=together"])
     assert not (tmp_path / "run" / STATE_FILE).exists()
 
