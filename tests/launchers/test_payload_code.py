@@ -131,7 +131,7 @@ def test_code_without_train_py_is_refused(project: Path) -> None:
     assert "has no train.py" in scan(project).findings[0]
 
 
-KEY = "AKIA" + "IOSFODNN7EXAMPL2"  # in two parts: this file is sent, too
+KEY = "AKIA" + "IOSFODNN7EXAMPL2"  # in two parts, because this file is sent as well
 PRIVATE = "-----BEGIN " + "PRIVATE KEY-----"
 
 
