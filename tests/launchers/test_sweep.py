@@ -469,7 +469,7 @@ def test_a_trial_that_kills_its_process_each_time_fails(sweep: Sweep) -> None:
         (["hpo/sampler=tpee"], ["tpee", "random", "tpe", "grid"]),
         (["hpo.sampler._target_=optuna.samplers.Nothing"], ["TPESampler", "GPSampler"]),
         (["hpo/sampler=grid"], ["A grid cannot search model.lr", "hpo/sampler=tpe"]),
-        (["hpo.n_trials=0", "hpo.parallel=0"], ["hpo.n_trials=0", "hpo.parallel=0"]),
+        (["hpo.n_trials=0", "hpo.parallel=0"], ["hpo.n_trials must be", "hpo.parallel must be"]),
         (["hpo.study='a b'"], ["is not a valid study name"]),
         (["hpo.storage=redis://127.0.0.1/0"], ["not a supported database URL"]),
         (["resume=runs/there"], ["no run folder runs/there"]),
