@@ -93,7 +93,7 @@ def test_a_removed_secret_is_not_sent_in_the_diff(project: Path) -> None:
 def test_a_file_that_changes_between_plan_and_upload_is_noticed(project: Path) -> None:
     found = scan(project)
     (project / "train.py").write_text("print(2)\n")
-    with pytest.raises(ConfigError, match=r"train\.py has changed"):
+    with pytest.raises(ConfigError, match=r"train\.py changed while"):
         pack(project, found)
 
 

@@ -68,7 +68,7 @@ def test_all_findings_are_reported_at_once() -> None:
         read(["a=interval(2,1)", "b=tag(log,interval(0,1))"], {"c": "interval(0,", "d": "3"})
     message = str(raised.value)
     assert message.startswith("4 problems found")
-    assert all(f"{key}" in message for key in ("a=interval(2,1)", "b=tag", "c: interval(0,", "d=3"))
+    assert all(f"{key}" in message for key in ("a=interval(2,1)", "b=tag", "hpo.space.c=interval(0,", "d=3"))
 
 
 def test_typed_ranges_replace_given_ones() -> None:
