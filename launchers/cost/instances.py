@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _ENOUGH = 1.1  # fewer machines are enough if they take at most a tenth longer
 
 
-def said(workload: Workload, row: "Instance | None", instances: int) -> str:
+def compare_speed(workload: Workload, row: "Instance | None", instances: int) -> str:
     """Describe the speed of `instances` instances, and whether fewer are as fast; return "" for one instance."""
     if instances <= 1:
         return ""

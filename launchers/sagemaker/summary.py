@@ -48,7 +48,7 @@ def _machine_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, s
     wait = f", {_hours(settings.max_wait_s)} with waiting" if settings.spot and settings.max_wait_s else ""
     yield "time", f"{expected}at most {_hours(settings.max_run_s)}{wait}"
     yield "cost", _cost(settings, cost)
-    if text := instances.said(workload, prices.instance(settings.instance_type), settings.instances):
+    if text := instances.compare_speed(workload, prices.instance(settings.instance_type), settings.instances):
         yield "speed-up", text
 
 

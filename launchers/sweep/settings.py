@@ -41,14 +41,14 @@ class Settings:
         return settings
 
     def findings(self) -> Iterator[str]:
-        for name, least in (("n_trials", 1), ("parallel", 1)):
+        for name, default in (("n_trials", "30"), ("parallel", "null")):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value >= least) and not (name == "parallel" and value is None):
-                yield f"hpo.{name} must be a whole number of at least {least}, got {value}."
+            if not (isinstance(value, int) and value >= 1) and not (name == "parallel" and value is None):
+                yield f"hpo.{name} must be a whole number of at least 1, got {value}.\nTry: hpo.{name}={default}"
         if self.study is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}", str(self.study)):
             yield (
                 f"hpo.study={self.study!r} is not a valid study name: it becomes a folder name.\n"
                 "Try: at most 41 letters, digits and hyphens"
             )
         if self.one_job not in (None, True, False):
-            yield f"hpo.one_job must be true, false, or null to choose automatically, got {self.one_job}."
+            yield f"hpo.one_job must be true, false or null, got {self.one_job}.\nTry: hpo.one_job=null, the default"

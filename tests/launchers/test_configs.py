@@ -29,7 +29,7 @@ def test_every_choice_composes_and_lacks_only_what_the_user_must_set(choice: str
 def test_a_setting_and_its_argument_have_the_same_default(group: str) -> None:
     cfg: dict[str, Any] = OmegaConf.to_container(composed("data.root=x")[group], resolve=True)  # type: ignore[assignment]
     target = get_class(cfg.pop("_target_"))
-    # a backbone that is not built is no setting, but what is known of one
+    # the description of a backbone that is not built is an argument, but not a setting
     parameters = {
         k: p
         for k, p in signature(target).parameters.items()
@@ -46,7 +46,7 @@ def _plain(value: Any) -> Any:
 
 @pytest.mark.parametrize("name", names("experiment"))
 def test_an_experiment_sets_nothing_about_the_machine(name: str) -> None:
-    """It could not travel: on a rented machine the launcher is the local one."""
+    """Such an experiment would fail on a rented machine, where the launcher is the local one."""
     content = OmegaConf.load(CONF / "experiment" / f"{name}.yaml")
     assert isinstance(content, DictConfig)
     assert not {"launcher", "aws", "hpo", "hydra"} & set(content)

@@ -1,4 +1,4 @@
-"""What several instances bring, as a plan says it: the whole run's time and price, and when fewer would do."""
+"""Plans compare several instances with one: the whole run's time and price, and when fewer are enough."""
 
 from dataclasses import replace
 from typing import cast
@@ -26,7 +26,7 @@ def row(name: str) -> prices.Instance:
 
 
 def test_a_plan_says_nothing_about_one_instance() -> None:
-    assert instances.said(HEAD, row("ml.m5.large"), 1) == ""
+    assert instances.compare_speed(HEAD, row("ml.m5.large"), 1) == ""
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -45,30 +45,30 @@ def test_the_speedup_never_exceeds_the_number_of_instances(name: str, trainable:
 
 
 def test_training_the_whole_network_on_slow_machines_scales_linearly() -> None:
-    said = instances.said(ALL, row("ml.m5.large"), 5)
-    assert said.splitlines() == [
+    text = instances.compare_speed(ALL, row("ml.m5.large"), 5)
+    assert text.splitlines() == [
         "training steps 5 times as fast as on one instance, on paper",
         "1.7 h in all, 8.3 h on one instance",
     ]
 
 
 def test_a_plan_warns_of_a_fast_gpu_behind_a_slow_network() -> None:
-    said = instances.said(ALL, row("ml.g5.xlarge"), 2)
-    assert "training steps 0.76 times" in said
-    assert "More machines will not help: launcher.instances=1 takes 5.6 min" in said
+    text = instances.compare_speed(ALL, row("ml.g5.xlarge"), 2)
+    assert "training steps 0.76 times" in text
+    assert "More machines will not help: launcher.instances=1 takes 5.6 min" in text
 
 
 def test_features_are_computed_in_shares_and_later_runs_need_one_machine() -> None:
-    said = instances.said(HEAD, row("ml.m5.large"), 5)
-    assert "compute features that later runs reuse" in said
-    assert "Later runs are as fast with launcher.instances=1" in said
-    assert "will not help" not in said
-    assert "Later runs" not in instances.said(replace(HEAD, features="off"), row("ml.m5.large"), 5)
+    text = instances.compare_speed(HEAD, row("ml.m5.large"), 5)
+    assert "compute features that later runs reuse" in text
+    assert "Later runs are as fast with launcher.instances=1" in text
+    assert "will not help" not in text
+    assert "Later runs" not in instances.compare_speed(replace(HEAD, features="off"), row("ml.m5.large"), 5)
 
 
 def test_a_plan_warns_of_a_run_shorter_than_its_start() -> None:
     short = Workload.of(planned("spot").spec.config)
-    assert "More machines will not help: launcher.instances=1" in instances.said(short, row("ml.m5.large"), 5)
+    assert "More machines will not help: launcher.instances=1" in instances.compare_speed(short, row("ml.m5.large"), 5)
 
 
 def test_exchanging_features_takes_time() -> None:
@@ -90,15 +90,15 @@ def test_features_that_do_not_fit_are_computed_in_each_step() -> None:
 @pytest.mark.parametrize("trainable", ["head", "all"])
 def test_with_an_unknown_number_of_photos_only_steps_are_compared(trainable: str) -> None:
     uncounted = replace(HEAD, trainable=trainable, train_photos=None, other_photos=None)
-    said = instances.said(uncounted, row("ml.g5.xlarge"), 2)
-    assert said.startswith("training steps ")
-    assert "in all" not in said
-    assert "launcher.instances=1 is as fast" in said or trainable == "head"
+    text = instances.compare_speed(uncounted, row("ml.g5.xlarge"), 2)
+    assert text.startswith("training steps ")
+    assert "in all" not in text
+    assert "launcher.instances=1 is as fast" in text or trainable == "head"
 
 
 def test_what_is_unknown_is_not_guessed() -> None:
-    assert "of that network" in instances.said(replace(HEAD, backbone="convnext_tiny"), row("ml.m5.large"), 2)
-    assert "of that instance type" in instances.said(HEAD, prices.instance("ml.g6.xlarge"), 2)
+    assert "for this network" in instances.compare_speed(replace(HEAD, backbone="convnext_tiny"), row("ml.m5.large"), 2)
+    assert "for this instance type" in instances.compare_speed(HEAD, prices.instance("ml.g6.xlarge"), 2)
     assert estimate.estimate(HEAD, "ml.g6.xlarge", instances=2, spot=False, max_run_s=3600) is None
 
 
@@ -119,7 +119,7 @@ def test_the_plan_compares_speed_only_for_several_instances() -> None:
     spec = planned("gpu").spec
     assert "speed-up" not in dict(one._rows(spec, "s3://"))
     several = replace(one, instances=5, instance_type="ml.m5.large")
-    assert dict(several._rows(spec, "s3://"))["speed-up"] == instances.said(
+    assert dict(several._rows(spec, "s3://"))["speed-up"] == instances.compare_speed(
         Workload.of(spec.config), row("ml.m5.large"), 5
     )
 

@@ -1,4 +1,4 @@
-"""Who may import whom, and how large a module may be: the rules of pyproject.toml, and those that the linter lacks."""
+"""Imports keep their directions and modules their size: pyproject.toml's rules, and those that the linter lacks."""
 
 import ast
 import json
@@ -21,7 +21,7 @@ FILES = {  # by module
 PACKAGES = [name for name, path in FILES.items() if path.name == "__init__.py"]
 FACES = ("launchers", "dogbreed", "dogbreed.training", "dogbreed.drawn", "dogbreed.report")  # imported from by name
 HEAVY = ("torch", "lightning", "torchvision", "timm", "boto3", "botocore", "moto")
-# The process of the rehearsal cloud stands on moto. Its client, which commands import, is cloud, process and faults.
+# The rehearsal cloud's process is built on moto. Its client, which commands import, is cloud, process and faults.
 SERVER = tuple(f"launchers.rehearsal.{name}" for name in ("gateway", "logs", "object_store", "server", "services"))
 
 
@@ -84,7 +84,7 @@ def modules_in(text: str) -> Iterator[str]:
         yield from [module for module in found if module in FILES][:1]
 
 
-# --- what commands wait for ---
+# --- what commands load ---
 
 
 @pytest.mark.ordinary_start
@@ -127,7 +127,7 @@ def test_a_package_only_has_a_docstring_unless_it_is_public() -> None:
 
 @pytest.mark.parametrize("package", FACES)
 def test_no_public_name_is_also_a_submodule(package: str) -> None:
-    """It would become the module as soon as somebody imports that."""
+    """The name would refer to the module as soon as somebody imports that."""
     names = {
         alias.asname or alias.name
         for node in tree(package).body

@@ -1,4 +1,4 @@
-"""The local launcher keeps the contract; and the values that travel between launchers and their users."""
+"""The local launcher keeps the launcher contract, and the values that launchers take and return keep their format."""
 
 import json
 import os
@@ -96,7 +96,7 @@ class TestLocalLauncher(LauncherContract):
         path.touch()
         return str(path)
 
-    def test_cleanup_leaves_files_younger_than_older_than(self, tmp_path: Path, dead: State) -> None:
+    def test_cleanup_can_be_limited_to_old_files(self, tmp_path: Path, dead: State) -> None:
         dead.write(folder := _folder(tmp_path / "run"))
         (folder / f".metrics.json.tmp-{dead.pid}.sagemaker-ignore").touch()
         launcher = LocalLauncher(str(tmp_path))
@@ -106,7 +106,7 @@ class TestLocalLauncher(LauncherContract):
 
 @pytest.fixture
 def dead() -> State:
-    """The state that a killed process left."""
+    """Return the state that a killed process has left."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     state = replace(State.of_this_process(Status(Phase.LOST)), pid=process.pid)
     state = replace(state, process_started=psutil.Process(process.pid).create_time())
@@ -173,7 +173,7 @@ def test_another_process_with_the_same_number_is_not_the_run(tmp_path: Path) -> 
     assert LocalLauncher().status(handle).phase is Phase.RUNNING
     replace(mine, pid=parent.pid, process_started=parent.create_time() - 1000).write(tmp_path)
     assert LocalLauncher().status(handle).cause is Cause.INTERRUPTED
-    mine.write(tmp_path)  # our own number, left by an earlier process of a container that was started again
+    mine.write(tmp_path)  # this process's own pid, left by an earlier process of a restarted container
     assert LocalLauncher().status(handle).cause is Cause.INTERRUPTED
 
 
@@ -280,7 +280,7 @@ def test_a_notebook_run_ends_with_its_error_and_has_a_log(tmp_path: Path) -> Non
 
 
 def test_only_the_first_rank_records_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as taken:  # nobody listens there
+    with socket.socket() as taken:  # no process listens there
         taken.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
         for name, value in {
@@ -314,7 +314,7 @@ def test_each_composition_has_its_own_run_id(tmp_path: Path) -> None:
 
 @pytest.fixture
 def stored(tmp_path: Path, tiny_overrides: list[str]) -> Plan:
-    """What a run that succeeded leaves, as far as launchers read it; nothing was trained."""
+    """Write the files of a run that succeeded, as far as launchers read them, without training."""
     folder = tmp_path / "runs" / "good"
     plan = prepare([*tiny_overrides, "trainer.max_epochs=1", f"hydra.run.dir={folder}"])[1]
     (folder / "checkpoints").mkdir(parents=True)
@@ -409,7 +409,7 @@ class TestResume:
 
 
 class TestCommand:
-    """`python -m launchers`, in process."""
+    """`python -m launchers`, called in this process."""
 
     def test_it_lists_runs(self, stored: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert launchers_command(["list", "--all", "--json", "--runs-dir", str(tmp_path / "runs")]) == 0

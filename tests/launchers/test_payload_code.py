@@ -93,7 +93,7 @@ def test_a_removed_secret_is_not_sent_in_the_diff(project: Path) -> None:
 def test_a_file_that_changes_between_plan_and_upload_is_noticed(project: Path) -> None:
     found = scan(project)
     (project / "train.py").write_text("print(2)\n")
-    with pytest.raises(ConfigError, match=r"train\.py has changed"):
+    with pytest.raises(ConfigError, match=r"train\.py changed while"):
         pack(project, found)
 
 
@@ -131,7 +131,7 @@ def test_code_without_train_py_is_refused(project: Path) -> None:
     assert "has no train.py" in scan(project).findings[0]
 
 
-KEY = "AKIA" + "IOSFODNN7EXAMPL2"  # in two parts: this file is sent, too
+KEY = "AKIA" + "IOSFODNN7EXAMPL2"  # in two parts, because this file is sent as well
 PRIVATE = "-----BEGIN " + "PRIVATE KEY-----"
 
 

@@ -1,4 +1,4 @@
-"""Photos travel once: known by content, whole or not at all, and checked on arrival."""
+"""Photos are sent once: identified by their content, complete or not at all, and checked on arrival."""
 
 import hashlib
 import io

@@ -55,7 +55,7 @@ def test_no_request_holds_credentials_and_everything_billable_is_tagged(name: st
 
 
 def started(script: str, *, words: list[str] | None = None) -> Any:
-    """What a process of its own prints; nothing but loopback resolves there, as everywhere in the tests."""
+    """Return what a separate process prints; only loopback resolves there, as everywhere in the tests."""
     done = subprocess.run(
         [sys.executable, "-c", script, *(words or [])], cwd=ROOT, capture_output=True, text=True, check=True
     )

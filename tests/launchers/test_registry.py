@@ -1,4 +1,4 @@
-"""Another back end is a class and a line in the registry's table: nothing else knows which launchers there are."""
+"""A new back end is a class and a line in the registry's table: nothing else names the launchers."""
 
 import json
 import os
@@ -30,7 +30,7 @@ FAKE = "tests.support.fake_training.FakeLauncher"
 
 @pytest.fixture(scope="module", autouse=True)
 def toy_is_known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The line, and what fake_training reads from the environment: run 12 fails, and 13 does not end."""
+    """Add the toy launcher to the table, and make fake_training fail run 12 and never end run 13."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.LAUNCHERS, "toy", TOY)
         patch.setenv("FAKE_LOG", str(tmp_path_factory.mktemp("notes") / "notes.jsonl"))
@@ -40,7 +40,7 @@ def toy_is_known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class NoNumbers(ToyLauncher):
-    """What a deployment is like: it succeeds, and has no metrics."""
+    """Succeeds without metrics, as a deployment does."""
 
     def result(self, handle: Handle) -> RunResult:
         return RunResult(handle, Path(self.machine, handle.run_id), {}, {})
@@ -144,7 +144,7 @@ def test_a_run_continues_without_the_process_that_submitted_it_until_watch_ends_
 class TestResume:
     @pytest.fixture
     def cancelled(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-        """A run that would not have ended; gone on with, it is quick."""
+        """Return the plan of a run that would not have ended; when it is resumed, it is quick."""
         with monkeypatch.context() as slow:
             slow.setenv("FAKE_SECONDS", json.dumps({"others": 600}))
             launcher, plan = planned(tmp_path, 5)
@@ -198,54 +198,54 @@ class TestResume:
 
 
 class TestCommand:
-    """`python -m launchers`, in process."""
+    """`python -m launchers`, called in this process."""
 
     @pytest.fixture
-    def said(
+    def printed(
         self, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> Callable[..., str]:
         monkeypatch.chdir(place)
 
-        def said(*words: str, status: int = 0) -> str:
+        def printed(*words: str, status: int = 0) -> str:
             assert launchers_command(words) == status
             printed = capsys.readouterr()
             return printed.out + printed.err
 
-        return said
+        return printed
 
-    def test_a_run_is_shown_and_its_results_are_downloaded(self, succeeded: Plan, said: Callable[..., str]) -> None:
+    def test_a_run_is_shown_and_its_results_are_downloaded(self, succeeded: Plan, printed: Callable[..., str]) -> None:
         for name in (str(succeeded.handle), "toy-1"):
-            assert json.loads(said("status", name, "--json"))["phase"] == "succeeded"
-            assert "epoch 4/4" in said("logs", name)
-            assert "val/acc" in said("attach", name)
-            assert json.loads(said("result", name, "--json"))["metrics"]["epochs"] == 4
+            assert json.loads(printed("status", name, "--json"))["phase"] == "succeeded"
+            assert "epoch 4/4" in printed("logs", name)
+            assert "val/acc" in printed("attach", name)
+            assert json.loads(printed("result", name, "--json"))["metrics"]["epochs"] == 4
         assert (Path(succeeded.spec.folder) / "report.html").exists()
-        listed = json.loads(said("list", f"toy://{succeeded.handle.scope}", "--all", "--json"))
+        listed = json.loads(printed("list", f"toy://{succeeded.handle.scope}", "--all", "--json"))
         assert str(succeeded.handle) in [run["handle"] for run in listed]
 
     def test_a_running_run_is_listed_here_and_there_until_it_is_cancelled(
-        self, place: Path, said: Callable[..., str]
+        self, place: Path, printed: Callable[..., str]
     ) -> None:
         launcher, plan = planned(place, 13)
         launcher.submit(plan)
         for where in ([], [f"toy://{plan.handle.scope}"]):
-            assert [run["handle"] for run in json.loads(said("list", *where, "--json"))] == [str(plan.handle)]
-        assert "cancelled" in said("cancel", "toy-13")
-        assert "No runs in progress" in said("list")
-        assert f"train.py resume={plan.handle}" in said("status", "toy-13")
-        assert "has no result" in said("result", "toy-13", status=1)
+            assert [run["handle"] for run in json.loads(printed("list", *where, "--json"))] == [str(plan.handle)]
+        assert "cancelled" in printed("cancel", "toy-13")
+        assert "No runs in progress" in printed("list")
+        assert f"train.py resume={plan.handle}" in printed("status", "toy-13")
+        assert "has no result" in printed("result", "toy-13", status=1)
 
-    def test_errors_name_the_known_launchers(self, said: Callable[..., str]) -> None:
-        assert "toy://REGION" in said("list", "elsewhere", status=1)
-        assert "(local://, sagemaker://, toy://)" in said("status", "gone://there/x", status=1)
+    def test_errors_name_the_known_launchers(self, printed: Callable[..., str]) -> None:
+        assert "toy://REGION" in printed("list", "elsewhere", status=1)
+        assert "known are local://, sagemaker://, toy://" in printed("status", "gone://there/x", status=1)
 
     def test_a_run_of_an_unknown_launcher_does_not_hide_other_runs(
-        self, said: Callable[..., str], tmp_path: Path, succeeded: Plan
+        self, printed: Callable[..., str], tmp_path: Path, succeeded: Plan
     ) -> None:
         for name, handle in (("a", succeeded.handle), ("b", "gone://there/x")):
             (tmp_path / "runs" / name).mkdir(parents=True)
             (tmp_path / "runs" / name / "launched.json").write_text(json.dumps({"handle": str(handle)}))
-        listed = said("list", "--all", "--runs-dir", f"{tmp_path}/runs")
+        listed = printed("list", "--all", "--runs-dir", f"{tmp_path}/runs")
         assert f"{succeeded.handle}  succeeded" in listed
         assert "gone://there/x: " in listed
 

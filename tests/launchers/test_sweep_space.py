@@ -1,4 +1,4 @@
-"""Search spaces: Hydra's forms become plain data, and what cannot be searched is said at once."""
+"""Search spaces: Hydra's syntax becomes plain data, and all findings are reported at once."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def test_hydras_forms_are_read(text: str, parameter: Number | Choice) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("interval(1e-1,1e-4)", "interval(0.0001,0.1)"),
         ("range(5,1)", "starts at 5 and ends at 1"),
@@ -56,10 +56,10 @@ def test_hydras_forms_are_read(text: str, parameter: Number | Choice) -> None:
         ("glob(*)", "cannot be searched"),
     ],
 )
-def test_an_invalid_range_is_a_clear_error(text: str, said: str) -> None:
+def test_an_invalid_range_is_a_clear_error(text: str, expected: str) -> None:
     with pytest.raises(ConfigError) as raised:
         one(text)
-    assert said in str(raised.value)
+    assert expected in str(raised.value)
     assert "Try: " in str(raised.value)
 
 
@@ -68,7 +68,7 @@ def test_all_findings_are_reported_at_once() -> None:
         read(["a=interval(2,1)", "b=tag(log,interval(0,1))"], {"c": "interval(0,", "d": "3"})
     message = str(raised.value)
     assert message.startswith("4 problems found")
-    assert all(f"{key}" in message for key in ("a=interval(2,1)", "b=tag", "c: interval(0,", "d=3"))
+    assert all(f"{key}" in message for key in ("a=interval(2,1)", "b=tag", "hpo.space.c=interval(0,", "d=3"))
 
 
 def test_typed_ranges_replace_given_ones() -> None:
