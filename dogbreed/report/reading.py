@@ -68,7 +68,7 @@ def read(folder: RunFolder) -> Run:
     """
     if not folder.path.is_dir():
         raise ReportError(
-            f"There is no run folder at {folder.path}.\nTry: the folder that holds the run's metrics.json"
+            f"The run folder {folder.path} does not exist.\nTry: the folder that holds the run's metrics.json"
         )
     findings = [
         f"{path} is missing: this run has not finished its test.\nTry: python train.py resume={folder.path}"

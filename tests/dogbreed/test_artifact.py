@@ -1,4 +1,4 @@
-"""The artifact: what is in it, that it computes what the checkpoint does, and what is refused."""
+"""The artifact: its contents, its agreement with the checkpoint, and what is refused."""
 
 import contextlib
 import gzip
@@ -43,7 +43,7 @@ def saved(model: DogBreedClassifier, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network whose statistics are those of some data, so that it answers differently to each photo."""
+    """Build an untrained network with the statistics of some data, so that each photo gets other outputs."""
     torch.manual_seed(0)
     model = DogBreedClassifier(LABELS, backbone="resnet18", weights=None, image_px=64)
     model.backbone.train()
@@ -180,7 +180,7 @@ def test_the_archive_is_what_sagemaker_unpacks(archive: Path, tmp_path: Path) ->
 
 
 def packed_by_tar(path: Path, files: dict[str, bytes]) -> Path:
-    """As `tar -czf model.tar.gz .` would: names begin with ./, and the folder is a member."""
+    """Pack like `tar -czf model.tar.gz .`: names start with ./, and the folder is a member."""
     with tarfile.open(path, "w:gz") as archive:
         folder = tarfile.TarInfo("./")
         folder.type = tarfile.DIRTYPE
@@ -211,7 +211,7 @@ def test_an_artifact_repacked_by_hand_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("level", [0, 9])
 def test_an_archive_of_several_chunks_and_gzip_members_is_read(level: int, tmp_path: Path) -> None:
-    """As pigz and `cat` make them; of weights that are noise, and of those that shrink to a thousandth."""
+    """Archives as pigz and `cat` write them, of weights that are noise and of weights that compress to a thousandth."""
     noise = np.random.default_rng(0).bytes(3_000_001)
     networks = {artifact.NETWORK: noise + bytes(5_000_001)}
     packed = gzip.decompress(artifact.pack(MANIFEST, LABELS, PREPROCESS, networks))
@@ -341,7 +341,7 @@ def test_all_findings_come_at_once(tmp_path: Path) -> None:
 
 @given(data=st.data())
 def test_no_damage_goes_unnoticed(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Flipped bytes and cut ends either change nothing that is read, or are refused with words."""
+    """Flipped bytes and truncation either change nothing that is read, or are refused with a message."""
     packed = bytearray(GOOD)
     if data.draw(st.booleans()):
         packed = packed[: data.draw(st.integers(0, len(packed) - 1))]
@@ -375,7 +375,7 @@ def test_a_network_of_other_classes_is_refused(archive: Path, tmp_path: Path) ->
 
 
 def test_weights_outside_of_the_archive_are_not_read(tmp_path: Path) -> None:
-    """ONNX can name a file for its weights; any file of the server could be looked into that way."""
+    """An ONNX file can name an external file with its weights, which could be any file of the server."""
     import onnx
     from onnx import TensorProto, helper
 

@@ -1,4 +1,4 @@
-"""A backbone whose features are there is not built, and nothing comes out differently for that."""
+"""A backbone whose features are cached is not built, and the results stay the same."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def pretrained(tmp_path: Path) -> Path:
-    """Weights in a file, as a download leaves them."""
+    """Write weights into a file, like a download."""
     torch.manual_seed(7)
     network, _ = backbones.build("timm", "test_resnet", None)
     path = tmp_path / "pretrained.pt"
@@ -42,7 +42,7 @@ def settings(photos: Path, pretrained: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
-    """The weights of each backbone that is built from now on."""
+    """Record the weights of each backbone that is built."""
     seen: list[str | None] = []
     build = backbones.build
 

@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: both sides see the same, in turn, and nothing is made up. Never how fast."""
+"""The benchmarks measure what they claim: both sides get the same data, in turn. No test asserts a speed."""
 
 import io
 import json

@@ -126,7 +126,7 @@ def test_without_jitter_there_is_no_light_to_change(photos: Path, augment: Augme
 
 @pytest.fixture
 def decodes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Grows with every picture that is decoded in this process."""
+    """Record every picture that is decoded in this process."""
     seen: list[object] = []
     plain = Preprocess.pixels
 
@@ -157,7 +157,7 @@ def test_the_evaluation_loaders_stay_the_same(photos: Path) -> None:
 
 
 def test_a_partial_evaluation_is_not_mistaken_for_a_complete_one(photos: Path, decodes: list[object]) -> None:
-    """Lightning looks at two batches before it trains."""
+    """Lightning reads two batches before it trains."""
     loader = data(photos).val_dataloader()
     batches = iter(loader)
     next(batches), next(batches)

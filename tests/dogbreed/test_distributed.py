@@ -1,4 +1,4 @@
-"""Several processes train one run, as on several machines: real ones, one thread each, that meet on loopback."""
+"""Several processes train one run, as on several machines: real processes of one thread each, on loopback."""
 
 import os
 import random
@@ -76,7 +76,7 @@ class Team:
             file.close()
 
     def ended(self, seconds: float = 240) -> list[int]:
-        """Exit statuses; all have to end within that time."""
+        """Return the exit statuses; all processes must end within this time."""
         until = time.monotonic() + seconds
         for process in self.processes:
             process.wait(max(0.1, until - time.monotonic()))
@@ -121,7 +121,7 @@ def train(place: Path, world: int, *words: str, nodes: int = 1) -> Path:
 
 @pytest.fixture(scope="module")
 def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """75 to train on, which is no multiple of a batch; 10 and 7 to evaluate on, which is none of 2 or 4."""
+    """75 training photos, not a multiple of a batch; 10 and 7 for evaluation, not multiples of 4."""
     root = make_photos(tmp_path_factory.mktemp("ranks") / "photos", train=25, valid=4, test=3)
     for split in ("valid", "test"):
         for extra in sorted((root / split).glob("*/000.jpg"))[1:]:
@@ -205,7 +205,7 @@ def test_loaders_of_all_processes_together_evaluate_each_photo_once(
 
 
 def interrupted(place: Path, world: int, words: Sequence[str], *, at_epoch: int, nodes: int = 1) -> Path:
-    """SIGTERM to all once an epoch is done; they have to end with 143, and a checkpoint."""
+    """Send SIGTERM to all once an epoch is done; they must end with status 143 and a checkpoint."""
     with team(place, world, *words, nodes=nodes) as started:
         until = time.monotonic() + 120
         while f"epoch {at_epoch}/" not in started.said():
@@ -373,7 +373,7 @@ def until_trained(started: Team) -> None:
 
 @pytest.mark.slow
 def test_killed_or_stopped_at_random_thirty_times_they_always_end(tmp_path: Path, many_photos: Path) -> None:
-    """And go on afterwards, to the result of a run that nobody touched."""
+    """Afterwards the run resumes, with the result of an uninterrupted run."""
     words = [*tiny_settings(many_photos), "trainer.max_epochs=60", "ranks.timeout_s=15", "save.every_s=0.3"]
     whole = train(tmp_path / "whole", 2, *words)
     rng, place = random.Random(6), tmp_path / "parts"

@@ -1,4 +1,4 @@
-"""The download against a real HTTP server that misbehaves on demand, and archives that mean harm."""
+"""The download against a real HTTP server with faults on demand, and malicious archives."""
 
 import contextlib
 import hashlib
@@ -37,7 +37,7 @@ COUNTS = {"train": 6, "valid": 2, "test": 2}
 
 
 def members() -> dict[str, bytes]:
-    """Noise after each picture, so that the zip is large enough to break off in its middle."""
+    """Add noise after each picture, so that the zip is large enough to be interrupted in the middle."""
     noise = np.random.default_rng(0)
     return {
         f"dogImages/{split}/{breed}/{breed[4:]}_{n:05d}.jpg": jpeg() + noise.bytes(60_000)

@@ -237,7 +237,7 @@ def test_drawing_loads_no_torch() -> None:
 
 
 def features(image: Image.Image) -> np.ndarray:
-    """What a bare pixel counter sees: 6 x 6 mean colours and a coarse histogram of colours in the middle."""
+    """Compute simple pixel features: 6 x 6 mean colours and a coarse colour histogram of the center."""
     small = np.asarray(image.resize((6, 6), Image.Resampling.BOX), dtype=np.float64).ravel() / 255
     w, h = image.size
     middle = np.asarray(image.crop((w // 4, h // 4, 3 * w // 4, 3 * h // 4)).resize((32, 32)), dtype=np.int64) // 64

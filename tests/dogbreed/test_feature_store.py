@@ -1,4 +1,4 @@
-"""The feature store: right rows or none, whoever is killed, whatever is damaged, and however many share it."""
+"""The feature store returns correct rows or none, despite kills, damage and concurrent processes."""
 
 import errno
 import json
@@ -492,7 +492,7 @@ ALL_ROWS = keys(60, views=2)
 
 @contextmanager
 def builders(tmp_path: Path, seeds: Sequence[int], pause_s: float = 0.0) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that wait at the start; `go` lets them begin."""
+    """Start processes that wait; `go` lets them begin."""
     started = []
     try:
         for seed in seeds:
@@ -620,7 +620,7 @@ def test_the_claim_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
 
 
 def test_a_child_that_outlives_its_parent_holds_no_claim(tmp_path: Path) -> None:
-    """As DataLoader's workers do for seconds after their parent was killed."""
+    """DataLoader's workers do this for seconds after their parent was killed."""
     script = f"""
         import multiprocessing, os, time
         from pathlib import Path

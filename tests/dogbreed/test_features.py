@@ -1,4 +1,4 @@
-"""Training on cached features is training on photos, only sooner: same numbers, never stale, whole checkpoints."""
+"""Training on cached features equals training on photos, only faster: same results, never stale, whole checkpoints."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ def prepared(photos: Path, model: DogBreedClassifier | None = None, **settings: 
 
 
 def computed(caplog: pytest.LogCaptureFixture) -> int:
-    """How many views went through a network, by the log."""
+    """Return how many views went through a network, from the log."""
     return sum(int(n.replace(",", "")) for n in re.findall(r"Features: ([\d,]+) views", caplog.text))
 
 
@@ -292,7 +292,7 @@ def test_views_are_the_center_crop_and_augmented_ones_and_each_epoch_draws_one(p
 
 
 class EpochOrder:
-    """A loader's epoch, sorted by photo again."""
+    """Return a loader's epoch, sorted by photo."""
 
     def __init__(self, loader: FeatureLoader) -> None:
         self.loader = loader
@@ -366,7 +366,7 @@ def test_a_frozen_part_of_an_attempt_that_never_trained_is_not_mistaken(photos: 
 
 @pytest.mark.onnx
 def test_a_signal_in_the_export_stops_the_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exporter catches whatever is raised in it."""
+    """The exporter catches any exception raised in it."""
 
     def swallows(*_: object, **__: object) -> None:
         with contextlib.suppress(Exception):

@@ -8,7 +8,7 @@ from dogbreed import hardware
 
 @pytest.fixture
 def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of all cgroups, as in a container: this process is in the outermost one."""
+    """Create the cgroup folder as in a container: this process is in the outermost cgroup."""
     monkeypatch.setattr(hardware, "_CGROUPS", tmp_path)
     monkeypatch.setattr(hardware, "_OWN_CGROUPS", tmp_path / "own")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
@@ -17,7 +17,7 @@ def cgroup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def group(root: Path, path: str, **files: str) -> None:
-    """A cgroup with these files; `cpu_max` stands for cpu.max."""
+    """Create a cgroup with these files; `cpu_max` stands for cpu.max."""
     folder = root / path
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

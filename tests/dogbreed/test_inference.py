@@ -25,7 +25,7 @@ CLASSES = ("001.Affenpinscher", "002.Afghan_hound", "003.Airedale_terrier")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network, saved as a run saves it: what it answers is arbitrary, but always the same."""
+    """Save an untrained network like a run does: its predictions are arbitrary, but always the same."""
     torch.manual_seed(0)
     model = DogBreedClassifier(CLASSES, backbone="resnet18", weights=None, image_px=64)
     model.temperature.fill_(2.0)
@@ -58,7 +58,7 @@ def test_path_bytes_and_picture_give_the_same_answer(checkpoint: Path, photo: Pa
 
 
 def written_into(content: bytes) -> io.BytesIO:
-    """A buffer as `picture.save(buffer)` leaves it: at its end."""
+    """Return a buffer positioned at its end, as `picture.save(buffer)` leaves it."""
     buffer = io.BytesIO()
     buffer.write(content)
     return buffer
@@ -204,7 +204,7 @@ def test_classes_with_equal_display_names_keep_their_folder_names(checkpoint: Pa
 
 
 def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
-    """It makes a device id in the home folder as soon as it loads a network, unless told otherwise."""
+    """ONNX Runtime writes a device id into the home folder when it loads a network, unless telemetry is disabled."""
     model, home = tiny_model(tmp_path / "model.tar.gz"), tmp_path / "home"
     home.mkdir()
     wanted = ("ORT_DISABLE_TELEMETRY", "CI")

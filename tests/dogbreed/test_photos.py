@@ -1,4 +1,4 @@
-"""Folders of photos: what is found, what is skipped, what is remembered."""
+"""Scanning folders of photos: what is found, what is skipped, what is cached."""
 
 import csv
 import hashlib
@@ -64,7 +64,7 @@ def all_paths(found: PhotoSet) -> set[str]:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The names of the files that were read."""
+    """Record the names of the files that are read."""
     seen: list[str] = []
     real = photos_module.read_picture
 
@@ -495,7 +495,7 @@ def test_a_touched_photo_is_the_same_photo(tmp_path: Path, reads: list[str]) -> 
 
 
 def test_the_digest_of_all_photos_is_that_of_earlier_versions(tmp_path: Path) -> None:
-    """It stands in run folders that are resumed."""
+    """Run folders that are resumed hold this digest."""
     root = splits(tmp_path / "data")
     found = scan(root)
     listed = [[photo.path, photo.digest] for split in SPLITS for photo in found.splits[split]]

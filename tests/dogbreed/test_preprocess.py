@@ -1,4 +1,4 @@
-"""Odd and damaged pictures, and what a network sees of good ones."""
+"""Odd and damaged pictures, and the network's inputs from good ones."""
 
 import io
 import os
@@ -53,7 +53,7 @@ def mean_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def outcome(look: Callable[[bytes], tuple[int, int]], content: bytes) -> tuple[int, int] | None:
-    """The size that `look` finds, None if it refuses. Any other exception fails the test."""
+    """Return the size that `look` finds, None on DataError. Any other exception fails the test."""
     try:
         return look(content)
     except DataError:
@@ -165,7 +165,7 @@ def test_random_bytes_after_a_known_start_give_a_picture_or_data_error(rest: byt
 
 
 def test_bombs_are_refused_before_they_take_memory() -> None:
-    """In a process of its own, which says how much its peak has grown."""
+    """Run in a process of its own, which prints how much its peak memory has grown."""
     names = [name for name, kind in ODD.items() if kind.reason.endswith("pixels") or "unpacks" in name]
     assert len(names) >= 5
     code = """
@@ -342,7 +342,7 @@ def test_every_mode_of_pillow_becomes_rgb(mode: str) -> None:
 @kinds
 @pytest.mark.parametrize("image_px", [1, 4, 16, 1000])
 def test_a_region_and_the_full_picture_agree(kind: Odd, image_px: int) -> None:
-    """The same files are accepted; at full scale with the very pixels, at a reduced one with their averages."""
+    """The same files are accepted, at full scale with identical pixels, at a reduced one with their averages."""
     full, refusal = None, ""
     try:
         full = decode(kind.content)
@@ -460,8 +460,8 @@ def test_drawn_dogs_look_alike_decoded_in_part_and_in_full(interpolation: str) -
 
 @pytest.mark.slow
 def test_accuracy_is_the_same_decoded_in_part_and_in_full() -> None:
-    """Top-1 within 0.3 points (issue 3): logistic regression on pretrained features, 40 breeds of drawn dogs, 10 photos
-    of each to learn from and 40 to tell. Learned in full, told in part; and both in part, as a run does it."""
+    """Top-1 within 0.3 points: logistic regression on pretrained features, 40 breeds of drawn dogs, with
+    10 training and 40 test photos of each. Trained on full decoding and tested on partial; and both on partial."""
     square = Preprocess(112, 0.965, "bicubic")
     network, _ = backbones.build("timm", "efficientnet_lite0", backbones.LITE0_PACKAGE)
     network.eval()

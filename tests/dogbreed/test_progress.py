@@ -1,4 +1,4 @@
-"""The lines of a run's progress: what is written can be read again, by us and by SageMaker's metric definitions."""
+"""Progress lines can be parsed again, by dogbreed and by SageMaker's metric definitions."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The report is one file that tells the truth about a run, whatever the run's folder holds."""
+"""The report is one file that describes a run correctly, whatever its folder contains."""
 
 import base64
 import csv
@@ -136,7 +136,7 @@ def write_history(run: RunFolder, epochs: int, reached: float, rng: np.random.Ge
 
 
 class Page(HTMLParser):
-    """What a page is made of: tags with attributes, the text, and tables as rows of cell texts."""
+    """A parsed page: tags with attributes, the text, and tables as rows of cell texts."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -166,7 +166,7 @@ class Page(HTMLParser):
             row[-1] = " ".join(f"{row[-1]} {data}".split())
 
     def table(self, first_heading: str) -> list[list[str]]:
-        """The rows below the headings of the table that begins so."""
+        """Return the rows below the header of the table that starts with this heading."""
         return next(table[1:] for table in self.tables if table[0][0] == first_heading)
 
     def images(self) -> list[dict[str, str]]:
@@ -484,7 +484,7 @@ def test_the_same_run_gives_the_same_file(small: tuple[RunFolder, Path]) -> None
 
 
 def test_a_report_of_guesses_on_noise_stays_below_3_mb(tmp_path: Path) -> None:
-    """The worst case: photos that do not compress, and hardly two mistakes alike."""
+    """The worst case: photos that do not compress, and mistakes that are nearly all different."""
     run, photos = make_run(tmp_path, classes=BREEDS, photos_each=1)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
@@ -640,7 +640,7 @@ CHECK = """<script>addEventListener("load", () => {
 
 
 def browse(html: Path, scratch: Path, *options: str) -> str:
-    """Open `html` in headless Chromium; what it prints."""
+    """Open `html` in headless Chromium and return its output."""
     chromium = shutil.which("chromium")
     assert chromium, "This test opens the report in Chromium, which is not installed. Try: apt-get install chromium"
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -653,7 +653,7 @@ def browse(html: Path, scratch: Path, *options: str) -> str:
 
 
 def look(run: RunFolder, scratch: Path, *options: str) -> dict[str, Any]:
-    """What CHECK finds in a copy of the report without its policy against scripts."""
+    """Return what CHECK finds in a copy of the report without its policy against scripts."""
     html = re.sub(r"<meta http-equiv=[^>]*>", CHECK, run.report.read_text(), count=1)
     copy = scratch / "checked.html"
     copy.write_text(html)
@@ -680,7 +680,7 @@ def test_browser_takes_light_and_dark_from_the_reader(few: tuple[RunFolder, Path
 
 
 def requests_of(html: Path, scratch: Path, *options: str) -> list[str]:
-    """The addresses that a page asked for, by Chromium's own log; what Chromium asks for itself has no origin there."""
+    """Return the URLs that a page requested, from Chromium's log; Chromium's own requests have no origin there."""
     log_path = scratch / "net.json"
     browse(html, scratch, f"--log-net-log={log_path}", *options)
     log = json.loads(log_path.read_text())
@@ -698,7 +698,7 @@ def test_browser_asks_the_network_for_nothing(finished: RunFolder, tmp_path: Pat
 
 
 def test_browser_would_be_kept_from_asking(few: tuple[RunFolder, Path], tmp_path: Path) -> None:
-    """The policy stops a request, and without it the test above would have seen one."""
+    """The policy blocks a request that the test above would see without it."""
     address = "http://photos.invalid/dog.jpg"
     tempting = tmp_path / "tempting.html"
     html = few[0].report.read_text().replace("</header>", f'</header><img src="{address}">')

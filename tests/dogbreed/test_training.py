@@ -1,4 +1,4 @@
-"""Runs in this process, tiny ones: what they leave behind, and that going on from anywhere changes nothing."""
+"""Tiny runs in this process: the files they leave, and that resuming from anywhere changes nothing."""
 
 import csv
 import json
@@ -32,12 +32,12 @@ from tests.support.runs import config, history, run, same, unclocked, weights
 
 
 class Killed(BaseException):
-    """The process is gone: nobody may catch this and tidy up."""
+    """Stands for the death of the process: no code may catch it and clean up."""
 
 
 @contextmanager
 def counted_saves(*, die_after: int = 0) -> Iterator[list[int]]:
-    """The step of each checkpoint; the process dies right after the n-th."""
+    """Record the step of each checkpoint; the process dies right after the n-th."""
     save, steps = checkpoints.ResumePoint._save, []
 
     def count_and_die(self: checkpoints.ResumePoint, trainer: Any) -> None:
@@ -333,7 +333,7 @@ def training_reason(bad: Path) -> str:
 
 
 def test_a_full_disk_ends_the_run_with_what_was_saved_intact(copy: Path, photos: Path) -> None:
-    """A limit on file size is met like a full disk: the write fails half way."""
+    """A file size limit acts like a full disk: the write fails midway."""
     (copy / "fit.json").unlink()
     (copy / "metrics.json").unlink()
     before = {path.name: path.read_bytes() for path in (copy / "checkpoints").iterdir()}
@@ -380,7 +380,7 @@ def test_a_signal_in_training_saves_before_it_stops(
 def test_a_signal_stops_training_at_any_point(
     photos: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning's own handler would end it here with status 0, as if all were well."""
+    """Lightning's own handler would exit here with status 0, as after success."""
     original = getattr(DogBreedClassifier, where)
     sent: list[int] = []
 

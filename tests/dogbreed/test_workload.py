@@ -1,4 +1,4 @@
-"""What a run does, as its settings say it; and the table of networks behind it."""
+"""Workload: a run's work from its settings, and the table of networks behind it."""
 
 import json
 import math
@@ -30,7 +30,7 @@ RUN: dict[str, Any] = {
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    """RUN with other settings: `data__batch_size=8`."""
+    """Return RUN with other settings, such as `data__batch_size=8`."""
     made = {name: dict(node) for name, node in RUN.items()}
     for key, value in changes.items():
         node, _, name = key.partition("__")
