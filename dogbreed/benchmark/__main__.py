@@ -29,7 +29,7 @@ _SAYS = {
     "overhead": "a Lightning run, against a bare loop",
     "startup": "command to first training step, against importing torch",
     "sweep": "20 trials of head training, against as many plain loops",
-    "serve": "our server, against FastAPI with eager torch",
+    "serve": "the server, against FastAPI with eager torch",
     "search": "what TPE and pruning find, against random search",
     "ddp": "two processes that train one model, against one",
     "speedup": "what several rented machines would bring, simulated",
@@ -123,8 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m dogbreed.benchmark",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            "Measure how fast training is on this machine, side by side with the usual\n"
-            "way: both on the same photos, in turn, each in a process of its own.\n\n"
+            "Measure how fast training is on this machine, side by side with a\n"
+            "baseline: both on the same photos, in turn, each in a process of its own.\n\n"
             f"benchmarks:\n{listed}"
         ),
         epilog="A goal that is missed is no error. Leave the machine alone meanwhile.",

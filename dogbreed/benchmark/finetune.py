@@ -181,9 +181,9 @@ BENCHMARK = Benchmark(
     name="finetune",
     about=(
         "Images/s of training all of a ResNet50 from JPEGs of 900x675 at 224 px, AdamW, each side with its own input "
-        "pipeline and as many threads; validation and the first steps are not counted. Usual: torchvision's reference "
-        "script (NCHW, fp32). Ours: training.run with the settings of conf/ (fp32 on a CPU, bf16-mixed on a GPU that "
-        "has it); bf16: with trainer.precision=bf16-mixed on a CPU that has it. 128-224 px: "
+        "pipeline and as many threads; validation and the first steps are not counted. Baseline: torchvision's "
+        "reference script (NCHW, fp32). dogbreed: training.run with the settings of conf/ (fp32 on a CPU, bf16-mixed "
+        "on a GPU that has it); bf16: with trainer.precision=bf16-mixed on a CPU that has it. 128-224 px: "
         f"a whole schedule of growing pictures (data.start_px={START_PX}), all epochs counted."
     ),
     repeats=3,

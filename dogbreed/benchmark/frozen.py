@@ -109,8 +109,8 @@ BENCHMARK = Benchmark(
     about=(
         f"{EPOCHS} epochs of training the head of a frozen ResNet50 (random weights), then the test photos; "
         f"{PHOTOS[0]} + {PHOTOS[1]} + {PHOTOS[2]} photos of 900x675, batches of {BATCH_SIZE}. Whole processes, from "
-        "the command to the end, imports included. Usual: the plain loop in dogbreed/benchmark/frozen.py, which "
-        "validates after each epoch. Ours: training.run from an empty cache, features, calibration and report "
+        "the command to the end, imports included. Baseline: the plain loop in dogbreed/benchmark/frozen.py, which "
+        "validates after each epoch. dogbreed: training.run from an empty cache, features, calibration and report "
         "included; it trains on center crops (features.views=1), the plain loop on random crops."
     ),
     repeats=1,

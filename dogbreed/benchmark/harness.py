@@ -194,7 +194,7 @@ def _meets(value: float, row: Row) -> bool:
 
 def table(results: Sequence[Result]) -> str:
     """All results as Markdown that also reads well in 80 columns of a terminal."""
-    cells = [("benchmark", "usual", "ours", "ratio", "goal"), *map(_cells, results)]
+    cells = [("benchmark", "baseline", "dogbreed", "ratio", "goal"), *map(_cells, results)]
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
     lines = [
         "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in cells

@@ -134,8 +134,8 @@ BENCHMARK = Benchmark(
     about=(
         "Images/s of one process with one thread, pinned to one core, from JPEG files to normalised float batches at "
         "224 px: random crop, flip, change of brightness, contrast and saturation. Photos are 900x675 of about 115 KB, "
-        "drawn dogs 200 to 330 px a side. Usual: ImageFolder, torchvision's transforms on Pillow images, DataLoader. "
-        "Ours: DogBreedData's loader, its step on the device, and the model's normalisation."
+        "drawn dogs 200 to 330 px a side. Baseline: ImageFolder, torchvision's transforms on Pillow images, "
+        "DataLoader. dogbreed: DogBreedData's loader, its step on the device, and the model's normalisation."
     ),
     repeats=5,
     prepare=_prepare,

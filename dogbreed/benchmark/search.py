@@ -44,9 +44,9 @@ BENCHMARK = Benchmark(
     name="search",
     about=(
         f"{TRIALS} trials of experiment=quickstart over the default space, with each of {SEEDS} seeds: the best "
-        "val/acc of those that ran to their end, median over the seeds. Usual: random search, without pruning. Ours: "
-        "TPE, without pruning; pruned: TPE and ASHA, the default, against TPE without it, and the epochs that both "
-        "train."
+        "val/acc of those that ran to their end, median over the seeds. Baseline: random search, without pruning. "
+        "dogbreed: TPE, without pruning; pruned: TPE and ASHA, the default, against TPE without it, and the epochs "
+        "that both train."
     ),
     repeats=1,
     prepare=_prepare,

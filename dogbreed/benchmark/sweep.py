@@ -125,9 +125,10 @@ BENCHMARK = Benchmark(
     name="sweep",
     about=(
         f"{TRIALS} trials of 10 epochs each, the head of a frozen ResNet50 on {frozen.PHOTOS[0]} + {frozen.PHOTOS[1]} "
-        f"photos of 900x675. Usual: the plain loop of `frozen`, run once and multiplied by {TRIALS}: an extrapolation. "
-        "Ours: `python train.py -m hpo=optuna` from an empty cache, the whole process, features, pages and the best "
-        "one's test included. lite0: 30 trials of experiment=quickstart, features there, the whole process. A trial: "
+        f"photos of 900x675. Baseline: the plain loop of `frozen`, run once and multiplied by {TRIALS}: an "
+        "extrapolation. dogbreed: `python train.py -m hpo=optuna` from an empty cache, the whole process, features, "
+        "pages and the best one's test included. lite0: 30 trials of experiment=quickstart, features there, the "
+        "whole process. A trial: "
         "of 10 epochs of 6,680 + 835 kept rows in a warm process, from its settings to its metrics; against a bare "
         "linear layer on as many rows."
     ),
