@@ -1,7 +1,8 @@
-"""The commands of the guides, typed into a real shell in a folder of their own, and held against what guides show."""
+"""The commands of the guides, run in a folder of their own, and held against the output that the guides show."""
 
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -18,18 +19,17 @@ from tests.support.project import TRAIN
 
 @dataclass
 class Shell:
-    """A folder in which the commands of the guides are typed, and what came of them."""
+    """A folder in which commands of the guides are run, and what came of them."""
 
     folder: Path
     photos: Path
     done: dict[str, str] = field(default_factory=dict)  # command: its output
     failed: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
     port: int = 8080
 
     def type(self, command: str, added: str = "", *, status: int = 0) -> None:
         """Run a command of a guide, with words added to it, and note what came of it."""
-        self._run(command, ["bash", "-c", self._filled(f"{command} {added}")], status)
+        self._run(command, self._words(f"{command} {added}"), status)
 
     def type_python(self, code: str) -> None:
         """Run a notebook's cell of a guide."""
@@ -41,7 +41,7 @@ class Shell:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        words = ["bash", "-c", f"exec {self._filled(command)} --port {self.port}"]
+        words = self._words(f"{command} --port {self.port}")
         with (self.folder / "server.log").open("w") as log:
             server = subprocess.Popen(words, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
         try:
@@ -71,11 +71,19 @@ class Shell:
             text=True,
             timeout=300,
         )
-        self.seconds[command] = time.monotonic() - began
+        print(f"{time.monotonic() - began:6.1f} s  {command}", flush=True)
         self.done[command] = ended.stdout
         if ended.returncode != status:
             tail = "\n".join(ended.stdout.splitlines()[-15:])
-            self.failed.append(f"{command}\nas {words[-1]}\nended with {ended.returncode}, not {status}:\n{tail}")
+            self.failed.append(
+                f"{command}\nas {shlex.join(words)}\nended with {ended.returncode}, not {status}:\n{tail}"
+            )
+
+    def _words(self, command: str) -> list[str]:
+        """Split a command as a shell would, with this environment's programs."""
+        program, *words = shlex.split(self._filled(command))
+        ours = Path(sys.executable).parent / program
+        return [sys.executable if program == "python" else str(ours) if ours.exists() else program, *words]
 
     def _filled(self, command: str) -> str:
         """Put what exists here in place of the names that stand for it in the guides."""
@@ -96,9 +104,7 @@ class Shell:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        own = {"PATH": path, "DOGBREED_CACHE": str(self.cache), "AWS_REGION": "us-east-1", "COLUMNS": "100"}
-        return {**os.environ, **own}
+        return {**os.environ, "DOGBREED_CACHE": str(self.cache), "AWS_REGION": "us-east-1", "COLUMNS": "100"}
 
     @property
     def cache(self) -> Path:
@@ -115,8 +121,6 @@ class Shell:
 
     def settle(self) -> None:
         """Fail for all commands that failed, and for output that the guides show and no command prints any more."""
-        for command, seconds in self.seconds.items():
-            print(f"{seconds:6.1f} s  {command}")
         for guide in GUIDES:
             for session in guide.sessions():
                 if session.command in self.done and "train.py" in session.command:
