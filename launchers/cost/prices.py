@@ -53,5 +53,10 @@ def closest(name: str) -> list[str]:
 
 
 def spot_share() -> float:
-    """What spot costs of the on-demand price, as a rule."""
-    return float(_table()["spot_share"])
+    """What spot costs of the on-demand price, as a rule: the upper end of the range, so that nobody is surprised."""
+    return spot_range()[1]
+
+
+def spot_range() -> tuple[float, float]:
+    low, high = _table()["spot_share"]
+    return float(low), float(high)

