@@ -479,6 +479,8 @@ def test_a_launcher_without_an_account_says_so(tmp_path: Path, monkeypatch: pyte
         (["launcher.image=python:3.12"], ["no image in Amazon ECR"]),
         (["launcher.subnets=[subnet-1]"], ["A VPC needs both"]),
         (["launcher.network_isolation=true", "data=dogimages"], ["Without a network the photos cannot be downloaded"]),
+        (["launcher.network_isolation=true"], ["AWS's image lacks lightning, torchmetrics, timm", "launcher.image="]),
+        (["launcher.instance_type=ml.g5.xlarge", "launcher.volume_gb=200"], ["launcher.volume_gb=200 has no effect"]),
         (["data=folder", "data.root=/home/me/photos"], ["There is no data folder /home/me/photos"]),
         (["model.weights=/home/me/w.pth"], ["is not sent"]),
         (["launcher=sagemaker_gpu", "launcher.max_wait_s=9"], ["for spot alone"]),
