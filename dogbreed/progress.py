@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Self
 
 # A run's numbers as regular expressions over its log, for SageMaker's metric definitions. A loss that is not finite
-# matches none of them: CloudWatch accepts no such number.
+# matches none of them: CloudWatch accepts no such number. No pattern has a ^, because AWS does not document whether it
+# matches the start of a line there.
 METRIC_PATTERNS = {
     "train/loss": r"train loss ([0-9.]+)",
     "val/loss": r"val loss ([0-9.]+)",
     "val/acc_percent": r"val loss [0-9.]+ acc ([0-9.]+)%",
-    "val/acc": r"^val/acc +([0-9.]+)",
-    "test/acc": r"^test/acc +([0-9.]+)",
+    "val/acc": r"val/acc +([0-9.]+)",
+    "test/acc": r"test/acc +([0-9.]+)",
     "images_per_s": r" ([0-9.]+) images/s",
 }
 _NUMBER = r"-?(?:\d+(?:\.\d+)?|nan|inf)"

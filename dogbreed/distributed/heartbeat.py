@@ -136,7 +136,8 @@ class Heartbeat(threading.Thread):
 
     def store(self) -> Any:
         """Return torch's store once all processes have connected. Raises PeerLost naming those that have not."""
-        until = time.monotonic() + self._timeout_s
+        meeting_s = this_process.meeting_s(self._timeout_s)
+        until = time.monotonic() + meeting_s
         while not self._received:
             time.sleep(POLL_S)
             if self._failure:
@@ -144,7 +145,7 @@ class Heartbeat(threading.Thread):
             if time.monotonic() > until:
                 missing = ", ".join(str(rank) for rank in range(self._ranks.world_size) if rank not in self._came)
                 why = f"process {missing} is missing" if self._came else self._refusal or "process 0 does not answer"
-                raise not_met(self._ranks, self._timeout_s, why)
+                raise not_met(self._ranks, meeting_s, why)
         self._store.set_timeout(timedelta(seconds=self._timeout_s))
         return self._store
 

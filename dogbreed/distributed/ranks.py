@@ -69,6 +69,11 @@ def last_words(lost: PeerLost) -> None:
     log.error("%s", lost)
 
 
+def meeting_s(timeout_s: float) -> float:
+    """How long the processes wait for each other as they begin. Whoever starts them may know that they need longer."""
+    return max(timeout_s, float(os.environ.get("DOGBREED_MEETING_S", "0")))
+
+
 def address() -> tuple[str, int]:
     return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 

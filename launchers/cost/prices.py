@@ -53,5 +53,11 @@ def closest(name: str) -> list[str]:
 
 
 def spot_share() -> float:
-    """Return the typical spot price as a share of the on-demand price."""
-    return float(_table()["spot_share"])
+    """Return the typical spot price as a share of the on-demand price: the upper end of the range."""
+    return spot_range()[1]
+
+
+def spot_range() -> tuple[float, float]:
+    """Return the lowest and the highest typical spot price as shares of the on-demand price."""
+    low, high = _table()["spot_share"]
+    return float(low), float(high)

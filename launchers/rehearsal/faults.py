@@ -10,7 +10,16 @@ from typing import Any, Self
 
 _MOMENT = re.compile(r"(?P<seconds>\d+(?:\.\d+)?)s|(?P<what>epoch|checkpoint|trial) (?P<number>[1-9]\d*)|start")
 
-_AMOUNTS = ("reclaims", "no_capacity", "throttled", "s3_failures", "s3_delay_s", "log_delay_s", "upload_lag_s")
+_AMOUNTS = (
+    "reclaims",
+    "crashes",
+    "no_capacity",
+    "throttled",
+    "s3_failures",
+    "s3_delay_s",
+    "log_delay_s",
+    "upload_lag_s",
+)
 
 
 @dataclass
@@ -45,10 +54,10 @@ class Faults:
     follows. In a search its first trial stands for the first epoch. hard: without a notice. no_capacity: how many jobs
     find no machine. throttled: how many requests are refused for their rate; s3_failures: how many of S3's end in 503;
     s3_delay_s: how much longer each of S3's takes. expires_after: the number of requests after which credentials are
-    not valid any more. crash_at: the moment when a node dies, in a job's first attempt. disk_mb: files on a machine
-    cannot grow beyond this. log_delay_s: how late lines are in CloudWatch; upload_lag_s: how late files of the
-    checkpoint folder are in S3. quotas: instances that may run at once, by type. no_bucket: a bucket that is named is
-    missing; otherwise it is created, since it stands for one that you have.
+    not valid any more. crash_at: the moment when a node dies, in each of a job's first `crashes` attempts. disk_mb:
+    files on a machine cannot grow beyond this. log_delay_s: how late lines are in CloudWatch; upload_lag_s: how late
+    files of the checkpoint folder are in S3. quotas: instances that may run at once, by type. no_bucket: a bucket that
+    is named is missing; otherwise it is created, since it stands for one that you have.
     """
 
     reclaims: int = 0
@@ -60,6 +69,7 @@ class Faults:
     s3_delay_s: float = 0.0
     expires_after: int | None = None
     crash_at: str | None = None
+    crashes: int = 1
     disk_mb: float | None = None
     log_delay_s: float = 0.0
     upload_lag_s: float = 0.4
@@ -110,7 +120,7 @@ class Faults:
 
     def crash_moment(self, attempt: int) -> str | None:
         """When a machine of the `attempt`th attempt, from 1, dies; None for never."""
-        return self.crash_at if attempt == 1 else None
+        return self.crash_at if attempt <= self.crashes else None
 
 
 class Session:

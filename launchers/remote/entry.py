@@ -50,7 +50,7 @@ def main() -> int:
     try:
         argv, attempt = _prepare(base, group, sent)
         came = _module(base / "code", "uploads")["stamps"](base / "checkpoints")
-        common = {**os.environ, **_environment(base, group)}
+        common = {**os.environ, **_environment(base, group), **_gpu_variables(base / "code", group)}
         exits = training.run(argv, base / "code", [common | more for more in group.environments(base, attempt)])
     except _Failure as failure:
         return _end(base, 1, str(failure))
@@ -60,6 +60,7 @@ def main() -> int:
     failed = any(each.status for each in exits)
     if group.first and not failed:
         _copy_run_folder(base / "checkpoints", base / "output/data")
+        _unpack_model(base / "checkpoints/model.tar.gz", base / "model")
     if group.first:
         _wait_for_uploads(base, came, training.signalled_at, failed=failed)
     if not failed:
@@ -164,6 +165,7 @@ class _ProcessGroup:
     current: str
     interface: str
     local_size: int
+    gpus: int  # of this machine
 
     @property
     def machine(self) -> int:
@@ -201,6 +203,8 @@ class _ProcessGroup:
             "TORCHELASTIC_RUN_ID": job or "job",
             "GLOO_SOCKET_IFNAME": self.interface,
             "NCCL_SOCKET_IFNAME": self.interface,
+            "NCCL_DEBUG": "WARN",  # /etc/nccl.conf of AWS's images would have pages logged
+            "DOGBREED_MEETING_S": "900",  # machines of a job are there minutes after one another
             "TORCH_CPP_LOG_LEVEL": "ERROR",  # where one is lost the others would log pages of addresses
         }
         ranks = [{"RANK": str(self.rank(n)), "LOCAL_RANK": str(n)} for n in range(self.local_size)]
@@ -222,7 +226,8 @@ def _process_group(base: Path, *, search: bool) -> _ProcessGroup:
 
     hosts = sorted(about["hosts"], key=number)
     interface = about.get("network_interface_name") or "eth0"
-    return _ProcessGroup(hosts, about["current_host"], interface, 1 if search else _gpus() or 1)
+    gpus = _gpus()
+    return _ProcessGroup(hosts, about["current_host"], interface, 1 if search else gpus or 1, gpus)
 
 
 def _gpus() -> int:
@@ -279,6 +284,16 @@ def _install(project: Path, sent: dict[str, Any]) -> None:
         raise _Failure(why_not)
 
 
+def _gpu_variables(project: Path, group: _ProcessGroup) -> dict[str, str]:
+    """Return what CUDA needs to use the GPUs that the machine has, if any."""
+    if not group.gpus:
+        return {}
+    variables, why_not = _module(project, "gpu")["make_usable"]()
+    if why_not:
+        raise _Failure(why_not)
+    return dict(variables)
+
+
 def _environment(base: Path, group: _ProcessGroup) -> dict[str, str]:
     """Return the variables that all processes of this machine share."""
     saved, sent = base / "checkpoints" / _FEATURES, base / "input/data" / _FEATURES
@@ -289,9 +304,17 @@ def _environment(base: Path, group: _ProcessGroup) -> dict[str, str]:
     return {
         **features,
         "PYTHONUNBUFFERED": "1",  # a line is in the log when it is printed
+        **_bytecode(base),
         "DOGBREED_CACHE": _local(_TMP, base),
         "DOGBREED_SENT": str(base / "input/data/spec/spec.json"),
     }
+
+
+def _bytecode(base: Path) -> dict[str, str]:
+    """AWS's images neither have bytecode nor let it be written: without this each process would compile torch anew."""
+    if not os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        return {}
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _local(f"{_TMP}/pycache", base)}
 
 
 def _local(text: str, base: Path) -> str:
@@ -324,6 +347,13 @@ def _copy_run_folder(folder: Path, output: Path) -> None:
                     os.link(path, target)
                 except OSError:  # another file system
                     shutil.copy2(path, target)
+
+
+def _unpack_model(archive: Path, target: Path) -> None:
+    """Make the served model the job's own artifact: SageMaker packs what lies in this folder."""
+    if archive.is_file():
+        with tarfile.open(archive) as packed:
+            packed.extractall(target, filter="data")
 
 
 def _wait_for_uploads(base: Path, before: dict[Path, Any], signalled_at: float | None, *, failed: bool) -> None:

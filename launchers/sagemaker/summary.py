@@ -10,12 +10,20 @@ from launchers.project import describe_commit
 from launchers.sagemaker import images, permissions, request
 from launchers.sagemaker.settings import JobSettings
 
+# https://docs.aws.amazon.com/sagemaker/latest/dg/train-encrypt.html
+_VPC_OF_SEVERAL = (
+    "the security group must let its own members reach each other:\n"
+    "TCP on all ports, and for the encryption UDP 500 and protocol 50 (ESP)"
+)
+
 
 def rows(settings: JobSettings, spec: RunSpec, handle: Handle) -> Iterator[tuple[str, str]]:
     """Yield the rows of the plan, as (name, text)."""
     yield from _machine_rows(settings, spec)
     yield "command", shlex.join(request.command(spec, resumes=spec.going_on is not None).argv)
     yield from _image_rows(settings, spec)
+    if settings.subnets and settings.instances > 1:
+        yield "network", _VPC_OF_SEVERAL
     yield from _sent_rows(settings, spec)
     yield "files", settings.layout.run(spec.run_id).uri
     yield "folder", spec.folder
@@ -56,7 +64,8 @@ def _cost(settings: JobSettings, cost: estimate.Cost | None) -> str:
     if cost is None:
         return f"unknown: no price of {settings.instance_type} is in launchers/cost/prices.yaml"
     expected = "expected cannot be told" if cost.expected is None else f"about {formatting.usd(cost.expected)} expected"
-    spot = ", less on spot" if settings.spot else ""
+    low, high = prices.spot_range()
+    spot = f", on spot {low:.0%} to {high:.0%} of it as a rule" if settings.spot else ""
     free = "" if settings.cloud.bills else "nothing here; on AWS "
     return (
         f"{free}{expected}, {formatting.usd(cost.worst)} at worst\n"

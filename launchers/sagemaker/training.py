@@ -135,7 +135,7 @@ class SageMakerLauncher(JobSettings):
     def _create(self, plan: Plan, create: Mapping[str, Any]) -> None:
         client, run_id = self.cloud.client("sagemaker"), plan.spec.run_id
         kind = "spot training" if self.spot else "training"
-        quota = f"(the quota of this machine: `{self.instance_type} for {kind} job usage`)"
+        quota = f"(the quota of this machine: `{self.instance_type} for {kind} job usage`, 0 in new accounts)"
         while True:
             name = self.jobs.next_name(run_id)
             with errors("creating the training job", then=quota):

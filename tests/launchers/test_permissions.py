@@ -103,6 +103,12 @@ def test_what_the_role_lacks_is_asked_of_aws_where_that_is_permitted(
     assert not warning or "Try: dry_run=true" in warning
 
 
+def test_several_machines_in_a_vpc_are_told_what_their_security_group_must_permit() -> None:
+    launcher, spec = launched("guarded"), planned("guarded").spec
+    several = replace(launcher, instances=2, network_isolation=False)
+    assert "UDP 500 and protocol 50" in dict(several.plan(spec).rows)["network"]
+
+
 # --- the calls of a run's whole life ---
 
 IAM_NAMES = {  # of operations whose permission is called otherwise

@@ -30,6 +30,7 @@ COMMANDS = {
         "launcher.subnets=[subnet-0a1b2c3d]",
         "launcher.security_groups=[sg-0a1b2c3d]",
         "launcher.network_isolation=true",
+        "launcher.image=123456789012.dkr.ecr.eu-west-1.amazonaws.com/mine:1",
         "launcher.instance_type=ml.m5.xlarge",
         "model.weights=null",
     ],

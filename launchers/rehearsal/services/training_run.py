@@ -67,7 +67,7 @@ class JobRun(threading.Thread):
 
     def _run(self) -> Ending | None:
         """Run the job. Returns how it ended; None if it has not, because the server ends before it."""
-        attempt = 0
+        attempt, retries = 0, self.job.request.get("RetryStrategy", {}).get("MaximumRetryAttempts", 0)
         while True:
             attempt += 1
             if self._pause(_STEP_S):
@@ -93,9 +93,12 @@ class JobRun(threading.Thread):
             outcome = attempted.run(self.server)
             if self._abandoned.is_set():
                 return None
-            if outcome is not Outcome.INTERRUPTED:
+            if outcome is Outcome.CRASHED and retries > 0:
+                retries -= 1  # it is in `Starting` again, and nothing says why
+            elif outcome is Outcome.INTERRUPTED:
+                self._to("Interrupted", "The training job was interrupted because the spot instance was reclaimed")
+            else:
                 return self._finished(outcome, attempted.failed)
-            self._to("Interrupted", "The training job was interrupted because the spot instance was reclaimed")
             for host in self._hosts:
                 host.machine.remove()
             if self._pause(_CAPACITY_S):
