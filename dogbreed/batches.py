@@ -1,4 +1,4 @@
-"""Batches that are not batches of photos."""
+"""Types of batches other than photos."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 class FeatureBatch(NamedTuple):
-    """A batch that has been through the frozen part of the backbone already.
+    """A batch that has already passed through the frozen part of the backbone.
 
     features: float [N, ...], the backbone's pooled output or the activations where its trained part begins.
     labels: int64 [N].

@@ -1,6 +1,7 @@
-"""The 133 breeds of Udacity's dogImages data set, in its order, their names for people, and the number of photos."""
+"""The 133 breeds of Udacity's dogImages data set, in its order, with their display names and numbers of photos."""
 
 import re
+from collections.abc import Sequence
 
 _NAMES = """
     Affenpinscher Afghan_hound Airedale_terrier Akita Alaskan_malamute American_eskimo_dog American_foxhound
@@ -27,12 +28,22 @@ _NAMES = """
 """
 
 BREEDS: tuple[str, ...] = tuple(f"{number:03d}.{name}" for number, name in enumerate(_NAMES.split(), 1))
-PHOTOS = {"train": 6680, "valid": 835, "test": 836}  # of the data set, by split
+PHOTOS = {"train": 6680, "valid": 835, "test": 836}  # in the data set, by split
 
 
 def display_name(folder: str) -> str:
-    """The name of a class folder for people: "002.Afghan_hound" gives "Afghan hound".
+    """Return the display name of a class folder: "Afghan hound" for "002.Afghan_hound".
 
-    Folders of other data sets may have no number; only digits followed by a point count as one.
+    Folders of other data sets may have no number; only digits followed by a point and more text count as one.
     """
-    return re.sub(r"^\d+\.", "", folder).replace("_", " ")
+    return re.sub(r"^\d+\.(?=.)", "", folder).replace("_", " ").strip()
+
+
+def display_names(folders: Sequence[str]) -> list[str]:
+    """Return the display names of all classes; those that would be empty or not unique keep their folders' names.
+
+    Control characters and bytes that are not UTF-8, which no font can show, become U+FFFD.
+    """
+    printable = ["".join(c if c.isprintable() else "\ufffd" for c in folder) for folder in folders]
+    short = [display_name(folder) for folder in printable]
+    return short if all(short) and len(set(short)) == len(set(folders)) else printable

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say."""
+"""Calibrate probabilities by temperature scaling."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature that logits [N, classes] are divided by so that they fit labels [N] best, in 0.05..20.
+    """Return the temperature, in 0.05..20, by which to divide logits [N, classes] so that they fit labels [N] best.
 
     Minimises the negative log-likelihood (Guo et al. 2017, arXiv 1706.04599). The order of the classes does not change.
     """
@@ -22,5 +22,5 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     with torch.enable_grad():
         optimizer.step(loss)  # type: ignore[no-untyped-call]
-    # predictions without one error have no optimum: the temperature would go to 0
+    # predictions without any error have no optimum: the temperature would go to 0
     return float(log_temperature.detach().exp().nan_to_num(1.0).clamp(0.05, 20.0))

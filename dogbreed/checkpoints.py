@@ -1,4 +1,4 @@
-"""Checkpoints that survive a crash at any moment, and training that goes on from them exactly."""
+"""Write checkpoints that survive a crash at any moment, and resume training from them exactly."""
 
 import io
 import logging
@@ -22,30 +22,30 @@ from dogbreed.run_folder import RunFolder, write_bytes
 
 log = logging.getLogger("dogbreed")
 
-FROZEN = "frozen"  # a checkpoint's key: the digest of the part of the network that is not in it
+FROZEN = "frozen"  # a checkpoint's key for the digest of the part of the network that is not in it
 _SAVE_BEFORE_VALIDATION_S = 10.0
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents on the CPU; plain values and tensors only, no code is run (weights_only).
+    """Read a checkpoint onto the CPU; loads plain values and tensors only and runs no code (weights_only).
 
-    Raises CheckpointError if there is none, it is damaged or it is not one of ours.
+    Raises CheckpointError if it is missing, damaged, or not from a dogbreed run.
     """
     if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path}.\nTry: <run folder>/checkpoints/best.ckpt")
+        raise CheckpointError(f"The checkpoint {path} does not exist.\nTry: <run folder>/checkpoints/best.ckpt")
     if damage := _damage(path):
         raise CheckpointError(f"The checkpoint {path} is damaged: {damage}.\nTry: another checkpoint of the same run")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a zip file, but of something else
+    except Exception as error:  # a zip file with other contents
         raise CheckpointError(f"{path} is not a checkpoint that can be loaded safely: {error}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
-        raise CheckpointError(f"{path} is a torch file, but no checkpoint of a run of dogbreed.")
+        raise CheckpointError(f"{path} is a torch file, but not a checkpoint of a dogbreed run.")
     return checkpoint
 
 
 def read_whole(path: Path) -> dict[str, Any]:
-    """The same with the whole network in it, also in a run on cached features that has not come to its end."""
+    """Read a checkpoint with the whole network, also of an unfinished run on cached features."""
     checkpoint = read(path)
     frozen = checkpoint.pop(FROZEN, None)
     if frozen is None:
@@ -53,19 +53,19 @@ def read_whole(path: Path) -> dict[str, Any]:
     beside = path.with_name(RunFolder(path).frozen.name)
     if not beside.is_file():
         raise CheckpointError(
-            f"{path} holds the trained part of the network alone, and {beside.name} is not beside it.\n"
-            "Try: the checkpoint in its own run folder; best.ckpt of a finished run holds all"
+            f"{path} holds only the trained part of the network, and {beside.name} is not beside it.\n"
+            "Try: the checkpoint in its own run folder, or best.ckpt of a finished run, which holds the whole network"
         )
     rest = read(beside)
     if rest[FROZEN] != frozen:
-        raise CheckpointError(f"{beside} is of another run than {path}.\nTry: the checkpoint in its own run folder")
+        raise CheckpointError(f"{beside} belongs to another run than {path}.\nTry: the checkpoint in its run folder")
     return {**checkpoint, "state_dict": {**rest["state_dict"], **checkpoint["state_dict"]}}
 
 
 def newest(folder: RunFolder) -> Path | None:
-    """The newest checkpoint that is whole and whose best.ckpt is there; a damaged one is set aside, with a warning.
+    """Return the newest intact checkpoint whose best.ckpt exists; set damaged ones aside with a warning.
 
-    None: start over. On a rented machine files are saved one by one, so that one may come back without the other.
+    Return None to start over. On a rented machine files are saved one by one, so one may be restored without the other.
     """
     for path in (folder.last, folder.previous):
         if not path.exists():
@@ -73,18 +73,18 @@ def newest(folder: RunFolder) -> Path | None:
         try:
             if _has_its_best(read(path), folder):
                 return path
-            log.warning("%s goes with a newer best.ckpt than the one that is there; the one before is used", path)
+            log.warning("%s belongs to a newer best.ckpt than the one here; using the previous checkpoint", path)
             continue
         except CheckpointError as error:
             damage = str(error)
         aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         path.replace(aside)
-        log.warning("The checkpoint %s is damaged; it is set aside as %s. %s", path, aside.name, damage)
+        log.warning("The checkpoint %s is damaged and was renamed to %s: %s", path, aside.name, damage)
     return None
 
 
 def _has_its_best(checkpoint: dict[str, Any], folder: RunFolder) -> bool:
-    """Whether best.ckpt is of the epoch that was the best when `checkpoint` was written, or of a later one."""
+    """Return whether best.ckpt is from the best epoch as of `checkpoint`, or from a later one."""
     states = checkpoint.get("callbacks", {})
     best: dict[str, Any] = next((v for key, v in states.items() if key.startswith(BestCheckpoint.__qualname__)), {})
     rows = states.get("History", {}).get("rows", [])
@@ -99,14 +99,14 @@ def _has_its_best(checkpoint: dict[str, Any], folder: RunFolder) -> bool:
 
 
 def write(checkpoint: dict[str, Any], path: Path) -> None:
-    """Whole or not at all; raises StorageError where there is no room."""
+    """Write a checkpoint atomically. Raises StorageError if the disk is full."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     write_bytes(path, buffer.getbuffer())
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning's own writes are atomic but not synced to disk: a power cut could leave an empty file."""
+    """Syncs checkpoints to disk: Lightning's own writes are atomic, but a power cut could leave an empty file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write(checkpoint, Path(path))
@@ -116,7 +116,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """checkpoints/best.ckpt: the best epoch by the monitored validation metric."""
+    """Keeps checkpoints/best.ckpt, the best epoch by the monitored validation metric."""
 
     def __init__(self, folder: RunFolder, monitor: str, mode: str) -> None:
         super().__init__(
@@ -125,7 +125,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._best = str(folder.best)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # In a folder that was moved, or came home from another machine, Lightning would forget the best score so far
+        # In a folder that was moved or downloaded from another machine, Lightning would forget the best score so far
         here: dict[str, Any] = {"dirpath": self.dirpath}
         if state_dict["best_k_models"]:
             score = next(iter(state_dict["best_k_models"].values()))
@@ -135,14 +135,15 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class ResumePoint(Checkpoint):
-    """checkpoints/last.ckpt, from which training goes on bit for bit; the one before is kept as previous.ckpt.
+    """Keeps checkpoints/last.ckpt, from which training resumes bit for bit, and the one before as previous.ckpt.
 
-    Saved after a step once `every_s` seconds or `every_n_steps` steps have passed, after the last epoch, and when a
-    signal asks to stop. Never between an epoch's last step and its validation: Lightning would leave that validation
-    out on resume. So that a signal in a long validation costs one step and no more, there is one just before.
+    Saves after a step once `every_s` seconds or `every_n_steps` steps have passed, after the last epoch, and when a
+    signal asks to stop. Never saves between an epoch's last step and its validation: Lightning would skip that
+    validation on resume. It saves just before the last step instead, so that a signal in a long validation loses at
+    most one step.
 
-    The states of the random number generators travel along, those of all processes that train; they are put back at
-    the first step, when the loader's iterator exists.
+    A checkpoint includes the random number generators' states of all training processes; they are restored at the first
+    step, when the loader's iterator exists.
     """
 
     def __init__(self, folder: RunFolder, stop: Interruption, every_s: float, every_n_steps: int | None) -> None:
@@ -150,7 +151,7 @@ class ResumePoint(Checkpoint):
         self.every_s, self.every_n_steps = every_s, every_n_steps
         self._saved_at = time.monotonic()
         self._saved_step = 0
-        self._batches = 0  # of this epoch, trained
+        self._batches = 0  # trained in this epoch
         self._random_states: dict[str, Any] | None = None
         self._agreement = collectives.Agreement()
         self._device = torch.device("cpu")
@@ -159,12 +160,12 @@ class ResumePoint(Checkpoint):
         self._device = trainer.strategy.root_device
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning's own handler, which is there by now, ends training without a checkpoint and with exit status 0
+        # Lightning has installed its own handler, which ends training without a checkpoint and with exit status 0
         self.stop.listen()
-        self.stop.check()  # for a signal that came while it had them; nothing is trained yet
-        if (rank := ranks.here().rank) > 0:  # dropout is each process's own; Lightning has just seeded all alike
+        self.stop.check()  # a signal may have arrived while Lightning had them; nothing is trained yet
+        if (rank := ranks.here().rank) > 0:  # each process needs its own dropout; Lightning has just seeded all alike
             torch.manual_seed(int(np.random.SeedSequence([torch.initial_seed(), rank]).generate_state(1)[0]))
-        # Lightning would do this itself, but not where configure_optimizers asked for the number of steps before
+        # Lightning would do this itself, except after configure_optimizers has asked for the number of steps
         if self._batches:
             cast(TrainLoader, trainer.train_dataloader).load_state_dict({"batches": self._batches})
 
@@ -179,7 +180,7 @@ class ResumePoint(Checkpoint):
         self._batches = batch_idx + 1
         left = int(trainer.num_training_batches) - self._batches
         if left == 0 or self._batches % trainer.accumulate_grad_batches:
-            return  # gradients that wait for their step are in no checkpoint
+            return  # accumulated gradients are not saved in checkpoints
         collectives.moved_on()
         last = left <= trainer.accumulate_grad_batches  # before the validation
         due = self._due() or (last and self._waited() > _SAVE_BEFORE_VALIDATION_S)
@@ -191,8 +192,8 @@ class ResumePoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        # where there is no checkpoint yet, training has taken seconds: worth waiting for the one at the epoch's end.
-        # Several processes end together or not at all, and here each has a number of batches of its own
+        # without a checkpoint so far, training has taken only seconds: wait for the one at the epoch's end.
+        # Several processes must stop together, and in validation each has its own number of batches
         stops = self.stop.signum is not None and not ranks.here().several
         if stops and trainer.state.fn == "fit" and self.folder.last.exists():
             self.stop.stop(f"in the validation after step {trainer.global_step}")
@@ -235,11 +236,11 @@ class ResumePoint(Checkpoint):
 
 
 def _damage(path: Path) -> str:
-    """What is wrong with a file that torch.save wrote: it is a zip archive, with a checksum for each part."""
+    """Return what is wrong with a file of torch.save (a zip archive with a checksum per part); "" if nothing is."""
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except Exception as error:  # whatever wrong bytes make zipfile raise
+    except Exception as error:  # zipfile may raise anything for damaged bytes
         return str(error) or type(error).__name__
     return f"the checksum of {broken} is wrong" if broken else ""
 

@@ -1,4 +1,4 @@
-"""Photos as batches: the DataModule, for any folder of photos in class folders."""
+"""Load photos as batches: the DataModule for any folder of photos in class folders."""
 
 import atexit
 import logging
@@ -29,34 +29,34 @@ log = logging.getLogger("dogbreed")
 
 Batch = tuple[Tensor, ...]  # uint8 [N, 3, H, W] in channels_last strides, labels int64 [N], maybe light float32 [N, 3]
 Sample = tuple[NDArray[np.uint8], int] | tuple[NDArray[np.uint8], int, NDArray[np.float32]] | DataError
-KEPT_SHARE = 1 / 8  # of the memory that is there: what a decoded evaluation set may take
-GRID_PX = 32  # networks halve their input five times
+KEPT_SHARE = 1 / 8  # of available memory: the limit for a decoded evaluation set
+GRID_PX = 32  # networks halve their input five times, so sizes are multiples of this
 
 
 class Source(Protocol):
-    """Where photos come from when they are not there yet."""
+    """Provides photos that are not on disk yet."""
 
     def prepare(self, root: Path) -> None:
-        """Make sure that `root` holds photos in train/valid/test class folders; cheap where it does already."""
+        """Ensure that `root` holds photos in train/valid/test class folders; cheap if it already does."""
 
 
 class DogBreedData(LightningDataModule):
-    """Photos in `root/{train,valid,test}/<class>/`, or in `root/<class>/`, which are then split, stratified and seeded.
+    """Loads photos from `root/{train,valid,test}/<class>/`, or from `root/<class>/` with a stratified, seeded split.
 
-    source: draws or downloads the photos where they are missing; None where they are there. batch_size: per process;
-    global_batch is that of all processes together, which a resumed run keeps, however many there are.
+    source: draws or downloads missing photos; None if they exist. batch_size: per process; global_batch is that of all
+    processes together, which a resumed run keeps, however many processes it has.
     image_px, crop_pct, interpolation: the network's (DogBreedClassifier.preprocess). augment: None for none.
-    workers: processes that decode; None for as many as there are CPUs, at most 8. max_bad_fraction: the share of
-    unreadable files that is skipped. valid_fraction, test_fraction: where this class does the splitting.
-    start_px: side of the training pictures in the first epoch, which grows to image_px (progressive resizing, see
-    `epoch_px`); None for image_px throughout. grow_epochs: how many epochs there are to grow in.
+    workers: processes that decode; None for one per CPU, at most 8. max_bad_fraction: the largest share of unreadable
+    files that may be skipped. valid_fraction, test_fraction: used if this class splits the photos.
+    start_px: side of the training images in the first epoch, which grows to image_px (progressive resizing, see
+    `epoch_px`); None for image_px throughout. grow_epochs: the number of epochs in the schedule.
 
-    After `setup`, `classes` and `photos` say what there is. Order and augmentation are functions of
-    (seed, epoch, index) alone. Raises DataError with all findings at once.
+    After `setup`, `classes` and `photos` describe the data. Order and augmentation depend on (seed, epoch, index)
+    alone. Raises DataError with all findings at once.
 
-    The model gets uint8 [N, 3, H, W] and labels: crops and flips are made by the workers, the change of light by
-    `on_after_batch_transfer`, for a whole batch on the device. A validation or test set that fits in an eighth of the
-    memory that is there is decoded once and then kept.
+    The model gets uint8 [N, 3, H, W] and labels: workers crop and flip; `on_after_batch_transfer` changes the light of
+    a whole batch on the device. A validation or test set that fits in an eighth of the available memory is decoded once
+    and then kept.
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class DogBreedData(LightningDataModule):
         if self.source is not None:
             self.source.prepare(self.root)
 
-    def look(self) -> PhotoSet:
-        """What there is, findings included; looked up once."""
+    def scan(self) -> PhotoSet:
+        """Scan the photos once; problems are in the result's findings."""
         if self._photos is None:
             self._photos = scan(
                 self.root,
@@ -108,41 +108,41 @@ class DogBreedData(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         raise_findings(ConfigError, self._wrong_settings())
-        raise_findings(DataError, [*self.look().findings, *self._too_few()])
+        raise_findings(DataError, [*self.scan().findings, *self._too_few()])
 
     def _wrong_settings(self) -> list[str]:
         findings = []
         if self.batch_size < 1:
-            findings.append(f"data.batch_size={self.batch_size} must be at least 1")
+            findings.append(f"data.batch_size must be at least 1, got {self.batch_size}")
         image_px = self.preprocess.image_px
         if self.start_px is not None and not GRID_PX <= self.start_px <= image_px:
-            findings.append(f"data.start_px={self.start_px} must be from {GRID_PX} to the model's image_px={image_px}")
+            findings.append(f"data.start_px must be {GRID_PX} to the model's image_px={image_px}, got {self.start_px}")
         if self.start_px is not None and (self.grow_epochs or 0) < 1:
-            findings.append(f"data.grow_epochs={self.grow_epochs} must be at least 1 where data.start_px is set")
+            findings.append(f"data.grow_epochs must be at least 1 if data.start_px is set, got {self.grow_epochs}")
         return findings
 
     def _too_few(self) -> list[str]:
-        """Each process needs a photo of each split, and of each step."""
+        """Check that each process gets a photo of each split and of each step."""
         world = ranks.here().world_size
-        fewest = min(len(photos) for photos in self.look().splits.values()) if not self.look().findings else world
+        fewest = min(len(photos) for photos in self.scan().splits.values()) if not self.scan().findings else world
         if min(fewest, self.global_batch) >= world:
             return []
-        return [f"{world} processes have {fewest} photos of a split to share.\nTry: fewer processes, or more photos"]
+        return [f"A split has {fewest} photos for {world} processes.\nTry: fewer processes, or more photos"]
 
     @property
     def photos(self) -> PhotoSet:
-        """What there is to train on, fetched first where it is missing. Raises DataError as `setup` does."""
+        """The photos, downloaded or drawn first if they are missing. Raises DataError like `setup`."""
         if self._photos is None:
             self.prepare_data()
         self.setup()
-        return self.look()
+        return self.scan()
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.photos.classes
 
     def train_dataloader(self) -> "TrainLoader":
-        """Yields (images, labels), or (images, labels, light) where the augmentation changes the light."""
+        """Return a loader of (images, labels), or (images, labels, light) if the augmentation changes the light."""
         return TrainLoader(self._dataset("train", self.augment), self.global_batch, self.workers, self.seed)
 
     def val_dataloader(self) -> "PhotoLoader":
@@ -152,14 +152,14 @@ class DogBreedData(LightningDataModule):
         return self._evaluation_loader("test")
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Relight a batch of training photos, on the device that it has been moved to."""
+        """Change the light of a batch of training photos on its device."""
         if isinstance(batch, tuple | list) and len(batch) == 3:
             images, labels, light = batch
             return relight(images, light), labels
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"digest": self.photos.digest, "global_batch": self.global_batch}  # a resumed run compares and keeps
+        return {"digest": self.photos.digest, "global_batch": self.global_batch}  # a resumed run checks and keeps them
 
     def _evaluation_loader(self, split: str) -> "PhotoLoader":
         if split not in self._evaluation_loaders:
@@ -181,10 +181,10 @@ class DogBreedData(LightningDataModule):
 
 
 def epoch_px(epoch: int, *, start_px: int, image_px: int, epochs: int) -> int:
-    """Side of the training pictures in an epoch (from 0): from start_px evenly to image_px, in multiples of 32.
+    """Return the side of the training images in an epoch (from 0): evenly from start_px to image_px, multiples of 32.
 
-    The last quarter of the epochs, rounded up, is at image_px, so that the network ends with what it is used with
-    (progressive resizing, arXiv 2104.00298 section 4.2, there with stages of their own).
+    The last quarter of the epochs, rounded up, is at image_px, so that the network ends at the size it is used with
+    (progressive resizing, arXiv 2104.00298 section 4.2, which uses explicit stages).
     """
     growing = epochs - math.ceil(epochs / 4)
     if epoch >= growing:
@@ -194,13 +194,13 @@ def epoch_px(epoch: int, *, start_px: int, image_px: int, epochs: int) -> int:
 
 
 class PhotoDataset(Dataset[Sample]):
-    """Photos by (epoch, index): uint8 [H, W, 3], the label and, where the augmentation changes it, the light [3].
+    """Returns photos by (epoch, index): uint8 [H, W, 3], the label and, if the augmentation changes it, the light [3].
 
     grow: start_px and the number of epochs, see `epoch_px`; None for image_px in all of them. Without it and without
     `augment` the epoch makes no difference.
 
-    A photo that cannot be read any more is the DataError itself: raised in a worker process, it would reach the main
-    one with torch's account of both processes as its message.
+    For a photo that can no longer be read it returns the DataError: raised in a worker, the error would reach the main
+    process with torch's tracebacks of both processes as its message.
     """
 
     def __init__(
@@ -240,14 +240,14 @@ class PhotoDataset(Dataset[Sample]):
 
 
 class EpochOrder:
-    """Which photos each step of an epoch trains on, and which of them on this process: functions of (seed, epoch).
+    """Determines each step's photos and this process's share of them, as a function of (seed, epoch).
 
-    A step takes the next `global_batch` photos of the epoch's order; processes share them. A set that is smaller is
-    one batch. The uneven tail of an epoch is left out, which in each epoch is another one.
+    A step takes the next `global_batch` photos of the epoch's order, divided between the processes. A smaller set is
+    one batch. The incomplete last batch of an epoch is dropped; it has other photos in each epoch.
     """
 
     def __init__(self, size: int, global_batch: int, seed: int, among: ranks.Ranks | None = None) -> None:
-        """among: this process among those that share; None for what the environment says."""
+        """among: this process's rank; None to read it from the environment."""
         self.size, self.seed, self.epoch = size, seed, 0
         self.global_batch = min(global_batch, size)
         self._ranks = among or ranks.here()
@@ -259,21 +259,21 @@ class EpochOrder:
         return self.size // max(1, self.global_batch)
 
     def order(self) -> NDArray[np.int64]:
-        """All indices in this epoch's order."""
+        """Return all indices in this epoch's order."""
         return np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
 
     def shares(self, first: int = 0) -> Iterator[NDArray[np.int64]]:
-        """This process's indices of each step, from step `first` of the epoch on."""
+        """Yield this process's indices of each step, starting at step `first` of the epoch."""
         order, share = self.order(), self._ranks.share(self.global_batch)
         for step in range(first, len(self)):
             yield order[step * self.global_batch : (step + 1) * self.global_batch][share]
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """EpochOrder's shares as batches of (epoch, index); `skip` leaves out steps that were trained already."""
+    """Yields EpochOrder's shares as batches of (epoch, index); `skip` is the number of steps already trained."""
 
     def __init__(self, order: EpochOrder) -> None:
-        self.sampler, self.skip = order, 0  # by this name, so that Lightning finds it and tells it the epoch
+        self.sampler, self.skip = order, 0  # Lightning looks for this name to set the epoch
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -284,16 +284,16 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 class PhotoLoader(DataLoader[Batch]):
-    """Batches of photos, decoded in worker processes. Raises DataError for a photo that cannot be read any more.
+    """Loads batches of photos, decoded in worker processes. Raises DataError for a photo that can no longer be read.
 
-    dataset: anything that gives a tuple of a picture, uint8 [H, W, 3], and further numbers or arrays for each of
-    the keys that `batches` gives lists of; a DataError in place of the tuple is raised here. Batches hold them stacked,
-    the pictures as [N, 3, H, W].
-    keep: hold on to the batches of the first whole pass, where all of them fit in KEPT_SHARE of the memory that this
-    process may still take, and repeat them from then on: later passes decode nothing, do not see files that have
-    changed, and need no workers, which end. For keys and pictures that stay the same.
+    dataset: returns, for each key in the lists that `batches` yields, a tuple of an image, uint8 [H, W, 3], and further
+    numbers or arrays; a DataError in place of the tuple is raised here. Batches hold them stacked, the images as
+    [N, 3, H, W].
+    keep: keep the batches of the first complete pass if all fit in KEPT_SHARE of available memory, and repeat them:
+    later passes decode nothing, ignore changed files, and need no workers, which end. Only for keys and images that
+    stay the same.
 
-    waited_s: how long the caller has waited for batches so far, all passes together, in seconds.
+    waited_s: how long the caller has waited for batches so far, over all passes, in seconds.
     """
 
     def __init__(self, dataset: Dataset[Any], workers: int, batches: Any, *, keep: bool = False) -> None:
@@ -307,7 +307,7 @@ class PhotoLoader(DataLoader[Batch]):
             collate_fn=_collate,
             worker_init_fn=quiet_worker,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # the loader's own draws must not disturb the global random numbers
+            generator=torch.Generator(),  # the loader must not advance the global random number generator
         )
 
     def __iter__(self) -> Any:
@@ -326,7 +326,7 @@ class PhotoLoader(DataLoader[Batch]):
             if seen == [] and _bytes(batch) * len(self) > KEPT_SHARE * available_memory_bytes():
                 seen = None
             if seen is not None:
-                # what a worker sends lies in /dev/shm, which is small in a container
+                # workers send batches through /dev/shm, which is small in a container
                 seen.append(tuple(part.clone() if part.untyped_storage().is_shared() else part for part in batch))
             yield batch
         if seen:
@@ -338,13 +338,13 @@ class PhotoLoader(DataLoader[Batch]):
         for batch in super().__iter__():
             self.waited_s += time.perf_counter() - begun
             if isinstance(batch, DataError):
-                raise DataError(f"A photo that was there before training cannot be read any more.\n{batch}")
+                raise DataError(f"A photo that existed before training can no longer be read.\n{batch}")
             yield batch
             begun = time.perf_counter()
 
 
 class TrainLoader(PhotoLoader):
-    """Shuffled batches that can be resumed in the middle of an epoch (Lightning's state_dict protocol for loaders)."""
+    """Loads shuffled batches, and resumes in the middle of an epoch (Lightning's state_dict protocol for loaders)."""
 
     def __init__(self, dataset: Dataset[Any], global_batch: int, workers: int, seed: int) -> None:
         self._steps = StepSampler(EpochOrder(len(cast("Sized", dataset)), global_batch, seed))
@@ -381,15 +381,15 @@ def _bytes(batch: Batch) -> int:
 
 
 def quiet_worker(worker_id: int) -> None:
-    """A signal for the whole process group (Ctrl-C, docker stop) is the main process's business: it saves and stops.
+    """Ignore signals for the whole process group (Ctrl-C, docker stop) in a worker: the main process saves and stops.
 
-    A second SIGTERM ends the worker, so that one whose parent is stuck can still be stopped.
+    A second SIGTERM ends the worker, so that it can be stopped even if its parent is stuck.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
-@atexit.register  # after multiprocessing's own, so it runs before: that one sends SIGTERM once and waits for ever
+@atexit.register  # runs before multiprocessing's handler, which sends one SIGTERM and waits forever
 def _end_workers() -> None:
     for process in multiprocessing.active_children():
         if process.daemon:

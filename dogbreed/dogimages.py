@@ -1,4 +1,4 @@
-"""Udacity's dogImages: 8,351 photos of 133 breeds, downloaded once, checked, and unpacked where nothing can escape."""
+"""Download Udacity's dogImages (8,351 photos of 133 breeds) once, check it, and unpack it safely."""
 
 import contextlib
 import http.client
@@ -24,11 +24,11 @@ from dogbreed.errors import DataError, StorageError, raise_findings
 log = logging.getLogger("dogbreed")
 
 _CHUNK = 1 << 20
-_TRIES = 5  # in a row that bring nothing new
+_TRIES = 5  # in a row without new bytes
 
 
-class _BrokenOff(Exception):  # noqa: N818 (what happened on the way, not a mistake)
-    """A connection ended before the file did. for_good: trying again would end the same way."""
+class _BrokenOff(Exception):  # noqa: N818 (an event, not an error)
+    """The connection ended before the whole file arrived. for_good: a retry would fail the same way."""
 
     def __init__(self, problem: str, *, for_good: bool = False) -> None:
         super().__init__(problem)
@@ -37,25 +37,25 @@ class _BrokenOff(Exception):  # noqa: N818 (what happened on the way, not a mist
 
 @dataclass(frozen=True)
 class DogImages:
-    """url: of the zip. counts: photos per split, and breeds: class folders per split, that must be there."""
+    """Downloads dogImages. url: of the zip. counts: expected photos per split. breeds: expected class folders."""
 
     url: str
     counts: Mapping[str, int] = field(default_factory=lambda: dict(PHOTOS))
     breeds: tuple[str, ...] = BREEDS
-    timeout_s: float = 30.0  # without a byte; then the connection is tried anew
+    timeout_s: float = 30.0  # without a byte; then the download reconnects
     sleep: Callable[[float], None] = time.sleep
 
     def prepare(self, root: Path) -> None:
-        """Download and unpack where `root` is empty; check what is there. Raises DataError, StorageError.
+        """Download and unpack if `root` is empty; check its contents. Raises DataError, StorageError.
 
-        A zip that lies at `<root>.zip` is used instead of a download, and left there.
+        If `<root>.zip` exists, it is used instead of a download, and kept.
         """
-        root = Path(os.path.realpath(root))  # a link to a larger disk: the zip and the photos go there
+        root = Path(os.path.realpath(root))  # it may be a link to a larger disk: the zip and the photos go there
         if root.exists() and not root.is_dir():
             raise DataError(f"{root} is a file.\nTry: data.root=<a folder for the photos>")
         if _is_empty(root):
             with _alone(root):
-                if _is_empty(root):  # still: another process may have filled it meanwhile
+                if _is_empty(root):  # check again: another process may have filled it in the meantime
                     self._fill(root)
         raise_findings(DataError, self._findings(root))
 
@@ -83,13 +83,13 @@ class DogImages:
             if found != expected:
                 findings.append(
                     f"{root / split} has {found:,} photos; dogImages has {expected:,}.\n"
-                    f"Try: move {root} away, so that it is downloaded anew, or data=folder data.root={root} to train "
-                    "on what is there"
+                    f"Try: move {root} away, so that it is downloaded again, or data=folder data.root={root} to train "
+                    "on these photos"
                 )
         return findings
 
     def _download(self, archive: Path, root: Path) -> None:
-        """Into archive.part, from where an earlier try broke off; renamed when it is whole."""
+        """Download into archive.part, resuming an earlier attempt; rename it once it is complete."""
         part = archive.with_name(archive.name + ".part")
         furthest, tries = _size(part), 0
         while True:
@@ -97,12 +97,12 @@ class DogImages:
                 self._fetch(part)
                 break
             except _BrokenOff as broken:
-                # only what was never reached before counts: a server that ignores Range starts anew each time
+                # only new bytes count as progress: a server that ignores Range starts over each time
                 tries = 1 if _size(part) > furthest else tries + 1
                 furthest = max(furthest, _size(part))
                 if broken.for_good or tries == _TRIES:
                     raise self._cannot_download(str(broken), archive, root) from broken
-                log.warning("The download of dogImages broke off (%s); trying again", broken)
+                log.warning("The download of dogImages was interrupted (%s); retrying", broken)
             self.sleep(2.0 ** (tries - 1))
         if not zipfile.is_zipfile(part):
             size = _size(part)
@@ -114,7 +114,7 @@ class DogImages:
     def _cannot_download(self, problem: str, archive: Path, root: Path) -> DataError:
         part = archive.with_name(archive.name + ".part")
         kept = (
-            f"{_size(part) / 1e6:,.0f} MB are kept in {part}; the next try goes on from there.\n" if _size(part) else ""
+            f"{_size(part) / 1e6:,.0f} MB are kept in {part}; the next attempt resumes there.\n" if _size(part) else ""
         )
         return DataError(
             f"Cannot download dogImages from {self.url}: {problem}.\n{kept}"
@@ -124,14 +124,14 @@ class DogImages:
         )
 
     def _fetch(self, part: Path) -> None:
-        """Make `part` whole over one connection. Raises _BrokenOff, StorageError."""
+        """Download the rest of `part` over one connection. Raises _BrokenOff, StorageError."""
         have = _size(part)
-        stamp = part.with_name(part.name + ".version")  # of which version of the file the part is
+        stamp = part.with_name(part.name + ".version")  # the version of the file that the part belongs to
         with _writing(part):
             version = stamp.read_text() if have and stamp.exists() else ""
         with _network():
             request = urllib.request.Request(self.url)
-            if version:  # without one, the file may have changed, and two versions would be glued together
+            if version:  # without a version, the file may have changed, and two versions would be mixed
                 request.add_header("Range", f"bytes={have}-")
                 request.add_header("If-Range", version)
             try:
@@ -140,7 +140,7 @@ class DogImages:
                 with error:
                     if error.code == 416 and error.headers.get("Content-Range", "") == f"bytes */{have}":
                         stamp.unlink(missing_ok=True)
-                        return  # nothing is left to send
+                        return  # the part is complete
                 if error.code == 416:
                     part.unlink(missing_ok=True)
                     raise _BrokenOff("the file at this address has changed") from error
@@ -152,7 +152,7 @@ class DogImages:
                     part.unlink()
                     raise _BrokenOff("the file at this address has changed")
             else:
-                have = 0  # the server sends all of it: it knows no ranges, or the file has changed
+                have = 0  # the server sends the whole file: it does not support ranges, or the file has changed
             length = response.headers.get("Content-Length") or ""
             total = have + int(length) if length.isdigit() else None
             with _writing(part):
@@ -160,7 +160,7 @@ class DogImages:
                 if total and shutil.disk_usage(part.parent).free < total - have:
                     raise _no_room(part.parent, total - have)
                 if not have:
-                    part.unlink(missing_ok=True)  # before its stamp: never bytes of one version with another's name
+                    part.unlink(missing_ok=True)  # before its stamp: never bytes of one version with another's stamp
                     stamp.write_text(_version(response.headers))
                 with part.open("ab") as file, _bar(total, have) as advance:
                     while chunk := _receive(response):
@@ -172,7 +172,7 @@ class DogImages:
         stamp.unlink(missing_ok=True)
 
     def _unpack(self, archive: Path, root: Path) -> None:
-        """All or nothing: into a folder beside `root`, then renamed. No member may leave it."""
+        """Unpack atomically, into a folder beside `root` that is then renamed. No member may escape it."""
         fresh = root.with_name(f".{root.name}.unpacking")
         try:
             with _writing(fresh), zipfile.ZipFile(archive) as content:
@@ -181,36 +181,36 @@ class DogImages:
                 photos = [(member, inner) for member in members if (inner := self._inner(member))]
                 if not photos:
                     raise DataError(
-                        f"{archive} holds no files in {', '.join(self.counts)} (it holds {len(members):,} others).\n"
+                        f"{archive} has no files in {', '.join(self.counts)} (it has {len(members):,} others).\n"
                         "Try: another address for the zip: data.source.url=..., or data=folder data.root=<your photos>"
                     )
                 size = sum(member.file_size for member, _ in photos)
                 if size > shutil.disk_usage(archive.parent).free:
                     raise _no_room(archive.parent, size)
                 log.info("Unpacking %s photos into %s", f"{len(photos):,}", root)
-                shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
+                shutil.rmtree(fresh, ignore_errors=True)  # left by a process that was killed
                 for member, inner in photos:
                     target = fresh / inner
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with content.open(member) as source, target.open("wb") as file:
                         shutil.copyfileobj(source, file, _CHUNK)
-                with contextlib.suppress(OSError):  # not there, with hidden files in it, or another disk's mount point
+                with contextlib.suppress(OSError):  # missing, with hidden files, or a mount point
                     root.rmdir()
                 if root.is_dir():
                     for folder in sorted(fresh.iterdir()):
                         shutil.move(folder, root / folder.name)
                 else:
                     fresh.replace(root)
-        # what zipfile meets damaged, encrypted and exotic files with
+        # the exceptions of zipfile for damaged, encrypted and exotic files
         except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, ValueError) as error:
             raise DataError(
-                f"{archive} is not a whole zip file ({error}).\nTry: delete it, so that it is downloaded anew"
+                f"{archive} is not a complete zip file ({error}).\nTry: delete it, so that it is downloaded again"
             ) from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 
     def _inner(self, member: zipfile.ZipInfo) -> PurePosixPath | None:
-        """Where a photo goes below the root: its path from train/, valid/ or test/ on. None for all else."""
+        """Return a photo's path below the root, starting with train/, valid/ or test/; None for any other member."""
         parts = PurePosixPath(member.filename).parts
         if member.is_dir() or parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts):
             return None
@@ -234,20 +234,20 @@ def _size(path: Path) -> int:
 
 
 def _version(headers: Message) -> str:
-    """What tells one version of a file from another, fit for If-Range (a weak ETag is not); empty if nothing does."""
+    """Return a validator for If-Range that identifies the file's version (not a weak ETag); "" if there is none."""
     tag = headers.get("ETag") or ""
     return tag if tag.startswith('"') else headers.get("Last-Modified") or ""
 
 
 def _continues(headers: Message, have: int, version: str) -> bool:
-    """Whether this partial answer is the rest of what we have; some servers do not care for If-Range."""
+    """Return whether this partial response continues what we have; some servers ignore If-Range."""
     same = _version(headers) in ("", version)
     return same and (headers.get("Content-Range") or "").startswith(f"bytes {have}-")
 
 
 def _receive(response: Any) -> bytes:
     with _network():
-        return bytes(response.read1(_CHUNK))  # not read: what a broken connection had sent would be lost
+        return bytes(response.read1(_CHUNK))  # read() would lose what a broken connection had sent
 
 
 @contextlib.contextmanager
@@ -267,7 +267,7 @@ def _writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"Cannot write {path}: {error.strerror or error}.\n"
-            "Try: free some space, or data.root=<a folder that you may write to>"
+            "Try: free some space, or data.root=<a folder that you can write to>"
         ) from error
 
 
@@ -280,7 +280,7 @@ def _no_room(folder: Path, size: int) -> StorageError:
 
 @contextlib.contextmanager
 def _alone(root: Path) -> Iterator[None]:
-    """One process at a time fills `root`: two would write into one file."""
+    """Let one process at a time fill `root`: two would write into the same file."""
     with _writing(root):
         root.parent.mkdir(parents=True, exist_ok=True)
         lock = root.with_name(f".{root.name}.lock").open("w")
@@ -291,7 +291,7 @@ def _alone(root: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log.info("Another process is filling %s; waiting for it", root)
+                log.info("Waiting for another process, which is filling %s", root)
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError:  # some network disks cannot lock
                 log.debug("%s cannot be locked", lock.name)
@@ -318,8 +318,8 @@ def _unsafe(member: zipfile.ZipInfo, archive: Path) -> list[str]:
     name = member.filename
     parts = PurePosixPath(name).parts
     is_link = stat.S_ISLNK(member.external_attr >> 16)
-    # a backslash and a colon mean something on Windows only; dogImages has neither
+    # backslashes and colons are special only on Windows; dogImages has neither
     if is_link or not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
         what = "a link" if is_link else "a path that may leave the folder"
-        return [f"{archive} holds {what}: {name!r}. It is not unpacked.\nTry: another address for the zip"]
+        return [f"{archive} contains {what}: {name!r}. It was not unpacked.\nTry: another address for the zip"]
     return []

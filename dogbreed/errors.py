@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 
 class DogBreedError(Exception):
-    """What went wrong, for the person who typed the command. `train.py` prints it without a traceback."""
+    """An error that the person who typed the command can act on. `train.py` prints it without a traceback."""
 
 
 class DataError(DogBreedError):
-    """The photos, or the folders they lie in, cannot be used as they are."""
+    """The photos, or the folders they are in, cannot be used as they are."""
 
 
 class ConfigError(DogBreedError):
@@ -16,15 +16,15 @@ class ConfigError(DogBreedError):
 
 
 class WeightsError(DogBreedError):
-    """Pretrained weights cannot be had or do not fit the network."""
+    """Pretrained weights cannot be loaded or do not fit the network."""
 
 
 class CheckpointError(DogBreedError):
-    """A checkpoint is missing, damaged, or of another model."""
+    """A checkpoint is missing, damaged, or belongs to another model."""
 
 
 class ArtifactError(DogBreedError):
-    """A model.tar.gz is missing, damaged, not to be trusted, or cannot be made."""
+    """A model.tar.gz is missing, damaged, not trustworthy, or cannot be made."""
 
 
 class StorageError(DogBreedError):
@@ -32,7 +32,7 @@ class StorageError(DogBreedError):
 
 
 class CacheError(DogBreedError):
-    """What was computed before and kept is gone, damaged, or of something else."""
+    """A cached result is missing, damaged, or belongs to something else."""
 
 
 class Interrupted(DogBreedError):  # noqa: N818 (what happened, not a mistake)
@@ -47,7 +47,7 @@ class Interrupted(DogBreedError):  # noqa: N818 (what happened, not a mistake)
 
 
 def raise_findings(error: type[DogBreedError], findings: Sequence[str]) -> None:
-    """Raise one `error` that lists all `findings`, to be mended in one go; nothing if none."""
+    """Raise one `error` that lists all `findings`, so that they can be fixed at once. Do nothing if there are none."""
     if len(findings) == 1:
         raise error(findings[0])
     if findings:

@@ -1,4 +1,4 @@
-"""`python -m dogbreed.export CHECKPOINT`: a checkpoint as model.tar.gz, which is served without torch."""
+"""`python -m dogbreed.export CHECKPOINT`: export a checkpoint as model.tar.gz, which is served without torch."""
 
 import argparse
 import json
@@ -26,29 +26,29 @@ from dogbreed.run_folder import RunFolder, write_bytes
 
 log = logging.getLogger("dogbreed")
 
-TOLERANCE = 1e-4  # between a probability of the exported network and the checkpoint's
+TOLERANCE = 1e-4  # largest difference between a probability of the exported network and the checkpoint's
 _METRICS = ("val/acc", "val/top5", "test/acc", "test/top5", "test/f1", "test/ece")
-_CHECKED, _CALIBRATED_ON = 8, 256  # images that are compared; photos that the ranges of int8 are taken from
+_CHECKED, _CALIBRATED_ON = 8, 256  # images to compare; photos to calibrate the int8 ranges with
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]  # pixels [N, image_px, image_px, 3] and labels [N]
 
 
 def write(here: RunFolder) -> None:
-    """Write `here.model` from best.ckpt; a network that ONNX cannot express is only warned of.
+    """Write `here.model` from best.ckpt; only log a warning if ONNX cannot express the network.
 
-    Raises StorageError where there is no room.
+    Raises StorageError if the disk is full.
     """
     try:
         write_bytes(here.model, export(here.best))
     except ArtifactError as error:
-        log.warning("There will be no %s: %s", here.model.name, error)
+        log.warning("Did not write %s: %s", here.model.name, error)
 
 
 def export(checkpoint: Path, *, quantise_with: tuple[Iterable[Batch], Iterable[Batch]] | None = None) -> bytes:
-    """The bytes of the artifact: the same for the same checkpoint and versions of torch and onnx.
+    """Return the artifact's bytes, which are the same for the same checkpoint and versions of torch and onnx.
 
-    What a checkpoint does not say (run id, commit, metrics) is taken from its run folder where it lies in one.
-    quantise_with: batches of training photos and all of validation; then an int8 network is made and measured, too.
-    Raises CheckpointError, or ArtifactError where the network cannot be exported or computes something else then.
+    What the checkpoint lacks (run id, commit, metrics) is read from its run folder, if it is in one.
+    quantise_with: batches of training photos, and all validation batches; adds an int8 network and its accuracy.
+    Raises CheckpointError, or ArtifactError if the network cannot be exported or its outputs differ afterwards.
     """
     model = DogBreedClassifier.from_checkpoint(checkpoint)
     network = _to_onnx(model)
@@ -77,10 +77,10 @@ def export(checkpoint: Path, *, quantise_with: tuple[Iterable[Batch], Iterable[B
 
 
 class _Exported(nn.Module):
-    """From pixels to logits, and to heat maps where the head allows.
+    """Maps pixels to logits, and to heat maps if the head allows.
 
-    The head is one linear layer on averages over all places, so it may as well be applied to each place before
-    averaging (class activation maps: Zhou et al. 2016, arXiv 1512.04150).
+    The head is one linear layer on averages over all positions, so it can be applied to each position before averaging
+    (class activation maps: Zhou et al. 2016, arXiv 1512.04150).
     """
 
     def __init__(self, model: DogBreedClassifier, last: str | None) -> None:
@@ -101,17 +101,17 @@ class _Exported(nn.Module):
 
 
 def _last_maps(model: DogBreedClassifier, pixels: Tensor) -> str | None:
-    """The part of the backbone whose feature maps' averages are the head's input; None where there is no such part."""
+    """Find the part of the backbone whose averaged feature maps are the head's input; return None if there is none."""
     found: dict[str, Tensor] = {}
 
-    def look(name: str) -> Any:
+    def record(name: str) -> Any:
         def seen(_: nn.Module, __: Any, out: Any) -> None:
             if isinstance(out, Tensor) and out.ndim == 4 and out.shape[1] == model.width and out[0, 0].numel() > 1:
                 found[name] = out.mean((2, 3))
 
         return seen
 
-    handles = [part.register_forward_hook(look(name)) for name, part in model.backbone.named_modules() if name]
+    handles = [part.register_forward_hook(record(name)) for name, part in model.backbone.named_modules() if name]
     with torch.inference_mode():
         features = model.backbone(pixels.permute(0, 3, 1, 2).float() * model.pixel_scale + model.pixel_shift)
     for handle in handles:
@@ -144,7 +144,7 @@ def _to_onnx(model: DogBreedClassifier) -> onnx.ModelProto:
 
 
 def _strip(network: onnx.ModelProto) -> None:
-    """Without the exporter's notes, which hold paths of this machine."""
+    """Remove the exporter's metadata, which contains paths of this machine."""
     graph = network.graph
     for part in (network, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
@@ -152,7 +152,7 @@ def _strip(network: onnx.ModelProto) -> None:
 
 
 def _examples(image_px: int) -> NDArray[np.uint8]:
-    """Images of coarse to fine noise: uint8 [N, image_px, image_px, 3], always the same."""
+    """Return images of coarse to fine noise, uint8 [N, image_px, image_px, 3], always the same."""
     rng = np.random.default_rng(0)
     images = []
     for number in range(_CHECKED):
@@ -163,7 +163,7 @@ def _examples(image_px: int) -> NDArray[np.uint8]:
 
 
 def _parity_error(model: DogBreedClassifier, content: bytes) -> float:
-    """The largest difference between probabilities here and there. Raises ArtifactError if that is above TOLERANCE."""
+    """Return the largest difference of probabilities after the export. Raises ArtifactError if above TOLERANCE."""
     network = OnnxNetwork(content, classes=len(model.classes), image_px=model.preprocess.image_px)
     pixels = _examples(model.preprocess.image_px)
     with torch.inference_mode():
@@ -176,7 +176,7 @@ def _parity_error(model: DogBreedClassifier, content: bytes) -> float:
 
 
 def _quantised(network: onnx.ModelProto, training: Iterable[Batch]) -> bytes:
-    """The network with 8-bit weights and activations, whose ranges are those that training photos take."""
+    """Quantise weights and activations to 8 bits, with activation ranges measured on training photos."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
     class Photos(CalibrationDataReader):  # type: ignore[misc]  # untyped
@@ -219,19 +219,19 @@ def _measured(model: DogBreedClassifier, networks: dict[str, bytes], validation:
 
 
 def _batches(loader: Iterable[Any]) -> Iterator[Batch]:
-    """A loader's batches of torch (images uint8 [N, 3, H, W], labels) as arrays of pixels and labels."""
+    """Convert a loader's torch batches (images uint8 [N, 3, H, W], labels) to arrays of pixels and labels."""
     for batch in loader:
         yield np.ascontiguousarray(batch[0].permute(0, 2, 3, 1).numpy()), batch[1].numpy()
 
 
 def _photos_of(here: RunFolder, root: Path | None) -> tuple[Iterable[Batch], Iterable[Batch]]:
-    """Training (not augmented) and validation photos of the run in `here`. Raises DataError, ArtifactError."""
+    """Load training (not augmented) and validation photos of the run in `here`. Raises DataError, ArtifactError."""
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     if not here.config.is_file():
         raise ArtifactError(
-            f"--int8 measures on the run's validation photos, and {here.config} is not there to say which.\n"
+            f"--int8 needs the run's validation photos, but {here.config}, which names them, does not exist.\n"
             "Try: a checkpoint in its run folder"
         )
     settings = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(here.config)))["data"]
@@ -244,7 +244,7 @@ def _photos_of(here: RunFolder, root: Path | None) -> tuple[Iterable[Batch], Ite
 def _json(path: Path) -> dict[str, Any]:
     try:
         return cast(dict[str, Any], json.loads(path.read_text()))
-    except (OSError, ValueError):  # a checkpoint by itself
+    except (OSError, ValueError):  # a checkpoint outside a run folder
         return {}
 
 
@@ -255,7 +255,7 @@ def _run_id(here: RunFolder) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 1 where there is nothing to export, or it cannot be."""
+    """Export a checkpoint and return the exit status: 1 if it is missing or cannot be exported."""
     parser = argparse.ArgumentParser(
         prog="python -m dogbreed.export",
         description="Write a checkpoint as model.tar.gz: ONNX, labels, preprocessing and a manifest.",
@@ -269,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--int8",
         action="store_true",
         help="add a quantised network, with its accuracy measured on the validation photos; "
-        f"it is used where it loses at most {MAX_ACCURACY_LOSS * 100:g} points and the processor has VNNI or AMX",
+        f"it is used if it loses at most {MAX_ACCURACY_LOSS * 100:g} points and the processor has VNNI or AMX",
     )
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="with --int8: the run's photos, if they moved")
     options = parser.parse_args(arguments)
@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (int8 := found.manifest.int8) is not None:
         used = Predictor.from_artifact(output).about.precision == "int8"
         print(
-            f"int8: {int8.accuracy:.2%} of {int8.photos:,} validation photos named right, "
+            f"int8: {int8.accuracy:.2%} of {int8.photos:,} validation photos classified correctly, "
             f"fp32 {int8.accuracy_fp32:.2%}; " + ("used on this machine" if used else "not used on this machine")
         )
     return 0

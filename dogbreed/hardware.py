@@ -1,56 +1,59 @@
-"""What this process may use of the machine, limits of containers included."""
+"""Determine what this process may use of the machine, including container limits."""
 
 import ctypes
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from dogbreed.distributed.ranks import here
 
-_CGROUP = Path("/sys/fs/cgroup")  # version 2; version 1 puts the controllers in folders of their own
+_CGROUPS = Path("/sys/fs/cgroup")  # version 2; version 1 puts the controllers in folders of their own
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def available_cpus() -> int:
-    """The number of CPUs this process may keep busy: affinity and cgroup quota included, at least 1.
+    """Return the number of CPUs that this process may use, within its affinity and cgroup quota; at least 1.
 
-    Processes that train one run together share those of their machine.
+    Processes that train one run together divide the CPUs of their machine.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(max(1, min(affinity, _cgroup_cpu_quota()) // here().local_world_size))
 
 
 def available_memory_bytes() -> int:
-    """How many bytes this process may still take before the machine or its cgroup runs out; its share of them."""
-    import psutil  # here, so that a server does without it
+    """Return this process's share of the bytes that are free before the machine or one of its cgroups runs out."""
+    import psutil  # imported here: the server does not need it
 
     free = int(psutil.virtual_memory().available)
-    for limit_file, used_file, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    for controller, limit_file, used_file, cache in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
-        limit = _read(limit_file)
-        if limit.isdigit():
-            # files that were read count as used, but make room when it is asked for
-            stat = dict(line.split() for line in _read(limit_file.rpartition("/")[0] + "/memory.stat").splitlines())
-            used = int(_read(used_file) or 0) - int(stat.get(cache, 0))
-            free = min(free, max(0, int(limit) - used))
+        for group in _own_cgroups(controller):
+            limit = _read(group / limit_file)
+            if limit.isdigit():
+                # the page cache counts as used, but is freed on demand
+                stat = dict(line.split() for line in _read(group / "memory.stat").splitlines())
+                used = int(_read(group / used_file) or 0) - int(stat.get(cache, 0))
+                free = min(free, max(0, int(limit) - used))
     return free // here().local_world_size
 
 
 def cpu_flags() -> frozenset[str]:
-    """Instruction sets of the processor by Linux's names, such as avx2; empty on other systems."""
+    """Return the processor's instruction sets by Linux's names, such as avx2; empty on other systems."""
     return frozenset((cpuinfo("flags") or cpuinfo("Features") or "").split())
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether bfloat16 is faster than float32 on this processor, not only emulated (x86: AVX-512 BF16 or AMX)."""
+    """Return whether this processor has native bfloat16, faster than float32 (x86: AVX-512 BF16 or AMX)."""
     return not cpu_flags().isdisjoint({"avx512_bf16", "amx_bf16"})
 
 
 def cpu_multiplies_int8() -> bool:
-    """Whether this processor sums products of 8-bit numbers exactly, and faster than floats: VNNI, AMX, on Arm dotprod.
+    """Return whether this processor has exact 8-bit dot products, faster than floats: VNNI, AMX, on Arm dotprod.
 
     Without these, sums of two products saturate at 16 bits, and a quantised network loses accuracy.
     """
@@ -58,7 +61,7 @@ def cpu_multiplies_int8() -> bool:
 
 
 def cpuinfo(field: str) -> str | None:
-    """The first processor's, out of Linux's list."""
+    """Return a field of the first processor in Linux's /proc/cpuinfo; None if it is missing."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
@@ -68,10 +71,10 @@ def cpuinfo(field: str) -> str | None:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the large blocks that it frees, for its next step; glibc on Linux only.
+    """Keep large freed blocks in this process for its next step; glibc on Linux only.
 
-    Without it glibc maps each activation anew and hands it back after use, and the kernel clears it page by page: a
-    sixth of a training step on a CPU (torch's tuning guide advises another allocator for that reason).
+    Otherwise glibc maps each activation anew and unmaps it after use, and the kernel clears it page by page: a sixth of
+    a training step on a CPU (torch's tuning guide recommends another allocator for that reason).
     """
     if not sys.platform.startswith("linux"):
         return
@@ -83,7 +86,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Hand what this process has freed back to the system; glibc on Linux only, which keeps small blocks to itself."""
+    """Return freed memory to the system; glibc on Linux only, which keeps small blocks otherwise."""
     if sys.platform.startswith("linux"):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:  # musl has none
@@ -91,16 +94,40 @@ def give_back_freed_memory() -> None:
 
 
 def _cgroup_cpu_quota() -> float:
-    quota, _, period = _read("cpu.max").partition(" ")
-    if not quota:
-        quota, period = _read("cpu/cpu.cfs_quota_us"), _read("cpu/cpu.cfs_period_us")
-    if quota in ("", "max", "-1"):
-        return float("inf")
-    return max(1.0, int(quota) / int(period))
+    """Return the CPUs that this process's cgroups allow, at least 1: the smallest quota, since all of them apply."""
+    quotas = [float("inf")]
+    for group in _own_cgroups(""):
+        quota, _, period = _read(group / "cpu.max").partition(" ")
+        if quota.isdigit():  # not "max"
+            quotas.append(int(quota) / int(period))
+    for group in _own_cgroups("cpu"):
+        quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+        if quota.isdigit():  # not -1
+            quotas.append(int(quota) / int(period))
+    return max(1.0, min(quotas))
 
 
-def _read(name: str) -> str:
+def _own_cgroups(controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's cgroup and its ancestors, innermost first, the root of the mount last.
+
+    controller: of version 1, such as cpu; empty for version 2. A container may see the host's cgroup names without
+    folders for them: then only the root exists, which is its own cgroup.
+    """
+    for line in _read(_OWN_CGROUPS).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            names = (controller, controllers)  # cpu, which may be a link to cpu,cpuacct, or be missing
+            root = next((_CGROUPS / name for name in names if (_CGROUPS / name).is_dir()), _CGROUPS)
+            own = root / path.lstrip("/")
+            if ".." in own.parts:  # it was moved outside the container's view
+                own = root
+            yield from (group for group in (own, *own.parents) if group.is_relative_to(root))
+            return
+    yield _CGROUPS / controller
+
+
+def _read(path: Path) -> str:
     try:
-        return (_CGROUP / name.lstrip("/")).read_text().strip()
+        return path.read_text().strip()
     except OSError:
         return ""

@@ -1,4 +1,4 @@
-"""From a photo to ranked breeds: the Predictor for notebooks, the command line, the server and the benchmarks."""
+"""Predict ranked breeds for photos: the Predictor for notebooks, the command line, the server and the benchmarks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed import artifact
-from dogbreed.breeds import display_name
+from dogbreed.breeds import display_names
 from dogbreed.onnx_network import OnnxNetwork, Output, choose
-from dogbreed.preprocess import PictureSource, Preprocess
+from dogbreed.picture_inputs import PictureInput, picture_source
+from dogbreed.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from dogbreed.model import DogBreedClassifier
@@ -30,7 +31,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class About:
-    """Which network answers. version: of the artifact, by content; empty for a checkpoint. precision: fp32 or int8."""
+    """Describes the network. version: of the artifact, by content; empty for a checkpoint. precision: fp32 or int8."""
 
     name: str
     version: str
@@ -39,11 +40,11 @@ class About:
 
 
 class Answer(NamedTuple):
-    """What the network says of N photos.
+    """The network's outputs for N photos.
 
     probabilities: float32 [N, classes], in the order of the labels; rows sum to 1.
-    heat_maps: float32 [N, classes, h, w], how much each place of the square that the network sees speaks for a class;
-    None where the network has none.
+    heat_maps: float32 [N, classes, h, w], the evidence for a class at each position of the square that the network
+    sees; None if the network has no heat maps.
     """
 
     probabilities: NDArray[np.float32]
@@ -51,7 +52,7 @@ class Answer(NamedTuple):
 
 
 class Predictor:
-    """Ranked breeds for photos, with the very preprocessing and temperature that the model was tested with.
+    """Ranks breeds for photos, with the preprocessing and temperature that the model was tested with.
 
     predictor = Predictor.load("runs/<run>")
     predictor.predict("photo.jpg")[0].breed
@@ -68,13 +69,13 @@ class Predictor:
     ) -> None:
         self._network, self._temperature = network, np.float32(temperature)
         self.labels = tuple(labels)
-        self.breeds = tuple(map(display_name, labels))
+        self.breeds = tuple(display_names(labels))
         self.preprocess = preprocess
         self.about = about
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictor":
-        """From an artifact, a run folder (its artifact, or else its best.ckpt) or a checkpoint.
+        """Load an artifact, a run folder (its artifact, or else its best.ckpt) or a checkpoint.
 
         Raises ArtifactError or CheckpointError.
         """
@@ -85,10 +86,10 @@ class Predictor:
     def from_artifact(
         cls, path: str | Path, *, max_accuracy_loss: float = MAX_ACCURACY_LOSS, several: bool = False
     ) -> "Predictor":
-        """On ONNX Runtime, without torch. path: model.tar.gz, the folder of its files, or a run folder.
+        """Load an artifact into ONNX Runtime, without torch. path: model.tar.gz, its unpacked folder, or a run folder.
 
-        max_accuracy_loss: a quantised network in it is used up to this loss, on processors made for it. several:
-        for several threads, see `prepare_for_several`. Raises ArtifactError.
+        max_accuracy_loss: use the quantised network if it loses at most this much, on processors that support it.
+        several: for several threads, see `prepare_for_several`. Raises ArtifactError.
         """
         found = artifact.read(Path(path).expanduser())
         name = choose(found, max_accuracy_loss)
@@ -110,8 +111,8 @@ class Predictor:
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> "Predictor":
-        """On torch. path: a checkpoint, or a run folder (its best.ckpt). Raises CheckpointError."""
-        from dogbreed.model import DogBreedClassifier  # torch, late
+        """Load a checkpoint into torch. path: a checkpoint, or a run folder (its best.ckpt). Raises CheckpointError."""
+        from dogbreed.model import DogBreedClassifier  # imports torch, which artifacts do not need
         from dogbreed.run_folder import RunFolder
 
         path = Path(path).expanduser()
@@ -119,7 +120,7 @@ class Predictor:
 
     @classmethod
     def from_model(cls, model: "DogBreedClassifier") -> "Predictor":
-        """On torch, on the device that the model is on; puts it into eval mode."""
+        """Wrap a torch model on its device; puts it into eval mode."""
         return cls(
             _Torch(model),
             labels=model.classes,
@@ -129,42 +130,45 @@ class Predictor:
         )
 
     def prepare_for_several(self) -> None:
-        """Before several threads call it at the same time, where `several` was said: they then get a core each."""
+        """Prepare for calls from several threads at once, each on one core; needs `several` at loading."""
         if isinstance(self._network, OnnxNetwork):
             self._network.prepare_for_several()
 
-    def predict(self, picture: PictureSource, *, top: int = 5) -> list[Prediction]:
-        """The `top` most probable breeds of one photo (path, bytes or Pillow image), best first.
+    def predict(self, picture: PictureInput, *, top: int = 5) -> list[Prediction]:
+        """Return the `top` most probable breeds of one photo, best first.
 
-        Raises DataError if it does not decode.
+        picture: a path, bytes (also bytearray, memoryview), a file opened in binary mode, a Pillow image, or an array
+        of integers 0..255: [H, W, 3] in RGB, [H, W, 4] in RGBA or [H, W] in grey. Raises DataError if it is none of
+        them, or does not decode.
         """
         return self.predict_many([picture], top=top)[0]
 
-    def predict_many(self, pictures: Sequence[PictureSource], *, top: int = 5) -> list[list[Prediction]]:
-        """The same for several photos, in one pass through the network."""
+    def predict_many(self, pictures: Sequence[PictureInput], *, top: int = 5) -> list[list[Prediction]]:
+        """Return the most probable breeds of several photos, in one pass through the network."""
         return [self.ranked(row, top=top) for row in self.probabilities(pictures)]
 
-    def probabilities(self, pictures: Sequence[PictureSource]) -> NDArray[np.float32]:
-        """float32 [photos, classes], in the order of `labels`; each row sums to 1."""
-        if not pictures:
+    def probabilities(self, pictures: Sequence[PictureInput]) -> NDArray[np.float32]:
+        """Return probabilities, float32 [photos, classes], in the order of `labels`; each row sums to 1."""
+        if not len(pictures):
             return np.empty((0, len(self.labels)), np.float32)
-        return self.answer(np.stack([self.preprocess.pixels(picture) for picture in pictures])).probabilities
+        pixels = [self.preprocess.pixels(picture_source(picture)) for picture in pictures]
+        return self.answer(np.stack(pixels)).probabilities
 
     def answer(self, pixels: NDArray[np.uint8]) -> Answer:
-        """For photos as `preprocess` gives them: uint8 [N, image_px, image_px, 3]."""
+        """Return the outputs for photos as `preprocess` returns them: uint8 [N, image_px, image_px, 3]."""
         logits, heat_maps = self._network(pixels)
         scaled = logits / self._temperature
         powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return Answer(powers / powers.sum(axis=1, keepdims=True), heat_maps)
 
     def ranked(self, probabilities: NDArray[np.float32], *, top: int = 5) -> list[Prediction]:
-        """The `top` most probable breeds of one row of probabilities, best first."""
+        """Return the `top` most probable breeds of one row of probabilities, best first."""
         order = np.argsort(-probabilities, kind="stable")[:top]
         return [Prediction(self.breeds[n], float(probabilities[n]), self.labels[n]) for n in order]
 
 
 class _Torch:
-    """A classifier in eval mode, as a network of pixels."""
+    """Runs a classifier in eval mode on pixels."""
 
     def __init__(self, model: "DogBreedClassifier") -> None:
         self.model = model.eval()

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to stop where nothing is lost."""
+"""Handle SIGTERM and Ctrl-C as a request to stop where no work is lost."""
 
 import signal
 import threading
@@ -16,20 +16,20 @@ _early: list[int] = []
 
 
 def note(signum: int) -> None:
-    """A signal came before training listens. Its handler raises; a library that is being imported may swallow that."""
+    """Record a signal that arrived before training listens: a library being imported may swallow the exception."""
     _early.append(signum)
 
 
 class Interruption:
-    """While it is entered, SIGTERM and SIGINT raise Interrupted: at once, or in `deferred()` where the caller asks.
+    """A context in which SIGTERM and SIGINT raise Interrupted, at once or, in `deferred()`, when the caller checks.
 
-    One that was `note`d before is heeded on entering. Training defers, so that a signal in the middle of a step waits
-    for the step's end and its checkpoint. A second signal is not deferred. Outside the main thread, where Python allows
-    no handlers, signals are left alone.
+    A signal that was recorded by `note` before raises on entering. Training defers, so that a signal in the middle of a
+    step waits for the step's end and its checkpoint. A second signal is not deferred. Outside the main thread, where
+    Python allows no handlers, signals are not handled.
     """
 
     def __init__(self) -> None:
-        self.signum: int | None = None  # of the signal that is waiting to be heeded
+        self.signum: int | None = None  # of the pending signal
         self._deferred = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -46,7 +46,7 @@ class Interruption:
         return self
 
     def listen(self) -> dict[signal.Signals, Any]:
-        """Take the signals (back) from whoever has them, and return who that was."""
+        """Install our signal handlers (again), and return the previous ones."""
         if threading.current_thread() is not threading.main_thread():
             return {}
         return {number: signal.signal(number, self._heed) for number in SIGNALS}
@@ -62,7 +62,7 @@ class Interruption:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """In here a first signal is only noted in `signum`; whoever is in charge calls `stop` when it is time."""
+        """Within this context only record a first signal in `signum`; the caller calls `stop` when it is safe."""
         self._deferred = True
         try:
             yield
@@ -71,12 +71,12 @@ class Interruption:
         self.check()
 
     def check(self) -> None:
-        """Stop now for a signal whose exception was lost: in a destructor, or in a library that catches all."""
+        """Stop now if a signal's exception was lost, in a destructor or in a library that catches everything."""
         if self.signum is not None:
             self.stop("between two stages of the run")
 
     def stop(self, where: str, signum: int | None = None) -> None:
-        """Raise Interrupted for the signal that was noted, here or in another process of the run. where: for people."""
+        """Raise Interrupted for the signal received here or in another process of the run. where: for the message."""
         signum = signum or self.signum
         assert signum is not None
         raise Interrupted(f"Stopped by {signal.Signals(signum).name} {where}.", signum)

@@ -1,4 +1,4 @@
-"""How much memory a training step takes at the very least, without taking it."""
+"""Compute a lower bound of a training step's memory, without allocating it."""
 
 import copy
 
@@ -9,9 +9,9 @@ from dogbreed.model import DogBreedClassifier
 
 
 def least_bytes(model: DogBreedClassifier, batch_size: int, features: tuple[int, ...] | None = None) -> int:
-    """Bytes of the batch, the activations that backward needs and the largest layer, for `batch_size` images.
+    """Return the bytes of a batch of `batch_size` images, the activations that backward needs and the largest layer.
 
-    features: the shape of one image's, where the step begins with them.
+    features: the shape of one image's features, if the step starts from them.
 
     Computed from shapes alone, on torch's meta device. A lower bound: buffers of kernels and the allocator's
     rounding come on top.

@@ -1,4 +1,4 @@
-"""The network with its new head, as a LightningModule: losses, metrics, optimizer, and what of it is trained."""
+"""The network with its new head, as a LightningModule: losses, metrics, optimizer, and the trainable part."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,16 +30,16 @@ class DogBreedClassifier(LightningModule):
     trainable: `head`, `all`, or the first part of the backbone that is trained (`layer4`).
     image_px, crop_pct, interpolation, mean, std: what the backbone was trained with; see Preprocess.
     lr: peak learning rate of the head. backbone_lr_scale: the backbone's, relative to it. weight_decay: of weights, not
-    of biases and norms. warmup: share of all steps in which the rate rises from 0; then it falls along a cosine to 0
-    (arXiv 1608.03983). label_smoothing: 0..1. dropout: before the head. ema_decay: of an average of the weights
-    that is validated and exported in place of the last ones; None for none. compile: training steps on images go
-    through torch.compile, evaluation does not. released, released_width: of a backbone that is not built, for the head
-    is trained on its features: its digest and width, as after `release_frozen`. scale_lr: multiply lr by the number of
-    processes that train, each of which brings a batch of its own (arXiv 1706.02677: with a warm-up, there over 5 of 90
+    of biases and norms. warmup: share of all steps in which the rate rises from 0; then it decays along a cosine to 0
+    (arXiv 1608.03983). label_smoothing: 0..1. dropout: before the head. ema_decay: of a moving average of the weights
+    that is validated and exported in place of the last ones; None for none. compile: use torch.compile for training
+    steps on images, not for evaluation. released, released_width: digest and width of a backbone that is not built
+    because the head is trained on its features, as after `release_frozen`. scale_lr: multiply lr by the number of
+    processes that train, each of which has a batch of its own (arXiv 1706.02677: with a warm-up, there over 5 of 90
     epochs).
 
-    Takes images as uint8 [N, 3, H, W] (0..255) or as floats that are normalised already; gives logits [N, classes].
-    Steps also take a FeatureBatch: what the frozen part made of the images, computed before.
+    Takes images as uint8 [N, 3, H, W] (0..255) or as floats that are already normalised; returns logits [N, classes].
+    Steps also take a FeatureBatch: precomputed outputs of the frozen part.
     """
 
     backbone: nn.Module
@@ -77,7 +77,7 @@ class DogBreedClassifier(LightningModule):
         classes, mean, std = list(classes), list(mean), list(std)  # plain lists: a checkpoint holds no other classes
         self.save_hyperparameters(ignore=["released", "released_width"])
         self.classes = tuple(classes)
-        # before they are loaded: whoever replaces the file meanwhile is not taken for it
+        # before loading: if the file is replaced meanwhile, its new content must not get this identity
         self.weights_identity = backbones.weights_identity(library, backbone, weights)
         if released:
             self.backbone, self.width = nn.Identity(), released_width
@@ -91,25 +91,25 @@ class DogBreedClassifier(LightningModule):
         shape, (mean_tensor, std_tensor) = (1, 3, 1, 1), (torch.tensor(mean), torch.tensor(std))
         self.register_buffer("pixel_scale", (1 / (255 * std_tensor)).view(shape), persistent=False)
         self.register_buffer("pixel_shift", (-mean_tensor / std_tensor).view(shape), persistent=False)
-        # of the epoch so far: sums of loss and of right answers. Plain, for it is updated in each of many small steps
+        # the epoch's running sums of loss and correct predictions. Plain tensors: they are updated in many small steps
         self._sums, self._count = torch.zeros(2), 0
-        # a loss that is no number must show, not be left out of the mean
+        # a NaN loss must show up, not be left out of the mean
         self.val_loss, self.val_metrics = MeanMetric(nan_strategy="disable"), metrics(len(classes)).clone(prefix="val/")
         self.test_loss, self.test_metrics = (
             MeanMetric(nan_strategy="disable"),
             metrics(len(classes)).clone(prefix="test/"),
         )
-        self.to(memory_format=torch.channels_last)  # the layout that convolutions are fastest in
-        self.train()  # as it begins, but for the frozen part; Lightning leaves the modes as it finds them
+        self.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
+        self.train()  # the initial mode, except for the frozen part; Lightning does not change the modes
         self.released = released  # digest of the frozen part, once it is dropped
-        self._cuts: dict[bool, backbones.Cut | None] = {}  # by mode; plain dicts, so that nothing is registered twice
+        self._cuts: dict[bool, backbones.Cut | None] = {}  # by mode; a dict, so that no module is registered twice
         self._compiled_forward: Callable[[Tensor], Tensor] | None = None
-        self.compiled_sizes: set[tuple[int, ...]] = set()  # shapes of batches that torch.compile has met
-        self.global_batch = 0  # photos of a step where processes have uneven shares of it
+        self.compiled_sizes: set[tuple[int, ...]] = set()  # batch shapes that torch.compile has compiled
+        self.global_batch = 0  # photos per step, if processes have unequal shares
 
     @classmethod
     def from_checkpoint(cls, path: Path | str) -> "DogBreedClassifier":
-        """The trained network of a checkpoint, in eval mode on the CPU. Raises CheckpointError if it is none."""
+        """Load a checkpoint's trained network in eval mode on the CPU. Raises CheckpointError."""
         model = cls.from_state(read_whole(Path(path)))
         return model.eval()
 
@@ -124,7 +124,7 @@ class DogBreedClassifier(LightningModule):
 
     @property
     def preprocess(self) -> Preprocess:
-        """How a photo becomes this network's input."""
+        """Return the preprocessing from a photo to this network's input."""
         names = ("image_px", "crop_pct", "interpolation", "mean", "std")
         return Preprocess(**{name: self.hparams[name] for name in names})
 
@@ -138,32 +138,32 @@ class DogBreedClassifier(LightningModule):
         return cast(Tensor, self.head(self.backbone(self.normalised(images))))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 images with the backbone's mean and standard deviation; others are so already."""
+        """Normalise uint8 images with the backbone's mean and standard deviation; return others unchanged."""
         if images.dtype == torch.uint8:
             return transforms.normalised(images, self.pixel_scale, self.pixel_shift)
         return images
 
     @property
     def cut(self) -> "backbones.Cut | None":
-        """The backbone cut where its trained part begins, in the mode it is in; None where that cannot be."""
+        """The backbone cut where its trained part begins, in its current mode; None if it cannot be cut."""
         if self.training not in self._cuts:
             self._cuts[self.training] = backbones.cut(self.backbone)
         return self._cuts[self.training]
 
     def from_features(self, features: Tensor) -> Tensor:
-        """Logits from what `cut.frozen` gives for normalised images."""
+        """Compute logits from the outputs of `cut.frozen` for normalised images."""
         cut = self.cut
         assert cut is not None, "features of a backbone that cannot be cut"
         return cast(Tensor, self.head(cut.rest(features.float())))
 
     def backbone_state(self) -> dict[str, Tensor]:
-        """The backbone's part of the state dict, under the names that it has there."""
+        """Return the backbone's part of the state dict, under the backbone's own names."""
         return {f"backbone.{name}": value for name, value in self.backbone.state_dict().items()}
 
     def release_frozen(self) -> dict[str, Tensor]:
-        """Drop the frozen part of the backbone and return its state: with features it is not needed in training.
+        """Drop the frozen part of the backbone and return its state: training on features does not need it.
 
-        From then on the state dict holds the trained part alone, and images are refused. Cuts in both modes first.
+        From then on the state dict holds only the trained part, and images are refused. Cuts in both modes first.
         """
         for mode in (False, True):
             self.train(mode)
@@ -183,7 +183,7 @@ class DogBreedClassifier(LightningModule):
         return dropped
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
-        if len(batch) == 3:  # straight from a loader: DogBreedData would have relit it
+        if len(batch) == 3:  # directly from a loader: DogBreedData would have applied the light
             batch = transforms.relight(batch[0], batch[2]), batch[1]
         inputs, labels = batch
         logits = self._train_forward(inputs) if not isinstance(batch, FeatureBatch) else self.from_features(inputs)
@@ -193,9 +193,9 @@ class DogBreedClassifier(LightningModule):
         self._sums = self._sums.to(loss.device) + torch.stack((loss.detach().float(), right)) * len(labels)
         self._count += len(labels)
         every = cast(Any, self.trainer).log_every_n_steps
-        if every and (self.trainer.global_step + 1) % every == 0:  # what is logged in other steps goes nowhere
+        if every and (self.trainer.global_step + 1) % every == 0:  # loggers ignore the other steps
             self.log("train/loss_step", loss)
-        if self.global_batch:  # gradients are averaged over processes; each photo is to count the same
+        if self.global_batch:  # gradients are averaged over processes; each photo must count the same
             return loss * (len(labels) * ranks.here().world_size / self.global_batch)
         return loss
 
@@ -203,7 +203,7 @@ class DogBreedClassifier(LightningModule):
         if not self.hparams["compile"]:
             return cast(Tensor, self(images))
         if self._compiled_forward is None:
-            # each size of pictures is compiled for itself: kernels for any size are slower
+            # compile for each image size: kernels for dynamic sizes are slower
             self._compiled_forward = torch.compile(self.forward, dynamic=False)
         logits = self._compiled_forward(images)
         self.compiled_sizes.add(tuple(images.shape))
@@ -211,22 +211,22 @@ class DogBreedClassifier(LightningModule):
 
     @property
     def train_averages(self) -> tuple[float, float]:
-        """Loss and accuracy of this process's training steps of this epoch so far."""
+        """Return loss and accuracy of this process's training steps in this epoch so far."""
         loss, right = (self._sums / max(1, self._count)).tolist()
         return loss, right
 
     def global_train_averages(self) -> tuple[float, float]:
-        """The same over all processes, which call this together."""
+        """Return the same averages over all processes, which call this together."""
         loss, right, count = collectives.all_reduce([*self._sums.tolist(), float(self._count)])
         return loss / max(1.0, count), right / max(1.0, count)
 
     def on_validation_start(self) -> None:
-        """Running statistics of BatchNorm are each process's own: those of the first are saved, and count."""
+        """Broadcast the buffers of process 0: each process has its own BatchNorm statistics, and those are saved."""
         if ranks.here().several and cast(Any, self.trainer).state.fn == "fit":
             collectives.broadcast_buffers(self)
 
     def on_validation_epoch_start(self) -> None:
-        """The averages of weights, which Lightning has just put in their place, come with buffers of their own."""
+        """Broadcast again: Lightning has just swapped in the averaged weights, which have buffers of their own."""
         if self.hparams["ema_decay"]:
             self.on_validation_start()
 
@@ -242,7 +242,7 @@ class DogBreedClassifier(LightningModule):
         self._evaluate(batch, "val", self.val_loss, self.val_metrics)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """The batch's logits (before temperature) and labels, on the CPU."""
+        """Return the batch's logits (before temperature) and labels, on the CPU."""
         logits = self._evaluate(batch, "test", self.test_loss, self.test_metrics)
         return {"logits": logits.cpu(), "labels": batch[1].cpu()}
 
@@ -250,7 +250,7 @@ class DogBreedClassifier(LightningModule):
         inputs, labels = batch
         logits: Tensor = (self.from_features(inputs) if isinstance(batch, FeatureBatch) else self(inputs)).float()
         calibrated = logits / self.temperature
-        # each photo's own: torchmetrics 1.9 takes no weights where it is not to look for what is no number
+        # per photo: torchmetrics 1.9 accepts no weights if its NaN check is disabled
         loss.update(F.cross_entropy(calibrated, labels, reduction="none"))
         with _plain_counting(logits.device):
             metric.update(calibrated.softmax(-1), labels)
@@ -265,7 +265,7 @@ class DogBreedClassifier(LightningModule):
             *_groups(self.head, lr, hp["weight_decay"]),
             *_groups(self.backbone, lr * hp["backbone_lr_scale"], hp["weight_decay"]),
         ]
-        # one kernel for all weights; with fp16's loss scale, gradients have to be unscaled before they are clipped
+        # one kernel for all weights; fp16's loss scaling requires unscaling gradients before clipping
         fused = self._loss_scaler() is None
         optimizer: torch.optim.Optimizer
         if hp["optimizer"] == "adamw":
@@ -276,7 +276,7 @@ class DogBreedClassifier(LightningModule):
             raise ConfigError(f"Unknown model.optimizer={hp['optimizer']}.\nTry: adamw or sgd")
         total = int(self.trainer.estimated_stepping_batches)
         warmup = max(1, round(total * hp["warmup"]))
-        # a function of the step alone: its state is one number, so that a resumed run may also be made longer
+        # a function of the step alone: its state is one number, so that a resumed run may also be extended
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -286,7 +286,7 @@ class DogBreedClassifier(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning's own refuses fused optimizers in mixed precision for fear of a loss scale; bf16 has none
+        # Lightning's own refuses fused optimizers in mixed precision because of loss scaling, which bf16 does not use
         if self._loss_scaler() is not None:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
@@ -306,23 +306,23 @@ class DogBreedClassifier(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.released:
             checkpoint[FROZEN] = self.released
-        # the running averages of an epoch that is not over, so that a resumed one reports what it would have
+        # the running averages of an unfinished epoch, so that a resumed run reports the same values
         checkpoint["train_sums"] = collectives.all_gather({"sums": self._sums.cpu(), "count": self._count})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved, here = checkpoint.get("train_sums", []), ranks.here()
         if len(saved) == here.world_size:
             self._sums, self._count = saved[here.rank]["sums"], saved[here.rank]["count"]
-        elif saved and here.first:  # there were other processes before: the first one reports for all of those
+        elif saved and here.first:  # the number of processes has changed: process 0 reports for all the previous ones
             self._sums = torch.stack([part["sums"] for part in saved]).sum(0)
             self._count = sum(part["count"] for part in saved)
 
 
 @contextmanager
 def _plain_counting(device: torch.device) -> Iterator[None]:
-    """On a CPU torch.bincount is deterministic as it is; told to be so, torchmetrics goes another way.
+    """Disable torch's deterministic mode on a CPU: torch.bincount is deterministic there, but torchmetrics avoids it.
 
-    It compares each row with each pair of classes: 15 million comparisons for 835 photos of 133 breeds.
+    Instead it compares each row with each pair of classes: 15 million comparisons for 835 photos of 133 breeds.
     """
     enabled, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if device.type == "cpu":
@@ -334,7 +334,7 @@ def _plain_counting(device: torch.device) -> Iterator[None]:
 
 
 def metrics(classes: int) -> MetricCollection:
-    """Top-1 and top-5 accuracy, macro F1 and expected calibration error (15 bins) of probabilities [N, classes]."""
+    """Build metrics of probabilities [N, classes]: top-1 and top-5 accuracy, macro F1, calibration error (15 bins)."""
     return MetricCollection(
         {
             "acc": MulticlassAccuracy(classes, average="micro"),
@@ -347,7 +347,7 @@ def metrics(classes: int) -> MetricCollection:
 
 
 def _groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with decay; biases and norms without (arXiv 1812.01187, section 3.1)."""
+    """Return parameter groups: weights with decay; biases and norms without (arXiv 1812.01187, section 3.1)."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "lr": lr, "weight_decay": weight_decay},

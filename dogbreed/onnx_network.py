@@ -1,4 +1,4 @@
-"""An artifact's network in ONNX Runtime: pixels in, logits and heat maps out. Needs no torch."""
+"""Run an artifact's network in ONNX Runtime, from pixels to logits and heat maps. Needs no torch."""
 
 import threading
 from typing import Any, NamedTuple
@@ -21,23 +21,23 @@ class Output(NamedTuple):
 
 
 class OnnxNetwork:
-    """Runs on all cores of this machine.
+    """Runs a network on all cores of this machine.
 
-    several: for a server, which calls it from a thread for each core, and `prepare_for_several` first. From then on a
-    call that is alone gets all cores, and calls at the same time get one each, for those that wait for each other's
-    threads get less done. Takes the weights' memory twice. Raises ArtifactError where ONNX Runtime cannot load the
-    network, or where it takes or gives something else.
+    several: for a server, which calls it from one thread per core, and `prepare_for_several` first. From then on a
+    single call gets all cores, and concurrent calls get one each, because calls that share threads are slower in total.
+    Holds the weights twice in memory. Raises ArtifactError if ONNX Runtime cannot load the network, or if its inputs or
+    outputs are not the expected ones.
     """
 
     def __init__(self, content: bytes, *, classes: int, image_px: int, several: bool = False) -> None:
         self._content = content if several else None
-        self._alone = self._beside_others = _session(content, available_cpus())  # it counts the machine's own
+        self._alone = self._beside_others = _session(content, available_cpus())  # by default it counts the machine's
         self._lock, self._running = threading.Lock(), 0
         inputs = [(node.name, node.type, node.shape[1:]) for node in self._alone.get_inputs()]
         outputs = [(node.name, node.shape[1:2]) for node in self._alone.get_outputs()]
         if inputs != [(PIXELS, "tensor(uint8)", [image_px, image_px, 3])] or outputs[:1] != [(LOGITS, [classes])]:
             raise ArtifactError(
-                f"The network takes {inputs} and gives {outputs}, where {classes} classes, {image_px} px were expected."
+                f"The network has inputs {inputs} and outputs {outputs}; expected {classes} classes and {image_px} px."
             )
         self.has_heat_maps = (HEAT_MAPS, [classes]) in outputs
 
@@ -47,7 +47,7 @@ class OnnxNetwork:
         self._content = None
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Output:
-        """pixels: uint8 [N, image_px, image_px, 3], as Preprocess gives them."""
+        """Run the network. pixels: uint8 [N, image_px, image_px, 3], as Preprocess returns them."""
         with self._lock:
             session = self._beside_others if self._running else self._alone
             self._running += 1
@@ -65,7 +65,7 @@ def _session(content: bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # waiting threads that spin take the processor from those that decode photos
+    # spinning threads would take CPU time from those that decode photos
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -74,9 +74,9 @@ def _session(content: bytes, threads: int) -> Any:
 
 
 def choose(artifact: Artifact, max_accuracy_loss: float) -> str:
-    """The file name of the network to use: the quantised one only where this processor is made for it and it is good.
+    """Return the file name of the network to use: the quantised one if the processor supports it and it is accurate.
 
-    max_accuracy_loss: of its accuracy on the validation photos, as a share (0.005 is half a point).
+    max_accuracy_loss: the most validation accuracy that it may lose, as a share (0.005 is half a point).
     """
     int8 = artifact.manifest.int8
     if NETWORK_INT8 not in artifact.networks or int8 is None:

@@ -1,4 +1,4 @@
-"""What lies in a folder of photos: classes, splits, and the unusable files, each with its reason.
+"""Scan a folder of photos: its classes, splits, and unusable files with the reasons.
 
 Needs neither torch nor lightning.
 """
@@ -30,13 +30,13 @@ log = logging.getLogger("dogbreed")
 SPLITS = ("train", "valid", "test")
 SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 _UNLISTED = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a folder"}
-_WORTH_A_BAR = 200  # files; fewer than this are checked in a moment
-_MEMORY = f"2-pillow-{PIL.__version__}"  # what was found by other code, or by another Pillow, is looked at again
+_WORTH_A_BAR = 200  # files; fewer are checked at once
+_MEMORY = f"2-pillow-{PIL.__version__}"  # results of other code or another Pillow are not reused
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One usable photo. path: relative to the root, with slashes. label: its class's place in the class list.
+    """One usable photo. path: relative to the root, with slashes. label: the index of its class in the class list.
 
     digest: blake2b of the file's bytes, 128 bits in hex; `scan` fills it.
     """
@@ -48,14 +48,14 @@ class Photo:
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """The photos below `root`. findings: what keeps it from being trained on, empty where nothing does."""
+    """The photos below `root`. findings: problems that prevent training on them; empty if there are none."""
 
     root: Path
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[Photo, ...]]
     skipped: tuple[tuple[str, str], ...]  # path, reason
     findings: tuple[str, ...]
-    digest: str = field(repr=False)  # of paths and contents, whatever the root is called
+    digest: str = field(repr=False)  # of paths and contents, independent of the root's name
 
     def skipped_csv(self) -> str:
         table = io.StringIO()
@@ -70,10 +70,10 @@ class _File:
     path: str  # relative to the root
     size: int = 0
     mtime_ns: int = 0
-    ctime_ns: int = 0  # changes with the content even where the date was set back
+    ctime_ns: int = 0  # changes with the content even if the modification time was reset
     problem: str = ""  # why it is unusable
     digest: str = ""
-    lasting: bool = False  # a file of this size and these dates will be found the same next time
+    lasting: bool = False  # the result stays valid while size and dates are the same
 
     def as_row(self) -> list[Any]:
         return [self.size, self.mtime_ns, self.ctime_ns, self.problem, self.digest]
@@ -83,7 +83,7 @@ _Classes: TypeAlias = "dict[str, list[_File]]"  # by class name
 
 
 def cache_folder() -> Path:
-    """Where the library keeps what it can make again: DOGBREED_CACHE, or ~/.cache/dogbreed."""
+    """Return the folder of everything that the library can recreate: DOGBREED_CACHE, or ~/.cache/dogbreed."""
     return Path(os.environ.get("DOGBREED_CACHE") or "~/.cache/dogbreed").expanduser()
 
 
@@ -95,10 +95,10 @@ def scan(
     seed: int = 0,
     max_bad_fraction: float = 0.05,
 ) -> PhotoSet:
-    """Read `root/{train,valid,test}/<class>/*`, or `root/<class>/*` and split it, stratified and seeded.
+    """Scan `root/{train,valid,test}/<class>/*`, or scan `root/<class>/*` and split it, stratified and seeded.
 
-    Each file is opened once; what was found is remembered by size and dates, so that the next scan is quick. Hidden
-    files are skipped. Does not raise for bad photos or folders: all is in `findings`.
+    Opens each file once, and caches the result by size and dates, so that the next scan is quick. Skips hidden files.
+    Does not raise for bad photos or folders: all problems are in `findings`.
     """
     try:
         folders = _subfolders(root)
@@ -114,7 +114,7 @@ def scan(
     if not any(any(classes.values()) for classes in listed.values()):
         return _nothing(
             root,
-            f"{root} holds no photos in class folders (seen: {_seen(root)}).\n"
+            f"{root} has no photos in class folders (seen: {_seen(root)}).\n"
             "Try: data.root=<a folder with train/, valid/ and test/, or with one folder per class>",
         )
     checked = _check(root, [file for classes in listed.values() for files in classes.values() for file in files])
@@ -137,7 +137,7 @@ def scan(
 
 
 def _list_files(root: Path, folders: Sequence[str], split_folders: Mapping[str, str]) -> dict[str, _Classes]:
-    """The files by split, or all under `all` where there are no folders of splits; then by class. Raises OSError."""
+    """List the files by split, or all under `all` if there are no split folders; then by class. Raises OSError."""
     above = frozenset(_identity(root / name) for name in (".", *split_folders))
     if split_folders:
         return {split: _listing(root, name, above) for name, split in split_folders.items()}
@@ -181,7 +181,7 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 
 
 def _seen(root: Path) -> str:
-    """What lies there instead of photos in class folders: most often photos without them."""
+    """Describe what the folder contains instead of class folders: most often loose photos."""
     folders = _subfolders(root)
     files = sum(not e.name.startswith(".") and not _is_folder(e) for e in os.scandir(root))
     loose = [f"{files:,} files outside class folders"] if files else []
@@ -193,7 +193,7 @@ def _listing(root: Path, split: str, above: frozenset[tuple[int, int]]) -> _Clas
 
 
 def _files(root: Path, folder: Path, above: frozenset[tuple[int, int]]) -> list[_File]:
-    """All files below a class folder, sorted. Links are followed, but no folder is read twice, nor one of `above`."""
+    """List all files below a class folder, sorted. Follows links, but reads no folder twice and none in `above`."""
     found: list[_File] = []
     read = set(above)
     to_read = [folder]
@@ -202,9 +202,7 @@ def _files(root: Path, folder: Path, above: frozenset[tuple[int, int]]) -> list[
         try:
             identity = _identity(current)
             if identity in read:
-                found.append(
-                    _File(_name(root, current), problem="a link between folders, one of which is read already")
-                )
+                found.append(_File(_name(root, current), problem="a link to a folder that was already read"))
                 continue
             read.add(identity)
             entries = sorted(os.scandir(current), key=lambda e: e.name, reverse=True)
@@ -221,13 +219,13 @@ def _files(root: Path, folder: Path, above: frozenset[tuple[int, int]]) -> list[
                     continue
                 seen = entry.stat()
                 found.append(_File(_name(root, path), seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns))
-            except OSError as error:  # a link to nowhere, or to itself
+            except OSError as error:  # a broken or circular link
                 found.append(_File(_name(root, path), problem=error.strerror or str(error)))
     return sorted(found, key=lambda file: file.path)
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """The same for a folder and for every link to it."""
+    """Identify a folder: the result is the same for every link to it."""
     seen = folder.stat()
     return seen.st_dev, seen.st_ino
 
@@ -237,7 +235,7 @@ def _name(root: Path, path: Path) -> str:
 
 
 def _check(root: Path, files: Sequence[_File]) -> dict[str, _File]:
-    """Every file with its digest, or the reason why it is no use. What was known before is not read again."""
+    """Check every file: its digest, or the reason why it is unusable. Cached results are not read again."""
     place = os.fsencode(f"{_MEMORY}\n{os.path.realpath(root)}")
     memory = cache_folder() / "scans" / f"{hashlib.sha256(place).hexdigest()[:24]}.json"
     known = _remembered(memory)
@@ -248,8 +246,8 @@ def _check(root: Path, files: Sequence[_File]) -> dict[str, _File]:
         rows = {file.path: file.as_row() for file in checked.values() if file.lasting}
         try:
             write_text(memory, json.dumps(rows))
-        except (StorageError, OSError) as error:  # slower next time, nothing worse
-            log.debug("What was found in %s is not remembered: %s", root, error)
+        except (StorageError, OSError) as error:  # the next scan is slower, nothing worse
+            log.debug("Cannot cache the scan of %s: %s", root, error)
     return checked
 
 
@@ -260,14 +258,14 @@ def _remembered(memory: Path) -> dict[tuple[str, int, int, int], _File]:
             (path, size, mtime, ctime): _File(path, size, mtime, ctime, str(problem), str(digest), lasting=True)
             for path, (size, mtime, ctime, problem, digest) in rows.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # no memory, or a damaged one
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # no cache, or a damaged one
         return {}
 
 
 def _check_all(root: Path, files: Sequence[_File]) -> Iterator[_File]:
-    # Threads, not processes: Pillow decodes and hashlib hashes without the interpreter's lock, and a script that calls
-    # this needs no `if __name__ == "__main__"`. Warnings are silenced here as well, because `probe` does so for the
-    # whole process and a thread that ends may bring them back for the others.
+    # Threads, not processes: Pillow and hashlib release the interpreter's lock, and the caller's script needs no
+    # `if __name__ == "__main__"`. Warnings are silenced here as well, because `probe` does so for the whole process,
+    # and a thread that ends may restore them for the others.
     with warnings.catch_warnings(), ThreadPoolExecutor(available_cpus()) as pool:
         warnings.simplefilter("ignore")
         results = pool.map(lambda file: _check_one(root, file), files)
@@ -277,7 +275,7 @@ def _check_all(root: Path, files: Sequence[_File]) -> Iterator[_File]:
         from rich.console import Console
         from rich.progress import track
 
-        log.info("Checking %s photos in %s", f"{len(files):,}", root)  # once: what is found is remembered
+        log.info("Checking %s photos in %s", f"{len(files):,}", root)  # only once: results are cached
         console = Console(stderr=True)
         yield from track(
             results, "Checking photos", len(files), transient=True, console=console, disable=not console.is_terminal
@@ -290,7 +288,7 @@ def _check_one(root: Path, file: _File) -> _File:
         probe(content)
     except DataError as error:
         return replace(file, problem=str(error), lasting=True)
-    except OSError as error:  # the disk's fault or a matter of permission, which can change without the file's date
+    except OSError as error:  # a disk or permission error, which can go away without a change of the file's dates
         return replace(file, problem=error.strerror or str(error))
     return replace(file, digest=hashlib.blake2b(content, digest_size=16).hexdigest(), lasting=True)
 
@@ -301,8 +299,8 @@ def _missing_splits(root: Path, split_folders: Mapping[str, str], folders: Seque
         if not names:
             yield (
                 f"{root} has no {split}/ folder (seen: {_some(folders)}).\n"
-                f"Try: make {root / split} with a folder per class, or put all class folders side by side in one "
-                "folder and they are split for you"
+                f"Try: create {root / split} with a folder per class, or put all class folders side by side into one "
+                "folder, which is then split automatically"
             )
         if len(names) > 1:
             yield f"{root} has several folders for {split}: {', '.join(names)}.\nTry: keep one of them"
@@ -343,12 +341,12 @@ def _too_many_bad(root: Path, skipped: Sequence[tuple[str, str]], total: int, li
 
 
 def _unfit_classes(root: Path, classes: Sequence[str]) -> Iterator[str]:
-    """Photos may be called anything, but a class's name goes into checkpoints, tables and reports."""
+    """Check the class names, which go into checkpoints, tables and reports; photos may have any name."""
     if bad := [name for name in classes if _printable(name) != name]:
         yield (f"{root} has {len(bad)} class folders whose names are not printable: {_some(bad)}.\nTry: rename them")
     if len(classes) == 1:
         yield (
-            f"{root} holds one class only ({_printable(classes[0])}): there is nothing to tell apart.\n"
+            f"{root} has only one class ({_printable(classes[0])}); at least two are needed.\n"
             "Try: add a folder for each other class"
         )
 
@@ -356,10 +354,10 @@ def _unfit_classes(root: Path, classes: Sequence[str]) -> Iterator[str]:
 def _split(
     root: Path, classes: Mapping[str, Sequence[_File]], valid_fraction: float, test_fraction: float, seed: int
 ) -> tuple[dict[str, _Classes], list[str]]:
-    """Per class, by the order of a keyed hash of the names: the same on every machine, whatever else is there."""
+    """Split each class by a keyed hash of the file names: the same on every machine, whatever other files exist."""
     if min(valid_fraction, test_fraction) <= 0 or valid_fraction + test_fraction >= 1:
         finding = (
-            f"data.valid_fraction={valid_fraction} and data.test_fraction={test_fraction} do not split {root} in three."
+            f"data.valid_fraction={valid_fraction} and data.test_fraction={test_fraction} cannot split {root} in three."
             "\nTry: two values above 0 whose sum is well below 1, such as 0.1 and 0.1"
         )
         return {"train": {name: list(files) for name, files in classes.items()}}, [finding]
@@ -375,7 +373,7 @@ def _split(
         order = sorted(files, key=lambda f: hashlib.sha256(os.fsencode(f"{seed}/{f.path}")).digest())
         valid = max(1, round(len(order) * valid_fraction))
         test = max(1, round(len(order) * test_fraction))
-        while valid + test >= len(order) >= 3:  # a small class keeps a photo to train on
+        while valid + test >= len(order) >= 3:  # a small class keeps at least one training photo
             valid, test = (valid - 1, test) if valid > test else (valid, test - 1)
         parts = {"valid": order[:valid], "test": order[valid : valid + test], "train": order[valid + test :]}
         for split, part in parts.items():
@@ -388,6 +386,6 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _printable(name: str) -> str:
-    """A file's name for people and for UTF-8 files: POSIX allows any bytes in it, line breaks included."""
+    """Make a file's name printable and valid UTF-8: POSIX allows any bytes in it, line breaks included."""
     text = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

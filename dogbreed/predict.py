@@ -1,4 +1,4 @@
-"""python -m dogbreed.predict MODEL PHOTO...: the five most probable breeds of each photo."""
+"""`python -m dogbreed.predict MODEL PHOTO...`: print the five most probable breeds of each photo."""
 
 import argparse
 import io
@@ -12,12 +12,12 @@ from dogbreed.inference import Predictor
 
 def _at_least_1(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number, at least 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
     return int(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 1 if the model or any photo could not be read; the other photos are still answered."""
+    """Predict, and return the exit status: 1 if the model or any photo could not be read; others are predicted."""
     parser = argparse.ArgumentParser(
         prog="python -m dogbreed.predict",
         description="Print the most probable breeds of each photo.",
@@ -28,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="a picture file")
     parser.add_argument("--top", type=_at_least_1, default=5, metavar="N", help="how many breeds (default: 5)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line: photo, predictions")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line: photo, predictions")
     options = parser.parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may contain bytes that are not UTF-8
     try:
         predictor = Predictor.load(options.model)
     except DogBreedError as error:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed = True
             continue
         if options.json:
-            found = [{"breed": p.breed, "probability": round(p.probability, 6)} for p in ranked]
+            found = [{"breed": p.breed, "label": p.label, "probability": round(p.probability, 6)} for p in ranked]
             print(json.dumps({"photo": photo, "predictions": found}))
             continue
         print(photo)

@@ -1,9 +1,9 @@
-"""From the bytes of a photo to the numbers that a network sees: one path for training, evaluation, tests and serving.
+"""Decode photos and prepare network inputs: one code path for training, evaluation, tests and serving.
 
-Needs Pillow, NumPy and simplejpeg only, so that a server without torch can use it.
+Needs only Pillow, NumPy and simplejpeg, so that a server without torch can use it.
 
-`read_region` decodes: a JPEG at a half, a quarter or an eighth of its scale (whole blocks of the cosine transform, see
-libjpeg's scale_denom) where the part that is wanted has pixels to spare. `decode` is for looking at the whole picture.
+`read_region` decodes a JPEG at a half, a quarter or an eighth of its scale (in the DCT, see libjpeg's scale_denom) if
+the requested region has pixels to spare. `decode` is for displaying the whole picture.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
 PictureSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # MPO, of some phones, is opened as JPEG
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # MPO, which some phones write, is opened as JPEG
 MAX_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs: a third of a gigabyte once decoded
 MAX_BYTES = 6 * MAX_PIXELS  # of a file: as large as a photo gets with 16 bits a channel and no compression
-_UPRIGHT = {  # EXIF's Orientation: what brings the picture upright
+_UPRIGHT = {  # by EXIF's Orientation: the operation that makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -42,14 +42,14 @@ _UPRIGHT = {  # EXIF's Orientation: what brings the picture upright
 }
 _ON_THEIR_SIDE = (5, 6, 7, 8)
 _MIRRORED_IN_X, _MIRRORED_IN_Y = (2, 3, 7, 8), (3, 4, 6, 7)  # as stored, before a swap of the axes
-_REDUCTIONS = (8, 4, 2)  # of a JPEG's sides; libjpeg-turbo has no SIMD code for those between
-_SUPPORT = {"bilinear": 1, "bicubic": 2}  # how far the filters reach, in pixels of the result
+_REDUCTIONS = (8, 4, 2)  # of a JPEG's sides; libjpeg-turbo has no SIMD code for other scales
+_SUPPORT = {"bilinear": 1, "bicubic": 2}  # the filters' radius, in pixels of the result
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a photo becomes a network's input at evaluation: the middle square, resized, then normalised.
+    """Preprocesses a photo for evaluation: center crop, resize, normalise.
 
     image_px: side of the square that the network sees. crop_pct: its share of the photo's shorter side, in (0, 1].
     mean, std: per channel (RGB), for values in 0..1. The defaults are ImageNet's.
@@ -62,14 +62,14 @@ class Preprocess:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def pixels(self, picture: PictureSource) -> NDArray[np.uint8]:
-        """The photo's middle as uint8 [image_px, image_px, 3], RGB. Raises DataError if it does not decode.
+        """Return the photo's center crop as uint8 [image_px, image_px, 3], RGB. Raises DataError if it does not decode.
 
-        A Pillow image is used at the scale it has; a JPEG's path or bytes are decoded at a reduced one where that is
-        enough, so the numbers differ a little (see `read_region`).
+        A Pillow image is used at its own scale; a JPEG's path or bytes are decoded at a reduced one if that is enough,
+        so the numbers differ a little (see `read_region`).
         """
         region = read_region(picture, self._middle, self.image_px)
         image, box = region.surroundings(_SUPPORT[self.interpolation], self.image_px)
-        # one resampling of the box that is kept, not a resize of everything followed by a crop
+        # resample only the crop's box, instead of resizing everything and then cropping
         square = image.resize((self.image_px, self.image_px), _RESAMPLE[self.interpolation], box=box)
         return compact(region.upright(np.asarray(square)))
 
@@ -79,7 +79,7 @@ class Preprocess:
         return left, top, left + side, top + side
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [N, H, W, 3] to float32 [N, 3, H, W] with the network's mean and standard deviation."""
+        """Normalise uint8 [N, H, W, 3] to float32 [N, 3, H, W] with the network's mean and standard deviation."""
         mean, std = (np.asarray(values, dtype=np.float32) for values in (self.mean, self.std))
         normalised = (pixels.astype(np.float32) / 255 - mean) / std
         return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))
@@ -87,9 +87,9 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Region:
-    """A part of a photo, as stored: maybe on its side or mirrored, maybe at a reduced scale.
+    """A region of a photo as stored, perhaps rotated or mirrored, perhaps at a reduced scale.
 
-    stored: all of the photo, RGB; an array is uint8 [H, W, 3]. box: the part that was asked for, in pixels of `stored`.
+    stored: the whole photo, RGB; an array is uint8 [H, W, 3]. box: the requested region, in pixels of `stored`.
     orientation: EXIF's, 1..8. reduction: `stored` has 1/reduction of the file's pixels on each side, rounded up.
     """
 
@@ -103,7 +103,7 @@ class Region:
         return self.orientation in _ON_THEIR_SIDE
 
     def pixels(self) -> NDArray[np.uint8]:
-        """A copy of the part, its edges at the nearest whole pixels: uint8 [H, W, 3], as stored, contiguous."""
+        """Copy the region, with its edges rounded to whole pixels: uint8 [H, W, 3], as stored, contiguous."""
         size = self.stored.size if isinstance(self.stored, Image.Image) else self.stored.shape[1::-1]
         left, top, right, bottom = (math.floor(edge + 0.5) for edge in self.box)
         left, top = min(left, size[0] - 1), min(top, size[1] - 1)
@@ -113,7 +113,7 @@ class Region:
         return self.stored[top:bottom, left:right].copy()
 
     def surroundings(self, support: int, image_px: int) -> tuple[Image.Image, Box]:
-        """The part with all that a filter to image_px sees around it, as an image, and the box in that."""
+        """Return the region with the margin that a filter to image_px reads, as an image, and the box within it."""
         if isinstance(self.stored, Image.Image):
             return self.stored, self.box
         left, top, right, bottom = self.box
@@ -123,7 +123,7 @@ class Region:
         return Image.fromarray(cut), (left - x, top - y, right - x, bottom - y)
 
     def upright(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A view of pixels [H, W, 3], which lie as stored, the way the photo is looked at."""
+        """Return an upright view of pixels [H, W, 3] that are oriented as stored."""
         if self.orientation in _MIRRORED_IN_X:
             pixels = pixels[:, ::-1]
         if self.orientation in _MIRRORED_IN_Y:
@@ -132,18 +132,18 @@ class Region:
 
 
 def read_region(picture: PictureSource, choose: Callable[[int, int], Box], image_px: int) -> Region:
-    """Decode the part of a photo that `choose` picks, once it knows the width and height of the upright photo.
+    """Decode the region of a photo that `choose` returns for the width and height of the upright photo.
 
     A JPEG is decoded at the largest reduction (2, 4 or 8) that leaves the box at least image_px on both sides;
-    everything else, Pillow images included, at its full size. Both decoders are libjpeg-turbo with the accurate
-    transform and give the same pixels; simplejpeg spends no time on Pillow's own format. What it refuses, or what is
-    only damaged enough for a warning, is Pillow's to judge. Takes and refuses the same pictures as `decode`.
+    everything else, Pillow images included, at full size. Both decoders are libjpeg-turbo with the accurate DCT and
+    return the same pixels; simplejpeg avoids converting to Pillow's format. Pillow decides about files that simplejpeg
+    rejects or warns about. Accepts and rejects the same pictures as `decode`.
     """
     with _data_errors(picture), _quiet(), _open(picture) as (image, content):
-        # neither a caller's image nor another format has a scale to choose
+        # a caller's image, or another format, can only be decoded at full scale
         scalable = content is not None and isinstance(image, JpegImagePlugin.JpegImageFile)
         if not scalable:
-            image.load()  # before its EXIF, which Pillow reads a PNG to the end for and then hides what is damaged
+            image.load()  # before its EXIF: for that Pillow reads a PNG to the end and hides damage
         orientation, size = _orientation(image), image.size
         on_its_side = orientation in _ON_THEIR_SIDE
         box = _as_stored(choose(*(size[::-1] if on_its_side else size)), size, orientation)
@@ -163,7 +163,7 @@ def read_region(picture: PictureSource, choose: Callable[[int, int], Box], image
 
 
 def compact(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The same pixels [H, W, 3] in C order; mirrored or turned ones copied by channel, 8 times as fast as at once."""
+    """Return the pixels [H, W, 3] in C order; copies mirrored or rotated ones by channel, which is 8 times as fast."""
     if pixels.flags["C_CONTIGUOUS"]:
         return pixels
     copy = np.empty(pixels.shape, np.uint8)
@@ -173,12 +173,12 @@ def compact(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def decode(picture: PictureSource) -> Image.Image:
-    """A photo of any common kind as an upright 8-bit RGB image, in its full size.
+    """Decode a photo of any common kind as an upright 8-bit RGB image at full size.
 
-    Takes a path, bytes or a Pillow image. Grey, palette, CMYK and 16-bit pictures are converted, transparency is laid
-    on white, EXIF rotation is applied, of an animation the first frame counts.
-    Raises DataError if it is empty, truncated, no photo, of another format than FORMATS, above MAX_PIXELS or above
-    MAX_BYTES. Does not notice damage that still decodes: a JPEG with a few wrong bits gives a picture with stripes.
+    Takes a path, bytes or a Pillow image. Converts grey, palette, CMYK and 16-bit pictures, puts transparent ones on
+    white, applies the EXIF rotation, and takes the first frame of an animation.
+    Raises DataError if it is empty, truncated, not a photo, of another format than FORMATS, above MAX_PIXELS or above
+    MAX_BYTES. Does not detect damage that still decodes: a JPEG with a few wrong bits gives a picture with stripes.
     """
     with _data_errors(picture), _quiet(), _open(picture) as (image, _):
         image.load()
@@ -186,7 +186,7 @@ def decode(picture: PictureSource) -> Image.Image:
 
 
 def probe(content: bytes) -> tuple[int, int]:
-    """Width and height, once upright, of a photo that `decode` takes; raises DataError (the reason alone) otherwise.
+    """Return width and height (upright) of a photo that `decode` accepts; otherwise raise DataError with the reason.
 
     Cheaper than `decode`: a JPEG is decoded at an eighth of its size, which still reads the file to its end.
     """
@@ -195,7 +195,7 @@ def probe(content: bytes) -> tuple[int, int]:
             size = image.size
             image.draft(image.mode, (max(1, size[0] // 8), max(1, size[1] // 8)))
             image.load()
-            _to_rgb(image.crop((0, 0, 1, 1)))  # can this mode be converted at all?
+            _to_rgb(image.crop((0, 0, 1, 1)))  # checks that this mode can be converted
             return size[::-1] if _orientation(image) in _ON_THEIR_SIDE else size
     except DataError:
         raise
@@ -204,9 +204,9 @@ def probe(content: bytes) -> tuple[int, int]:
 
 
 def read_picture(path: str | os.PathLike[str]) -> bytes:
-    """The content of a picture file. Never waits for a pipe, nor reads a device or a disk image into memory.
+    """Read a picture file. Never blocks on a pipe, nor reads a device or a disk image into memory.
 
-    Raises DataError (the reason alone) where there is no picture file, OSError where it cannot be read.
+    Raises DataError with the reason if it is not a picture file, OSError if it cannot be read.
     """
     seen = Path(path).stat()
     if stat.S_ISDIR(seen.st_mode):
@@ -216,20 +216,20 @@ def read_picture(path: str | os.PathLike[str]) -> bytes:
     if not seen.st_size:
         raise DataError("the file is empty (0 bytes)")
     if seen.st_size > MAX_BYTES:
-        raise DataError(f"{seen.st_size:,} bytes are more than the {MAX_BYTES:,} that a photo may have")
+        raise DataError(f"{seen.st_size:,} bytes, more than the limit of {MAX_BYTES:,} for a photo")
     with Path(path).open("rb") as file:
         return file.read(seen.st_size)
 
 
 @contextlib.contextmanager
 def _data_errors(picture: PictureSource) -> Iterator[None]:
-    """Whatever goes wrong inside is a DataError that names the picture."""
+    """Turn any error in this context into a DataError that names the picture."""
     name = os.fspath(picture) if isinstance(picture, str | os.PathLike) else "the picture"
     try:
         yield
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
-    # Pillow's plugins meet damaged files with nearly every built-in exception (struct.error, SyntaxError, ...)
+    # Pillow's plugins raise nearly every built-in exception for damaged files (struct.error, SyntaxError, ...)
     except Exception as error:
         raise DataError(f"{name}: {_reason(error)}") from error
 
@@ -237,13 +237,13 @@ def _data_errors(picture: PictureSource) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes that are judged here
+        warnings.simplefilter("ignore")  # Pillow warns about odd metadata, and about sizes that are checked here
         yield
 
 
 @contextlib.contextmanager
 def _open(picture: PictureSource) -> Iterator[tuple[Image.Image, bytes | None]]:
-    """The image, its header read, and the file's bytes; None for an image that is the caller's, who closes it."""
+    """Open an image and read its header; yield it with the file's bytes (None for the caller's image, left open)."""
     if isinstance(picture, Image.Image):
         _check_size(picture)
         yield picture, None
@@ -257,8 +257,8 @@ def _open(picture: PictureSource) -> Iterator[tuple[Image.Image, bytes | None]]:
 
 
 def _read_jpeg(content: bytes, width: int, height: int) -> NDArray[np.uint8] | None:
-    """A JPEG at the scale that makes it width x height: uint8 [height, width, 3]; None if that is Pillow's to try."""
-    # a buffer of this size, so that a header which Pillow understands otherwise cannot make it take more memory
+    """Decode a JPEG scaled to width x height: uint8 [height, width, 3]; return None to let Pillow try."""
+    # a buffer of this size limits the memory if the decoder reads the header differently from Pillow
     buffer = np.empty((height, width, 3), np.uint8)
     try:
         pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=height, min_width=width, buffer=buffer, strict=True)
@@ -268,7 +268,7 @@ def _read_jpeg(content: bytes, width: int, height: int) -> NDArray[np.uint8] | N
 
 
 def _as_stored(box: Box, size: tuple[int, int], orientation: int) -> Box:
-    """A box in the upright photo as one in the photo of `size` (width, height) that is stored."""
+    """Convert a box in the upright photo to one in the stored photo of `size` (width, height)."""
     left, top, right, bottom = box
     if orientation in _ON_THEIR_SIDE:
         left, top, right, bottom = top, left, bottom, right
@@ -282,14 +282,14 @@ def _as_stored(box: Box, size: tuple[int, int], orientation: int) -> Box:
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise DataError(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} that a photo may have")
+        raise DataError(f"{width} x {height} pixels, more than the limit of {MAX_PIXELS:,} for a photo")
     if not width * height:
-        raise DataError(f"{width} x {height} pixels: there is nothing to see")
+        raise DataError(f"{width} x {height} pixels: the image is empty")
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"more pixels than the {MAX_PIXELS:,} that a photo may have"
+        return f"more pixels than the limit of {MAX_PIXELS:,} for a photo"
     if isinstance(error, UnidentifiedImageError):
         return "not a photo of a known format (" + ", ".join(FORMATS) + ")"
     if isinstance(error, OSError) and error.errno is not None:
@@ -300,12 +300,12 @@ def _reason(error: Exception) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # broken EXIF data says nothing about the pixels
+    except Exception:  # the pixels may be fine even if the EXIF data is broken
         return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # not ImageOps.exif_transpose: it copies upright pictures too, and gives up where EXIF cannot be written back
+    # not ImageOps.exif_transpose: it also copies upright pictures, and fails if EXIF cannot be written back
     turn = _UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
@@ -322,15 +322,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(grey: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Grey values of more than 8 bits, or floats, as 8 bits."""
+    """Convert grey values of more than 8 bits, or floats, to 8 bits."""
     values = grey.astype(np.float32)
-    np.nan_to_num(values, copy=False)  # all in place: a large scan takes hundreds of megabytes
+    np.nan_to_num(values, copy=False)  # in place: a large scan takes hundreds of megabytes
     top = float(values.max(initial=0))
     if grey.dtype.kind == "f":
         white = 1.0 if top <= 1 else 255.0
     elif grey.dtype.itemsize == 2:
         white = 65535.0
-    else:  # 32-bit integers carry 8 or 16 bits in practice; the values tell which
+    else:  # 32-bit integers hold 8 or 16 bits in practice; the values show which
         white = next(w for w in (255.0, 65535.0, 2.0**32) if top <= w)
     values *= 255 / white
     np.rint(values, out=values)

@@ -1,4 +1,4 @@
-"""The lines that a run prints about its progress: written here, and read here by whatever follows a run.
+"""Format and parse the lines that a run prints about its progress.
 
     epoch 2/10  train loss 2.13 acc 81.1%  val loss 1.76 acc 61.9%  12615 images/s  0 s
     trial 3  0.5639  pruned after epoch 4  2.1 s  best so far 0.8797 (trial 2)
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Self
 
 # A run's numbers as regular expressions over its log, for SageMaker's metric definitions. A loss that is not finite
-# matches none of them: CloudWatch takes no such number.
+# matches none of them: CloudWatch accepts no such number. No pattern has a ^, because AWS does not document whether it
+# matches the start of a line there.
 METRIC_PATTERNS = {
     "train/loss": r"train loss ([0-9.]+)",
     "val/loss": r"val loss ([0-9.]+)",
     "val/acc_percent": r"val loss [0-9.]+ acc ([0-9.]+)%",
-    "val/acc": r"^val/acc +([0-9.]+)",
-    "test/acc": r"^test/acc +([0-9.]+)",
+    "val/acc": r"val/acc +([0-9.]+)",
+    "test/acc": r"test/acc +([0-9.]+)",
     "images_per_s": r" ([0-9.]+) images/s",
 }
 _NUMBER = r"-?(?:\d+(?:\.\d+)?|nan|inf)"
@@ -29,7 +30,7 @@ _NUMBER = r"-?(?:\d+(?:\.\d+)?|nan|inf)"
 class Epoch:
     """The line of one epoch, numbered from 1. Accuracies and efficiency are shares from 0 to 1.
 
-    efficiency: of several processes, where it has been measured.
+    efficiency: of several processes; None if it was not measured.
     """
 
     epoch: int
@@ -56,7 +57,7 @@ class Epoch:
 
     @classmethod
     def find(cls, text: str) -> Self | None:
-        """Read the epoch that a line of a log reports, with the digits that are printed; None for any other line."""
+        """Parse the epoch from a line of a log, with the printed digits; return None for any other line."""
         found = _EPOCH.search(text)
         if found is None:
             return None
@@ -85,9 +86,10 @@ _EPOCH = re.compile(
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """The line of a search's trial that has ended. value: of the objective, where there is one.
+    """The line of a finished trial of a search. value: of the objective; None if there is none.
 
-    outcome: empty for a complete trial, else such as `failed`. best, best_trial: the best value so far and its trial.
+    outcome: empty for a complete trial, otherwise for example `failed`. best, best_trial: the best value so far and its
+    trial.
     """
 
     number: int
@@ -105,7 +107,7 @@ class TrialEnd:
 
     @classmethod
     def find(cls, text: str) -> Self | None:
-        """Read the trial that a line of a log reports, with the digits that are printed; None for any other line."""
+        """Parse the trial from a line of a log, with the printed digits; return None for any other line."""
         found = _TRIAL.match(text)
         if found is None:
             return None
@@ -126,14 +128,14 @@ _TRIAL = re.compile(
 
 
 def result_table(metrics: Mapping[str, float]) -> str:
-    """Return the main numbers of a run as a table, at most 80 columns wide. metrics: as metrics.json holds them."""
+    """Format the main metrics of a run as a table, at most 80 columns wide. metrics: as in metrics.json."""
     rows = [(name, show(metrics[key]), about) for key, (name, show, about) in _RESULTS.items() if key in metrics]
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     return "\n".join(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {about}" for name, value, about in rows)
 
 
 def is_result_row(text: str) -> bool:
-    """Whether a line of a log is a row of the table that a run ends with."""
+    """Return whether a line of a log is a row of the table that a run prints at the end."""
     return _RESULT_ROW.match(text) is not None
 
 

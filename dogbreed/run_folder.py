@@ -4,13 +4,21 @@ import errno
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from dogbreed.errors import StorageError
 
-TEMPORARY = re.compile(r"\..+\.tmp-(?P<pid>\d+)")  # the name of a file that the process `pid` has not written whole yet
+# SageMaker's agent saves the run folder of a rented machine in S3. It leaves out files whose names end with the first
+# of these, and writes the two others beside each file, where they come and go as it uploads
+# (https://github.com/aws/sagemaker-xgboost-container, checkpointing.py)
+NOT_SAVED = ".sagemaker-ignore"
+_MARKERS = (".sagemaker-uploading", ".sagemaker-uploaded")
+
+# the name of a file that the process `pid` has not written whole yet
+TEMPORARY = re.compile(rf"\..+\.tmp-(?P<pid>\d+){re.escape(NOT_SAVED)}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,22 @@ class RunFolder:
 
 def temporary_path(path: Path) -> Path:
     """Return where this process writes what becomes `path` once it is whole. TEMPORARY matches its name."""
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}{NOT_SAVED}")
+
+
+def is_passing(name: str) -> bool:
+    """Whether a file is no lasting part of a run's folder: half-written, or a marker of SageMaker's agent.
+
+    name: of the file, or its path. Such files may vanish at any moment.
+    """
+    return name.endswith((NOT_SAVED, *_MARKERS))
+
+
+def lasting_files(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder in order, but for those that are `is_passing`."""
+    for path in sorted(folder.rglob("*")):
+        if not is_passing(path.name) and path.is_file():
+            yield path
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

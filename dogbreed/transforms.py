@@ -1,4 +1,4 @@
-"""Augmentation of training photos: crop and flip as a pure function of a key, the change of light for a whole batch."""
+"""Augment training photos: crop and flip as a pure function of a key, change of light for a whole batch."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dogbreed.preprocess import Box, Interpolation, PictureSource, compact, read_region
 
-_LOG_RATIO = math.log(4 / 3)  # a crop is at most a third longer than it is wide, or the other way round
+_LOG_RATIO = math.log(4 / 3)  # the longer side of a crop is at most 4/3 of the shorter one
 _TRIES = 10
 _CHUNK = 8
 
@@ -30,26 +30,26 @@ class Augment:
     def view(
         self, picture: PictureSource, *, image_px: int, interpolation: Interpolation, key: Sequence[int]
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """The view of a photo that belongs to `key` (integers >= 0, as for NumPy's SeedSequence).
+        """Return the view of a photo for `key` (integers >= 0, as for NumPy's SeedSequence).
 
-        Gives the pixels, uint8 [image_px, image_px, 3], RGB, cropped, resized and maybe mirrored, and the light that
-        `relight` has yet to change: factors of brightness, contrast and saturation, float32 [3], ones where jitter=0.
+        Returns the pixels, uint8 [image_px, image_px, 3], RGB, cropped, resized and perhaps mirrored, and the light for
+        `relight`: factors of brightness, contrast and saturation, float32 [3], ones if jitter=0.
 
-        A pure function of the picture's bytes and the key: the same in any process and in any order, and it neither
-        uses nor disturbs the global random numbers. The crop is drawn from the size that the file's header gives, so
-        that a JPEG is decoded no larger than needed. Raises DataError if it does not decode.
+        A pure function of the picture's bytes and the key: the same in any process and order. It neither uses nor
+        changes the global random state. The crop is drawn from the size in the file's header, so that a JPEG is decoded
+        no larger than needed. Raises DataError if it does not decode.
         """
         rng = np.random.default_rng(key)
         region = read_region(picture, lambda width, height: self._crop(rng, width, height), image_px)
-        # torch's resize, not Pillow's: the same filter to within rounding, at a fourth of the time
-        # the stride of the one image must be its size, which unsqueeze does not see to: by it torch knows that channels
-        # are last, for which it is twice as fast
+        # torch's resize, not Pillow's: the same filter up to rounding, in a quarter of the time
+        # the batch stride must be the image's size, which unsqueeze does not set: torch recognises channels_last by it,
+        # which is twice as fast
         pixels = region.pixels()
         batch = torch.from_numpy(pixels.reshape(1, *pixels.shape)).permute(0, 3, 1, 2)
         resized = F.interpolate(batch, (image_px, image_px), mode=interpolation, antialias=True)
         mirrored = rng.random() < self.flip
         light = rng.uniform(max(0.0, 1 - self.jitter), 1 + self.jitter, 3).astype(np.float32)
-        if mirrored:  # as stored, where right and left may be up and down
+        if mirrored:  # as stored, where left and right may be up and down
             resized = resized.flip(2 if region.on_its_side else 3)
         return compact(region.upright(resized.squeeze(0).permute(1, 2, 0).numpy())), light
 
@@ -62,7 +62,7 @@ class Augment:
                 left = int(rng.integers(width - crop_width + 1))
                 top = int(rng.integers(height - crop_height + 1))
                 return left, top, left + crop_width, top + crop_height
-        # of a very long picture the middle
+        # fall back to the center of a very long picture
         ratio = min(max(width / height, 3 / 4), 4 / 3)
         crop_width, crop_height = min(width, round(height * ratio)), min(height, round(width / ratio))
         left, top = (width - crop_width) // 2, (height - crop_height) // 2
@@ -73,14 +73,14 @@ def relight(images: Tensor, light: Tensor) -> Tensor:
     """Scale brightness, then contrast, then saturation of each image by its own factors.
 
     images: uint8 [N, 3, H, W], RGB, on any device and in any layout, which the result keeps. light: float32 [N, 3].
-    The same as torchvision's adjust_brightness, adjust_contrast and adjust_saturation one after the other, fractions
-    dropped and values cut off at 0 and 255 after each, to within one level.
+    Equals torchvision's adjust_brightness, adjust_contrast and adjust_saturation in sequence, truncating fractions and
+    clamping to 0..255 after each, to within one level.
     """
     light = light.to(images.device, non_blocking=True)
     relit = torch.empty_like(images)
     if images.device.type != "cpu":
         return relit.copy_(_relit_planes(images.contiguous(), light))
-    # as many at a time as a core's cache holds; colour planes are split and joined by NumPy, twice as fast as torch
+    # as many at a time as fit a core's cache; NumPy splits and joins colour planes twice as fast as torch
     for start in range(0, len(images), _CHUNK):
         part = slice(start, start + _CHUNK)
         planes = torch.empty(images[part].shape, dtype=torch.uint8)
@@ -90,10 +90,9 @@ def relight(images: Tensor, light: Tensor) -> Tensor:
 
 
 def normalised(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """images * scale + shift: uint8 [N, 3, H, W], float32 [1, 3, 1, 1] twice, to float32 in the layout of the images.
+    """Return images * scale + shift as float32 in the images' layout: uint8 [N, 3, H, W], float32 [1, 3, 1, 1] twice.
 
-    With the channels last, torch would go through the images three numbers at a time; a row at a time it is 5 times as
-    fast on a CPU.
+    In channels_last layout torch would process three numbers at a time; by rows it is 5 times as fast on a CPU.
     """
     if not images.is_contiguous(memory_format=torch.channels_last):
         return images.float().mul_(scale).add_(shift)
@@ -104,16 +103,16 @@ def normalised(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _relit_planes(images: Tensor, light: Tensor) -> Tensor:
-    """images: one colour plane after the other; with the channels last, grey would be a sum of every third number."""
+    """Relight images in planar layout; in channels_last layout, computing grey would read every third number."""
     brightness, contrast, saturation = light.view(-1, 3, 1, 1, 1).unbind(1)
     pixels = images.to(torch.float32)
     pixels.mul_(brightness).clamp_(max=255).floor_()
-    # the mean of all pixels' grey, each of which torchvision rounds down: by half a level
+    # the mean grey; torchvision rounds each pixel down, on average by half a level
     middle = _grey(pixels.mean((2, 3), keepdim=True)) - 0.5
     pixels.mul_(contrast).add_((1 - contrast) * middle).clamp_(0, 255).floor_()
     grey = _grey(pixels).floor_().mul_(1 - saturation)
     pixels.mul_(saturation).add_(grey).clamp_(0, 255)
-    return pixels.to(torch.int16).to(torch.uint8)  # in two steps, for which there are SIMD instructions
+    return pixels.to(torch.int16).to(torch.uint8)  # in two steps, which have SIMD instructions
 
 
 def _copy_planes(source: Tensor, target: Tensor) -> None:
@@ -123,4 +122,4 @@ def _copy_planes(source: Tensor, target: Tensor) -> None:
 
 def _grey(pixels: Tensor) -> Tensor:
     red, green, blue = (pixels[:, n : n + 1] for n in range(3))
-    return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)  # torchvision's shares
+    return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)  # torchvision's weights

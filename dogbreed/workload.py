@@ -1,4 +1,4 @@
-"""What a run does, read from its settings once: network, batches, epochs, features, photos. Loads no torch."""
+"""Describe a run's work, read from its settings: network, batches, epochs, features, photos. Loads no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,15 +7,15 @@ from typing import Any, Self
 from dogbreed.breeds import BREEDS, PHOTOS
 from dogbreed.speedup import FLOAT_BYTES, STEP_OVERHEAD_S, Part, Step
 
-_DRAWN = {"train": 10, "valid": 3, "test": 3, "breeds": len(BREEDS)}  # what DrawnDogs takes where nothing else is set
+_DRAWN = {"train": 10, "valid": 3, "test": 3, "breeds": len(BREEDS)}  # the defaults of DrawnDogs
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a run does, in plain values: JSON holds all of it.
+    """A run's work in plain values that JSON can hold.
 
-    batch_size: per process. features, views, max_gb: the config node `features`. train_photos: those that one epoch
-    trains on, other_photos: those of the other splits; None where nobody has counted them.
+    batch_size: per process. features, views, max_gb: the config node `features`. train_photos: the number that one
+    epoch trains on. other_photos: the number in the other splits. Both are None if unknown.
     """
 
     backbone: str
@@ -34,9 +34,9 @@ class Workload:
     def of(cls, config: Mapping[str, Any], photos: Mapping[str, int] | None = None) -> Self:
         """Read the resolved configuration of a run.
 
-        photos: their number by split, where the caller has counted them; otherwise the data source says it, if there is
-        one. Never raises for a number that is out of range, and takes 1 instead: the run itself refuses it, with all
-        else that is wrong.
+        photos: their number by split, if the caller has counted them; otherwise it is taken from the data source, if
+        there is one. Does not raise for a number out of range, but uses 1 instead: the run itself rejects it, together
+        with all other problems.
         """
         model, data, features = config["model"], config["data"], feature_settings(config)
         counts, classes = _of_source(data.get("source") or {})
@@ -59,7 +59,7 @@ class Workload:
 
     @property
     def per_photo(self) -> "Work | None":
-        """What training does to one photo; None for an unknown network or part of one."""
+        """The work of training on one photo; None for an unknown network or part."""
         return work(self.backbone, self.trainable, self.classes, image_px=self.image_px)
 
     @property
@@ -82,20 +82,20 @@ class Workload:
 
     @property
     def feature_rows(self) -> int | None:
-        """How many rows of features there are to compute: one for each view of a training photo, one for each other."""
+        """The number of feature rows to compute: one per view of a training photo, one per other photo."""
         if self.train_photos is None or self.other_photos is None:
             return None
         return self.views * self.train_photos + self.other_photos
 
 
 def feature_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config node `features` as it was meant, empty where there is none: YAML 1.1 reads `mode: off` as false."""
+    """Return the config node `features`, empty if there is none, undoing YAML 1.1, which reads `mode: off` as false."""
     node = dict(config.get("features") or {})
     return {**node, "mode": "off"} if node.get("mode") is False else node
 
 
 def _of_source(source: Mapping[str, Any]) -> tuple[Mapping[str, int] | None, int]:
-    """The number of photos by split, None where it depends on a folder, and of classes, dogImages' where it does."""
+    """Return the photos by split and the classes; for a source that depends on a folder, None and dogImages' 133."""
     match str(source.get("_target_", "")).rpartition(".")[2]:
         case "DrawnDogs":
             each = {name: _whole(source.get(name, usual)) for name, usual in _DRAWN.items()}
@@ -107,21 +107,21 @@ def _of_source(source: Mapping[str, Any]) -> tuple[Mapping[str, int] | None, int
 
 
 def _whole(value: Any) -> int:
-    """`value` as a whole number from 1 to 10^9; 1 for whatever is none."""
+    """Return `value` as a whole number from 1 to 10^9, or 1 if it is not one."""
     return int(value) if isinstance(value, int | float) and 1 <= value <= 10**9 else 1
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a backbone. gflop: of its forward pass over one photo of 224 px, 2 x multiply-adds. inputs: the numbers
-    that it is handed for one photo, which are its features where what comes before is frozen."""
+    """A part of a backbone. gflop: of its forward pass on one photo of 224 px, 2 x multiply-adds. inputs: the size of
+    its input for one photo, which is the feature size if everything before it is frozen."""
 
     weights: int
     gflop: float
     inputs: int
 
 
-# in the order of the forward pass, counted by hooks on the networks themselves; a test counts them again
+# in the order of the forward pass, counted by hooks on the networks; a test verifies them
 BACKBONES: Mapping[str, Mapping[str, Stage]] = {
     "resnet50": {
         "conv1": Stage(9_408, 0.236, 150_528),
@@ -145,20 +145,20 @@ BACKBONES: Mapping[str, Mapping[str, Stage]] = {
         "bn2": Stage(2_560, 0, 62_720),
     },
 }
-WIDTHS = {"resnet50": 2048, "tf_efficientnet_lite0": 1280}  # numbers that the head is handed
+WIDTHS = {"resnet50": 2048, "tf_efficientnet_lite0": 1280}  # the size of the head's input
 
 
 @dataclass(frozen=True)
 class Work:
-    """What training does to one photo, in GFLOP of a forward pass; gradients in the order of the backward pass."""
+    """The work of training on one photo, in GFLOP of a forward pass; gradients in the order of the backward pass."""
 
     frozen_gflop: float
     trained_gflop: float
-    feature_bytes: int  # what the frozen part makes of it, in fp32
+    feature_bytes: int  # the frozen part's output, in fp32
     trained: tuple[Stage, ...]  # the last layer first
 
     def step(self, batch_size: int, flops_per_s: float, *, cached: bool) -> Step:
-        """cached: the frozen part's features are there, so that it is not run."""
+        """Estimate a training step. cached: the frozen part's features are cached, so that it does not run."""
         per_gflop_s = batch_size * 1e9 / flops_per_s
         parts = tuple(Part(stage.weights * FLOAT_BYTES, 2 * stage.gflop * per_gflop_s) for stage in self.trained)
         forward = self.trained_gflop + (0 if cached else self.frozen_gflop)
@@ -166,9 +166,9 @@ class Work:
 
 
 def work(backbone: str, trainable: str, classes: int, *, image_px: int = 224) -> Work | None:
-    """What training `trainable` of a backbone does to one photo; None for a network or part that is not in the table.
+    """Return the work of training `trainable` of a backbone on one photo; None if it is not in the table.
 
-    Of a part within a stage, such as layer4.2, the whole stage is counted: more than is trained.
+    For a part within a stage, such as layer4.2, counts the whole stage, which is more than is trained.
     """
     stages = BACKBONES.get(backbone)
     if stages is None:

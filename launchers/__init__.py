@@ -1,4 +1,4 @@
-"""The machines that `train.py` can run on: they know nothing of the science, and never import torch at the top."""
+"""The machines that `train.py` can run on. No module here imports torch when it is loaded."""
 
 from launchers.api import launch, prepare
 

@@ -1,4 +1,4 @@
-"""`python -m launchers`: what has been run, here and elsewhere."""
+"""`python -m launchers`: list, follow and stop runs, on this machine and in a cloud."""
 
 import sys
 

@@ -8,7 +8,7 @@ from launchers.base import Handle, Launcher, LaunchError, Plan
 def launch(overrides: Sequence[str] = ()) -> Handle:
     """Start a run from a notebook: `launch(["experiment=quickstart"])` is `python train.py experiment=quickstart`.
 
-    Locally it returns when the run has ended, and raises what stopped it.
+    With the local launcher it returns when the run has ended, and raises the error that stopped it.
     """
     launcher, plan = prepare(overrides)
     if plan.spec.config["dry_run"]:
@@ -18,7 +18,7 @@ def launch(overrides: Sequence[str] = ()) -> Handle:
 
 
 def prepare(overrides: Sequence[str] = ()) -> tuple[Launcher, Plan]:
-    """`launch` up to the plan: then `launcher.submit(plan)`, and at the end `launcher.result(plan.handle)`.
+    """Plan a run: `launcher.submit(plan)` then starts it, and `launcher.result(plan.handle)` reads its result.
 
     Raises LaunchError for a search.
     """
@@ -36,14 +36,14 @@ def prepare(overrides: Sequence[str] = ()) -> tuple[Launcher, Plan]:
     from launchers.resume import expand
 
     if not (PROJECT / "conf" / "config.yaml").exists():
-        raise LaunchError(
-            f"There is no conf/config.yaml in {PROJECT}.\nTry: pip install -e . in a clone of the project"
-        )
-    composing = GlobalHydra.instance().is_initialized()  # in a command of Hydra's, such as a sweep
+        raise LaunchError(f"{PROJECT} has no conf/config.yaml.\nTry: pip install -e . in a clone of the project")
+    composing = GlobalHydra.instance().is_initialized()  # inside a Hydra application, such as a sweep
     with nullcontext() if composing else initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         whole = compose("config", expand(overrides), return_hydra_config=True)
     if whole.hydra.runtime.choices.get("hpo") not in (None, "none"):
-        raise LaunchError("A search is not one run.\nTry: python train.py -m hpo=optuna ...")
+        raise LaunchError(
+            "launch and prepare start one run, but hpo= asks for a search.\nTry: python train.py -m hpo=optuna ..."
+        )
     _ = whole.run_id  # drawn before the copy, so that the folder's name and the key agree
     cfg = deepcopy(whole)
     with open_dict(cfg):

@@ -1,12 +1,11 @@
-"""What every launcher offers, and the plain values that go in and come out.
+"""The interface of every launcher, and the plain values that it takes and returns.
 
 Nothing heavy is imported here: printing a plan or a status must not wait for torch.
 """
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum, auto
@@ -26,14 +25,14 @@ if TYPE_CHECKING:
     from dogbreed.training import Watch  # which brings torch
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
-SEARCH_FILE = "best.json"  # in a search's folder: what it has come to
-TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"  # in a search's folder; with a suffix if a later machine took the trial up again
+SEARCH_FILE = "best.json"  # in a search's folder: its result
+TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"  # in a search's folder; with a suffix if a later machine resumed the trial
 STUDY_FILE = "study.db"  # in a search's folder: its trials, unless their database is elsewhere
-LAUNCHED_FILE = "launched.json"  # in the folder of a run that runs elsewhere: its handle, and how to get there
+LAUNCHED_FILE = "launched.json"  # in the folder of a remote run: its handle, and how to reach its cloud
 
 
 class Phase(StrEnum):
-    """How far a run is."""
+    """The state of a run."""
 
     PLANNED = auto()
     SUBMITTED = auto()
@@ -44,14 +43,14 @@ class Phase(StrEnum):
     SUCCEEDED = auto()
     FAILED = auto()
     CANCELLED = auto()
-    LOST = auto()  # nobody knows this run: never to be read as success
+    LOST = auto()  # this run is unknown: never to be read as success
 
 
 FINISHED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.LOST})
 
 
 class Cause(StrEnum):
-    """Why a run is in its phase: what to do next follows from it."""
+    """Why a run is in its phase. It decides what to do next."""
 
     NONE = auto()
     USER_CODE = auto()
@@ -67,7 +66,7 @@ class Cause(StrEnum):
 
 
 class LaunchError(DogBreedError):
-    """A run cannot be started, found, followed or stopped. cause: what kind of reason it is, where that is known."""
+    """A run cannot be started, found, followed or stopped. cause: the kind of reason, if it is known."""
 
     def __init__(self, message: str, cause: Cause = Cause.UNKNOWN) -> None:
         super().__init__(message)
@@ -76,56 +75,57 @@ class LaunchError(DogBreedError):
 
 @dataclass(frozen=True)
 class RunOutput:
-    """What one run leaves in its folder."""
+    """The files that one run leaves in its folder."""
 
     purpose: ClassVar[str] = "training"  # for tags
-    resume_point: ClassVar[str] = "checkpoints/last.ckpt"  # below the folder: the newer one is resumed from
+    # below the folder: the newest is resumed from; the first is missing for a moment while it is replaced
+    resume_points: ClassVar[tuple[str, ...]] = ("checkpoints/last.ckpt", "checkpoints/previous.ckpt")
     result_file: ClassVar[str] = "metrics.json"  # below the folder: written last
-    same_command_resumes: ClassVar[bool] = False  # it takes resume=
+    same_command_resumes: ClassVar[bool] = False  # resuming needs resume=
 
     def default_folder(self, run_id: str) -> Path:
-        """Where the folder is on a machine that did not start the run."""
+        """Return the run's folder on a machine that did not start the run."""
         return Path("runs", run_id)
 
 
 @dataclass(frozen=True)
 class SearchOutput:
-    """What a whole search leaves in its folder when it runs as one job: its study, and a folder for each trial.
+    """The files that a search leaves in its folder when it runs as one job: its study, and a folder for each trial.
 
-    study: its name; trials: how many are to have ended.
+    study: its name. trials: how many trials the finished search has.
     """
 
     study: str
     trials: int
     purpose: ClassVar[str] = "search"
-    resume_point: ClassVar[str] = STUDY_FILE
+    resume_points: ClassVar[tuple[str, ...]] = (STUDY_FILE,)
     result_file: ClassVar[str] = SEARCH_FILE
     same_command_resumes: ClassVar[bool] = True  # and may ask for more trials
 
     def default_folder(self, run_id: str) -> Path:
-        """Where the folder is on a machine that did not start the search."""
+        """Return the search's folder on a machine that did not start the search."""
         return Path("sweeps", self.study)
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run, as plain data: what was asked for, not where it runs. JSON holds all of it."""
+    """One run as plain data: what was asked for, not where it runs. All of it can be stored as JSON."""
 
-    run_id: str  # for life: a resumed run keeps it
+    run_id: str  # a resumed run keeps it
     overrides: tuple[str, ...]  # as typed: another machine composes the same config from them
-    config: Mapping[str, Any]  # resolved, and made of plain dicts, lists, numbers and strings
+    config: Mapping[str, Any]  # resolved, made of plain dicts, lists, numbers and strings
     folder: str  # absolute, on the machine of the person who started it
     created_at: str  # ISO 8601, UTC
     commit: str | None  # of the project's code; None outside git
-    dirty: bool  # tracked files differ from that commit
-    code: CodeBundle | None = None  # of a run that goes elsewhere: what is sent there
-    photos: SentFolder | None = None  # of such a run: the data folder of this machine that is sent there
-    going_on: tuple[str, ...] | None = None  # of a resumed run: what was typed this time; None for a new run
-    output: RunOutput | SearchOutput = RunOutput()  # of a whole search, config is that of some trial
+    dirty: bool  # whether tracked files differ from that commit
+    code: CodeBundle | None = None  # what is sent to a remote machine; None for a local run
+    photos: SentFolder | None = None  # the data folder of this machine that is sent there; None if none is
+    going_on: tuple[str, ...] | None = None  # the overrides of the command that resumes the run; None for a new run
+    output: RunOutput | SearchOutput = RunOutput()  # for a search, `config` is that of one trial
 
     @cached_property
     def workload(self) -> Workload:
-        """What the run does, with the photos of this machine counted."""
+        """The work that the run does, with the photos of this machine counted."""
         return Workload.of(self.config, None if self.photos is None else self.photos.counts(self.config["data"]))
 
     def to_json(self) -> str:
@@ -140,7 +140,7 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises ValueError, KeyError or TypeError if `text` is not a RunSpec."""
+        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError if `text` is not a RunSpec."""
         fields = json.loads(text)
         study, trials = fields.pop("search", None), fields.pop("trials", 0)
         if study is not None:
@@ -156,9 +156,9 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Handle:
-    """The name of a run anywhere: `scheme://scope/run_id`, as in `sagemaker://eu-west-1/20261123-001122-x7k2`.
+    """Names a run anywhere: `scheme://scope/run_id`, as in `sagemaker://eu-west-1/20261123-001122-x7k2`.
 
-    Locally the run's folder is the name: `local:///home/me/runs/20261123-001122-x7k2`.
+    A local run is named by its folder: `local:///home/me/runs/20261123-001122-x7k2`.
     """
 
     launcher: str
@@ -173,13 +173,15 @@ class Handle:
         launcher, found, rest = text.partition("://")
         scope, slash, run_id = rest.rstrip("/").rpartition("/")
         if not (launcher and found and slash and run_id):
-            raise LaunchError(f"{text!r} is no handle of a run.\nTry: the form that `python -m launchers list` shows")
+            raise LaunchError(
+                f"{text!r} is not a valid run handle.\nTry: a handle as `python -m launchers list` shows it"
+            )
         return cls(launcher, scope, run_id)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One call of a cloud's API that changes something there. parameters: as boto3 takes them."""
+    """One call of a cloud's API that changes something. parameters: as boto3 takes them."""
 
     service: str
     operation: str
@@ -191,20 +193,20 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `submit` would do, all of it, to be printed, compared and recorded.
+    """Everything that `submit` would do, to be printed, compared and recorded.
 
-    requests: in order; `{account}` in them is the one thing that only the account knows. actions: what the person who
-    submits must be allowed to do, by IAM's names.
+    requests: in order; the ARN of a role that was given by name is the one thing in them that only the account knows.
+    actions: the IAM actions that the person who submits must be allowed.
     """
 
     spec: RunSpec
-    handle: Handle  # what submit will return
-    rows: tuple[tuple[str, str], ...]  # what a person wants to know first: where, which command, what it costs
+    handle: Handle  # what `submit` will return
+    rows: tuple[tuple[str, str], ...]  # what a person wants to know first: where it runs, the command, the cost
     requests: tuple[Request, ...] = ()
     actions: tuple[str, ...] = ()
 
     def brief(self) -> str:
-        """Where it runs and what it costs."""
+        """Say where the run runs and what it costs."""
         rows = [(name, text) for name, text in self.rows if name in ("where", "time", "cost", "photos", "search")]
         return "\n".join([f"Run {self.spec.run_id}", *(f"  {name:<7} {text.splitlines()[0]}" for name, text in rows)])
 
@@ -217,7 +219,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands. A FAILED one always has a cause and a next action, and its last log lines if it has a log."""
+    """The status of a run. A FAILED one has a cause and a next action, and its last log lines if it has a log."""
 
     phase: Phase
     cause: Cause = Cause.NONE
@@ -226,7 +228,7 @@ class Status:
     started_at: str = ""  # of the first attempt, ISO 8601, UTC
     log_tail: tuple[str, ...] = ()
     next_action: str = ""
-    usd: float | None = None  # spent so far, where the machine is rented
+    usd: float | None = None  # spent so far; None if the machine is not rented
     job: str = ""  # the cloud's own name of the latest submission
 
     @property
@@ -253,23 +255,23 @@ class LogLine:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run that succeeded left: its numbers and its files on this machine."""
+    """The metrics of a run that succeeded, and its files on this machine."""
 
     handle: Handle
     folder: Path
     metrics: dict[str, float]  # flat: "val/acc": 0.83, of best.ckpt
-    artifacts: dict[str, Path]  # by name: "report", "best", "last"...; only what is there
+    artifacts: dict[str, Path]  # by name: "report", "best", "last"...; only files that exist
 
     def __str__(self) -> str:
         numbers = result_table(self.metrics)
-        if on_rented_machine():  # its paths mean nothing to whoever reads this
+        if on_rented_machine():  # its paths mean nothing to the reader of its log
             return f"\n{numbers}"
         return "\n".join(["", numbers, "", *result_files(self.artifacts, self.folder)])
 
 
 @dataclass(frozen=True)
 class CleanupReport:
-    """Left-overs that nothing uses any more, and which of them are gone, checked after removing."""
+    """Lists leftovers that nothing uses any more, and those that were removed, checked after removing."""
 
     found: tuple[str, ...]
     removed: tuple[str, ...] = ()
@@ -281,24 +283,24 @@ class CleanupReport:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a launcher can do: requests that it cannot meet fail in `plan`, and the README's table is made of it."""
+    """What a launcher can do. `plan` refuses requests beyond that, and the README's table shows it."""
 
     spot: bool
     multi_node: bool
     follow_logs: bool
     exact_cost: bool
     graceful_cancel: bool
-    remote: bool  # the run goes on without the process that submitted it
-    sends_code: bool  # what lies on this machine has to be sent along: code, and photos that are nowhere else
-    whole_search: bool  # a whole search can be one run
+    remote: bool  # the run continues without the process that submitted it
+    sends_code: bool  # code, and photos that are only on this machine, are sent along
+    whole_search: bool  # a whole search can run as one job
 
 
 class Cloud(Protocol):
-    """An account, or something that stands in for one. Constructors only store."""
+    """An AWS account, or something that stands in for one. Constructors only store."""
 
-    bills: ClassVar[bool]  # whether what runs there is paid for
+    bills: ClassVar[bool]  # whether running something there costs money
     region: str | None
-    poll_s: float  # seconds between two looks at something that changes
+    poll_s: float  # seconds between two polls of something that changes
 
     @property
     def scope(self) -> str:
@@ -307,17 +309,17 @@ class Cloud(Protocol):
 
     @property
     def default_bucket(self) -> str | None:
-        """The bucket of launchers that were not told one."""
+        """The bucket of launchers that have none configured."""
         ...
 
     @property
     def place(self) -> dict[str, str]:
-        """What must be remembered beside a handle to find this cloud again: arguments of `registry.cloud_of`."""
+        """What must be stored beside a handle to find this cloud again: the `place` argument of `registry.cloud_of`."""
         ...
 
     @property
     def option(self) -> str:
-        """What `python -m launchers` must be told besides a handle to find this cloud, with a space before it."""
+        """The option that `python -m launchers` needs besides a handle to find this cloud, with a leading space."""
         ...
 
     @property
@@ -326,7 +328,7 @@ class Cloud(Protocol):
         ...
 
     def findings(self) -> list[str]:
-        """What is wrong with the settings, as far as can be told without a network."""
+        """List what is wrong with the settings, as far as that can be checked without a network."""
         ...
 
     def client(self, service: str) -> Any:
@@ -334,27 +336,27 @@ class Cloud(Protocol):
         ...
 
     def describe(self) -> str:
-        """Say where this is, for people."""
+        """Describe this cloud in a few words, for people."""
         ...
 
 
 class Launcher(Protocol):
-    """Where a run runs. Constructors only store; `tests/support/launcher_contract.py` holds what is promised here."""
+    """Runs a run somewhere. Constructors only store; `tests/support/launcher_contract.py` tests this interface."""
 
-    scheme: ClassVar[str]  # of its handles; `registry.LAUNCHERS` has it
+    scheme: ClassVar[str]  # of its handles, as listed in `registry.LAUNCHERS`
     capabilities: ClassVar[Capabilities]
 
     @classmethod
     def at(cls, cloud: Cloud, *, runs_dir: str = "runs", bucket: str | None = None) -> Self:
-        """Return one that finds and follows runs there; nothing can be submitted with it that needs more settings.
+        """Return a launcher that can find and follow the runs of a cloud; to submit runs it may lack settings.
 
-        runs_dir: where run folders lie on this machine. bucket: the one that `cleanup` looks into.
+        runs_dir: the folder of run folders on this machine. bucket: the one that `cleanup` inspects.
         """
         ...
 
     @property
     def wait(self) -> bool:
-        """Whether the command that submits a run stays until the run has ended."""
+        """Whether the command that submits a run waits until the run has ended."""
         ...
 
     @property
@@ -364,46 +366,46 @@ class Launcher(Protocol):
 
     @property
     def poll_s(self) -> float:
-        """Seconds between two looks at a run."""
+        """Seconds between two polls of a run's status."""
         ...
 
     def plan(self, spec: RunSpec) -> Plan:
-        """What submit would do. Pure: no network, clock, disk or environment. All that is wrong is raised at once."""
+        """Return what `submit` would do. Uses no network, clock, disk or environment. Raises all findings at once."""
         ...
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
-        """Do what the plan says. Idempotent. Where the run runs in this very call, what stops it is raised here.
+        """Do what the plan says. Idempotent. If the run runs inside this call, it raises what stops the run.
 
-        watch: asked after each epoch, as numbers come in; where it says true, training ends with that epoch.
+        watch: called with the metrics of each epoch as they arrive; if it returns True, training ends with that epoch.
         """
         ...
 
     def status(self, handle: Handle) -> Status:
-        """An unknown run is Phase.LOST, not an exception."""
+        """Return the run's status: Phase.LOST for an unknown run, not an exception."""
         ...
 
     def logs(
         self, handle: Handle, *, follow: bool = False, attempt: int | None = None, node: int | None = None
     ) -> Iterator[LogLine]:
-        """The lines of all attempts and nodes, or of one; with `follow`, until the run has finished."""
+        """Yield the log lines of all attempts and nodes, or of one; with `follow`, until the run has finished."""
         ...
 
     def cancel(self, handle: Handle, *, grace_s: float = 110) -> Status:
-        """Ask the run to save and stop; after `grace_s`, make it. Idempotent."""
+        """Ask the run to save and stop; force it to stop after `grace_s` seconds. Idempotent."""
         ...
 
     def result(self, handle: Handle) -> RunResult:
-        """Raises LaunchError while there is none, saying where the run stands."""
+        """Return the result. Raises LaunchError, with the run's status, if there is none yet."""
         ...
 
     def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
-        """The known runs, newest first."""
+        """List the known runs, newest first."""
         ...
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
-        """Show left-overs; with `apply`, remove them and check that they are gone.
+        """List leftovers; with `apply`, remove them and check that they are gone.
 
-        older_than: None for what is surely used by nobody any more.
+        older_than: None for everything that is certainly unused.
         """
         ...
 
@@ -412,33 +414,26 @@ class Launcher(Protocol):
         ...
 
     def folder(self, handle: Handle) -> Path | None:
-        """Return the folder on this machine that the run writes into; None for a run that writes elsewhere."""
+        """Return the folder on this machine that the run writes to; None for a run that writes elsewhere."""
         ...
 
     def fetch(self, handle: Handle, folder: Path | None, *, checkpoints: bool) -> Path:
-        """Make the run's folder on this machine ready to resume: its settings and, with `checkpoints`, what it saved.
+        """Prepare the run's folder on this machine for resuming: its settings and, with `checkpoints`, what it saved.
 
-        folder: where it is known on this machine; None if it is not. Raises LaunchError for an unknown run and, with
-        `checkpoints`, for one that has not ended.
+        folder: the run's folder on this machine; None if it has none yet. Raises LaunchError for an unknown run and,
+        with `checkpoints`, for one that has not ended.
         """
         ...
 
 
 def name_findings(spec: RunSpec) -> list[str]:
-    """What is wrong with the run's id and folder, which every launcher builds names of."""
+    """List what is wrong with the run's id and folder, from which every launcher builds names."""
     findings = []
     if not Path(spec.folder).is_absolute():
         findings.append(f"The run folder must be an absolute path, not {spec.folder!r}.")
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9-]{0,53}[A-Za-z0-9])?", spec.run_id):
         findings.append(
-            f"run_id={spec.run_id!r} cannot name a run: folders, jobs and tags carry it.\n"
-            "Try: letters, digits and hyphens between them, at most 55"
+            f"run_id={spec.run_id!r} is not a valid run id: it becomes part of folder, job and tag names.\n"
+            "Try: at most 55 letters, digits and hyphens, with no hyphen at either end"
         )
     return findings
-
-
-def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] = time.sleep) -> RunResult:
-    """The result, once the run has finished. Raises LaunchError if it did not succeed."""
-    while not launcher.status(handle).finished:
-        sleep(launcher.poll_s)
-    return launcher.result(handle)

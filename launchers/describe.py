@@ -1,4 +1,4 @@
-"""From what was typed to a RunSpec: the one place that looks at the clock, at git and at Hydra's config."""
+"""Turn a command into a RunSpec: the one place that reads the clock, git and Hydra's config."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from launchers.payload.code import CodeBundle, scan
 from launchers.project import PROJECT, git_state
 from launchers.registry import capabilities_of
 from launchers.remote.context import SENT
-from launchers.resume import differences, fetch_checkpoints, going_on, saved, typed_after_resume
+from launchers.resume import differences, fetch_checkpoints, resumed_config, saved, typed_after_resume
 
 
 def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
-    """The run that `cfg` asks for. `hydra`: Hydra's own config where no Hydra application is running.
+    """Return the run that `cfg` asks for. hydra: Hydra's own config, if no Hydra application is running.
 
-    Of a remote run that is resumed here, it downloads what that has saved. Raises ConfigError for values that are still
-    missing, all at once, and for a resume that changes what the run is.
+    Downloads what a remote run has saved if it is to be resumed on this machine. Raises ConfigError, listing all values
+    that are still missing, and for a resume that would make it another run.
     """
     hydra = HydraConfig.get() if hydra is None else hydra
     if missing := sorted(map(str, OmegaConf.missing_keys(cfg))):
@@ -42,15 +42,15 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
     launcher = capabilities_of(composed["launcher"])
     if composed["resume"]:
         if hydra.mode == RunMode.MULTIRUN:
-            raise ConfigError("resume= goes on with one run, but -m starts several.\nTry: the same command without -m")
+            raise ConfigError("resume= resumes one run, but -m starts several.\nTry: the same command without -m")
         before, _ = saved(folder)
         run_id, created_at = before.run_id, before.created_at or created_at
         now = typed_after_resume(overrides)
-        config = going_on(folder, composed, now, hydra.runtime.choices)
+        config = resumed_config(folder, composed, now, hydra.runtime.choices)
         if not launcher.remote:
             fetch_checkpoints(folder)
     there = sent()
-    # a search checks this itself: each of its trials has drawn other settings
+    # a search checks this itself, because each of its trials has other settings
     if there is not None and isinstance(there.output, RunOutput):
         check_as_sent(config, there)
     commit, dirty = git_state()
@@ -61,7 +61,7 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
 
 
 def _photos(config: Mapping[str, Any]) -> photos.SentFolder | None:
-    """The data folder that lies on this machine alone: not in S3, and nothing that another machine could fetch."""
+    """Scan a data folder that is only on this machine; return None if it is in S3 or another machine can fetch it."""
     root = str(config["data"].get("root"))
     return None if config["data"].get("source") or root.startswith("s3://") else photos.scan(Path(root))
 
@@ -71,17 +71,17 @@ def _lasting(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 def _code(hydra: Any) -> CodeBundle:
-    """What would be sent to another machine, with the folders of YAML files that the command named."""
-    ours = ("command-line", "hydra.searchpath in command-line")
+    """Scan the code that would be sent to another machine, with the config folders that the command named."""
+    from_command = ("command-line", "hydra.searchpath in command-line")
     sources = OmegaConf.select(hydra, "runtime.config_sources", throw_on_missing=False) or []
-    places = [str(source.path) for source in sources if source.provider in ours]
-    named = [str(place) for place in OmegaConf.select(hydra, "searchpath", throw_on_missing=False) or []]
-    places += [place.removeprefix("file://") for place in named if place.startswith("file://")]
-    return scan(PROJECT, [Path(place).absolute() for place in dict.fromkeys(places)])
+    folders = [str(source.path) for source in sources if source.provider in from_command]
+    named = [str(folder) for folder in OmegaConf.select(hydra, "searchpath", throw_on_missing=False) or []]
+    folders += [folder.removeprefix("file://") for folder in named if folder.startswith("file://")]
+    return scan(PROJECT, [Path(folder).absolute() for folder in dict.fromkeys(folders)])
 
 
 def check_as_sent(config: Mapping[str, Any], there: RunSpec) -> None:
-    """On a rented machine: refuse settings that differ from those that the person who sent them saw.
+    """Check that the settings composed on a rented machine are the submitted ones.
 
     Raises ConfigError, listing what differs.
     """
@@ -90,16 +90,16 @@ def check_as_sent(config: Mapping[str, Any], there: RunSpec) -> None:
         for settings in (there.config, json.loads(json.dumps(config)))
     )
     if listed := [
-        f"{key}: {old} was sent, {new} here" for key, old, new in differences(then, now) if key != "data.root"
+        f"{key}: {old} submitted, {new} here" for key, old, new in differences(then, now) if key != "data.root"
     ]:
         raise ConfigError(
-            "This machine makes other settings of the same command:\n"
+            "The configuration composed here differs from the submitted one:\n"
             + "\n".join(listed)
-            + "\nTry: no settings that depend on the machine's own environment"
+            + "\nTry: settings that do not depend on a machine's environment"
         )
 
 
 def sent() -> RunSpec | None:
-    """What the person who rented this machine has sent; null where nobody has."""
+    """Read what was sent to this rented machine; return None on any other machine."""
     file = os.environ.get(SENT)
     return RunSpec.from_json(json.dumps(json.loads(Path(file).read_bytes())["spec"])) if file else None

@@ -1,9 +1,10 @@
-"""Waiting for a run that runs elsewhere: its log as it comes, how it stands, and leaving it alone on Ctrl-C."""
+"""Follow a remote run: print its log as it arrives and its status, and leave it running on Ctrl-C."""
 
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dogbreed.errors import Interrupted
@@ -23,16 +24,16 @@ _WORDS = {
 
 
 def follow(launcher: Launcher, handle: Handle) -> RunResult:
-    """The run's result, once it has ended; until then its log and one line that says how it stands.
+    """Print the run's log and one line with its status until it has ended, then return its result.
 
-    Raises LaunchError if it did not succeed, and Interrupted after Ctrl-C or SIGTERM: the run goes on without us.
+    Raises LaunchError if it did not succeed, and Interrupted after Ctrl-C or SIGTERM, while the run continues.
     """
     try:
-        if launcher.status(handle).finished:  # a run of this machine has ended by now
+        if launcher.status(handle).finished:  # a local run has ended by now
             return launcher.result(handle)
         with _Progress(launcher, handle) as progress:
             for line in launcher.logs(handle, follow=True):
-                if not is_result_row(line.text):  # the result has them, too
+                if not is_result_row(line.text):  # the result is printed at the end
                     progress.show(line)
         while not launcher.status(handle).finished:
             time.sleep(launcher.poll_s)
@@ -49,8 +50,15 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
         raise Interrupted(detached(launcher, handle), signum) from None
 
 
+def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] = time.sleep) -> RunResult:
+    """Wait until the run has finished and return its result. Raises LaunchError if it did not succeed."""
+    while not launcher.status(handle).finished:
+        sleep(launcher.poll_s)
+    return launcher.result(handle)
+
+
 def _has_ended(launcher: Launcher, handle: Handle) -> bool:
-    """False also where nobody can tell."""
+    """Whether the run has ended; False also if its status cannot be read."""
     try:
         return launcher.status(handle).finished
     except LaunchError:
@@ -58,30 +66,34 @@ def _has_ended(launcher: Launcher, handle: Handle) -> bool:
 
 
 def detached(launcher: Launcher, handle: Handle) -> str:
-    """What to type to come back to a run that goes on by itself."""
+    """Say how to return to a run that continues without this process, and how to stop it."""
     name = launcher.name_of(handle)
     return (
-        f"The run goes on without this terminal: {handle}\n"
-        f"Come back:  python -m launchers attach {name}\n"
+        f"The run continues without this terminal: {handle}\n"
+        f"Follow it:  python -m launchers attach {name}\n"
         f"Stop it:    python -m launchers cancel {name}"
     )
 
 
 def ask_after_each_epoch(launcher: Launcher, handle: Handle, watch: "Watch") -> bool:
-    """Tell `watch` of each epoch as it is logged, once, until the run has ended. True: it has seen enough."""
-    told = 0
+    """Report each epoch to `watch` once, as it is logged, until the run has ended.
+
+    Return True if `watch` asked to end the training early.
+    """
+    reported = 0
     for line in launcher.logs(handle, follow=True):
         found = Epoch.find(line.text)
-        if found and found.epoch > told:  # an attempt after an interruption may repeat some
-            told = found.epoch
-            if watch(told, {"val/loss": found.val_loss, "val/acc": found.val_acc}):
-                return told < found.epochs
+        if found and found.epoch > reported:  # an attempt after an interruption may repeat some
+            reported = found.epoch
+            if watch(reported, {"val/loss": found.val_loss, "val/acc": found.val_acc}):
+                return reported < found.epochs
     return False
 
 
 class _Progress:
-    """Lines of the log, labelled where there are several attempts or nodes; and the state below them, on a terminal as
-    one line that changes, elsewhere whenever the phase changes.
+    """Prints log lines, labelled if there are several attempts or nodes, and the run's status below them.
+
+    On a terminal the status is one line that is updated; elsewhere it is a new line whenever the phase changes.
     """
 
     def __init__(self, launcher: Launcher, handle: Handle) -> None:
@@ -95,7 +107,7 @@ class _Progress:
         self._ending = threading.Event()
 
     def __enter__(self) -> "_Progress":
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
         return self
 
@@ -116,13 +128,13 @@ class _Progress:
                 self._epoch = f"epoch {found.epoch}/{found.epochs}, val/acc {found.val_acc:.3f}"
             self._draw()
 
-    def _look(self) -> None:
-        """Ask for the status now and then, while the log is waited for."""
+    def _poll(self) -> None:
+        """Poll the status while the main thread waits for the log."""
         pause = max(0.5, self.launcher.poll_s)
         while not self._ending.is_set():
             try:
                 status = self.launcher.status(self.handle)
-            except Exception:  # the log's reader meets the same, and raises it
+            except Exception:  # the log reader gets the same error and raises it
                 return
             with self._lock:
                 if self._ending.is_set():

@@ -1,4 +1,4 @@
-"""Dollars and paths as people read them."""
+"""Format dollars, paths and result files for people."""
 
 import os
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def shown_path(path: Path) -> str:
-    """`path` as a person would type it here: relative where that is shorter."""
+    """Return `path` as a person would type it: relative to the current folder if that is shorter."""
     try:
         relative = os.path.relpath(path)
     except (ValueError, OSError):  # another drive; or the current folder is gone
@@ -15,14 +15,14 @@ def shown_path(path: Path) -> str:
 
 
 def usd(amount: float) -> str:
-    """Three digits of what is small: $0.00248, $0.115, $12.30."""
+    """Format US dollars, small amounts with three significant digits: $0.00248, $0.115, $12.30."""
     if amount >= 1:
         return f"${amount:,.2f}"
     return f"${amount:.3g}" if amount >= 0.0001 else "less than $0.0001"
 
 
 def result_files(artifacts: Mapping[str, Path], folder: Path) -> list[str]:
-    """Return lines that say where the files of a run lie, and what to try next."""
+    """Return lines that say where the files of a run are, and what to try next."""
     names = {"report": "report", "best": "checkpoint", "model": "model", "metrics": "numbers"}
     files = [(name, artifacts[key]) for key, name in names.items() if key in artifacts]
     lines = [f"{name:<10}  {shown_path(path)}" for name, path in [*files, ("run folder", folder)]]

@@ -1,4 +1,4 @@
-"""The launcher for this very machine: the run runs inside `submit`, and its folder records how it stands."""
+"""The launcher for this machine: the run runs inside `submit`, and its folder records its state."""
 
 import json
 import logging
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 class LocalLauncher:
     """Trains in this process, with the run's state in its folder.
 
-    runs_dir, sweeps_dir: where `list` and `cleanup` look, for runs/<run> and sweeps/<sweep>/<run>. A run that lies
-    elsewhere (hydra.run.dir) is found by its folder.
+    runs_dir, sweeps_dir: the folders that `list` and `cleanup` search, for runs/<run> and sweeps/<sweep>/<run>. A run
+    in another folder (hydra.run.dir) is found by its path.
     """
 
     scheme: ClassVar[str] = "local"
@@ -92,10 +92,10 @@ class LocalLauncher:
         return Plan(spec, handle_for(folder), rows)
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
-        """Train, and return once that has ended; an error of the run is raised after it was recorded.
+        """Train, and return when training has ended. An error of the run is recorded, then raised.
 
-        A run that has succeeded is not trained again, a dead one is resumed, one that is alive elsewhere is refused.
-        Raises StorageError if the folder cannot be written.
+        A run that has succeeded is not trained again, and one that was interrupted is resumed. Raises LaunchError if
+        another process is training it, and StorageError if its folder cannot be written.
         """
         folder = RunFolder(Path(plan.spec.folder))
         if not ranks.here().first:  # the first process records the state of all
@@ -105,19 +105,19 @@ class LocalLauncher:
         try:
             with _storage_errors(folder.path), claimed(folder.path):
                 before = self.status(plan.handle)
-                alone = not ranks.here().several  # else the others are in training already, and wait for this one
+                alone = not ranks.here().several  # otherwise the others have started training and wait for this one
                 if alone and before.phase is Phase.SUCCEEDED and _same_run(plan.spec, folder.path):
                     return plan.handle
                 if not before.finished:
                     raise LaunchError(alive_message(folder.path))
                 write_text(folder.path / SPEC_FILE, plan.spec.to_json())
-                for left in (CANCEL_FILE, LAUNCHED_FILE):  # from here on it is a run of this machine
-                    (folder.path / left).unlink(missing_ok=True)
+                for stale in (CANCEL_FILE, LAUNCHED_FILE):  # from here on it is a local run
+                    (folder.path / stale).unlink(missing_ok=True)
                 state = State.of_this_process(before)
                 state.write(folder.path)
             RUNNING_HERE.add(folder.path)
             self._run(plan.spec, folder, state, watch)
-        except BaseException as error:  # Ctrl-C while torch is imported is one, too
+        except BaseException as error:  # including Ctrl-C while torch is being imported
             if state is not None:
                 _record_end(folder, state, error)
             raise
@@ -135,7 +135,7 @@ class LocalLauncher:
         folder = folder_of(handle)
         state = State.seen(folder)
         if state is None:
-            return Status(Phase.LOST, Cause.UNKNOWN, f"No run is known at {shown_path(folder)}.")
+            return Status(Phase.LOST, Cause.UNKNOWN, f"There is no run in {shown_path(folder)}.")
         return Status(
             state.phase,
             state.cause,
@@ -165,21 +165,23 @@ class LocalLauncher:
         if before.finished or state is None:
             return before
         if not state.of_this_host:
-            raise LaunchError(f"The run at {shown_path(folder)} is {before.detail}.\nTry: cancelling it there")
+            raise LaunchError(
+                f"The run in {shown_path(folder)} belongs to another machine: {before.detail}.\nTry: cancel it there"
+            )
         process = state.process()
-        if process is not None:  # else it ended just now
+        if process is not None:  # None: it has just ended
             write_text(folder / CANCEL_FILE, f"by process {os.getpid()}\n")
             self._end(process, state, grace_s)
         return self.status(handle)
 
     def _end(self, process: Any, state: State, grace_s: float) -> None:
-        """Ask a run's process to end; after `grace_s` kill it and its children. Raises LaunchError if that is no use.
+        """Ask a run's process to end; after `grace_s` seconds kill it and its children.
 
-        process: the psutil.Process of `state`.
+        process: the psutil.Process of `state`. Raises LaunchError if it survives that.
         """
         import psutil
 
-        with suppress(psutil.NoSuchProcess):  # it may end at any moment, which is what is wanted
+        with suppress(psutil.NoSuchProcess):  # it may end at any moment, as it should
             family = [process, *process.children(recursive=True)]
             process.terminate()
             if self._gone(state, within_s=grace_s):
@@ -188,7 +190,9 @@ class LocalLauncher:
                 with suppress(psutil.NoSuchProcess):
                     member.kill()
             if not self._gone(state, within_s=10):
-                raise LaunchError(f"Process {state.pid} does not end, even killed: it waits for a device or disk.")
+                raise LaunchError(
+                    f"Process {state.pid} still runs 10 s after it was killed: it waits for a device or a disk."
+                )
 
     def _gone(self, state: State, *, within_s: float) -> bool:
         until = time.monotonic() + within_s
@@ -202,7 +206,7 @@ class LocalLauncher:
         folder, status = RunFolder(folder_of(handle)), self.status(handle)
         where = shown_path(folder.path)
         if status.phase is not Phase.SUCCEEDED:
-            raise LaunchError(f"The run at {where} has no result: {status}")
+            raise LaunchError(f"The run in {where} has no result: {status}")
         return read_result(handle, folder)
 
     def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
@@ -218,10 +222,10 @@ class LocalLauncher:
         return folder_of(handle)
 
     def fetch(self, handle: Handle, folder: Path | None, *, checkpoints: bool) -> Path:
-        return folder_of(handle)  # everything is there already
+        return folder_of(handle)  # a local run's files are there already
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
-        """Files that a process began and died before it could rename them; those of living processes are left alone."""
+        """Find half-written files of processes that have died; with `apply`, remove them."""
         found = half_written(run_folders(self.runs_dir, self.sweeps_dir), older_than)
         if apply:
             for path in found:
@@ -231,19 +235,19 @@ class LocalLauncher:
 
 
 def _record_end(folder: RunFolder, state: State, error: BaseException) -> None:
-    """Write down how a run ended, in its log and its state, and note on the error what to do next."""
+    """Record how a run ended, in its log and its state, and add the next action to the error as a note."""
     ended = state.ended(*outcome(error, cancelled=cancel_requested(folder.path)))
     with LogFile(folder.log) as log:
         unexpected = error if ended.cause is Cause.USER_CODE else None
         log.write(logging.ERROR, f"{ended.phase}: {ended.detail}", unexpected)
-    with suppress(StorageError):  # a full disk: the first error is the one to show
+    with suppress(StorageError):  # if the disk is full, the first error is the one to show
         ended.write(folder.path)
     if hint := _next_action(ended, folder.path):
         error.add_note(hint)
 
 
 def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
-    from dogbreed import training  # here: it brings torch, which `plan` and `--help` must not wait for
+    from dogbreed import training  # here, because it loads torch, which `plan` and `--help` must not wait for
 
     git = {"commit": spec.commit, "dirty": spec.dirty}  # recorded with the environment
     config = {key: value for key, value in _plain(spec.config).items() if key != "aws"}
@@ -273,12 +277,12 @@ def _next_action(state: State, folder: Path) -> str:
     again = resume_command(folder)
     match state.phase, state.cause:
         case (Phase.CANCELLED, _) | (Phase.FAILED, Cause.INTERRUPTED):
-            return f"Go on with: {again}"
+            return f"Resume it with: {again}"
         case Phase.FAILED, Cause.USER_CODE:
             log = shown_path(RunFolder(folder).log)
-            return f"The traceback is in {log}; debug=true shows it here. Then go on with: {again}"
+            return f"The traceback is in {log}, and debug=true shows it here. Then resume it with: {again}"
         case Phase.FAILED, _:
-            return f"Then go on with: {again}"
+            return f"Then resume it with: {again}"
     return ""
 
 

@@ -12,7 +12,7 @@ _RENAMED = {"aws.trouble": "aws.faults"}
 
 
 def refuse_renamed(overrides: Iterable[str]) -> None:
-    """Raise ConfigError if an override sets a key, or a part of one, that has another name now."""
+    """Raise ConfigError if an override sets a key that was renamed, or a key below it."""
     for text in overrides:
         typed = key_path(override_key(text))
         for old, new in _RENAMED.items():
@@ -23,21 +23,21 @@ def refuse_renamed(overrides: Iterable[str]) -> None:
 
 
 def override(key: str, value: str) -> str:
-    """`key=value` as Hydra reads it, whatever characters `value` has."""
+    """Return `key=value`, quoted so that Hydra reads back exactly `value`."""
     if re.fullmatch(r"[\w./@:+%-]+", value, re.ASCII):
         return f"{key}={value}"
-    # Inside quotes Hydra wants a backslash before each quote, and doubled ones only where they stand before a quote.
+    # Inside quotes Hydra wants a backslash before each quote, and doubled backslashes only in front of a quote.
     escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"{key}='{escaped}'"
 
 
 def key_path(key: str) -> list[str]:
-    """`a.b[c]` as a, b, c: Hydra's two ways to write a key."""
+    """Split a key, which Hydra allows to be written in two ways: `a.b[c]` becomes a, b, c."""
     return re.findall(r"[^.\[\]]+", key)
 
 
 def unquoted(value: str) -> str:
-    """The text that Hydra would read: inside quotes, backslashes count only before a quote."""
+    """Return the text as Hydra would read it: inside quotes, a backslash escapes only a quote that follows it."""
     quote = value[:1]
     if len(value) < 2 or quote not in ("'", '"') or value[-1] != quote:
         return value

@@ -1,4 +1,4 @@
-"""Where the project lies, and which commit of it this is."""
+"""The project's folder, and its commit."""
 
 import subprocess
 from pathlib import Path
@@ -7,14 +7,14 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def describe_commit(commit: str | None, dirty: bool) -> str:
-    """Say which code it is, for people. commit, dirty: as `git_state` returns them."""
+    """Describe the code's version, for people. commit, dirty: as `git_state` returns them."""
     if not commit:
         return "not under version control"
     return f"commit {commit[:12]}" + (", with changes that are not committed" if dirty else "")
 
 
 def git_state() -> tuple[str | None, bool]:
-    """The project's commit, and whether tracked files differ from it; None where git or the repository is not there."""
+    """Return the project's commit and whether tracked files differ from it; None and False outside a git repository."""
     try:
         commit, changes = (
             subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=10).stdout

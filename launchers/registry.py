@@ -1,6 +1,6 @@
-"""The one table of back ends: from a handle, a scheme or a place to its launcher and its cloud.
+"""The one table of back ends: it maps a handle, a scheme or a target to its launcher and its cloud.
 
-A back end is a class that keeps the contract of `launchers.base.Launcher`, and a row in here.
+A back end is a class that implements `launchers.base.Launcher`, and a row in this table.
 """
 
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ _ACCOUNT = "launchers.aws.account.Account"
 def launcher_of(handle: Handle, place: Mapping[str, str] | None = None, *, runs_dir: str = "runs") -> Launcher:
     """Return a launcher that can follow the run, from its handle alone.
 
-    place: what is remembered of its cloud (`Cloud.place`). Raises LaunchError for an unknown scheme.
+    place: what was stored about its cloud (`Cloud.place`). Raises LaunchError for an unknown scheme.
     """
     if handle.launcher not in LAUNCHERS:
         known = ", ".join(f"{scheme}://" for scheme in LAUNCHERS)
-        raise LaunchError(f"{handle} is of no launcher that is known ({known}).\nTry: a run folder")
+        raise LaunchError(f"{handle} belongs to an unknown launcher; known are {known}.\nTry: a run folder")
     launcher: type[Launcher] = _load(LAUNCHERS[handle.launcher])
     return launcher.at(cloud_of(handle.scope, place), runs_dir=runs_dir)
 
@@ -60,8 +60,8 @@ def capabilities_of(node: Mapping[str, Any]) -> Capabilities:
 def find_run(text: str, *, runs_dir: str = "runs", state_dir: str | None = None) -> tuple[Launcher, Handle]:
     """Find the run that a person named, and a launcher that knows it.
 
-    text: a handle, a run folder, or the name of one in `runs_dir`. A folder whose run went elsewhere is that run.
-    state_dir: of the rehearsal cloud, if it is not the usual one. Raises LaunchError if there is no such run.
+    text: a handle, a run folder, or the name of one in `runs_dir`. The folder of a remote run names that run.
+    state_dir: of the rehearsal cloud; None for the default one. Raises LaunchError if there is no such run.
     """
     if "://" in text and Handle.parse(text).launcher != LOCAL:
         handle = Handle.parse(text)

@@ -15,16 +15,17 @@ _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
 def new_run_id() -> str:
-    """Sorts by time, names folders, jobs and tags alike: 20261123-001122-x7k2, UTC.
+    """Make a run id that sorts by time and is valid in names of folders, jobs and tags: 20261123-001122-x7k2, UTC.
 
-    Processes that torchrun has started for one run draw the same: of its own process number and start.
+    Processes that torchrun started for one run draw the same id, from torchrun's process number and start time.
+    Raises ConfigError if one run trains on several machines, which cannot agree on an id.
     """
     here = ranks.here()
     if not here.several:
         letters = "".join(secrets.choice(_LETTERS) for _ in range(4))
         return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{letters}"
     if here.nodes > 1:
-        raise ConfigError("Processes on several machines train one run, and need a name for it.\nTry: run_id=...")
+        raise ConfigError("A run on several machines needs a run id that is the same on all of them.\nTry: run_id=...")
     import psutil
 
     started = psutil.Process(os.getppid()).create_time()
@@ -32,6 +33,7 @@ def new_run_id() -> str:
     return f"{datetime.fromtimestamp(started, UTC):%Y%m%d-%H%M%S}-{''.join(drawn.choices(_LETTERS, k=4))}"
 
 
-# Cached, so that run_id and the folder named after it agree; each job of a sweep is composed anew and gets its own.
+# Cached, so that run_id and the folder named after it agree. Each job of a sweep is composed separately and gets its
+# own.
 OmegaConf.register_new_resolver("new_run_id", new_run_id, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("aws_region", configured_region, replace=True)

@@ -1,4 +1,4 @@
-"""Going on with a run: which overrides Hydra composes again, and which of them may change what the run was."""
+"""Resuming a run: which overrides Hydra composes again, and which settings may change."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -13,7 +13,7 @@ from launchers.overrides import STAYS_HERE, key_path, override, refuse_renamed, 
 from launchers.registry import find_run, launched_run
 from launchers.runs.launched import launched
 
-MAY_CHANGE = frozenset(  # where and how, not what; weights come with the checkpoint
+MAY_CHANGE = frozenset(  # settings that say where and how to train, not what; weights come with the checkpoint
     {"data.root", "data.workers", "data.max_bad_fraction", "model.weights", "model.compile", "features.max_gb"}
 )
 
@@ -21,10 +21,10 @@ _ABSENT = object()
 
 
 def expand(typed: Sequence[str]) -> list[str]:
-    """What Hydra should compose. Without `resume=` that is what was typed; else the run's own overrides come first.
+    """Return the overrides that Hydra should compose: those typed, after the run's own ones if there is a `resume=`.
 
-    The result reads: what the run was started with, its id and folder, `resume=FOLDER`, then what was typed now. So
-    Hydra checks new overrides against the run's own groups, and `typed_after_resume` can tell them from the old ones.
+    The order is: what the run was started with, its id and folder, `resume=FOLDER`, then what was typed now. So Hydra
+    checks new overrides against the run's own groups, and `typed_after_resume` can tell them from the old ones.
 
     Raises ConfigError for a key that has been renamed, and for a run that cannot be resumed.
     """
@@ -36,7 +36,9 @@ def expand(typed: Sequence[str]) -> list[str]:
     folder = _folder(unquoted(value))
     spec, _ = saved(folder)
     if not isinstance(spec.output, RunOutput):
-        raise ConfigError(f"{shown_path(folder)} is a search, which goes on by the same command again, without resume=")
+        raise ConfigError(
+            f"{shown_path(folder)} is a search, not a run.\nTry: its own command again, without resume=, resumes it"
+        )
     flags, rest, about = [], [], {"run_id": spec.run_id, "hydra.run.dir": str(folder)}
     for text in typed:
         key, assigned, given = text.partition("=")
@@ -47,9 +49,9 @@ def expand(typed: Sequence[str]) -> list[str]:
         elif key not in about:
             rest.append(text)
         elif unquoted(given) not in (about[key], shown_path(folder)):
-            raise ConfigError(f"A resumed run keeps its {key}: {about[key]}, not {given}.\nTry: leaving out {key}=...")
+            raise ConfigError(f"A resumed run keeps its {key}: {about[key]}, got {given}.\nTry: leave out {key}=...")
     replaced = {_key(text) for text in rest}
-    # A group chosen anew, as in logger=csv, takes the old one's own settings with it: logger.version is not csv's
+    # A new choice for a group, as in logger=csv, drops the old choice's settings: csv has no logger.version
     below = tuple(f"{_key(text)}." for text in rest if text not in spec.overrides)
     kept = [o for o in spec.overrides if _key(o) not in replaced and not o.lstrip("+~").startswith(below)]
     return [
@@ -63,7 +65,7 @@ def expand(typed: Sequence[str]) -> list[str]:
 
 
 def _folder(value: str) -> Path:
-    """Return the folder of the run that `resume=` names, with a remote run's settings in it."""
+    """Return the folder of the run that `resume=` names; download a remote run's settings into it."""
     launcher, handle = find_run(value)
     if (here := launcher.folder(handle)) is not None:
         return here
@@ -84,26 +86,26 @@ def fetch_checkpoints(folder: Path) -> None:
 
 
 def _away(folder: Path) -> bool:
-    """Whether the run of this folder has files elsewhere that are not in it."""
+    """Whether the run of this folder has files elsewhere that have not been downloaded."""
     note = launched(folder)
     if note is None or note.get("home"):
         return False
     launcher, handle = launched_run(note)
-    return launcher.status(handle).phase is not Phase.LOST  # it was to be submitted, but never was
+    return launcher.status(handle).phase is not Phase.LOST  # LOST: submitting it has failed
 
 
 def typed_after_resume(overrides: Sequence[str]) -> list[str]:
-    """The overrides of this command alone, out of what `expand` made."""
-    places = [n for n, text in enumerate(overrides) if text.startswith("resume=")]
-    if not places:
-        raise ConfigError("resume belongs to one command, not into a file.\nTry: python train.py resume=RUN_FOLDER")
-    return list(overrides[places[-1] + 1 :])
+    """Return the overrides of this command alone, from the result of `expand`."""
+    positions = [n for n, text in enumerate(overrides) if text.startswith("resume=")]
+    if not positions:
+        raise ConfigError("resume is set in a file, not on the command line.\nTry: python train.py resume=RUN_FOLDER")
+    return list(overrides[positions[-1] + 1 :])
 
 
 def saved(folder: Path) -> tuple[RunSpec, dict[str, Any]]:
-    """What the run in `folder` was started as, and its config: config.yaml's, or the spec's if it died before that.
+    """Return the spec of the run in `folder` and its config: config.yaml, or the spec's if the run died before that.
 
-    Raises ConfigError where neither is there or one cannot be read.
+    Raises ConfigError if both files are missing or one cannot be read.
     """
     spec_file, config_file, where = folder / SPEC_FILE, RunFolder(folder).config, shown_path(folder)
     config: dict[str, Any] | None = None
@@ -116,11 +118,11 @@ def saved(folder: Path) -> tuple[RunSpec, dict[str, Any]]:
             config.pop("git", None)  # the code may have changed since
         if spec_file.exists():
             spec = RunSpec.from_json(spec_file.read_text())
-    except Exception as error:  # whatever a damaged file makes its reader raise
+    except Exception as error:  # a damaged file can make its reader raise anything
         raise ConfigError(f"{where} holds a damaged config.yaml or spec.json: {error}\nTry: a new run") from error
     if spec is None and config is None:
         raise ConfigError(
-            f"{where} holds neither config.yaml nor spec.json, so it is no run's folder.\nTry: the run's own folder"
+            f"{where} is not a run folder: it holds neither config.yaml nor spec.json.\nTry: the run's own folder"
         )
     if spec is None:
         assert config is not None
@@ -129,13 +131,13 @@ def saved(folder: Path) -> tuple[RunSpec, dict[str, Any]]:
     return spec, dict(spec.config) if config is None else config
 
 
-def going_on(
+def resumed_config(
     folder: Path, composed: Mapping[str, Any], typed: Sequence[str], choices: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The config of the resumed run: the folder's, with what was typed now on top.
+    """Return the config of the resumed run: the folder's, with the overrides of this command applied.
 
-    composed: the whole config, old and new overrides together. choices: Hydra's choice for each group.
-    Raises ConfigError, listing all changes that would make it another run.
+    composed: the whole config, old and new overrides together. typed: the overrides of this command. choices: Hydra's
+    choice for each group. Raises ConfigError, listing all changes that would make it another run.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -155,13 +157,13 @@ def going_on(
         _copy([key], composed, after)
     here = RunFolder(folder)
     begun = any(path.exists() for path in (here.last, here.previous, here.best, here.metrics))
-    if begun or (launched(folder) or {}).get("saved"):  # else it starts over
+    if begun or (launched(folder) or {}).get("saved"):  # otherwise there is nothing to resume, and it starts over
         findings += [
             f"{key} was {_shown(old)}, now {_shown(new)}" for key, old, new in differences(before, after) if _fixed(key)
         ]
     if findings:
         raise ConfigError(
-            f"The run in {shown_path(folder)} cannot go on with other data, another model or another seed:\n"
+            f"Cannot resume the run in {shown_path(folder)} with other data, another model or another seed:\n"
             + "".join(f"  {text}\n" for text in findings)
             + "Try: a new run, without resume="
         )
@@ -169,12 +171,12 @@ def going_on(
 
 
 def _fixed(key: str) -> bool:
-    """Whether another value would make it another run."""
+    """Whether another value of this key would make it another run."""
     return key == "seed" or (key.split(".")[0] in ("data", "model", "features") and key not in MAY_CHANGE)
 
 
 def differences(before: Any, after: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(key, value before, value after) of each value that is not the same in two nested dicts."""
+    """Yield (key, value before, value after) for each value that differs between two nested dicts."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in [*before, *(key for key in after if key not in before)]:
             yield from differences(before.get(key, _ABSENT), after.get(key, _ABSENT), f"{at}.{key}" if at else str(key))
@@ -183,7 +185,7 @@ def differences(before: Any, after: Any, at: str = "") -> Iterator[tuple[str, An
 
 
 def _copy(path: Sequence[str], source: Any, target: Any) -> None:
-    """Make `target` hold at `path` what `source` holds there; take it away where `source` has nothing."""
+    """Copy the value at `path` from `source` to `target`; remove it from `target` if `source` has none."""
     *parents, last = path
     for name in parents:
         if not isinstance(source, dict) or not isinstance(target, dict) or name not in source:

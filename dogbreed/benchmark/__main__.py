@@ -1,4 +1,4 @@
-"""`python -m dogbreed.benchmark`: measure, print, and write JSON."""
+"""`python -m dogbreed.benchmark`: run benchmarks, print a table, and write JSON."""
 
 import argparse
 import json
@@ -22,22 +22,22 @@ BENCHMARKS = {
     module.BENCHMARK.name: module.BENCHMARK
     for module in (frozen, finetune, input_pipeline, overhead, startup, sweep, search, ddp, speedup, serve)
 }
-_SAYS = {
+_ABOUT = {
     "frozen": "head training with features computed once, against a plain loop",
     "finetune": "full fine-tuning, against torchvision's reference loop",
     "input": "decoding and augmenting on one core, against torchvision on PIL",
     "overhead": "a Lightning run, against a bare loop",
     "startup": "command to first training step, against importing torch",
     "sweep": "20 trials of head training, against as many plain loops",
-    "serve": "our server, against FastAPI with eager torch",
-    "search": "what TPE and pruning find, against random search",
+    "serve": "dogbreed's server, against FastAPI with eager torch",
+    "search": "a search with TPE and pruning, against random search",
     "ddp": "two processes that train one model, against one",
-    "speedup": "what several rented machines would bring, simulated",
+    "speedup": "speed-up by several rented machines, simulated",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0 also where a goal is missed; 1 where a side could not be measured; 2 for wrong arguments."""
+    """Run benchmarks and return the exit status: 0 even if a goal is missed, 1 if a side failed, 2 for wrong usage."""
     options = _parser().parse_args(arguments)
     names = list(BENCHMARKS) if "all" in options.names else list(dict.fromkeys(options.names))
     try:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _one_side(names: Sequence[str], side: str, options: argparse.Namespace) -> int:
-    """What the parent calls in a process of its own for each measurement."""
+    """Measure one side in this process, which the parent starts for each measurement."""
     benchmark = BENCHMARKS[names[0]]
     if len(names) > 1 or side not in (known := [*benchmark.sides, *[PROFILE] * (benchmark.profile is not None)]):
         raise ConfigError(f"--side takes one benchmark and one of its sides.\nTry: one of {', '.join(known)}")
@@ -79,7 +79,7 @@ def _run(names: Sequence[str], setup: Setup, options: argparse.Namespace) -> Non
     }
     print("\n".join(in_words(found)), flush=True)
     if setup.quick:
-        print("Tiny sizes (--quick): this only shows that everything runs.")
+        print("Tiny sizes (--quick): this only checks that everything runs.")
     rows: list[Result] = []
     after: list[str] = []
     for name in names:
@@ -94,7 +94,7 @@ def _run(names: Sequence[str], setup: Setup, options: argparse.Namespace) -> Non
         if benchmark.after:
             entry["after"] = list(benchmark.after(entry["samples"]))
             after += ["", *entry["after"]]
-        if options.json:  # after each, so that an error or Ctrl-C in a later one does not cost these
+        if options.json:  # after each, so that an error or Ctrl-C in a later one loses nothing
             write_json(options.json, report)
     print("\n".join(["", table(rows), *after]))
 
@@ -104,51 +104,51 @@ def _measure(benchmark: Benchmark, setup: Setup, options: argparse.Namespace) ->
     benchmark.prepare(setup)
     wanted = {of[0] for row in benchmark.rows(setup) for of in (row.ours, row.reference) if of is not None}
     sides = [side for side in benchmark.sides if side in wanted]
-    samples = interleaved(sides, repeats, lambda side: measured(benchmark, side, setup), _say)
+    samples = interleaved(sides, repeats, lambda side: measured(benchmark, side, setup), _print)
     entry: dict[str, Any] = {"about": benchmark.about, "repeats": repeats, "samples": samples}
     if options.profile and benchmark.profile and benchmark.explain:
         entry["profile"] = measured(benchmark, PROFILE, setup)
         for line in benchmark.explain(entry["profile"]):
-            _say(textwrap.fill(line, 78, initial_indent="  ", subsequent_indent="    "))
+            _print(textwrap.fill(line, 78, initial_indent="  ", subsequent_indent="    "))
     return entry
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
-    listed = "\n".join(f"  {name:<9} {says}" for name, says in _SAYS.items())
+    listed = "\n".join(f"  {name:<9} {about}" for name, about in _ABOUT.items())
     parser = argparse.ArgumentParser(
         prog="python -m dogbreed.benchmark",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
-            "Measure how fast training is on this machine, side by side with the usual\n"
-            "way: both on the same photos, in turn, each in a process of its own.\n\n"
+            "Measure dogbreed against a baseline on this machine: both on the same\n"
+            "photos, in turn, each in its own process.\n\n"
             f"benchmarks:\n{listed}"
         ),
-        epilog="A goal that is missed is no error. Leave the machine alone meanwhile.",
+        epilog="A missed goal is not an error. Leave the machine idle meanwhile.",
     )
     parser.add_argument(
         "names", nargs="+", choices=[*BENCHMARKS, "all"], metavar="NAME", help="one or more of these, or all"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all single measurements there, too")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs; the numbers mean little")
-    parser.add_argument("--repeats", type=_at_least_1, metavar="N", help="of each side (default: each benchmark's own)")
-    parser.add_argument("--profile", action="store_true", help="finetune, input: also show where the time goes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every measurement to FILE")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to check that it runs; results mean little")
+    parser.add_argument("--repeats", type=_at_least_1, metavar="N", help="runs per side (default: the benchmark's own)")
+    parser.add_argument("--profile", action="store_true", help="finetune, input: also profile where time is spent")
     parser.add_argument(
-        "--work", type=Path, metavar="FOLDER", help="keep photos and runs there, and use them again (default: none)"
+        "--work", type=Path, metavar="FOLDER", help="keep photos and runs in FOLDER and reuse them (default: none)"
     )
     parser.add_argument(
-        "--side", metavar="SIDE", help="measure this side of one benchmark alone, in this very process; print JSON"
+        "--side", metavar="SIDE", help="measure only this side of one benchmark, in this process; print JSON"
     )
-    parser.add_argument("--gpu", action="store_true", help=argparse.SUPPRESS)  # with --side: the sizes to take
+    parser.add_argument("--gpu", action="store_true", help=argparse.SUPPRESS)  # with --side: use the sizes for a GPU
     return parser
 
 
 def _at_least_1(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number, at least 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Two processes of one thread each that train one model, against one such process alone."""
+"""Benchmark two processes of one thread each that train one model, against one such process."""
 
 import json
 import os
@@ -36,14 +36,14 @@ def _sizes(setup: Setup) -> _Sizes:
 def _prepare(setup: Setup) -> None:
     classes, sizes = 4, _sizes(setup)
     make_photos(setup.place("ddp"), classes=classes, train=sizes.train, valid=classes, test=classes)
-    # many, so that the pass over them is what takes the time
+    # many, so that the pass over them dominates the time
     many = 8 * classes if setup.quick else 2000
     overhead.prepare_features(setup)
     make_photos(setup.place("ddp-many"), classes=classes, train=many, valid=40, test=40, width=450, height=338)
 
 
 def _together(setup: Setup, processes: int, photos: Path, *overrides: str) -> Sample:
-    """A run by that many processes, each on a CPU of its own; what the first of them has measured."""
+    """Train with this many processes, each on a CPU of its own; return the measurements of process 0."""
     folder = setup.fresh("ddp")
     words = [f"data.root={photos}", *overrides]
     settings = {"words": words, "folder": str(folder / "run"), "sample": str(folder / "sample.json")}
@@ -67,7 +67,7 @@ def _features(processes: int, setup: Setup) -> Sample:
 
 
 def _head(processes: int, batch_size: int, setup: Setup) -> Sample:
-    """Steps of a head alone, on as many features as dogImages has, which are there before."""
+    """Measure the steps of a head alone, on as many precomputed features as dogImages has photos."""
     words = [text for text in overhead.feature_overrides(setup) if not text.startswith(("data.root=", "data.batch"))]
     return _together(setup, processes, setup.place("features"), *words, f"data.batch_size={batch_size}")
 
@@ -86,7 +86,7 @@ def _rows(setup: Setup) -> Sequence[Row]:
 
 
 def _one_process(settings: dict[str, Any]) -> None:
-    """What torchrun starts, once for each process of `_together`."""
+    """Run one process of `_together`; torchrun starts it."""
     if hasattr(os, "sched_setaffinity"):
         cpus = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cpus[ranks.here().local_rank % len(cpus)]})
@@ -115,11 +115,11 @@ def _trained(settings: dict[str, Any]) -> Sample:
 BENCHMARK = Benchmark(
     name="ddp",
     about=(
-        "Training by two processes, each on a CPU of its own with one thread, against one such process; each brings a "
-        "batch of its own, so that two take half the steps. photos: images/s of full fine-tuning of a ResNet50 at "
-        "224 px, batches of 32. features: seconds from the photos to the trained head, the pass over 2,000 photos "
-        "included, of which each computes its share. head: images/s of the steps of a head alone, on features that are "
-        "there, where the exchange of 1 MB of gradients takes longer than a small step."
+        "Training by two processes, each on its own CPU with one thread, against one such process; each has its own "
+        "batch, so that two take half the steps. photos: images/s of full fine-tuning of a ResNet50 at 224 px, batches "
+        "of 32. features: seconds from the photos to the trained head, including the pass over 2,000 photos, of which "
+        "each computes its share. head: images/s of the steps of a head alone, on precomputed features, where "
+        "all_reduce of 1 MB of gradients takes longer than a small step."
     ),
     repeats=3,
     prepare=_prepare,

@@ -1,4 +1,4 @@
-"""Training all of a ResNet50: torchvision's way against ours, at one size of pictures and at growing ones."""
+"""Benchmark full fine-tuning of a ResNet50 against torchvision's loop, at fixed and at growing image sizes."""
 
 import os
 import time
@@ -34,10 +34,10 @@ def _sizes(setup: Setup) -> _Sizes:
 
 
 def reference(photos: Path, *, epochs: int, batch_size: int) -> dict[str, Any]:
-    """One training as torchvision's references/classification/train.py does it by default: NCHW, fp32, no AMP.
+    """Train like torchvision's references/classification/train.py by default: NCHW, fp32, no AMP.
 
-    Its presets, metrics and order of calls, without validation and without the parts that are off by default
-    (distribution, EMA, mixup); AdamW in place of SGD, and labels smoothed, as ours has them.
+    With its presets, metrics and order of calls, without validation and the parts that are off by default
+    (distribution, EMA, mixup); with AdamW in place of SGD, and label smoothing, as dogbreed has.
     """
     import torch
     from torch import nn
@@ -54,7 +54,7 @@ def reference(photos: Path, *, epochs: int, batch_size: int) -> dict[str, Any]:
         [
             T.RandomResizedCrop(FULL_PX, scale=(0.35, 1.0)),
             T.RandomHorizontalFlip(),
-            T.ColorJitter(0.2, 0.2, 0.2),  # the preset has none, but ours does
+            T.ColorJitter(0.2, 0.2, 0.2),  # the preset has none, but dogbreed does
             T.PILToTensor(),
             T.ConvertImageDtype(torch.float),
             T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -79,7 +79,7 @@ def reference(photos: Path, *, epochs: int, batch_size: int) -> dict[str, Any]:
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             top5 = output.topk(min(5, output.shape[1])).indices == target[:, None]
-            _ = (loss.item(), top5[:, 0].sum().item(), top5.sum().item())  # its metric_logger waits for these, too
+            _ = (loss.item(), top5[:, 0].sum().item(), top5.sum().item())  # its metric_logger also waits for these
             timed[-1].append((time.perf_counter() - since, len(target)))
             since = time.perf_counter()
     seconds = [[step for step, _ in epoch] for epoch in timed]
@@ -169,11 +169,11 @@ def _profile(setup: Setup) -> Sample:
 def _explain(profile: Sample) -> list[str]:
     groups = ", ".join(f"{name} {share:.0%}" for name, share in profile["groups"].items() if share >= 0.005)
     return [
-        f"profile of our steps, {profile['images_per_s']:.2f} images/s under the profiler: {groups}",
-        f"convolutions: {profile['gflop_per_image']:.1f} GFLOP an image, at {profile['conv_gflops']:,.0f} GFLOP/s; "
+        f"profile of dogbreed's steps, {profile['images_per_s']:.2f} images/s under the profiler: {groups}",
+        f"convolutions: {profile['gflop_per_image']:.1f} GFLOP per image, at {profile['conv_gflops']:,.0f} GFLOP/s; "
         f"a large matrix product reaches {profile['matmul_gflops']:,.0f} GFLOP/s on this machine",
-        f"if convolutions were all there is: {profile['conv_limit']:.2f} images/s; "
-        f"if they were as fast as the matrix product, too: {profile['matmul_limit']:.2f} images/s",
+        f"if only convolutions took time: {profile['conv_limit']:.2f} images/s; "
+        f"if they also were as fast as the matrix product: {profile['matmul_limit']:.2f} images/s",
     ]
 
 
@@ -181,10 +181,10 @@ BENCHMARK = Benchmark(
     name="finetune",
     about=(
         "Images/s of training all of a ResNet50 from JPEGs of 900x675 at 224 px, AdamW, each side with its own input "
-        "pipeline and as many threads; validation and the first steps are not counted. Usual: torchvision's reference "
-        "script (NCHW, fp32). Ours: training.run with the settings of conf/ (fp32 on a CPU, bf16-mixed on a GPU that "
-        "has it); bf16: with trainer.precision=bf16-mixed on a CPU that has it. 128-224 px: "
-        f"a whole schedule of growing pictures (data.start_px={START_PX}), all epochs counted."
+        "pipeline and the same number of threads; validation and warm-up steps are not counted. Baseline: "
+        "torchvision's reference script (NCHW, fp32). dogbreed: training.run with the settings of conf/ (fp32 on CPUs, "
+        "bf16-mixed on a GPU that has it); bf16: with trainer.precision=bf16-mixed on a CPU that has it. 128-224 px: "
+        f"a whole schedule of growing images (data.start_px={START_PX}), all epochs counted."
     ),
     repeats=3,
     prepare=_prepare,

@@ -1,4 +1,4 @@
-"""A classifier whose process ends where its training would begin."""
+"""A classifier whose process ends at its first training step."""
 
 import os
 from typing import NoReturn

@@ -1,4 +1,4 @@
-"""Training the head of a frozen ResNet50: a plain PyTorch script against a run with features computed once."""
+"""Benchmark training the head of a frozen ResNet50 with cached features against a plain PyTorch script."""
 
 import os
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from dogbreed.benchmark.pictures import make_photos
 from dogbreed.hardware import available_cpus
 
 EPOCHS, BATCH_SIZE = 10, 64
-PHOTOS = (800, 100, 100)  # train, valid, test: the shares of dogImages, an eighth of its size
+PHOTOS = (800, 100, 100)  # train, valid, test: in the proportions of dogImages, at an eighth of its size
 
 
 def plain(photos: Path, *, epochs: int, batch_size: int, image_px: int = 224, network: str = "resnet50") -> list[float]:
-    """What a tutorial teaches: PIL transforms, DataLoader, frozen network, Adam. The mean loss of each epoch."""
+    """Train as in a tutorial: PIL transforms, DataLoader, frozen network, Adam. Return the mean loss of each epoch."""
     import torch
     from torch import nn
     from torch.utils.data import DataLoader
@@ -22,7 +22,7 @@ def plain(photos: Path, *, epochs: int, batch_size: int, image_px: int = 224, ne
     from torchvision.datasets import ImageFolder
 
     cores = available_cpus()
-    torch.set_num_threads(cores)  # ours has as many
+    torch.set_num_threads(cores)  # as many as dogbreed uses
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     normalise = [T.ToTensor(), T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
@@ -80,7 +80,7 @@ def _plain(setup: Setup) -> Sample:
 
 
 def _ours(setup: Setup) -> Sample:
-    cold = setup.fresh("cold-cache")  # nothing is known of these photos: neither features nor which are readable
+    cold = setup.fresh("cold-cache")  # empty: it has neither features nor scan results of these photos
     os.environ["DOGBREED_CACHE"] = str(cold)
     from dogbreed.benchmark import runs
 
@@ -94,7 +94,7 @@ def _overrides(setup: Setup) -> list[str]:
         f"data.root={setup.place('photos')}",
         f"data.batch_size={BATCH_SIZE}",
         "model=resnet50",
-        "model.weights=null",  # random ones: there may be no network here, and they are as fast
+        "model.weights=null",  # random ones: there may be no network connection, and they are as fast
         "model.trainable=head",
         f"trainer.max_epochs={epochs(setup)}",
     ]
@@ -109,8 +109,8 @@ BENCHMARK = Benchmark(
     about=(
         f"{EPOCHS} epochs of training the head of a frozen ResNet50 (random weights), then the test photos; "
         f"{PHOTOS[0]} + {PHOTOS[1]} + {PHOTOS[2]} photos of 900x675, batches of {BATCH_SIZE}. Whole processes, from "
-        "the command to the end, imports included. Usual: the plain loop in dogbreed/benchmark/frozen.py, which "
-        "validates after each epoch. Ours: training.run from an empty cache, features, calibration and report "
+        "the command to the end, imports included. Baseline: the plain loop in dogbreed/benchmark/frozen.py, which "
+        "validates after each epoch. dogbreed: training.run from an empty cache, features, calibration and report "
         "included; it trains on center crops (features.views=1), the plain loop on random crops."
     ),
     repeats=1,

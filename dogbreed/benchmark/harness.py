@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides measured in turn, medians, ratios, goals, and the table of them."""
+"""Shared code of the benchmarks: measure sides in turn, compute medians, ratios and goals, and format the table."""
 
 import json
 import os
@@ -15,46 +15,46 @@ from typing import Any, Literal
 
 from dogbreed.errors import DogBreedError
 
-Sample = dict[str, Any]  # what one process measured: numbers by name, and whatever else is worth keeping
-Samples = Mapping[str, Sequence[Sample]]  # by side, in the order they were taken
+Sample = dict[str, Any]  # what one process measured: numbers by name, and other data worth keeping
+Samples = Mapping[str, Sequence[Sample]]  # by side, in order of measurement
 Unit = Literal["s", "ms", "MB", "images/s", "trials/min", "share", "accuracy", "epochs"]
 _MORE_IS_BETTER = ("images/s", "trials/min", "accuracy")
 
-PROFILE = "profile"  # names a side that is only run when asked for
-PROCESS = "process_s"  # of every sample: from the command to its end, start of Python and imports included
+PROFILE = "profile"  # the name of a side that only runs on request
+PROCESS = "process_s"  # in every sample: seconds from the command to its end, including the start of Python and imports
 
 
 class SideError(DogBreedError):
-    """A side of a benchmark did not run to its end, so there is nothing to compare."""
+    """A side of a benchmark failed, so there is nothing to compare."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """folder: for photos and runs; what is there already is used again. quick: tiny sizes, to see that all runs.
-    gpu: whether sizes are those for a GPU."""
+    """The setup of the benchmarks. folder: for photos and runs; existing ones are reused. quick: tiny sizes, to check
+    that everything runs. gpu: use the sizes for a GPU."""
 
     folder: Path
     quick: bool = False
     gpu: bool = False
 
     def place(self, name: str) -> Path:
-        """A folder of this name, apart for tiny, GPU and CPU sizes."""
+        """Return a folder of this name, separate for tiny, GPU and CPU sizes."""
         sizes = "quick" if self.quick else "gpu" if self.gpu else "cpu"
         path = self.folder / f"{name}-{sizes}"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def fresh(self, name: str) -> Path:
-        """An empty folder that no one has used before."""
+        """Create a new empty folder."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.place("runs")))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result: a metric of two sides, or of one (reference: None, then `ours` itself meets the goal).
+    """One row of the table: a metric of two sides, or of one (reference: None, then the goal is for `ours` itself).
 
-    ours, reference: side and metric. goal: for the ratio; reached if it is at least that, or with `at_most` at most.
-    The ratio says how many times as fast ours is, with `at_most` how many times as long it takes.
+    ours, reference: side and metric, of dogbreed and of the baseline. goal: the least ratio, or with `at_most` the
+    largest. The ratio says how many times as fast dogbreed is, with `at_most` how many times as long it takes.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """A row's medians; ratio: of the medians; lowest, highest: of the repetitions one by one."""
+    """A row's medians. ratio: of the medians. lowest, highest: the extreme ratios of single repetitions."""
 
     name: str
     unit: Unit
@@ -78,16 +78,16 @@ class Result:
     highest: float | None
     goal: float | None
     at_most: bool
-    reached: bool | None  # None where there is no goal
+    reached: bool | None  # None without a goal
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Two sides or more, each a function that is called in a process of its own and returns what it measured.
+    """A benchmark of two or more sides, each a function that runs in a process of its own and returns a sample.
 
-    about: what each side does and what is timed, for the reader of the numbers. repeats: of each side, unless told
-    otherwise. prepare: makes, once, what all sides read. profile: measures, in a process of its own, what limits our
-    side; explain: puts that into lines. after: lines that follow from all samples, to stand below the table.
+    about: what each side does and what is timed, for the reader. repeats: the default number of samples per side.
+    prepare: creates once what all sides read. profile: measures, in a process of its own, what limits dogbreed's side;
+    explain: formats that as lines. after: further lines, computed from all samples, to print below the table.
     """
 
     name: str
@@ -101,26 +101,26 @@ class Benchmark:
     after: Callable[[Samples], Sequence[str]] | None = None
 
     def call(self, side: str, setup: Setup) -> Sample:
-        """Measure one side in this process. Raises KeyError for a side that it has not."""
+        """Measure one side in this process. Raises KeyError for an unknown side."""
         return self.profile(setup) if side == PROFILE and self.profile else self.sides[side](setup)
 
 
 def interleaved(
-    sides: Sequence[str], repeats: int, measure: Callable[[str], Sample], said: Callable[[str], None] = print
+    sides: Sequence[str], repeats: int, measure: Callable[[str], Sample], log: Callable[[str], None] = print
 ) -> dict[str, list[Sample]]:
-    """Samples of each side, taken in turn (A B A B ...), so that a machine that slows down does so for all of them."""
+    """Measure all sides in turn (A B A B ...), so that a machine that slows down affects all of them."""
     samples: dict[str, list[Sample]] = {side: [] for side in sides}
     for repeat in range(repeats):
         for side in sides:
             samples[side].append(measure(side))
-            said(_in_words(f"  {repeat + 1}/{repeats}  {side:<20}", samples[side][-1]))
+            log(_in_words(f"  {repeat + 1}/{repeats}  {side:<20}", samples[side][-1]))
     return samples
 
 
 def measured(
     benchmark: Benchmark, side: str, setup: Setup, *, clock: Callable[[], float] = time.perf_counter
 ) -> Sample:
-    """One side, in a process of its own. Raises SideError with the end of what it said where it fails."""
+    """Measure one side in a process of its own. If it fails, raise SideError with the end of its output."""
     out = setup.fresh("side")
     words = [sys.executable, "-m", "dogbreed.benchmark", benchmark.name, "--side", side]
     words += [
@@ -136,22 +136,22 @@ def measured(
 
 
 def timed(words: Sequence[str], output: Path, *, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds from a command to its end; what it says goes to `output`. Raises SideError where it fails."""
+    """Run a command and return its seconds; its output goes to `output`. Raises SideError if it fails."""
     with output.open("wb") as log:
         began = clock()
         status = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()).returncode
         seconds = clock() - began
     if status:
         tail = "\n".join(output.read_text(errors="replace").rstrip().splitlines()[-12:])
-        raise SideError(f"{shlex.join(words)}\nended with exit status {status}. The end of what it said:\n{tail}")
+        raise SideError(f"{shlex.join(words)}\nended with exit status {status}. The end of its output:\n{tail}")
     return seconds
 
 
-WARM_UP = 2  # steps at the start that are not counted: memory is taken, kernels are chosen, workers start
+WARM_UP = 2  # steps at the start that are not counted: memory is allocated, kernels are chosen, workers start
 
 
 def steady_seconds(epochs: Sequence[Sequence[float]]) -> float:
-    """All steps' seconds, from those of each epoch; a step of the warm-up counts as the mean of its epoch's others."""
+    """Sum the seconds of all steps, by epoch; a warm-up step counts as the mean of its epoch's other steps."""
     total, first = 0.0, WARM_UP
     for steps in epochs:
         counted = steps[first:] or steps[-1:]
@@ -193,8 +193,8 @@ def _meets(value: float, row: Row) -> bool:
 
 
 def table(results: Sequence[Result]) -> str:
-    """All results as Markdown that also reads well in 80 columns of a terminal."""
-    cells = [("benchmark", "usual", "ours", "ratio", "goal"), *map(_cells, results)]
+    """Format all results as a Markdown table that fits 80 columns of a terminal."""
+    cells = [("benchmark", "baseline", "dogbreed", "ratio", "goal"), *map(_cells, results)]
     widths = [max(len(row[column]) for row in cells) for column in range(5)]
     lines = [
         "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
@@ -215,7 +215,7 @@ def _cells(result: Result) -> tuple[str, str, str, str, str]:
 
 
 def _decimals(result: Result) -> int:
-    """As many as it takes to see on which side of its goal a ratio lies: 1.004 against 1.03, 16.2 against 15."""
+    """Return enough digits to show on which side of its goal a ratio is: 1.004 against 1.03, 16.2 against 15."""
     if result.at_most and result.goal is not None and result.goal < 1.1:
         return 3
     return 2 if (result.ratio or 0) < 10 else 1
@@ -232,7 +232,7 @@ def quantity(value: float, unit: Unit) -> str:
 
 
 def _in_words(line: str, sample: Sample) -> str:
-    """With the first few numbers, as many as fit in 80 columns."""
+    """Append as many of the sample's numbers to the line as fit in 80 columns."""
     numbers = {name: value for name, value in sample.items() if isinstance(value, int | float) and name != PROCESS}
     words = [f"{sample[PROCESS]:8.1f} s"] if PROCESS in sample else []
     for word in [*words, *(f"{name}={value:,.4g}" for name, value in numbers.items())]:
@@ -242,6 +242,6 @@ def _in_words(line: str, sample: Sample) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The caller's, without what would change one side's number of threads and not the other's."""
+    """Return the environment without variables that would change the number of threads of only one side."""
     limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {name: value for name, value in os.environ.items() if name not in limits} | {"PYTHONUNBUFFERED": "1"}

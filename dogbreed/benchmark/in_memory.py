@@ -1,4 +1,4 @@
-"""Photos that are decoded once and kept, so that a step's time is the step's alone."""
+"""Keep decoded photos in memory, so that a step's time includes no decoding."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from dogbreed.photos import Photo
 
 
 class Decoded(Dataset[tuple[NDArray[np.uint8], int]]):
-    """The middles of photos, as evaluation sees them."""
+    """The center crops of photos, as in evaluation."""
 
     def __init__(self, data: DogBreedData, photos: Sequence[Photo]) -> None:
         self._samples = [(data.preprocess.pixels(data.root / photo.path), photo.label) for photo in photos]

@@ -1,4 +1,4 @@
-"""Decoding and augmenting photos on one core: torchvision's usual pipeline against ours."""
+"""Benchmark decoding and augmenting photos on one core against torchvision's standard pipeline."""
 
 import os
 import time
@@ -19,7 +19,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def reference(photos: Path) -> Epoch:
-    """Normalised batches, float32 [n, 3, 224, 224], the way of torchvision's tutorials."""
+    """Load normalised batches, float32 [n, 3, 224, 224], as in torchvision's tutorials."""
     from torch.utils.data import DataLoader
     from torchvision import transforms as T
     from torchvision.datasets import ImageFolder
@@ -38,7 +38,7 @@ def reference(photos: Path) -> Epoch:
 
 
 def ours(photos: Path) -> Epoch:
-    """The same through DogBreedData: all that happens to a photo before it meets the first layer."""
+    """Load the same batches with DogBreedData, including everything up to the first layer."""
     from dogbreed.data import DogBreedData
     from dogbreed.hardware import keep_freed_memory
     from dogbreed.model import DogBreedClassifier
@@ -56,7 +56,7 @@ def ours(photos: Path) -> Epoch:
 def _prepare(setup: Setup) -> None:
     from dogbreed.drawn import DrawnDogs
 
-    # whole batches: ours leaves the rest of them to the next epoch
+    # only whole batches: dogbreed drops an incomplete one
     make_photos(setup.place("input"), classes=4, train=32 if setup.quick else 96, valid=4, test=4)
     drawn = (
         DrawnDogs(train=4, valid=1, test=1, breeds=8) if setup.quick else DrawnDogs(train=2, valid=1, test=1, breeds=96)
@@ -91,13 +91,13 @@ def _on_one_core(setup: Setup) -> None:
 
 
 def _profile(setup: Setup) -> Sample:
-    """Shares of the time of one epoch of photos by function, for both sides, those of 2 % and more."""
+    """Profile one epoch of photos on both sides: the share of time by function, from 2 % up."""
     import cProfile
     import pstats
 
     _on_one_core(setup)
     found: Sample = {}
-    for name, side in (("reference", reference), ("ours", ours)):  # in this order: ours changes how memory is kept
+    for name, side in (("reference", reference), ("ours", ours)):  # the order matters: ours changes malloc's settings
         epoch = side(setup.place("input"))
         for _ in epoch():
             pass
@@ -134,8 +134,8 @@ BENCHMARK = Benchmark(
     about=(
         "Images/s of one process with one thread, pinned to one core, from JPEG files to normalised float batches at "
         "224 px: random crop, flip, change of brightness, contrast and saturation. Photos are 900x675 of about 115 KB, "
-        "drawn dogs 200 to 330 px a side. Usual: ImageFolder, torchvision's transforms on Pillow images, DataLoader. "
-        "Ours: DogBreedData's loader, its step on the device, and the model's normalisation."
+        "drawn dogs 200 to 330 px a side. Baseline: ImageFolder, torchvision's transforms on Pillow, DataLoader. "
+        "dogbreed: DogBreedData's loader, its step on the device, and the model's normalisation."
     ),
     repeats=5,
     prepare=_prepare,

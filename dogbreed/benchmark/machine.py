@@ -1,4 +1,4 @@
-"""On what the numbers were measured: processor, memory, GPU, system, versions and commit."""
+"""Describe the machine of the measurements: processor, memory, GPU, system, versions and commit."""
 
 import platform
 import subprocess
@@ -17,7 +17,7 @@ _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "neon", "asimd")
 
 
 def machine() -> dict[str, Any]:
-    """Flat, for JSON; what cannot be found out is None. Imports torch only to ask for a GPU."""
+    """Return a flat description for JSON; unknown values are None. Imports torch only to look for a GPU."""
     return {
         "cpu": _cpu(),
         "cpu_features": _cpu_features(),
@@ -32,14 +32,14 @@ def machine() -> dict[str, Any]:
 
 
 def gpu() -> str | None:
-    """Return the name of the first one; None if there is none that torch can use."""
+    """Return the name of the first GPU; None if torch can use none."""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
 def in_words(found: dict[str, Any]) -> list[str]:
-    """Lines of at most 80 characters."""
+    """Format the description as lines of at most 80 characters."""
     features = f", {', '.join(found['cpu_features'])}" if found["cpu_features"] else ""
     versions = [f"{name} {found[name]}" for name in ("python", *_PACKAGES) if found[name]]
     return [
@@ -55,7 +55,7 @@ def _cpu() -> str:
 
 
 def _cpu_features() -> list[str]:
-    """Those that decide how fast convolutions can be."""
+    """Return the CPU features that determine the speed of convolutions."""
     return [name for name in _CPU_FEATURES if name in cpu_flags()]
 
 

@@ -1,4 +1,4 @@
-"""What Lightning and our callbacks cost: a run against a bare loop with the same model and data."""
+"""Benchmark the overhead of Lightning and dogbreed's callbacks against a bare loop with the same model and data."""
 
 import os
 import time
@@ -39,13 +39,13 @@ def feature_overrides(setup: Setup) -> list[str]:
         "model.weights=null",
         "model.trainable=head",
         "model.dropout=0",  # the bare layer has none
-        "model.image_px=32",  # the features are as long as those of 224 px, and quickly there
+        "model.image_px=32",  # the features have the same size as at 224 px, and are computed faster
         f"trainer.max_epochs={_feature_epochs(setup)}",
     ]
 
 
 def feature_sizes(setup: Setup) -> tuple[int, int, int]:
-    """Classes, photos for training, photos for validation: those of dogImages."""
+    """Return the numbers of classes, training photos and validation photos, as in dogImages."""
     return (8, 256, 64) if setup.quick else (CLASSES, 6680, 835)
 
 
@@ -60,7 +60,7 @@ def _prepare(setup: Setup) -> None:
 
 
 def prepare_features(setup: Setup) -> None:
-    """The photos of `feature_overrides`."""
+    """Create the photos of `feature_overrides`."""
     classes, train, valid = feature_sizes(setup)
     make_photos(setup.place("features"), classes=classes, train=train, valid=valid, test=classes, width=44, height=40)
 
@@ -71,7 +71,7 @@ def _network(setup: Setup) -> Sample:
 
 
 def _network_bare(setup: Setup) -> Sample:
-    """The same network, loader, loss, clipping, optimizer and schedule, in as few lines as they take."""
+    """Train the same network with the same loader, loss, clipping, optimizer and schedule in a minimal loop."""
     os.environ["DOGBREED_CACHE"] = str(setup.place("cache"))
     import torch
     from hydra.utils import instantiate
@@ -117,7 +117,7 @@ def _head(setup: Setup) -> Sample:
 
 
 def head_bare(setup: Setup) -> Sample:
-    """A linear layer on as many rows in memory: cross entropy, AdamW, accuracy; validation after each epoch."""
+    """Train a linear layer on as many rows in memory: cross entropy, AdamW, accuracy; validation after each epoch."""
     import torch
     from torch import nn
 
@@ -152,7 +152,7 @@ def head_bare(setup: Setup) -> Sample:
 def _run(setup: Setup, overrides: Sequence[str]) -> dict[str, Any]:
     os.environ["DOGBREED_CACHE"] = str(
         setup.place("cache")
-    )  # the first run computes the features, all others find them
+    )  # the first run computes the features, all others reuse them
     from dogbreed.benchmark import runs
 
     runs.train(overrides, setup.fresh("run"))
@@ -173,8 +173,8 @@ BENCHMARK = Benchmark(
     about=(
         f"Network: a training step of EfficientNet-Lite0 on {BATCH_SIZE} images of {IMAGE_PX} px in memory; a bare "
         "loop with the same network, loader, loss, clipping, optimizer and schedule against training.run; first steps "
-        "are not counted. Features: 10 epochs of 6,680 + 835 kept rows of 2,048 numbers, 133 classes, batches of 64, "
-        "whole fit from first step to last checkpoint; against a bare linear layer on random rows in memory."
+        "are not counted. Features: 10 epochs of 6,680 + 835 cached rows of 2,048 numbers, 133 classes, batches of 64, "
+        "the whole fit from first step to last checkpoint; against a bare linear layer on random rows in memory."
     ),
     repeats=5,
     prepare=_prepare,

@@ -1,4 +1,4 @@
-"""Photo-like pictures for the benchmarks, made of noise: no download, and as costly to decode as photos are."""
+"""Generate photo-like pictures from noise for the benchmarks: no download, and as expensive to decode as photos."""
 
 import io
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _PLACES = (("train", 0), ("valid", 1), ("test", 2))
 
 
 def photo(seed: int, *, width: int = 900, height: int = 675, quality: int = 88) -> bytes:
-    """A JPEG that is a function of its arguments: smooth coloured clouds with photo-like detail (1/f noise)."""
+    """Return a JPEG that depends only on the arguments: smooth coloured clouds with photo-like detail (1/f noise)."""
     rng = np.random.default_rng(seed)
     frequencies = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     amplitudes = np.maximum(frequencies, 1 / width) ** -_SLOPE
@@ -38,7 +38,7 @@ def photo(seed: int, *, width: int = 900, height: int = 675, quality: int = 88) 
 def make_photos(
     root: Path, *, classes: int, train: int, valid: int, test: int, width: int = 900, height: int = 675
 ) -> Path:
-    """`root/{train,valid,test}/<class>/` with so many photos in all of each split; those that are there are kept."""
+    """Fill `root/{train,valid,test}/<class>/` with this many photos per split; existing ones are kept."""
     wanted = [
         (root / split / f"{number % classes:03d}.Class" / f"{number:05d}.jpg", 3 * number + place, width, height)
         for (split, place), count in zip(_PLACES, (train, valid, test), strict=True)

@@ -1,4 +1,4 @@
-"""The usual server, in as few lines as it takes: FastAPI, torchvision on PIL, eager torch. WEIGHTS BACKBONE PORT."""
+"""A minimal baseline server: FastAPI, torchvision on PIL, eager torch. Arguments: WEIGHTS BACKBONE PORT."""
 
 import io
 import sys

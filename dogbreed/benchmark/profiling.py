@@ -1,4 +1,4 @@
-"""Where the time of training steps goes, and how far the convolutions are from what the machine can do."""
+"""Profile training steps, and compare the speed of their convolutions with what the machine can reach."""
 
 import copy
 import time
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dogbreed.model import DogBreedClassifier
 
 PROFILED = "model._target_=dogbreed.benchmark.profiling.ProfiledClassifier"  # an override
-_GROUPS = {  # a part of an operation's name: what it counts as; the first that fits
+_GROUPS = {  # part of an operation's name: its group; the first match counts
     "conv": "convolutions",
     "batch_norm": "batch norm",
     "relu": "ReLU",
@@ -58,16 +58,16 @@ class StepProfile(Callback):
             self._bf16 = str(trainer.precision).startswith("bf16")
 
     def summary(self) -> dict[str, Any]:
-        """groups: shares of the steps' time by kind of operation. *_gflops: per second; conv: of all convolutions of a
-        step, forward and backward; matmul: of one large matrix product with as many threads, what the processor
-        reaches at best in practice. conv_limit: images/s if only convolutions took any time; matmul_limit: if they
-        were as fast as the matrix product, too.
+        """Return the profile. groups: shares of the steps' time by kind of operation. *_gflops: GFLOP/s; conv: of all
+        convolutions of a step, forward and backward; matmul: of one large matrix product with as many threads, the best
+        that the processor reaches in practice. conv_limit: images/s if only convolutions took time; matmul_limit: if
+        they also were as fast as the matrix product.
         """
         on_gpu = torch.cuda.is_available()
         groups: dict[str, float] = {}
         for event in self._profiler.key_averages():
             if event.device_type != DeviceType.CPU:
-                continue  # kernels, which count at the operations that launched them
+                continue  # kernels are counted with the operations that launched them
             microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
             group = next((name for part, name in _GROUPS.items() if part in event.key.lower()), "other operations")
             groups[group] = groups.get(group, 0.0) + microseconds / 1e6
@@ -95,7 +95,7 @@ class ProfiledClassifier(DogBreedClassifier):
 
 
 def _convolution_gflop(model: LightningModule, image_px: int) -> float:
-    """Of one image's training step, counted from shapes alone, on torch's meta device."""
+    """Count the convolutions' GFLOP of a training step per image, from shapes alone, on torch's meta device."""
     sketch = copy.deepcopy(model).to("meta").train()
     counter = FlopCounterMode(display=False)
     with counter:

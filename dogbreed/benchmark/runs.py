@@ -1,4 +1,4 @@
-"""Our side: a run as train.py makes it, from the settings in conf/, with a clock on its steps."""
+"""dogbreed's side of the benchmarks: a run like that of train.py, from the settings in conf/, with its steps timed."""
 
 import time
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ CLOCKED = "model._target_=dogbreed.benchmark.runs.ClockedClassifier"  # an overr
 
 
 def train(overrides: Sequence[str], folder: Path) -> dict[str, float]:
-    """The whole run, in this process; what `python train.py OVERRIDES` does below its launcher. Returns its metrics."""
+    """Train in this process, like `python train.py OVERRIDES` below its launcher. Return the metrics."""
     return training.run(settings(overrides), folder)
 
 
 def settings(overrides: Sequence[str]) -> dict[str, Any]:
     conf = PROJECT / "conf"
     if not conf.is_dir():
-        raise ConfigError(f"{conf} is not there: benchmarks run from a checkout.\nTry: git clone, pip install -e .")
+        raise ConfigError(f"{conf} does not exist: benchmarks need a checkout.\nTry: git clone, pip install -e .")
     with initialize_config_dir(str(conf), version_base="1.3"):
         # nothing here is about a cloud, and only launchers can look up its region
         composed = compose("config", ["aws.region=null", *overrides, "run_id=benchmark"])
@@ -36,14 +36,15 @@ def settings(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 class Steps(Callback):
-    """The seconds of each training step, from the end of the one before: its waiting for data is part of it.
+    """Times each training step from the end of the previous one, including the wait for data.
 
-    The first step of an epoch counts from the epoch's start, so that starting the loaders counts and validation and
-    saving at the end of an epoch do not. `fit_s` has all of it, from the first epoch's start to the last one's end.
+    The first step of an epoch is timed from the epoch's start: this includes starting the loaders, and excludes
+    validation and saving at the end of an epoch. `fit_s` includes everything from the first epoch's start to the last
+    one's end.
     """
 
     def __init__(self) -> None:
-        self.epochs: list[list[tuple[float, float, int, int]]] = []  # of steps: seconds, of these waiting, images, px
+        self.epochs: list[list[tuple[float, float, int, int]]] = []  # per step: seconds, seconds of waiting, images, px
         self.fit_s = self.validation_s = 0.0
         self._fit_began = self._since = self._arrived = self._validation_began = 0.0
 
@@ -63,7 +64,7 @@ class Steps(Callback):
     ) -> None:
         first = len(self.epochs) == 1 and batch_idx < WARM_UP
         if first or batch_idx + 1 == trainer.num_training_batches:
-            _synchronize()  # between them a GPU may work ahead; the sum is right all the same
+            _synchronize()  # within an epoch a GPU runs asynchronously; the sum is still right
         now = time.perf_counter()
         self.epochs[-1].append((now - self._since, self._arrived - self._since, len(batch[1]), batch[0].shape[-1]))
         self._since = now
@@ -78,7 +79,7 @@ class Steps(Callback):
         self.fit_s = time.perf_counter() - self._fit_began
 
     def summary(self) -> dict[str, Any]:
-        """Rates over whole epochs, without their warm-up; waiting: the share of a step before its batch is there."""
+        """Return rates over whole epochs without warm-up. waiting: the share of a step spent waiting for its batch."""
         seconds, waiting = (steady_seconds([[step[n] for step in epoch] for epoch in self.epochs]) for n in (0, 1))
         steps = [step for epoch in self.epochs for step in epoch]
         return {
@@ -96,7 +97,7 @@ STEPS = Steps()  # of this process's one run
 
 
 class ClockedClassifier(DogBreedClassifier):
-    """The classifier as it is, with the clock among its callbacks (Lightning's own hook for that)."""
+    """The classifier with the timer as a callback, added by Lightning's configure_callbacks."""
 
     def configure_callbacks(self) -> list[Callback]:
         return [*super().configure_callbacks(), STEPS]

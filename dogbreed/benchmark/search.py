@@ -1,4 +1,4 @@
-"""Whether a search finds more than chance does, and what pruning saves."""
+"""Benchmark a search with TPE against random search, and measure what pruning saves."""
 
 import statistics
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def _common(setup: Setup, seed: int) -> list[str]:
 
 
 def _measure(setup: Setup, *sampler_and_pruner: str) -> Sample:
-    """Medians over seeds of the best trial that ran to its end, and of the epochs trained in all."""
+    """Return medians over seeds of the best completed trial's metric, and of the total number of epochs."""
     bests, epochs = [], []
     for seed in range(2 if setup.quick else SEEDS):
         count = f"hpo.n_trials={4 if setup.quick else TRIALS}"
@@ -44,7 +44,7 @@ BENCHMARK = Benchmark(
     name="search",
     about=(
         f"{TRIALS} trials of experiment=quickstart over the default space, with each of {SEEDS} seeds: the best "
-        "val/acc of those that ran to their end, median over the seeds. Usual: random search, without pruning. Ours: "
+        "val/acc of the completed ones, median over the seeds. Baseline: random search, without pruning. dogbreed: "
         "TPE, without pruning; pruned: TPE and ASHA, the default, against TPE without it, and the epochs that both "
         "train."
     ),

@@ -1,4 +1,4 @@
-"""Serving a ResNet50: our server against FastAPI with eager torch, under 1 to 8 clients that wait for each answer."""
+"""Benchmark serving a ResNet50 against FastAPI with eager torch, under 1 to 8 closed-loop clients."""
 
 import http.client
 import socket
@@ -28,7 +28,7 @@ def _backbone(setup: Setup) -> str:
 
 
 def _prepare(setup: Setup) -> None:
-    """The same random weights for both, and photos: 900 x 675 as a web page has them, one of 12 megapixels."""
+    """Create random weights, the same for both sides, and photos: 900 x 675, as on a web page, and one of 12 MP."""
     place = setup.place("serve")
     if (place / "large.jpg").exists():
         return
@@ -48,13 +48,13 @@ def _prepare(setup: Setup) -> None:
     for number in range(_PHOTOS):
         write_bytes(place / f"{number:02d}.jpg", photo(number))
     pixels = np.stack([model.preprocess.pixels(path) for path in sorted(place.glob("[0-9]*.jpg"))])
-    batch = [(pixels, np.zeros(len(pixels), np.int64))]  # how right random weights are means nothing
+    batch = [(pixels, np.zeros(len(pixels), np.int64))]  # the accuracy of random weights is meaningless
     write_bytes(place / "model.tar.gz", export.export(checkpoint, quantise_with=(batch, batch)))
     write_bytes(place / "large.jpg", photo(0, width=900 if setup.quick else 4000, height=675 if setup.quick else 3000))
 
 
-def ours_command(setup: Setup, *, int8: bool = False) -> list[str]:
-    """What Python is called with, but for the port."""
+def dogbreed_command(setup: Setup, *, int8: bool = False) -> list[str]:
+    """Return Python's arguments to start the server, up to the port's value."""
     allowed = ["--max-accuracy-loss", "1" if int8 else "-1"]
     return ["-m", "dogbreed.serving", str(setup.place("serve") / "model.tar.gz"), *allowed, "--port"]
 
@@ -72,7 +72,7 @@ def _measured(setup: Setup, words: Sequence[str]) -> Sample:
     sample: Sample = {}
     with _server(words, pictures[0], setup.fresh("server")) as (server, port, first_answer_s):
         sample["first_answer_s"] = first_answer_s
-        _closed_loop(port, pictures, 2, 8)  # not counted
+        _closed_loop(port, pictures, 2, 8)  # warm-up, not counted
         for clients in CLIENTS:
             began = time.perf_counter()
             seconds = _closed_loop(port, pictures, clients, requests)
@@ -90,7 +90,7 @@ def _measured(setup: Setup, words: Sequence[str]) -> Sample:
 
 @contextmanager
 def _server(words: Sequence[str], picture: bytes, folder: Path) -> Iterator[tuple[psutil.Process, int, float]]:
-    """A server's process, its port, and the seconds from its start to its first answer."""
+    """Start a server; yield its process, its port, and the seconds from its start to its first answer."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -126,7 +126,7 @@ def _ask(connection: http.client.HTTPConnection, picture: bytes) -> None:
 
 
 def _closed_loop(port: int, pictures: Sequence[bytes], clients: int, requests: int) -> list[float]:
-    """Seconds of each request; each client sends its next one when it has its answer, on a connection that is kept."""
+    """Return the seconds of each request; each client waits for its answer, on a keep-alive connection."""
     seconds: list[float] = []
     errors: list[Exception] = []
 
@@ -171,17 +171,17 @@ BENCHMARK = Benchmark(
     name="serve",
     about=(
         "ResNet50, 133 classes, the same random weights and photos of 900 x 675: `python -m dogbreed.serving`, in fp32 "
-        "and, where the processor is made for it, with its int8 network, "
+        "and, if the processor supports it, with its int8 network, "
         "against FastAPI with torchvision's transform on PIL and eager torch, as in benchmark/plain_server.py. 240 "
         "requests each with 1, 2, 4 and 8 clients that wait for their answers, on the same cores. Memory: resident, "
-        "after that. Start: from the command to the first answer. 12 MP more: 4000 x 3000 against a small photo."
+        "afterwards. Start: from the command to the first answer. 12 MP more: 4000 x 3000 against a small photo."
     ),
     repeats=3,
     prepare=_prepare,
     sides={
         "FastAPI": lambda setup: _measured(setup, fastapi_command(setup)),
-        "ours": lambda setup: _measured(setup, ours_command(setup)),
-        "int8": lambda setup: _measured(setup, ours_command(setup, int8=True)),
+        "ours": lambda setup: _measured(setup, dogbreed_command(setup)),
+        "int8": lambda setup: _measured(setup, dogbreed_command(setup, int8=True)),
     },
     rows=_rows,
 )

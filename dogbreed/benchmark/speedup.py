@@ -1,4 +1,4 @@
-"""How many times as fast several rented machines would train one model: measured steps, simulated network."""
+"""Estimate how many times as fast several rented machines would train one model: measured steps, simulated network."""
 
 import os
 import time
@@ -11,14 +11,14 @@ from dogbreed.benchmark.pictures import make_photos
 from dogbreed.speedup import Network, Step
 from dogbreed.workload import work
 
-ALL, LAYER4, HEAD = "all", "layer4", "head"  # what of a ResNet50 is trained
+ALL, LAYER4, HEAD = "all", "layer4", "head"  # the trainable part of a ResNet50
 CLASSES, BATCH_SIZE = 133, 64  # per process
 NUMBERS = (2, 4, 8, 16, 32, 64)
 THREADS = 2  # as many as an ml.m5.large has
 CPU, GPU = "ml.m5.large", "ml.g5.xlarge"
 # Network and floating point operations a second, as launchers/cost/prices.yaml states them; a test holds them equal
 MACHINES = {CPU: (Network(0.75e9 / 8, 100e-6), 60e9), GPU: (Network(2.5e9 / 8, 100e-6), 12e12)}
-HERE_FLOPS = 175e9  # what convolutions reach on two Zen 4 cores (finetune --profile); their steps are what is measured
+HERE_FLOPS = 175e9  # of convolutions on two Zen 4 cores (finetune --profile), on which the steps are measured
 
 
 def _prepare(setup: Setup) -> None:
@@ -27,9 +27,9 @@ def _prepare(setup: Setup) -> None:
 
 
 def _step(setup: Setup, trainable: str, photos: int) -> Sample:
-    """The least of five bare steps: its backward pass and its rest, for BATCH_SIZE photos, on THREADS threads of a CPU.
+    """Time the fastest of five bare steps: its backward pass and its rest, for BATCH_SIZE photos, on THREADS threads.
 
-    What is frozen is not run: its features are random numbers. photos: in the batches that are measured.
+    The frozen part does not run: its features are random numbers. photos: the batch size that is measured.
     """
     import torch
     from torch import nn
@@ -74,7 +74,7 @@ def _sample(backward_s: float, other_s: float) -> Sample:
 
 
 def _head(setup: Setup) -> Sample:
-    """A run on kept features: of so small a step most is the loop, so that the loop is ours."""
+    """Measure a real run on cached features: the loop dominates so small a step, so it must be dogbreed's."""
     os.environ["DOGBREED_CACHE"] = str(setup.place("cache"))
     from dogbreed.benchmark import runs
 
@@ -85,12 +85,12 @@ def _head(setup: Setup) -> Sample:
 
 
 def steps(samples: Samples) -> dict[tuple[str, str], Step]:
-    """By machine and what is trained: measured here and scaled for the CPU, from its stated speed for the GPU."""
+    """Return steps by machine and trainable part: measured and scaled for the CPU, from its rated speed for the GPU."""
     found = {}
     for trainable in (ALL, LAYER4, HEAD):
         of_one = work("resnet50", trainable, CLASSES)
         assert of_one is not None
-        least = min(samples[trainable], key=lambda sample: float(sample["step_ms"]))  # of a machine left alone
+        least = min(samples[trainable], key=lambda sample: float(sample["step_ms"]))  # the machine may not be idle
         backward_s, other_s = least["backward_s"], least["other_s"]
         slower = HERE_FLOPS / MACHINES[CPU][1]
         stated = of_one.step(BATCH_SIZE, MACHINES[GPU][1], cached=trainable != ALL)
@@ -100,7 +100,7 @@ def steps(samples: Samples) -> dict[tuple[str, str], Step]:
 
 
 def simulated(samples: Samples) -> list[str]:
-    """The speed-ups as Markdown, at most 80 characters wide."""
+    """Format the speed-ups as Markdown, at most 80 characters wide."""
     cells = [("machine, trained", "1, img/s", *map(str, NUMBERS))]
     found = steps(samples)
     for machine, (network, _) in MACHINES.items():
@@ -112,7 +112,7 @@ def simulated(samples: Samples) -> list[str]:
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = ["| " + " | ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return ["Images/s of one machine, and the multiple of it that several would reach:", "", *lines]
+    return ["Images/s of one machine, and the estimated speed-up by several:", "", *lines]
 
 
 def _rows(setup: Setup) -> Sequence[Row]:
@@ -123,12 +123,12 @@ BENCHMARK = Benchmark(
     name="speedup",
     about=(
         f"A training step of ResNet50 on {BATCH_SIZE} photos of 224 px, measured here on {THREADS} threads of the CPU: "
-        "all of it (from batches of 16), layer4 and the head on features that are there. From these, taken to last "
+        "all of it (from batches of 16), layer4 and the head on precomputed features. From these, assumed to take "
         f"{HERE_FLOPS / MACHINES[CPU][1]:.1f} times as long on {CPU}, and from {MACHINES[GPU][1] / 1e12:.0f} TFLOP/s "
-        f"for {GPU}: what {NUMBERS[0]} to {NUMBERS[-1]} of them would do in data-parallel training, by a simulation "
+        f"for {GPU}: the speed-up of {NUMBERS[0]} to {NUMBERS[-1]} machines in data-parallel training, by a simulation "
         "of gradient buckets in a ring. Network: "
         f"{MACHINES[CPU][0].bytes_per_s * 8e-9:g} and {MACHINES[GPU][0].bytes_per_s * 8e-9:g} Gbit/s, "
-        f"{MACHINES[CPU][0].latency_s * 1e6:.0f} us a message. Nothing of it was run on such machines."
+        f"{MACHINES[CPU][0].latency_s * 1e6:.0f} us per message. Nothing was run on such machines."
     ),
     repeats=3,
     prepare=_prepare,

@@ -1,4 +1,4 @@
-"""From the command to the first training step, against the time that importing torch and lightning takes."""
+"""Benchmark the time from the command to the first training step against importing torch and lightning."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from dogbreed.benchmark.harness import Benchmark, Row, Sample, Setup, SideError,
 from dogbreed.benchmark.machine import PROJECT
 
 FIRST_STEP = "The first training step begins."
-IMPORTS = "import os, torch, lightning; os._exit(0)"  # ends as the other side does, without tidying up
+IMPORTS = "import os, torch, lightning; os._exit(0)"  # ends like the other side, without cleanup
 
 
 def _command(setup: Setup) -> list[str]:
@@ -19,7 +19,7 @@ def _command(setup: Setup) -> list[str]:
 
 
 def _prepare(setup: Setup) -> None:
-    """A whole quickstart: draws its photos, looks at them once, computes its features."""
+    """Run a whole quickstart, which draws and scans its photos and computes their features."""
     done = setup.place("startup") / "done"
     if not done.exists():
         _cache(setup)
@@ -36,8 +36,8 @@ def _ours(setup: Setup) -> Sample:
     output = setup.fresh("side") / "output.txt"
     stopping = "model._target_=dogbreed.benchmark.first_step.StopsAtFirstStep"
     seconds = timed([*_command(setup), stopping, f"hydra.run.dir={setup.fresh('run')}"], output)
-    if FIRST_STEP not in (said := output.read_text(errors="replace")):
-        raise SideError(f"train.py ended before its first training step:\n{said}")
+    if FIRST_STEP not in (printed := output.read_text(errors="replace")):
+        raise SideError(f"train.py ended before its first training step:\n{printed}")
     return {"seconds": seconds}
 
 
@@ -53,8 +53,8 @@ BENCHMARK = Benchmark(
     name="startup",
     about=(
         "From the command `python train.py experiment=quickstart` to its first training step, with photos drawn, "
-        "looked at and turned into features by a run before; against `python -c 'import torch, lightning'`. Both "
-        "processes end there and then."
+        "scanned and turned into features by an earlier run; against `python -c 'import torch, lightning'`. Both "
+        "processes exit at that point."
     ),
     repeats=7,
     prepare=_prepare,

@@ -1,4 +1,4 @@
-"""A whole search: against as many plain trainings, by the minute, and one trial of it against a bare loop."""
+"""Benchmark a whole search against as many plain trainings, trials per minute, and one trial against a bare loop."""
 
 import json
 import os
@@ -20,9 +20,9 @@ PLAIN, OURS, MINUTE, TRIAL, BARE = "plain, one trial", "ours, all trials", "draw
 
 
 def search(setup: Setup, *overrides: str, cache: Path) -> tuple[float, list[dict[str, Any]]]:
-    """Seconds of `python train.py -m hpo=optuna OVERRIDES` in an empty folder, and its trials.
+    """Run `python train.py -m hpo=optuna OVERRIDES` in an empty folder; return its seconds and its trials.
 
-    A trial: its metrics.json with `trial_s`, the seconds from its start to its end, in the order of their numbers.
+    A trial is its metrics.json with `trial_s`, the seconds from its start to its end; in the order of trial numbers.
     """
     folder = setup.fresh("sweep")
     os.environ["DOGBREED_CACHE"] = str(cache)
@@ -33,7 +33,7 @@ def search(setup: Setup, *overrides: str, cache: Path) -> tuple[float, list[dict
 
 def _trial(folder: Path) -> dict[str, Any]:
     state = json.loads((folder / "state.json").read_text())
-    # of the best one the times are those of its test; what it measured of its training stays
+    # the best trial's times are those of its test; its training metrics remain
     began, ended = (datetime.fromisoformat(state[name]) for name in ("first_started_at", "ended_at"))
     tested = (folder / "report.html").exists()
     seconds = None if tested else (ended - began).total_seconds()
@@ -50,7 +50,7 @@ def _weights(setup: Setup) -> Path:
 
 def _prepare(setup: Setup) -> None:
     frozen.BENCHMARK.prepare(setup)
-    if not _weights(setup).exists():  # a file, as pretrained ones are; random ones are as fast
+    if not _weights(setup).exists():  # a file, like pretrained weights; random ones are as fast
         import torch
         from torchvision import models
 
@@ -63,7 +63,7 @@ def _prepare(setup: Setup) -> None:
 
 
 def _plain(setup: Setup) -> Sample:
-    """Once: all trials would take hours."""
+    """Run a single plain training: all trials would take hours."""
     began = time.perf_counter()
     frozen.plain(setup.place("photos"), epochs=frozen.epochs(setup), batch_size=frozen.BATCH_SIZE)
     seconds = time.perf_counter() - began
@@ -125,11 +125,11 @@ BENCHMARK = Benchmark(
     name="sweep",
     about=(
         f"{TRIALS} trials of 10 epochs each, the head of a frozen ResNet50 on {frozen.PHOTOS[0]} + {frozen.PHOTOS[1]} "
-        f"photos of 900x675. Usual: the plain loop of `frozen`, run once and multiplied by {TRIALS}: an extrapolation. "
-        "Ours: `python train.py -m hpo=optuna` from an empty cache, the whole process, features, pages and the best "
-        "one's test included. lite0: 30 trials of experiment=quickstart, features there, the whole process. A trial: "
-        "of 10 epochs of 6,680 + 835 kept rows in a warm process, from its settings to its metrics; against a bare "
-        "linear layer on as many rows."
+        f"photos of 900x675. Baseline: the plain loop of `frozen`, run once and multiplied by {TRIALS}, an "
+        "extrapolation. dogbreed: `python train.py -m hpo=optuna` from an empty cache, the whole process, with "
+        "features, pages and the best trial's test. lite0: 30 trials of experiment=quickstart on cached features, the "
+        "whole process. A trial: 10 epochs of 6,680 + 835 cached rows in a warm process, from its settings to its "
+        "metrics; against a bare linear layer on as many rows."
     ),
     repeats=1,
     prepare=_prepare,

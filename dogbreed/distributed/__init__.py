@@ -1,1 +1,1 @@
-"""The processes that train one run together."""
+"""Coordinate the processes that train one run together."""

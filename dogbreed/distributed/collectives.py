@@ -1,6 +1,6 @@
-"""The processes that train one run together: how they join, and what they tell each other.
+"""Join the process group of a run, and exchange values between its processes.
 
-Without others (see `ranks`) everything in here is free. Torch is imported by what needs the others.
+With a single process (see `ranks`) every function returns at once. Torch is imported only if there are several.
 """
 
 import logging
@@ -19,16 +19,16 @@ log = logging.getLogger("dogbreed")
 
 T = TypeVar("T")
 
-STAGE_TIMEOUT_S = 3600.0  # for what takes the time that it takes: downloads, the pass over all photos
+STAGE_TIMEOUT_S = 3600.0  # for stages without a time limit of their own: downloads, the pass over all photos
 _AGREE_EVERY_S = 0.5
 _GLOO = re.compile(r"gloo|Connection (closed|reset)|timed? ?out|NCCL|monitoredBarrier|Broken pipe", re.I)
 
 
 @contextmanager
 def joined(timeout_s: float) -> Iterator[Ranks]:
-    """Join the process group, so that the processes of this run can talk to each other in here.
+    """Join the process group; within this context the processes of the run can communicate.
 
-    timeout_s: how long they wait for one that has not joined, or does not take its step. Raises PeerLost.
+    timeout_s: how long to wait for a process that has not joined or has not finished its step. Raises PeerLost.
     """
     ranks = here()
     if not ranks.several:
@@ -38,7 +38,7 @@ def joined(timeout_s: float) -> Iterator[Ranks]:
     try:
         _group = _Group(ranks, timeout_s)
         if not ranks.first:
-            log.info("%s trains along; the log of the run is that of process 0", str(ranks).capitalize())
+            log.info("%s has joined; the run is logged by process 0", str(ranks).capitalize())
             log.setLevel(logging.ERROR)
         yield ranks
         leave()
@@ -53,7 +53,7 @@ def joined(timeout_s: float) -> Iterator[Ranks]:
 
 
 def leave() -> None:
-    """Leave the process group: from here on no process needs another. All call it, each when it gets there."""
+    """Leave the process group, once this process no longer needs the others. Every process calls it."""
     global _group
     if _group is not None:
         _group.leave()
@@ -61,7 +61,7 @@ def leave() -> None:
 
 
 class _Group:
-    """Torch's process group, one of the first process of each machine, and the heartbeats of all."""
+    """Torch's process group, a second one of each machine's first process, and the heartbeats of all processes."""
 
     def __init__(self, ranks: Ranks, timeout_s: float) -> None:
         self.ranks = ranks
@@ -87,7 +87,7 @@ class _Group:
         self.leaders: Any = dist.new_group(leaders, backend="gloo", timeout=timeout)
 
     def barrier(self) -> None:
-        """Wait for all, however long their work takes, as long as they live."""
+        """Wait for all processes, however long their work takes, as long as they are alive."""
         began = time.monotonic()
         all_reached = self.heartbeat.reach_barrier()
         while not all_reached():
@@ -108,13 +108,13 @@ _group: _Group | None = None
 
 
 def moved_on() -> None:
-    """Count a part of a step as done, so that a process that hangs is seen to be behind."""
+    """Count a part of a step as done, so that a process that hangs falls behind visibly."""
     if _group is not None:
         _group.heartbeat.count += 1
 
 
 def _is_of_peers(error: RuntimeError) -> bool:
-    """Whether it is what torch raises where it has lost another process."""
+    """Return whether torch raised this error because it lost another process."""
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or _GLOO.search(str(error)) is not None
@@ -126,15 +126,15 @@ def _lost(ranks: Ranks, timeout_s: float, error: RuntimeError) -> PeerLost:
         return not_met(ranks, timeout_s, first)
     if re.search(r"time", first, re.I) and (behind := _group.heartbeat.behind()):
         return hangs(ranks, behind, timeout_s)
-    said = f"{str(ranks).capitalize()} has lost another one, which has ended or cannot be reached: {first}"
-    return PeerLost(said, consequence=True)
+    problem = f"{str(ranks).capitalize()} has lost another process, which has ended or cannot be reached: {first}"
+    return PeerLost(problem, consequence=True)
 
 
 # --- collectives: all processes call the same, in the same order ---
 
 
 def broadcast(make: Callable[[], T]) -> T:
-    """Return what process 0 makes, in all processes."""
+    """Return, in all processes, what `make` returns in process 0."""
     if _group is None:
         return make()
     import torch.distributed as dist
@@ -163,9 +163,9 @@ def any_of(reason: str) -> str:
 
 
 def check_alike(what: str, digest: str) -> None:
-    """Raise DataError unless all processes have the same: each would train on something else, and nobody notice.
+    """Raise DataError unless all processes have the same digest: otherwise they would silently train on different data.
 
-    what: a plural, for people.
+    what: a plural noun for the message.
     """
     everyones = all_gather(digest, stage=True)
     if others := [rank for rank, value in enumerate(everyones) if value != everyones[0]]:
@@ -197,14 +197,14 @@ def broadcast_buffers(module: Any) -> None:
 
 
 def barrier() -> None:
-    """Wait until all processes are here, after work that may take very long."""
+    """Wait until all processes have reached this call, after work that may take very long."""
     if _group is not None:
         _group.barrier()
 
 
 @contextmanager
 def leaders_first() -> Iterator[None]:
-    """Let the first process of each machine run this block, then the others, which find on the disk what it did."""
+    """Run this block in the first process of each machine, then in the others, which find its results on disk."""
     leads = here().local_rank == 0
     if not leads:
         barrier()
@@ -214,9 +214,10 @@ def leaders_first() -> Iterator[None]:
 
 
 def broadcast_rows(rows: Any, sender: int, shape: tuple[int, ...], dtype: Any) -> Any:
-    """Send an array of the first process of machine `sender` (from 0) to that of each other one; None for the rest.
+    """Broadcast an array from machine `sender` (from 0) to the other machines, between their first processes.
 
-    rows: there the array; elsewhere ignored. shape, dtype: NumPy's, of that array.
+    rows: the array on the sender; ignored elsewhere. shape, dtype: NumPy's, of that array. Return None in the other
+    processes of each machine.
     """
     import numpy as np
     import torch
@@ -234,17 +235,17 @@ def broadcast_rows(rows: Any, sender: int, shape: tuple[int, ...], dtype: Any) -
 class Agreement:
     """Lets all processes stop and save after the same step.
 
-    Whether it is time is a matter of each one's signals and clock. They find it out together every half second or so,
-    after a number of steps that they have agreed on before: a message for each step would cost as much as some steps.
+    Each process has its own signals and clock. They all_reduce them about every half second, after an agreed number
+    of steps: a message in each step would cost as much as some steps take.
     """
 
     def __init__(self) -> None:
         self._steps, self._ask_at, self._asked = 0, 1, time.monotonic()
 
     def reached(self, signum: int | None, due: bool, *, now: bool = False) -> tuple[int | None, bool]:
-        """Return the signal that any process has received, and whether the first one wants to save; after each step.
+        """Return the signal that any process has received, and whether process 0 wants to save; after each step.
 
-        now: ask at this step; the same on all processes. Alone, the own answer comes back at once.
+        now: exchange at this step; the same on all processes. A single process gets its own values back.
         """
         if _group is None:
             return signum, due

@@ -1,4 +1,4 @@
-"""Heartbeats: each process of a run tells the others every second that it lives, and notices which of them does not."""
+"""Heartbeats: each process of a run reports every second that it is alive, and detects processes that are not."""
 
 import os
 import re
@@ -15,13 +15,13 @@ from dogbreed.distributed.ranks import PeerLost, Ranks, address, hangs, listed, 
 _BEAT_S = 1.0
 POLL_S = 0.05
 _CONNECT_S = 2.0  # of each attempt
-_GRACE_S = 20.0  # for a process to notice by itself that it waits for one that is lost
+_GRACE_S = 20.0  # for a process to notice by itself that it is waiting for a lost one
 
 
 @dataclass(frozen=True)
 class _Beat:
-    """What a process reports. count: how far it is. number: of the report. barriers: how many it has reached.
-    gone: that it ends in the middle of the run. done: that it will report nothing more.
+    """A heartbeat. count: the process's progress. number: of the heartbeat. barriers: how many it has reached.
+    gone: it ends in the middle of the run. done: it sends no more heartbeats.
     """
 
     count: int = 0
@@ -32,11 +32,11 @@ class _Beat:
 
 
 class Heartbeat(threading.Thread):
-    """Reports every second that this process lives, and how far it is, and receives the same of all others, so that one
-    that hangs can be named.
+    """Sends the heartbeat and progress of this process every second, and receives those of all others, so that an error
+    can name a process that hangs.
 
-    Through the store that process 0 keeps, or torchrun. A thread that asks the store waits in C++, where it receives no
-    signal, and for ever where process 0 is stopped: this thread alone asks, and others read what it has received.
+    They go through the store of process 0 or torchrun. A thread that queries the store waits in C++, where it gets no
+    signals, and forever if process 0 is stopped: so only this thread queries it, and others read what it has received.
     """
 
     def __init__(self, ranks: Ranks, timeout_s: float) -> None:
@@ -45,12 +45,12 @@ class Heartbeat(threading.Thread):
         self._ranks, self._timeout_s, self._address = ranks, timeout_s, address()
         self._barriers, self._gone = 0, False
         self._store: Any = None
-        self._received: list[_Beat] = []  # the last of each; empty until all have connected
+        self._received: list[_Beat] = []  # the last heartbeat of each process; empty until all have connected
         self._came: set[int] = set()
-        self._since: list[float] = []  # when each has last changed
-        self._answered = time.monotonic()  # by the store
+        self._since: list[float] = []  # when each process last changed
+        self._answered = time.monotonic()  # when the store last answered
         self._failure: PeerLost | None = None
-        self._refusal = ""  # the store's last
+        self._refusal = ""  # the store's last error
         self._news, self._ending = threading.Event(), False
         self.start()
         threading.Thread(target=self._watch, daemon=True, name="watch").start()
@@ -60,7 +60,7 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         self._store = self._connected(serves=self._ranks.first and not by_torchrun)
-        # a connection of its own: one that waits for an answer keeps all others of its process waiting
+        # a connection of its own: a request that waits for an answer blocks all others on the same connection
         board = self._connected(serves=False)
         number = 0
         while board is not None:
@@ -70,7 +70,7 @@ class Heartbeat(threading.Thread):
                 words = self.count, number, self._barriers, int(self._gone), int(last)
                 board.set(self._key(self._ranks.rank), " ".join(map(str, words)))
                 self._receive(board)
-            except Exception as error:  # a pause of the network; or process 0 has ended, which others say
+            except Exception as error:  # a network outage, or process 0 has ended, which others report
                 self._refusal = str(error)
             if last:
                 return
@@ -82,7 +82,7 @@ class Heartbeat(threading.Thread):
         return f"dogbreed/heartbeat/{rank}"
 
     def _connected(self, *, serves: bool) -> Any:
-        """Connect to the store; None where this thread is ending, or cannot."""
+        """Connect to the store; return None if this thread is ending or cannot connect."""
         import torch.distributed as dist
 
         host, port = self._address
@@ -100,8 +100,8 @@ class Heartbeat(threading.Thread):
             except Exception as error:
                 self._refusal = str(error).strip().splitlines()[0]
                 if re.search(r"EADDRINUSE|already in use", str(error)):
-                    said = f"{str(self._ranks).capitalize()}: port {port} of this machine is in use by another program"
-                    self._failure = PeerLost(f"{said}.\nTry: another MASTER_PORT; or once more", consequence=False)
+                    problem = f"{str(self._ranks).capitalize()}: another program on this machine uses port {port}"
+                    self._failure = PeerLost(f"{problem}.\nTry: another MASTER_PORT, or try again", consequence=False)
                     return None
                 time.sleep(POLL_S)
         return None
@@ -120,12 +120,12 @@ class Heartbeat(threading.Thread):
         self._received, self._answered = received, now
 
     def _watch(self) -> None:
-        """End this process if it waits in C++ for one that is lost; as a rule it learns of it there after a while."""
+        """End this process if it waits in C++ for a lost one and torch does not notice within the grace time."""
         looked = awake = time.monotonic()
         while not self._ending:
             time.sleep(_BEAT_S)
             before, looked = looked, time.monotonic()
-            if looked - before > _GRACE_S:  # all were stopped, perhaps, as by Ctrl-Z, and report anew
+            if looked - before > _GRACE_S:  # all may have been suspended, as by Ctrl-Z, and report again
                 awake = looked
             lost = self.lost(_GRACE_S) if self._received and looked - awake > _GRACE_S else None
             if lost and not self._ending:
@@ -135,49 +135,50 @@ class Heartbeat(threading.Thread):
     # --- others ---
 
     def store(self) -> Any:
-        """Return torch's store once all processes have connected. Raises PeerLost that names those which have not."""
-        until = time.monotonic() + self._timeout_s
+        """Return torch's store once all processes have connected. Raises PeerLost naming those that have not."""
+        meeting_s = this_process.meeting_s(self._timeout_s)
+        until = time.monotonic() + meeting_s
         while not self._received:
             time.sleep(POLL_S)
             if self._failure:
                 raise self._failure
             if time.monotonic() > until:
                 missing = ", ".join(str(rank) for rank in range(self._ranks.world_size) if rank not in self._came)
-                why = f"process {missing} has not come" if self._came else self._refusal or "process 0 does not answer"
-                raise not_met(self._ranks, self._timeout_s, why)
+                why = f"process {missing} is missing" if self._came else self._refusal or "process 0 does not answer"
+                raise not_met(self._ranks, meeting_s, why)
         self._store.set_timeout(timedelta(seconds=self._timeout_s))
         return self._store
 
     def reach_barrier(self) -> Callable[[], bool]:
-        """Report that this process is at a barrier. Returns a function that tells whether all have reached it."""
+        """Report that this process has reached a barrier. Return a function that says whether all have reached it."""
         self._barriers = number = self._barriers + 1
         self._news.set()
         return lambda: all(beat.barriers >= number for beat in self._received)
 
     def lost(self, grace_s: float = 0.0) -> PeerLost | None:
-        """Return which process has ended, or not reported for as long as a step may take and `grace_s`; else None."""
+        """Return an error if a process has ended, or sent no heartbeat for the timeout plus `grace_s`; else None."""
         gone = [rank for rank, beat in enumerate(self._received) if beat.gone]
         if gone and not grace_s:
-            said = f"{str(self._ranks).capitalize()} has lost process {listed(gone)}, which has ended"
-            return PeerLost(said, consequence=True)
+            problem = f"{str(self._ranks).capitalize()} has lost process {listed(gone)}, which has ended"
+            return PeerLost(problem, consequence=True)
         silent = self._silent(self._timeout_s + grace_s)
         return hangs(self._ranks, silent, self._timeout_s) if silent else None
 
     def _silent(self, seconds: float) -> list[int]:
         now = time.monotonic()
         if now - self._answered > seconds:
-            return [0]  # which keeps the store
+            return [0]  # process 0 holds the store
         known = enumerate(zip(self._since, self._received, strict=True))
         return [rank for rank, (at, beat) in known if self._answered - at > seconds and not beat.done]
 
     def behind(self) -> list[int]:
-        """Return the ranks that have stood still for some seconds, else those a step behind the others, if any are."""
+        """Return the ranks without progress for some seconds, or else those that are a step behind the others."""
         me, most = self._ranks.rank, max(beat.count for beat in self._received)
         silent = [rank for rank in self._silent(3 * _BEAT_S) if rank != me]
         return silent or [rank for rank, beat in enumerate(self._received) if rank != me and beat.count < most]
 
     def end(self, *, gone: bool = False) -> None:
-        """Stop reporting. gone: in the middle of the run, which is then reported to the others."""
+        """Stop the heartbeat. gone: the process ends in the middle of the run; report this to the others."""
         self._gone, self._ending = gone, True
         self._news.set()
-        self.join(_CONNECT_S + _BEAT_S)  # the store is with process 0, which may be the one that is lost
+        self.join(_CONNECT_S + _BEAT_S)  # process 0 holds the store and may be the lost one

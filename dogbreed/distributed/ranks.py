@@ -1,7 +1,7 @@
-"""Which of the processes that train one run this one is, as the environment tells. Loads no torch.
+"""Read this process's rank from the environment. Loads no torch.
 
-torchrun, or launchers/remote/entry.py, starts `train.py` once for each process, and the environment tells them apart
-(https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables). Without that there is one process.
+torchrun, or launchers/remote/entry.py, starts `train.py` once per process and sets the environment variables in
+https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables. Without them there is one process.
 """
 
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger("dogbreed")
 class PeerLost(DogBreedError):  # noqa: N818 (what happened, not a mistake)
     """Another process of the same run has ended, hangs or cannot be reached.
 
-    consequence: whether that one may say more about why.
+    consequence: the other process's log may explain the cause.
     """
 
     def __init__(self, message: str, *, consequence: bool) -> None:
@@ -27,7 +27,7 @@ class PeerLost(DogBreedError):  # noqa: N818 (what happened, not a mistake)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all. rank: from 0; local_rank: on its machine, which `local_world_size` of them share."""
+    """The rank of this process, from 0. local_rank: its rank among the `local_world_size` processes of its machine."""
 
     rank: int = 0
     world_size: int = 1
@@ -36,7 +36,7 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes the run folder."""
+        """Whether this is process 0, which writes the run folder."""
         return self.rank == 0
 
     @property
@@ -48,7 +48,7 @@ class Ranks:
         return max(1, self.world_size // self.local_world_size)
 
     def share(self, count: int) -> slice:
-        """Return its part of `count` things in order. The parts differ by one at most, and together are the whole."""
+        """Return this process's slice of `count` items. The slices cover all items; their sizes differ by at most 1."""
         return slice(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
     def __str__(self) -> str:
@@ -63,10 +63,15 @@ def here() -> Ranks:
 
 
 def last_words(lost: PeerLost) -> None:
-    """Log why this process ends itself, as no exception reaches where it waits; a launcher puts its own function here,
-    which also records the end.
+    """Log why this process ends itself: it waits where no exception reaches it. A launcher replaces this function with
+    one that also records the end.
     """
     log.error("%s", lost)
+
+
+def meeting_s(timeout_s: float) -> float:
+    """How long the processes wait for each other as they begin. Whoever starts them may know that they need longer."""
+    return max(timeout_s, float(os.environ.get("DOGBREED_MEETING_S", "0")))
 
 
 def address() -> tuple[str, int]:
@@ -80,16 +85,17 @@ def listed(ranks: Sequence[int]) -> str:
 def not_met(ranks: Ranks, timeout_s: float, why: str) -> PeerLost:
     host, port = address()
     return PeerLost(
-        f"{str(ranks).capitalize()}: not all have met at {host}:{port} within {timeout_s:g} s ({why}).\n"
-        "Try: the logs of the others; a security group that lets the machines of a job reach each other on all ports",
+        f"{str(ranks).capitalize()}: not all processes joined at {host}:{port} within {timeout_s:g} s ({why}).\n"
+        "Try: check the logs of the others, and that the security group lets a job's machines reach each other on all "
+        "ports",
         consequence=False,
     )
 
 
 def hangs(ranks: Ranks, who: Sequence[int], timeout_s: float) -> PeerLost:
-    names = listed(who) or "another than this"
+    names = listed(who) or "other than this one"
     return PeerLost(
-        f"{str(ranks).capitalize()}: process {names} hangs: nothing has come of it for {timeout_s:g} s.\n"
-        "Try: the log of that process; a larger ranks.timeout_s where a step may take that long",
+        f"{str(ranks).capitalize()}: process {names} hangs: no progress for {timeout_s:g} s.\n"
+        "Try: check the log of that process; a larger ranks.timeout_s if a step may take that long",
         consequence=False,
     )

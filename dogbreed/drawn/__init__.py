@@ -1,4 +1,4 @@
-"""Dogs that the library draws itself, so that the first training needs no download."""
+"""Draw a data set of dogs, so that the first training needs no download."""
 
 from dogbreed.drawn.source import SPLITS, DrawnDogs
 

@@ -22,7 +22,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 def contact_sheet(
     breeds: Sequence[str] = BREEDS, *, columns: int = 14, tile_px: int = 128, seed: int = 0
 ) -> Image.Image:
-    """One picture of each breed with its name below, `columns` in a row; RGB, columns * tile_px wide."""
+    """Draw one picture of each breed with its name below, `columns` per row; RGB, columns * tile_px wide."""
     inner_px, label_px = tile_px - 4, round(tile_px * 0.25)
     font = ImageFont.load_default(size=max(8, tile_px * 0.092))
     sheet = Image.new("RGB", (columns * tile_px, -(-len(breeds) // columns) * (tile_px + label_px)), "white")
@@ -43,7 +43,7 @@ def contact_sheet(
 
 
 def _lines(text: str, font: Font, width_px: int) -> list[str]:
-    """The words of `text` in as few lines as fit."""
+    """Wrap `text` into as few lines as possible."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width_px:
@@ -57,14 +57,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dogbreed.drawn", description="Draw a contact sheet of the 133 breeds."
     )
-    parser.add_argument("sheet", type=Path, help="where to write it: .jpg or .png")
-    parser.add_argument("--columns", type=int, default=14, help="pictures in a row (14)")
-    parser.add_argument("--tile-px", type=int, default=128, help="width of a picture with its margin (128)")
-    parser.add_argument("--seed", type=int, default=0, help="other dogs of the same breeds (0)")
-    parser.add_argument("--quality", type=int, default=82, help="of the JPEG (82)")
+    parser.add_argument("sheet", type=Path, help="the output file: .jpg or .png")
+    parser.add_argument("--columns", type=int, default=14, help="pictures per row (default: 14)")
+    parser.add_argument("--tile-px", type=int, default=128, help="width of a picture with its margin (default: 128)")
+    parser.add_argument("--seed", type=int, default=0, help="draw other dogs of the same breeds (default: 0)")
+    parser.add_argument("--quality", type=int, default=82, help="of the JPEG (default: 82)")
     args = parser.parse_args(argv)
     if args.sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        parser.error(f"{args.sheet} ends neither in .jpg nor in .png")
+        parser.error(f"{args.sheet} must end in .jpg or .png")
     if not (
         1 <= args.columns <= len(BREEDS) and 48 <= args.tile_px <= 512 and args.seed >= 0 and 1 <= args.quality <= 95
     ):

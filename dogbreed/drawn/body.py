@@ -1,4 +1,4 @@
-"""The bodies of drawn dogs: trunk, neck and near legs as one, with all that is painted on them."""
+"""Draw the bodies of dogs: trunk, neck and near legs as one layer, with their markings."""
 
 from dogbreed.drawn.brush import Frame, Layer, Points, ellipse, flat, limb
 from dogbreed.drawn.build import Build
@@ -15,8 +15,8 @@ def paint_body(
 ) -> None:
     """Paint a body. frame: the dog's. trunk: 0 to 1 along and up the trunk. shapes: trunk, neck and the like.
 
-    legs: the near ones, a leg, its paw, another leg, ... neck_at: the middle of the skull; None where the chest faces
-    us, its frame's origin being at the face.
+    legs: the near ones, a leg, its paw, another leg, ... neck_at: the center of the skull; None if the chest faces
+    the viewer, with the frame's origin at the face.
     """
     _Body(dog, frame, trunk, neck_at).paint(shapes, legs)
 
@@ -40,7 +40,7 @@ class _Body:
             self.collar(dog.collar, *self.neck_at)
 
     def outlines(self, shapes: list[Points], legs: list[Points]) -> list[Points]:
-        """All of it with its hair: skirts, ruffs and manes too."""
+        """Return the outlines of the body with its hair, including skirts, ruffs and manes."""
         dog, unit, coat = self.dog, self.unit, self.dog.traits.coat
         soft = [*(dog.fur(shape, unit) for shape in shapes), *dog.furry_legs(legs, unit)]
         if self.neck_at:
@@ -59,7 +59,7 @@ class _Body:
         return soft
 
     def skirt(self) -> Points:
-        """Hair that hangs from the belly; to the ground with the longest coats."""
+        """Return the outline of the hair below the belly; it reaches the ground with the longest coats."""
         dog = self.dog
         hang = (dog.hair - 0.35) * 0.62 if dog.traits.coat != "corded" else 0.7
         low = max(0.02, dog.leg - max(0.03, hang) + 0.02)
@@ -121,7 +121,7 @@ class _Body:
                 dog.all_over(layer, where, colour, unit)
 
     def white_collar(self, x: float, y: float) -> Points:
-        """The marking of that name, around the neck. x, y: the middle of the skull."""
+        """Return the outline of the white collar marking around the neck. x, y: the center of the skull."""
         dog = self.dog
         return self.frame.curve([
             (x - dog.skull * 1.5, y - 0.1), (x + 0.1, y + 0.1), (x + dog.skull * 1.2, y - dog.skull),
@@ -130,7 +130,7 @@ class _Body:
         ])  # fmt: skip
 
     def chest_front(self, layer: Layer) -> None:
-        """Paint white and tan on a chest that faces us."""
+        """Paint white and tan markings on a chest that faces the viewer."""
         dog, frame, k = self.dog, self.frame, self.dog.skull
         if name := dog.traits.mark("collar"):
             layer.polygon(frame(ellipse(0, -1.5 * k, 1.3 * k, 0.62 * k)), dog.colour(name))
@@ -147,7 +147,7 @@ class _Body:
                 layer.polygon(frame(spot), dog.colour(name))
 
     def collar(self, colour: Colour, x: float, y: float) -> None:
-        """Paint a collar to wear: any dog may have one, so that it says nothing about the breed. x, y: of the skull."""
+        """Paint a dog collar, which any dog may wear, so that it is no clue to the breed. x, y: of the skull."""
         dog, frame, r = self.dog, self.frame, self.dog.skull * 0.74
         at = (x * 0.62 + dog.length * 0.16, dog.top * 0.4 + y * 0.6 - dog.skull * 0.3)
         centre = [(at[0] - r, at[1] + r * 0.35), (at[0], at[1] - r * 0.1), (at[0] + r, at[1] - r * 0.5)]

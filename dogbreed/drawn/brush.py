@@ -1,7 +1,7 @@
-"""How drawn dogs are painted: curves, furry outlines, layers with light and shade, coats and their patterns.
+"""Paint dogs: curves, furry outlines, layers with light and shade, coats and their patterns.
 
-Everything random comes from one numpy Generator, in a fixed order, and every coordinate is rounded before it is
-rasterised, so that the last digit of a machine's sine or square root cannot change a pixel.
+All random numbers come from one numpy Generator, in a fixed order, and every coordinate is rounded before it is
+rasterised, so that platform differences in the last digit of a sine or square root cannot change a pixel.
 """
 
 import math
@@ -15,9 +15,9 @@ from dogbreed.drawn.traits import COLOURS, Colour, Traits
 
 Points = NDArray[np.float64]  # [n, 2]: x, y
 
-SUPERSAMPLING = 2  # drawn so many times larger, then shrunk: smooth edges
+SUPERSAMPLING = 2  # draw larger by this factor, then shrink, for smooth edges
 
-STEPS = 6  # points of a curve between two of its knots
+STEPS = 6  # points of a curve between two knots
 _T = np.linspace(0.0, 1.0, STEPS, endpoint=False)[:, None, None]
 _BASIS = (  # Catmull-Rom: weights of the four knots around each piece
     -0.5 * _T + _T**2 - 0.5 * _T**3,
@@ -28,7 +28,7 @@ _BASIS = (  # Catmull-Rom: weights of the four knots around each piece
 
 
 def smooth(knots: ArrayLike) -> Points:
-    """The closed Catmull-Rom curve through `knots`."""
+    """Return the closed Catmull-Rom curve through `knots`."""
     k = np.asarray(knots, dtype=np.float64)
     k = np.concatenate([k[-1:], k, k[:2]])
     around = (k[:-3], k[1:-2], k[2:-1], k[3:])
@@ -37,7 +37,7 @@ def smooth(knots: ArrayLike) -> Points:
 
 
 def limb(centre: ArrayLike, radii: Sequence[float]) -> Points:
-    """The outline of a limb: a smooth line through `centre`, `radii` wide to either side, with round ends."""
+    """Return the outline of a limb: a smooth line through `centre`, `radii` wide on each side, with round ends."""
     c = np.column_stack([np.asarray(centre, dtype=np.float64), np.asarray(radii, dtype=np.float64)])
     around = (np.vstack([c[:1], c[:-1]])[:-1], c[:-1], c[1:], np.vstack([c[2:], c[-1:]]))
     curve = sum(weight * near[None] for weight, near in zip(_BASIS, around, strict=True))
@@ -50,7 +50,7 @@ def limb(centre: ArrayLike, radii: Sequence[float]) -> Points:
 
 
 def ellipse(x: float, y: float, rx: float, ry: float | None = None, turn: float = 0.0, n: int = 20) -> Points:
-    """An ellipse of radii `rx` and `ry`, turned by `turn` radians."""
+    """Return an ellipse of radii `rx` and `ry`, rotated by `turn` radians."""
     angle = np.arange(n) * (2 * math.pi / n)
     u, v = rx * np.cos(angle), (rx if ry is None else ry) * np.sin(angle)
     c, s = math.cos(turn), math.sin(turn)
@@ -58,7 +58,7 @@ def ellipse(x: float, y: float, rx: float, ry: float | None = None, turn: float 
 
 
 def normals(outline: Points) -> Points:
-    """Unit normals of a closed outline, pointing out."""
+    """Return the outward unit normals of a closed outline."""
     after, before = np.concatenate([outline[1:], outline[:1]]), np.concatenate([outline[-1:], outline[:-1]])
     along = after - before
     clockwise = float(np.sum(outline[:, 0] * after[:, 1] - after[:, 0] * outline[:, 1])) < 0
@@ -67,7 +67,7 @@ def normals(outline: Points) -> Points:
 
 
 def _resample(outline: Points, spacing: float) -> Points:
-    """The closed outline with points every `spacing`."""
+    """Return the closed outline with points every `spacing`."""
     closed = np.vstack([outline, outline[:1]])
     length = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(closed, axis=0).T))])
     n = max(8, 2 * round(float(length[-1]) / spacing / 2))
@@ -76,7 +76,7 @@ def _resample(outline: Points, spacing: float) -> Points:
 
 
 class Frame:
-    """Where a part's own coordinates lie in the picture: an origin and two axes."""
+    """Maps a part's own coordinates to the picture: an origin and two axes."""
 
     def __init__(self, origin: ArrayLike, x_axis: ArrayLike, y_axis: ArrayLike) -> None:
         self.origin, self.x_axis, self.y_axis = (np.asarray(v, dtype=np.float64) for v in (origin, x_axis, y_axis))
@@ -87,11 +87,11 @@ class Frame:
         return self.origin + p[:, :1] * self.x_axis + p[:, 1:] * self.y_axis
 
     def curve(self, knots: ArrayLike) -> Points:
-        """The closed smooth curve through knots in this frame's own coordinates."""
+        """Return the closed smooth curve through knots in this frame's own coordinates."""
         return smooth(self(knots))
 
     def inner(self, x: float, y: float, scale: float = 1.0, turn: float = 0.0) -> "Frame":
-        """A frame inside this one: its origin at (x, y), turned by `turn` radians."""
+        """Return a frame inside this one, with its origin at (x, y), rotated by `turn` radians."""
         c, s = math.cos(turn) * scale, math.sin(turn) * scale
         return Frame(self([x, y])[0], c * self.x_axis + s * self.y_axis, c * self.y_axis - s * self.x_axis)
 
@@ -101,20 +101,20 @@ def flat(points: Points) -> list[float]:
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
-    """`one` with `share` (0 to 1) of `other` in it."""
+    """Mix `share` (0 to 1) of `other` into `one`."""
     r, g, b = (round(a + (c - a) * share) for a, c in zip(one, other, strict=True))
     return r, g, b
 
 
 def veil(image: Image.Image, colour: Colour, corner: tuple[int, int], mask: Image.Image) -> None:
-    """Paint a colour through a mask. Pillow pastes an image through one three times as fast as a colour."""
+    """Paint a colour through a mask. Pillow pastes an image through a mask three times as fast as a colour."""
     image.paste(Image.new("RGB", mask.size, colour), corner, mask)
 
 
 class Layer:
-    """Shapes that are painted, shaded and pasted as one: the trunk with its near legs, or the head.
+    """Shapes that are painted, shaded and pasted together: the trunk with its near legs, or the head.
 
-    shapes: closed outlines in pixels; what is painted later shows only inside them.
+    shapes: closed outlines in pixels; later painting shows only inside them.
     """
 
     def __init__(self, shapes: Sequence[Points], colour: Colour) -> None:
@@ -137,7 +137,7 @@ class Layer:
         self.draw.line(flat(points - self.corner), fill=colour, width=max(1, round(width)), joint="curve")
 
     def soft(self, shapes: Sequence[Points], colour: Colour, strength: float = 1.0) -> None:
-        """Paint shapes whose edges fade over some eight pixels."""
+        """Paint shapes whose edges fade over about eight pixels."""
         small = Image.new("L", (self.size[0] // 8 + 2, self.size[1] // 8 + 2))
         draw = ImageDraw.Draw(small)
         for shape in shapes:
@@ -146,7 +146,7 @@ class Layer:
         veil(self.coat, colour, (0, 0), grown.crop((0, 0, *self.size)))
 
     def shade(self, depth: float, strokes: "Strokes") -> None:
-        """Make it round: light from above, shade below, and the strokes of its hair. depth: pixels."""
+        """Shade the layer: light from above, shadow below, and strokes of hair. depth: pixels."""
         depth = min(depth, 0.3 * min(self.size))
         small = self.mask.reduce(4)
         blurred = small.filter(ImageFilter.GaussianBlur(depth / 8))
@@ -169,7 +169,7 @@ _SHINE = [min(70, v // 3) for v in range(256)]
 
 
 class Strokes:
-    """Strokes of hair over a layer: half of them darken, half lighten what lies below."""
+    """Strokes of hair over a layer: half of them darken it, half lighten it."""
 
     def __init__(self, rng: np.random.Generator, layer: Layer, coat: str, hair: float, unit: float) -> None:
         w, h = layer.size
@@ -214,7 +214,7 @@ _FUR = {  # coat: spacing of tufts, length without and with the longest hair, ho
     "corded": (0.05, 0.05, 0.05, 1.2),
 }
 
-_DOTS = {  # pattern: step of the grid they are scattered on, least and greatest radius, share that is there
+_DOTS = {  # pattern: step of the grid, smallest and largest radius, share of the grid that is filled
     "spots": (0.115, 0.026, 0.05, 0.85),
     "ticks": (0.07, 0.007, 0.016, 0.8),
     "roan": (0.036, 0.006, 0.014, 0.95),
@@ -222,7 +222,7 @@ _DOTS = {  # pattern: step of the grid they are scattered on, least and greatest
 
 
 class Painter:
-    """Paints one dog on a transparent ground: its colours, its coat, its patterns.
+    """Paints one dog on a transparent background: its colours, its coat, its patterns.
 
     size: pixels of the larger drawing, width and height.
     """
@@ -240,12 +240,12 @@ class Painter:
         self.ink = mix(self.base, (14, 10, 14), 0.72 if sum(self.base) < 330 else 0.62)
 
     def colour(self, name: str) -> Colour:
-        """A colour by name, as it is on this very dog."""
+        """Return a colour by name, with this dog's variation."""
         r, g, b = (max(0, min(255, round(v * k + d))) for v, (k, d) in zip(COLOURS[name], self._tint, strict=True))
         return r, g, b
 
     def fur(self, outline: Points, unit: float, amount: float = 1.0, least: float = 0.0) -> Points:
-        """The outline with tufts of this dog's coat; `least` makes the edge of a marking ragged on any coat."""
+        """Return the outline with tufts of this dog's coat; `least` makes a marking's edge ragged on any coat."""
         spacing, short, long, hang = _FUR.get(self.traits.coat, (0.05, 0.0, 0.0, 0.0))
         length = max(least, (short + (long - short) * self.hair) * amount)
         if length == 0 or (self.traits.coat == "hairless" and least == 0):
@@ -263,12 +263,12 @@ class Painter:
         return tufts
 
     def blob(self, frame: Frame, unit: float, x: float, y: float, rx: float, ry: float) -> Points:
-        """An irregular round patch."""
+        """Return the outline of an irregular round patch."""
         knots = ellipse(0, 0, rx, ry, n=8) * (0.75 + 0.5 * self.rng.random(8))[:, None] + [x, y]
         return self.fur(smooth(frame(knots)), unit, 1.0, 0.02)
 
     def all_over(self, layer: Layer, where: str, colour: Colour, unit: float) -> None:
-        """Patterns that cover a whole layer: spots, ticks, roan, brindle, merle."""
+        """Paint patterns that cover a whole layer: spots, ticks, roan, brindle, merle."""
         w, h = layer.size
         rng, corner = self.rng, layer.corner
         if where in ("spots", "ticks", "roan"):
@@ -300,7 +300,7 @@ class Painter:
                 layer.polygon(smooth(at(ellipse(0, 0, 1, 0.9, n=8) * (0.55 + 0.9 * rng.random(8))[:, None])), colour)
 
     def paste(self, layer: Layer, unit: float, shaded: bool = True) -> None:
-        """Ink, then hair and light, then onto the picture."""
+        """Paste a layer onto the picture, with its ink line, and with hair and light if `shaded`."""
         width = max(1.0, 0.013 * unit)
         for shape in layer.shapes:
             grown = flat(shape + normals(shape) * width)

@@ -1,7 +1,7 @@
-"""How drawn dogs are built, from the traits of a breed: their proportions, legs and tail.
+"""Build dogs from the traits of a breed: their proportions, legs and tail.
 
 A dog is built in its own coordinates: x forward, y up, the ground at 0, the withers of a Labrador at about 1.3. A
-`Frame` takes points from there to pixels.
+`Frame` maps them to pixels.
 """
 
 import numpy as np
@@ -10,14 +10,14 @@ from dogbreed.drawn.brush import Frame, Layer, Points, ellipse, limb, mix
 from dogbreed.drawn.head import UPRIGHT, HeadPainter
 from dogbreed.drawn.traits import Colour, Traits
 
-_SHADE: Colour = (24, 18, 26)  # mixed into what is on the far side
+_SHADE: Colour = (24, 18, 26)  # mixed into the colours of the far side
 _COLLARS: tuple[Colour, ...] = (
     (196, 44, 48), (38, 96, 172), (52, 132, 84), (232, 168, 44), (128, 70, 148), (40, 40, 46),
 )  # fmt: skip
 
 
 class Build(HeadPainter):
-    """One dog, with a little individual variation: how large each part is, where it is, and how its limbs look."""
+    """One dog, with a little individual variation: the size and position of each part, and its limbs."""
 
     def __init__(self, traits: Traits, rng: np.random.Generator, size: tuple[int, int]) -> None:
         super().__init__(traits, rng, size)
@@ -33,14 +33,14 @@ class Build(HeadPainter):
         self.collar = None if worn[0] < 0.62 else _COLLARS[int(worn[1] * len(_COLLARS))]
 
     def head_place(self, pose: str) -> tuple[float, float]:
-        """The middle of the skull."""
+        """Return the center of the skull."""
         length = self.length * (0.86 if pose == "sit" else 1.0)
         top = max(self.top, 0.85 * length) if pose == "sit" else self.top
         x = length * (0.26 if pose == "sit" else 0.42)
         return x + self.neck * 0.62 + self.skull * 0.25, top + self.neck * 0.72 + self.skull * 0.42
 
     def extent(self, pose: str) -> tuple[float, float, float, float]:
-        """left, bottom, right, top of the dog in its own coordinates, roughly."""
+        """Return the approximate left, bottom, right, top of the dog in its own coordinates."""
         up = 1.15
         if self.traits.ears in UPRIGHT:
             up = 0.95 + 0.85 * (0.48 + 0.085 * self.traits.ear_size)
@@ -52,7 +52,7 @@ class Build(HeadPainter):
         return -self.length * 0.5 - tail, -0.04, max(right, self.length * 0.55), y + self.skull * up
 
     def foreleg(self, frame: Frame, x: float, stride: float) -> list[Points]:
-        """The outlines of a foreleg and its paw. x: of its top. stride: how far the paw is ahead."""
+        """Return the outlines of a foreleg and its paw. x: of its top. stride: how far the paw is ahead."""
         k, leg, unit = self.thick, self.leg, frame.unit
         lift = max(0.0, -stride) * 0.12
         centre = [
@@ -87,7 +87,7 @@ class Build(HeadPainter):
         self.paste(layer, frame.unit, shaded=False)  # they are in the shade as it is
 
     def furry_legs(self, shapes: list[Points], unit: float) -> list[Points]:
-        """Legs with hair, their paws without. shapes: a leg, its paw, another leg, ..."""
+        """Return legs with hair, and their paws without. shapes: a leg, its paw, another leg, ..."""
         return [self.fur(shape, unit, 0.7) if i % 2 == 0 else shape for i, shape in enumerate(shapes)]
 
     def leg_marks(self, layer: Layer, frame: Frame, shade: float = 0.0, behind: float = 1.0) -> None:
@@ -103,7 +103,7 @@ class Build(HeadPainter):
                 layer.polygon(self.fur(frame(edge), frame.unit, 0.8), mix(self.colour(name), _SHADE, shade))
 
     def tail(self, frame: Frame, root: tuple[float, float], *, lies: bool) -> None:
-        """Paint the tail. lies: on the ground, where the dog sits."""
+        """Paint the tail. lies: it lies on the ground, because the dog sits."""
         kind, hair = self.traits.tail, self.hair
         if kind == "docked":
             return
@@ -132,7 +132,7 @@ class Build(HeadPainter):
 
 
 def _tails(wag: float) -> dict[str, tuple[list[tuple[float, float]], list[float]]]:
-    """The middle line of each kind of tail, from its root at (0, 0), and its radii at these knots."""
+    """Return the center line of each kind of tail, from its root at (0, 0), and the radii at its knots."""
     return {
         "stub": ([(0.06, 0), (-0.02, 0.07), (-0.06, 0.14 + wag * 0.2)], [1.3, 1.1, 0.8]),
         "whip": ([(0.08, 0), (-0.14, -0.04), (-0.3, -0.12 + wag), (-0.44, -0.08 + wag * 2)], [1.4, 0.9, 0.6, 0.3]),

@@ -1,4 +1,4 @@
-"""Drawn dogs in their poses."""
+"""Draw dogs in their poses."""
 
 from dogbreed.drawn.body import paint_body
 from dogbreed.drawn.brush import Frame, Points, ellipse, flat, limb, mix
@@ -6,14 +6,14 @@ from dogbreed.drawn.build import Build
 from dogbreed.drawn.face import paint_face
 from dogbreed.drawn.profile import paint_profile
 
-POSES = ("stand", "look", "sit", "portrait")  # side-on; side-on, facing us; sitting; head and chest, facing us
+POSES = ("stand", "look", "sit", "portrait")  # side-on; side-on, facing the viewer; sitting; head and chest
 
 
 class Dog(Build):
     """One dog, and the poses it can be drawn in. Frames are in the dog's own coordinates, as `build` has them."""
 
     def stand(self, frame: Frame, front: bool) -> None:
-        """Side-on, on four legs, walking or not; with `front` the face is turned to us."""
+        """Draw it side-on, on four legs, walking or standing; with `front` it faces the viewer."""
         length, top, leg, depth = self.length, self.top, self.leg, self.depth
         stride = (self.rng.random() * 0.5 - 0.12) * min(1.0, leg * 1.6)
         drop = 0.1 * depth if "slope" in self.traits.features else 0.0
@@ -40,7 +40,7 @@ class Dog(Build):
         self._head(frame, (hx, hy), (self.rng.random() - 0.5) * 0.3, front)
 
     def sit(self, frame: Frame, front: bool) -> None:
-        """Side-on, sitting; with `front` the face is turned to us."""
+        """Draw it side-on, sitting; with `front` it faces the viewer."""
         length, leg, depth = self.length * 0.86, self.leg, self.depth
         top = max(self.top, 0.85 * length)
         u = Frame(
@@ -71,7 +71,7 @@ class Dog(Build):
         self._head(frame, (hx, hy), (self.rng.random() - 0.4) * 0.3, front)
 
     def portrait(self, frame: Frame) -> None:
-        """Head and chest, facing us. The frame's unit is a skull; its origin the middle of the face."""
+        """Draw head and chest, facing the viewer. The frame's unit is a skull, its origin the center of the face."""
         width = 0.95 + 0.6 * self.traits.measure("bulk") + 0.35 * self.hair
         bust = frame.curve([
             (-0.62, 0.1), (0.62, 0.1), (0.78, -0.8), (width, -1.7), (width + 0.15, -3.4), (-width - 0.15, -3.4),
@@ -90,7 +90,7 @@ class Dog(Build):
         thick: float,
         head: tuple[float, float],
     ) -> Points:
-        """From `root` by way of x = `bend` above the withers, at `top`, to the head; `thick` at its root."""
+        """Return the neck from `root` over (`bend`, `top`), above the withers, to the head; `thick` at its root."""
         hx, hy = head
         centre = [root, (bend, top + (hy - top) * 0.4), (hx - 0.1 * self.skull, hy - 0.05 * self.skull)]
         radii = [thick * frame.unit, (self.skull * 0.72 + 0.04) * frame.unit, self.skull * 0.74 * frame.unit]

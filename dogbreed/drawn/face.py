@@ -1,4 +1,4 @@
-"""The heads of drawn dogs that look at us: skull, snout and all that is marked on them."""
+"""Draw heads that face the viewer: skull, snout and their markings."""
 
 from PIL import Image, ImageFilter
 
@@ -10,14 +10,14 @@ _SIDES = (-1, 1)  # left and right in the picture: x is multiplied by it
 
 
 def paint_face(dog: HeadPainter, frame: Frame) -> None:
-    """Paint the face turned to us. The frame's unit is the radius of the skull, its origin its middle."""
+    """Paint a face towards the viewer. The frame's unit is the skull's radius, its origin the skull's center."""
     _Face(dog, frame).paint()
 
 
 class _Face:
     """wide: half the skull's width. low: the chin's height, jaw: half its width, nose_y: the nose's height; in skulls.
 
-    short: 0 for no snout to 1 for a long one, which is seen from its end.
+    short: 0 for no snout to 1 for a long one, seen from the front.
     """
 
     def __init__(self, dog: HeadPainter, frame: Frame) -> None:
@@ -58,7 +58,7 @@ class _Face:
             self.drape()
 
     def outlines(self) -> list[Points]:
-        """The skull with the snout, and what hangs from them or stands on them."""
+        """Return the outlines of the skull with the snout, and of hair and jowls around them."""
         dog, h, jaw, low, nose_y = self.dog, self.h, self.jaw, self.low, self.nose_y
         shapes = [dog.fur(self.skull(), self.unit, 0.55)]
         if "jowls" in self.features:
@@ -94,7 +94,7 @@ class _Face:
         return self.h.curve([(0.0, 1.0), *right, (0.0, low), *[(-x, y) for x, y in reversed(right)]])
 
     def ears(self) -> list[Frame]:
-        """Where the left and the right ear are."""
+        """Return the frames of the left and the right ear."""
         kind, scale = self.dog.traits.ears, self.dog.ear_scale()
         if kind in UPRIGHT or kind == "button":
             x, y = 0.56, 0.68
@@ -160,7 +160,7 @@ class _Face:
             layer.line(h(cheek), colour, 0.045 * h.unit)
 
     def lighten_snout(self) -> None:
-        """A gentle light on the snout, so that it comes forward."""
+        """Lighten the snout a little, so that it stands out."""
         dog, low, nose_y = self.dog, self.low, self.nose_y
         round_snout = self.h.curve(ellipse(0, (nose_y + low) / 2 + 0.08, self.jaw * 0.95, (nose_y - low) / 2 + 0.2))
         muzzle = Layer([dog.fur(round_snout, self.unit, 0.3)], (128, 128, 128))
@@ -192,7 +192,7 @@ class _Face:
         dog.pen.polygon(flat(shine), fill=mix(dog.nose, (255, 255, 255), 0.55))
 
     def tuft(self, k: int) -> None:
-        """A brow, or hair that falls over an eye. k: -1 or 1, the side."""
+        """Paint a brow, or hair that falls over an eye. k: -1 or 1, the side."""
         knots = (
             [(k * 0.1, 0.3), (k * 0.18, 0.52), (k * 0.5, 0.56), (k * 0.72, 0.3), (k * 0.5, 0.34)]
             if "brows" in self.features
@@ -202,7 +202,7 @@ class _Face:
         dog.paste(Layer([dog.fur(self.h.curve(knots), self.unit, 0.9, 0.02)], dog.tuft_colour), self.unit)
 
     def drape(self) -> None:
-        """Long hair that falls to both sides of the face."""
+        """Paint long hair that falls on both sides of the face."""
         dog = self.dog
         for k in _SIDES:
             fall = self.h.curve([

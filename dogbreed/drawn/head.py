@@ -1,4 +1,4 @@
-"""What all drawn heads have in common: their proportions, ears, eyes and tongue."""
+"""Draw what all heads have in common: their proportions, ears, eyes and tongue."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ EARS_SIDE: dict[str, list[tuple[float, float]]] = {
              (-0.36, -0.3)],
     "butterfly": [(-0.28, -0.2), (-0.75, 0.1), (-1.0, 0.5), (-0.7, 0.95), (-0.2, 1.1), (0.08, 0.7), (0.26, -0.1)],
 }  # fmt: skip
-# The ear on the right of a face that looks at us; mirrored for the other.
+# The right ear of a face that faces the viewer; mirrored for the left one.
 EARS_FRONT: dict[str, list[tuple[float, float]]] = {
     "prick": [(-0.34, 0.0), (-0.12, 0.6), (0.2, 1.08), (0.3, 1.05), (0.42, 0.5), (0.3, -0.25)],
     "bat": [(-0.36, 0.0), (-0.22, 0.6), (0.1, 1.02), (0.42, 0.98), (0.5, 0.45), (0.28, -0.25)],
@@ -32,7 +32,7 @@ UPRIGHT = ("prick", "bat", "semi", "butterfly")
 
 
 class HeadPainter(Painter):
-    """Paints heads. The frames' unit is the radius of the skull, their origin its middle."""
+    """Paints heads. The frames' unit is the radius of the skull, their origin the skull's center."""
 
     def __init__(self, traits: Traits, rng: np.random.Generator, size: tuple[int, int]) -> None:
         super().__init__(traits, rng, size)
@@ -46,7 +46,7 @@ class HeadPainter(Painter):
 
     @property
     def tuft_colour(self) -> Colour:
-        """The colour of brows, and of hair over the eyes."""
+        """Return the colour of brows, and of hair over the eyes."""
         marks = (self.traits.mark(where) for where in ("furnishings", "face", "head"))
         return self.colour(next(filter(None, marks), self.traits.colour))
 
@@ -54,7 +54,7 @@ class HeadPainter(Painter):
         return 0.48 + 0.085 * self.traits.ear_size
 
     def ear(self, place: Frame, knots: list[tuple[float, float]], far: bool = False, inside: bool = False) -> None:
-        """place: its origin at the root of the ear."""
+        """Paint an ear. place: a frame with its origin at the root of the ear."""
         unit = place.unit / self.skull / self.ear_scale()
         colour = mix(self.ear_colour, (24, 18, 26), 0.3) if far else mix(self.ear_colour, self.ink, 0.12)
         hairy = 1.1 if self.traits.ears in ("long", "butterfly") else 0.35
@@ -69,7 +69,7 @@ class HeadPainter(Painter):
         self.paste(layer, unit)
 
     def eye(self, place: Frame, r: float, wide: float) -> None:
-        """A dark eye with a light in it."""
+        """Paint a dark eye with a highlight."""
         x, y = place.origin
         unit = place.unit
         dark = sum(self.head_colour) < 300

@@ -1,4 +1,4 @@
-"""The heads of drawn dogs side-on: skull, snout and all that is marked on them."""
+"""Draw heads side-on: skull, snout and their markings."""
 
 from dogbreed.drawn.brush import STEPS, Frame, Layer, Points, ellipse, flat, mix
 from dogbreed.drawn.head import EARS_SIDE, UPRIGHT, HeadPainter
@@ -6,7 +6,7 @@ from dogbreed.drawn.traits import Colour
 
 
 def paint_profile(dog: HeadPainter, frame: Frame) -> None:
-    """Paint the head side-on, facing along x. The frame's unit is the radius of the skull, its origin its middle."""
+    """Paint the head side-on, facing along x. The frame's unit is the skull's radius, its origin the skull's center."""
     _Profile(dog, frame).paint()
 
 
@@ -42,7 +42,7 @@ class _Profile:
         dog.ear(h.inner(*((-0.28, 0.6) if upright else (-0.3, 0.55)), dog.ear_scale()), ear)
 
     def outlines(self) -> list[Points]:
-        """The skull with the snout, and what hangs from them or stands on them."""
+        """Return the outlines of the skull with the snout, and of hair and jowls around them."""
         dog, h, s, tip, chin = self.dog, self.h, self.dog.snout, self.tip, self.chin
         shapes = [dog.fur(self.skull(), self.unit, 0.55)]
         if "jowls" in self.features:
@@ -147,7 +147,7 @@ class _Profile:
         dog.pen.polygon(flat(h(ellipse(tip, 0.15, 0.04, 0.025))), fill=mix(dog.nose, (255, 255, 255), 0.6))
 
     def tuft(self) -> None:
-        """Brows, or hair that falls over the eye."""
+        """Paint brows, or hair that falls over the eye."""
         knots = (
             [(0.2, 0.62), (0.5, 0.72), (0.78, 0.5), (0.72, 0.3), (0.52, 0.4), (0.3, 0.42)]
             if "brows" in self.features

@@ -1,4 +1,4 @@
-"""Where a drawn dog stands, and the light it stands in: one whole picture from traits and a random generator."""
+"""Draw a whole picture from traits and a random generator: the dog, its background and the light."""
 
 import math
 from collections.abc import Callable
@@ -26,9 +26,9 @@ _GREENS: tuple[Colour, ...] = ((112, 152, 70), (134, 168, 84), (92, 132, 66), (1
 def picture(
     traits: Traits, rng: np.random.Generator, size: tuple[int, int], *, pose: str | None = None, sheet: bool = False
 ) -> Image.Image:
-    """A photo-like drawing, RGB, `size` pixels (width, height), of a dog with these traits.
+    """Draw a photo-like picture, RGB, `size` pixels (width, height), of a dog with these traits.
 
-    pose: one of `dog.POSES`, or any. sheet: the dog fills the picture and stands level, as a contact sheet wants.
+    pose: one of `dog.POSES`; None for a random one. sheet: for a contact sheet, the dog fills the picture and is level.
     """
     big = (size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING)
     chosen, front = rng.random(2).tolist()
@@ -62,7 +62,7 @@ def picture(
 
 
 def background(rng: np.random.Generator, size: tuple[int, int], feet: float) -> Image.Image:
-    """Grass, sand, snow, a room, leaves out of focus or a studio; the dog stands `feet` pixels below the upper edge."""
+    """Draw grass, sand, snow, a room, blurred leaves or a studio; the dog stands `feet` pixels below the upper edge."""
     kinds: tuple[Callable[[np.random.Generator, tuple[int, int], float], Image.Image], ...] = (
         _meadow, _meadow, _beach, _snow, _room, _room, _bokeh, _studio,
     )  # fmt: skip
@@ -80,11 +80,11 @@ def _gradient(size: tuple[int, int], top: Colour, bottom: Colour) -> Image.Image
     strip.putpixel((0, 0), top)
     strip.putpixel((0, 1), bottom)
     column = strip.resize((1, size[1]), Image.Resampling.BILINEAR)
-    return column.resize(size, Image.Resampling.NEAREST)  # all at once would cost ten times as much
+    return column.resize(size, Image.Resampling.NEAREST)  # ten times as fast as computing every pixel
 
 
 def _open_air(rng: np.random.Generator, size: tuple[int, int], feet: float, ground: Colour, far: Colour) -> Image.Image:
-    """Sky, hills and a ground that is lighter far away."""
+    """Draw sky, hills and a ground that gets lighter with distance."""
     w, h = size
     sky = _SKIES[int(rng.random() * len(_SKIES))]
     horizon = round(feet - h * (0.12 + 0.4 * rng.random()))
@@ -154,7 +154,7 @@ def _room(rng: np.random.Generator, size: tuple[int, int], feet: float) -> Image
         draw.rectangle(box, fill=mix(_pick(rng, _SKIES[0]), wall, 0.3), outline=mix(wall, (70, 50, 40), 0.6), width=3)
     scene.paste(_gradient((w, max(1, h - edge)), mix(floor, (40, 30, 30), 0.18), floor), (0, edge))
     draw.rectangle((0, edge - 5, w, edge), fill=mix(wall, (255, 255, 255), 0.5))
-    for i in range(9):  # boards run towards us
+    for i in range(9):  # floorboards run towards the viewer
         x = w * (i - 4) * 0.16
         draw.line((round(w / 2 + x), edge + 1, round(w / 2 + x * 3.2), h), fill=mix(floor, (30, 20, 20), 0.3))
     if a[5] < 0.6:
@@ -166,7 +166,7 @@ def _room(rng: np.random.Generator, size: tuple[int, int], feet: float) -> Image
 
 
 def _bokeh(rng: np.random.Generator, size: tuple[int, int], feet: float) -> Image.Image:
-    """Leaves and lights out of focus over a soft ground."""
+    """Draw blurred leaves and lights over a soft ground."""
     tone = _pick(rng, ((70, 104, 62), (126, 96, 54), (72, 92, 112), (110, 128, 74)))
     small = (max(8, size[0] // 4), max(8, size[1] // 4))
     scene = _gradient(small, mix(tone, (250, 250, 220), 0.25), mix(tone, (20, 20, 20), 0.25))
@@ -201,7 +201,7 @@ def _studio(rng: np.random.Generator, size: tuple[int, int], feet: float) -> Ima
 
 
 def shadow(scene: Image.Image, frame: Frame, length: float) -> None:
-    """The dog's shadow on the ground below it."""
+    """Paint the dog's shadow on the ground."""
     w, h = scene.size
     small = Image.new("L", (w // 4 + 1, h // 4 + 1))
     centre = frame([0.0, -0.01])[0] / SUPERSAMPLING / 4
@@ -214,7 +214,7 @@ def shadow(scene: Image.Image, frame: Frame, length: float) -> None:
 
 
 def light(scene: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Brighter or darker, warmer or colder, more or less contrast, a beam or a shade across."""
+    """Vary brightness, colour temperature and contrast, and add a beam of light or a shadow."""
     bright, warm, contrast, side, depth = rng.random(5).tolist()
     gain, lift = 0.78 + 0.42 * bright, (contrast - 0.5) * 36
     channels = np.array([[1 + 0.16 * (warm - 0.5)], [1.0], [1 - 0.2 * (warm - 0.5)]])

@@ -1,9 +1,9 @@
-"""Photos of dogs that no one took: drawn by `dog`, 133 breeds, in the layout of dogImages.
+"""Create a data set of drawn dogs, 133 breeds, in the layout of dogImages.
 
     python -m dogbreed.drawn SHEET.jpg      # a contact sheet: one picture of every breed
 
-Each picture is a function of (FORMAT, seed, breed, split, index) alone. The set is drawn by several processes into a
-folder beside `root`, which takes the name `root` once it is whole: at any moment there is a whole set or none.
+Each picture is a function of (FORMAT, seed, breed, split, index) alone. Several processes draw the set into a folder
+beside `root`, which is renamed to `root` once it is complete: at any moment there is a complete set or none.
 """
 
 import io
@@ -34,9 +34,9 @@ from dogbreed.errors import ConfigError, DataError, raise_findings
 from dogbreed.hardware import available_cpus
 from dogbreed.run_folder import storage_error
 
-FORMAT = 1  # goes up with every change of what is drawn, so that an old set is not taken for a new one
+FORMAT = 1  # increase with every change of the drawings, so that an old set is not mistaken for a new one
 SPLITS = ("train", "valid", "test")
-_CHUNK = 8  # pictures between two words of a worker: a quarter of a second
+_CHUNK = 8  # pictures between two reports of a worker: a quarter of a second
 
 
 log = logging.getLogger("dogbreed")
@@ -44,26 +44,26 @@ log = logging.getLogger("dogbreed")
 
 @dataclass(frozen=True)
 class DrawnDogs:
-    """A data source: `prepare` makes sure that a folder holds the set that these settings describe."""
+    """A data source: `prepare` ensures that a folder holds the set that these settings describe."""
 
     seed: int = 0
     train: int = 10  # photos of each breed
     valid: int = 3
     test: int = 3
-    breeds: int = len(BREEDS)  # the first so many
+    breeds: int = len(BREEDS)  # the number of breeds, in order
     min_px: int = 200  # each side of a photo is drawn from this range
     max_px: int = 330
     quality: int = 88  # of the JPEG
     processes: int | None = None  # None: as many as there are CPUs; the files do not depend on it
 
     def prepare(self, root: Path) -> None:
-        """Draw the set into `root`, which does not exist, is empty, or holds this very set: then nothing is done.
+        """Draw the set into `root`, which must not exist or be empty; do nothing if it already holds this set.
 
-        Two processes may do this at once. Raises ConfigError for settings out of range, DataError where `root` holds
-        something else, which is left alone, StorageError where the disk is full.
+        Two processes may do this at once. Raises ConfigError for settings out of range, DataError if `root` holds
+        something else (which is left unchanged), StorageError if the disk is full.
         """
         self._check()
-        root = Path(root).resolve()  # a link to an empty folder is as good as the folder
+        root = Path(root).resolve()  # a link to an empty folder is allowed, too
         if self._is_there(root):
             return
         try:
@@ -76,13 +76,13 @@ class DrawnDogs:
             raise storage_error(root, error) from error
 
     def settings(self) -> dict[str, Any]:
-        """What the files depend on, as written into drawn.json."""
+        """Return the settings that the files depend on, as written into drawn.json."""
         settings = asdict(self)
         del settings["processes"]
         return {"format": FORMAT, **settings}
 
     def photos(self) -> list[tuple[str, str, int]]:
-        """(split, breed, number) of every photo; a breed's photos are numbered from 1 through all splits."""
+        """Return (split, breed, number) of every photo; a breed's photos are numbered from 1 across all splits."""
         first = {"train": 0, "valid": self.train, "test": self.train + self.valid}
         counts = {"train": self.train, "valid": self.valid, "test": self.test}
         return [
@@ -93,7 +93,7 @@ class DrawnDogs:
         ]
 
     def photo(self, split: str, breed: str, number: int) -> Image.Image:
-        """The photo of that name, drawn now."""
+        """Draw one photo."""
         key = [FORMAT, self.seed, BREEDS.index(breed), SPLITS.index(split), number]
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
         width, height = (self.min_px + int((self.max_px - self.min_px + 1) * v) for v in rng.random(2).tolist())
@@ -117,9 +117,9 @@ class DrawnDogs:
         raise_findings(ConfigError, findings)
 
     def _is_there(self, root: Path) -> bool:
-        """Whether `root` holds this set. Raises DataError if it holds anything else."""
+        """Return whether `root` holds this set. Raises DataError if it holds anything else."""
         if (root.is_dir() and os.path.ismount(root)) or root == root.parent:
-            raise DataError(f"{root} is the root of a disk, which nothing can be renamed to.\nTry: a folder inside it")
+            raise DataError(f"{root} is a mount point, which no folder can be renamed to.\nTry: a folder inside it")
         if not root.exists():
             return False
         if not root.is_dir():
@@ -131,9 +131,9 @@ class DrawnDogs:
             found = json.loads((root / "drawn.json").read_text())
         except (OSError, ValueError):
             raise DataError(
-                f"{root} holds something that is not a set of drawn dogs: {', '.join(held[:3])}"
-                f"{', ...' if len(held) > 3 else ''}. It was left alone.\n"
-                "Try: data=folder to train on what is there, or data.root=<a new or empty folder>"
+                f"{root} is not a set of drawn dogs; it contains {', '.join(held[:3])}"
+                f"{', ...' if len(held) > 3 else ''}. It was not changed.\n"
+                "Try: data=folder to train on its photos, or data.root=<a new or empty folder>"
             ) from None
         wanted = self.settings()
         if found == wanted:
@@ -141,11 +141,11 @@ class DrawnDogs:
         found = found if isinstance(found, dict) else {}
         other = [k for k in {**wanted, **found} if wanted.get(k) != found.get(k)]
         raise DataError(
-            f"{root} holds dogs drawn with other settings. There: "
+            f"{root} contains dogs drawn with other settings. Found: "
             + ", ".join(f"{k}={found.get(k)}" for k in other)
-            + "; asked for: "
+            + "; requested: "
             + ", ".join(f"{k}={wanted.get(k)}" for k in other)
-            + ". It was left alone.\nTry: data.root=<another folder>, or delete that one to have it drawn anew"
+            + ". It was not changed.\nTry: data.root=<another folder>, or delete that one to draw it again"
         )
 
     def _draw(self, folder: Path) -> None:
@@ -161,26 +161,26 @@ class DrawnDogs:
                 advance(done)
         (folder / "drawn.json").write_text(json.dumps(self.settings(), indent=2) + "\n")
         if hasattr(os, "sync"):
-            os.sync()  # the photos before the rename, with one call instead of one for each
+            os.sync()  # sync the photos before the rename, with one call instead of one per photo
 
     def _draw_shard(self, folder: Path, shard: int, shards: int) -> Iterator[int]:
-        """Draw every `shards`-th photo from `shard` on; yields how many it has drawn since it last did."""
+        """Draw every `shards`-th photo from `shard` on; yield how many were drawn since the last yield."""
         jobs = self.photos()[shard::shards]
         for at in range(0, len(jobs), _CHUNK):
             chunk = jobs[at : at + _CHUNK]
             for split, breed, number in chunk:
                 path = folder / split / breed / f"{breed.partition('.')[2]}_{number:05d}.jpg"
-                content = io.BytesIO()  # Pillow itself takes a short write to a full disk for success
+                content = io.BytesIO()  # Pillow itself would ignore a short write to a full disk
                 self.photo(split, breed, number).save(content, "JPEG", quality=self.quality)
                 path.write_bytes(content.getvalue())
             yield len(chunk)
 
     def _draw_in_processes(self, folder: Path, processes: int) -> Iterator[int]:
-        """The same by several processes that report through one pipe.
+        """Draw in several processes that report through one pipe.
 
-        They are plain `python -c` rather than multiprocessing's: those import the caller's __main__ again, which a
-        script without a main guard does not survive and which costs train.py the import of Hydra in each; and these
-        end by themselves, at the next word they cannot say, when this process is killed.
+        They are plain `python -c` processes, not multiprocessing's: those import the caller's __main__ again, which
+        fails in a script without a main guard and imports Hydra in each for train.py. Also, these end by themselves
+        when this process is killed, as soon as they cannot write to the pipe.
         """
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -209,10 +209,10 @@ class DrawnDogs:
                     yield int(word)
                 if any(status := [worker.wait() for worker in workers]):
                     complaints.seek(0)
-                    said = complaints.read().decode(errors="replace").strip().splitlines()[-1:]
+                    output = complaints.read().decode(errors="replace").strip().splitlines()[-1:]
                     raise DataError(
                         f"A process that draws dogs ended with status {max(status, key=abs)}: "
-                        f"{' '.join(said) or 'no word'}.\n"
+                        f"{' '.join(output) or 'no output'}.\n"
                         "Try: data.source.processes=1 (a negative status is a signal; -9 is often a lack of memory)"
                     )
             finally:
@@ -225,21 +225,21 @@ class DrawnDogs:
     def _move(self, folder: Path, root: Path) -> None:
         try:
             if root.is_dir() and os.name == "nt":
-                root.rmdir()  # there a rename does not replace even an empty folder
+                root.rmdir()  # on Windows a rename does not replace even an empty folder
             folder.rename(root)
         except OSError:
-            if not self._is_there(root):  # another process was first: its set is as good as ours
+            if not self._is_there(root):  # another process was faster: its set is equal to ours
                 raise
 
 
 def work() -> None:
-    """A process of `DrawnDogs`: what to draw comes as its argument, how far it is goes to stdout."""
+    """Run a worker of `DrawnDogs`: the task is its argument, its progress goes to stdout."""
     task = json.loads(sys.argv[1])
     try:
         for done in DrawnDogs(**task["set"])._draw_shard(Path(task["folder"]), task["shard"], task["shards"]):
-            os.write(1, b"%d\n" % done)  # in one piece: the workers share the pipe
+            os.write(1, b"%d\n" % done)  # in one write: the workers share the pipe
     except BrokenPipeError:
-        os._exit(1)  # the process that asked is gone; nothing to tell anyone
+        os._exit(1)  # the parent process is gone
     except OSError as error:
         failure = {"errno": error.errno, "strerror": error.strerror, "filename": str(error.filename)}
         os.write(1, json.dumps(failure).encode() + b"\n")
@@ -264,10 +264,10 @@ def _temporary_prefix(root: Path) -> str:
 
 @contextmanager
 def _temporary_sibling(root: Path) -> Iterator[Path]:
-    """A new folder beside `root`, whose name tells which process of which machine works there; removed if it stays."""
+    """Create a folder beside `root`, named after this process and machine; remove it at the end if it still exists."""
     start = int(psutil.Process().create_time())
     folder = Path(tempfile.mkdtemp(prefix=f"{_temporary_prefix(root)}{os.getpid()}-{start}-", dir=root.parent))
-    folder.chmod(0o777 & ~_umask())  # mkdtemp's are private; this one becomes the data folder
+    folder.chmod(0o777 & ~_umask())  # mkdtemp creates private folders; this one becomes the data folder
     try:
         yield folder
     finally:
@@ -281,7 +281,7 @@ def _umask() -> int:
 
 
 def _remove_leftovers(root: Path) -> None:
-    """Remove what killed processes of this machine left beside `root`."""
+    """Remove the folders that killed processes of this machine left beside `root`."""
     prefix = _temporary_prefix(root)
     for folder in root.parent.iterdir():
         if folder.name.startswith(prefix):
@@ -293,13 +293,13 @@ def _remove_leftovers(root: Path) -> None:
 
 def _runs(pid: int, start: int) -> bool:
     try:
-        return bool(abs(psutil.Process(pid).create_time() - start) < 60)  # else the number went to another process
+        return bool(abs(psutil.Process(pid).create_time() - start) < 60)  # otherwise the pid was reused
     except psutil.Error:
         return False
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder of ours; under another name first, so that a worker left over fails instead of adding to it."""
+    """Remove a folder of ours; rename it first, so that a leftover worker fails instead of adding files to it."""
     gone = folder.with_name(f"{folder.name}-gone")
     try:
         folder.rename(gone)

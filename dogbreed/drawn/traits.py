@@ -1,6 +1,6 @@
-"""How each of the 133 breeds looks, as data: build, ears, tail, coat, colours and markings, after the breed standards.
+"""The appearance of the 133 breeds as data: build, ears, tail, coat, colours and markings, after the breed standards.
 
-`dogbreed.drawn.dog` draws what this table says, so a breed is changed or added here and nowhere else.
+`dogbreed.drawn.dog` draws from this table, so a breed is changed or added only here.
 """
 
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ BUILD = ("legs", "long", "deep", "tuck", "bulk", "neck", "head", "snout", "muzzl
 
 @dataclass(frozen=True)
 class Traits:
-    """How one breed looks. The numbers of `build`, `ear_size` and `hair` run from 0 (least) to 9 (most)."""
+    """The appearance of one breed. The numbers of `build`, `ear_size` and `hair` range from 0 (least) to 9 (most)."""
 
     build: tuple[int, ...]  # in the order of BUILD: length of leg, of body, depth of chest, tuck-up of the belly, ...
     ears: str
@@ -75,18 +75,18 @@ class Traits:
     features: frozenset[str]
 
     def measure(self, name: str) -> float:
-        """One number of the build, 0 to 1."""
+        """Return one number of the build, scaled to 0..1."""
         return self.build[BUILD.index(name)] / 9
 
     def mark(self, where: str) -> str | None:
-        """The colour of that marking, or None."""
+        """Return the colour of a marking, or None."""
         return dict(self.marks).get(where)
 
 
 def difference(one: Traits, other: Traits) -> float:
-    """How far two breeds look apart, in units of about one trait that a person sees at once (another kind of tail).
+    """Return how different two breeds look, in units of about one obvious trait (such as another kind of tail).
 
-    Not a metric of perception: a yardstick for the table, so that no two breeds become twins.
+    This is no model of perception; it checks that no two breeds in the table are alike.
     """
     build = sum(abs(a - b) for a, b in zip(one.build, other.build, strict=True)) / 9
     kinds = (one.ears != other.ears) + (one.tail != other.tail) + (one.coat != other.coat)
@@ -97,7 +97,7 @@ def difference(one: Traits, other: Traits) -> float:
 
 
 def _read(row: str) -> tuple[str, Traits]:
-    """One row of the table; refuses words that `dogbreed.drawn.dog` would not know how to draw."""
+    """Parse one row of the table; reject words that `dogbreed.drawn.dog` cannot draw."""
     name, build, ears, tail, coat, colour, *words = row.split()
     marks = [word.split(":") for word in words if ":" in word]
     traits = Traits(

@@ -1,1 +1,1 @@
-"""Frozen features, computed once: what the frozen part of a backbone makes of each photo, kept on disk by content."""
+"""Compute the outputs of a backbone's frozen part once for each photo, and cache them on disk by content."""

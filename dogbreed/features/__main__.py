@@ -1,4 +1,4 @@
-"""`python -m dogbreed.features list|verify|prune`: look after the features that are kept on disk."""
+"""`python -m dogbreed.features list|verify|prune`: manage the features that are cached on disk."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ _GB = 1e9
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit status: 1 after an error, whose text goes to stderr, and where `verify` leaves damage behind."""
+    """Run the command and return its exit status: 1 after an error (printed to stderr) or if `verify` leaves damage."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.action(options)
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except DogBreedError as error:
         print(f"error: {error}", file=sys.stderr)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader closed the pipe, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
@@ -37,41 +37,41 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dogbreed.features",
         description=(
-            "Look after the features that runs have computed and kept. A store holds what one frozen network makes of "
-            "photos, computed in one way. Nothing in it is needed: a run computes again what it misses."
+            "Manage the features that runs have cached. A store holds the features of photos from one frozen network, "
+            "computed in one way. Everything in it can be deleted: a run recomputes what is missing."
         ),
         epilog=(
-            "The stores lie in the folder that DOGBREED_FEATURES names, else in features/ of the one that "
-            "DOGBREED_CACHE names, by default ~/.cache/dogbreed."
+            "The stores are in the folder DOGBREED_FEATURES, or else in features/ of the folder DOGBREED_CACHE "
+            "(default: ~/.cache/dogbreed)."
         ),
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    command = commands.add_parser("list", help="what there is", description="List all stores, the last used first.")
+    command = commands.add_parser("list", help="list all stores", description="List all stores, last used first.")
     command.set_defaults(action=_list)
 
     command = commands.add_parser(
         "verify",
-        help="read everything and compare the checksums",
-        description="Read all rows and compare their checksums. The exit status is 1 where damage is left.",
+        help="read all rows and verify their checksums",
+        description="Read all rows and verify their checksums. The exit status is 1 if damage remains.",
     )
-    command.add_argument("names", nargs="*", metavar="NAME", help="a store, or how its name begins (default: all)")
-    command.add_argument("--repair", action="store_true", help="remove what is damaged; runs compute it again")
+    command.add_argument("names", nargs="*", metavar="NAME", help="a store's name or its prefix (default: all)")
+    command.add_argument("--repair", action="store_true", help="remove damaged shards; runs recompute them")
     command.set_defaults(action=_verify)
 
     command = commands.add_parser(
         "prune",
-        help="remove what is not needed any more",
+        help="remove what is no longer needed",
         description=(
-            "Show what would be removed: the leftovers of interrupted runs, and the stores that the options name. "
-            "With --apply, remove it. A store that a live process uses stays."
+            "Show what would be removed: leftovers of interrupted runs, and the stores that the options select. "
+            "With --apply, remove it. A store that a live process uses is kept."
         ),
         epilog="example: python -m dogbreed.features prune --unused-for 30 --max-gb 20 --apply",
     )
-    command.add_argument("--unused-for", type=_number, metavar="DAYS", help="stores that were not used for so long")
-    command.add_argument("--max-gb", type=_number, metavar="N", help="the least recently used until N GB are left")
+    command.add_argument("--unused-for", type=_number, metavar="DAYS", help="remove stores unused for this long")
+    command.add_argument("--max-gb", type=_number, metavar="N", help="remove the least recently used above N GB in all")
     command.add_argument("--all", action="store_true", help="all stores")
-    command.add_argument("--apply", action="store_true", help="remove, do not only show")
+    command.add_argument("--apply", action="store_true", help="remove, instead of only showing")
     command.set_defaults(action=_prune)
     return parser
 
@@ -82,7 +82,7 @@ def _number(text: str) -> float:
     except ValueError:
         number = -1
     if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number, at least 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
     return number
 
 
@@ -115,9 +115,9 @@ def _described(path: Path, size: int, now: float) -> Iterator[str]:
     photos, views = (_count(len({key[n] for key in keys}), word) for n, word in enumerate(("photo", "view")))
     yield f"{_count(len(keys), 'row')} ({photos}, {views}), {_size(size)}, {used}"
     fields = store.recipe.fields
-    told = [str(fields[name]) for name in ("backbone", "engine", "precision") if fields.get(name)]
+    values = [str(fields[name]) for name in ("backbone", "engine", "precision") if fields.get(name)]
     shape = " x ".join(map(str, store.recipe.shape))
-    yield ", ".join([*told, f"{shape} {store.recipe.dtype} a row"])
+    yield ", ".join([*values, f"{shape} {store.recipe.dtype} a row"])
     if damaged := sum(bool(damage) for *_, damage in shards):
         yield f"{_count(damaged, 'damaged shard')}: see python -m dogbreed.features verify"
 
@@ -131,12 +131,12 @@ def _verify(options: argparse.Namespace) -> int:
         print(_none())
     left = [path for path in paths if not _is_good_now(path, options.repair)]
     if left and not options.repair:
-        print("Damage is left. Try: python -m dogbreed.features verify --repair")
+        print("Damaged shards remain. Try: python -m dogbreed.features verify --repair")
     return int(bool(left))
 
 
 def _is_good_now(path: Path, repair: bool) -> bool:
-    """Whether nothing in this store is damaged, or not any more."""
+    """Verify one store, and return whether it is free of damage, with `repair` after removing what was damaged."""
     try:
         store = FeatureStore.at(path)
     except CacheError as error:
@@ -166,8 +166,7 @@ def _named(names: Sequence[str]) -> list[Path]:
     for name in names:
         if not (fitting := [path for path in there if path.name == name or path.name.startswith(name)]):
             raise CacheError(
-                f"No store in {stores_folder()} has a name that begins with {name}.\n"
-                "Try: python -m dogbreed.features list"
+                f"No store in {stores_folder()} has a name starting with {name}.\nTry: python -m dogbreed.features list"
             )
         chosen.update(fitting)
     return sorted(chosen) if names else there
@@ -190,7 +189,7 @@ def _prune(options: argparse.Namespace) -> int:
     freed = 0
     for removal in removals:
         if options.apply and not _remove(removal):
-            kept.append(f"{removal.path.name}: a process has just begun to use it")
+            kept.append(f"{removal.path.name}: a process has just started using it")
             continue
         freed += removal.size
         indent = " " * (width + 4)
@@ -201,16 +200,16 @@ def _prune(options: argparse.Namespace) -> int:
     if not removals:
         print("Nothing to remove.")
         if not (options.all or options.unused_for is not None or options.max_gb is not None):
-            print("Try: --unused-for DAYS, --max-gb N or --all, to name stores that may go")
+            print("Try: --unused-for DAYS, --max-gb N or --all, to select stores to remove")
     elif options.apply:
         print(f"Removed: {_size(freed)}.")
     else:
-        print(f"Nothing is removed yet. Add --apply to remove these: {_size(freed)}.")
+        print(f"Nothing has been removed. Add --apply to remove these: {_size(freed)}.")
     return 0
 
 
 def _plan(options: argparse.Namespace, now: float) -> tuple[list[_Removal], list[str]]:
-    """What to remove, the least recently used first, and which stores that were meant stay, and why."""
+    """Return what to remove, the least recently used first, and which of the selected stores are kept, and why."""
     paths = sorted(maintenance.store_paths(), key=maintenance.last_used)
     sizes = {path: maintenance.folder_bytes(path) for path in paths}
     total = sum(sizes.values())
@@ -242,7 +241,7 @@ def _remove(removal: _Removal) -> bool:
         return maintenance.remove_leftovers(removal.path)
     try:
         shutil.rmtree(removal.path)
-    except FileNotFoundError:  # its removal goes on
+    except FileNotFoundError:  # another process is removing it
         pass
     except OSError as error:
         raise storage_error(removal.path, error) from error
@@ -253,7 +252,7 @@ def _remove(removal: _Removal) -> bool:
 
 
 def _none() -> str:
-    return f"No features are kept in {stores_folder()}"
+    return f"No features are cached in {stores_folder()}"
 
 
 def _width() -> int:

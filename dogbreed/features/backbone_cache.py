@@ -1,4 +1,4 @@
-"""What is known of a frozen backbone from runs before, so that its features are found without building it."""
+"""Remember a frozen backbone's width and digests, so that a later run finds its features without building it."""
 
 import hashlib
 import json
@@ -14,15 +14,18 @@ from dogbreed.errors import StorageError
 from dogbreed.photos import cache_folder
 from dogbreed.run_folder import write_json
 
-CODE = 1  # to be raised when this library's own code makes other numbers of the same photo or loads other weights
-_DECIDES = ("library", "backbone", "weights", "mean", "std")  # the settings of a model that the frozen network is of
+CODE = 1  # increase when a change of this library's code changes a photo's features or the weights that are loaded
+_DECIDES = ("library", "backbone", "weights", "mean", "std")  # the model settings that the frozen network depends on
 
-Source: TypeAlias = "Sequence[str | int] | None"  # as `backbones.weights_identity` tells it
+Source: TypeAlias = "Sequence[str | int] | None"  # as `backbones.weights_identity` returns it
 
 
 @dataclass(frozen=True)
 class KnownBackbone:
-    """width: of its pooled features. weights: the digest that features are kept by. released: of the backbone alone."""
+    """What was recorded about a backbone.
+
+    width: of its pooled features. weights: the digest in the features' key. released: the digest of the backbone alone.
+    """
 
     width: int
     weights: str
@@ -30,9 +33,9 @@ class KnownBackbone:
 
 
 def recall(model: Mapping[str, Any]) -> KnownBackbone | None:
-    """Read what is known of the backbone that these settings build with pretrained weights; None if nothing is.
+    """Look up the backbone that these settings build with pretrained weights; return None if it is unknown.
 
-    model: the config node, or a model's hyperparameters. Random weights are never known.
+    model: the config node, or a model's hyperparameters. Random weights are never recorded.
     """
     if not set(_DECIDES) <= model.keys():  # a config of an earlier version
         return None
@@ -41,12 +44,12 @@ def recall(model: Mapping[str, Any]) -> KnownBackbone | None:
 
 
 def remember(model: Mapping[str, Any], source: Source, known: KnownBackbone) -> None:
-    """Keep what is known. source: what the weights were when they were loaded; their file may have changed since."""
+    """Record a backbone. source: identifies the weights as they were loaded; their file may have changed since."""
     if source is None:
         return
     path = _path(model, source)
     if _read(path) != known:
-        with suppress(StorageError):  # then the next run builds it again
+        with suppress(StorageError):  # without the record, the next run builds the backbone again
             write_json(path, asdict(known))
 
 

@@ -1,4 +1,4 @@
-"""Training on features instead of photos: which runs can, and having their features computed and kept."""
+"""Decide whether a run can train on cached features instead of photos, and compute the features it lacks."""
 
 import functools
 import logging
@@ -29,8 +29,11 @@ log = logging.getLogger("dogbreed")
 _KEYED_BY = {"compile", "library", "backbone", "trainable", "image_px", "crop_pct", "interpolation"}  # of a model
 
 
-class _Without(Exception):  # noqa: N818 (no mistake: the run trains on photos instead)
-    """Why a run goes without features. instead: what to try where they are insisted on. level: of the log's line."""
+class _Without(Exception):  # noqa: N818 (not an error: the run trains on photos instead)
+    """The reason why a run trains without cached features.
+
+    instead: what to try if the settings require them. level: the log level of the message.
+    """
 
     def __init__(self, reason: str, instead: str, *, level: int = logging.INFO) -> None:
         super().__init__(reason)
@@ -47,11 +50,11 @@ def prepare(
     splits: Sequence[str] = SPLITS,
     check: Callable[[], None] = lambda: None,
 ) -> CachedFeatures | None:
-    """Compute the features of `splits` that are not there yet, and return all of them; None to train on photos.
+    """Compute the missing features of `splits` and return all of them; return None if the run must train on photos.
 
-    model: with its whole backbone; it is in training mode afterwards. precision: Lightning's. check: called now and
-    then, to raise where the run has to stop. Raises ConfigError where `settings` insist on features that cannot be,
-    DataError for photos that have changed, StorageError where there is no room.
+    model: with its whole backbone; it is in training mode afterwards. precision: Lightning's. check: called regularly;
+    it raises if the run has to stop. Raises ConfigError if `settings` require features that cannot be computed,
+    DataError for photos that have changed, StorageError if the disk is full.
     """
     if settings.mode == "off" or (settings.mode == "auto" and not model.frozen):
         return None
@@ -69,15 +72,15 @@ def prepare(
         try:
             stores = compute(name)
         except engine.EngineError as error:
-            check()  # a signal's exception, perhaps
+            check()  # the error may be a swallowed signal's exception
             if device.type != "cpu":
                 raise
-            log.warning("%s: %s\nEager torch computes the features instead.", name, error)
+            log.warning("%s: %s\nComputing the features with eager torch instead.", name, error)
             stores = compute(engine.EAGER)  # runs what cannot be exported
     except _Without as why:
         if settings.mode == "cached":
             raise ConfigError(f"features.mode=cached, but {why.reason}.\nTry: {why.instead}") from None
-        log.log(why.level, "Without cached features: %s", why.reason)
+        log.log(why.level, "Not using cached features: %s", why.reason)
         return None
     if pooled and "train" in splits:
         known = KnownBackbone(model.width, weights, released=backbones.digest(model.backbone_state()))
@@ -87,13 +90,13 @@ def prepare(
 
 
 def _frozen_network(model: DogBreedClassifier) -> tuple[FrozenNetwork, bool]:
-    """The frozen part of a model with its normalisation, and whether its features are pooled: all but the head."""
+    """Return the frozen part of a model with its normalisation, and whether its features are pooled (head only)."""
     name, trainable = model.hparams["backbone"], model.hparams["trainable"]
     if not model.frozen:
         reason = "all of the backbone is trained (model.trainable=all)"
         raise _Without(reason, "model.trainable=head, or features.mode=off")
     cut = model.eval().cut
-    trained = model.train().cut  # where its blocks are called otherwise in training, there is none
+    trained = model.train().cut  # None if its blocks run differently in training
     if cut is None or trained is None:
         raise _Without(f"{name} cannot be cut at {trainable}", "model.trainable=head, or features.mode=off")
     return FrozenNetwork(model.pixel_scale, model.pixel_shift, cut.frozen), isinstance(cut.rest, nn.Identity)
@@ -103,7 +106,7 @@ def _check_size(key: FeatureKey, parts: Sequence[Part], settings: Settings) -> N
     if (needed := key.size(parts)) > settings.max_gb * 1e9:
         raise _Without(
             f"they take {needed / 1e9:.1f} GB, more than features.max_gb={settings.max_gb:g}",
-            "a larger features.max_gb, fewer features.views, or a part of the backbone nearer its end",
+            "a larger features.max_gb, fewer features.views, or training from a later part of the backbone",
         )
 
 
@@ -117,7 +120,7 @@ def _compute(
     *,
     insist: bool,
 ) -> list[FeatureStore]:
-    """Compute what the stores of this engine lack; one store for each part. Raises EngineError if it cannot."""
+    """Compute the rows that this engine's stores lack, one store per part. Raises EngineError if the engine fails."""
     stores = _open(key, parts, engine_name, insist=insist)
     _check_disk(parts, stores)
     make = functools.cache(lambda: engine.make(engine_name, network, extraction.preprocess.image_px, device))
@@ -130,11 +133,11 @@ def _open(key: FeatureKey, parts: Sequence[Part], engine_name: str, *, insist: b
     stores, unusable = [], ""
     try:
         stores = [key.store(engine_name, part.augment) for part in parts]
-    except (StorageError, CacheError) as error:  # a home that is read only, a store that is damaged
+    except (StorageError, CacheError) as error:  # such as a read-only home or a damaged store
         if insist:
             raise
         unusable = str(error)
-    if unusable := collectives.any_of(unusable):  # all processes go without, or none
+    if unusable := collectives.any_of(unusable):  # all processes fall back to photos, or none
         raise _Without(unusable, "features.mode=off", level=logging.WARNING)
     return stores
 
@@ -144,7 +147,7 @@ def _check_disk(parts: Sequence[Part], stores: Sequence[FeatureStore]) -> None:
         len(store.missing(part.rows)) * store.recipe.row_bytes for part, store in zip(parts, stores, strict=True)
     )
     free = shutil.disk_usage(stores[0].path).free
-    full = f"{lacking / 1e9:.1f} GB are to be written to {stores_folder()} and {free / 1e9:.1f} GB are free"
+    full = f"they need {lacking / 1e9:.1f} GB in {stores_folder()}, where {free / 1e9:.1f} GB are free"
     if full := collectives.any_of(full if lacking > free else ""):
         raise _Without(
             full, "python -m dogbreed.features prune, or DOGBREED_CACHE=<a folder on a larger disk> in the environment"
@@ -154,10 +157,10 @@ def _check_disk(parts: Sequence[Part], stores: Sequence[FeatureStore]) -> None:
 def recall(
     model: Mapping[str, Any], data: DogBreedData, settings: Settings, *, device: torch.device, precision: str
 ) -> tuple[CachedFeatures, KnownBackbone] | None:
-    """Find all features of a head's training where earlier runs have left them; the backbone is not built for it.
+    """Find all features of a head's training in the stores of earlier runs, without building the backbone.
 
-    model: the config node, or a model's hyperparameters. None where the backbone is not known, where anything is
-    missing on any machine, and where more than the head is trained: then build the model, and `prepare`.
+    model: the config node, or a model's hyperparameters. Return None if the backbone is unknown, if any row is missing
+    on any machine, or if more than the head is trained: then build the model and call `prepare`.
     """
     found = _recall(model, data, settings, device=device, precision=precision)
     return found if all(collectives.all_gather(found is not None, stage=True)) else None
@@ -184,7 +187,7 @@ def _recall(
                 return None
             stores.append(store)
     except (StorageError, CacheError):
-        return None  # `prepare` meets them again, and reports them
+        return None  # `prepare` runs into the same errors and reports them
     _remarks(data, settings, SPLITS)
     return CachedFeatures(data, settings.views, stores), backbone
 

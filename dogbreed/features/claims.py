@@ -1,4 +1,4 @@
-"""Who computes which rows of a feature store: work is shared by locks that end with their process."""
+"""Divide the rows of a feature store between the processes that compute them, with locks that end with a process."""
 
 import json
 import logging
@@ -16,15 +16,15 @@ from dogbreed.features.shards import RowKey, write_file
 
 log = logging.getLogger("dogbreed")
 
-_MUTEX_TIMEOUT_S = 10.0  # it is held for milliseconds; who waits longer goes on without sharing the work
+_MUTEX_TIMEOUT_S = 10.0  # it is held for milliseconds; after a longer wait a process stops sharing work
 
 
 class Claims:
-    """Who computes which rows of a store.
+    """Record which process computes which rows of a store.
 
-    Everyone holds a lock on a file of their own, as long as they use the store, and beside it lists what they have
-    claimed. A lock that can be had belongs to nobody any more, and then the list counts for nothing. All this may
-    fail, where there are no locks or nothing can be written: then nobody knows of the others, and each does it all.
+    Each process holds a lock on a file of its own while it uses the store, and lists its claims beside it. If another
+    process can take the lock, its owner has ended and the list is void. Where the file system has no locks or cannot be
+    written, processes do not see each other's claims, and each computes everything.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,10 +36,10 @@ class Claims:
         self._leave: Callable[[], object] = lambda: None
 
     def take(self, choose: Callable[[Collection[RowKey]], list[RowKey]]) -> list[RowKey]:
-        """What `choose` makes of the rows that are claimed by now."""
+        """Claim and return the rows that `choose` picks, given the rows that are already claimed."""
         with self._lock, mutex(self._folder):
             self.join()
-            # claims before the disk: a row that is written in between is seen there
+            # read the claims before the disk: a row that is written in between is found on disk
             chunk = choose(self._held | self._of_others())
             self._held.update(chunk)
             self._record()
@@ -51,7 +51,7 @@ class Claims:
             self._record()
 
     def join(self) -> None:
-        """Be known to others as a user of the store."""
+        """Register this process as a user of the store."""
         with self._lock:
             if self._mine and self._process == os.getpid():
                 return
@@ -78,7 +78,7 @@ class Claims:
         if self._mine and self._process == os.getpid():
             try:
                 write_file(self._mine.path.with_suffix(".json"), [json.dumps(sorted(self._held)).encode()], sync=False)
-            except StorageError as error:  # others may do our work twice, no more
+            except StorageError as error:  # at worst another process repeats our work
                 log.debug("%s", error)
 
     def _of_others(self) -> set[RowKey]:
@@ -100,7 +100,10 @@ def _withdraw(lock: FileLock, process: int) -> None:
 
 
 def is_held(path: Path, *, unsure: bool = False, delete: bool = False) -> bool:
-    """delete: what its dead holder left goes. unsure: the answer where it cannot be told."""
+    """Return whether a live process holds the lock on `path`.
+
+    delete: also delete the files of a holder that has ended. unsure: the answer if locks do not work here.
+    """
     lock = FileLock(path)
     try:
         if not lock.acquire():
@@ -116,7 +119,7 @@ def is_held(path: Path, *, unsure: bool = False, delete: bool = False) -> bool:
 
 @contextmanager
 def mutex(folder: Path) -> Iterator[None]:
-    """One at a time, except where there are no locks, or its holder sleeps."""
+    """Enter alone, unless the file system has no locks or the holder does not release it within the timeout."""
     lock = FileLock(folder / "mutex")
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

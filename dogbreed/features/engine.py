@@ -1,4 +1,4 @@
-"""What computes features: ONNX Runtime on a CPU, torch on a GPU. Chosen by device and settings, never by a timing."""
+"""Compute features with ONNX Runtime on a CPU, with torch on a GPU; chosen by device and settings, not by timing."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ _CPU_BATCH, _GPU_BATCH = 32, 256
 
 
 class EngineError(Exception):
-    """This network cannot be run by this engine."""
+    """This engine cannot run this network."""
 
 
 class Engine(Protocol):
@@ -34,35 +34,37 @@ class Engine(Protocol):
     batch_size: int
 
     def __call__(self, images: Tensor) -> NDArray[np.generic]:
-        """uint8 [n, 3, H, W] on the CPU, n up to batch_size, to float32 rows [n, ...] or uint16, bfloat16's bits."""
+        """Compute rows [n, ...], float32 or the bits of bfloat16 as uint16.
+
+        images: uint8 [n, 3, H, W] on the CPU, n at most batch_size.
+        """
         ...
 
 
 def name(device: torch.device, precision: str, *, compiled: bool) -> str:
-    """Which engine computes on `device`, with its version and arithmetic: part of the key that features are kept by."""
+    """Name the engine for `device`, with its version and arithmetic: part of the features' key."""
     if device.type == "cpu":
-        return f"onnxruntime-{version('onnxruntime')}-fp32"  # without importing it: it may not be needed
+        return f"onnxruntime-{version('onnxruntime')}-fp32"  # not imported here: it may not be needed
     arithmetic = "bf16" if precision.startswith("bf16") else "fp32"
     return f"torch-{torch.__version__}-{device.type}-{arithmetic}" + ("-compiled" if compiled else "")
 
 
 def dtype(device: torch.device, precision: str) -> Literal["float32", "bfloat16"]:
-    """What the features are kept as."""
+    """Return the data type in which the features are stored."""
     return "bfloat16" if device.type != "cpu" and precision.startswith("bf16") else "float32"
 
 
 def make(engine: str, network: nn.Module, image_px: int, device: torch.device) -> Engine:
-    """The engine of this name. Raises EngineError where it cannot run the network."""
+    """Build the engine of this name. Raises EngineError if it cannot run the network."""
     if engine.startswith("onnxruntime"):
         return OnnxRuntime(network, image_px)
     return Torch(network, device, bf16="-bf16" in engine, compiled=engine.endswith("-compiled"))
 
 
 class OnnxRuntime:
-    """A network on all cores of this machine, in fp32.
+    """Runs a network in ONNX Runtime on all cores of this machine, in fp32.
 
-    Raises EngineError where the network cannot be exported; and with the first batch, where what comes out is not what
-    torch computes.
+    Raises EngineError if the network cannot be exported and, at the first batch, if the outputs differ from torch's.
     """
 
     def __init__(self, network: nn.Module, image_px: int, batch_size: int = _CPU_BATCH) -> None:
@@ -71,7 +73,7 @@ class OnnxRuntime:
         self.batch_size = batch_size
         example = torch.zeros(batch_size, 3, image_px, image_px, dtype=torch.uint8)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = available_cpus()  # it counts the machine's, not the container's
+        options.intra_op_num_threads = available_cpus()  # by default it counts the machine's, not the container's
         options.log_severity_level = 3
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
@@ -84,7 +86,7 @@ class OnnxRuntime:
         self._unchecked: nn.Module | None = network
 
     def __call__(self, images: Tensor) -> NDArray[np.generic]:
-        batch = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)  # the graph has one batch size: shapes fold
+        batch = np.zeros((self.batch_size, *images.shape[1:]), np.uint8)  # a fixed batch size lets shapes fold
         batch[: len(images)] = images.numpy()
         rows: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
         if self._unchecked is not None:
@@ -94,7 +96,7 @@ class OnnxRuntime:
 
 
 class Torch:
-    """A network in torch on `device`, in fp32 or under bf16 autocast; any network runs."""
+    """Runs a network in torch on `device`, in fp32 or under bf16 autocast; it can run any network."""
 
     def __init__(self, network: nn.Module, device: torch.device, *, bf16: bool = False, compiled: bool = False) -> None:
         self.batch_size = _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
@@ -103,7 +105,7 @@ class Torch:
         self._network = torch.compile(network, dynamic=False) if compiled else network
 
     def __call__(self, images: Tensor) -> NDArray[np.generic]:
-        # fp32 means fp32 here: TF32 has 10 bits where the tolerance asks for 13
+        # true fp32: TF32 has a mantissa of 10 bits, and the tolerance needs 13
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
@@ -132,7 +134,7 @@ def _export(network: nn.Module, example: Tensor, path: Path) -> None:
 
 @contextlib.contextmanager
 def silent() -> Iterator[None]:
-    """Without the exporter's, and the quantiser's, remarks on their own inner life."""
+    """Silence the logs and warnings of the exporter and the quantiser about their own internals."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -144,7 +146,7 @@ def silent() -> Iterator[None]:
 
 
 def _check(rows: NDArray[np.float32], network: nn.Module, images: Tensor) -> None:
-    """Whether the first rows are what torch computes for these images."""
+    """Raise EngineError if the first rows differ from what torch computes for these images."""
     with torch.inference_mode():
         expected = network(images).float().numpy()
     error = float(np.abs(rows[: len(expected)] - expected).max())

@@ -1,4 +1,4 @@
-"""One pass over the photos through the frozen part of a network; what was computed before is not computed again."""
+"""Compute the features of photos with the frozen part of a network, and skip what was computed before."""
 
 import copy
 import hashlib
@@ -33,7 +33,7 @@ _LOG_EVERY_S = 30.0  # where no progress bar is shown
 
 
 class FrozenNetwork(nn.Module):
-    """From uint8 images [N, 3, H, W] to features [N, ...], normalisation included, without any training in it."""
+    """Maps uint8 images [N, 3, H, W] to features [N, ...], normalisation included; it has no trained parameters."""
 
     scale: Tensor
     shift: Tensor
@@ -49,7 +49,7 @@ class FrozenNetwork(nn.Module):
         return cast(Tensor, self.network(images.float() * self.scale + self.shift))
 
     def feature_shape(self, image_px: int) -> tuple[int, ...]:
-        """Of one image's features; from shapes alone, nothing is computed. Takes a third of a second."""
+        """Return the shape of one image's features, derived from shapes alone in a third of a second."""
         images = torch.empty(2, 3, image_px, image_px, dtype=torch.uint8, device="meta")
         with torch.no_grad():
             return tuple(copy.deepcopy(self).to("meta")(images).shape[1:])
@@ -57,11 +57,11 @@ class FrozenNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Extraction:
-    """Which views of which photos, and how each is seen. photos: path below `root` by content digest. augment: None
-    for view 0. check: raises where the process is asked to stop; a library may have swallowed the signal's exception.
+    """Computes views of photos. photos: the path below `root`, by content digest. augment: None for view 0.
+    check: raises if the process was asked to stop; a library may have swallowed the signal's exception.
 
-    View 0 is the middle of the photo, as evaluation sees it. The others are functions of (content, number of the view)
-    alone, so that they are the same in every run, whatever its seed and whatever other photos there are.
+    View 0 is the center crop, as in evaluation. The others are functions of (content, view number) alone, so that they
+    are the same in every run, whatever its seed and its other photos.
     """
 
     root: Path
@@ -72,13 +72,13 @@ class Extraction:
     check: Callable[[], None]
 
     def compute(self, rows: Sequence[RowKey], store: FeatureStore, engine: Callable[[], Engine]) -> None:
-        """Have all of `rows` in `store`; what other processes are computing already is waited for.
+        """Fill `store` with all of `rows`; wait for rows that other processes are already computing.
 
-        engine: makes one; only called where something is missing. Raises DataError for a photo that has changed or
-        cannot be read any more. What was computed before an error or a kill is kept.
+        engine: a factory, called only if rows are missing. Raises DataError for a photo that has changed or can no
+        longer be read. What was computed before an error or a kill is kept.
 
-        Where several processes train a run, each calls this with the same rows: it computes its share of those that
-        any machine lacks, and machines send each other theirs.
+        If several processes train a run, each calls this with the same rows: it computes its share of the rows that
+        any machine lacks, and the machines exchange their shares.
         """
         lacking = set().union(*collectives.all_gather(store.missing(rows), stage=True))
         if not lacking:
@@ -89,7 +89,7 @@ class Extraction:
             self._compute(wanted[ranks.here().share(len(wanted))], store, engine)
         except EngineError as error:
             failed = str(error)
-        if failed := collectives.any_of(failed):  # all go on with another engine, or none
+        if failed := collectives.any_of(failed):  # all processes switch to another engine, or none
             raise EngineError(failed)
         _exchange(wanted, store, self.check)
 
@@ -100,7 +100,7 @@ class Extraction:
         computes = engine()
         self.check()
         began, images, waiting = time.monotonic(), 0, False
-        log.info("Computing features of %s views of photos, once", f"{len(missing):,}")
+        log.info("Computing features of %s photo views (cached for later runs)", f"{len(missing):,}")
         with _progress(len(missing)) as report:
             while missing:
                 computed = 0
@@ -114,7 +114,7 @@ class Extraction:
                 missing = still
                 if missing and not computed:
                     if not waiting:
-                        log.info("Another process computes the other %s; waiting for it", f"{len(missing):,}")
+                        log.info("Waiting for another process, which is computing the other %s", f"{len(missing):,}")
                         waiting = True
                     time.sleep(_POLL_S)
                     self.check()
@@ -122,7 +122,7 @@ class Extraction:
         log.info("Features: %s views, %.0f images/s  %.0f s", f"{images:,}", images / max(seconds, 1e-9), seconds)
 
     def _pass(self, missing: Sequence[RowKey], store: FeatureStore, engine: Engine) -> Iterator[int]:
-        """Compute what nobody else does; yields how many rows are done since the last time."""
+        """Compute the rows that no other process computes; yield how many were finished since the last yield."""
         place = {row: n for n, row in enumerate(missing)}
         free = store.claim(missing)
         first = next(free, None)
@@ -158,7 +158,7 @@ class Extraction:
 
 
 def _exchange(rows: Sequence[RowKey], store: FeatureStore, check: Callable[[], None]) -> None:
-    """Have on every machine what each has computed of `rows`: shares lie one after the other, as in `compute`."""
+    """Exchange the computed `rows` between machines; the shares are consecutive slices, as in `compute`."""
     here = ranks.here()
     if here.nodes == 1:
         return
@@ -180,7 +180,7 @@ def _exchange(rows: Sequence[RowKey], store: FeatureStore, check: Callable[[], N
 
 
 class _Views(Dataset[Any]):
-    """(pixels [H, W, 3], and light [3] where the augmentation changes it) of each row; errors as in PhotoDataset."""
+    """Yields (pixels [H, W, 3],) for each row, plus light [3] if the augmentation has it; errors as in PhotoDataset."""
 
     def __init__(
         self,
@@ -198,7 +198,7 @@ class _Views(Dataset[Any]):
         try:
             content = read_picture(path)
             if hashlib.blake2b(content, digest_size=16).hexdigest() != digest:
-                return DataError(f"{path} was changed since it was scanned.\nTry: the same command again")
+                return DataError(f"{path} has changed since it was scanned.\nTry: run the same command again")
             if view == 0:
                 return (self.preprocess.pixels(content),)
             assert self.augment is not None
@@ -215,7 +215,7 @@ class _Views(Dataset[Any]):
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with images/s and the time left on a terminal, a line now and then elsewhere."""
+    """Show a progress bar with images/s and the time left on a terminal; elsewhere log a line every 30 seconds."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -239,16 +239,16 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
 
             yield draw
         return
-    began = said = time.monotonic()
+    began = logged = time.monotonic()
     done = 0
 
-    def say(count: int) -> None:
-        nonlocal done, said
+    def log_line(count: int) -> None:
+        nonlocal done, logged
         done, now = done + count, time.monotonic()
-        if now - said > _LOG_EVERY_S:
+        if now - logged > _LOG_EVERY_S:
             speed = done / (now - began)
             left = (total - done) / max(speed, 1e-9)
             log.info("%s of %s, %.0f images/s, %.0f s left", f"{done:,}", f"{total:,}", speed, left)
-            said = now
+            logged = now
 
-    yield say
+    yield log_line

@@ -1,4 +1,4 @@
-"""The batches of a run on cached features, in the order in which DogBreedData would have its photos."""
+"""Load batches of cached features, in the same order as DogBreedData loads its photos."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,18 +18,18 @@ from dogbreed.features.store import FeatureStore
 from dogbreed.hardware import available_memory_bytes
 from dogbreed.photos import SPLITS
 
-_IN_MEMORY_SHARE = 1 / 8  # of what is available: features that take less are read whole, others stay mapped
+_IN_MEMORY_SHARE = 1 / 8  # of available memory: smaller features are read whole, larger ones stay memory-mapped
 _EVALUATED_BYTES = 4 * 2**20  # of features in one batch
-_DRAWS_VIEWS = 1  # tells the draws of views from those of the order, of the same seed and epoch
+_DRAWS_VIEWS = 1  # separates the drawing of views from that of the order, which has the same seed and epoch
 
 
 class CachedFeatures(LightningDataModule):
-    """The batches of DogBreedData as features. Order and drawn views are functions of (seed, epoch, index) alone."""
+    """Serves the batches of DogBreedData as features. Order and views depend on (seed, epoch, index) alone."""
 
     def __init__(
         self, data: DogBreedData, views: int, stores: Sequence[FeatureStore], splits: Sequence[str] = SPLITS
     ) -> None:
-        """stores: of the photos' middles and, where views is more than 1, of the augmented views."""
+        """stores: one of the center crops and, if views is more than 1, one of the augmented views."""
         super().__init__()
         self.data = data
         self._rows: dict[str, list[Features]] = {}  # by split, then by view
@@ -47,7 +47,7 @@ class CachedFeatures(LightningDataModule):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one photo's features."""
+        """The shape of one photo's features."""
         return next(iter(self._rows.values()))[0].shape
 
     def train_dataloader(self) -> "FeatureLoader":
@@ -65,21 +65,21 @@ class CachedFeatures(LightningDataModule):
 
     def _loader(self, split: str, order: EpochOrder | None = None) -> "FeatureLoader":
         labels = torch.tensor([photo.label for photo in self.data.photos.splits[split]])
-        # in evaluation a batch's size is of no consequence but for the time
+        # in evaluation the batch size affects only the speed
         evaluated = max(self.data.batch_size, _EVALUATED_BYTES // self._rows[split][0].recipe.row_bytes)
         return FeatureLoader(self._rows[split], labels, order or evaluated)
 
 
 class FeatureLoader:
-    """Batches of features: those that an order gives, for training, or in order and whole, in batches of that size.
+    """Yields batches of features. batches: an EpochOrder for training, or a batch size for all rows in order.
 
-    Several processes share either. Can be resumed in the middle of an epoch, as TrainLoader can.
+    Several processes divide the rows between them. Can be resumed in the middle of an epoch, like TrainLoader.
     """
 
     def __init__(self, views: Sequence[Features], labels: Tensor, batches: EpochOrder | int) -> None:
         self.views, self.labels, self._batches = views, labels, batches
-        self.sampler = batches if isinstance(batches, EpochOrder) else None  # Lightning tells it the epoch
-        self.batch_sampler = None  # where there is a sampler, Lightning asks for this one, too
+        self.sampler = batches if isinstance(batches, EpochOrder) else None  # Lightning sets the epoch on it
+        self.batch_sampler = None  # Lightning reads this attribute if there is a sampler
         self.waited_s = 0.0
         self._delivered = 0
         self._to_skip = 0
@@ -112,7 +112,7 @@ class FeatureLoader:
             yield share[first : first + self._batches]
 
     def _drawn(self, order: EpochOrder) -> NDArray[np.int64]:
-        """Which view of each photo this epoch sees."""
+        """Return the view of each photo that this epoch trains on."""
         random = np.random.default_rng((order.seed, order.epoch, _DRAWS_VIEWS))
         return random.integers(len(self.views), size=len(self.labels))
 

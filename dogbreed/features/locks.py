@@ -1,4 +1,4 @@
-"""Locks on files that end with the process that holds them, however it ends."""
+"""File locks that are released when the process that holds them ends, however it ends."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: every lock is refused, and processes do not share work
+except ImportError:  # Windows: no lock can be taken, and processes do not share work
     fcntl = None  # type: ignore[assignment]
 
 _POLL_S = 0.005
@@ -17,10 +17,10 @@ _HELD = (errno.EAGAIN, errno.EACCES)
 
 
 class FileLock:
-    """An exclusive lock on the file at `path`, which is made where it is missing.
+    """An exclusive lock on the file at `path`, which is created if it is missing.
 
-    flock(2): of one open file, so that two of these exclude each other within a process, too. The kernel releases it
-    when the process ends; children made by fork do not prolong it. Works on NFS where that has a lock service.
+    flock(2) locks an open file, so that two of these exclude each other within one process as well. The kernel releases
+    it when the process ends; forked children do not prolong it. Works on NFS with a lock service.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,9 +28,9 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self, timeout_s: float = 0.0) -> bool:
-        """Whether the lock is held now: False where somebody else kept it for `timeout_s`.
+        """Take the lock and return True; return False if another holder kept it for `timeout_s`.
 
-        Raises OSError where the place cannot be written or its file system has no locks.
+        Raises OSError if the folder cannot be written or its file system has no locks.
         """
         if fcntl is None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -39,7 +39,7 @@ class FileLock:
             descriptor = _open(self.path)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_still(self.path, descriptor):  # else its last holder has deleted it
+                if _is_still(self.path, descriptor):  # otherwise its last holder has deleted it
                     self._descriptor, descriptor = descriptor, -1
                     _held.add(self)
                     return True
@@ -54,7 +54,7 @@ class FileLock:
                     os.close(descriptor)
 
     def release(self, *, delete: bool = False) -> None:
-        """Nothing happens where it is not held. delete: the file goes with it."""
+        """Release the lock; do nothing if it is not held. delete: also delete the file."""
         if self._descriptor is None:
             return
         if delete:
@@ -88,7 +88,9 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _let_go_in_child() -> None:
-    """A lock lasts until every copy of its descriptor is closed: a child that outlives its parent must not hold it."""
+    """Close the locks' descriptors in a forked child: a lock lasts until every copy of its descriptor is closed, and a
+    child may outlive its parent.
+    """
     for lock in list(_held):
         lock.release()
 

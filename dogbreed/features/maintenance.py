@@ -1,4 +1,4 @@
-"""Looking after the feature stores on this machine: what there is, what is left over, what may go.
+"""Maintain the feature stores on this machine: list them, find leftovers, remove what is no longer needed.
 
 Needs neither torch nor lightning.
 """
@@ -20,7 +20,7 @@ _TRASH = ".removed-"
 
 
 def store_paths(folder: Path | None = None) -> list[Path]:
-    """The folders of all stores, damaged ones included, sorted by name."""
+    """Return the folders of all stores, damaged ones included, sorted by name."""
     try:
         entries = sorted((folder or stores_folder()).iterdir())
     except FileNotFoundError:
@@ -29,7 +29,7 @@ def store_paths(folder: Path | None = None) -> list[Path]:
 
 
 def last_used(path: Path) -> float:
-    """Seconds since 1970: when rows of the store in this folder were last read or written."""
+    """Return when rows of this store were last read or written, in seconds since 1970."""
     for name in ("used", "recipe.json", "."):
         with suppress(OSError):
             return (path / name).stat().st_mtime
@@ -37,14 +37,14 @@ def last_used(path: Path) -> float:
 
 
 def in_use(path: Path) -> bool:
-    """Whether a live process builds or reads the store in this folder; True where that cannot be told."""
+    """Return whether a live process builds or reads the store in this folder; True if locks do not work here."""
     return any(is_held(lock, unsure=True) for lock in (path / "claims").glob("*.lock"))
 
 
 def leftovers(path: Path) -> list[Path]:
-    """What interrupted processes have left in a store's folder, and shards that were set aside.
+    """Return the files that interrupted processes left in a store's folder, and damaged shards that were set aside.
 
-    Of a store that is not `in_use`; else some of it is being written.
+    Call it only for a store that is not `in_use`: otherwise some of these files are still being written.
     """
     found = [*path.glob(".*.tmp-*"), *(path / "claims").glob("[!m]*"), *(path / "claims").glob(".*.tmp-*")]
     shards = path / "shards"
@@ -56,7 +56,7 @@ def leftovers(path: Path) -> list[Path]:
 
 
 def remove_leftovers(path: Path) -> bool:
-    """Delete the leftovers in a store's folder; False where it is in use. Raises StorageError."""
+    """Delete the leftovers in a store's folder; return False if it is in use. Raises StorageError."""
     with unused(path) as free:
         for file in leftovers(path) if free else ():
             try:
@@ -67,20 +67,20 @@ def remove_leftovers(path: Path) -> bool:
 
 
 def half_removed(folder: Path | None = None) -> list[Path]:
-    """Folders of stores whose removal was interrupted."""
+    """Return the folders of stores whose removal was interrupted."""
     return sorted((folder or stores_folder()).glob(f"{_TRASH}*"))
 
 
 def remove(path: Path) -> bool:
-    """Delete the store in this folder; False where it is in use. Raises StorageError."""
+    """Delete the store in this folder; return False if it is in use. Raises StorageError."""
     with unused(path) as free:
         if not free:
             return False
         trash = path.with_name(f"{_TRASH}{path.name}-{secrets.token_hex(4)}")
         try:
-            path.rename(trash)  # gone at once for everybody
+            path.rename(trash)  # it disappears for all processes at once
             shutil.rmtree(trash)
-        except FileNotFoundError:  # somebody else removes it
+        except FileNotFoundError:  # another process is removing it
             pass
         except OSError as error:
             raise storage_error(path, error) from error
@@ -89,13 +89,13 @@ def remove(path: Path) -> bool:
 
 @contextmanager
 def unused(path: Path) -> Iterator[bool]:
-    """Whether nobody uses the store in this folder; in here nobody begins to."""
+    """Yield whether the store in this folder is unused; no process can start using it within this context."""
     with mutex(path / "claims"):
         yield not in_use(path)
 
 
 def folder_bytes(path: Path) -> int:
-    """Of all files in it."""
+    """Return the total size of all files in a folder."""
     total = 0
     for file in path.rglob("*"):
         with suppress(OSError):

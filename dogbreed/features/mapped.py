@@ -1,4 +1,4 @@
-"""Rows of a feature store as they are read: mapped from its files, or held in memory. Loads no torch."""
+"""Read rows of a feature store, memory-mapped from its files or held in memory. Loads no torch."""
 
 import threading
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from dogbreed.features.shards import Recipe, map_shard
 
 
 class Features:
-    """Rows of a store, in the order in which they were asked for. Made by `FeatureStore.read`.
+    """Rows of a store, in the order in which they were requested. Created by `FeatureStore.read`.
 
-    May be pickled: the receiver maps the files itself. Raises CacheError where a file is gone by then.
+    Can be pickled: the receiver maps the files itself. Raises CacheError if a file is gone by then.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class Features:
         self._shards = shards  # path, rows
         self._shard_of = shard_of
         self._place_of = place_of
-        self._in_use = in_use  # alive as long as this is, so that `prune` leaves the files alone
+        self._in_use = in_use  # kept alive, so that `prune` does not remove the files
         self._array: NDArray[Any] | None = None
         self._lock = threading.Lock()
-        self._maps: dict[int, NDArray[Any]] = {}  # the one used last comes last
+        self._maps: dict[int, NDArray[Any]] = {}  # the most recently used one is last
         self._most_maps = _most_maps()
         for number in range(min(len(shards), self._most_maps)):
             self._mapped(number)
@@ -47,28 +47,28 @@ class Features:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one row."""
+        """The shape of one row."""
         return self.recipe.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the arrays: float32, or uint16 for the bits of bfloat16."""
+        """The data type of the arrays: float32, or uint16 for the bits of bfloat16."""
         return self.recipe.array_dtype
 
     @property
     def nbytes(self) -> int:
-        """In memory, once loaded."""
+        """The number of bytes in memory, once loaded."""
         return len(self) * self.recipe.row_bytes
 
     @property
     def array(self) -> NDArray[Any] | None:
-        """All rows, [len(self), *shape], where they are held in memory: the array itself, not to be changed."""
+        """All rows, [len(self), *shape], or None if they are not held in memory. This is no copy: do not change it."""
         return self._array
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows at `indices` (int [N], 0 to len(self) - 1, in any order) as a new array [N, *shape].
+        """Return the rows at `indices` (int [N], 0 to len(self) - 1, in any order) as a new array [N, *shape].
 
-        Raises IndexError for an index out of range, CacheError where a file is gone.
+        Raises IndexError for an index out of range, CacheError if a file is gone.
         """
         indices = np.asarray(indices, dtype=np.int64)
         if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
@@ -84,7 +84,7 @@ class Features:
         return taken
 
     def load(self) -> "Features":
-        """The same rows, held in memory as one array of `nbytes`."""
+        """Return the same rows, held in memory as one array of `nbytes`."""
         if self._array is not None:
             return self
         loaded = Features(self.recipe, (), self._shard_of, self._place_of)
@@ -92,7 +92,7 @@ class Features:
         return loaded
 
     def _mapped(self, number: int) -> NDArray[Any]:
-        """A map keeps a file open, and there may be more shards than files that may be open."""
+        """Return the shard's map. Only the last used maps stay open: there may be more shards than file descriptors."""
         with self._lock:
             array = self._maps.pop(number, None)
             if array is None:

@@ -1,4 +1,4 @@
-"""Which rows of features a run needs, and in which store each of them is kept."""
+"""Determine which feature rows a run needs, and the store of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from dogbreed.transforms import Augment
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one store, each once, and the augmentation that makes them: None for the center crops of photos."""
+    """The distinct rows of one store, and the augmentation that makes them: None for the center crops of photos."""
 
     rows: Sequence[RowKey]
     augment: Augment | None
 
 
 def parts_of(data: DogBreedData, views: int, splits: Sequence[str]) -> list[Part]:
-    """The center crops of all photos of `splits`, then the augmented views of those to train on, if there are any."""
+    """Return the center crops of all photos of `splits`, then the augmented views of the training photos, if any."""
     digests = dict.fromkeys(photo.digest for split in splits for photo in data.photos.splits[split])
     trained = dict.fromkeys(photo.digest for photo in data.photos.splits["train"]) if "train" in splits else {}
     crops = Part([(digest, 0) for digest in digests], None)
@@ -30,9 +30,9 @@ def parts_of(data: DogBreedData, views: int, splits: Sequence[str]) -> list[Part
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """What changes the features of a photo, but for the engine that computes them and the augmentation before.
+    """Everything that determines the features of a photo, apart from the engine and the augmentation.
 
-    model: its settings. weights: the frozen network's digest. shape: of one photo's features. dtype: a Recipe's.
+    model: its settings. weights: the frozen network's digest. shape: of one photo's features. dtype: as in Recipe.
     """
 
     model: Mapping[str, Any]
@@ -41,18 +41,18 @@ class FeatureKey:
     dtype: str
 
     def size(self, parts: Sequence[Part]) -> int:
-        """Bytes of all rows of `parts`."""
+        """Return the number of bytes of all rows of `parts`."""
         return Recipe({}, self.shape, self.dtype).row_bytes * sum(len(part.rows) for part in parts)
 
     def store(self, engine: str, augment: Augment | None) -> FeatureStore:
-        """Open the store of such features, or create it. Raises CacheError or StorageError where it cannot be used."""
+        """Open or create the store of these features. Raises CacheError or StorageError if it cannot be used."""
         model = self.model
         fields = {
             "backbone": f"{model['library']}/{model['backbone']}",
             "up to": model["trainable"],
             "weights": self.weights,
             "engine": engine,
-            # what else the numbers may change with: how layers are written, how files are decoded and resized
+            # the numbers may also change with how layers are implemented, and how files are decoded and resized
             "libraries": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow", "simplejpeg")},
             "code": backbone_cache.CODE,
             **{name: model[name] for name in ("image_px", "crop_pct", "interpolation")},

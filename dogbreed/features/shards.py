@@ -1,8 +1,8 @@
-"""The files of a feature store: the recipe that names it, and shards of rows.
+"""Read and write the files of a feature store: the recipe that names it, and shards of rows.
 
-A shard is S.npy (header, numbers, seal) and its index S.json (whose rows these are, and a checksum of the .npy file).
-The seal is a digest of the recipe and of the index's rows. With it a data file that was swapped, or an index that was
-changed, is noticed without reading the numbers. Flipped bits in the numbers are found by `check_numbers` alone.
+A shard is S.npy (header, numbers, seal) and its index S.json (the keys of its rows, and a checksum of the .npy file).
+The seal is a digest of the recipe and of the index's rows. It reveals a swapped data file or a changed index without
+reading the numbers. Only `check_numbers` detects flipped bits in the numbers.
 """
 
 import hashlib
@@ -22,15 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dogbreed.errors import CacheError, StorageError
-from dogbreed.run_folder import storage_error
+from dogbreed.run_folder import NOT_SAVED, storage_error
 
 RowKey = tuple[str, int]
-"""A photo's digest, and which view of it this is (0 where there is one)."""
+"""A photo's digest and the number of its view (0 if there is only one)."""
 
 SHARD_NAME = re.compile(r"[0-9a-f]{32}")
 SHARD_BYTES = 64 * 2**20
 SHARD_ROWS = 256
-# NumPy has no bfloat16: its bits are kept, torch reads them with .view(torch.bfloat16)
+# NumPy has no bfloat16: its bits are stored, and torch reads them with .view(torch.bfloat16)
 _ON_DISK = {"float32": "<f4", "bfloat16": "<u2"}
 _LAYOUT = 1
 _SEAL_BYTES = 16
@@ -39,11 +39,10 @@ _PIECE_BYTES = 8 * 2**20
 
 @dataclass(frozen=True)
 class Recipe:
-    """What rows were computed from and with, photos and views aside.
+    """Describes how rows were computed, apart from their photos and views.
 
-    fields: everything that changes the numbers: weights, preprocessing, engine, versions... Values are what JSON has,
-    and a float is another value than an int. shape: of one row. dtype: "float32", or "bfloat16", whose bits are kept
-    as uint16.
+    fields: everything that changes the numbers: weights, preprocessing, engine, versions... Values are JSON values, and
+    a float differs from an int. shape: of one row. dtype: "float32", or "bfloat16", whose bits are stored as uint16.
     """
 
     fields: Mapping[str, Any]
@@ -52,12 +51,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.dtype not in _ON_DISK:
-            raise ValueError(f"dtype is {self.dtype!r}, not one of {', '.join(_ON_DISK)}")
+            raise ValueError(f"dtype must be one of {', '.join(_ON_DISK)}, got {self.dtype!r}")
         if not all(isinstance(n, int) and n > 0 for n in self.shape):
-            raise ValueError(f"shape is {self.shape}; each of its numbers must be an int above 0")
+            raise ValueError(f"shape must consist of ints above 0, got {self.shape}")
         if not all(isinstance(name, str) for name in self.fields):
-            raise TypeError("the names of fields must be text")
-        # a copy, of plain lists and dicts, that nobody else can change
+            raise TypeError("the names of fields must be strings")
+        # a copy in plain lists and dicts, which no caller can change
         object.__setattr__(self, "fields", json.loads(json.dumps(dict(self.fields), allow_nan=False)))
         object.__setattr__(self, "shape", tuple(self.shape))
 
@@ -66,17 +65,17 @@ class Recipe:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits. Equal for equal recipes, whatever the order of their fields."""
+        """Return 16 hex digits, equal for equal recipes, whatever the order of their fields."""
         return _hash(self.canonical).hexdigest()[:16]
 
     @property
     def canonical(self) -> bytes:
-        """Equal for equal recipes only."""
+        """Return bytes that are equal for equal recipes only."""
         return _canonical(self.as_dict())
 
     @property
     def array_dtype(self) -> np.dtype[Any]:
-        """float32, or uint16 for bfloat16."""
+        """The data type of the arrays: float32, or uint16 for bfloat16."""
         return np.dtype(_ON_DISK[self.dtype])
 
     @property
@@ -85,26 +84,26 @@ class Recipe:
 
     @property
     def shard_rows(self) -> int:
-        """The most rows in one shard, and in one claim."""
+        """The maximum number of rows in one shard and in one claim."""
         return max(1, min(SHARD_ROWS, SHARD_BYTES // self.row_bytes))
 
 
 class Damaged(Exception):  # noqa: N818 (a finding)
-    """A shard is no use; the text says why."""
+    """A shard is unusable; the message says why."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What its index says."""
+    """The contents of a shard's index."""
 
     rows: tuple[RowKey, ...]
     checksum: str
 
 
 def check(data: Path, recipe: Recipe) -> Shard:
-    """Whether the data file and its index belong together and to `recipe`; the numbers are not read.
+    """Check that the data file and its index belong together and to `recipe`, without reading the numbers.
 
-    Raises Damaged, or FileNotFoundError where there is no index.
+    Raises Damaged, or FileNotFoundError if there is no index.
     """
     try:
         index = json.loads(data.with_suffix(".json").read_bytes())
@@ -120,18 +119,18 @@ def check(data: Path, recipe: Recipe) -> Shard:
         with data.open("rb") as file:
             seen = os.fstat(file.fileno()).st_size
             if seen != size:
-                raise Damaged(f"{seen:,} bytes where {size:,} are due")
+                raise Damaged(f"it has {seen:,} bytes instead of {size:,}")
             start = file.read(len(header))
             file.seek(-_SEAL_BYTES, os.SEEK_END)
             end = file.read()
     except FileNotFoundError:
-        raise Damaged("its data are missing") from None
+        raise Damaged("its data file is missing") from None
     except OSError as error:
         raise Damaged(f"its data cannot be read: {error.strerror}") from error
     if start != header:
-        raise Damaged("its header is garbled")
+        raise Damaged("its header is invalid")
     if end != _seal(recipe, rows):
-        raise Damaged("its index and its data do not fit")
+        raise Damaged("its index and its data do not match")
     return Shard(rows, checksum)
 
 
@@ -149,7 +148,7 @@ def check_numbers(data: Path, shard: Shard) -> None:
 
 
 def write_shard(folder: Path, recipe: Recipe, rows: tuple[RowKey, ...], array: NDArray[Any]) -> None:
-    """Keep `array`, [len(rows), *recipe.shape] of recipe.array_dtype, as a new shard: all of it or nothing.
+    """Write `array`, [len(rows), *recipe.shape] of recipe.array_dtype, as a new shard, atomically.
 
     Raises ValueError for another shape or dtype, and StorageError.
     """
@@ -161,13 +160,13 @@ def write_shard(folder: Path, recipe: Recipe, rows: tuple[RowKey, ...], array: N
     digest = _hash()
 
     def pieces() -> Iterator[bytes | memoryview]:
-        """Small ones: no second copy of the numbers in memory."""
+        """Yield the file in small pieces, so that memory holds no second copy of the numbers."""
         yield _header(len(rows), recipe)
         for start in range(0, len(numbers), _PIECE_BYTES):
             yield numbers[start : start + _PIECE_BYTES]
         yield seal
 
-    # never a name that somebody else writes, too: their data with our checksum would look damaged
+    # a unique name: another process's data with our checksum would look damaged
     data = folder / f"{seal.hex()[:16]}{secrets.token_hex(8)}.npy"
     write_file(data, pieces(), digest)
     index = {"rows": rows, "checksum": digest.hexdigest()}
@@ -180,13 +179,13 @@ def write_shard(folder: Path, recipe: Recipe, rows: tuple[RowKey, ...], array: N
 
 
 def _header(count: int, recipe: Recipe) -> bytes:
-    """Of NumPy's format 1.0, made here so that the same rows have the same bytes with every NumPy.
+    """Return a header of NumPy's format 1.0, built here so that the same rows give the same bytes with every NumPy.
 
     https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
     """
     shape = (count, *recipe.shape)
     text = f"{{'descr': '{_ON_DISK[recipe.dtype]}', 'fortran_order': False, 'shape': {shape!r}, }}"
-    length = -(len(text) + 11) % 64 + len(text) + 1  # the numbers begin at a multiple of 64
+    length = -(len(text) + 11) % 64 + len(text) + 1  # the numbers start at a multiple of 64
     return b"\x93NUMPY\x01\x00" + length.to_bytes(2, "little") + text.encode().ljust(length - 1) + b"\n"
 
 
@@ -198,21 +197,21 @@ def map_shard(path: Path, count: int, recipe: Recipe) -> NDArray[Any]:
     header = _header(count, recipe)
     try:
         if path.stat().st_size != len(header) + count * recipe.row_bytes + _SEAL_BYTES:
-            raise ValueError("it has another size")
+            raise ValueError("its size is wrong")
         array = np.memmap(path, recipe.array_dtype, "r", len(header), (count, *recipe.shape))
     except (OSError, ValueError) as error:
         raise CacheError(
-            f"{path} cannot be read any more: {error}.\nTry: start the run again, it computes what is missing"
+            f"{path} can no longer be read: {error}.\nTry: start the run again; it recomputes what is missing"
         ) from error
-    return np.asarray(array)  # the plain class is indexed faster
+    return np.asarray(array)  # indexing a plain ndarray is faster
 
 
 def write_file(path: Path, pieces: Iterable[bytes | memoryview], digest: Any = None, *, sync: bool = True) -> None:
-    """As `dogbreed.run_folder.write_bytes`, piece by piece, and with a name that no other thread uses.
+    """Write a file like `dogbreed.run_folder.write_bytes`, but piece by piece and with a temporary name per thread.
 
-    digest: updated with what is written. sync: the content is on the disk before it has its name. Raises StorageError.
+    digest: updated with what is written. sync: sync the content to disk before renaming. Raises StorageError.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}{NOT_SAVED}")
     try:
         with temporary.open("wb") as file:
             for piece in pieces:
@@ -222,7 +221,7 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview], digest: Any = N
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        temporary.replace(path)  # a power cut may undo this for some files and not for others: `check` notices
+        temporary.replace(path)  # a power cut may undo this for some files and not for others: `check` detects that
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -232,12 +231,12 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview], digest: Any = N
 
 
 def read_recipe(path: Path) -> Recipe | None:
-    """None where there is none."""
+    """Read the recipe; return None if the file does not exist. Raises CacheError if it cannot be read."""
     try:
         found = json.loads((path / "recipe.json").read_bytes())
         recipe = Recipe(found["fields"], tuple(found["shape"]), found["dtype"])
         if found != recipe.as_dict():
-            raise ValueError("it has other entries")
+            raise ValueError("unexpected entries")
         return recipe
     except FileNotFoundError:
         return None

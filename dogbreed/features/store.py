@@ -1,18 +1,18 @@
-"""Feature rows that are expensive to compute, kept on disk and known by what they were computed from.
+"""Cache feature rows on disk, keyed by everything that they were computed from.
 
 A store is a folder, named after the digest of its recipe:
 
     recipe.json            everything that changes the numbers
-    used                   its date: when the rows were last asked for
+    used                   its modification time: when rows were last read
     shards/S.npy           up to 256 rows: header, numbers, seal
-    shards/S.json          whose rows these are, and a checksum of the .npy file
-    claims/                who computes what at the moment
+    shards/S.json          the keys of its rows, and a checksum of the .npy file
+    claims/                which process is computing which rows
 
-The data file is written first, then its index, each under another name until it is whole: a shard is there once its
-index is. So a crash at any moment leaves a store that reads right. Files are never changed once they have their name.
+The data file is written first, then its index, each under a temporary name until it is complete: a shard exists once
+its index does. So a crash at any moment leaves a valid store. Files are never changed once they have their final name.
 
-What is missing, cut short, swapped or garbled is noticed when a shard is first looked at, and its rows are missing
-again; flipped bits within the numbers are found by `inspect(numbers=True)` alone, which reads everything.
+Missing, truncated, swapped or invalid files are detected when a shard is first opened, and its rows count as missing.
+Only `inspect(numbers=True)`, which reads everything, detects flipped bits within the numbers.
 
 Needs neither torch nor lightning.
 """
@@ -59,13 +59,14 @@ _State = tuple[tuple[int, ...] | None, ...]
 
 
 class FeatureStore:
-    """The rows of one recipe. May be used by several processes and threads at once, some writing and some reading.
+    """The rows of one recipe. Several processes and threads may read and write it at once.
 
-    name: for people, the folder begins with it. folder: that of all stores; by default `stores_folder()`. Creates what
-    is missing. Has also the rows of the store of this name elsewhere, as `dogbreed.features.imported` tells it.
+    name: a readable prefix of the folder's name. folder: the folder of all stores, by default `stores_folder()`.
+    Creates missing folders. Includes the rows that `dogbreed.features.imported` copies from the store of this name on
+    other machines.
 
-    Raises CacheError where the folder is there and holds another recipe or a damaged one, and StorageError where it
-    cannot be made.
+    Raises CacheError if the folder exists and holds another recipe or a damaged one, StorageError if it cannot be
+    created.
     """
 
     def __init__(self, recipe: Recipe, name: str = "", folder: Path | None = None) -> None:
@@ -79,14 +80,14 @@ class FeatureStore:
 
     @classmethod
     def at(cls, path: Path) -> "FeatureStore":
-        """The store in this folder. Raises CacheError where there is none, or its recipe is damaged."""
+        """Open the store in this folder. Raises CacheError if there is none or its recipe is damaged."""
         recipe = read_recipe(path)
         if recipe is None:
             raise CacheError(
-                f"{path} is not a store of features: it has no recipe.json.\nTry: python -m dogbreed.features list"
+                f"{path} is not a feature store: it has no recipe.json.\nTry: python -m dogbreed.features list"
             )
         if not path.name.endswith(recipe.digest):
-            raise wrong_recipe(path, "is that of another store")
+            raise wrong_recipe(path, "belongs to another store")
         store = cls.__new__(cls)
         store.recipe, store.path = recipe, path
         store._start()
@@ -98,34 +99,34 @@ class FeatureStore:
         self._damaged: dict[str, _State] = {}
         self._places: dict[RowKey, tuple[str, int]] = {}  # shard and place in it
         self._folders = [self.path / "shards"]
-        self._folder_of: dict[str, Path] = {}  # by shard, where it is not our own
+        self._folder_of: dict[str, Path] = {}  # by shard, for imported shards
         self._claims = Claims(self.path / "claims")
 
     def rows(self) -> list[RowKey]:
-        """All rows that are there."""
+        """Return the keys of all rows in the store."""
         with self._lock:
             self._refresh()
             return list(self._places)
 
     def missing(self, rows: Sequence[RowKey]) -> list[RowKey]:
-        """Those of `rows` that are not there, in the given order, each once. Looks at the disk afresh."""
+        """Return those of `rows` that are missing, in the given order, each once. Rereads the disk."""
         wanted = _distinct(rows)
         with self._lock:
             self._refresh()
             return [row for row in wanted if row not in self._places]
 
     def claim(self, rows: Sequence[RowKey]) -> Iterator["Claim"]:
-        """Missing rows to compute now, at most `recipe.shard_rows` at a time and in the given order.
+        """Claim missing rows to compute now, at most `recipe.shard_rows` at a time and in the given order.
 
-        Rows that another process has claimed and not yet written are passed over, and so are those of a claim from
-        here that is still open; a process that ends frees its claims, however it ends. So processes that are given
-        the same rows, or some of the same, in any order, share them. Several claims may be open at once.
+        Skips rows that any open claim holds, of another process or this one; claims end with their process, however
+        it ends. So processes that are given overlapping rows, in any order, share the work. Several claims may be open
+        at once.
 
-        When the iteration is over, every row is there or claimed by somebody: look at `missing`, wait, claim again.
-        Where the file system has no locks nobody knows of the others: work is done twice, and the rows are right.
+        When the iteration ends, every row is written or claimed: check `missing`, wait, claim again. If the file system
+        has no locks, processes do not see each other's claims: rows are computed twice, but correct.
         """
         self._create()
-        left = iter(_distinct(rows))  # each looked at once: there may be a million, and this is done under a lock
+        left = iter(_distinct(rows))  # each is checked once: there may be a million, and this happens under a lock
 
         def next_free(claimed: Collection[RowKey]) -> list[RowKey]:
             with self._lock:
@@ -137,19 +138,19 @@ class FeatureStore:
             yield Claim(self, tuple(chunk))
 
     def read(self, rows: Sequence[RowKey]) -> Features:
-        """The rows in the given order (a row may come more than once), mapped and not yet read.
+        """Return the rows in the given order (repeats are allowed), memory-mapped and not yet read.
 
         Raises CacheError if any is missing.
         """
-        self._claims.join()  # from here on `prune` leaves the store alone
+        self._claims.join()  # from here on `prune` does not remove the store
         with self._lock:
             if missing := self.missing(rows):
                 digest, view = missing[0]
                 raise CacheError(
                     f"{len(missing):,} of {len(set(rows)):,} rows are not in {self.path} (first: view {view} of photo "
-                    f"{digest}).\nTry: start the run again, it computes what is missing"
+                    f"{digest}).\nTry: start the run again; it recomputes what is missing"
                 )
-            with suppress(OSError):  # a store that is read only
+            with suppress(OSError):  # the store may be read-only
                 (self.path / "used").touch()
             places = [self._places[row] for row in rows]
             names = sorted({name for name, _ in places})
@@ -163,7 +164,7 @@ class FeatureStore:
             )
 
     def close(self) -> None:
-        """Let go of all claims. What was read stays readable."""
+        """Release all claims. Rows that were read stay readable."""
         self._claims.leave()
 
     def __enter__(self) -> Self:
@@ -176,9 +177,9 @@ class FeatureStore:
         return f"FeatureStore({str(self.path)!r})"
 
     def inspect(self, *, numbers: bool = False) -> Iterator[tuple[str, tuple[RowKey, ...], str]]:
-        """Each shard's name, rows, and what is wrong with it, "" where nothing is. Changes nothing.
+        """Yield each shard's name, its rows, and what is wrong with it ("" if nothing is). Changes nothing.
 
-        numbers: read all of them and compare the checksum.
+        numbers: also read all numbers and compare the checksum.
         """
         for name in sorted(self._listed()):
             data = self._data(name)
@@ -188,16 +189,16 @@ class FeatureStore:
                     check_numbers(data, shard)
             except Damaged as damage:
                 yield name, (), str(damage)
-            except FileNotFoundError:  # removed meanwhile
+            except FileNotFoundError:  # removed in the meantime
                 continue
             else:
                 yield name, shard.rows, ""
 
     def discard(self, name: str) -> None:
-        """Remove a shard; its rows are missing from then on. Raises StorageError."""
+        """Remove a shard; its rows then count as missing. Raises StorageError."""
         data = self._data(name)
         try:
-            data.with_suffix(".json").unlink(missing_ok=True)  # first: from now on nobody looks for the data
+            data.with_suffix(".json").unlink(missing_ok=True)  # first: without an index, no process opens the data
             data.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(data, error) from error
@@ -209,20 +210,20 @@ class FeatureStore:
             for folder in ("shards", "claims"):
                 (self.path / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            if not (self.path / "recipe.json").exists():  # else it is there to be read, and cannot be written
+            if not (self.path / "recipe.json").exists():  # otherwise the store is read-only, which is enough to read it
                 raise storage_error(self.path, error) from error
         there = read_recipe(self.path)
         if there is None:
             content = json.dumps(self.recipe.as_dict(), indent=2).encode() + b"\n"
             write_file(self.path / "recipe.json", [content])
         elif there.canonical != self.recipe.canonical:
-            raise wrong_recipe(self.path, "is not the recipe that its folder is named after")
+            raise wrong_recipe(self.path, "does not match its folder's name")
 
     def _data(self, name: str) -> Path:
         return self._folder_of.get(name, self.path / "shards") / f"{name}.npy"
 
     def _listed(self) -> dict[str, _State]:
-        """The shards that have an index, each with what changes when its files do."""
+        """Return the shards that have an index, each with a state that changes when its files do."""
         listed: dict[str, _State] = {}
         for folder in self._folders:
             seen: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -265,9 +266,9 @@ class FeatureStore:
 
     def _set_aside(self, name: str, state: _State, damage: str) -> None:
         data = self._data(name)
-        log.warning("%s is damaged (%s); skipped, its rows are computed again.", data, damage)
+        log.warning("%s is damaged (%s); skipped, its rows are recomputed.", data, damage)
         self._damaged[name] = state
-        with suppress(OSError):  # a store that is read only
+        with suppress(OSError):  # the store may be read-only
             data.with_suffix(".json").replace(data.with_suffix(".damaged"))  # `prune` removes it
 
     def _write(self, rows: tuple[RowKey, ...], array: NDArray[Any]) -> None:
@@ -278,7 +279,7 @@ class FeatureStore:
 
 
 class Claim:
-    """Rows that nobody else computes as long as this is open. Leaving it as a context closes it."""
+    """Rows that no other process computes while this claim is open. Use it as a context manager to close it."""
 
     def __init__(self, store: FeatureStore, rows: tuple[RowKey, ...]) -> None:
         self._store = store
@@ -286,9 +287,9 @@ class Claim:
         self._open = True
 
     def write(self, array: NDArray[Any]) -> None:
-        """Keep [len(rows), *recipe.shape] of recipe.array_dtype, and release.
+        """Write `array`, [len(rows), *recipe.shape] of recipe.array_dtype, and release the claim.
 
-        Raises ValueError for another shape or dtype, StorageError where the disk is full; nothing is kept then.
+        Raises ValueError for another shape or dtype, StorageError if the disk is full; then nothing is written.
         """
         try:
             self._store._write(self.rows, array)
@@ -296,7 +297,7 @@ class Claim:
             self.release()
 
     def release(self) -> None:
-        """Others may compute what was not written. Does nothing the second time."""
+        """Let other processes compute what was not written. A second call does nothing."""
         if self._open:
             self._open = False
             self._store._claims.release(self.rows)
@@ -309,7 +310,7 @@ class Claim:
 
 
 def stores_folder() -> Path:
-    """Where all stores lie: DOGBREED_FEATURES, or features/ in `dogbreed.photos.cache_folder()`."""
+    """Return the folder of all stores: DOGBREED_FEATURES, or features/ in `dogbreed.photos.cache_folder()`."""
     named = os.environ.get("DOGBREED_FEATURES")
     return Path(named).expanduser() if named else cache_folder() / "features"
 
@@ -317,5 +318,5 @@ def stores_folder() -> Path:
 def _distinct(rows: Iterable[RowKey]) -> list[RowKey]:
     distinct = list(dict.fromkeys(rows))
     if not all(digest for digest, _ in distinct):
-        raise ValueError("a row needs the digest of its photo: all photos without one would be the same")
+        raise ValueError("a row needs its photo's digest: photos without one would share a row")
     return distinct

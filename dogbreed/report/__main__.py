@@ -12,7 +12,7 @@ from dogbreed.run_folder import RunFolder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit status: 0, or 1 after an error, whose text goes to stderr."""
+    """Write the report and return the exit status: 0, or 1 after an error, which is printed to stderr."""
     parser = argparse.ArgumentParser(prog="python -m dogbreed.report", description=__doc__.partition(": ")[2])
     parser.add_argument("run_folder", type=Path, help="the folder that holds metrics.json and predictions.csv")
     parser.add_argument(

@@ -1,7 +1,5 @@
-"""What the predictions say: which breeds are taken for which, which are hard, and whether confidence can be trusted."""
+"""Analyse the predictions: which breeds are confused, which are hard, and how reliable the confidence is."""
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +24,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class BreedScores:
-    """Per breed, each of shape [breeds]; NaN where a score does not exist (no photo of it, or never predicted)."""
+    """Scores per breed, each of shape [breeds]; NaN if a score is undefined (no photos, or never predicted)."""
 
     photos: Integers
     recall: Floats
@@ -36,18 +34,18 @@ class BreedScores:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Test photos by stated probability, in bins of equal width; each [bins], NaN where a bin is empty."""
+    """Test photos by predicted probability, in bins of equal width; each [bins], NaN if a bin is empty."""
 
     edges: Floats  # [bins + 1]
     count: Integers
-    confidence: Floats  # mean stated probability
+    confidence: Floats  # mean predicted probability
     accuracy: Floats
     low: Floats  # 95 % interval of the accuracy
     high: Floats
 
 
 def confusion(predictions: Predictions) -> Cells:
-    """Only cells that hold photos: a dense matrix of thousands of classes would not fit into memory."""
+    """Count the non-empty cells of the confusion matrix; a dense one of thousands of classes would not fit memory."""
     classes = len(predictions.classes)
     cell, count = np.unique(predictions.true * classes + predictions.predicted, return_counts=True)
     true, predicted = np.divmod(cell, max(classes, 1))
@@ -65,7 +63,7 @@ def breed_scores(predictions: Predictions) -> BreedScores:
 
 
 def worst_first(scores: BreedScores) -> Integers:
-    """Places of the breeds that have test photos: lowest recall first, then lowest F1, then most photos."""
+    """Return the indices of the breeds with test photos, by lowest recall, then lowest F1, then most photos."""
     tested = np.flatnonzero(scores.photos)
     return tested[np.lexsort((tested, -scores.photos[tested], scores.f1[tested], scores.recall[tested]))]
 
@@ -84,25 +82,13 @@ def reliability(predictions: Predictions, bins: int = 10) -> Reliability:
 
 
 def wilson(hits: Floats | Integers, trials: Floats | Integers) -> tuple[Floats, Floats]:
-    """The 95 % interval of a share, by Wilson's score (1927), which also holds for few trials and for 0 or all hits."""
+    """Return the 95 % confidence interval of a share, by Wilson's score (1927), which suits few trials and extremes."""
     z = 1.959964
     share = _ratio(hits, trials)
     n = np.where(trials > 0, trials, 1)
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
-
-
-def labels(classes: Sequence[str]) -> list[str]:
-    """Names for people: 001.Affenpinscher is Affenpinscher, as long as all stay different from each other."""
-    plain = [_printable(name) for name in classes]
-    short = [re.sub(r"^\d+\.(?=.)", "", name).replace("_", " ").strip() for name in plain]
-    return short if all(short) and len(set(short)) == len(set(classes)) else plain
-
-
-def _printable(name: str) -> str:
-    """`name` without what no font or encoding can show: control characters, bytes that are not UTF-8."""
-    return "".join(c if c.isprintable() or c == " " else "\ufffd" for c in name)
 
 
 def _ratio(part: Floats | Integers, whole: Floats | Integers) -> Floats:

@@ -1,4 +1,4 @@
-"""From the values of a run to the text of its page."""
+"""Render the values of a run as an HTML page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from dogbreed.breeds import display_names
 from dogbreed.report import analysis, plots
 from dogbreed.report.analysis import BreedScores, Cells
 from dogbreed.report.photos import NoThumbnailError, thumbnail
@@ -21,12 +22,12 @@ PAIRS = 12  # most confused ones, with photos
 MISTAKES_SHOWN = 3  # photos a pair
 WORST = 12  # breeds
 ABSENT = "\u2013"  # a dash, for a number that was not measured
-LISTED = 200  # rows of the lists of skipped photos and of files; what lies beyond is counted
+LISTED = 200  # rows in the lists of skipped photos and of files; further ones are only counted
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A number to be seen first."""
+    """A headline number."""
 
     name: str
     value: str
@@ -38,7 +39,7 @@ class Picture:
     """A photo, or the reason why it is not shown."""
 
     path: str
-    told: str
+    description: str
     caption: str
     source: str = ""
     problem: str = ""
@@ -46,14 +47,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pair:
-    """Photos of one breed that were taken for another."""
+    """Photos of one breed that were predicted as another."""
 
     breed: str
     taken_for: str
     count: int
     photos: int  # of the true breed in the test set
     mistakes: Sequence[Picture]
-    right: Picture | None  # of the breed it was taken for
+    right: Picture | None  # of the predicted breed
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class BreedRow:
 
 
 def render(run: Run, photos_root: Path) -> str:
-    """The HTML page of `run`, with photos from below `photos_root`."""
+    """Render the HTML page of `run`, with photos from below `photos_root`."""
     tested = run.predictions
-    labels = analysis.labels(tested.classes)
+    labels = display_names(tested.classes)
     cells = analysis.confusion(tested)
     scores = analysis.breed_scores(tested)
     worst = analysis.worst_first(scores)
@@ -118,7 +119,7 @@ def render(run: Run, photos_root: Path) -> str:
 
 
 def environment_of_templates() -> Environment:
-    """Jinja with escaping for all values, and this page's number formats."""
+    """Build Jinja's environment, which escapes all values and has this page's number formats."""
     templates = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {"percent": percent, "decimal": decimal, "duration": duration, "size": size, "whole": whole}
     return templates
@@ -137,7 +138,7 @@ def whole(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3725.2 is "1 h 2 min", 100.1 is "1 min 40 s", 8.21 is "8.2 s"."""
+    """Format seconds: 3725.2 as "1 h 2 min", 100.1 as "1 min 40 s", 8.21 as "8.2 s"."""
     if not math.isfinite(seconds):
         return ABSENT
     if seconds < 59.95:
@@ -156,7 +157,7 @@ def size(size_bytes: int) -> str:
 
 
 def best_epoch(run: Run) -> float | None:
-    """The epoch whose weights were tested: the best by the run's `monitor` and `mode`, the first of equals."""
+    """Return the epoch whose weights were tested: the best by `monitor` and `mode`, the first of equals."""
     values = run.history.get(str(run.config.get("monitor", "val/acc")))
     if values is None or not np.isfinite(values).any():
         return None
@@ -165,7 +166,7 @@ def best_epoch(run: Run) -> float | None:
 
 
 class _Environment:
-    """environment.json as rows of text; what is not in it does not appear."""
+    """Formats environment.json as rows of text, without missing values."""
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         packages = raw.get("packages")
@@ -188,7 +189,7 @@ class _Environment:
 
 
 def _moment(stamp: object) -> str:
-    """2026-11-23T00:00:05+00:00 without seconds, for people; as it is where it is no such stamp."""
+    """Format a time stamp such as 2026-11-23T00:00:05+00:00 without its seconds; return anything else unchanged."""
     try:
         return datetime.fromisoformat(str(stamp)).strftime("%Y-%m-%d %H:%M %Z").strip()
     except ValueError:
@@ -237,7 +238,7 @@ def _curves(run: Run, kind: str, best: float | None) -> Markup:
 
 
 def _history_table(run: Run) -> list[list[str]]:
-    """metrics.csv for reading: a row of names, then a row an epoch; an empty cell stays empty."""
+    """Format metrics.csv: a row of names, then a row per epoch; empty cells stay empty."""
     if not run.history:
         return []
     epochs = zip(*run.history.values(), strict=True)
@@ -279,12 +280,12 @@ def _surest_first(tested: Predictions, true: int, predicted: int) -> Integers:
 def _picture(tested: Predictions, place: int, labels: Sequence[str], root: Path) -> Picture:
     path = tested.paths[place]
     breed, named = labels[tested.true[place]], labels[tested.predicted[place]]
-    told = f"{breed}, taken for {named}" if breed != named else f"{breed}, named rightly"
+    description = f"{breed}, predicted as {named}" if breed != named else f"{breed}, correct"
     caption = percent(float(tested.probability[place]), 0)
     try:
-        return Picture(path, told, caption, source=thumbnail(root, path))
+        return Picture(path, description, caption, source=thumbnail(root, path))
     except NoThumbnailError as reason:
-        return Picture(path, told, caption, problem=str(reason))
+        return Picture(path, description, caption, problem=str(reason))
 
 
 def _model_name(config: Mapping[str, Any]) -> str:

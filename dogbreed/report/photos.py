@@ -1,4 +1,4 @@
-"""Small pictures of photos, as text that a page can hold."""
+"""Make thumbnails of photos as data URIs."""
 
 import base64
 import io
@@ -6,17 +6,17 @@ from pathlib import Path, PurePosixPath
 
 from dogbreed.errors import DataError
 
-EDGE_PX = 192  # shown at about half of it, for screens with two pixels per CSS pixel
+EDGE_PX = 192  # shown at about half this size, for screens with two pixels per CSS pixel
 
 
 class NoThumbnailError(Exception):
-    """Why a photo cannot be shown, in a few words for the place where it would have been."""
+    """A photo cannot be shown; the message is short enough to appear in its place."""
 
 
 def thumbnail(root: Path, path: str) -> str:
-    """A JPEG of at most EDGE_PX x EDGE_PX as a data URI: upright, and converted as for the network.
+    """Return a JPEG of at most EDGE_PX x EDGE_PX as a data URI, upright and converted as for the network.
 
-    path: relative to `root`, with /. Raises NoThumbnailError whatever is wrong with the file.
+    path: relative to `root`, with /. Raises NoThumbnailError for any problem with the file.
     """
     from PIL import Image
 
@@ -28,7 +28,7 @@ def thumbnail(root: Path, path: str) -> str:
     try:
         if not (root / place).exists():
             raise NoThumbnailError("photo not found")
-        if not (root / place).is_file():  # opening a pipe would wait for ever
+        if not (root / place).is_file():  # opening a pipe would block forever
             raise NoThumbnailError("not a file")
         image = decode(root / place)
     except (DataError, OSError, ValueError) as error:  # ValueError: a null character in the path

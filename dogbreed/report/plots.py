@@ -1,6 +1,6 @@
-"""The plots of a report as inline SVG that takes its colours and its font from the page around it.
+"""Draw the plots of a report as inline SVG that takes its colours and font from the page around it.
 
-matplotlib draws with stand-in colours, which become CSS variables: one picture for light, dark and paper. Text stays
+matplotlib draws with placeholder colours, which become CSS variables: one plot for light, dark and print. Text stays
 text, so that it can be searched and read aloud. pyplot and its global figures are not used.
 """
 
@@ -25,17 +25,17 @@ INK, MUTED, RULE, TRAIN, VALID = "#010101", "#010102", "#010103", "#010104", "#0
 CSS_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", TRAIN: "--train", VALID: "--valid"}
 RIGHT_RGB, WRONG_RGB = (47, 111, 184), (214, 96, 36)  # of the confusion matrix; read well on white and on near-black
 
-ALL_LABELS_UP_TO = 40  # classes; above, every so many-th breed is named
-NUMBERS_UP_TO = 12  # classes whose matrix has room for counts
+ALL_LABELS_UP_TO = 40  # classes; with more, only every n-th breed is labelled
+NUMBERS_UP_TO = 12  # classes; a larger matrix has no room for counts
 MATRIX_PX = 520  # side of a large matrix, before the page scales it
-MAX_MATRIX_CELLS = 800  # a side; more classes than this are shown in blocks
+MAX_MATRIX_CELLS = 800  # per side; more classes than this are shown in blocks
 MAX_TOOLTIPS = 2000
 
 
 def curves(
     epochs: Floats, lines: Mapping[str, Floats], *, best: float | None, percent: bool, title: str, name: str
 ) -> Markup:
-    """Values by epoch. lines: "train" and "val", each [epochs], NaN where nothing was measured: the line has a gap.
+    """Plot values by epoch. lines: "train" and "val", each [epochs]; NaN, a missing value, leaves a gap in the line.
 
     best: the epoch whose weights were kept. name: unique in the page.
     """
@@ -45,7 +45,7 @@ def curves(
 
         axes = figure.add_axes((0.105, 0.135, 0.875, 0.765))
         for label, values in lines.items():
-            marker = "o" if epochs.size <= 25 else None  # a lone point between two gaps would not show as a line
+            marker = "o" if epochs.size <= 25 else None  # a single point between two gaps is invisible as a line
             colour, dashes = (TRAIN, (4, 1.8)) if label == "train" else (VALID, (None, None))
             axes.plot(epochs, values, color=colour, dashes=dashes, marker=marker, markersize=3, lw=1.8, label=label)
         if best is not None and "val" in lines:
@@ -64,12 +64,12 @@ def curves(
         axes.set_xlabel("epoch")
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=3, columnspacing=1.4, handlelength=1.8)
 
-    described = [f"{label}: {values[np.isfinite(values)][-1]:.4g} at last" for label, values in lines.items()]
+    described = [f"{label}: {values[np.isfinite(values)][-1]:.4g} at the end" for label, values in lines.items()]
     return _svg(draw, 400, 270, name, title, f"{epochs.size} epochs; " + "; ".join(described))
 
 
 def reliability_diagram(bins: Reliability, name: str) -> Markup:
-    """Share of right answers by stated probability, above how many photos each bin holds."""
+    """Plot the accuracy by predicted probability, above the number of photos in each bin."""
 
     def draw(figure: "Figure") -> None:
         from matplotlib.ticker import PercentFormatter
@@ -103,9 +103,9 @@ def reliability_diagram(bins: Reliability, name: str) -> Markup:
 
 
 def confusion_matrix(cells: Cells, labels: Sequence[str], name: str) -> Markup:
-    """A row a true breed, a column a predicted one, each row adding up to 1: blue where right, orange where wrong.
+    """Plot the confusion matrix: a row per true breed, summing to 1, and a column per predicted one.
 
-    Hovering over a cell tells its breeds and photos.
+    Correct cells are blue, mistakes orange. Hovering over a cell shows its breeds and photos.
     """
     classes = len(labels)
     block = math.ceil(classes / MAX_MATRIX_CELLS)
@@ -138,16 +138,17 @@ def confusion_matrix(cells: Cells, labels: Sequence[str], name: str) -> Markup:
         axes.set_xlabel("predicted breed", labelpad=4)
 
     right = int(cells.count[cells.true == cells.predicted].sum())
-    told = f"{classes} breeds; {right} of {int(cells.count.sum())} photos lie on the diagonal, where both agree"
+    description = f"{classes} breeds; {right} of {int(cells.count.sum())} photos are on the diagonal (correct)"
     scale = matrix_px / max(classes, 1)
     tooltips = _tooltips(cells, labels, f"translate({margin:.2f} 10) scale({scale:.5f})")
-    return _svg(draw, width, height, name, "Confusion matrix", told, tooltips)
+    return _svg(draw, width, height, name, "Confusion matrix", description, tooltips)
 
 
 def _matrix_picture(cells: Cells, side: int, block: int, *, faint: bool) -> Any:
-    """uint8 RGBA [side, side, 4]; opacity grows with the share. The square root keeps single mistakes visible.
+    """Draw the matrix as uint8 RGBA [side, side, 4]; opacity grows with the square root of the share, so that single
+    mistakes stay visible.
 
-    faint: leave text on top of the darkest cell readable.
+    faint: keep text on top of the darkest cell readable.
     """
     opacity = np.zeros((side, side))
     shade = np.where(cells.true == cells.predicted, 0.16, 0.32)
@@ -173,9 +174,9 @@ def _tooltips(cells: Cells, labels: Sequence[str], transform: str) -> str:
     marks = []
     for n in np.argsort(cells.true == cells.predicted, kind="stable")[:MAX_TOOLTIPS]:  # mistakes first
         true, predicted = cells.true[n], cells.predicted[n]
-        outcome = "named rightly" if true == predicted else f"taken for {labels[predicted]}"
-        told = escape(f"{labels[true]} {outcome}: {cells.count[n]} of {totals[n]}")
-        marks.append(f'<path d="M{predicted} {true}h1v1h-1z"><title>{told}</title></path>')
+        outcome = "correct" if true == predicted else f"predicted as {labels[predicted]}"
+        tooltip = escape(f"{labels[true]} {outcome}: {cells.count[n]} of {totals[n]}")
+        marks.append(f'<path d="M{predicted} {true}h1v1h-1z"><title>{tooltip}</title></path>')
     return f'<g class="tooltips" transform="{transform}">{"".join(marks)}</g>'
 
 
@@ -192,7 +193,7 @@ def _svg(
     description: str,
     more: str = "",
 ) -> Markup:
-    """The figure that `draw` fills as an <svg> element, scaled by the page. more: SVG to put on top, in pixels."""
+    """Return the figure that `draw` fills as an <svg> element, scaled by the page. more: SVG to overlay, in pixels."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -202,7 +203,7 @@ def _svg(
         "text.parse_math": False,  # a breed may be called $x$
         "text.usetex": False,
         "text.color": INK,
-        "font.family": "DejaVu Sans",  # measures only, and comes with matplotlib; the page's own font is shown
+        "font.family": "DejaVu Sans",  # only for measuring, and bundled with matplotlib; the page shows its own font
         "font.size": 10,
         "xtick.labelsize": 9.5,
         "ytick.labelsize": 9.5,
@@ -224,7 +225,7 @@ def _svg(
     }
     content = io.StringIO()
     with matplotlib.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the page's font may well have it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the page's font may have it
         figure = Figure(figsize=(width_px / 72, height_px / 72))  # SVG counts 72 to an inch
         draw(figure)
         figure.savefig(
@@ -236,15 +237,15 @@ def _svg(
     body = re.sub(r"<[a-z][^>]*>", lambda tag: _adopt(tag[0], name, used), body)
     return Markup(
         f'<svg class="plot" role="img" style="--width:{width_px:.0f}px" viewBox="0 0 {width_px:.2f} {height_px:.2f}" '
-        f'aria-labelledby="{name}-title {name}-told"><title id="{name}-title">{escape(title)}</title>'
-        f'<desc id="{name}-told">{escape(description)}</desc>{body}{more}</svg>'
+        f'aria-labelledby="{name}-title {name}-description"><title id="{name}-title">{escape(title)}</title>'
+        f'<desc id="{name}-description">{escape(description)}</desc>{body}{more}</svg>'
     )
 
 
 def _adopt(tag: str, name: str, used: set[str]) -> str:
-    """One tag of matplotlib's with ids that are unique in the page, and the page's colours and font."""
+    """Rewrite one of matplotlib's tags with ids that are unique in the page, and the page's colours and font."""
     tag = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", tag)
     tag = re.sub(r'((?:href="|url\()#)', rf"\1{name}-", tag)
-    tag = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", tag)  # as matplotlib before 3.9 writes it
+    tag = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", tag)  # matplotlib before 3.9 writes this
     tag = re.sub(r"font-family: [^;\"]*(; )?", "", tag)
     return re.sub(r"#0101\d\d\b", lambda m: f"var({CSS_VARIABLES[m[0]]})" if m[0] in CSS_VARIABLES else m[0], tag)

@@ -1,4 +1,4 @@
-"""What a run folder says, as plain values and arrays."""
+"""Read a run folder into plain values and arrays."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from omegaconf import OmegaConf
 
 from dogbreed.errors import DogBreedError, raise_findings
-from dogbreed.run_folder import RunFolder
+from dogbreed.run_folder import RunFolder, lasting_files
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -21,15 +21,15 @@ NAN = float("nan")
 
 
 class ReportError(DogBreedError):
-    """A run folder lacks what a report is made of."""
+    """A run folder lacks files that a report needs."""
 
 
 @dataclass(frozen=True)
 class Predictions:
     """The test photos, in the order of predictions.csv.
 
-    classes: class folder names; true, predicted: int64 [photos], places in `classes`; probability: float64 [photos]
-    in 0..1, NaN where not recorded; paths: relative to the photos' root, with / between folders.
+    classes: class folder names. true, predicted: int64 [photos], indices into `classes`. probability: float64 [photos]
+    in 0..1, NaN if not recorded. paths: relative to the photos' root, with / between folders.
     """
 
     classes: list[str]
@@ -47,7 +47,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. A file that is not there is an empty value here, but for metrics.json and predictions.csv."""
+    """One run. A missing file is an empty value here, except metrics.json and predictions.csv."""
 
     name: str  # of the folder
     config: dict[str, Any]
@@ -62,16 +62,16 @@ class Run:
 
 
 def read(folder: RunFolder) -> Run:
-    """Read all of `folder` but its checkpoints and log.
+    """Read everything in `folder` except its checkpoints and log.
 
-    Raises ReportError with everything that is missing or cannot be read.
+    Raises ReportError listing everything that is missing or cannot be read.
     """
     if not folder.path.is_dir():
         raise ReportError(
-            f"There is no run folder at {folder.path}.\nTry: the folder that holds the run's metrics.json"
+            f"The run folder {folder.path} does not exist.\nTry: the folder that holds the run's metrics.json"
         )
     findings = [
-        f"{path} is missing: this run has not been tested to its end.\nTry: python train.py resume={folder.path}"
+        f"{path} is missing: this run has not finished its test.\nTry: python train.py resume={folder.path}"
         for path in (folder.metrics, folder.predictions)
         if not path.is_file()
     ]
@@ -105,7 +105,7 @@ def read(folder: RunFolder) -> Run:
 
 
 def photos_root(folder: RunFolder) -> Path:
-    """Where the run's config.yaml says that its photos are: data.root, `~` expanded."""
+    """Return the run's data.root from its config.yaml, with `~` expanded."""
     try:
         root = _read_config(folder.config)["data"]["root"]
     except Exception as error:
@@ -117,7 +117,7 @@ def photos_root(folder: RunFolder) -> Path:
 
 
 def index_predictions(rows: Iterable[tuple[str, str, str, float]], classes: Iterable[str]) -> Predictions:
-    """Predictions from (path, breed, predicted, probability) rows; breeds not in `classes` are put after them."""
+    """Build Predictions from (path, breed, predicted, probability) rows; append breeds that are not in `classes`."""
     paths, true, predicted, probability = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
     known = list(dict.fromkeys(classes))
     known += sorted({*true, *predicted} - set(known))
@@ -158,7 +158,7 @@ def _read_table(path: Path, *required: str) -> Iterator[dict[str, str | None]]:
 
 
 def _read_history(path: Path) -> dict[str, Floats]:
-    # An epoch that was cut off and done again after a resume may be there twice: the later row is the one that counts.
+    # An epoch that was interrupted and repeated after a resume may appear twice: the later row counts.
     rows = {epoch: row for row in _read_table(path, "epoch") if (epoch := as_float(row["epoch"])) == epoch}
     names = list(dict.fromkeys(name for row in rows.values() for name in row if name))
     return {name: np.array([as_float(rows[epoch].get(name)) for epoch in sorted(rows)]) for name in names}
@@ -179,13 +179,13 @@ def _read_skipped(path: Path) -> list[tuple[str, str]]:
 
 
 def _stored_files(folder: RunFolder) -> Iterator[StoredFile]:
-    for path in sorted(folder.path.rglob("*")):
-        if path.is_file() and path != folder.report and not path.name.startswith("."):
+    for path in lasting_files(folder.path):
+        if path != folder.report and not path.name.startswith("."):
             yield StoredFile(path.relative_to(folder.path).as_posix(), path.stat().st_size)
 
 
 def as_float(cell: object) -> float:
-    """The number that a cell or a JSON value holds; NaN for an empty or cut-off cell."""
+    """Convert a cell or a JSON value to a number; NaN for an empty or truncated cell."""
     try:
         return float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -1,10 +1,11 @@
 """The addresses of the server and what they answer."""
 
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +14,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from dogbreed.serving import openapi
+from dogbreed.serving import docs, openapi
+from dogbreed.serving.limits import Limits
 from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.problems import Problem, as_json
+from dogbreed.serving.requests import PREDICTS, Requests
 from dogbreed.serving.service import Answered, Service
+
+_Endpoint: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _PAGE = {  # address: file in page/, its type
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _GUARDED = {  # nothing from elsewhere, nothing inline, in nobody's frame
@@ -32,88 +39,77 @@ _GUARDED = {  # nothing from elsewhere, nothing inline, in nobody's frame
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+_ADDRESS = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[\w./~-]*)?")  # that may be shown in a page
 _ROUND = 8  # decimals: float32 has no more, and 133 of them still sum to 1 within 1e-5
 
 
 class Application:
-    """The state between requests: the service once it is there, and whether the server is about to end."""
+    """The state between requests: the service once it is there, and whether the server is about to end.
 
-    def __init__(self, metrics: Metrics) -> None:
-        self.metrics = metrics
+    root_path: the address below which a proxy shows it, such as /dogs.
+    """
+
+    def __init__(self, metrics: Metrics, limits: Limits, root_path: str = "") -> None:
+        self.metrics, self.limits, self.root_path = metrics, limits, root_path
         self.service: Service | None = None
         self.draining = False
         self._began = time.monotonic()
-        self._files = {path: (files(__package__) / "page" / name).read_bytes() for path, (name, _) in _PAGE.items()}
+        self._document = openapi.document(limits, root_path)
+        self._docs_page = docs.page(self._document)
 
     @property
     def status(self) -> str:
         return "draining" if self.draining else "loading" if self.service is None else "ready"
 
-    def asgi(self) -> Starlette:
-        get = {"/ping": self._ping, "/health": self._health, "/metrics": self._metrics}
-        get |= {"/openapi.json": self._openapi, "/docs": self._docs, **dict.fromkeys(_PAGE, self._file)}
-        routes = [Route(path, self._closing(endpoint)) for path, endpoint in get.items()]
-        routes.append(Route("/invocations", self._closing(self._invocations), methods=["POST"]))
-        handlers: dict[Any, Any] = {HTTPException: _http_problem, Exception: _internal}
-        return Starlette(routes=routes, exception_handlers=handlers)
-
-    def _closing(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """While the server drains, each answer is the last one of its connection, so that none is lost."""
-
-        async def answer(request: Request) -> Response:
-            response = await endpoint(request)
-            if self.draining:
-                response.headers["Connection"] = "close"
-            return response
-
-        return answer
+    def asgi(self) -> ASGIApp:
+        get: dict[str, _Endpoint] = {"/ping": self._ping, "/health": self._health, "/metrics": self._metrics}
+        get |= {"/openapi.json": self._openapi, "/docs": self._docs}
+        get |= {path: _file(name, kind) for path, (name, kind) in _PAGE.items()}
+        routes = [Route(path, endpoint) for path, endpoint in get.items()]
+        routes.append(Route(PREDICTS, self._invocations, methods=["POST"]))
+        handlers: dict[Any, Any] = {Problem: _problem, HTTPException: _http_problem, Exception: _internal}
+        app = Starlette(routes=routes, exception_handlers=handlers)
+        app.router.redirect_slashes = False  # it would redirect to the host that the client names
+        # while the server drains, each answer is the last one of its connection, so that none is lost
+        return Requests(app, self.metrics, self.root_path, lambda: self.draining)
 
     async def _ping(self, request: Request) -> Response:
         return Response(status_code=200 if self.status == "ready" else 503)
 
     async def _health(self, request: Request) -> Response:
-        body = {"status": self.status, "uptime_s": round(time.monotonic() - self._began, 1)}
+        body: dict[str, Any] = {"status": self.status, "uptime_s": round(time.monotonic() - self._began, 1)}
+        body |= {"max_body_bytes": self.limits.body_bytes}
         if self.service is not None:
             body |= {"waiting": self.service.waiting, "model": _model(self.service)}
+            body |= {"classes": len(self.service.predictor.labels)}
         return _json(body, 200 if self.status == "ready" else 503)
 
     async def _metrics(self, request: Request) -> Response:
         return Response(self.metrics.text(), media_type=self.metrics.content_type)
 
     async def _openapi(self, request: Request) -> Response:
-        return _json(openapi.document())
+        return _json(self._document)
 
     async def _docs(self, request: Request) -> Response:
-        return Response(openapi.page(), media_type="text/html; charset=utf-8", headers=_GUARDED)
-
-    async def _file(self, request: Request) -> Response:
-        path = request.url.path
-        return Response(self._files[path], media_type=_PAGE[path][1], headers=_GUARDED)
+        address = f"{request.url.scheme}://{request.headers.get('host', '')}{self.root_path}"
+        shown = self._docs_page.replace(docs.ADDRESS, address) if _ADDRESS.fullmatch(address) else self._docs_page
+        return Response(shown, media_type="text/html; charset=utf-8", headers=_GUARDED)
 
     async def _invocations(self, request: Request) -> Response:
-        began = time.perf_counter()
-        code = "internal"
+        if self.service is None:
+            raise Problem("not_ready", "The model is being loaded. Try: again in a second")
         try:
-            if self.service is None:
-                raise Problem("not_ready", "The model is being loaded. Try: again in a second")
             answered = await self.service.handle(request)
-            response = self._answer(self.service, request, answered)
-            code = "ok"
-            return response
-        except Problem as problem:
-            code = problem.code
-            return problem.response()
         except ClientDisconnect:
-            code = "gone"
-            return Response(status_code=400)  # nobody reads it
-        finally:
-            self.metrics.requests.labels(code).inc()
-            self.metrics.seconds.observe(time.perf_counter() - began)
+            request.state.code = "gone"
+            return Response(status_code=499)  # nobody reads it
+        request.state.code = "ok"
+        return self._answer(self.service, request, answered)
 
     def _answer(self, service: Service, request: Request, answered: Answered) -> Response:
         rows = answered.answer.probabilities
         self.metrics.pictures.inc(len(rows))
-        for part, seconds in answered.seconds.items():
+        for part, seconds in {"receive": answered.received_s, **answered.seconds}.items():
             self.metrics.parts.labels(part).observe(seconds)
         timing = ", ".join(f"{part};dur={1000 * seconds:.1f}" for part, seconds in answered.seconds.items())
         headers = {"Server-Timing": timing}
@@ -129,7 +125,10 @@ class Application:
         row = answered.answer.probabilities[place]
         ranked = service.predictor.ranked(row, top=answered.asked.top)
         result: dict[str, Any] = {
-            "predictions": [{"breed": one.breed, "probability": round(one.probability, _ROUND)} for one in ranked],
+            "predictions": [
+                {"breed": one.breed, "label": one.label, "probability": round(one.probability, _ROUND)}
+                for one in ranked
+            ],
             "probabilities": _rounded(row),
         }
         if answered.asked.heat_map:
@@ -164,12 +163,37 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
     return Response(as_json(value), status, headers, media_type="application/json")
 
 
+def _file(name: str, media_type: str) -> _Endpoint:
+    content = (files(__package__) / "page" / name).read_bytes()
+
+    async def answer(request: Request) -> Response:
+        return Response(content, media_type=media_type, headers=_GUARDED)
+
+    return answer
+
+
+def _refused(request: Request, problem: Problem) -> Response:
+    request.state.code = problem.code
+    return problem.response(request.scope["root_path"])
+
+
+async def _problem(request: Request, error: Problem) -> Response:
+    return _refused(request, error)
+
+
 async def _http_problem(request: Request, error: HTTPException) -> Response:
-    code = "method_not_allowed" if error.status_code == 405 else "not_found"
-    response = Problem(code, f"{request.method} {request.url.path[:80]!a}. Try: /docs").response()
+    path = request.scope["path"][:80]
+    predicts = f"POST {request.scope['root_path']}{PREDICTS}, such as curl -F file=@photo.jpg, or open /docs"
+    if error.status_code == 405:
+        what = predicts if (error.headers or {}).get("Allow") == "POST" else f"GET, or {predicts}"
+        problem = Problem("method_not_allowed", f"{request.method} is not taken at {path!a}. Try: {what}")
+    else:
+        problem = Problem("not_found", f"There is nothing at {path!a}. Try: {predicts}")
+    response = _refused(request, problem)
     response.headers.update(error.headers or {})
     return response
 
 
-async def _internal(request: Request, error: Exception) -> Response:  # uvicorn logs the error itself
-    return Problem("internal", "The log of the server says what it was").response()
+async def _internal(request: Request, error: Exception) -> Response:  # `Requests` logs the error itself
+    detail = f"The server's log has the reason, under request {request.state.id}"
+    return _refused(request, Problem("internal", detail))

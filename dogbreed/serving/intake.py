@@ -11,13 +11,17 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from PIL import Image
 
+from dogbreed.serving import forms
+from dogbreed.serving.limits import Limits
 from dogbreed.serving.problems import Problem
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-BYTES_TYPES = ("image/jpeg", "image/png", "image/webp", "application/x-image", "application/octet-stream")
+BYTES_TYPES = ("image/*", "application/x-image", "application/octet-stream")
+JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data"
 MAX_TOP = 1000
 # A JPEG is decoded at a reduced scale, the others are whole in memory, with transparency at 12 and 20 bytes a pixel
 _MAX_PIXELS = {"JPEG": 50_000_000, "PNG": 12_500_000, "WEBP": 9_000_000}
@@ -26,19 +30,6 @@ _MAX_SCANNED_PIXELS = (
     150_000_000  # of a JPEG, pixels times passes over them: a few bytes can ask for hundreds of passes
 )
 _MAX_PROGRESSIVE_PIXELS = 25_000_000  # all coefficients are kept until the last pass
-
-
-@dataclass(frozen=True)
-class Limits:
-    """body_bytes: of a request. pictures: of a batch. deadline_s: from a request's first byte to its answer's.
-
-    waiting: requests that are read, decoded or computed at a time; more are refused at once.
-    """
-
-    body_bytes: int = 6 * 1024 * 1024  # as much as SageMaker passes on
-    pictures: int = 16
-    deadline_s: float = 10.0  # SageMaker gives up after 60
-    waiting: int = 32
 
 
 @dataclass(frozen=True)
@@ -51,30 +42,59 @@ class Asked:
     heat_map: bool
 
 
-def content_type(header: str | None) -> str:
-    """The media type of a Content-Type header, without its parameters. Raises Problem for one that is not taken."""
-    found = (header or "application/octet-stream").partition(";")[0].strip().lower()
-    if found not in (*BYTES_TYPES, "application/json"):
+def check_type(content_type: str) -> None:
+    """Raise Problem for a Content-Type that is not taken; an empty one is."""
+    found = _media_type(content_type)
+    if found == FORM_TYPE:
+        forms.boundary(content_type)
+    elif found == "application/x-www-form-urlencoded":
+        raise Problem(
+            "unsupported_type",
+            f"Content-Type {found!a}, as curl sends it where nothing else is said. "
+            "Try: curl -F file=@photo.jpg, or --data-binary @photo.jpg with -H 'Content-Type: image/jpeg'",
+        )
+    elif not found.startswith("image/") and found not in (*BYTES_TYPES, JSON_TYPE, ""):
         raise Problem(
             "unsupported_type",
             f"Content-Type {found[:60]!a} is not taken. Try: {', '.join(BYTES_TYPES)} with the picture's bytes, "
-            'or application/json with {"image": "<base64>"}',
+            f'{FORM_TYPE} with files, or {JSON_TYPE} with {{"image": "<base64>"}}',
         )
-    return found
 
 
-def asked(media_type: str, body: bytes, query: Mapping[str, str], limits: Limits) -> Asked:
+def asked(content_type: str, body: bytes, query: Mapping[str, str], limits: Limits) -> Asked:
     """What a request with this body wants. Raises Problem."""
     if not body:
         raise Problem("empty", "The body is empty. Try: the bytes of a JPEG, PNG or WebP picture")
     top, heat_map = _top(query.get("top", "5")), _flag(query.get("heat_map", "false"))
-    if media_type != "application/json":
+    media_type = _media_type(content_type)
+    if media_type == FORM_TYPE:
+        return _from_form(forms.pictures(body, content_type), top, heat_map, limits)
+    if media_type != JSON_TYPE:
         return Asked([body], False, top, heat_map)
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Problem("bad_json", f"The body does not parse as JSON: {str(error)[:200]}") from error
     return _from_json(found, top, heat_map, limits)
+
+
+def _media_type(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _from_form(pictures: list[bytes], top: int, heat_map: bool, limits: Limits) -> Asked:
+    """One file is a request for one picture, several are a batch."""
+    if not pictures:
+        raise Problem("empty", "There is no file in the form. Try: curl -F file=@photo.jpg, with the @")
+    _check_number(len(pictures), limits)
+    return Asked(pictures, len(pictures) > 1, top, heat_map)
+
+
+def _check_number(pictures: int, limits: Limits) -> None:
+    if pictures > limits.pictures:
+        raise Problem(
+            "too_many_pictures", f"{pictures} pictures are more than the {limits.pictures} that a request may have"
+        )
 
 
 def _from_json(found: Any, top: int, heat_map: bool, limits: Limits) -> Asked:
@@ -92,10 +112,7 @@ def _from_json(found: Any, top: int, heat_map: bool, limits: Limits) -> Asked:
     texts = found["images"] if batch else [found["image"]]
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise Problem("bad_request_fields", f"Pictures are strings of base64. {expected}")
-    if len(texts) > limits.pictures:
-        raise Problem(
-            "too_many_pictures", f"{len(texts)} pictures are more than the {limits.pictures} that a request may have"
-        )
+    _check_number(len(texts), limits)
     return Asked(each(_from_base64, texts, batch=batch), batch, top, heat_map)
 
 
@@ -115,12 +132,20 @@ def each(use: Any, items: Sequence[Any], *, batch: bool) -> list[Any]:
 
 
 def _from_base64(text: str) -> bytes:
+    """The bytes that base64 stands for, alone or in a data URL, which browsers make: data:image/jpeg;base64,..."""
+    if text[:5].lower() == "data:":
+        text = _of_data_url(text)
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Problem(
-            "bad_base64", f"This is no base64: {error}. Try: without a prefix such as data:image/..."
-        ) from error
+        raise Problem("bad_base64", f"This is no base64: {error}") from error
+
+
+def _of_data_url(url: str) -> str:
+    head, _, content = url.partition(",")
+    if not head.lower().rstrip().endswith(";base64"):
+        raise Problem("bad_base64", f"The data URL {head[:60]!a} is not one of base64. Try: data:image/jpeg;base64,...")
+    return unquote(content) if "%" in content else content
 
 
 def _top(value: Any) -> int:

@@ -5,7 +5,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from dogbreed.inference import About
 
-_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Metrics:
@@ -20,16 +20,22 @@ class Metrics:
         )
         self.pictures = Counter("dogbreed_pictures", "Pictures that were answered", registry=registry)
         self.seconds = Histogram(
-            "dogbreed_request_seconds", "From a request to its answer", buckets=_SECONDS, registry=registry
+            "dogbreed_request_seconds",
+            "From the headers of a request to /invocations to its answer, by status; 499 where the client has gone",
+            ["status"],
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.parts = Histogram(
             "dogbreed_part_seconds",
-            "Of a request: decode, wait, network",
+            "Of a request that was answered: receive, wait, decode, network",
             ["part"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self.waiting = Gauge("dogbreed_requests_waiting", "Read, decoded or computed right now", registry=registry)
+        self.waiting = Gauge("dogbreed_requests_waiting", "Complete, and not answered yet", registry=registry)
+        self.buffered = Gauge("dogbreed_buffered_bytes", "Of bodies in memory", registry=registry)
+        self.connections = Gauge("dogbreed_connections", "Open right now", registry=registry)
         self._model = Gauge(
             "dogbreed_model", "1 for the model that answers", ["name", "version", "precision"], registry=registry
         )

@@ -1,176 +1,171 @@
-"""The server's description for programs (OpenAPI 3.1) and, made of the same, for people: a page without any script."""
+"""The server's description for programs: OpenAPI 3.1. A test holds it against what the server answers."""
 
-import html
-import json
-from functools import cache
-from importlib.resources import files
-from string import Template
 from typing import Any
 
 from dogbreed import __version__
-from dogbreed.serving.intake import BYTES_TYPES, MAX_TOP
+from dogbreed.serving.intake import BYTES_TYPES, FORM_TYPE, JSON_TYPE, MAX_TOP
+from dogbreed.serving.limits import Limits
 from dogbreed.serving.problems import PROBLEMS
 
 _Schema = dict[str, Any]
-_BASE64: _Schema = {"type": "string", "contentEncoding": "base64", "description": "the bytes of a JPEG, PNG or WebP"}
+_NUMBER, _TEXT, _INTEGER = {"type": "number"}, {"type": "string"}, {"type": "integer"}
+_BASE64: _Schema = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "description": "the bytes of a JPEG, PNG or WebP, as base64 or as a data URL of it",
+}
+_BYTES: _Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
 _TOP: _Schema = {"type": "integer", "minimum": 1, "maximum": MAX_TOP, "default": 5}
 _HEAT: _Schema = {"type": "boolean", "default": False}
 _PROBABILITIES: _Schema = {
     "type": "array",
-    "items": {"type": "number"},
-    "description": "one for each breed, in the order of the artifact's labels.json; they sum to 1",
+    "items": _NUMBER,
+    "description": "one for each class, in the order of the artifact's labels.json; they sum to 1",
 }
 _PARAMETERS = [
-    {"name": "top", "in": "query", "schema": _TOP, "description": "how many breeds"},
+    {"name": "top", "in": "query", "schema": _TOP, "description": "how many classes"},
     {
         "name": "heat_map",
         "in": "query",
         "schema": _HEAT,
-        "description": "what in the picture speaks for the first breed",
+        "description": "what in the picture speaks for the first class",
     },
 ]
-EXAMPLES = {
-    "curl": "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8080/invocations",
-    "the bare probabilities": "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' "
-    "-H 'Accept: application/json;verbose=false' http://127.0.0.1:8080/invocations",
-    "Python": 'import json, urllib.request\n\nwith open("photo.jpg", "rb") as photo:\n'
-    "    request = urllib.request.Request(\n"
-    '        "http://127.0.0.1:8080/invocations", photo.read(), {"Content-Type": "image/jpeg"}\n    )\n'
-    'print(json.load(urllib.request.urlopen(request))["predictions"])',
-}
+_HEADERS: _Schema = {"X-Request-Id": {"schema": _TEXT, "description": "the request's own, or a new one"}}
+
+
+def document(limits: Limits, root_path: str = "") -> dict[str, Any]:
+    """root_path: the address below which clients find the server, such as /dogs."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "dogbreed", "version": __version__, "description": "What does this photo show?"},
+        "servers": [{"url": root_path or "."}],  # "." is where this document lies, whatever a proxy calls that
+        "paths": {
+            "/invocations": {"post": _invocations(limits)},
+            "/ping": _get("Whether requests are answered", "", also={"503": "being loaded, or about to end"}),
+            "/health": _get(
+                "The same with the reason and the model", "application/json", _ref("Health"), {"503": "not ready"}
+            ),
+            "/metrics": _get("For Prometheus", "text/plain"),
+            "/": _get("A page to try it", "text/html"),
+            "/docs": _get("This interface as a page", "text/html"),
+            "/openapi.json": _get("This interface as OpenAPI", "application/json", {"type": "object"}),
+        },
+        "components": {"schemas": _schemas()},
+    }
+
+
+def _ref(name: str) -> _Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def _object(required: list[str], **properties: _Schema) -> _Schema:
     return {"type": "object", "required": required, "properties": properties}
 
 
+def _get(
+    summary: str, media_type: str, schema: _Schema | None = None, also: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """A path that is read. also: statuses besides 200, with the same content, and what they mean."""
+    content = {"content": {media_type: {"schema": schema or {"type": "string"}}}} if media_type else {}
+    statuses = {"200": "as asked for", **(also or {})}
+    responses = {status: {"description": text, "headers": _HEADERS, **content} for status, text in statuses.items()}
+    return {"get": {"summary": summary, "responses": responses}}
+
+
+def _invocations(limits: Limits) -> dict[str, Any]:
+    return {
+        "summary": "The most probable classes of one picture, or of several",
+        "description": f"A request has at most {limits.body_bytes:,} bytes and {limits.pictures} pictures.",
+        "parameters": _PARAMETERS,
+        "requestBody": {"required": True, "content": _bodies(limits)},
+        "responses": {"200": _answers(), **_problems()},
+    }
+
+
+def _bodies(limits: Limits) -> dict[str, Any]:
+    several = {"minItems": 1, "maxItems": limits.pictures}
+    one, many = {"top": _TOP, "heat_map": _HEAT, "image": _BASE64}, {"type": "array", "items": _BASE64, **several}
+    as_json = [
+        {**_object(["image"], **one), "additionalProperties": False},
+        {**_object(["images"], top=_TOP, heat_map=_HEAT, images=many), "additionalProperties": False},
+    ]
+    files = {"type": "array", "items": _BYTES, **several}
+    form = {
+        **_object([], file=files),
+        "description": "each file, whatever its field is called, is a picture; fields that are no files are ignored",
+    }
+    return {
+        **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in BYTES_TYPES},
+        FORM_TYPE: {"schema": form},
+        JSON_TYPE: {"schema": {"oneOf": as_json}},
+    }
+
+
+def _answers() -> dict[str, Any]:
+    bare = [_PROBABILITIES, {"type": "array", "items": _PROBABILITIES}]
+    return {
+        "description": "Ranked classes, best first: Answer for one picture, Answers for a list in JSON and for a form "
+        "with several files. With Accept: application/json;verbose=false the bare probabilities",
+        "headers": {**_HEADERS, "Server-Timing": {"schema": _TEXT, "description": "milliseconds of each part"}},
+        "content": {JSON_TYPE: {"schema": {"oneOf": [_ref("Answer"), _ref("Answers"), *bare]}}},
+    }
+
+
+def _problems() -> dict[str, Any]:
+    retry = {"Retry-After": {"schema": _INTEGER, "description": "seconds"}}
+    return {
+        str(status): {
+            "description": "; ".join(f"{code}: {title}" for code, (its, title) in PROBLEMS.items() if its == status),
+            "headers": {**_HEADERS, **(retry if status == 503 else {})},
+            "content": {"application/problem+json": {"schema": _ref("Problem")}},
+        }
+        for status in sorted({status for status, _ in PROBLEMS.values()} - {404, 405})
+    }
+
+
 def _schemas() -> dict[str, _Schema]:
-    number, text = {"type": "number"}, {"type": "string"}
     heat_map = _object(
         ["crop_pct", "rows"],
-        crop_pct={**number, "description": "of the photo's shorter side: the middle square that the rows lie over"},
-        rows={"type": "array", "items": {"type": "array", "items": number}, "description": "0..1, top row first"},
+        crop_pct={**_NUMBER, "description": "of the photo's shorter side: the middle square that the rows lie over"},
+        rows={"type": "array", "items": {"type": "array", "items": _NUMBER}, "description": "0..1, top row first"},
+    )
+    prediction = _object(
+        ["breed", "label", "probability"],
+        breed={**_TEXT, "description": "the class's name for people"},
+        label={**_TEXT, "description": "the name of its folder, as in the artifact's labels.json"},
+        probability=_NUMBER,
     )
     result = _object(
         ["predictions", "probabilities"],
-        predictions={"type": "array", "items": _object(["breed", "probability"], breed=text, probability=number)},
+        predictions={"type": "array", "items": prediction},
         probabilities=_PROBABILITIES,
         heat_map={"oneOf": [heat_map, {"type": "null"}], "description": "if asked for; null where the model has none"},
     )
-    model = _object(["name", "version", "run_id", "precision"], name=text, version=text, run_id=text, precision=text)
     codes = {"type": "string", "enum": list(PROBLEMS)}
+    error = _object(["picture", "code", "detail"], picture=_INTEGER, code=codes, detail=_TEXT)
     return {
-        "Answer": {"allOf": [result, _object(["model"], model={"$ref": "#/components/schemas/Model"})]},
-        "Answers": _object(
-            ["results", "model"],
-            results={"type": "array", "items": result},
-            model={"$ref": "#/components/schemas/Model"},
+        "Answer": {"allOf": [result, _object(["model"], model=_ref("Model"))]},
+        "Answers": _object(["results", "model"], results={"type": "array", "items": result}, model=_ref("Model")),
+        "Model": _object(
+            ["name", "version", "run_id", "precision"], name=_TEXT, version=_TEXT, run_id=_TEXT, precision=_TEXT
         ),
-        "Model": model,
+        "Health": _object(
+            ["status", "uptime_s", "max_body_bytes"],
+            status={"type": "string", "enum": ["loading", "ready", "draining"]},
+            uptime_s=_NUMBER,
+            max_body_bytes=_INTEGER,
+            waiting=_INTEGER,
+            classes=_INTEGER,
+            model=_ref("Model"),
+        ),
         "Problem": _object(
             ["type", "title", "status", "code", "detail"],
-            type=text,
-            title=text,
-            status={"type": "integer"},
+            type=_TEXT,
+            title=_TEXT,
+            status=_INTEGER,
             code=codes,
-            detail=text,
-            errors={
-                "type": "array",
-                "items": _object(["picture", "code", "detail"], picture={"type": "integer"}, code=codes, detail=text),
-            },
+            detail=_TEXT,
+            errors={"type": "array", "items": error, "description": "of each picture that cannot be used"},
         ),
     }
-
-
-@cache
-def document() -> dict[str, Any]:
-    """The OpenAPI document."""
-
-    def ref(name: str) -> _Schema:
-        return {"$ref": f"#/components/schemas/{name}"}
-
-    def plain(summary: str, kind: str, **more: str) -> dict[str, Any]:
-        answers = {"200": "it is so", **more}
-        content = {"content": {kind: {"schema": {"type": "string"}}}} if kind else {}
-        return {
-            "get": {"summary": summary, "responses": {c: {"description": d, **content} for c, d in answers.items()}}
-        }
-
-    problem = {"application/problem+json": {"schema": ref("Problem")}}
-    statuses = sorted({status for status, _ in PROBLEMS.values()} - {404, 405})
-    problems = {
-        str(status): {
-            "description": "; ".join(f"{code}: {title}" for code, (its, title) in PROBLEMS.items() if its == status),
-            "content": problem,
-            **({"headers": {"Retry-After": {"schema": {"type": "integer"}}}} if status == 503 else {}),
-        }
-        for status in statuses
-    }
-    bodies: dict[str, Any] = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in BYTES_TYPES}
-    bodies["application/json"] = {
-        "schema": {
-            "oneOf": [
-                _object(["image"], image=_BASE64, top=_TOP, heat_map=_HEAT),
-                _object(["images"], images={"type": "array", "items": _BASE64}, top=_TOP, heat_map=_HEAT),
-            ]
-        }
-    }
-    answers = {
-        "application/json": {"schema": {"oneOf": [ref("Answer"), ref("Answers")]}},
-        "application/json;verbose=false": {
-            "schema": {"oneOf": [_PROBABILITIES, {"type": "array", "items": _PROBABILITIES}]}
-        },
-    }
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "dogbreed", "version": __version__, "description": "Which breed is this dog?"},
-        "paths": {
-            "/invocations": {
-                "post": {
-                    "summary": "The most probable breeds of one picture, or of several as JSON",
-                    "parameters": _PARAMETERS,
-                    "requestBody": {"required": True, "content": bodies},
-                    "responses": {"200": {"description": "ranked breeds, best first", "content": answers}, **problems},
-                }
-            },
-            "/ping": plain(
-                "Whether requests are answered", "", **{"503": "the model is being loaded, or the server ends"}
-            ),
-            "/health": plain(
-                "The same with the reason and the model, as JSON", "application/json", **{"503": "not ready"}
-            ),
-            "/metrics": plain("For Prometheus", "text/plain"),
-            "/": plain("A page to try it", "text/html"),
-        },
-        "components": {"schemas": _schemas()},
-    }
-
-
-@cache
-def page() -> bytes:
-    """The same as HTML."""
-    described = document()
-    rows = "".join(
-        f"<tr><th scope=row><code>{method.upper()} {html.escape(path)}</code></th>"
-        f"<td>{html.escape(it['summary'])}</td></tr>"
-        for path, methods in described["paths"].items()
-        for method, it in methods.items()
-    )
-    types = "".join(f"<li><code>{kind}</code></li>" for kind in (*BYTES_TYPES, "application/json"))
-    examples = "".join(
-        f"<h3>{html.escape(name)}</h3><pre tabindex=0><code>{html.escape(text)}</code></pre>"
-        for name, text in EXAMPLES.items()
-    )
-    problems = "".join(
-        f'<tr id="{code}"><td>{status}</td><th scope=row><code>{code}</code></th><td>{html.escape(title)}</td></tr>'
-        for code, (status, title) in PROBLEMS.items()
-    )
-    schemas = "".join(
-        f"<details><summary><code>{name}</code></summary>"
-        f"<pre tabindex=0><code>{html.escape(json.dumps(schema, indent=2))}</code></pre></details>"
-        for name, schema in described["components"]["schemas"].items()
-    )
-    template = Template((files(__package__) / "page" / "docs.html").read_text())
-    return template.substitute(
-        addresses=rows, types=types, examples=examples, problems=problems, schemas=schemas
-    ).encode()

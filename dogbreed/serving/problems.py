@@ -10,6 +10,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {  # code: HTTP status, title
     "bad_http": (400, "This is no HTTP request"),
     "empty": (400, "There is no picture"),
     "bad_json": (400, "The body is no JSON"),
+    "bad_form": (400, "The body is no form"),
     "bad_parameter": (400, "A parameter has a value that it cannot have"),
     "not_found": (404, "There is nothing here"),
     "method_not_allowed": (405, "This address takes another method"),
@@ -27,6 +28,7 @@ PROBLEMS: Mapping[str, tuple[int, str]] = {  # code: HTTP status, title
     "overloaded": (503, "There are more requests than can be answered"),
     "deadline": (503, "The answer would have come too late"),
     "not_ready": (503, "The model is not ready"),
+    "ending": (503, "The server is about to end"),
 }
 
 
@@ -41,10 +43,11 @@ class Problem(Exception):  # noqa: N818 (its name in the RFC)
     def status(self) -> int:
         return PROBLEMS[self.code][0]
 
-    def response(self) -> Response:
+    def response(self, root_path: str = "") -> Response:
+        """root_path: the address below which clients find the server, such as /dogs."""
         status, title = PROBLEMS[self.code]
         body = {
-            "type": f"/docs#{self.code}",
+            "type": f"{root_path}/docs#{self.code}",
             "title": title,
             "status": status,
             "code": self.code,
@@ -52,8 +55,6 @@ class Problem(Exception):  # noqa: N818 (its name in the RFC)
             **({"errors": self.errors} if self.errors else {}),
         }
         headers = {"Retry-After": "1"} if status == 503 else {}
-        if self.code in ("slow_body", "deadline", "body_too_large"):  # what is left of the body is not read
-            headers["Connection"] = "close"
         return Response(as_json(body), status, headers, media_type="application/problem+json")
 
 

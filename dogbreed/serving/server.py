@@ -1,71 +1,95 @@
 """uvicorn, with a beginning and an end that lose no request: ready only when warm, drained before it stops."""
 
 import asyncio
+import errno
 import logging
 import signal
+import socket
 import time
+from collections.abc import Generator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
+from dogbreed.errors import DogBreedError
 from dogbreed.hardware import give_back_freed_memory
 from dogbreed.inference import Predictor
+from dogbreed.serving import connections
 from dogbreed.serving.app import Application
-from dogbreed.serving.intake import Limits
 from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.protocol import Protocol
 from dogbreed.serving.service import Service
+from dogbreed.serving.settings import Settings
 
 log = logging.getLogger("dogbreed.serving")
 
-_DRAIN_S = 20.0  # at most; SageMaker kills 30 s after SIGTERM
 _QUIET_S = 1.0  # so long without a request, and nothing can be on its way any more
-_IDLE_S = 75  # a connection is kept; longer than load balancers keep theirs, so that they close first
+_BACKLOG = 1024  # connections that wait to be accepted
+_ACCEPTED_AT_ONCE = 64  # before they are counted: fewer than the open files that are kept for others
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_SAY_AGAIN_S = 60.0
+
+
+class CannotListenError(DogBreedError):
+    """The address cannot be had."""
 
 
 class Server(uvicorn.Server):
-    """Listens at once, while the model is still being loaded elsewhere. On SIGTERM or SIGINT it drains; a second signal
-    ends it at once.
+    """Listens at once, while the model is still being loaded elsewhere. On SIGTERM, SIGINT or SIGHUP it drains; a
+    second signal ends it at once. A SIGHUP that was ignored at the start, as by nohup, stays so.
 
     Draining: /ping says 503, every answer closes its connection, new ones are still answered. It ends when nothing has
-    come for a second.
+    come for a second, and no request is under way.
     """
 
-    def __init__(self, predictor: "Future[Predictor]", host: str, port: int, limits: Limits) -> None:
-        self.application = Application(Metrics())
+    def __init__(self, predictor: "Future[Predictor]", settings: Settings) -> None:
+        self.settings = settings
         self.error: BaseException | None = None
-        self._predictor, self._limits = predictor, limits
+        self.application = Application(Metrics(), settings.limits, settings.root_path)
+        self._connections = connections.Connections(connections.that_fit(settings.limits.connections))
+        self.application.metrics.connections.set_function(lambda: len(self._connections))
+        self._predictor = predictor
         self._loading: asyncio.Task[None] | None = None
-        self._drain_began = self._last_request = 0.0
+        self._drain_began = self._last_request = self._said_no_room = 0.0
         self._requests = 0
+        protocol = partial(
+            Protocol, connections=self._connections, limits=settings.limits, root_path=settings.root_path
+        )
         super().__init__(
             uvicorn.Config(
                 self.application.asgi(),
-                host,
-                port,
                 loop="asyncio",
-                http=Protocol,
+                http=protocol,  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                backlog=1024,
-                timeout_keep_alive=_IDLE_S,
-                timeout_graceful_shutdown=5,
+                backlog=_ACCEPTED_AT_ONCE,
+                timeout_keep_alive=settings.limits.idle_s,  # type: ignore[arg-type]
+                timeout_graceful_shutdown=2,
             )
         )
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        log.info("Listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._failed)
+        sockets = listen(self.settings.host, self.settings.port)
+        await super().startup(sockets)
+        for each in sockets:
+            each.listen(_BACKLOG)
+        host, port = sockets[0].getsockname()[:2]
+        below = f" below {self.settings.root_path}/" if self.settings.root_path else ""
+        log.info("Listening on http://%s:%d%s", f"[{host}]" if ":" in host else host, port, below)
         self._loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:
         try:
-            service = Service(await asyncio.wrap_future(self._predictor), self._limits, self.application.metrics)
+            predictor = await asyncio.wrap_future(self._predictor)
+            service = Service(predictor, self.settings.limits, self.application.metrics)
             await asyncio.to_thread(service.warm_up)
         except Exception as error:
             self.error, self.should_exit = error, True
@@ -79,6 +103,26 @@ class Server(uvicorn.Server):
         await asyncio.to_thread(service.predictor.prepare_for_several)  # meanwhile it answers already
         await asyncio.to_thread(give_back_freed_memory)  # what loading took: a third of all
 
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio says the same error for each connection that it cannot accept, a thousand times a second."""
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in _NO_ROOM):
+            loop.default_exception_handler(context)
+        elif time.monotonic() - self._said_no_room > _SAY_AGAIN_S:
+            self._said_no_room = time.monotonic()
+            log.error("No new connections: %s. Try: a higher limit of open files (ulimit -n)", error.strerror)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        with super().capture_signals():
+            before = signal.getsignal(signal.SIGHUP)
+            if before != signal.SIG_IGN:
+                signal.signal(signal.SIGHUP, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, before)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.application.draining or self.application.service is None:
             self.should_exit = self.force_exit = True
@@ -90,14 +134,38 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self.application.draining:
             now = time.monotonic()
-            busy = self.application.service is not None and self.application.service.waiting > 0
-            if busy or self.server_state.total_requests != self._requests:
+            if self.server_state.tasks or self.server_state.total_requests != self._requests:
                 self._last_request, self._requests = now, self.server_state.total_requests
-            if now - self._last_request >= _QUIET_S or now - self._drain_began >= _DRAIN_S:
+            if now - self._last_request >= _QUIET_S or now - self._drain_began >= self.settings.limits.drain_s:
                 self.should_exit = True
         return await super().on_tick(counter)
 
-    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().shutdown(sockets)  # type: ignore[arg-type]
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
         if self.application.service is not None:
             self.application.service.close()
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on all addresses of `host`, on the same port; :: stands for those of IPv4 as well.
+
+    port: 0 for a free one. Raises CannotListenError.
+    """
+    try:
+        if host == "::" and socket.has_dualstack_ipv6():
+            return [_bound((host, port), socket.AF_INET6, both=True)]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        sockets: list[socket.socket] = []
+        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+            number = sockets[0].getsockname()[1] if sockets else port
+            sockets.append(_bound((address[0], number, *address[2:]), family))
+        return sockets
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CannotListenError(
+            f"Cannot listen on {host} port {port}: {reason}.\nTry: another --port (0 for a free one) or --host"
+        ) from error
+
+
+def _bound(address: tuple[Any, ...], family: int, *, both: bool = False) -> socket.socket:
+    return socket.create_server(address, family=family, dualstack_ipv6=both, backlog=_BACKLOG)

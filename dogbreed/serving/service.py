@@ -16,20 +16,21 @@ from starlette.requests import Request
 from dogbreed.errors import ArtifactError, DataError
 from dogbreed.hardware import available_cpus
 from dogbreed.inference import Answer, Predictor
-from dogbreed.serving.intake import FORMATS, Asked, Limits, asked, content_type, each, examine
+from dogbreed.serving import body
+from dogbreed.serving.intake import FORMATS, Asked, asked, check_type, each, examine
+from dogbreed.serving.limits import Limits
 from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.problems import Problem
-
-_THROWN_AWAY = 8  # times the limit
 
 
 @dataclass
 class Answered:
-    """What became of one request. seconds: spent in each part."""
+    """What became of one request. seconds: spent in each part; received_s: before all of it was there."""
 
     asked: Asked
     answer: Answer
     seconds: dict[str, float]
+    received_s: float = 0.0
 
 
 class Service:
@@ -38,6 +39,7 @@ class Service:
     def __init__(self, predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
         self.predictor, self.limits, self.metrics = predictor, limits, metrics
         self._threads = ThreadPoolExecutor(available_cpus(), "inference")
+        self._buffered = body.Buffered(limits.buffered_bytes, metrics.buffered.set)
         self._waiting = 0
 
     def warm_up(self) -> None:
@@ -54,32 +56,38 @@ class Service:
 
     @property
     def waiting(self) -> int:
-        """Requests that are read, decoded or computed right now."""
+        """Requests that are complete, and wait or are decoded or computed right now."""
         return self._waiting
 
     async def handle(self, request: Request) -> Answered:
-        """Raises Problem; also where there are too many others, or the deadline passes."""
-        with self._admitted():
-            try:
-                async with asyncio.timeout(self.limits.deadline_s):
-                    return await self._handle(request)
-            except TimeoutError as error:
-                raise Problem(
-                    "deadline", f"It took more than {self.limits.deadline_s:g} s. Try: again later"
-                ) from error
+        """Answer a request; a place among those that wait is taken when all of it is there.
 
-    async def _handle(self, request: Request) -> Answered:
-        media_type = content_type(request.headers.get("content-type"))
+        Raises Problem; also where there are too many others, or the deadline passes.
+        """
+        media_type = request.headers.get("content-type", "")
+        check_type(media_type)
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Problem("unsupported_type", "Bodies with a Content-Encoding are not taken. Try: without one")
-        body, query = await self._body(request), dict(request.query_params)
-        came = time.perf_counter()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: self._answered(media_type, body, query, came))
-
-    def _answered(self, media_type: str, body: bytes, query: dict[str, str], came: float) -> Answered:
         began = time.perf_counter()
-        what = asked(media_type, body, query, self.limits)
+        with self._buffered.body() as content:
+            await body.read(request, content, self._buffered, self.limits)
+            received_s = time.perf_counter() - began
+            with self._admitted():
+                answered = await self._computed(media_type, bytes(content), dict(request.query_params))
+        answered.received_s = received_s
+        return answered
+
+    async def _computed(self, media_type: str, content: bytes, query: dict[str, str]) -> Answered:
+        came, loop = time.perf_counter(), asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.limits.deadline_s):
+                return await loop.run_in_executor(self._threads, self._answered, media_type, content, query, came)
+        except TimeoutError as error:
+            raise Problem("deadline", f"It took more than {self.limits.deadline_s:g} s. Try: again later") from error
+
+    def _answered(self, media_type: str, content: bytes, query: dict[str, str], came: float) -> Answered:
+        began = time.perf_counter()
+        what = asked(media_type, content, query, self.limits)
         pixels = np.stack(each(self._pixels, what.pictures, batch=what.batch))
         decoded = time.perf_counter()
         answer = self.predictor.answer(pixels)
@@ -92,35 +100,6 @@ class Service:
             return self.predictor.preprocess.pixels(picture)
         except DataError as error:
             raise Problem("damaged_picture", str(error).removeprefix("the picture: ")) from error
-
-    async def _body(self, request: Request) -> bytes:
-        """The whole body. One that is too long is refused before it comes, where the client waits for that.
-
-        Others do not look for an answer before all is sent: what is not much too long is read and thrown away.
-        """
-        most = self.limits.body_bytes
-        problem = Problem(
-            "body_too_large", f"The body has more than {most:,} bytes. Try: a smaller copy of the picture"
-        )
-        said = request.headers.get("content-length", "0")
-        too_long = not said.isdigit() or int(said) > most
-        if too_long and ("expect" in request.headers or not said.isdigit() or int(said) > _THROWN_AWAY * most):
-            raise problem
-        parts, length = [], 0
-        try:
-            async with asyncio.timeout(self.limits.deadline_s / 2):
-                async for part in request.stream():
-                    length += len(part)
-                    too_long |= length > most
-                    if length > _THROWN_AWAY * most:
-                        raise problem
-                    if not too_long:
-                        parts.append(part)
-        except TimeoutError as error:
-            raise Problem("slow_body", f"{length:,} bytes came in {self.limits.deadline_s / 2:g} s") from error
-        if too_long:
-            raise problem
-        return b"".join(parts)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""One run, from photos to report, in one folder: `run`, and `share` for what several runs have in common."""
+"""Train one run, from photos to report, in one folder: `run`; and prepare what several runs share: `share`."""
 
 from dogbreed.training.history import Watch
 from dogbreed.training.pipeline import run, share

@@ -1,4 +1,4 @@
-"""What a run records of its settings, machine and packages."""
+"""Record a run's settings, machine and packages."""
 
 import platform
 import sys
@@ -23,7 +23,7 @@ def write_config(config: Mapping[str, Any], here: RunFolder) -> None:
 
 def write_environment(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, trainer: Trainer) -> None:
     if here.environment.exists():
-        return  # a resumed run: it says how the run began
+        return  # a resumed run: the file describes the run's start
     photos = data.photos
     write_json(
         here.environment,
@@ -46,7 +46,7 @@ def write_environment(config: Mapping[str, Any], here: RunFolder, data: DogBreed
 
 
 def _packages() -> dict[str, str]:
-    """Of this environment, by the names of their folders: reading each one's metadata takes half a second."""
+    """List the installed packages by their folders' names: reading each one's metadata would take half a second."""
     folders = sorted(folder.stem for place in sys.path for folder in Path(place).glob("*.dist-info"))
     return dict(name.rsplit("-", 1) for name in folders if "-" in name)
 
@@ -54,5 +54,5 @@ def _packages() -> dict[str, str]:
 def describe_model(model: DogBreedClassifier) -> str:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
     total = sum(p.numel() for p in model.parameters()) / 1e6
-    share = f"{trained:.2f}" if model.released else f"{trained:.2f} of {total:.2f}"  # a released backbone is not there
+    share = f"{trained:.2f}" if model.released else f"{trained:.2f} of {total:.2f}"  # its backbone is not in memory
     return f"{model.hparams['backbone']}, {model.hparams['trainable']}: {share} M weights"

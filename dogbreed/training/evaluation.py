@@ -1,4 +1,4 @@
-"""Calibrate and test the best epoch, and write down the numbers."""
+"""Calibrate and test the best epoch, and write its metrics and predictions."""
 
 import csv
 import io
@@ -28,17 +28,17 @@ log = logging.getLogger("dogbreed")
 
 
 def test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: Interruption) -> None:
-    """Calibrate best.ckpt on the validation photos, then test it; one pass over each."""
+    """Calibrate best.ckpt on the validation photos, then test it, in one pass over each split."""
     best, on_features = collectives.broadcast(lambda: (read_whole(config, here, here.best), here.frozen.exists()))
     model = DogBreedClassifier.from_state(best)
-    # in full precision, as the Predictor computes: the numbers are to be the checkpoint's
+    # in full precision, like the Predictor: the metrics must be those of the checkpoint
     config = {**config, "trainer": {**config["trainer"], "precision": "32-true"}}
     source: DogBreedData | CachedFeatures = data
     if on_features:
         features = cached.prepare(
             model,
             data,
-            replace(settings_of(config), mode="auto"),  # the network is whole: photos would do as well
+            replace(settings_of(config), mode="auto"),  # the whole network is in memory, so photos would do as well
             **device_and_precision(config, here),
             splits=("valid", "test"),
             check=stop.check,
@@ -65,7 +65,7 @@ def test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
 
 
 def validated(config: Mapping[str, Any], here: RunFolder) -> dict[str, float]:
-    """What is known of best.ckpt from training alone: its epoch's row of metrics.csv."""
+    """Return the metrics of best.ckpt that training alone gives: its epoch's row of metrics.csv."""
     with here.history.open(newline="") as file:
         rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     best = best_row(rows, config)
@@ -91,7 +91,7 @@ def _of_the_fit(here: RunFolder) -> dict[str, float]:
 def _logits(
     config: Mapping[str, Any], here: RunFolder, model: DogBreedClassifier, loader: PhotoLoader | FeatureLoader
 ) -> tuple[Tensor, Tensor]:
-    """Logits [N, classes] and labels [N] of a whole split, in the loader's order."""
+    """Compute logits [N, classes] and labels [N] of a whole split, in the loader's order."""
     outputs = _Outputs()
     trainer = make_trainer(config, here, [outputs, *progress_bar()], logger=False)
     with only_useful_warnings():
@@ -102,7 +102,7 @@ def _logits(
 
 
 class _Outputs(Callback):
-    """Keeps what test_step returned. Trainer.predict would do so too, but rebuilds loaders that are not torch's own."""
+    """Collects the outputs of test_step. Trainer.predict would too, but it rebuilds loaders that are not torch's."""
 
     def __init__(self) -> None:
         self.batches: list[dict[str, Tensor]] = []
@@ -114,7 +114,7 @@ class _Outputs(Callback):
 def _scores(stage: str, logits: Tensor, labels: Tensor) -> dict[str, float]:
     collection = metrics(logits.shape[1])
     for part, answers in zip(torch.split(logits.softmax(-1), 64), torch.split(labels, 64), strict=True):
-        collection.update(part, answers)  # in parts: torchmetrics counts pairs of classes for each row at once
+        collection.update(part, answers)  # in chunks: torchmetrics compares each row with all pairs of classes at once
     values = collection.compute()
     loss = torch.nn.functional.cross_entropy(logits, labels)
     return {f"{stage}/loss": float(loss), **{f"{stage}/{name}": float(value) for name, value in values.items()}}

@@ -1,4 +1,4 @@
-"""Errors of memory, disk and compiler, translated into what to change."""
+"""Translate errors of memory, disk and compiler into messages that say what to change."""
 
 import errno
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ def memory_errors(config: Mapping[str, Any]) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if "DataLoader worker" in str(error) and "killed" in str(error):
             raise ConfigError(
-                f"A process that decodes photos was ended by the system: {str(error).splitlines()[0]}\n"
+                f"The system killed a data loader worker: {str(error).splitlines()[0]}\n"
                 "Try: data.workers=0, a smaller data.batch_size in a new run, or in a container more shared memory "
                 "(docker run --shm-size=2g)"
             ) from error
@@ -35,7 +35,7 @@ def memory_errors(config: Mapping[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(here: RunFolder) -> Iterator[None]:
-    """A disk that fills up is met wherever something is written, loggers and libraries included."""
+    """Translate errors of a full disk, which may occur wherever something is written, also in loggers and libraries."""
     try:
         yield
     except OSError as error:
@@ -46,7 +46,7 @@ def disk_errors(here: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def compile_errors() -> Iterator[None]:
-    """torch.compile needs a C++ compiler (on a GPU also Triton), and finds out in the first step."""
+    """Translate errors of torch.compile, which needs a C++ compiler (on a GPU also Triton) from the first step on."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Train: data, model and trainer put together, from the start or from a checkpoint."""
+"""Train a model on data with a Trainer, from the start or from a checkpoint."""
 
 import logging
 import math
@@ -42,14 +42,14 @@ def fit(
     resumed = Resumed.newest(here)
     model, features = _model_and_features(config, here, data, resumed, stop)
     _check_memory(model, _largest_share(data), features.shape if features else None, resumes=resumed is not None)
-    write_config(config, here)  # only now: a refused resume leaves the folder as it was
+    write_config(config, here)  # only now: a failed resume must leave the folder unchanged
     _remove_results(here)
     history = History(here, watch)
     trainer = _trainer(config, here, history, stop)
     write_environment(config, here, data, trainer)
     _log_start(model, features, trainer, resumed)
     if resumed is None:
-        here.frozen.unlink(missing_ok=True)  # of an attempt with other settings
+        here.frozen.unlink(missing_ok=True)  # left by an attempt with other settings
     if features and not model.released:
         frozen = model.release_frozen()
         if resumed is None and ranks.here().first:
@@ -64,11 +64,11 @@ def fit(
 def _model_and_features(
     config: Mapping[str, Any], here: RunFolder, data: DogBreedData, resumed: Resumed | None, stop: Interruption
 ) -> tuple[DogBreedClassifier, CachedFeatures | None]:
-    """The model, and the features it is trained on, or None for photos. A head's features may be there already: then
-    its backbone is not built.
+    """Build the model and its features (None to train on photos). If a head's features are already cached, its backbone
+    is not built.
     """
     settings, place = settings_of(config), device_and_precision(config, here)
-    if resumed is not None:  # as it began, wherever it goes on
+    if resumed is not None:  # the precision the run started with, also on another machine
         settings = replace(settings, mode="cached" if resumed.released else "off")
     found = cached.recall(config["model"], data, settings, **place)
     if found and (resumed is None or resumed.released == found[1].released):
@@ -77,7 +77,7 @@ def _model_and_features(
         model: DogBreedClassifier = build(config["model"], classes=list(data.classes), **without)
     else:
         features = None
-        # the weights come with the checkpoint: nothing is downloaded to be overwritten
+        # the checkpoint holds the weights, so pretrained ones need not be downloaded
         weights = {} if resumed is None else {"weights": None}
         model = build(config["model"], classes=list(data.classes), **weights)
     if resumed is not None:
@@ -91,26 +91,26 @@ def _model_and_features(
 
 
 def _largest_share(data: DogBreedData) -> int:
-    """Of a step's photos, the most that one process has."""
+    """Return the largest number of a step's photos that one process has."""
     return math.ceil(min(data.global_batch, len(data.photos.splits["train"])) / ranks.here().world_size)
 
 
 def _check_memory(
     model: DogBreedClassifier, batch_size: int, features: tuple[int, ...] | None = None, *, resumes: bool = False
 ) -> None:
-    """Refuse a batch that cannot fit before it takes the machine down: on Linux the kernel kills without a word.
+    """Raise ConfigError for a batch that cannot fit: on Linux the kernel would kill the process without a message.
 
-    features: the shape of one photo's, where the step begins with them.
+    features: the shape of one photo's features, if the step starts from them.
     """
     if torch.cuda.is_available():
-        return  # there, running out is an error that can be caught
+        return  # on a GPU, running out of memory is an exception that can be caught
     if features is not None and len(features) == 1:
         return  # a head on pooled features fits anywhere
     needed, free = least_bytes(model, batch_size, features), available_memory_bytes()
     if needed > free:
         fits = max(1, int(batch_size * free / needed * 0.8))
         advice = f"data.batch_size={fits}"
-        if resumes:  # its steps stay as large as they were
+        if resumes:  # a resumed run keeps its batch size
             advice = f"a machine with more memory, as many processes as before, or a new run with {advice}"
         raise ConfigError(
             f"A batch of {batch_size} photos does not fit: a training step needs at least {needed / 1e9:.1f} GB, "
@@ -119,8 +119,8 @@ def _check_memory(
 
 
 def _remove_results(here: RunFolder) -> None:
-    """Those of a finished run that is trained further; fit.json last, so that a kill in between does not look like a
-    finished run.
+    """Remove the results of a finished run that is trained further; fit.json last, so that a kill in between does not
+    leave what looks like a finished run.
     """
     for path in (here.report, here.model, here.predictions, here.metrics, here.fit):
         path.unlink(missing_ok=True)
@@ -148,14 +148,14 @@ def _log_start(
 
 
 def _uneven_batch(data: DogBreedData) -> int:
-    """The photos of a step where processes have uneven shares of them, which are then weighed; else 0."""
+    """Return the photos per step if processes have unequal shares, which are then weighted; otherwise 0."""
     batch = min(data.global_batch, len(data.photos.splits["train"]))
     return batch if batch % ranks.here().world_size else 0
 
 
 @contextmanager
 def _threads_for(features: CachedFeatures | None) -> Iterator[None]:
-    """One thread where a step is a small matrix product: handing it to others takes longer than computing it."""
+    """Use one thread if a step is a small matrix product: distributing it would take longer than computing it."""
     if features is not None and len(features.shape) == 1:
         torch.set_num_threads(1)
     try:

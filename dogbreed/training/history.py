@@ -1,4 +1,4 @@
-"""The rows of metrics.csv: one for each epoch."""
+"""Write metrics.csv, one row per epoch."""
 
 import csv
 import io
@@ -20,27 +20,27 @@ from dogbreed.run_folder import RunFolder, write_text
 log = logging.getLogger("dogbreed")
 
 
-Watch: TypeAlias = Callable[[int, Mapping[str, float]], bool]  # epoch (from 1) and its val/ metrics; true: that will do
+Watch: TypeAlias = Callable[[int, Mapping[str, float]], bool]  # epoch (from 1), its val/ metrics -> whether to stop
 
 
 def best_row(rows: Sequence[Mapping[str, float]], config: Mapping[str, Any]) -> Mapping[str, float]:
-    """The best epoch's row; of equals the first, as BestCheckpoint has it."""
+    """Return the best epoch's row; the first one of equals, like BestCheckpoint."""
     better = max if config["mode"] == "max" else min
     return better(rows, key=lambda row: row[config["monitor"]])
 
 
 class History(Callback):
-    """metrics.csv, a row an epoch, and a line an epoch in the log. A resumed run carries the rows before it along."""
+    """Writes a row of metrics.csv and a line of the log per epoch. A resumed run keeps the rows before it."""
 
     def __init__(self, here: RunFolder, watch: Watch | None) -> None:
         self.here, self.watch = here, watch
         self.rows: list[dict[str, float]] = []
-        self._images = 0  # since the epoch began; may be in an earlier process
+        self._images = 0  # since the start of the epoch, perhaps in an earlier process
         self._seconds = 0.0
-        self._waiting = 0.0  # seconds of these that the loader's batches were waited for
+        self._waiting = 0.0  # seconds of these spent waiting for the loader's batches
         self._since = time.monotonic()
         self._waited_before = 0.0
-        self._compiled = 0  # sizes of batches that torch.compile has met
+        self._compiled = 0  # batch shapes that torch.compile has compiled
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = time.monotonic()
@@ -54,8 +54,8 @@ class History(Callback):
             self._images += len(batch[1])
             self._seconds += now - self._since
             self._waiting += waited - self._waited_before
-        else:  # a step of minutes that says nothing of those to come
-            log.info("Compiled for pictures of %d px: %.0f s, not counted", batch[0].shape[-1], now - self._since)
+        else:  # compilation takes minutes and says nothing about the speed of later steps
+            log.info("Compiled for images of %d px in %.0f s (not counted)", batch[0].shape[-1], now - self._since)
         self._since, self._waited_before, self._compiled = now, waited, compiled
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,8 +89,8 @@ class History(Callback):
             trainer.should_stop = True
 
     def totals(self) -> dict[str, float]:
-        """Of the whole training: epochs, steps, seconds (validation included), images/s (validation not included), the
-        share of that time in which the model waited for data, and where several processes train, their efficiency.
+        """Return the totals of the training: epochs, steps, seconds (with validation), images/s (without), the share of
+        time in which the model waited for data, and the efficiency if several processes train.
         """
         speeds = sorted(row["images_per_s"] for row in self.rows)
         waits = sorted(row["data_wait"] for row in self.rows)
@@ -112,11 +112,11 @@ class History(Callback):
         self._images, self._seconds = state_dict["images"], state_dict["seconds"]
         self._waiting = state_dict["waiting"]
         if self.rows:
-            self._write()  # rows of steps that are trained again go
+            self._write()  # drop the rows of steps that are trained again
 
     def _write(self) -> None:
         table = io.StringIO()
-        names = dict.fromkeys(name for row in self.rows for name in row)  # efficiency is of several processes alone
+        names = dict.fromkeys(name for row in self.rows for name in row)  # only several processes have an efficiency
         writer = csv.DictWriter(table, list(names), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
@@ -139,13 +139,13 @@ def _line(row: Mapping[str, float], epochs: int) -> Epoch:
 
 
 def _efficiency(trainer: Trainer, seconds: float) -> dict[str, float]:
-    """Scaling efficiency: the share of a step in which this process did not wait for gradients of others.
+    """Return the scaling efficiency: the share of a step in which this process did not wait for others' gradients.
 
-    Out of what DistributedDataParallel measures of some steps: communication that its backward pass did not hide.
+    DistributedDataParallel measures in some steps the communication that the backward pass did not hide.
     """
     step_s = seconds / max(1, int(trainer.num_training_batches))
     measured: Mapping[str, Any] = getattr(trainer.strategy.model, "_get_ddp_logging_data", dict)()
     exposed_ns = measured.get("avg_backward_comm_time", 0) - measured.get("avg_backward_compute_comm_overlap_time", 0)
     if not measured.get("avg_backward_comm_time"):
-        return {}  # it has not looked yet
+        return {}  # nothing measured yet
     return {"efficiency": round(1 - min(1.0, exposed_ns / 1e9 / max(step_s, 1e-9)), 4)}

@@ -1,4 +1,4 @@
-"""What a run reads: its photos, and checkpoints with their frozen part."""
+"""Read the inputs of a run: its photos, and checkpoints with their frozen part."""
 
 import logging
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ def read_photos(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
     with collectives.leaders_first():
         try:
             data.prepare_data()
-        except DataError as error:  # often there is no network: then the weights cannot be had either
+        except DataError as error:  # often the network is down: then the weights cannot be downloaded either
             findings = [str(error), *_weights_findings(config, here)]
             raise_findings(DataError, findings)
-        photos = data.look()
+        photos = data.scan()
     if photos.skipped:
         write_text(here.skipped, photos.skipped_csv())
-        log.warning("Skipped %s photos; %s says why", f"{len(photos.skipped):,}", here.skipped)
+        log.warning("Skipped %s photos; the reasons are in %s", f"{len(photos.skipped):,}", here.skipped)
     data.setup()
     collectives.check_alike("photos", data.photos.digest)
     counts = ", ".join(f"{len(part):,} {split}" for split, part in photos.splits.items())
@@ -48,13 +48,13 @@ def _weights_findings(config: Mapping[str, Any], here: RunFolder) -> list[str]:
 
 
 def device_and_precision(config: Mapping[str, Any], here: RunFolder) -> dict[str, Any]:
-    """Device and precision of a run, as Lightning will choose them."""
-    bare = make_trainer(config, here, [], logger=False)  # touches nothing
+    """Return the device and precision that Lightning will choose for a run."""
+    bare = make_trainer(config, here, [], logger=False)  # has no side effects
     return {"device": bare.strategy.root_device, "precision": str(bare.precision)}
 
 
 def read_whole(config: Mapping[str, Any], here: RunFolder, path: Path) -> dict[str, Any]:
-    """A checkpoint with the whole network; a run that found its features has not needed the frozen part before."""
+    """Read a checkpoint with the whole network; a run on cached features has not loaded the frozen part before."""
     part = checkpoints.read(path)
     released = part.get(checkpoints.FROZEN)
     if released and not here.frozen.exists():
@@ -62,8 +62,9 @@ def read_whole(config: Mapping[str, Any], here: RunFolder, path: Path) -> dict[s
         frozen = model.release_frozen()
         if model.released != released:
             raise CheckpointError(
-                f"model.weights={config['model']['weights']} are not those that the run in {here.path} began with.\n"
-                "Try: put those back, then resume; or a new run"
+                f"model.weights={config['model']['weights']} differ from the weights that the run in {here.path} "
+                "started with.\n"
+                "Try: restore the original weights, then resume; or a new run"
             )
         write_frozen(here, frozen, released)
     return checkpoints.read_whole(path)

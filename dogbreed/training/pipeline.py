@@ -1,4 +1,4 @@
-"""One run, from photos to report, in one folder; each call goes on from wherever the last one stopped."""
+"""Train, test and report one run in one folder; each call resumes where the last one stopped."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from dogbreed.features import cached
 from dogbreed.features.settings import settings_of
 from dogbreed.interruption import Interruption
 from dogbreed.model import DogBreedClassifier
-from dogbreed.run_folder import RunFolder, read_json, write_json
+from dogbreed.run_folder import RunFolder, lasting_files, read_json, write_json
 from dogbreed.training import stages
 from dogbreed.training.environment import write_config
 from dogbreed.training.evaluation import test, validated
@@ -30,21 +30,21 @@ from dogbreed.training.settings import RANKS_TIMEOUT_S, findings
 from dogbreed.training.trainer import build, use_hardware
 
 log = logging.getLogger("dogbreed")
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and device lists; ours says it once
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips and device lists: our log names the device
 
-# of the run folder, for processes that do not write it
+# files of the run folder that processes read which do not write it
 _NOT_COPIED = ("features", "train.log", "report.html", "model.tar.gz")
 
 
 def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> dict[str, float]:
-    """Train, calibrate, test and report in `folder`; skip what is done there already. Returns metrics.json's content.
+    """Train, calibrate, test and report in `folder`; skip stages that are done. Returns metrics.json's content.
 
     config: the resolved configuration, as plain dicts and lists; with `test` false the run ends with its best epoch's
-    validation metrics, and one with `test` true goes on from there. watch: called after each validation; where it
-    returns true, training ends with that epoch. Raises DogBreedError with what to fix; Interrupted after SIGTERM or
-    SIGINT, with everything saved that a later call needs to go on.
+    validation metrics, and a later call with `test` true continues from there. watch: called after each validation; if
+    it returns True, training ends with that epoch. Raises DogBreedError with what to fix; Interrupted after SIGTERM or
+    SIGINT, once everything is saved that a later call needs to resume.
 
-    Several processes train one run where the environment says so (see `ranks`): each calls this.
+    Several processes train one run if the environment says so (see `ranks`): each calls this function.
     """
     timeout_s = float((config.get("ranks") or {}).get("timeout_s", RANKS_TIMEOUT_S))
     with (
@@ -58,13 +58,13 @@ def run(config: Mapping[str, Any], folder: Path, watch: Watch | None = None) -> 
         raise_findings(ConfigError, list(findings(config)))
         stages.forget_mismatched(here)
         if collectives.broadcast(lambda: stages.is_finished(config, here)):
-            log.info("This run is finished: nothing to do.")
+            log.info("This run is already finished; nothing to do.")
             return read_json(here.metrics)
         return _run(config, here, stop, watch)
 
 
 def _run(config: Mapping[str, Any], here: RunFolder, stop: Interruption, watch: Watch | None) -> dict[str, float]:
-    """Do what is left of a run whose settings are right."""
+    """Run the remaining stages of a run whose settings are valid."""
     if not here.config.exists():
         write_config(config, here)
     use_hardware()
@@ -77,7 +77,7 @@ def _run(config: Mapping[str, Any], here: RunFolder, stop: Interruption, watch: 
         write_json(here.metrics, validated(config, here))
         return read_json(here.metrics)
     if not stages.is_tested(here):
-        write_config(config, here)  # of a run that began with test=false it says so
+        write_config(config, here)  # a run that started with test=false still records that
         test(config, here, data, stop)
     stop.check()
     collectives.leave()
@@ -89,15 +89,15 @@ def _run(config: Mapping[str, Any], here: RunFolder, stop: Interruption, watch: 
 
 
 def share(config: Mapping[str, Any], folder: Path) -> None:
-    """Prepare what all runs with these settings share, whatever head they train: the photos, and their features.
+    """Prepare what all runs with these settings share, whatever head they train: the photos and their features.
 
-    folder: for the list of photos that are skipped. Raises as `run` does.
+    folder: where the list of skipped photos is written. Raises the same errors as `run`.
     """
     here = RunFolder(folder)
     with Interruption() as stop, memory_errors(config), disk_errors(here):
         raise_findings(ConfigError, list(findings(config)))
         use_hardware()
-        seed_everything(config["seed"], workers=True, verbose=False)  # of which random weights are made
+        seed_everything(config["seed"], workers=True, verbose=False)  # random weights depend on it
         data, settings = read_photos(config, here), settings_of(config)
         place = device_and_precision(config, here)
         if cached.recall(config["model"], data, settings, **place) is None:
@@ -107,8 +107,8 @@ def share(config: Mapping[str, Any], folder: Path) -> None:
 
 @contextmanager
 def _folder_of_this_process(folder: Path) -> Iterator[RunFolder]:
-    """Yield the run folder in the first process alone. Each other one gets a temporary copy of what lies there as it
-    begins, so that all decide alike, and what it writes ends with it.
+    """Yield the run folder in process 0. Every other process gets a temporary copy of its files at the start, so that
+    all take the same decisions; the copy is deleted at the end.
     """
     if ranks.here().first:
         collectives.barrier()
@@ -116,13 +116,13 @@ def _folder_of_this_process(folder: Path) -> Iterator[RunFolder]:
         return
     with tempfile.TemporaryDirectory() as place:
         own = Path(place)
-        for path in sorted(folder.rglob("*")):
+        for path in lasting_files(folder):
             name = path.relative_to(folder)
-            if name.parts[0] in _NOT_COPIED or not path.is_file():
+            if name.parts[0] in _NOT_COPIED:
                 continue
             (own / name).parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.link(path, own / name)  # files of a run are replaced, never changed
+                os.link(path, own / name)  # a run replaces its files and never changes them in place
             except OSError:
                 shutil.copy2(path, own / name)
         collectives.barrier()
@@ -130,6 +130,6 @@ def _folder_of_this_process(folder: Path) -> Iterator[RunFolder]:
 
 
 def _export(here: RunFolder) -> None:
-    from dogbreed import export  # onnx, which only the end of a run needs
+    from dogbreed import export  # imports onnx, which only the end of a run needs
 
     export.write(here)

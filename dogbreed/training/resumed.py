@@ -1,4 +1,4 @@
-"""The checkpoint that training goes on from, and whether it is of the same run."""
+"""Find the checkpoint that training resumes from, and check that it belongs to the same run."""
 
 import logging
 from collections.abc import Mapping
@@ -16,31 +16,31 @@ from dogbreed.run_folder import RunFolder
 
 log = logging.getLogger("dogbreed")
 
-_SOURCES = (DogBreedData.__qualname__, CachedFeatures.__qualname__)  # the keys of their states, one of which is there
+_SOURCES = (DogBreedData.__qualname__, CachedFeatures.__qualname__)  # the keys of their states; a checkpoint has one
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """path: of the checkpoint. contents: what it holds; the frozen part of the network may lie beside it."""
+    """A checkpoint to resume from, with its contents; the frozen part of the network may be in a file beside it."""
 
     path: Path
     contents: Mapping[str, Any]
 
     @classmethod
     def newest(cls, here: RunFolder) -> Self | None:
-        """Read the newest whole checkpoint of the run; None for a run that begins."""
+        """Read the newest intact checkpoint of the run; return None for a new run."""
         path = checkpoints.newest(here)
         return None if path is None else cls(path, checkpoints.read(path))
 
     @property
     def released(self) -> str | None:
-        """The digest of the frozen part, where the checkpoint goes without it; such a run trains on features."""
+        """The digest of the frozen part if the checkpoint does not contain it; such a run trains on features."""
         return self.contents.get(checkpoints.FROZEN)
 
     def check_same(self, model: DogBreedClassifier, data: DogBreedData) -> None:
-        """Raise CheckpointError where the checkpoint is of another model, class list or data set."""
+        """Raise CheckpointError if the checkpoint belongs to another model, class list or data set."""
         before, now = self.contents["hyper_parameters"], dict(model.hparams)
-        if "scale_lr" not in before:  # of a time when one process trained
+        if "scale_lr" not in before:  # from a version in which one process trained
             now.pop("scale_lr", None)
         findings = [
             f"model.{key} was {before.get(key)} and is now {now.get(key)}"
@@ -52,20 +52,20 @@ class Resumed:
             counts = f"{len(before['classes'])} then, {len(now['classes'])} now"
             findings.append(f"the class list differs ({counts}): {odd[:3]}")
         elif data.photos.digest not in [self.contents.get(source, {}).get("digest") for source in _SOURCES]:
-            findings.append(f"the photos in {data.root} are not those it was trained on")
+            findings.append(f"the photos in {data.root} differ from those it was trained on")
         if findings:
             listed = "\n".join(f"- {finding}" for finding in findings)
             raise CheckpointError(f"Cannot resume from {self.path}:\n{listed}\nTry: a new run, without resume=")
 
     def keep_global_batch(self, data: DogBreedData) -> None:
-        """Let a step train on as many photos as it did before, however many processes share them now."""
+        """Keep the number of photos per step, however many processes share them now."""
         state = next(self.contents[source] for source in _SOURCES if source in self.contents)
         before = int(state.get("global_batch", data.batch_size))
         if before != data.global_batch:
             then, now = before // data.batch_size, ranks.here().world_size
             log.warning(
-                "%d processes trained this run before, %d do now: a step stays %d photos, about %d for each; dropout "
-                "is drawn anew, and BatchNorm that is trained sees other shares",
+                "Resuming a run of %d processes with %d: a step still has %d photos, about %d per process; dropout "
+                "draws new masks, and trainable BatchNorm sees other shares",
                 then,
                 now,
                 before,

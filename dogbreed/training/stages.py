@@ -1,4 +1,4 @@
-"""How far a run has come, as the files in its folder tell: trained, tested, finished."""
+"""Determine from the files in a run folder which stages are done: trained, tested, finished."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from dogbreed.run_folder import RunFolder, read_json
 
 
 def is_trained(config: Mapping[str, Any], here: RunFolder) -> bool:
-    """Whether all epochs that the settings ask for are trained, or an earlier end was asked for."""
+    """Return whether the run was trained to the last epoch of its settings, or to an earlier requested end."""
     return here.fit.exists() and read_json(here.fit)["max_epochs"] >= config["trainer"]["max_epochs"]
 
 
@@ -20,16 +20,16 @@ def is_tested(here: RunFolder) -> bool:
 
 
 def is_finished(config: Mapping[str, Any], here: RunFolder) -> bool:
-    """Whether nothing is left to do. Of the run folder alone: copies of other processes have no report."""
+    """Return whether nothing is left to do. Only for the run folder: the copies of other processes have no report."""
     last = here.report if config.get("test", True) else here.metrics
     grows = here.fit.exists() and not is_trained(config, here)
     return here.metrics.exists() and last.exists() and not grows
 
 
 def forget_mismatched(here: RunFolder) -> None:
-    """Remove what marks the run as trained or tested where the checkpoints that came of it are not there.
+    """Remove the files that mark the run as trained or tested if their checkpoints are missing.
 
-    On a rented machine files are saved one by one: after an interruption a folder may hold some newer than others.
+    On a rented machine files are saved one by one: after an interruption, some in the folder may be newer than others.
     """
     if not (here.fit.exists() and here.best.exists()) or "best_epoch" not in (fit := read_json(here.fit)):
         return

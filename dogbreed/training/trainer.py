@@ -1,4 +1,4 @@
-"""Lightning's Trainer as every part of a run uses it, and the hardware under it."""
+"""Build Lightning's Trainer for every part of a run, and configure the hardware."""
 
 import sys
 import warnings
@@ -23,15 +23,15 @@ from dogbreed.run_folder import RunFolder
 
 
 def use_hardware() -> None:
-    """Set this process up for training: threads, memory, arithmetic."""
+    """Configure this process for training: threads, memory, arithmetic."""
     keep_freed_memory()
-    torch.set_num_threads(available_cpus())  # torch counts the machine's, not the container's
+    torch.set_num_threads(available_cpus())  # by default torch counts the machine's, not the container's
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and nothing here reads such memory
 
 
 class _ProgressBar(RichProgressBar):
-    """Lightning's, with loss and accuracy of the epoch so far, and epochs counted from 1 as everywhere else."""
+    """Lightning's progress bar with the epoch's running loss and accuracy, and epochs counted from 1 as elsewhere."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         model = cast(DogBreedClassifier, pl_module)
@@ -56,9 +56,9 @@ def make_trainer(config: Mapping[str, Any], here: RunFolder, callbacks: list[Cal
     plugins: list[Any] = [checkpoints.DurableCheckpointIO()]
     if (all_of_us := ranks.here()).several:
         settings |= {"devices": all_of_us.local_world_size, "num_nodes": all_of_us.nodes}
-        # buffers that training changes, running statistics of BatchNorm, are made the same before they are used
+        # buffers that training changes (BatchNorm's running statistics) are broadcast before they are used
         strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
-        processes = {"strategy": strategy, "use_distributed_sampler": False}  # loaders know their share
+        processes = {"strategy": strategy, "use_distributed_sampler": False}  # our loaders shard already
         plugins.append(TorchElasticEnvironment())
     trainer: Trainer = build(
         settings,
@@ -71,13 +71,13 @@ def make_trainer(config: Mapping[str, Any], here: RunFolder, callbacks: list[Cal
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    if all_of_us.several:  # its own handler for SIGTERM would talk to the others, wherever they are at that moment
+    if all_of_us.several:  # Lightning's SIGTERM handler would start a collective while others may be in another
         cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None
     return trainer
 
 
 def build(node: Mapping[str, Any], **arguments: Any) -> Any:
-    """What a YAML file describes; our own errors come out of Hydra's wrapping as they are."""
+    """Instantiate a config node; unwrap our own errors from Hydra's exceptions."""
     try:
         return instantiate(dict(node), **arguments, _convert_="all")
     except InstantiationException as error:
@@ -87,17 +87,19 @@ def build(node: Mapping[str, Any], **arguments: Any) -> Any:
 
 
 def _has_bf16(settings: Mapping[str, Any]) -> bool:
-    """On GPUs alone: CPUs that have it too train a ResNet50 twice as fast, but depthwise convolutions more slowly."""
+    """Return whether to use bf16 by default: on GPUs only. On CPUs it makes a ResNet50 twice as fast, but depthwise
+    convolutions slower.
+    """
     wants_gpu = settings.get("accelerator") in ("auto", "gpu", "cuda")
     return wants_gpu and torch.cuda.is_available() and bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 @contextmanager
 def only_useful_warnings() -> Iterator[None]:
-    """Without Lightning's remarks on what is meant to be so here."""
+    """Ignore Lightning's warnings about settings that are intended here."""
     with warnings.catch_warnings():
         for remark in (
-            "Found .* module.* in eval mode",  # the frozen ones
+            "Found .* module.* in eval mode",  # the frozen modules
             ".*does not have many workers.*",  # as many as there are CPUs
             ".*smaller than the logging interval.*",
             "Checkpoint directory .* exists and is not empty",  # a resumed run's
@@ -106,7 +108,7 @@ def only_useful_warnings() -> Iterator[None]:
             "The `srun` command is available",
             "GPU available but not used",
             "`broadcast_buffers` is deprecated",  # its successor is not in all versions of torch
-            "It is recommended to use `self.log",  # what is logged here is of all processes already
+            "It is recommended to use `self.log",  # logged values are already reduced over all processes
             "Trying to infer the `batch_size`",
         ):
             warnings.filterwarnings("ignore", message=remark)

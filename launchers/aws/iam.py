@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from launchers.aws.errors import code_of, errors, network_errors
 from launchers.base import Cloud
@@ -15,42 +17,97 @@ def is_role(text: str) -> bool:
     return bool(_ROLE_ARN.fullmatch(text) or _ROLE_NAME.fullmatch(text))
 
 
-def role_arn(role: str, account: str) -> str:
-    """Return the ARN of a role that is given by its name or its ARN. account: the id, or a placeholder for it."""
-    return role if role.startswith("arn:") else f"arn:aws:iam::{account}:role/{role}"
+def arn_in_plan(role: str) -> str:
+    """Return a role's ARN as far as it is known without a network: a role that is given by name may have a path."""
+    return role if role.startswith("arn:") else f"<the ARN of the role {role}>"
 
 
-def account_id(cloud: Cloud) -> str:
+@dataclass(frozen=True)
+class Caller:
+    """Whose credentials these are. partition: aws, or aws-cn and the like."""
+
+    account: str
+    partition: str
+
+
+def caller(cloud: Cloud) -> Caller:
     """Ask AWS whose credentials these are. Raises LaunchError if there are none."""
     with errors("asking AWS who you are"):
-        return str(cloud.client("sts").get_caller_identity()["Account"])
+        identity = cloud.client("sts").get_caller_identity()
+    return Caller(str(identity["Account"]), str(identity["Arn"]).split(":")[1])
 
 
-def role_findings(cloud: Cloud, role: str, service: str) -> list[str]:
-    """What is wrong with a role, as far as the account may be asked.
+@dataclass(frozen=True)
+class Role:
+    """A role as the account knows it. arn: empty where it could not be found out, for which there is a finding."""
+
+    arn: str
+    findings: tuple[str, ...] = ()
+
+
+def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
+    """Look a role up, with what is wrong with it as far as the account may be asked.
 
     role: name or ARN. service: whose machines take the role, such as `SageMaker`.
     """
     from botocore.exceptions import ClientError
 
-    name = role.rpartition("/")[2]
+    typed, name = role if role.startswith("arn:") else "", role.rpartition("/")[2]
+    if typed and not typed.startswith(f"arn:{caller.partition}:iam::{caller.account}:"):
+        return Role(typed, (f"{typed} is not in this account, {caller.account} in the partition {caller.partition}.",))
     try:
         with network_errors(f"looking at the role {name}"):
             found = cloud.client("iam").get_role(RoleName=name)["Role"]
     except ClientError as error:
         match code_of(error):
             case "NoSuchEntity":
-                return [f"There is no role {name}.\nTry: aws.role=<one of `aws iam list-roles`>"]
+                return Role(typed, (f"There is no role {name}.\nTry: aws.role=<one of `aws iam list-roles`>",))
+            case "AccessDenied" | "AccessDeniedException" if typed:
+                return Role(typed)  # who may pass a role may not always look at it: the service will tell
             case "AccessDenied" | "AccessDeniedException":
-                return []  # who may pass a role may not always look at it: the service will tell
+                return Role("", (_unknown_arn(name, caller),))
         with errors(f"looking at the role {name}"):
             raise
-    if role.startswith("arn:") and found["Arn"] != role:
-        return [f"{role} is not in this account, whose role of that name is {found['Arn']}."]
+    arn = str(found["Arn"])
+    if typed and arn != typed:
+        return Role(arn, (f"There is no role {typed}; the role of that name is {arn}.\nTry: aws.role={arn}",))
     principal = f"{service.lower()}.amazonaws.com"
     if principal not in json.dumps(found["AssumeRolePolicyDocument"]):
-        return [
+        finding = (
             f"{service} may not assume the role {name}: {principal} is not in its trust policy.\n"
             "Try: another role, or add it"
-        ]
-    return []
+        )
+        return Role(arn, (finding,))
+    return Role(arn)
+
+
+def partition(region: str | None) -> str:
+    """Return the partition of a region, which all ARNs there begin with."""
+    name = region or ""
+    return "aws-cn" if name.startswith("cn-") else "aws-us-gov" if name.startswith("us-gov-") else "aws"
+
+
+def denied(cloud: Cloud, role_arn: str, actions: Sequence[str], resource: str) -> list[str] | None:
+    """Ask AWS which of the actions the role's own policies do not let it take on the resource; None if it may not tell.
+
+    What the resource's own policy permits is not looked at.
+    """
+    from botocore.exceptions import ClientError
+
+    try:
+        with network_errors("asking what the job's role may do"):
+            answer = cloud.client("iam").simulate_principal_policy(
+                PolicySourceArn=role_arn, ActionNames=list(actions), ResourceArns=[resource]
+            )
+    except ClientError:  # most people may not ask
+        return None
+    results = answer["EvaluationResults"]
+    return [result["EvalActionName"] for result in results if result["EvalDecision"] != "allowed"]
+
+
+def _unknown_arn(name: str, caller: Caller) -> str:
+    example = f"arn:{caller.partition}:iam::{caller.account}:role/service-role/{name}"
+    return (
+        f"The ARN of the role {name} cannot be looked up: iam:GetRole is not permitted, and the role may have a path.\n"
+        f"Try: aws.role={example}, as the IAM console shows it"
+    )

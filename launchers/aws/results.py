@@ -7,14 +7,14 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from dogbreed.run_folder import write_json
+from dogbreed.run_folder import lasting_files, write_json
 from launchers.aws import s3
 from launchers.aws.errors import errors
 from launchers.aws.layout import RunLocation
 from launchers.aws.s3 import split_uri
 from launchers.base import LAUNCHED_FILE, TRIAL_FOLDERS, Cloud, Handle, LaunchError, RunOutput, RunSpec
 from launchers.payload.photos import FEATURES
-from launchers.runs.collect import complete, settle
+from launchers.runs.collect import complete, newest_here, settle
 from launchers.runs.launched import home_of, launched
 from launchers.runs.state import STATE_FILE, refuse_if_alive_here
 
@@ -56,11 +56,8 @@ def download_to_resume(
     folder = folder or home_of(handle, spec)
     refuse_if_alive_here(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    newest = folder / spec.output.resume_point
-    bucket, prefix = split_uri(uri)
-    with errors(f"looking into {uri}"):
-        there = s3.head(cloud, bucket, f"{prefix}/{spec.output.resume_point}")
-    if not (newest.exists() and there and newest.stat().st_mtime > there["LastModified"].timestamp() + 1):
+    here, there = newest_here(folder, spec.output.resume_points), s3.newest(cloud, uri, spec.output.resume_points)
+    if not (here and there and here > there + 1):
         s3.download(cloud, uri, folder, lambda name: _is_of_the_run(name) if checkpoints else name in _LIGHT)
     settle(folder, spec)
     (folder / STATE_FILE).unlink(missing_ok=True)  # of a machine that is gone
@@ -96,7 +93,7 @@ def _unpack(cloud: Cloud, uri: str, folder: Path) -> bool:
             cloud.client("s3").download_file(bucket, key, str(packed))
             with tarfile.open(packed) as archive:
                 archive.extractall(unpacked, filter="data")
-            for path in sorted(path for path in unpacked.rglob("*") if path.is_file()):
+            for path in lasting_files(unpacked):
                 target = folder / _settled_name(path.relative_to(unpacked))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(path, target)

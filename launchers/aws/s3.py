@@ -1,13 +1,13 @@
 """Read, list and download objects in S3."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dogbreed.run_folder import TEMPORARY, temporary_path
+from dogbreed.run_folder import is_passing, temporary_path
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 
@@ -26,6 +26,14 @@ def head(cloud: Cloud, bucket: str, key: str) -> dict[str, Any] | None:
             return None
         raise
     return found
+
+
+def newest(cloud: Cloud, uri: str, names: Sequence[str]) -> float | None:
+    """Return when the newest of these objects below `uri` was written, in seconds since 1970; None if none exists."""
+    bucket, prefix = split_uri(uri)
+    with errors(f"looking into {uri}"):
+        found = [head(cloud, bucket, f"{prefix}/{name}") for name in names]
+    return max((each["LastModified"].timestamp() for each in found if each), default=None)
 
 
 def read(cloud: Cloud, uri: str) -> bytes | None:
@@ -55,13 +63,14 @@ def objects(cloud: Cloud, uri: str) -> Iterator[tuple[str, datetime]]:
 def download(cloud: Cloud, uri: str, folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> int:
     """Download everything under `uri` that is `wanted`, with its dates, and return how many files that is.
 
-    wanted: by name below `uri`. Each file is there whole or not at all. Files that were half-written are left out.
+    wanted: by name below `uri`. Each file is there whole or not at all. Files that are
+    `is_passing` are left out.
     """
     bucket, prefix = split_uri(uri.rstrip("/") + "/")
     found = [
         (name, at)
         for name, at in objects(cloud, uri)
-        if wanted(name) and not is_temporary(name) and ".." not in name.split("/")
+        if wanted(name) and not is_passing(name) and ".." not in name.split("/")
     ]
     client = cloud.client("s3")
 
@@ -82,11 +91,6 @@ def download(cloud: Cloud, uri: str, folder: Path, wanted: Callable[[str], bool]
 def encryption(kms_key: str | None) -> dict[str, str]:
     """Return the arguments of an upload that encrypt the object with that key; none without a key."""
     return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a file of that name is not whole."""
-    return TEMPORARY.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def split_uri(uri: str) -> tuple[str, str]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from launchers.aws.errors import errors
-from launchers.aws.s3 import AT_ONCE, head, is_temporary, objects, split_uri
+from launchers.aws.s3 import AT_ONCE, head, newest, objects, split_uri
 from launchers.base import SPEC_FILE, Cloud, RunSpec
 from launchers.payload import code, photos
 from launchers.project import PROJECT
-from launchers.runs.collect import files_to_resume_from
+from launchers.runs.collect import files_to_resume_from, newest_here
 
 _ENTRY = PROJECT / "launchers" / "remote" / "entry.py"
 _FEATURE = re.compile(r"[^/]+/(?:recipe\.json|shards/[0-9a-f]{32}\.(?:npy|json))")  # the lasting files of a store
@@ -159,16 +159,12 @@ def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[
 
     uri: of the run's checkpoints.
     """
-    folder, newest = Path(spec.folder), spec.output.resume_point
-    last = folder / newest
-    if not last.exists():
+    folder, points = Path(spec.folder), spec.output.resume_points
+    here, there = newest_here(folder, points), newest(cloud, uri, points)
+    if here is None or (there is not None and here <= there + 1):
         return
     bucket, prefix = split_uri(uri)
     with errors(f"uploading checkpoints to {uri}"):
-        there = head(cloud, bucket, f"{prefix}/{newest}")
-        if there is not None and last.stat().st_mtime <= there["LastModified"].timestamp() + 1:
-            return
-        files = [path for path in files_to_resume_from(spec) if not is_temporary(path.name)]
         client = cloud.client("s3")
 
         def send(path: Path) -> None:
@@ -176,4 +172,4 @@ def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[
             client.upload_file(str(path), bucket, key, ExtraArgs=dict(encryption))
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(send, files))
+            list(pool.map(send, files_to_resume_from(spec)))

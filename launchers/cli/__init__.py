@@ -1,1 +1,1 @@
-"""The commands: `train.py`'s frame, and `python -m launchers`."""
+"""The command lines: what `train.py` needs around its main function, and `python -m launchers`."""

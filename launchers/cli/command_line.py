@@ -1,4 +1,4 @@
-"""What `train.py` does around its one sentence: resume, signals, messages and exit statuses."""
+"""What `train.py` needs around its main function: resume, signals, messages and exit statuses."""
 
 import io
 import logging
@@ -32,7 +32,7 @@ from launchers.runs.state import outcome
 
 
 class RunEnded(BaseException):
-    """Carries a run's error past Hydra, which would print more than that, or go on with the next run of a sweep."""
+    """Carries a run's error past Hydra, which would print a traceback, or continue with the next run of a sweep."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
@@ -40,18 +40,18 @@ class RunEnded(BaseException):
 
 
 class EndOfRun(Callback):
-    """Hydra calls this after each run. An error leaves Hydra here; in a sweep only Ctrl-C or SIGTERM does."""
+    """Ends the command after a failed run, but a sweep only after Ctrl-C or SIGTERM. Hydra calls it after each run."""
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         with suppress(OSError):
-            Path(config.hydra.runtime.output_dir).rmdir()  # still empty after a dry run or a refusal
+            Path(config.hydra.runtime.output_dir).rmdir()  # it is empty after a dry run or a refused command
         error = job_return._return_value if job_return.status is JobStatus.FAILED else None
         if error and (config.hydra.mode != RunMode.MULTIRUN or isinstance(error, Interrupted)):
             raise RunEnded(error)
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
-    """Looks sys.stdout up for each line: a progress bar replaces it while it is shown, to keep lines above the bar."""
+    """Writes to the current sys.stdout, looked up for each line: a visible progress bar replaces it temporarily."""
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)
@@ -63,20 +63,20 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def command_line() -> Iterator[None]:
-    """Run Hydra's main in here. Exits with 1 after an error, 130 after Ctrl-C and 143 after SIGTERM.
+    """Run Hydra's main inside this context. Exits with 1 after an error, 130 after Ctrl-C and 143 after SIGTERM.
 
-    An error is its message on stderr; debug=true shows the traceback as well.
+    Prints an error's message on stderr; debug=true prints the traceback as well.
     """
     debug = any(text.lower() in ("debug=true", "debug=1", "debug=yes", "debug=on") for text in sys.argv[1:])
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors pass: Hydra's own way is a long traceback
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing a long traceback itself
     logging.captureWarnings(True)
-    logging.raiseExceptions = debug  # else a full disk prints a traceback for each line of the log
+    logging.raiseExceptions = debug  # otherwise a full disk prints a traceback for each line of the log
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files may hold bytes that are not UTF-8
+            stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are not UTF-8
     signal.signal(signal.SIGTERM, _leave)
     ranks.last_words = _end_of_waiting
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as after nohup
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise it is ignored, as after nohup
         signal.signal(signal.SIGINT, _interrupt)
     try:
         if {"--help", "-h"} & set(sys.argv[1:]):
@@ -93,7 +93,7 @@ def command_line() -> Iterator[None]:
             _write_reason(error)
             _say("Stopped by SIGTERM.", error)
         raise
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
@@ -103,7 +103,10 @@ def command_line() -> Iterator[None]:
 
 
 def _write_reason(error: BaseException) -> None:
-    """For launchers/remote/entry.py, which tells SageMaker. consequence: that another process's end came first."""
+    """Write why the run ended, for launchers/remote/entry.py, which reports it to SageMaker.
+
+    The field `consequence` says that another process ended first and caused this one to end.
+    """
     if path := os.environ.get(REASON):
         _, cause, detail = outcome(error, cancelled=False)
         lost = isinstance(error, ranks.PeerLost) and error.consequence
@@ -122,7 +125,7 @@ def _leave_with(error: BaseException, debug: bool) -> None:
 
 
 def _end_of_waiting(lost: ranks.PeerLost) -> None:
-    """From a thread, while the main one waits where no exception reaches it; the process ends after this."""
+    """Report a lost process from a thread, while the main one blocks in a collective; the process ends after this."""
     _write_reason(lost)
     _say(f"{_label()} {lost}", lost)
     sys.stderr.flush()
@@ -138,13 +141,13 @@ def _message(error: BaseException) -> str:
             causes.append(str(error.__cause__))
         return "\n".join(causes)
     if isinstance(error, OSError) and error.filename and not getattr(error, "__notes__", None):
-        return str(storage_error(Path(error.filename), error))  # Hydra makes the run folder before the run begins
-    hint = "" if getattr(error, "__notes__", None) else "\nTry: debug=true shows where"
+        return str(storage_error(Path(error.filename), error))  # Hydra creates the run folder before the run starts
+    hint = "" if getattr(error, "__notes__", None) else "\nTry: debug=true, which shows the traceback"
     return f"{type(error).__name__}: {error}{hint}"
 
 
 def _say(text: str, error: BaseException) -> None:
-    """The message, and the next action that the launcher noted on the error."""
+    """Print the message, and the next action that the launcher noted on the error."""
     print("\n".join([text, *getattr(error, "__notes__", [])]), file=sys.stderr)
 
 
@@ -154,13 +157,13 @@ def _label() -> str:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """Ctrl-C before training listens itself, or after it: as Python has it, but not to be lost."""
+    """Handle Ctrl-C outside training: record it, so that it is not lost, and raise KeyboardInterrupt as Python does."""
     note(signum)
     raise KeyboardInterrupt
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM before training listens itself, or after it. A second one does not wait for anything."""
+    """Handle SIGTERM outside training: record it and exit. A second one ends the process at once."""
     note(signum)
     signal.signal(signum, lambda number, _: os._exit(128 + number))
-    sys.exit(128 + signum)  # no Exception: a library that is being imported might swallow one
+    sys.exit(128 + signum)  # SystemExit, because a library that is being imported might swallow an Exception

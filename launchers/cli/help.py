@@ -1,4 +1,4 @@
-"""`python train.py --help`. Hydra's own copies all it knows once for each group: that alone takes half a second."""
+"""Print `python train.py --help`. Hydra's own help copies its config once for each group, which takes half a second."""
 
 import textwrap
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ Try:
   python train.py experiment=quickstart          draws its own dogs, no download
   python train.py                                ResNet50, 8,351 photos, 1.1 GB
   python train.py data=folder data.root=PHOTOS   your photos, a folder per class
-  python train.py resume=runs/RUN                go on with a run
-  python train.py resume=runs/RUN trainer.max_epochs=20    ... for longer
+  python train.py resume=runs/RUN                resume a run
+  python train.py resume=runs/RUN trainer.max_epochs=20  train it for longer
   python train.py -m model.lr=1e-3,3e-3 seed=0,1 a sweep: each combination once
   python train.py -m hpo=optuna experiment=quickstart    a search
-  python train.py dry_run=true                   say what would be done
+  python train.py dry_run=true                   print the plan, run nothing
   python train.py launcher=sagemaker_spot aws=rehearsal  the cloud, rehearsed
 
 Groups, to choose from with group=option:
 """
 _FOOT = """\
 Flags of train.py:  python train.py --hydra-help
-What has been run:  python -m launchers --help
+Manage your runs:   python -m launchers --help
 """
 
 
 def print_help(conf: Path, overrides: Sequence[str]) -> None:
-    """conf: the folder of the YAML files. Shows the settings as `overrides` make them."""
+    """Print the help, with the settings as `overrides` change them. conf: the folder of the YAML files."""
     with initialize_config_dir(str(conf), version_base="1.3"):
         cfg = compose("config", expand(overrides))
     print(_HEAD + _groups(conf))
@@ -41,7 +41,7 @@ def print_help(conf: Path, overrides: Sequence[str]) -> None:
 
 
 def _groups(conf: Path) -> str:
-    """Each option with the comment that its file begins with."""
+    """List the options of each group, each with the first comment of its file."""
     lines = []
     for group in sorted(path for path in conf.rglob("*") if path.is_dir()):
         name = group.relative_to(conf).as_posix()
@@ -49,7 +49,7 @@ def _groups(conf: Path) -> str:
             continue
         lines.append(f"  {name}=")
         for option in sorted(group.glob("*.yaml")):
-            if option.stem != "base":  # what the group's options share
+            if option.stem != "base":  # base.yaml holds what the options share
                 text = f"    {option.stem:<19} {_comment(option)}".rstrip()
                 lines.append(textwrap.fill(text, 80, subsequent_indent=" " * 24))
     return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
-"""Hydra's way to our search: the sweeper that `hpo=optuna` puts in the place of Hydra's own.
+"""The sweeper that `hpo=optuna` selects instead of Hydra's own.
 
-Importing this module registers it. Optuna and all else that a search needs is imported when one begins.
+Importing this module registers it. Optuna, and everything else that a search needs, is imported when one starts.
 """
 
 import sys
@@ -17,7 +17,7 @@ _MODULE = "hydra_plugins.dogbreed_sweeper"  # Hydra refuses a plugin from a modu
 
 
 class SearchSweeper(Sweeper):
-    """Hands a command's overrides to `launchers.sweep`. Hydra's launchers are not used: trials choose `launcher=`."""
+    """Passes a command's overrides to `launchers.sweep`. Hydra's launchers are not used: trials use `launcher=`."""
 
     def __init__(self) -> None:
         self._config: DictConfig | None = None
@@ -33,7 +33,7 @@ class SearchSweeper(Sweeper):
 
 
 def _register() -> None:
-    """Under the name that Hydra insists on, without a folder of that name at the top of the project."""
+    """Register the sweeper under the name that Hydra requires, without a folder of that name in the project."""
     package, _, name = _MODULE.partition(".")
     try:
         parent = import_module(package)

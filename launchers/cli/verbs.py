@@ -1,4 +1,4 @@
-"""What has been run, here and elsewhere: how to follow it, and how to stop it."""
+"""List, follow and stop runs, on this machine and in a cloud."""
 
 import argparse
 import json
@@ -18,9 +18,9 @@ from launchers.runs.find import SWEEPS_DIR
 from launchers.runs.launched import launched
 
 _EPILOG = """\
-A run is named by its folder (runs/20261123-001122-x7k2), by the last part of
-that, or by its handle: sagemaker://eu-west-1/20261123-001122-x7k2 works from
-any folder and any machine, sagemaker://rehearsal/... on this one.
+Name a run by its folder (runs/20261123-001122-x7k2), by the folder's name, or
+by its handle: sagemaker://eu-west-1/20261123-001122-x7k2 works from any folder
+and any machine, sagemaker://rehearsal/... only on this machine.
 """
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -66,14 +66,14 @@ def _list(args: argparse.Namespace) -> int:
         for row in rows:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     else:
-        seen = "there" if args.place else f"in {args.runs_dir} or {SWEEPS_DIR}"
-        print(f"No run {seen}." if args.all else f"No run is going on {seen}. Those that have ended: list --all")
+        where = f"at {args.place}" if args.place else f"in {args.runs_dir} or {SWEEPS_DIR}"
+        print(f"No runs {where}." if args.all else f"No runs in progress {where}. To include ended ones: list --all")
     return 0
 
 
 @dataclass(frozen=True)
 class _Listed:
-    """A run and how it stands, for people and for programs."""
+    """A run and its status, for people and for programs."""
 
     launcher: Launcher
     handle: Handle
@@ -91,17 +91,17 @@ class _Listed:
 
 
 def _launched_from_here(args: argparse.Namespace) -> Iterator[_Listed]:
-    """Runs elsewhere whose folder is here and waits for its results."""
-    sweeps = (Path(SWEEPS_DIR).glob(f"{below}/{LAUNCHED_FILE}") for below in ("*", "*/*"))  # in one job; of trials
-    places = (Path(args.runs_dir).glob(f"*/{LAUNCHED_FILE}"), *sweeps)
-    for file in sorted((file for found in places for file in found), reverse=True):
+    """Find remote runs that were submitted from this folder and whose results have not been downloaded."""
+    sweeps = (Path(SWEEPS_DIR).glob(f"{below}/{LAUNCHED_FILE}") for below in ("*", "*/*"))  # one-job searches; trials
+    files = (Path(args.runs_dir).glob(f"*/{LAUNCHED_FILE}"), *sweeps)
+    for file in sorted((file for found in files for file in found), reverse=True):
         note = launched(file.parent) or {}
         if "handle" not in note or "home" in note:
             continue
         try:
             launcher, handle = launched_run(note)
             status = launcher.status(handle)
-        except LaunchError as error:  # a launcher that is not known here, a cloud that cannot be reached: one run's
+        except LaunchError as error:  # an unknown launcher or an unreachable cloud must not hide the other runs
             print(f"{note['handle']}: {error}", file=sys.stderr)
             continue
         if args.all or not status.finished:
@@ -156,7 +156,7 @@ def _cleanup(args: argparse.Namespace) -> int:
     for name in report.found:
         print(f"{'removed' if name in report.removed else 'left over'}  {name}")
     if report.left and not args.apply:
-        print("Remove them with the same command and --apply")
+        print("To remove them, add --apply to the same command.")
     elif not report.found:
         print("Nothing is left over.")
     return 1 if report.left and args.apply else 0
@@ -167,14 +167,14 @@ def _rehearsal(args: argparse.Namespace) -> int:
 
     place = Path(args.state_dir).expanduser() if args.state_dir else process.default_place()
     if args.do == "stop":
-        print("The rehearsal cloud has ended." if process.stop(place) else "The rehearsal cloud is not running.")
+        print("The rehearsal cloud was stopped." if process.stop(place) else "The rehearsal cloud is not running.")
         return 0
     server = process.start(place, process.IDLE_S) if args.do == "start" else process.running(place)
     if server is None:
-        print(f"The rehearsal cloud is not running; {shown_path(place)} keeps what it has.")
+        print(f"The rehearsal cloud is not running. Its state is kept in {shown_path(place)}.")
         return 0
     print(
-        f"The rehearsal cloud is at {server.url}; {shown_path(place)} keeps what it has. To look around:\n"
+        f"The rehearsal cloud is at {server.url}. Its state is kept in {shown_path(place)}. To inspect it:\n"
         f"  export AWS_ENDPOINT_URL={server.url} AWS_DEFAULT_REGION=us-east-1\n"
         f"  export AWS_ACCESS_KEY_ID={server.key} AWS_SECRET_ACCESS_KEY={server.key}\n"
         "  aws s3 ls --recursive s3://dogbreed-rehearsal"
@@ -189,7 +189,7 @@ def _images(args: argparse.Namespace) -> int:
         from launchers.sagemaker.images_refresh import refresh
 
         refresh(images.TABLE)
-        print(f"{shown_path(images.TABLE)} is written anew.\n")
+        print(f"Updated {shown_path(images.TABLE)}.\n")
     print(images.shown(datetime.now(UTC).isoformat()))
     return 0
 
@@ -197,11 +197,13 @@ def _images(args: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--state-dir", metavar="FOLDER", help="of the rehearsal cloud, if not the usual (aws.state_dir)"
+        "--state-dir", metavar="FOLDER", help="the rehearsal cloud's folder, if not the default (aws.state_dir)"
     )
-    common.add_argument("--runs-dir", default="runs", metavar="FOLDER", help="where runs lie (default: runs)")
+    common.add_argument(
+        "--runs-dir", default="runs", metavar="FOLDER", help="the folder of run folders (default: runs)"
+    )
     as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="for programs")
+    as_json.add_argument("--json", action="store_true", help="print JSON, for programs")
     one_run = argparse.ArgumentParser(add_help=False)
     one_run.add_argument("run", metavar="RUN", help="a run folder, its name, or a handle")
 
@@ -215,30 +217,34 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     place = argparse.ArgumentParser(add_help=False)
-    place.add_argument("place", nargs="?", metavar="PLACE", help=f"where: {targets()}; without it, this machine")
+    place.add_argument(
+        "place", nargs="?", metavar="TARGET", help=f"the cloud to use: {targets()} (default: this machine)"
+    )
 
-    listing = add("list", _list, "Show the runs that are going on, newest first.", place, as_json)
-    listing.add_argument("--all", action="store_true", help="and those that have ended")
-    add("status", _status, "Show how a run stands, and what to do next.", one_run, as_json)
+    listing = add("list", _list, "List the runs in progress, newest first.", place, as_json)
+    listing.add_argument("--all", action="store_true", help="include runs that have ended")
+    add("status", _status, "Show a run's status and what to do next.", one_run, as_json)
     logs = add("logs", _logs, "Print a run's log, each line with its attempt.", one_run)
-    logs.add_argument("--follow", "-f", action="store_true", help="until the run has ended")
-    logs.add_argument("--attempt", type=int, metavar="N", help="of this attempt only")
-    add("attach", _attach, "Follow a run until it has ended, and show its result.", one_run)
-    cancel = add("cancel", _cancel, "Make a run save and stop.", one_run)
+    logs.add_argument("--follow", "-f", action="store_true", help="keep printing until the run has ended")
+    logs.add_argument("--attempt", type=int, metavar="N", help="print only this attempt")
+    add("attach", _attach, "Follow a run until it has ended, then show its result.", one_run)
+    cancel = add("cancel", _cancel, "Ask a run to save and stop.", one_run)
     cancel.add_argument(
         "--grace-s", type=float, default=110, metavar="S", help="seconds until it is killed (default: 110)"
     )
-    add("result", _result, "Show the numbers and files of a run that succeeded.", one_run, as_json)
-    cleanup = add("cleanup", _cleanup, "Show what runs left behind that nothing uses.", place)
-    cleanup.add_argument("--apply", action="store_true", help="and remove it")
+    add("result", _result, "Show the metrics and files of a run that succeeded.", one_run, as_json)
+    cleanup = add("cleanup", _cleanup, "List leftovers of runs that nothing uses any more.", place)
+    cleanup.add_argument("--apply", action="store_true", help="remove them")
     cleanup.add_argument(
-        "--older-than-h", type=float, metavar="H", help="hours; of a place elsewhere nothing younger than 24 is touched"
+        "--older-than-h", type=float, metavar="H", help="only those older than H hours; in a cloud at least 24"
     )
-    cleanup.add_argument("--bucket", metavar="NAME", help="where launchers put things, of a place elsewhere")
+    cleanup.add_argument("--bucket", metavar="NAME", help="the bucket that the launchers use, for a cloud")
     rehearsing = add("rehearsal", _rehearsal, "Start, find or stop the rehearsal cloud.")
     rehearsing.add_argument("do", choices=["start", "status", "stop"], metavar="start|status|stop")
     images = add(
-        "images", _images, "Show the images of training jobs, until when AWS patches them, and what auto takes."
+        "images",
+        _images,
+        "List the images for training jobs, until when AWS patches them, and which one image=auto selects.",
     )
-    images.add_argument("--refresh", action="store_true", help="write the table anew, from the SageMaker SDK")
+    images.add_argument("--refresh", action="store_true", help="update the table from the SageMaker SDK")
     return parser

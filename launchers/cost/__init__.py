@@ -1,1 +1,1 @@
-"""What a run costs and how long it takes, before it starts."""
+"""Estimate what a run costs and how long it takes, before it starts."""

@@ -1,4 +1,4 @@
-"""What a run costs: prices of instance types, how long it may take, and how to say so."""
+"""Estimate what a run costs, from the prices of instance types and the time that it takes."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from launchers.cost.prices import Instance, instance, spot_share
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one run, in USD. expected: None where nobody can tell how long it takes; so is `seconds`."""
+    """The cost of one run, in USD. expected, seconds: None if the time that it takes cannot be estimated."""
 
     usd_per_hour: float
     expected: float | None
@@ -21,8 +21,9 @@ class Cost:
 def estimate(
     workload: Workload, instance_type: str, *, instances: int, spot: bool, max_run_s: float, trials: int = 0
 ) -> Cost | None:
-    """What a run costs; None for an unknown instance type. trials: of a search in one job; workload is that of one.
+    """Estimate what a run costs; None for an unknown instance type.
 
+    trials: number of trials of a search in one job, where workload is that of one trial; 0 for a run.
     worst: all instances for all of max_run_s at the on-demand price, which spot never exceeds
     (https://docs.aws.amazon.com/sagemaker/latest/dg/model-managed-spot-training.html).
     """
@@ -37,6 +38,6 @@ def estimate(
 
 
 def seconds_expected(workload: Workload, row: Instance, instances: int = 1) -> float | None:
-    """How long a run takes, its start included; None for an unknown network or number of photos."""
+    """Estimate how long a run takes, its start included; None for an unknown network or number of photos."""
     found = times.times(workload, row, instances)
     return None if found is None else found.total_s

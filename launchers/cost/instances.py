@@ -1,4 +1,4 @@
-"""What a plan says about the number of instances."""
+"""Say in a plan whether the number of instances pays."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from launchers.cost.prices import Instance
 
 
-_ENOUGH = 1.1  # half the machines, if they take no more than a tenth longer
+_ENOUGH = 1.1  # fewer machines are enough if they take at most a tenth longer
 
 
-def said(workload: Workload, row: "Instance | None", instances: int) -> str:
-    """What a plan says of so many instances, and whether fewer would do; "" for one."""
+def compare_speed(workload: Workload, row: "Instance | None", instances: int) -> str:
+    """Describe the speed of `instances` instances, and whether fewer are as fast; return "" for one instance."""
     if instances <= 1:
         return ""
     if row is None or workload.per_photo is None:
-        return f"cannot be told: too little is known of that {'instance type' if row is None else 'network'}"
+        return f"speed unknown: there are no figures for this {'instance type' if row is None else 'network'}"
     fewer = _halvings(instances)
     speeds = {n: speed(workload, row, n) or 1.0 for n in fewer}
     lines = [f"training steps {speeds[instances]:.2g} times as fast as on one instance, on paper"]
@@ -31,7 +31,7 @@ def said(workload: Workload, row: "Instance | None", instances: int) -> str:
     lines.append(f"{_duration(total[instances])} in all, {_duration(total[1])} on one instance")
     enough = _enough(total)
     if workload.caches_features:
-        lines.append(f"of it {_duration(known[instances].features_s)} for features, which later runs find")
+        lines.append(f"of which {_duration(known[instances].features_s)} compute features that later runs reuse")
         if (later := _enough({n: found.total_s - found.features_s for n, found in known.items()})) < enough:
             lines.append(f"Later runs are as fast with launcher.instances={later}")
     if enough < instances:
@@ -40,12 +40,12 @@ def said(workload: Workload, row: "Instance | None", instances: int) -> str:
 
 
 def _halvings(number: int) -> list[int]:
-    """1 first: of 5, 1, 2, 3 and 5."""
+    """Halve a number until it is 1, and return all steps in ascending order: 1, 2, 3 and 5 for 5."""
     return [*_halvings((number + 1) // 2), number] if number > 1 else [1]
 
 
 def _enough(seconds: Mapping[int, float]) -> int:
-    """The least number of instances that takes at most a tenth longer than all of them. seconds: by number."""
+    """Return the least number of instances that takes at most a tenth longer than all of them. seconds: by number."""
     return min(n for n, each in seconds.items() if each <= _ENOUGH * seconds[max(seconds)])
 
 

@@ -26,32 +26,38 @@ class Instance:
         return Network(self.net_gbps * 1e9 / 8, _table()["net_latency_us"] / 1e6)
 
 
-REGION = "us-east-1"  # of the prices
+REGION = "us-east-1"  # the region that the prices apply to
 
 
 @lru_cache
 def _table() -> dict[str, Any]:
-    from omegaconf import OmegaConf  # here, so that `python -m launchers --help` does without
+    from omegaconf import OmegaConf  # here, so that `python -m launchers --help` does not load it
 
     return OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("prices.yaml")))  # type: ignore[return-value]
 
 
 def instance(name: str) -> Instance | None:
-    """The row of a type; None for one that is not in the table."""
+    """Return the row of an instance type; None if the table does not have it."""
     row = _table()["instances"].get(name)
     return None if row is None else Instance(name, **{**row, "as_of": str(row["as_of"])})
 
 
 def exists(name: str) -> bool:
-    """Whether SageMaker trains on such a type, priced here or not."""
+    """Whether SageMaker trains on this type, whether or not its price is known here."""
     return name in _table()["instances"] or name in _table()["unpriced"]
 
 
 def closest(name: str) -> list[str]:
-    """The known types that a misspelt one may mean."""
+    """Return up to three known types that a misspelt one may mean."""
     return get_close_matches(name, [*_table()["instances"], *_table()["unpriced"]], 3, 0.5)
 
 
 def spot_share() -> float:
-    """What spot costs of the on-demand price, as a rule."""
-    return float(_table()["spot_share"])
+    """Return the typical spot price as a share of the on-demand price: the upper end of the range."""
+    return spot_range()[1]
+
+
+def spot_range() -> tuple[float, float]:
+    """Return the lowest and the highest typical spot price as shares of the on-demand price."""
+    low, high = _table()["spot_share"]
+    return float(low), float(high)

@@ -1,4 +1,4 @@
-"""How long a run takes, on one instance or on several that train it together."""
+"""Estimate how long a run takes, on one instance or on several that train it together."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,15 +9,16 @@ from dogbreed.workload import Work, Workload
 if TYPE_CHECKING:
     from launchers.cost.prices import Instance
 
-_START_S = 180.0  # a machine and its image, and packages that it lacks
-# Rows of cached features that a search's trial trains on, a second, all that is around its epochs included: its 10 of
-# dogImages took 3.3 s on two Zen 4 cores (python -m dogbreed.benchmark sweep). Other machines are taken to be alike
+_START_S = 180.0  # to start a machine, pull its image and install missing packages
+# Rows of cached features that a search's trial trains on per second, its overhead outside the epochs included:
+# 10 epochs of dogImages took 3.3 s on two Zen 4 cores (python -m dogbreed.benchmark sweep). Other machines are assumed
+# to be alike.
 _ROWS_PER_S = 20_000
 
 
 @dataclass(frozen=True)
 class Times:
-    """Of a run. features_s: the one pass that computes them, 0 where there are none."""
+    """The times of a run's parts. features_s: the one pass that computes cached features; 0 if none are cached."""
 
     features_s: float
     epochs_s: float
@@ -28,7 +29,7 @@ class Times:
 
 
 def times(workload: Workload, row: "Instance", instances: int) -> Times | None:
-    """How long the parts of a run take; None for an unknown network or an unknown number of photos."""
+    """Estimate how long the parts of a run take; None for an unknown network or an unknown number of photos."""
     per_photo, train, rest = workload.per_photo, workload.train_photos, workload.other_photos
     if per_photo is None or train is None or rest is None:
         return None
@@ -36,7 +37,7 @@ def times(workload: Workload, row: "Instance", instances: int) -> Times | None:
     features_s = 0.0
     if cached := workload.caches_features:
         rows = workload.views * train + rest
-        # each machine computes its share, and then receives those of the others
+        # each machine computes its share, then receives the others' shares
         shares = rows * per_photo.feature_bytes * (instances - 1) / instances / row.network.bytes_per_s
         features_s = rows * per_photo.frozen_gflop / per_s + shares
     step, processes = _step(workload, per_photo, row), max(1, row.gpus)
@@ -47,8 +48,10 @@ def times(workload: Workload, row: "Instance", instances: int) -> Times | None:
 
 
 def search_s(workload: Workload, row: "Instance", trials: int) -> float | None:
-    """How long a search in one job takes: its start, one pass over the photos where trials share their features, then
-    one trial after the other, none of them pruned. None where `times` is None. workload: of some trial.
+    """Estimate how long a search in one job takes; None if `times` is None. workload: that of one trial.
+
+    It counts the start, one pass over the photos if trials share their features, then one trial after the other, none
+    of them pruned.
     """
     found = times(workload, row, 1)
     if found is None or workload.train_photos is None:
@@ -60,7 +63,7 @@ def search_s(workload: Workload, row: "Instance", trials: int) -> float | None:
 
 
 def speed(workload: Workload, row: "Instance", instances: int) -> float | None:
-    """Training steps per second on so many instances, as a multiple of one's; None for an unknown network."""
+    """Return how many times as fast training steps are on several instances as on one; None for an unknown network."""
     per_photo = workload.per_photo
     if per_photo is None:
         return None

@@ -40,9 +40,9 @@ _ANY_SECRET = re.compile(
 class CodeBundle:
     """The code that will be sent, scanned but not yet packed.
 
-    files: (name in the bundle, bytes, SHA-256), sorted by name. sources: where each of them lies, if not in the
-    project at its own name. config_dirs: folders in the bundle that Hydra searches, in order. diff: of tracked files
-    against the commit, for people. findings: what forbids sending it.
+    files: (name in the bundle, bytes, SHA-256), sorted by name. sources: paths of those files that are not in the
+    project under that name. config_dirs: folders in the bundle that Hydra searches, in order. diff: of tracked files
+    against the commit, for people. findings: reasons not to send it.
     """
 
     digest: str
@@ -54,7 +54,7 @@ class CodeBundle:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """Make one of what JSON holds of it, whose tuples have become lists."""
+        """Build a bundle from JSON fields, in which tuples have become lists."""
         tuples = {
             key: tuple(tuple(item) if isinstance(item, list) else item for item in value)
             for key, value in fields.items()
@@ -69,9 +69,10 @@ class CodeBundle:
 
 
 def scan(project: Path, config_dirs: Sequence[Path] = ()) -> CodeBundle:
-    """Find what of `project` would be sent: what git tracks or would track.
+    """Scan the files of `project` that would be sent: those that git tracks or would track.
 
-    Outside git that is all but hidden and derived files. config_dirs: further folders, whose YAML files are sent too.
+    Without git these are all files except hidden and derived ones. config_dirs: further folders, whose YAML files are
+    sent too.
     """
     chosen = {name: project / name for name in _names(project)}
     named = {f"{CONFIGS}/{number}": folder for number, folder in enumerate(config_dirs)}
@@ -81,15 +82,15 @@ def scan(project: Path, config_dirs: Sequence[Path] = ()) -> CodeBundle:
     for name in sorted(chosen):
         content = _content(chosen[name])
         if content is None:
-            continue  # deleted, but not yet in git's eyes
+            continue  # deleted, but still in git's index
         executable = os.access(chosen[name], os.X_OK)
         sha = hashlib.sha256(content).hexdigest()
         digest.update(f"{name}\0{executable:d}\0{sha}\n".encode(errors="surrogateescape"))
         files.append((name, len(content), sha))
-        secrets += [f"{name}:{line} holds what looks like {kind}." for line, kind in secrets_in(content)]
+        secrets += [f"{name}:{line} seems to hold {kind}." for line, kind in secrets_in(content)]
     findings = [*_secrets_finding(secrets), *_size_finding(files)]
     if "train.py" not in chosen or not chosen["train.py"].is_file():
-        findings.append(f"There is no train.py in {project}, so there is nothing that could run.\nTry: a clone")
+        findings.append(f"{project} has no train.py to run.\nTry: a clone of the project")
     return CodeBundle(
         digest=digest.hexdigest()[:32],
         files=tuple(files),
@@ -103,8 +104,8 @@ def scan(project: Path, config_dirs: Sequence[Path] = ()) -> CodeBundle:
 def _secrets_finding(secrets: Sequence[str]) -> Iterator[str]:
     if secrets:
         listed = "\n".join([*secrets[:20], *(["..."] if len(secrets) > 20 else [])])
-        hint = "Try: an environment variable, or a file that .gitignore names"
-        yield f"The code would take secrets along:\n{listed}\n{hint}"
+        hint = "Try: an environment variable, or a file that .gitignore lists"
+        yield f"The code that would be sent contains secrets:\n{listed}\n{hint}"
 
 
 def _size_finding(files: Sequence[tuple[str, int, str]]) -> Iterator[str]:
@@ -113,24 +114,24 @@ def _size_finding(files: Sequence[tuple[str, int, str]]) -> Iterator[str]:
         largest = sorted(files, key=lambda file: -file[1])[:5]
         listed = "\n".join(f"{size / 1e6:8.1f} MB  {name}" for name, size, _ in largest)
         yield (
-            f"The code is {total / 1e6:.0f} MB, and {MAX_BYTES / 1e6:.0f} MB may be sent. The largest files:\n"
-            f"{listed}\nTry: naming what is no code in .gitignore; data belongs into data.root"
+            f"The code is {total / 1e6:.0f} MB, but at most {MAX_BYTES / 1e6:.0f} MB can be sent. The largest files:\n"
+            f"{listed}\nTry: list files that are not code in .gitignore; data belongs in data.root"
         )
 
 
 def secrets_in(content: bytes) -> Iterator[tuple[int, str]]:
-    """Yield line and kind of strings that have the shape of a key; never the string itself. Skips binary files."""
+    """Yield the line number and kind of each string that looks like a key, never the string. Skips binary files."""
     if b"\0" in content[:8192] or not _ANY_SECRET.search(content[:_MAX_SCANNED]):
         return
     for number, line in enumerate(content[:_MAX_SCANNED].splitlines(keepends=True), 1):
         for kind, pattern in _SECRETS.items():
-            # a private key's first line says nothing without the next
+            # a private key's first line is harmless without the next one
             if re.search(pattern, line if kind != "a private key" else _from(content, number)):
                 yield number, kind
 
 
 def pack(project: Path, bundle: CodeBundle) -> bytes:
-    """Return the tar.gz; the same bytes for the same code, whenever and wherever it is packed.
+    """Pack the code as tar.gz: the same bytes for the same code, whenever and wherever it is packed.
 
     Raises ConfigError if a file has changed since the scan.
     """
@@ -140,7 +141,7 @@ def pack(project: Path, bundle: CodeBundle) -> bytes:
             path = Path(sources.get(name, project / name))
             content = _content(path)
             if content is None or hashlib.sha256(content).hexdigest() != sha:
-                raise ConfigError(f"{path} has changed while the run was planned.\nTry: the same command again")
+                raise ConfigError(f"{path} changed while the run was being planned.\nTry: the same command again")
             entry = tarfile.TarInfo(name)
             entry.size, entry.mtime = size, 0
             entry.mode = 0o755 if os.access(path, os.X_OK) else 0o644
@@ -182,7 +183,7 @@ def _names(project: Path) -> list[str]:
 
 
 def _keep(folders: list[str]) -> bool:
-    """Leave out, for os.walk, what is hidden or derived."""
+    """Remove hidden and derived folders from `folders`, so that os.walk skips them."""
     folders[:] = [n for n in folders if not (n.startswith(".") or n in _WITHOUT_GIT or n.endswith(".egg-info"))]
     return True
 
@@ -198,7 +199,7 @@ def _diff(project: Path) -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    if any(secrets_in(run.stdout)):  # one that was taken out is still in the difference
-        return "(left out: it holds what looks like a secret)\n"
+    if any(secrets_in(run.stdout)):  # a secret that was removed is still in the diff
+        return "(left out: it seems to hold a secret)\n"
     text = run.stdout.decode(errors="replace")
     return text if len(text) <= _MAX_DIFF else text[:_MAX_DIFF] + "\n... (cut here; the bundle has all of it)\n"

@@ -1,4 +1,4 @@
-"""Pack photos of this machine for rented ones: known by their content, sent once, as a few large files."""
+"""Pack photos of this machine for rented ones: identified by their content, sent once, as a few large files."""
 
 import hashlib
 import io
@@ -18,19 +18,19 @@ from dogbreed.run_folder import write_json
 SHARD_BYTES = 64_000_000  # a request for each photo would cost more time than its bytes
 MANIFEST = "manifest.json"
 FEATURES = "features"  # the folder of features of photos: in the bucket, and below a run's checkpoints
-FEATURES_ABOUT = "about.json"  # in it: which photos these are
+FEATURES_ABOUT = "about.json"  # in that folder: which photos the features belong to
 
 _AT_ONCE = 8  # files that are read in parallel
 
-SPLITS = ("train", "valid", "test")  # of dogbreed.photos, which would bring NumPy and Pillow; a test holds them equal
+SPLITS = ("train", "valid", "test")  # as in dogbreed.photos, which loads NumPy and Pillow; a test holds them equal
 
 
 @dataclass(frozen=True)
 class SentFolder:
     """A data folder as it would be sent, scanned but not packed.
 
-    digest: of all names and contents; the same photos elsewhere have the same. shards: bytes of photos in each, in
-    order. by_folder: number of files below each folder of the root.
+    digest: of all names and contents, so the same photos have the same digest anywhere. shards: bytes of photos in
+    each shard, in order. by_folder: number of files below each folder of the root.
     """
 
     root: str
@@ -62,14 +62,14 @@ class _File:
 
 
 def scan(root: Path, cache: Path | None = None) -> SentFolder:
-    """Find what would be sent of `root`: every file that is not hidden.
+    """Scan the files of `root` that would be sent: all that are not hidden.
 
     cache: a folder for digests by size and date, so that the next scan reads no photo; None for the library's own.
     """
     cache = cache or digests_folder()
     root = root.expanduser()
     if not root.is_dir():
-        finding = f"There is no data folder {root}.\nTry: data.root=<the folder that holds your photos>"
+        finding = f"The data folder {root} does not exist.\nTry: data.root=<the folder that holds your photos>"
         return SentFolder(str(root), "", 0, 0, (), (finding,))
     files = _files(root, cache)
     if not files:
@@ -80,15 +80,15 @@ def scan(root: Path, cache: Path | None = None) -> SentFolder:
 
 
 def pack(folder: SentFolder, cache: Path, *, have: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each shard that is not there already; the same bytes for the same photos.
+    """Yield name and content of each shard that has not been sent yet: the same bytes for the same photos.
 
-    have: names of shards that are there. Raises DataError if a photo has changed since the scan.
+    have: names of the shards that have been sent. Raises DataError if a photo has changed since the scan.
     """
     root = Path(folder.root)
     files = _files(root, cache)
-    changed = f"The photos in {root} have changed while they were being sent"
+    changed = f"The photos in {root} changed while they were being sent"
     if _digest(files) != folder.digest:
-        raise DataError(f"{changed}.\nTry: the same command again, once nothing writes there")
+        raise DataError(f"{changed}.\nTry: the same command again, while nothing writes there")
     for number, shard in enumerate(_shards(files)):
         if shard_name(number) in have:
             continue
@@ -100,7 +100,7 @@ def pack(folder: SentFolder, cache: Path, *, have: Collection[str] = ()) -> Iter
                 except OSError as error:
                     raise DataError(f"{changed}: {file.name} cannot be read ({error.strerror}).") from error
                 if hashlib.sha256(content).hexdigest() != file.sha256:
-                    raise DataError(f"{changed}: {file.name}.\nTry: the same command again, once nothing writes there")
+                    raise DataError(f"{changed}: {file.name}.\nTry: the same command again, while nothing writes there")
                 entry = tarfile.TarInfo(file.name)
                 entry.size, entry.mtime, entry.mode = len(content), 0, 0o644
                 archive.addfile(entry, io.BytesIO(content))
@@ -109,20 +109,23 @@ def pack(folder: SentFolder, cache: Path, *, have: Collection[str] = ()) -> Iter
 
 def digests_folder() -> Path:
     """Return the library's own folder for digests."""
-    from dogbreed.photos import cache_folder  # here: it brings numpy and Pillow
+    from dogbreed.photos import cache_folder  # here, because it loads NumPy and Pillow
 
     return cache_folder() / "digests"
 
 
 def of_photos(photos: SentFolder | None, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Say which photos a run is on, as far as its settings tell. data: the config node."""
+    """Describe which photos a run uses, as far as its settings say. data: the config node."""
     if photos is not None:
         return {"digest": photos.digest}
     return {"source": data["source"]} if data.get("source") else {"root": str(data["root"]).rstrip("/")}
 
 
 def features_key(photos: SentFolder | None, data: Mapping[str, Any]) -> str:
-    """Name the place of features of these photos. It need not be exact: each row in it is known by its photo."""
+    """Return the key under which features of these photos are stored.
+
+    Different photos may share one, because each row of features is identified by its photo.
+    """
     if photos is not None:
         return photos.digest
     return hashlib.sha256(json.dumps(of_photos(photos, data), sort_keys=True).encode()).hexdigest()[:32]
@@ -154,7 +157,7 @@ def _shards(files: list[_File]) -> Iterator[list[_File]]:
 
 
 def _files(root: Path, cache: Path) -> list[_File]:
-    """List the files of a folder, sorted by name. What size and date show to be unchanged is not read again."""
+    """List the files of a folder, sorted by name. A file of unchanged size and date is not read again."""
     known_file = cache / f"{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]}.json"
     try:
         known = {name: _File(name, *rest) for name, rest in json.loads(known_file.read_bytes()).items()}
@@ -171,7 +174,7 @@ def _files(root: Path, cache: Path) -> list[_File]:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
-            return None  # removed just now; the count will tell
+            return None  # just removed; the changed number of files reveals it
         return _File(name, stat.st_size, stat.st_mtime_ns, digest)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:

@@ -10,6 +10,17 @@ from typing import Any, Self
 
 _MOMENT = re.compile(r"(?P<seconds>\d+(?:\.\d+)?)s|(?P<what>epoch|checkpoint|trial) (?P<number>[1-9]\d*)|start")
 
+_AMOUNTS = (
+    "reclaims",
+    "crashes",
+    "no_capacity",
+    "throttled",
+    "s3_failures",
+    "s3_delay_s",
+    "log_delay_s",
+    "upload_lag_s",
+)
+
 
 @dataclass
 class Progress:
@@ -35,18 +46,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Faults:
-    """Everything is well by default. What is counted is counted for each session, which is one `aws` of one process.
+    """All is as well as on AWS by default. What is counted is counted for each session, one `aws` of one process.
 
     reclaims: how many spot interruptions each job has; reclaim_at: when, one moment for each attempt in turn:
     `12.5s` after its command began, `epoch 2` once the log says so, `checkpoint 3` once last.ckpt was written that
     often, `trial 4` once the log of a search has reported that many, or `start`; the last one also holds for what
-    follows. In a search its first trial stands for the first epoch. hard: without a notice, and without the last
-    seconds of the checkpoint folder. no_capacity: how many jobs find no machine. throttled: how many requests are
-    refused for their rate; s3_failures: how many of S3's end in 503; s3_delay_s: how much longer each of S3's takes.
-    expires_after: the number of requests after which credentials are not valid any more. crash_at: the moment when a
-    node dies, in a job's first attempt. disk_mb: files on a machine cannot grow beyond this. log_delay_s: how late
-    lines are in CloudWatch. quotas: instances that may run at once, by type. no_bucket: a bucket that is named is
-    missing; otherwise it is created, since it stands for one that you have.
+    follows. In a search its first trial stands for the first epoch. hard: without a notice. no_capacity: how many jobs
+    find no machine. throttled: how many requests are refused for their rate; s3_failures: how many of S3's end in 503;
+    s3_delay_s: how much longer each of S3's takes. expires_after: the number of requests after which credentials are
+    not valid any more. crash_at: the moment when a node dies, in each of a job's first `crashes` attempts. disk_mb:
+    files on a machine cannot grow beyond this. log_delay_s: how late lines are in CloudWatch; upload_lag_s: how late
+    files of the checkpoint folder are in S3. quotas: instances that may run at once, by type. no_bucket: a bucket that
+    is named is missing; otherwise it is created, since it stands for one that you have.
     """
 
     reclaims: int = 0
@@ -58,8 +69,10 @@ class Faults:
     s3_delay_s: float = 0.0
     expires_after: int | None = None
     crash_at: str | None = None
+    crashes: int = 1
     disk_mb: float | None = None
     log_delay_s: float = 0.0
+    upload_lag_s: float = 0.4
     quotas: Mapping[str, int] = field(default_factory=dict)
     no_bucket: bool = False
 
@@ -71,7 +84,15 @@ class Faults:
         return names and f"Unknown in aws.faults: {names}.\nTry: {', '.join(known)}"
 
     def findings(self) -> Iterator[str]:
-        for name in ("reclaims", "no_capacity", "throttled", "s3_failures", "s3_delay_s", "log_delay_s"):
+        for name in (
+            "reclaims",
+            "no_capacity",
+            "throttled",
+            "s3_failures",
+            "s3_delay_s",
+            "log_delay_s",
+            "upload_lag_s",
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 key = "aws.reclaims" if name == "reclaims" else f"aws.faults.{name}"
@@ -99,7 +120,7 @@ class Faults:
 
     def crash_moment(self, attempt: int) -> str | None:
         """When a machine of the `attempt`th attempt, from 1, dies; None for never."""
-        return self.crash_at if attempt == 1 else None
+        return self.crash_at if attempt <= self.crashes else None
 
 
 class Session:

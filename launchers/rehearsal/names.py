@@ -5,7 +5,7 @@ from dataclasses import dataclass
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
 BUCKET = "dogbreed-rehearsal"
-ROLE = "DogBreedTraining"
+ROLE, ROLE_PATH = "DogBreedTraining", "/service-role/"  # as SageMaker's console makes roles
 FAULTS_HEADER, SESSION_HEADER = "X-Rehearsal-Faults", "X-Rehearsal-Session"
 SERVER_FILE, LOCK_FILE, LOG_FILE = "server.json", "server.lock", "server.log"
 

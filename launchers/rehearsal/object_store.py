@@ -45,6 +45,11 @@ class ObjectStore:
         self.backend.put_object(bucket, key, content, disable_notification=True)
         self.follow(bucket, key)
 
+    def delete(self, bucket: str, key: str) -> None:
+        if self.has_bucket(bucket):
+            self.backend.delete_object(bucket, key)
+            self.follow(bucket, key)
+
     def get(self, bucket: str, key: str) -> bytes | None:
         """Return an object's content; None if it does not exist."""
         found = self._objects(bucket).get(key)

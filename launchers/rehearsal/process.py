@@ -97,8 +97,10 @@ def stop(place: Path) -> bool:
                 process.kill()
                 break
             time.sleep(0.05)
-    for child in _started:
-        child.poll()  # so that an ended one is not left as a zombie
+    for child in _started:  # so that none is left as a zombie; one may be seen as ended while its threads still end
+        if child.pid == seen["pid"]:
+            child.wait()
+        child.poll()
     return True
 
 

@@ -20,7 +20,7 @@ from werkzeug.serving import make_server
 
 from dogbreed.run_folder import write_json
 from launchers.rehearsal.gateway import Gateway
-from launchers.rehearsal.names import ACCOUNT, BUCKET, REGION, ROLE, SERVER_FILE, Server
+from launchers.rehearsal.names import ACCOUNT, BUCKET, REGION, ROLE, ROLE_PATH, SERVER_FILE, Server
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.service import Service
 from launchers.rehearsal.services.training import TrainingJobs
@@ -53,7 +53,7 @@ def _create_what_an_account_has(store: ObjectStore) -> None:
     iam_backends[ACCOUNT]["aws"].create_role(
         ROLE,
         _TRUST,
-        path="/",
+        path=ROLE_PATH,
         permissions_boundary=None,
         description="of training jobs",
         tags=[],

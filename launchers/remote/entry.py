@@ -15,6 +15,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,8 @@ import sys
 import tarfile
 import tempfile
 import time
-import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,7 +32,9 @@ from typing import Any
 END = "The machine's part has ended"  # the last line: all that comes before it has been logged
 
 _ML, _TMP = "/opt/ml", "/tmp/dogbreed"  # as the launcher writes them; `_local` replaces them
-_TEMPORARY = re.compile(r"^\..+\.tmp-\d+$")  # files that dogbreed.run_folder had not written whole
+# names of files that are no lasting part of the run's folder, as in dogbreed.run_folder
+_HALF_WRITTEN = ".sagemaker-ignore"
+_PASSING = (_HALF_WRITTEN, ".sagemaker-uploading", ".sagemaker-uploaded")
 _FEATURES = "features"  # below the checkpoints and as an input: kept for other runs, and no part of this run's folder
 _POLL_S = 0.05
 _LAST_WORDS_S = 15.0  # for processes to notice that one of them has failed, and again until they are killed
@@ -47,16 +49,21 @@ def main() -> int:
     group = _process_group(base, search=bool(sent["spec"].get("search")))
     try:
         argv, attempt = _prepare(base, group, sent)
-        common = {**os.environ, **_environment(base, group)}
+        came = _module(base / "code", "uploads")["stamps"](base / "checkpoints")
+        common = {**os.environ, **_environment(base, group), **_gpu_variables(base / "code", group)}
         exits = training.run(argv, base / "code", [common | more for more in group.environments(base, attempt)])
     except _Failure as failure:
         return _end(base, 1, str(failure))
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return _end(base, 1, f"[{'quota' if full else 'permission'}] {error}")
-    if not any(each.status for each in exits):
-        if group.first:
-            _copy_run_folder(base / "checkpoints", base / "output/data")
+    failed = any(each.status for each in exits)
+    if group.first and not failed:
+        _copy_run_folder(base / "checkpoints", base / "output/data")
+        _unpack_model(base / "checkpoints/model.tar.gz", base / "model")
+    if group.first:
+        _wait_for_uploads(base, came, training.signalled_at, failed=failed)
+    if not failed:
         return _end(base, 0, "")
     status, reason, consequence = _root_cause(base, group, exits)
     if consequence and group.machines > 1:
@@ -68,15 +75,15 @@ def _prepare(base: Path, group: "_ProcessGroup", sent: dict[str, Any]) -> tuple[
     """Unpack and install what the run needs. Return the command of train.py and how often the run was begun before."""
     project, folder = base / "code", base / "checkpoints"
     _unpack(base / "input/data/code/bundle.tar.gz", project)
-    _install(project, sent["extras"])
+    _install(project, sent)
     if sent["unpacks"]:
         _unpack_photos(base / "input/data/photos", Path(_local(sent["unpacks"], base)))
     folder.mkdir(parents=True, exist_ok=True)
     attempt = _attempt(folder)
     if group.first:  # SageMaker saves this folder of all machines to one place: one of them alone may write there
         _mark_interrupted(folder)
-        for path in folder.rglob(".*.tmp-*"):  # half-written when the machine before was interrupted
-            path.unlink()
+        for path in folder.rglob(f".*{_HALF_WRITTEN}"):  # when the machine before was interrupted
+            path.unlink(missing_ok=True)
     begun = any((folder / name).exists() for name in ("config.yaml", "spec.json"))
     words = sent["again"] if sent["again"] and begun else sent["fresh"]
     return [sys.executable, "train.py", *words["typed"], *(_local(text, base) for text in words["own"])], attempt
@@ -101,6 +108,7 @@ class _Training:
     def __init__(self) -> None:
         self._children: list[subprocess.Popen[bytes]] = []
         self._received: int | None = None
+        self.signalled_at: float | None = None  # by time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -145,7 +153,7 @@ class _Training:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and not self._children:
             sys.exit(128 + number)
-        self._received = number
+        self._received, self.signalled_at = number, self.signalled_at or time.monotonic()
         self._send(number)
 
 
@@ -157,6 +165,7 @@ class _ProcessGroup:
     current: str
     interface: str
     local_size: int
+    gpus: int  # of this machine
 
     @property
     def machine(self) -> int:
@@ -194,6 +203,8 @@ class _ProcessGroup:
             "TORCHELASTIC_RUN_ID": job or "job",
             "GLOO_SOCKET_IFNAME": self.interface,
             "NCCL_SOCKET_IFNAME": self.interface,
+            "NCCL_DEBUG": "WARN",  # /etc/nccl.conf of AWS's images would have pages logged
+            "DOGBREED_MEETING_S": "900",  # machines of a job are there minutes after one another
             "TORCH_CPP_LOG_LEVEL": "ERROR",  # where one is lost the others would log pages of addresses
         }
         ranks = [{"RANK": str(self.rank(n)), "LOCAL_RANK": str(n)} for n in range(self.local_size)]
@@ -215,7 +226,8 @@ def _process_group(base: Path, *, search: bool) -> _ProcessGroup:
 
     hosts = sorted(about["hosts"], key=number)
     interface = about.get("network_interface_name") or "eth0"
-    return _ProcessGroup(hosts, about["current_host"], interface, 1 if search else _gpus() or 1)
+    gpus = _gpus()
+    return _ProcessGroup(hosts, about["current_host"], interface, 1 if search else gpus or 1, gpus)
 
 
 def _gpus() -> int:
@@ -262,47 +274,24 @@ def _unpack_photos(channel: Path, root: Path) -> None:
             archive.extractall(root, filter="data")
 
 
-def _install(project: Path, extras: list[str]) -> None:
-    """Install what the image lacks of the project's requirements, but never another torch than the image's own."""
-    with (project / "pyproject.toml").open("rb") as file:
-        about = tomllib.load(file)["project"]
-    wanted = [*about["dependencies"], *(text for extra in extras for text in about["optional-dependencies"][extra])]
-    lacking = [text for text in wanted if not _is_installed(text)]
-    if not lacking:
-        return
-    if os.environ.get("DOGBREED_INSTALL") == "no":
-        raise _Failure(
-            f"[bad_config] without a network nothing can be installed, and the image lacks: {', '.join(lacking)}"
-        )
-    print("Installing what the image lacks:", ", ".join(lacking), flush=True)
-    present = ((name, _version(name)) for name in ("torch", "torchvision"))
-    pins = "".join(f"{name}=={version}\n" for name, version in present if version)
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        constraints.write(pins)
-        constraints.flush()
-        words = ["install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"]
-        command = [sys.executable, "-m", "pip", *words, "-c", constraints.name, *lacking]
-        status = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
-    if status:
-        raise _Failure(f"[bad_config] pip could not install {', '.join(lacking)} (the log says why)")
+def _module(project: Path, name: str) -> dict[str, Any]:
+    """Load launchers/remote/<name>.py of the code that was sent."""
+    return runpy.run_path(str(project / "launchers" / "remote" / f"{name}.py"))
 
 
-def _is_installed(text: str) -> bool:
-    """Whether the image meets a requirement, as pyproject.toml writes it."""
-    from pip._vendor.packaging.requirements import Requirement  # the parser that pip itself uses
-
-    requirement = Requirement(text)
-    if requirement.marker is not None and not requirement.marker.evaluate():
-        return True
-    version = _version(requirement.name)
-    return version is not None and requirement.specifier.contains(version, prereleases=True)
+def _install(project: Path, sent: dict[str, Any]) -> None:
+    if why_not := _module(project, "install")["install"](project, sent["extras"], sent["versions"]):
+        raise _Failure(why_not)
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+def _gpu_variables(project: Path, group: _ProcessGroup) -> dict[str, str]:
+    """Return what CUDA needs to use the GPUs that the machine has, if any."""
+    if not group.gpus:
+        return {}
+    variables, why_not = _module(project, "gpu")["make_usable"]()
+    if why_not:
+        raise _Failure(why_not)
+    return dict(variables)
 
 
 def _environment(base: Path, group: _ProcessGroup) -> dict[str, str]:
@@ -315,9 +304,17 @@ def _environment(base: Path, group: _ProcessGroup) -> dict[str, str]:
     return {
         **features,
         "PYTHONUNBUFFERED": "1",  # a line is in the log when it is printed
+        **_bytecode(base),
         "DOGBREED_CACHE": _local(_TMP, base),
         "DOGBREED_SENT": str(base / "input/data/spec/spec.json"),
     }
+
+
+def _bytecode(base: Path) -> dict[str, str]:
+    """AWS's images neither have bytecode nor let it be written: without this each process would compile torch anew."""
+    if not os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        return {}
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": _local(f"{_TMP}/pycache", base)}
 
 
 def _local(text: str, base: Path) -> str:
@@ -342,13 +339,35 @@ def _copy_run_folder(folder: Path, output: Path) -> None:
     """Make the run folder output data, which is uploaded before the job counts as completed."""
     for path in sorted(folder.rglob("*")):
         within = path.relative_to(folder)
-        if path.is_file() and not _TEMPORARY.match(path.name) and within.parts[0] != _FEATURES:
+        if path.is_file() and not path.name.endswith(_PASSING) and within.parts[0] != _FEATURES:
             target = output / within
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(path, target)
-            except OSError:  # another file system
-                shutil.copy2(path, target)
+            with suppress(FileNotFoundError):  # it has vanished meanwhile
+                try:
+                    os.link(path, target)
+                except OSError:  # another file system
+                    shutil.copy2(path, target)
+
+
+def _unpack_model(archive: Path, target: Path) -> None:
+    """Make the served model the job's own artifact: SageMaker packs what lies in this folder."""
+    if archive.is_file():
+        with tarfile.open(archive) as packed:
+            packed.extractall(target, filter="data")
+
+
+def _wait_for_uploads(base: Path, before: dict[Path, Any], signalled_at: float | None, *, failed: bool) -> None:
+    """Stay until SageMaker has saved what other machines need of this one's folder.
+
+    before: the stamps of what was there when it began. signalled_at: None if nobody has asked it to end.
+    """
+    uploads, folder = _module(base / "code", "uploads"), base / "checkpoints"
+    if signalled_at is None:
+        until = time.monotonic() + uploads["longest_s"]() / 5  # other machines wait for this one's reason
+    else:
+        until = signalled_at + uploads["longest_s"]()
+    if not uploads["wait_for"](uploads["needed"](folder, before, failed=failed), folder, until=until):
+        print("SageMaker has not marked all that was saved as uploaded: some of it may be missing in S3", flush=True)
 
 
 def _reason_file(base: Path, rank: int) -> Path:

@@ -1,10 +1,11 @@
-"""Make a downloaded run folder a folder of this machine, and read its result."""
+"""Adapt a downloaded run folder to this machine, and read its result."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dogbreed.run_folder import RunFolder, write_json, write_text
+from dogbreed.run_folder import RunFolder, lasting_files, write_json, write_text
 from launchers.base import (
     LAUNCHED_FILE,
     SEARCH_FILE,
@@ -30,7 +31,7 @@ def read_downloaded(handle: Handle, folder: Path) -> RunResult:
 
 
 def settle(folder: Path, spec: RunSpec) -> None:
-    """Replace the rented machine's paths in the folder by those of this machine."""
+    """Replace the rented machine's paths in the folder with those of this machine."""
     from omegaconf import OmegaConf
 
     write_text(folder / SPEC_FILE, spec.to_json())
@@ -59,25 +60,30 @@ def _settle_config(config_file: Path, here: Any) -> None:
 
 
 def complete(folder: Path, spec: RunSpec, missing: str) -> None:
-    """Write the result of a run that was ended early and could not write it: of its best epoch, from metrics.csv.
+    """Write the result of a run that was stopped before it could: the metrics of its best epoch, from metrics.csv.
 
-    missing: the object that would have held the results. Raises LaunchError for a search, which has nothing like that.
+    missing: the object that would have held the results. Raises LaunchError for a search, which has no metrics.csv.
     """
     match spec.output:
         case RunOutput():
             write_json(RunFolder(folder).metrics, best_so_far(folder))
         case SearchOutput():
-            raise LaunchError(f"{missing} is gone, which held the search's results.")
+            raise LaunchError(f"{missing}, which held the search's results, no longer exists.")
+
+
+def newest_here(folder: Path, names: Sequence[str]) -> float | None:
+    """Return when the newest of these files below the folder was written, in seconds since 1970; None without any."""
+    return max((path.stat().st_mtime for name in names if (path := folder / name).exists()), default=None)
 
 
 def files_to_resume_from(spec: RunSpec) -> list[Path]:
-    """List the files of a run's folder on this machine that another machine needs in order to resume it."""
+    """List the files of a run's folder that another machine needs to resume the run."""
     folder = Path(spec.folder)
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LAUNCHED_FILE]
+    files = [path for path in lasting_files(folder) if path.name != LAUNCHED_FILE]
     match spec.output:
         case RunOutput():
             return files
-        case SearchOutput():  # trials that have ended are not resumed; the best one is tested
+        case SearchOutput():  # ended trials are not resumed, but the best one is tested at the end
             best = _best_trial(folder)
             return [path for path in files if path == folder / STUDY_FILE or best in path.parents]
 

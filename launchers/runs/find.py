@@ -11,7 +11,7 @@ from launchers.overrides import override
 from launchers.runs.state import STATE_FILE, State
 
 LOCAL = "local"  # scheme of the handles of this machine's runs
-RUNS_DIR, SWEEPS_DIR = "runs", "sweeps"  # where run folders lie unless something else is asked for
+RUNS_DIR, SWEEPS_DIR = "runs", "sweeps"  # the default folders of run folders
 
 
 def handle_for(folder: Path) -> Handle:
@@ -20,16 +20,14 @@ def handle_for(folder: Path) -> Handle:
 
 def folder_of(handle: Handle) -> Path:
     if handle.launcher != LOCAL:
-        raise LaunchError(
-            f"{handle} is not a run of this machine.\nTry: a run folder, or {LOCAL}://<its absolute path>"
-        )
+        raise LaunchError(f"{handle} is not a local run.\nTry: a run folder, or {LOCAL}://<its absolute path>")
     return Path(f"{handle.scope}/{handle.run_id}")
 
 
 def find(text: str, runs_dir: str = RUNS_DIR) -> Handle:
-    """The handle of what a person typed: a handle, a run folder, or the name of a folder in `runs_dir`.
+    """Return the handle of a local run. text: a handle, a run folder, or the name of a folder in `runs_dir`.
 
-    Raises LaunchError where no such folder is.
+    Raises LaunchError if there is no such folder.
     """
     if "://" in text:
         folder = folder_of(Handle.parse(text))
@@ -41,17 +39,17 @@ def find(text: str, runs_dir: str = RUNS_DIR) -> Handle:
     newest = [shown_path(folder) for folder in sorted(run_folders(runs_dir), key=_started_at, reverse=True)][:3]
     raise LaunchError(
         f"There is no run folder {shown_path(folder)}.\n"
-        + (f"The newest here: {', '.join(newest)}" if newest else "Try: python -m launchers list --all")
+        + (f"Try: one of the newest, {', '.join(newest)}" if newest else "Try: python -m launchers list --all")
     )
 
 
 def resume_command(folder: Path, *, absolute: bool = False) -> str:
-    """What to type so that the run in `folder` goes on; for a shell, and quoted for Hydra where it needs that."""
+    """Return the command that resumes the run in `folder`, quoted for a shell and for Hydra."""
     return shlex.join(["python", "train.py", override("resume", str(folder) if absolute else shown_path(folder))])
 
 
 def run_folders(runs_dir: str = RUNS_DIR, sweeps_dir: str = SWEEPS_DIR) -> Iterator[Path]:
-    """The folders of runs that began on this machine: runs/<run> and sweeps/<sweep>/<run>."""
+    """Find the folders of local runs: runs/<run> and sweeps/<sweep>/<run>."""
     for base, pattern in ((runs_dir, "*"), (sweeps_dir, "*/*")):
         yield from (state.parent for state in Path(base).absolute().glob(f"{pattern}/{STATE_FILE}"))
 

@@ -1,4 +1,4 @@
-"""What a run elsewhere leaves in its folder on this machine, so that it is found again."""
+"""The files that a remote run has in its folder on this machine, so that the folder is enough to find it again."""
 
 import json
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ NOT_OF_THE_PLACE = frozenset({"handle", "home", "saved"})  # keys of launched.js
 
 
 def remember(folder: Path, plan: Plan, place: Mapping[str, str]) -> None:
-    """Write into the run's folder what it is and where it runs, so that the folder's name is enough to follow it.
+    """Write the run's spec and handle into its folder, so that the folder's name is enough to follow it.
 
-    place: the cloud's.
+    place: the cloud's `Cloud.place`.
     """
     write_text(folder / SPEC_FILE, plan.spec.to_json())
     write_json(folder / LAUNCHED_FILE, {"handle": str(plan.handle), **place})
 
 
 def launched(folder: Path) -> dict[str, str] | None:
-    """Return what `remember` wrote; None for a run of this machine."""
+    """Return what `remember` wrote; None for a local run."""
     try:
         return dict(json.loads((folder / LAUNCHED_FILE).read_bytes()))
     except (OSError, ValueError):
@@ -28,7 +28,7 @@ def launched(folder: Path) -> dict[str, str] | None:
 
 
 def home_of(handle: Handle, spec: RunSpec) -> Path:
-    """Return the run's folder here: the one it was started from, if that was on this machine; else one in runs/."""
+    """Return the run's folder on this machine: the one it was submitted from, or the default if that was elsewhere."""
     folder = Path(spec.folder)
     note = launched(folder)
     if note is not None and note.get("handle") == str(handle):

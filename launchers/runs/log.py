@@ -1,4 +1,4 @@
-"""train.log of a local run: written while it runs, read by attempts."""
+"""Write and read train.log, the log of a local run, in which each attempt has its own marker."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ _ATTEMPT = re.compile(r"^\S+ \S+ INFO attempt (\d+) \(pid \d+ on .*\)$")
 
 
 class LogFile:
-    """While it is entered, what this process logs from INFO on goes to `path` too; `write` adds lines of its own."""
+    """Copies what this process logs at INFO or above to `path` while it is entered; `write` adds further lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -32,7 +32,7 @@ class LogFile:
         _end_torn_line(self._path)
         self._level_before = self._library.level
         if not self._library.isEnabledFor(logging.INFO):
-            self._library.setLevel(logging.INFO)  # a notebook's root logger lets only warnings pass
+            self._library.setLevel(logging.INFO)  # a notebook's root logger passes only warnings
         logging.getLogger().addHandler(self._handler)
         return self
 
@@ -43,24 +43,24 @@ class LogFile:
             self._handler.close()
 
     def begin(self, attempt: int, pid: int, host: str) -> None:
-        self.write(logging.INFO, f"attempt {attempt} (pid {pid} on {host})")  # as _ATTEMPT reads it
+        self.write(logging.INFO, f"attempt {attempt} (pid {pid} on {host})")  # _ATTEMPT matches this
 
     def write(self, level: int, text: str, error: BaseException | None = None) -> None:
-        """A line for the file only: what stops a run is shown on the terminal once, at the very end."""
+        """Write a line to the file only: the terminal shows the error that stops a run once, at the very end."""
         exc_info = (type(error), error, error.__traceback__) if error else None
         self._handler.handle(logging.LogRecord("launchers", level, __file__, 0, text, None, exc_info))
 
 
 class _QuietFileHandler(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
-        """A full disk is reported once, by whoever writes something that matters, and not once a log line."""
+        """Ignore a full disk: it is reported once, when a file that matters is written, not for each log line."""
 
 
 def read_lines(path: Path, *, over: Callable[[], bool], poll_s: float) -> Iterator[LogLine]:
-    """All lines, then those that are added until `over()` says that nothing more will come."""
+    """Yield all lines, then those that are added until `over()` returns True."""
     attempt, begun, place = 1, "", 0
     while True:
-        last = over()  # asked before reading, so that nothing is missed
+        last = over()  # called before reading, so that no line is missed
         with suppress(FileNotFoundError), path.open("rb") as file:
             file.seek(place)
             added = file.read()
@@ -83,7 +83,7 @@ def tail(path: Path) -> tuple[str, ...]:
 
 
 def _end_torn_line(path: Path) -> None:
-    """A killed process may have left half a line, which must not swallow the next attempt's first."""
+    """End a half-written line of a killed process, so that the next attempt starts on a line of its own."""
     with suppress(OSError), path.open("r+b") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)

@@ -1,4 +1,4 @@
-"""Processes of this machine: whether one still lives, and claiming a folder for one."""
+"""Check whether a process of this machine is alive, and lock a folder for one process."""
 
 import os
 import sys
@@ -11,7 +11,10 @@ _SAME_START_S = 2.0  # psutil derives start times from the wall clock, which may
 
 
 def living_process(pid: int, started: float) -> Any | None:
-    """The psutil.Process; None if it is gone, or its number now belongs to another one. started: since 1970."""
+    """Return the psutil.Process; None if it has ended, or if its number now belongs to another process.
+
+    started: seconds since 1970.
+    """
     import psutil
 
     try:
@@ -24,7 +27,7 @@ def living_process(pid: int, started: float) -> Any | None:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Between looking whether a run is alive and saying that it is ours, no other process does the same."""
+    """Lock a folder, so that only one process at a time checks whether its run is alive and claims it."""
     folder.mkdir(parents=True, exist_ok=True)
     if sys.platform == "win32":
         yield
@@ -33,7 +36,7 @@ def claimed(folder: Path) -> Iterator[None]:
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # some network disks cannot lock; then the look alone has to do
+        with suppress(OSError):  # some network disks cannot lock; the check alone then has to do
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

@@ -9,25 +9,28 @@ from dogbreed.run_folder import RunFolder
 from launchers.base import Handle, LaunchError, RunResult
 from launchers.formatting import shown_path
 
-_ARTIFACTS = (  # of a RunFolder
+_ARTIFACTS = (  # attributes of a RunFolder
     *("report", "model", "best", "last", "metrics", "history", "predictions"),
     *("skipped", "config", "environment", "log"),
 )
 
 
 def read_result(handle: Handle, folder: RunFolder) -> RunResult:
-    """What lies in the folder of a run that has succeeded. Raises LaunchError where its numbers cannot be read."""
+    """Read metrics and files of a run that has succeeded. Raises LaunchError if its metrics.json cannot be read."""
     try:
         metrics = json.loads(folder.metrics.read_bytes())
     except (OSError, ValueError) as error:
         where = shown_path(folder.path)
-        raise LaunchError(f"The run at {where} succeeded, but its metrics.json cannot be read: {error}") from error
+        raise LaunchError(f"The run in {where} succeeded, but its metrics.json cannot be read: {error}") from error
     paths: dict[str, Path] = {name: getattr(folder, name) for name in _ARTIFACTS}
     return RunResult(handle, folder.path, metrics, {name: path for name, path in paths.items() if path.exists()})
 
 
 def best_so_far(folder: Path) -> dict[str, float]:
-    """As metrics.json of a run with test=false has them. Raises LaunchError where no epoch has ended."""
+    """Read the metrics of the best epoch so far, as metrics.json of a run with test=false holds them.
+
+    Raises LaunchError if no epoch has ended.
+    """
     from omegaconf import OmegaConf
 
     here = RunFolder(folder)
@@ -38,7 +41,7 @@ def best_so_far(folder: Path) -> dict[str, float]:
     except OSError:
         rows = []
     if not rows:
-        raise LaunchError(f"No epoch of the run in {folder} has ended, so it has no numbers.")
+        raise LaunchError(f"No epoch of the run in {folder} has ended, so it has no metrics.")
     monitor = str(config.get("monitor", "val/acc"))
     better = max if config.get("mode", "max") == "max" else min
     best = better(rows, key=lambda row: row[monitor])

@@ -1,4 +1,4 @@
-"""What a search comes to, in a file that programs can read, and as people see it: here, or brought home from a job."""
+"""The result of a search, as a file for programs and as text for people: of a local search or of one job."""
 
 import json
 import shlex
@@ -22,10 +22,12 @@ _INDENT = 12 * " "
 
 
 @dataclass(frozen=True)
-class Ending:
-    """trial: the best one's number, value: its objective, values: of its parameters. complete, pruned, failed: trials.
-    epochs_share: of the epochs that all of them would have had, those that were trained. database: null for study.db in
-    the search's own folder.
+class SearchSummary:
+    """Summarises a search that has ended.
+
+    trial: number of the best trial. value: its objective. values: its parameters. complete, pruned, failed: numbers of
+    trials. epochs_share: share of the epochs that were trained, of all that unpruned trials would have had. database:
+    None for study.db in the search's own folder.
     """
 
     study: str
@@ -44,7 +46,7 @@ class Ending:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises LaunchError where there is none."""
+        """Read the summary. Raises LaunchError if there is none."""
         try:
             return cls(**json.loads((folder / SEARCH_FILE).read_bytes()))
         except (OSError, ValueError, TypeError) as error:
@@ -52,8 +54,8 @@ class Ending:
 
     @property
     def head(self) -> str:
-        said = f"{self.complete} trials complete, {self.pruned} pruned, {self.failed} failed"
-        return said + (f"; {self.epochs_share:.0%} of the epochs trained" if self.pruned else "")
+        counts = f"{self.complete} trials complete, {self.pruned} pruned, {self.failed} failed"
+        return counts + (f"; {self.epochs_share:.0%} of the epochs trained" if self.pruned else "")
 
     def tail(self, folder: Path) -> str:
         database = shown_path(folder / STUDY_FILE) if self.database is None else self.database
@@ -68,7 +70,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class SearchResult(RunResult):
-    """Of the best trial's run; folder: of the search."""
+    """The result of the best trial's run. folder: the search's."""
 
     shown: str
 
@@ -77,11 +79,11 @@ class SearchResult(RunResult):
 
 
 def read_search(handle: Handle, folder: Path) -> SearchResult:
-    """Raises LaunchError where the search's numbers, or its best trial's, cannot be read."""
-    ending = Ending.read(folder)
-    best = read_result(handle, RunFolder(trial_folder(folder, ending.trial)))
-    shown = f"\n{ending.head}\n{best}\n\n{ending.tail(folder)}"
-    metrics = {ending.monitor: ending.value, **best.metrics}
+    """Read a search's result. Raises LaunchError if its summary, or its best trial's metrics, cannot be read."""
+    summary = SearchSummary.read(folder)
+    best = read_result(handle, RunFolder(trial_folder(folder, summary.trial)))
+    shown = f"\n{summary.head}\n{best}\n\n{summary.tail(folder)}"
+    metrics = {summary.monitor: summary.value, **best.metrics}
     return SearchResult(handle, folder, metrics, {**best.artifacts, "study": folder / "study.html"}, shown)
 
 
@@ -90,7 +92,10 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 def move_data(sweep: Path, root: str | None) -> None:
-    """In what `write_best` wrote elsewhere: where the photos are on this machine; null for where they are anyway."""
+    """Set the photos' folder on this machine in the experiment that `write_best` wrote on another one.
+
+    root: the folder; None removes the setting, so that the default applies.
+    """
     path = sweep / "experiment" / f"{BEST}.yaml"
     text = path.read_text()
     settings = cast(DictConfig, OmegaConf.create(text))
@@ -117,5 +122,5 @@ def shown(value: Value, digits: int = 3) -> str:
 
 
 def in_words(values: Mapping[str, Value]) -> str:
-    """All parameters of a trial on one line, rounded."""
+    """Format all parameters of a trial on one line, rounded."""
     return " ".join(f"{short(key)}={shown(value)}" for key, value in values.items())

@@ -1,4 +1,4 @@
-"""state.json of a local run: how it stands, and which process it is in."""
+"""state.json of a local run: its phase, and the process that it runs in."""
 
 import errno
 import json
@@ -20,10 +20,10 @@ from launchers.runs.processes import living_process
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-STATE_FILE = "state.json"  # written by the process that runs the run, and by nobody else
-CANCEL_FILE = "cancel.requested"  # written by whoever cancels: so neither overwrites what the other wrote
+STATE_FILE = "state.json"  # written only by the process that runs the run
+CANCEL_FILE = "cancel.requested"  # written by the process that cancels it, so that neither overwrites the other's file
 
-RUNNING_HERE: set[Path] = set()  # folders whose run runs in this process
+RUNNING_HERE: set[Path] = set()  # folders of the runs in this process
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class State:
     detail: str
     attempt: int
     pid: int
-    process_started: float  # seconds since 1970: tells a process from a later one with the same number
+    process_started: float  # seconds since 1970; distinguishes a process from a later one with the same number
     host: str
     first_started_at: str
     started_at: str
@@ -63,16 +63,16 @@ class State:
             fields = json.loads((folder / STATE_FILE).read_bytes())
             return cls(**{**fields, "phase": Phase(fields["phase"]), "cause": Cause(fields["cause"])})
         except (OSError, ValueError, KeyError, TypeError):
-            return None  # no run, or nothing that we wrote
+            return None  # there is no run, or the file is damaged
 
     @classmethod
     def seen(cls, folder: Path) -> Self | None:
-        """What the file says, corrected by what the process does: a killed one could not write its end."""
+        """Read the file, corrected by whether the process is alive: a killed one could not record its end."""
         state = cls.read(folder)
         if state is None or state.phase is not Phase.RUNNING:
             return state
         if not state.of_this_host:
-            return replace(state, detail=f"on {state.host}: whether that process still lives cannot be seen from here")
+            return replace(state, detail=f"on {state.host}; cannot check from here whether that process is alive")
         cancelled = cancel_requested(folder)
         if state._alive(folder):
             return replace(state, phase=Phase.STOPPING, cause=Cause.BY_USER) if cancelled else state
@@ -92,18 +92,18 @@ class State:
         return self.host == platform.node()
 
     def process(self) -> Any | None:
-        """The psutil.Process of this very run; None if it is gone."""
+        """Return the psutil.Process of this run; None if it has ended."""
         return living_process(self.pid, self.process_started)
 
     def _alive(self, folder: Path) -> bool:
-        # In a container that is started again every process gets its old number: a match with ourselves proves nothing.
+        # In a restarted container each process gets its old number, so a match with our own number proves nothing.
         return folder in RUNNING_HERE if self.pid == os.getpid() else self.process() is not None
 
 
 def forget_elsewhere(folder: Path) -> bool:
-    """Drop the state of a run that was last on another machine, where it is known that it does not run there any more.
+    """Delete the state of a run that was last on another machine; the caller knows that it no longer runs there.
 
-    False where it was on this one.
+    Return False if it was last on this machine.
     """
     state = State.read(folder)
     if state is None or state.of_this_host:
@@ -121,7 +121,7 @@ def _now() -> str:
 
 
 def outcome(error: BaseException, *, cancelled: bool) -> tuple[Phase, Cause, str]:
-    """What a run's end means, and how to say it."""
+    """Return the phase, cause and detail of a run that ended with `error`. cancelled: whether somebody asked for it."""
     if (signum := _signal_of(error)) is not None:
         by_user = cancelled or signum == signal.SIGINT
         detail = str(error) if isinstance(error, Interrupted) else f"Stopped by {signal.Signals(signum).name} at once."
@@ -137,7 +137,7 @@ def outcome(error: BaseException, *, cancelled: bool) -> tuple[Phase, Cause, str
 
 
 def _signal_of(error: BaseException) -> int | None:
-    """The signal that ended the run: in training it is Interrupted, before and after what train.py's handlers raise."""
+    """Return the signal that ended the run, or None. Training raises Interrupted, train.py's handlers the others."""
     if isinstance(error, Interrupted):
         return error.signum
     if isinstance(error, KeyboardInterrupt):
@@ -148,7 +148,7 @@ def _signal_of(error: BaseException) -> int | None:
 
 
 def refuse_if_alive_here(folder: Path) -> None:
-    """Raises LaunchError where the run in `folder` is being trained here: two would write into each other."""
+    """Raise LaunchError if the run in `folder` is being trained on this machine: two would overwrite each other."""
     state = State.seen(folder)
     if state is not None and state.of_this_host and state.phase in (Phase.RUNNING, Phase.STOPPING):
         raise LaunchError(alive_message(folder))
@@ -160,10 +160,10 @@ def alive_message(folder: Path) -> str:
     where, quoted = shown_path(folder), shlex.quote(shown_path(folder))
     if not state.of_this_host:
         return (
-            f"The run at {where} was last in process {state.pid} on {state.host}, which cannot be seen from here.\n"
-            f"Try: if that machine is gone, rm {quoted}/{STATE_FILE}, then the same command again"
+            f"The run in {where} was last in process {state.pid} on {state.host}, which cannot be checked from here.\n"
+            f"Try: if that machine no longer exists, rm {quoted}/{STATE_FILE}, then the same command again"
         )
     return (
-        f"The run at {where} is going on in process {state.pid}.\n"
+        f"The run in {where} is already running, in process {state.pid}.\n"
         f"Try: python -m launchers logs --follow {quoted}, or python -m launchers cancel {quoted}"
     )

@@ -9,6 +9,7 @@ from launchers.base import RunSpec, SearchOutput
 from launchers.cost import prices
 from launchers.payload.code import secrets_in
 from launchers.sagemaker import images
+from launchers.sagemaker.instances import has_own_disks
 from launchers.sagemaker.settings import JobSettings
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -52,6 +53,11 @@ def _machine_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
     match spec.output:
         case SearchOutput() if settings.instances > 1:
             yield "A search in one job has one machine.\nTry: launcher.instances=1, or hpo.one_job=false"
+    if settings.volume_gb != JobSettings.volume_gb and has_own_disks(settings.instance_type):
+        yield (
+            f"launcher.volume_gb={settings.volume_gb} has no effect: {settings.instance_type} has disks of its own, "
+            "of a fixed size.\nTry: without it, or an instance type with larger disks"
+        )
     if not 1 <= settings.volume_gb <= 16384:
         yield f"launcher.volume_gb={settings.volume_gb} cannot be.\nTry: 1 to 16384"
 
@@ -82,6 +88,11 @@ def _data_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
     weights = str(model.get("weights") or "")
     if weights.startswith(("/", "./", "../", "~")):
         yield f"model.weights={weights} lies on this machine, and is not sent.\nTry: an address, or https://..."
+    if settings.network_isolation and settings.image == images.AUTO:
+        yield (
+            "Without a network nothing can be installed, and AWS's image lacks "
+            f"{', '.join(images.LACKING)}.\nTry: launcher.image=<the URI of one that holds them>"
+        )
     source = str((data.get("source") or {}).get("_target_", ""))
     if settings.network_isolation and source.endswith("DogImages"):
         yield "Without a network the photos cannot be downloaded.\nTry: data=folder data.root=s3://BUCKET/photos"

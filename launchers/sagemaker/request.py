@@ -5,7 +5,6 @@ All of it follows from the launcher's settings and the RunSpec.
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,39 +16,13 @@ from launchers.base import Request, RunOutput, RunSpec, SearchOutput
 from launchers.overrides import STAYS_HERE, override, override_key, root_key
 from launchers.payload.code import BUNDLE_FILE, ENTRY_FILE
 from launchers.payload.photos import FEATURES, FEATURES_ABOUT
+from launchers.sagemaker.instances import has_own_disks
 from launchers.sagemaker.job import STUDY
 from launchers.sagemaker.settings import JobSettings
 
-ACCOUNT = "{account}"  # in a request: the id, which only the account knows
-
 _ML, _TMP = "/opt/ml", "/tmp/dogbreed"  # launchers/remote/entry.py replaces them by where they are on the machine
-# instances with disks of their own, which are encrypted as they are; a key for them is refused (CreateTrainingJob)
-_LOCAL_STORAGE = re.compile(r"\.(g[4-9]\w*|p3dn|p[4-9]\w*(-\w+)?|trn\w+|[a-z]+\d[a-z]*d[a-z]*)\.")
+_RETRIES = 2  # after an InternalServerError of SageMaker's, from the checkpoint
 _SET_HERE = frozenset({"data.root", "hpo.study", "hpo.one_job", "hpo.fresh"})  # for the machine, whatever was typed
-_ACTIONS = (  # of the person who submits; dry_run=true lists them
-    "sts:GetCallerIdentity",
-    "s3:ListBucket",
-    "s3:GetBucketAcl",
-    "s3:GetBucketPolicyStatus",
-    "s3:GetObject",
-    "s3:PutObject",
-    "iam:GetRole",
-    "iam:PassRole",
-    "sagemaker:CreateTrainingJob",
-    "sagemaker:DescribeTrainingJob",
-    "sagemaker:StopTrainingJob",
-    "sagemaker:ListTrainingJobs",
-    "sagemaker:ListTags",
-    "sagemaker:AddTags",
-    "logs:DescribeLogStreams",
-    "logs:GetLogEvents",
-)
-_KMS_ACTIONS = ("kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey")
-
-
-def actions(settings: JobSettings) -> tuple[str, ...]:
-    """Return what the person who submits must be allowed to do, by IAM's names."""
-    return (*_ACTIONS, *(_KMS_ACTIONS if settings.kms_key else ()))
 
 
 def requests(settings: JobSettings, spec: RunSpec) -> tuple[Request, ...]:
@@ -159,7 +132,7 @@ def sent(spec: RunSpec) -> dict[str, Any]:
 
 
 def training_job(settings: JobSettings, spec: RunSpec) -> dict[str, Any]:
-    """Return the request. ACCOUNT stands in the role's ARN for the account's id."""
+    """Return the request. Where the role was given by name, only the account knows its ARN."""
     assert settings.role is not None
     several = settings.instances > 1
     network = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
@@ -167,7 +140,7 @@ def training_job(settings: JobSettings, spec: RunSpec) -> dict[str, Any]:
     location = settings.layout.run(spec.run_id)
     request = {
         "TrainingJobName": spec.run_id,
-        "RoleArn": iam.role_arn(settings.role, ACCOUNT),
+        "RoleArn": iam.arn_in_plan(settings.role),
         "AlgorithmSpecification": {
             "TrainingImage": settings.image_uri(spec.created_at),
             "TrainingInputMode": "File",
@@ -185,6 +158,7 @@ def training_job(settings: JobSettings, spec: RunSpec) -> dict[str, Any]:
             "MaxRuntimeInSeconds": settings.max_run_s,
             **({"MaxWaitTimeInSeconds": settings.max_wait_s} if settings.spot else {}),
         },
+        "RetryStrategy": {"MaximumRetryAttempts": _RETRIES},
         "EnableManagedSpotTraining": settings.spot,
         "EnableNetworkIsolation": settings.network_isolation,
         "EnableInterContainerTrafficEncryption": several,
@@ -221,7 +195,7 @@ def _channel(name: str, uri: str, mode: str = "File") -> dict[str, Any]:
 
 
 def _resources(settings: JobSettings) -> dict[str, Any]:
-    encrypted = settings.kms_key and not _LOCAL_STORAGE.search(settings.instance_type)
+    encrypted = settings.kms_key and not has_own_disks(settings.instance_type)
     return {
         "InstanceType": settings.instance_type,
         "InstanceCount": settings.instances,

@@ -1,15 +1,20 @@
 """What a person wants to know of a job before it starts: where it runs, which command, what is sent, what it costs."""
 
 import shlex
-import textwrap
 from collections.abc import Iterator
 
 from launchers import formatting
 from launchers.base import Handle, RunOutput, RunSpec, SearchOutput
 from launchers.cost import estimate, instances, prices
 from launchers.project import describe_commit
-from launchers.sagemaker import images, request
+from launchers.sagemaker import images, permissions, request
 from launchers.sagemaker.settings import JobSettings
+
+# https://docs.aws.amazon.com/sagemaker/latest/dg/train-encrypt.html
+_VPC_OF_SEVERAL = (
+    "the security group must let its own members reach each other:\n"
+    "TCP on all ports, and for the encryption UDP 500 and protocol 50 (ESP)"
+)
 
 
 def rows(settings: JobSettings, spec: RunSpec, handle: Handle) -> Iterator[tuple[str, str]]:
@@ -17,12 +22,14 @@ def rows(settings: JobSettings, spec: RunSpec, handle: Handle) -> Iterator[tuple
     yield from _machine_rows(settings, spec)
     yield "command", shlex.join(request.command(spec, resumes=spec.going_on is not None).argv)
     yield from _image_rows(settings, spec)
+    if settings.subnets and settings.instances > 1:
+        yield "network", _VPC_OF_SEVERAL
     yield from _sent_rows(settings, spec)
     yield "files", settings.layout.run(spec.run_id).uri
     yield "folder", spec.folder
     resume = shlex.join(["python", "train.py", f"resume={handle}"])
     yield "resume", "the same command again" if spec.output.same_command_resumes else resume
-    yield "permissions", textwrap.fill(", ".join(request.actions(settings)), 64, break_on_hyphens=False)
+    yield from permissions.rows(settings, spec)
 
 
 def _machine_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
@@ -49,7 +56,7 @@ def _machine_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, s
     wait = f", {_hours(settings.max_wait_s)} with waiting" if settings.spot and settings.max_wait_s else ""
     yield "time", f"{expected}at most {_hours(settings.max_run_s)}{wait}"
     yield "cost", _cost(settings, cost)
-    if text := instances.said(workload, prices.instance(settings.instance_type), settings.instances):
+    if text := instances.compare_speed(workload, prices.instance(settings.instance_type), settings.instances):
         yield "speed-up", text
 
 
@@ -57,7 +64,8 @@ def _cost(settings: JobSettings, cost: estimate.Cost | None) -> str:
     if cost is None:
         return f"unknown: no price of {settings.instance_type} is in launchers/cost/prices.yaml"
     expected = "expected cannot be told" if cost.expected is None else f"about {formatting.usd(cost.expected)} expected"
-    spot = ", less on spot" if settings.spot else ""
+    low, high = prices.spot_range()
+    spot = f", on spot {low:.0%} to {high:.0%} of it as a rule" if settings.spot else ""
     free = "" if settings.cloud.bills else "nothing here; on AWS "
     return (
         f"{free}{expected}, {formatting.usd(cost.worst)} at worst\n"

@@ -29,10 +29,12 @@ from launchers.base import (
     name_findings,
 )
 from launchers.follow import ask_after_each_epoch
+from launchers.payload.packages import versions
+from launchers.project import PROJECT
 from launchers.runs.collect import read_downloaded
 from launchers.runs.launched import remember
 from launchers.runs.state import refuse_if_alive_here
-from launchers.sagemaker import checks, request, summary
+from launchers.sagemaker import checks, permissions, request, summary
 from launchers.sagemaker.job import TrainingJob, status_of
 from launchers.sagemaker.logs import read_job_logs, tail
 from launchers.sagemaker.settings import JobSettings
@@ -83,7 +85,7 @@ class SageMakerLauncher(JobSettings):
         raise_findings(ConfigError, [*name_findings(spec), *checks.findings(self, spec)])
         handle = Handle(self.scheme, self.cloud.scope, spec.run_id)
         rows = tuple(summary.rows(self, spec, handle))
-        return Plan(spec, handle, rows, request.requests(self, spec), request.actions(self))
+        return Plan(spec, handle, rows, request.requests(self, spec), permissions.of_caller(self))
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Check what only the account knows, upload what is not there, create the job; with `watch`, stay to its end.
@@ -93,9 +95,7 @@ class SageMakerLauncher(JobSettings):
         """
         spec = plan.spec
         refuse_if_alive_here(Path(spec.folder))
-        account = self._check_account()
-        create = dict(plan.requests[-1].parameters)
-        create["RoleArn"] = create["RoleArn"].replace(request.ACCOUNT, account)
+        create = {**plan.requests[-1].parameters, "RoleArn": self._check_account(spec)}
         job = self.jobs.latest(spec.run_id)
         if job is None or not self._is_wanted(job, plan):
             self._upload(plan)
@@ -109,17 +109,23 @@ class SageMakerLauncher(JobSettings):
             self._end_early(plan.handle)
         return plan.handle
 
-    def _check_account(self) -> str:
-        """Return the account's id. Raises LaunchError for all that is wrong with the bucket and the role, at once."""
+    def _check_account(self, spec: RunSpec) -> str:
+        """Return the role's ARN, and warn of what it may not do.
+
+        Raises LaunchError for all that is wrong with the bucket and the role, at once.
+        """
         assert self.bucket is not None
         assert self.role is not None
-        account = iam.account_id(self.cloud)
-        findings = bucket.bucket_findings(self.cloud, self.bucket, account)
-        raise_findings(LaunchError, [*findings, *iam.role_findings(self.cloud, self.role, "SageMaker")])
-        return account
+        caller = iam.caller(self.cloud)
+        findings = bucket.bucket_findings(self.cloud, self.bucket, caller.account)
+        role = iam.find_role(self.cloud, self.role, "SageMaker", caller)
+        raise_findings(LaunchError, [*findings, *role.findings])
+        if self.cloud.bills and (warning := permissions.role_warning(self, spec, role.arn)):
+            log.warning("%s", warning)
+        return role.arn
 
     def _upload(self, plan: Plan) -> None:
-        spec, sent = plan.spec, request.sent(plan.spec)
+        spec, sent = plan.spec, {**request.sent(plan.spec), "versions": versions(PROJECT, request.extras(plan.spec))}
         for put in plan.requests[:-1]:
             transfer.upload(self.cloud, put.parameters, spec, sent)
         if spec.going_on is not None or spec.output.same_command_resumes:
@@ -129,7 +135,7 @@ class SageMakerLauncher(JobSettings):
     def _create(self, plan: Plan, create: Mapping[str, Any]) -> None:
         client, run_id = self.cloud.client("sagemaker"), plan.spec.run_id
         kind = "spot training" if self.spot else "training"
-        quota = f"(the quota of this machine: `{self.instance_type} for {kind} job usage`)"
+        quota = f"(the quota of this machine: `{self.instance_type} for {kind} job usage`, 0 in new accounts)"
         while True:
             name = self.jobs.next_name(run_id)
             with errors("creating the training job", then=quota):

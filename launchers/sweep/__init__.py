@@ -1,1 +1,1 @@
-"""Searching hyperparameters: `python train.py -m hpo=optuna`. Begins in `search.py`."""
+"""Hyperparameter search: `python train.py -m hpo=optuna`. The entry point is `search.py`."""

@@ -1,4 +1,4 @@
-"""The best trial's settings as an experiment of their own: `python train.py --config-dir SWEEP experiment=best`."""
+"""Write the best trial's settings as an experiment: `python train.py --config-dir SWEEP experiment=best`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ from dogbreed.run_folder import write_text
 from launchers.project import PROJECT
 from launchers.runs.search_folder import BEST
 
-_NOT_IN_IT = ("hpo", "test", "hydra", "launcher", "aws")
+_LEFT_OUT = ("hpo", "test", "hydra", "launcher", "aws")
 
 
 def write_best(sweep: Path, study: str, overrides: Sequence[str], drawn: Sequence[str]) -> Path:
-    """`sweep/experiment/best.yaml`, out of what all trials have and what this one drew."""
+    """Write `sweep/experiment/best.yaml`. overrides: those of all trials. drawn: the best trial's parameters."""
     experiments: list[str] = []
     groups: dict[str, Any] = {}
     values = OmegaConf.create({})
@@ -23,7 +23,7 @@ def write_best(sweep: Path, study: str, overrides: Sequence[str], drawn: Sequenc
     places: list[Path] = []
     for parsed in OverridesParser.create().parse_overrides([*overrides, *drawn]):
         key, value = parsed.key_or_group, cast(Any, parsed.value())
-        if (key.split(".")[0] in _NOT_IN_IT and key != "hydra.searchpath") or (key == "logger" and value == "none"):
+        if (key.split(".")[0] in _LEFT_OUT and key != "hydra.searchpath") or (key == "logger" and value == "none"):
             continue
         if parsed.is_delete():
             removed.append(str(parsed.input_line))
@@ -35,7 +35,7 @@ def write_best(sweep: Path, study: str, overrides: Sequence[str], drawn: Sequenc
             groups[key] = value
         else:
             OmegaConf.update(values, key, value, force_add=True)
-    experiments = [_taken_along(sweep, places, experiment) for experiment in experiments]
+    experiments = [_copied(sweep, places, experiment) for experiment in experiments]
     defaults: list[Any] = [*experiments, *({f"override /{key}": value} for key, value in groups.items()), "_self_"]
     notes = [f"# also needs, on the command line: {text}" for text in removed]
     head = ["# @package _global_", f"# the best trial of the search {study}", *notes]
@@ -47,10 +47,10 @@ def write_best(sweep: Path, study: str, overrides: Sequence[str], drawn: Sequenc
     return path
 
 
-def _taken_along(sweep: Path, places: Sequence[Path], experiment: str) -> str:
-    """The name of an experiment beside best.yaml: one of conf/ stays there, one of a folder of the user's is copied.
+def _copied(sweep: Path, places: Sequence[Path], experiment: str) -> str:
+    """Copy an experiment from a folder of the user's beside best.yaml, if it is not in conf/; return its name there.
 
-    The best of another search, which may itself build on such a file, gets that search's name.
+    A best.yaml of another search is renamed after that search. places: the user's config folders.
     """
     if (PROJECT / "conf" / "experiment" / f"{experiment}.yaml").exists():
         return experiment

@@ -1,4 +1,4 @@
-"""Which folder each trial of a search writes into, and what lies there from before."""
+"""Choose the folder that each trial of a search writes to, and handle files that earlier trials left there."""
 
 import itertools
 import re
@@ -20,55 +20,56 @@ from launchers.sweep.trials import Trial
 class TrialFolders:
     """The folders of a search's trials.
 
-    search: the search's folder. among_remains: whether it may hold what earlier machines saved in part, in any order.
+    search: the search's folder. has_leftovers: whether it may hold files that interrupted machines saved in part, in
+    any order.
     """
 
     search: Path
     study: Study
     space: SearchSpace
-    among_remains: bool
-    _chosen: dict[int, Path] = field(default_factory=dict)  # of trials that are not in their usual folder
+    has_leftovers: bool
+    _chosen: dict[int, Path] = field(default_factory=dict)  # by trial, for trials in another folder than the default
 
     def of(self, number: int) -> Path:
         return self._chosen.get(number) or trial_folder(self.search, number)
 
     def run_id(self, number: int) -> str:
-        """Return the run id of a trial of this very study: an earlier one may have had the same name."""
+        """Return a trial's run id, which includes the study's uid: an earlier study may have had the same name."""
         return f"{self.study.about.name}-{self.study.uid}-{number}"
 
     def holds(self, number: int) -> bool:
-        """Whether the trial's folder holds this very trial's run."""
+        """Whether the trial's folder holds the run of this trial, not that of another study."""
         spec = _spec_in(self.of(number))
         return spec is not None and spec.run_id == self.run_id(number)
 
     def make_room(self, trial: Trial) -> None:
         """Choose the trial's folder, so that it cannot resume from another trial's files."""
-        if self.among_remains:
+        if self.has_leftovers:
             self._chosen[trial.number] = self._unmixed(trial)
         else:
             self._set_foreign_aside(trial.number)
 
     def keep_only(self, trials: Sequence[Trial]) -> None:
-        """At the end of a search among remains: remove the folders of trials that the study does not know."""
+        """Remove the folders of trials that the study does not know, at the end of a search with leftovers."""
         self._chosen = {trial.number: self._unmixed(trial) for trial in trials if trial.finished}
         for folder in sorted(self.search.iterdir()):
             if re.fullmatch(TRIAL_FOLDERS, folder.name) and folder not in self._chosen.values():
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)  # SageMaker's agent writes and removes markers meanwhile
 
     def _set_foreign_aside(self, number: int) -> None:
-        """Rename a folder that another study of this name has left: it would be resumed as if it were this trial's."""
+        """Rename a folder of another study with this name: it would be resumed as if it were this trial's."""
         folder = self.of(number)
         spec = _spec_in(folder)
         if spec is not None and spec.run_id != self.run_id(number):
             aside = folder.with_name(f"old-{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}")
             folder.replace(aside)
-            print(f"{shown_path(folder)} is another study's; it is now {aside.name}", flush=True)
+            print(f"{shown_path(folder)} belongs to another study; renamed it to {aside.name}", flush=True)
 
     def _unmixed(self, trial: Trial) -> Path:
-        """Return the usual folder, or that with -2, -3...: the first that holds this very trial's files, or no file.
+        """Return the default folder, or that with -2, -3...: the first that holds this trial's files, or no files.
 
-        Files come back one by one from a machine that was interrupted, so the files of two trials of one number, of
-        which the study knows one, may lie in one folder. A folder that nobody else has written into cannot be mixed.
+        An interrupted machine saves its files one by one, so one folder may hold files of two trials with the same
+        number, of which the study knows only one. A folder that only this trial has written to cannot be mixed.
         """
         usual = trial_folder(self.search, trial.number)
         further = (usual.with_name(f"{usual.name}-{n}") for n in itertools.count(2))
@@ -76,14 +77,14 @@ class TrialFolders:
         return next(folder for folder in candidates if not folder.exists() or self._is_of(folder, trial))
 
     def _is_of(self, folder: Path, trial: Trial) -> bool:
-        """Whether the folder was begun as this trial, with the values that the study has of it."""
+        """Whether the folder was started by this trial, with the parameter values that the study records for it."""
         spec = _spec_in(folder)
         drawn = set(self.space.overrides(trial.values))
         return spec is not None and spec.run_id == self.run_id(trial.number) and drawn <= set(spec.overrides)
 
 
 def _spec_in(folder: Path) -> RunSpec | None:
-    """Read what the run that lies there was started as; None if there is none."""
+    """Read the spec of the run in the folder; return None if there is none."""
     try:
         return RunSpec.from_json((folder / SPEC_FILE).read_text())
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Which study a command belongs to: its name, folder and storage."""
+"""Determine which study a command belongs to: its name, folder and storage."""
 
 import hashlib
 import json
@@ -24,9 +24,9 @@ _NOT_OF_THE_STUDY = ABOUT_THIS_COMMAND | {"launcher", "aws", "hpo", "hydra", "te
 
 @dataclass(frozen=True)
 class StudyAbout:
-    """What a study is of: it is only gone on with where all of it is the same.
+    """What a study searches. A study is only resumed if all of this is the same.
 
-    settings: the overrides that are the same in all trials, for people. digest: of the whole config.
+    settings: the overrides that all trials share, for people. digest: of the whole config and the search space.
     """
 
     name: str
@@ -53,16 +53,17 @@ class NamedStudy:
 def study_of(
     cfg: DictConfig, settings: Settings, space: SearchSpace, plan: Plan, fixed: Sequence[str], there: RunSpec | None
 ) -> NamedStudy:
-    """Name, folder and storage of the study: the newest of this name, or with `fresh` one after it.
+    """Return the study's name, folder and storage: the newest study of this name, or with `fresh` a new one.
 
-    there: what was sent to this machine. Then the study is the one that it is at home, where the photos lie elsewhere,
-    and its database is used where nothing is saved while it is being written.
+    there: what was sent to this machine; None if it is not a rented one. The study is then the same as on the
+    submitter's machine, although the photos have another path here, and its live database is in a folder that is not
+    saved while it is being written. Raises ConfigError if `fresh` has no folder of its own.
     """
     config = {key: value for key, value in plan.spec.config.items() if key not in _NOT_OF_THE_STUDY}
     if there is not None:
         config["data"] = {**config["data"], "root": there.config["data"]["root"]}
         _, fixed = read(about_trials(there.overrides), settings.space or {})
-    if config["data"].get("source"):  # where it lies is the machine's business
+    if config["data"].get("source"):  # the same photos may have another path on each machine
         config["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     digest = hashlib.blake2b(
         (json.dumps(config, sort_keys=True) + space.as_json()).encode(), digest_size=16
@@ -88,7 +89,10 @@ def study_of(
     number = 1
     if folder(2) == folder(1):  # hydra.sweep.dir without the study's name in it
         if settings.fresh:
-            raise ConfigError("hpo.fresh=true needs a folder of its own.\nTry: another hydra.sweep.dir")
+            raise ConfigError(
+                f"hpo.fresh=true needs a new folder, but hydra.sweep.dir={folder(1)} is the same for every study.\n"
+                "Try: hydra.sweep.dir=<a new folder>"
+            )
     else:
         while exists(number + 1) or (settings.fresh and exists(number)):
             number += 1
@@ -110,17 +114,17 @@ def about_trials(typed: Sequence[str]) -> list[str]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """What makes another study, in words; settings typed in another order or about the machine do not."""
+    """Yield the differences that make it another study, in words; the order of settings and the machine do not."""
     for what in ("direction", "objective"):
         if before.get(what) != now[what]:
-            yield f"{what}: {before.get(what)} there, {now[what]} now"
+            yield f"{what}: was {before.get(what)}, now {now[what]}"
     spaces = before.get("space") or {}, now["space"]
     for key in sorted(spaces[0].keys() | spaces[1].keys()):
         there, here = (_ranges(space.get(key)) for space in spaces)
         if there != here:
-            yield f"search space, {key}: {there} there, {here} now"
+            yield f"search space, {key}: was {there}, now {here}"
     if before.get("digest") != now["digest"] and spaces[0] == spaces[1]:
-        yield f"settings: {before.get('settings')} there, {now['settings']} now"
+        yield f"settings: were {before.get('settings')}, now {now['settings']}"
 
 
 def _ranges(parameter: Mapping[str, Any] | None) -> str:

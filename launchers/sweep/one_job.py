@@ -1,8 +1,8 @@
-"""A whole search as one job: trials on cached features take seconds, and a machine's start takes minutes.
+"""Run a whole search as one job: trials on cached features take seconds, but starting a machine takes minutes.
 
-The machine runs the same command with `launcher=local`, and the search's folder there is what the job saves as it goes:
-study, trials and features. So a machine that is taken away costs at most what its trials in flight have trained since
-they were last saved, and what comes home is what a search on this machine would have left.
+The machine runs the same command with `launcher=local`, and the job continuously saves the search's folder there:
+study, trials and features. So an interruption loses at most what running trials have trained since they were last
+saved, and the downloaded results are the same as those of a search on this machine.
 """
 
 import tempfile
@@ -37,16 +37,16 @@ from launchers.sweep.study import Study
 
 
 def is_wanted(one_job: bool | None, launcher: Launcher, *, trains_heads: bool) -> bool:
-    """Whether the search is to run as one job. one_job: as it was asked for; None for what is best."""
+    """Whether to run the search as one job. one_job: the setting; None chooses automatically."""
     if not launcher.capabilities.whole_search:
-        return False  # on this machine a search is one process anyway
+        return False  # a local search has its trials on this machine anyway
     return trains_heads and launcher.instances == 1 if one_job is None else one_job
 
 
 def describe(trial: RunSpec, study: str, folder: Path, n_trials: int, typed: Sequence[str]) -> RunSpec:
-    """The search as one run. trial: some trial's, of which it has code, photos and settings. typed: its overrides.
+    """Return the spec of a search as one run. The same search in the same folder keeps its run id.
 
-    The same search in the same folder is the same run, so that its command again finds it.
+    trial: the spec of one trial, which supplies code, photos and settings. typed: the search's overrides.
     """
     run_id = f"{study}-{datetime.fromisoformat(trial.created_at):%y%m%d%H%M%S}"
     if (before := _before(folder)) is not None:
@@ -56,7 +56,7 @@ def describe(trial: RunSpec, study: str, folder: Path, n_trials: int, typed: Seq
 
 
 def _before(folder: Path) -> RunSpec | None:
-    """The search that was sent from this folder before."""
+    """Return the spec of the search that was submitted from this folder before; None if there was none."""
     if launched(folder) is None:
         return None
     try:
@@ -67,8 +67,8 @@ def _before(folder: Path) -> RunSpec | None:
 
 
 def run(launcher: Launcher, plan: Plan) -> SearchResult | None:
-    """Send the search, or come back to it, and stay to its end; null where nobody wants to wait."""
-    print(plan.brief())  # the price, before anything costs it
+    """Submit the search, or attach to it, and wait for its result; return None if the launcher does not wait."""
+    print(plan.brief())  # the price, before anything costs money
     handle = launcher.submit(plan)
     if not launcher.wait:
         print(detached(launcher, handle))
@@ -79,10 +79,10 @@ def run(launcher: Launcher, plan: Plan) -> SearchResult | None:
     return result
 
 
-def at_home(opened: Callable[[str], Study], folder: Path, n_trials: int) -> SearchResult | None:
-    """The result, where this machine has it with as many trials as are asked for now; null where there is more to do.
+def result_on_this_machine(opened: Callable[[str], Study], folder: Path, n_trials: int) -> SearchResult | None:
+    """Return the result if it is on this machine and has `n_trials` trials; None if there is more to do.
 
-    opened: the study in a database. Raises LaunchError where a search on this machine is at work on it.
+    opened: opens the study in a database. Raises LaunchError if a search on this machine is working on it.
     """
     with tempfile.TemporaryDirectory() as place:
         copy = Snapshots(Path(place) / STUDY_FILE, folder / STUDY_FILE)  # whose date says when trials were added
@@ -91,7 +91,8 @@ def at_home(opened: Callable[[str], Study], folder: Path, n_trials: int) -> Sear
             counts = study.counts()
     if counts.running:
         raise LaunchError(
-            f"The search in {shown_path(folder)} is going on on this machine.\nTry: Ctrl-C there; then the same command"
+            f"The search in {shown_path(folder)} is running on this machine.\nTry: stop it with Ctrl-C, then repeat "
+            "this command"
         )
     note = launched(folder)
     away = note is not None and not note.get("home")
@@ -101,20 +102,21 @@ def at_home(opened: Callable[[str], Study], folder: Path, n_trials: int) -> Sear
 
 
 def refuse_if_elsewhere(folder: Path) -> None:
-    """Raises LaunchError where a search that is to go on here is a job's at the moment, or has results there."""
+    """Raise ConfigError if a job is running this search, or has results that were not downloaded."""
     note = launched(folder)
     if note is None or note.get("home"):
         return
     launcher, handle = launched_run(note)
     status = launcher.status(handle)
     name = launcher.name_of(handle)
-    if status.phase is Phase.LOST:  # it was to be submitted, but never was
+    if status.phase is Phase.LOST:  # submitting it has failed
         return
     raise ConfigError(
-        f"The search in {shown_path(folder)} is a job's: {handle}, {status.phase}.\n"
+        f"The search in {shown_path(folder)} {'ran' if status.finished else 'is running'} as job {handle}"
+        f" ({status.phase}).\n"
         + (
-            f"Try: the same command with its launcher, which goes on with it; python -m launchers result {name}; "
-            "or hpo.fresh=true, for a new one beside it"
+            f"Try: the same command with its launcher, to resume it; python -m launchers result {name}; "
+            "or hpo.fresh=true, for a new search beside it"
             if status.finished
             else f"Try: python -m launchers attach {name}, or python -m launchers cancel {name} first"
         )

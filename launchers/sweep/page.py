@@ -1,4 +1,4 @@
-"""study.html: how a search went, as one page that needs no network."""
+"""Write study.html, the report of a search, as one page that needs no network."""
 
 import warnings
 from collections.abc import Callable
@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 
     from launchers.sweep.study import Study
 
-_SCALE = [[0, "#a9b2bb"], [1, "#2f80dd"]]  # Optuna's goes from white to navy, of which each paper swallows one
-_INK, _GRID = "#808890", "rgba(128,136,144,.25)"  # legible on light and on dark paper
+# Optuna's scale goes from white to navy: one is invisible on a light page, the other on a dark one
+_SCALE = [[0, "#a9b2bb"], [1, "#2f80dd"]]
+_INK, _GRID = "#808890", "rgba(128,136,144,.25)"  # legible on a light and on a dark page
 
 
 def write(study: "Study", path: Path, home: Path) -> Path:
-    """The page of a study with at least one complete trial. home: the search's folder, where its person reads it."""
+    """Write the page of a study that has at least one complete trial.
+
+    home: the search's folder on the machine of the person who started it, for the command that the page shows.
+    """
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -55,7 +59,7 @@ def _items(space: SearchSpace, values: Any) -> list[tuple[str, Value]]:
 
 
 def _plots(study: "Study") -> list[tuple[str, str, str]]:
-    """Title, what it shows, and the plot; the first one brings plotly's script along."""
+    """Return title, description and HTML of each plot; the first one includes plotly's script."""
     from optuna import visualization
 
     target = study.about.monitor
@@ -68,17 +72,17 @@ def _plots(study: "Study") -> list[tuple[str, str, str]]:
         (
             "Importance",
             f"How much of the difference in {target} each parameter accounts for (PED-ANOVA, arXiv 2304.10255): "
-            "of the best trials against all.",
+            "it compares the best trials with all of them.",
             lambda of: visualization.plot_param_importances(of, target_name=target),
         ),
         (
             "Parallel coordinates",
-            "A line for each trial that ran to its end; drag along an axis to pick some.",
+            "One line for each complete trial; drag along an axis to select some.",
             lambda of: visualization.plot_parallel_coordinate(of, target_name=target),
         ),
         (
             "Slices",
-            "Each parameter by itself.",
+            "Each parameter on its own.",
             lambda of: visualization.plot_slice(of, target_name=target),
         ),
     ]
@@ -90,7 +94,7 @@ def _plots(study: "Study") -> list[tuple[str, str, str]]:
                 warnings.simplefilter("ignore")
                 figure = make(study.optuna_study)
         except (ValueError, RuntimeError) as error:  # too few trials, or all of them equal
-            plots.append((title, f"Not to be drawn from these trials: {error}", ""))
+            plots.append((title, f"Cannot be drawn from these trials: {error}", ""))
             continue
         _style(figure)
         html = figure.to_html(

@@ -1,4 +1,4 @@
-"""Which processors each slot of a search keeps to."""
+"""Assign CPUs to the slots of a search."""
 
 import os
 
@@ -10,9 +10,9 @@ def all_cpus() -> set[int]:
 
 
 def cpus_of(slot: int, parallel: int) -> tuple[int, ...] | None:
-    """A slot's share of the processors: disjoint where there are enough, else one each in turn.
+    """Return the CPUs of a slot: disjoint sets if there are enough CPUs, otherwise one each in turn.
 
-    None where a container's quota is less than the processors it sees: the same few would be pinned by all containers.
+    Return None if a container's quota is lower than the CPUs it sees: all containers would pin the same few CPUs.
     """
     cpus = sorted(all_cpus())
     if available_cpus() < len(cpus):

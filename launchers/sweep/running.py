@@ -1,4 +1,4 @@
-"""Running a search: slots that are filled as soon as they are free, what workers say, and how it ends."""
+"""Run a search: fill free slots with trials, process the workers' messages, and finish the search."""
 
 import math
 import os
@@ -22,7 +22,7 @@ from launchers.base import LaunchError
 from launchers.formatting import shown_path
 from launchers.overrides import override
 from launchers.remote.context import on_rented_machine
-from launchers.runs.search_folder import Ending
+from launchers.runs.search_folder import SearchSummary
 from launchers.sweep import page
 from launchers.sweep.best import write_best
 from launchers.sweep.folders import TrialFolders
@@ -35,15 +35,15 @@ from launchers.sweep.trials import Trial
 from launchers.sweep.worker import Epoch, Outcome, Task, Worker
 
 SAME_CAUSE = 3  # trials in a row that fail for the same reason end the search
-_WAIT_S = 0.25  # for a message; in between the table is drawn
-_CLAIM_S = 2.0  # until it is looked again whether a trial has come back
-_UNREACHABLE_S = 60.0  # that a database may be away
-_STOP_S = 60.0  # for workers to save what they do
+_WAIT_S = 0.25  # to wait for a message; in between the table is drawn
+_CLAIM_S = 2.0  # between two attempts to claim a trial, when all are running
+_UNREACHABLE_S = 60.0  # for which a database may be unreachable
+_STOP_S = 60.0  # for workers to save their runs
 
 
 @dataclass
 class RunningSearch:
-    """Slots that are filled as soon as they are free, until the study has its trials."""
+    """Fills its slots with trials as soon as they are free, until the study has all of its trials."""
 
     study: Study
     space: SearchSpace
@@ -52,29 +52,29 @@ class RunningSearch:
     n_trials: int
     parallel: int
     monitor: str
-    asks: bool  # whether a pruner wants to hear of each epoch
-    warms_up: bool
-    elsewhere: bool  # whether trials run on machines that go on without us
-    home: Path  # the folder as the person knows it who started the search; it may be on another machine
-    among_remains: bool = False  # whether folders may hold what other machines have saved in part, in any order
+    asks: bool  # whether a pruner needs each epoch's value
+    warms_up: bool  # whether to compute the trials' shared features first
+    elsewhere: bool  # whether trials are remote runs that continue without this process
+    home: Path  # the search's folder on the machine of the person who started it, which may be another one
+    has_leftovers: bool = False  # whether folders may hold files that interrupted machines saved in part, in any order
     _workers: dict[int, Worker] = field(default_factory=dict)  # by slot
     _busy: dict[int, int] = field(default_factory=dict)  # trial by slot
-    _heard: list[tuple[int, Epoch | Outcome | None]] = field(default_factory=list)  # by slot; not yet told to the study
-    _causes: list[str] = field(default_factory=list)  # of the latest trials to end; "" for a good end
+    _received: list[tuple[int, Epoch | Outcome | None]] = field(default_factory=list)  # (slot, message) to process
+    _causes: list[str] = field(default_factory=list)  # why the latest trials failed; "" for one that did not
     _claims_again_at: float = 0.0
     _signum: int | None = None
     _interrupted_at: float = 0.0
 
     def __post_init__(self) -> None:
-        self._folders = TrialFolders(self.folder, self.study, self.space, self.among_remains)
+        self._folders = TrialFolders(self.folder, self.study, self.space, self.has_leftovers)
 
     def run(self) -> float:
         name = self.study.about.name
         before = self.study.trials()
         done = self.study.counts().finished
-        going_on = f", going on after {done}" if done else ""
+        resumed = f", resumed after {done}" if done else ""
         print(
-            f"Search {name}: {self.n_trials} trials{going_on}, {self.parallel} at once, in {shown_path(self.home)}",
+            f"Search {name}: {self.n_trials} trials{resumed}, {self.parallel} at once, in {shown_path(self.home)}",
             flush=True,
         )
         with self._signals(), self._workers_ended():
@@ -95,7 +95,7 @@ class RunningSearch:
                 done = self._step()
                 self._show(table)
                 unreachable_since = None
-            except StudyError:  # a database that is started again, a file that is locked for long
+            except StudyError:  # the database may be restarting, or the file locked for a while
                 unreachable_since = unreachable_since or time.monotonic()
                 if self._signum is not None or time.monotonic() - unreachable_since > _UNREACHABLE_S:
                     raise
@@ -105,15 +105,15 @@ class RunningSearch:
                 return
 
     def _step(self) -> bool:
-        """Begin what can be begun and hear what there is to hear. True once nothing is left to do."""
+        """Start the trials that can be started and process messages. Return True when nothing is left to do."""
         if self._signum is None and not self._same_cause():
             self._fill()
         if self._busy:
-            self._hear()
+            self._receive()
         elif self._signum is not None or self._same_cause() or self.study.counts().finished >= self.n_trials:
             return True
         else:
-            time.sleep(_WAIT_S)  # others run the last ones, and may die
+            time.sleep(_WAIT_S)  # other sweepers run the last trials, and may die
         if self._signum is not None:
             self._interrupt_workers()
         self.study.beat()
@@ -128,7 +128,7 @@ class RunningSearch:
             if slot in self._busy or time.monotonic() < self._claims_again_at:
                 continue
             trial = self.study.claim(self.n_trials)
-            if trial is None:  # all are begun; but one that runs elsewhere may come back
+            if trial is None:  # all are running, but another sweeper's trial may return to the queue
                 self._claims_again_at = time.monotonic() + _CLAIM_S
                 return
             self._folders.make_room(trial)
@@ -143,7 +143,7 @@ class RunningSearch:
             )
 
     def _overrides_of(self, trial: Trial) -> tuple[str, ...]:
-        """What is typed for its run: what is the same for all, what was drawn, its id and folder."""
+        """Return the overrides of a trial's run: those of all trials, its parameters, its id and folder."""
         own = (
             override("run_id", self._folders.run_id(trial.number)),
             override("hydra.run.dir", str(self._folders.of(trial.number))),
@@ -155,15 +155,15 @@ class RunningSearch:
             self._workers[slot] = Worker(slot, self.folder / "workers" / f"{slot}.log")
         return self._workers[slot]
 
-    def _hear(self) -> None:
-        """Whatever workers have to say, for a moment. What the study cannot be told now is kept, and told again."""
-        told = {slot for slot, _ in self._heard}
-        by_connection = {self._workers[slot].connection: slot for slot in self._busy.keys() - told}
-        for ready in wait(list(by_connection), 0 if told else _WAIT_S):
+    def _receive(self) -> None:
+        """Process the workers' messages. Those that the study cannot record now are kept for the next call."""
+        pending = {slot for slot, _ in self._received}
+        by_connection = {self._workers[slot].connection: slot for slot in self._busy.keys() - pending}
+        for ready in wait(list(by_connection), 0 if pending else _WAIT_S):
             slot = by_connection[cast(Connection, ready)]
-            self._heard.append((slot, self._workers[slot].receive()))
-        while self._heard:
-            slot, message = self._heard[0]
+            self._received.append((slot, self._workers[slot].receive()))
+        while self._received:
+            slot, message = self._received[0]
             if isinstance(message, Epoch):
                 value = float(message.metrics[self.monitor])
                 self._workers[slot].send(self.study.report(self._busy[slot], message.number, value))
@@ -171,10 +171,10 @@ class RunningSearch:
                 self._ended(slot, self._busy[slot], message)
                 del self._busy[slot]
                 self._claims_again_at = 0.0
-            self._heard.pop(0)
+            self._received.pop(0)
 
     def _ended(self, slot: int, number: int, outcome: Outcome | None) -> None:
-        """outcome: null where the process has ended in the middle of it."""
+        """Record the outcome of a trial. outcome: None if the worker process died."""
         if outcome is None:
             how = self._workers[slot].end(wait_s=1.0)
             if self._signum is not None:
@@ -199,7 +199,7 @@ class RunningSearch:
         self._causes.append(re.sub(r"[-+]?\d[\d.e+-]*", "#", cause.splitlines()[0]))
 
     def _warm_up(self) -> None:
-        """Once for all trials, with all cores. Raises what would stop every trial."""
+        """Compute the features that all trials share, with all CPUs. Raises what would stop every trial."""
         self.folder.mkdir(parents=True, exist_ok=True)
         worker = self._worker(0)
         reader = _Tail(self.folder / "workers" / "0.log")
@@ -215,7 +215,7 @@ class RunningSearch:
         if outcome is None or isinstance(outcome, Epoch) or outcome.ended == "stopped":
             how = self._workers.pop(0).end()
             if self._signum is None:
-                raise LaunchError(f"The process that computes features has ended: {how}")
+                raise LaunchError(f"The process that computes the shared features died: {how}")
             self._raise_interrupted()
         elif outcome.ended == "failed":
             raise ConfigError(outcome.detail)
@@ -223,7 +223,7 @@ class RunningSearch:
     # --- how it ends ---
 
     def _same_cause(self) -> str:
-        """The reason that the latest trials have failed for, where it is the same for all of them."""
+        """Return the reason why the latest trials failed, if it is the same for SAME_CAUSE of them; otherwise ""."""
         latest = self._causes[-SAME_CAUSE:]
         return latest[0] if len(latest) == SAME_CAUSE and len(set(latest)) == 1 else ""
 
@@ -232,35 +232,33 @@ class RunningSearch:
             failed = [trial for trial in self.study.trials() if trial.state == "failed"]
             latest = max(failed, key=lambda trial: trial.number)
             raise LaunchError(
-                f"{SAME_CAUSE} trials in a row have failed for the same reason, so the search ends here:\n"
+                f"{SAME_CAUSE} trials in a row failed for the same reason, so the search has stopped:\n"
                 f"{latest.cause}\n"
-                f"The latest is {shown_path(self._folders.of(latest.number))}; what had ended before is kept. "
-                f"Try: mend it, then {_again()}"
+                f"The latest is {shown_path(self._folders.of(latest.number))}. Earlier trials are kept.\n"
+                f"Try: fix the cause, then {_again()}"
             )
 
     def _raise_interrupted(self) -> None:
         assert self._signum is not None
         done = self.study.counts().finished
-        rest = (
-            "jobs that were running go on: python -m launchers list"
-            if self.elsewhere
-            else "what was running has been saved"
+        rest = "running jobs continue (python -m launchers list)" if self.elsewhere else "running ones have been saved"
+        message = (
+            f"Stopped by {signal.Signals(self._signum).name}: {done} of {self.n_trials} trials have ended, {rest}."
         )
-        said = f"Stopped by {signal.Signals(self._signum).name}: {done} of {self.n_trials} trials have ended, {rest}."
-        raise Interrupted(said if on_rented_machine() else f"{said}\nGo on with: {_again()}", self._signum)
+        raise Interrupted(message if on_rented_machine() else f"{message}\nResume with: {_again()}", self._signum)
 
     def _end(self) -> float:
-        """The study's page, the best trial's config, and its run brought to its end."""
+        """Write the study's page and the best trial's config, test its run, and return the best value."""
         counts, trials = self.study.counts(), self.study.trials()
         best = self.study.best(trials)
         if best is None or best.value is None:
             print(f"\n0 trials complete, {counts.pruned} pruned, {counts.failed} failed")
             raise LaunchError(
-                f"No trial has run to its end, so there is no best.\nTry: {_again()} with more hpo.n_trials"
+                f"No trial is complete, so there is no best one.\nTry: {_again()} with a larger hpo.n_trials"
             )
         ended = [trial for trial in trials if trial.finished]
         full = max(trial.epochs for trial in trials if trial.state == "complete")
-        ending = Ending(
+        summary = SearchSummary(
             self.study.about.name,
             best.number,
             self.monitor,
@@ -272,45 +270,45 @@ class RunningSearch:
             sum(trial.epochs for trial in ended) / (full * len(ended)) if full else 1.0,
             None if sqlite_file(self.study.storage) else hidden(self.study.storage),
         )
-        elsewhere = on_rented_machine()  # then it is said where it comes home
-        if not elsewhere:
-            print(f"\n{ending.head}")
+        rented = on_rented_machine()  # then the summary is printed after the results are downloaded
+        if not rented:
+            print(f"\n{summary.head}")
         write_best(self.folder, self.study.about.name, self.overrides, self.space.overrides(best.values))
         page.write(self.study, self.folder / "study.html", self.home)
-        if self.among_remains:
+        if self.has_leftovers:
             self._folders.keep_only(trials)
         print(self._finish(best))
-        ending.write(self.folder)
+        summary.write(self.folder)
         self.study.changed()
-        if not elsewhere:
-            print(f"\n{ending.tail(self.folder)}")
+        if not rented:
+            print(f"\n{summary.tail(self.folder)}")
         return best.value
 
     def _finish(self, best: Trial) -> str:
-        """Have the best trial's run calibrated, tested and reported; what came of it, for people."""
-        folder = self._folders.of(best.number)  # which may have been moved since
+        """Calibrate, test and report the best trial's run; return the result as text for people."""
+        folder = self._folders.of(best.number)  # the search may have been moved, so not `best.folder`
         there = RunFolder(folder)
         whole = self._folders.holds(best.number) and there.metrics.exists()
-        if not whole and not self.among_remains:
-            return f"\nThe best trial's run lies on another machine, in {best.folder}."
+        if not whole and not self.has_leftovers:
+            return f"\nThe best trial's run is on another machine, in {best.folder}."
         tasks, shown = [], ""
-        if not (whole and there.best.exists()) and self.among_remains:  # the study was saved, and some of this was not
+        if not (whole and there.best.exists()) and self.has_leftovers:  # the study was saved, but not all of this run
             shutil.rmtree(folder, ignore_errors=True)
             tasks.append(self._overrides_of(best))
         found = [text for text in self.overrides if text.startswith(("hydra.searchpath=", "data.root="))]
         tasks.append((*found, override("resume", str(folder)), "test=true"))
         for overrides in tasks:
-            outcome = self._done(Task(overrides, cpus=tuple(sorted(all_cpus())), takes_over=self.among_remains))
+            outcome = self._done(Task(overrides, cpus=tuple(sorted(all_cpus())), takes_over=self.has_leftovers))
             if not isinstance(outcome, Outcome) or outcome.ended != "well":
                 break
             shown = outcome.shown
         else:
             return shown
-        detail = outcome.detail if isinstance(outcome, Outcome) else f"its process: {self._workers.pop(0).end()}"
+        detail = outcome.detail if isinstance(outcome, Outcome) else f"its process died: {self._workers.pop(0).end()}"
         raise LaunchError(f"The best trial's run {shown_path(folder)} cannot be tested: {detail}\nTry: {_again()}")
 
     def _done(self, task: Task) -> "Epoch | Outcome | None":
-        """What comes of a task that is the only one now. Raises Interrupted where a signal has ended it."""
+        """Run one task while no trial is running and return its outcome. Raises Interrupted after a signal."""
         while True:
             worker = self._worker(0)
             worker.send(task)
@@ -322,12 +320,12 @@ class RunningSearch:
             ended = outcome.ended if isinstance(outcome, Outcome) else ""
             if self._signum is not None and ended != "well":
                 self._raise_interrupted()
-            if ended != "busy":  # else another sweeper does it just now
+            if ended != "busy":  # otherwise another sweeper is doing it
                 return outcome
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first signal is noted, and trials are saved; the second ends all processes at once."""
+        """Handle signals: after the first, trials are saved; the second ends all processes at once."""
 
         def heed(signum: int, frame: FrameType | None) -> None:
             if self._signum is not None:
@@ -345,7 +343,7 @@ class RunningSearch:
                 signal.signal(number, handler)
 
     def _interrupt_workers(self) -> None:
-        """Once; those that do not end are killed, which costs what they have trained since their last checkpoint."""
+        """Interrupt the workers once; kill those that do not end, which loses their training since the checkpoint."""
         if self._interrupted_at > 0:
             self._interrupted_at = -time.monotonic()
             for worker in self._workers.values():
@@ -359,12 +357,12 @@ class RunningSearch:
 
     @contextmanager
     def _workers_ended(self) -> Iterator[None]:
-        """However the search ends, no process is left; trials that were running are taken up by the next command."""
+        """End all workers, however the search ends. The next command resumes the trials that were running."""
         wait_s = 2.0
         try:
             yield
         except BaseException:
-            if self._busy:  # a database that cannot be reached, say: what runs is saved
+            if self._busy:  # save running trials, if the database cannot be reached, for example
                 wait_s = _STOP_S
                 for worker in self._workers.values():
                     worker.interrupt()
@@ -375,7 +373,7 @@ class RunningSearch:
 
 
 class _Tail:
-    """Shows what is added to a file from now on."""
+    """Prints the lines that are added to a file from now on."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.place = path, path.stat().st_size if path.exists() else 0
@@ -391,6 +389,6 @@ class _Tail:
 
 
 def _again() -> str:
-    """The command that goes on with this search; without the password of a database."""
+    """Return the command that resumes this search, with the database's password masked."""
     typed = [hidden(text) for text in sys.argv[1:] if text.replace(" ", "").lower() != "hpo.fresh=true"]
     return shlex.join(["python", "train.py", *typed])

@@ -11,25 +11,28 @@ if TYPE_CHECKING:
 
 
 def is_grid(sampler: Mapping[str, Any]) -> bool:
-    """Whether `hpo.sampler` names Optuna's grid, which has an end."""
+    """Whether `hpo.sampler` names Optuna's grid sampler, which has a finite number of trials."""
     return str(sampler.get("_target_", "")).endswith(".GridSampler")
 
 
 def build_sampler(node: Mapping[str, Any], space: SearchSpace, seed: int, before: int) -> "optuna.samplers.BaseSampler":
-    """What `hpo.sampler` names. A seed that is null becomes a function of the run's seed and the trials before."""
+    """Build the sampler that `hpo.sampler` names. A seed of None is derived from the run's seed and `before`.
+
+    before: number of trials before the next one. Raises ConfigError.
+    """
     arguments = dict(node)
     if "seed" in arguments and arguments["seed"] is None:
         arguments["seed"] = (seed * 1_000_003 + before) % 2**32
     if is_grid(node):
         arguments["search_space"] = space.grid()
     sampler: optuna.samplers.BaseSampler = _built(arguments, "sampler")
-    # those that know their last trial would stop a loop of Optuna's own; ours counts
+    # a sampler that knows its last trial would stop Optuna's own loop, which is not used here: the study counts trials
     sampler.after_trial = lambda *_, **__: None  # type: ignore[method-assign]
     return sampler
 
 
 def build_pruner(node: Mapping[str, Any] | None) -> "optuna.pruners.BasePruner":
-    """What `hpo.pruner` names; null never prunes."""
+    """Build the pruner that `hpo.pruner` names; for None, one that never prunes. Raises ConfigError."""
     import optuna
 
     if not node:
@@ -51,11 +54,11 @@ def _built(node: Mapping[str, Any], kind: Literal["sampler", "pruner"]) -> Any:
     else:
         if isinstance(built, base):
             return built
-        reason = f"{node.get('_target_')} is no {kind} of Optuna's"
+        reason = f"{node.get('_target_')} is not an Optuna {kind}"
     module = getattr(optuna, f"{kind}s")
     known = [name for name in module.__all__ if isinstance(getattr(module, name), type) and not name.startswith("Base")]
     raise ConfigError(
-        f"hpo.{kind} cannot be made: {reason}\n"
-        f"Try: hpo/{kind}=<one that --help lists>, or another of Optuna's with its own arguments in a file "
+        f"hpo.{kind} cannot be built: {reason}\n"
+        f"Try: hpo/{kind}=<one that --help lists>, or one of Optuna's, with its arguments in a file "
         f"conf/hpo/{kind}/NAME.yaml: {', '.join(known)}"
     )

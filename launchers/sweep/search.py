@@ -1,4 +1,4 @@
-"""From a command to a study: what is to be searched, under which name, and with what."""
+"""Turn a command into a study and run it: what to search, under which name, with which sampler."""
 
 import math
 import re
@@ -29,8 +29,8 @@ from launchers.sweep.space import SearchSpace, read
 from launchers.sweep.storage import hidden, sqlite_file
 from launchers.sweep.study import Study
 
-_MOST_AT_ONCE = 8  # where nothing is said: each process takes half a gigabyte
-# what may be searched without another feature for any photo
+_MOST_AT_ONCE = 8  # by default, because each process takes half a gigabyte
+# parameters that can be searched on the same features
 _OF_THE_HEAD = frozenset(
     {"model.lr", "model.weight_decay", "model.label_smoothing", "model.optimizer", "model.dropout", "model.warmup"}
     | {"model.ema_decay", "data.batch_size", "seed"}
@@ -39,10 +39,10 @@ _OF_THE_HEAD = frozenset(
 
 @dataclass(frozen=True)
 class _Search:
-    """A search as a command asks for it, checked, before anything is written.
+    """A search as a command asks for it, checked before anything is written.
 
-    overrides: of every trial. trial: the plan of some trial. n_trials: how many are to have ended. sent: what was sent
-    to this machine, if it is a rented one.
+    overrides: those of every trial. trial: the plan of one trial. n_trials: how many trials the finished search has.
+    sent: what was sent to this machine; None if it is not a rented one.
     """
 
     settings: Settings
@@ -70,8 +70,8 @@ class _Search:
     def parallel(self) -> int:
         """How many trials run at once."""
         on_this_machine = self.shares_features and not self.launcher.capabilities.remote
-        usual = min(available_cpus(), _MOST_AT_ONCE) if on_this_machine else 1
-        return min(self.settings.parallel or usual, self.n_trials)
+        default = min(available_cpus(), _MOST_AT_ONCE) if on_this_machine else 1
+        return min(self.settings.parallel or default, self.n_trials)
 
     def open(self, storage: str, **how: Any) -> Study:
         """Open the study in a database. how: further arguments of `Study`."""
@@ -87,7 +87,7 @@ class _Search:
 def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
     """Run, or resume, the search that a command asks for. Returns the best value of the objective.
 
-    cfg: the whole config with Hydra's own. typed: the command's overrides, without those of hydra.*.
+    cfg: the whole config, Hydra's own included. typed: the command's overrides, without those of hydra.*.
     """
     asked = _read(cfg, typed)
     if one_job.is_wanted(asked.settings.one_job, asked.launcher, trains_heads=asked.shares_features):
@@ -99,28 +99,30 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
         return None
     if not cfg.dry_run:
         return _from_here(asked)
-    print(_dry(asked, f"{asked.n_trials}, {asked.parallel} at once", f"A trial, such as the first\n{asked.trial}"))
+    print(_dry(asked, f"{asked.n_trials}, {asked.parallel} at once", f"One of the trials:\n{asked.trial}"))
     return None
 
 
 def _read(cfg: DictConfig, typed: Sequence[str]) -> _Search:
-    """Read and check all that can be wrong with a search. Raises ConfigError."""
+    """Read a search from a command and check it. Raises ConfigError."""
     if ranks.here().several:
-        raise ConfigError("A search starts its own processes.\nTry: python train.py -m ..., without torchrun")
+        raise ConfigError(
+            "A search starts its own processes, but torchrun started this one.\nTry: python train.py -m ..."
+        )
     settings = Settings.of(cfg)
     resumed = [text for text in typed if root_key(text) == "resume"]
     if resumed and resumed[-1] not in ("resume=null", "resume="):
-        raise ConfigError("A search goes on by the same command again.\nTry: leaving out resume=")
+        raise ConfigError(f"resume= is for runs, got {resumed[-1]}.\nTry: the search's own command again resumes it")
     space, fixed = read(about_trials(typed), settings.space or {})
     always = ["hpo=none", "test=false"]
     if not any(root_key(text) == "logger" for text in fixed):
-        always.append("logger=none")  # the study has the numbers of many short runs
+        always.append("logger=none")  # the study records the metrics of its many short runs
     overrides = (*_searchpath(cfg), *fixed, *always)
     launcher, trial = _checked(overrides, space)
     there = sent()
     if there is not None:
         check_as_sent(trial.spec.config, there)
-    build_sampler(settings.sampler, space, 0, 0)  # finds what is wrong with it before anything is written
+    build_sampler(settings.sampler, space, 0, 0)  # raises its errors before anything is written
     build_pruner(settings.pruner)
     n_trials = settings.n_trials
     if is_grid(settings.sampler):
@@ -130,10 +132,10 @@ def _read(cfg: DictConfig, typed: Sequence[str]) -> _Search:
 
 
 def _in_one_job(asked: _Search, plan: Plan) -> float | None:
-    """Send the whole search to one machine, unless this one has its result already."""
+    """Send the whole search to one machine, unless its result is on this machine already."""
     result = None
     if (asked.folder / STUDY_FILE).exists() and not asked.settings.storage:
-        result = one_job.at_home(asked.open, asked.folder, asked.n_trials)
+        result = one_job.result_on_this_machine(asked.open, asked.folder, asked.n_trials)
     if result is not None:
         print(result)
     else:
@@ -142,7 +144,7 @@ def _in_one_job(asked: _Search, plan: Plan) -> float | None:
 
 
 def _from_here(asked: _Search) -> float:
-    """Run the trials from this process, wherever each of them trains."""
+    """Start the trials from this process, whichever machine each of them trains on."""
     how: dict[str, Any] = {}
     if asked.sent is None:
         one_job.refuse_if_elsewhere(asked.folder)
@@ -163,14 +165,14 @@ def _from_here(asked: _Search) -> float:
         elsewhere=remote,
         warms_up=asked.shares_features and not remote and asked.space.parameters.keys() <= _OF_THE_HEAD,
         home=asked.folder if asked.sent is None else Path(asked.sent.folder),
-        among_remains=asked.sent is not None,
+        has_leftovers=asked.sent is not None,
     )
     with closing(study):
         return running.run()
 
 
 def _checked(overrides: Sequence[str], space: SearchSpace) -> tuple[Launcher, Plan]:
-    """The launcher, and the plan of some trial: what is wrong with all of them is wrong with this one."""
+    """Return the launcher and the plan of one trial. Raises what is wrong with every trial."""
     try:
         return prepare([*overrides, *space.overrides(space.first()), "dry_run=false"])
     except ConfigCompositionException as error:
@@ -191,15 +193,15 @@ def _keys(config: Mapping[str, Any], at: str = "") -> Iterator[str]:
 
 
 def _searchpath(cfg: DictConfig) -> list[str]:
-    """Folders of further YAML files that the command named (--config-dir): trials compose from them, too."""
+    """Return an override with the config folders that the command named (--config-dir), which trials need as well."""
     sources = cfg.hydra.runtime.config_sources
-    ours = ("command-line", "hydra.searchpath in command-line")
-    places = [override("p", f"file://{source.path}")[2:] for source in sources if source.provider in ours]
-    return [f"hydra.searchpath=[{','.join(places)}]"] if places else []
+    from_command = ("command-line", "hydra.searchpath in command-line")
+    folders = [override("p", f"file://{source.path}")[2:] for source in sources if source.provider in from_command]
+    return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 
 def _dry(asked: _Search, trials: str, plan: str) -> str:
-    """Return the plan of a search, for `dry_run=true`."""
+    """Return the plan of a search as text, for `dry_run=true`."""
     lines = [
         f"Plan for the search {asked.study.about.name}",
         f"  trials    {trials}",

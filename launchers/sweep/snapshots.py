@@ -1,8 +1,8 @@
-"""A study's SQLite file on a machine that may be taken away at any moment.
+"""Keep a study's SQLite file safe on a machine that may be interrupted at any moment.
 
-What is being written cannot be saved file by file: of a database and its journal one might come back without the other.
-So the database is used where nothing is saved, and after each change a copy of it, whole, takes the place of the last
-one in the folder that is.
+A database cannot be saved file by file while it is being written: it might be restored without its journal. So the live
+database is in a folder that is not saved, and after each change a complete copy of it replaces the previous copy in the
+folder that is saved.
 """
 
 import errno
@@ -13,18 +13,18 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dogbreed.run_folder import storage_error
+from dogbreed.run_folder import storage_error, temporary_path
 
 
 @dataclass(frozen=True)
 class Snapshots:
-    """live: the database that is used, in a folder of its own; kept: where copies of it go."""
+    """Copies of a database. live: the database in use, in a folder of its own. kept: the file that holds its copy."""
 
     live: Path
     kept: Path
 
     def restore(self) -> None:
-        """Begin with the newest copy, where there is one. A damaged one is set aside, and it is begun anew."""
+        """Restore the live database from its copy, if there is one. A damaged copy is renamed, and the study is new."""
         self.live.parent.mkdir(parents=True, exist_ok=True)
         self.live.unlink(missing_ok=True)
         if not self.kept.exists():
@@ -36,12 +36,13 @@ class Snapshots:
             aside = self.kept.with_name(f"{self.kept.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
             self.kept.replace(aside)
             print(
-                f"{self.kept.name} is damaged ({error}); it is now {aside.name}, and the search begins anew", flush=True
+                f"{self.kept.name} is damaged ({error}); renamed it to {aside.name}, and the search starts over",
+                flush=True,
             )
 
     def save(self) -> None:
-        """Raises StorageError where there is no room; the last copy stays then."""
-        temporary = self.kept.with_name(f".{self.kept.name}.tmp-{os.getpid()}")
+        """Replace the copy. Raises StorageError if that fails, as on a full disk; the previous copy then stays."""
+        temporary = temporary_path(self.kept)
         try:
             self.kept.parent.mkdir(parents=True, exist_ok=True)
             temporary.unlink(missing_ok=True)
@@ -55,9 +56,9 @@ class Snapshots:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """As it is between two transactions, whoever writes meanwhile (https://www.sqlite.org/backup.html)."""
+    """Copy a database as it is between two transactions, even while it is written (https://www.sqlite.org/backup.html)."""
     with closing(sqlite3.connect(source)) as here, closing(sqlite3.connect(target)) as there:
-        there.execute("PRAGMA journal_mode = MEMORY")  # else a journal lies beside it for a moment
+        there.execute("PRAGMA journal_mode = MEMORY")  # otherwise a journal file appears beside it for a moment
         here.backup(there)
     with target.open("rb") as file:
         os.fsync(file.fileno())

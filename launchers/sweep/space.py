@@ -1,12 +1,12 @@
-"""What a search may change: parameters with their ranges, as plain data, and how Optuna or a grid sees them.
+"""The search space: parameters with their ranges, as plain data, and their forms for Optuna and for a grid.
 
-Written in Hydra's own forms, on the command line or under `hpo.space` in YAML:
+Ranges are written in Hydra's own syntax, on the command line or under `hpo.space` in YAML:
 
     interval(1e-4, 1e-1)            any number between, both ends included
-    tag(log, interval(1e-4, 1e-1))  the same, but evenly spread over the powers of ten
+    tag(log, interval(1e-4, 1e-1))  the same on a logarithmic scale
     int(interval(1, 8))             whole numbers, both ends included
     range(16, 65, 16)               16, 32, 48, 64: as Python's range, the end excluded
-    choice(adamw, sgd)              one of these; also adamw,sgd
+    choice(adamw, sgd)              one of these; also written adamw,sgd
 """
 
 import json
@@ -31,7 +31,7 @@ _FORMS = "Try: interval(1e-4,1e-1), tag(log, interval(1e-4,1e-1)), int(interval(
 
 @dataclass(frozen=True)
 class Number:
-    """A number from `low` to `high`, both included. step: null for any number between; whole: only whole ones."""
+    """A number from `low` to `high`, both included. step: None for any number between. whole: integers only."""
 
     low: float
     high: float
@@ -45,7 +45,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some texts, each as it stands on the right of Hydra's `key=`."""
+    """One of several values. texts: the values as they are written after Hydra's `key=`."""
 
     texts: tuple[str, ...]
 
@@ -62,27 +62,27 @@ Parameter: TypeAlias = Number | Choice
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Parameters by the key that they change in the config; a group's name is such a key, too (`model=choice(...)`)."""
+    """Parameters by their config key, which may also name a group of options, as in `model=choice(...)`."""
 
     parameters: Mapping[str, Parameter]
 
     def as_json(self) -> str:
-        """The same text for the same space, whatever the order that it was written in."""
+        """Return JSON text that does not depend on the order of the parameters."""
         return json.dumps({key: asdict(self.parameters[key]) for key in sorted(self.parameters)})
 
     def overrides(self, values: Mapping[str, Value]) -> list[str]:
-        """What to type for this point of the space."""
+        """Return the Hydra overrides for one point of the space."""
         return [f"{key}={parameter.override(values[key])}" for key, parameter in self.parameters.items()]
 
     def first(self) -> dict[str, Value]:
-        """Some point of the space: the lowest numbers, the first choices."""
+        """Return one point of the space: the lowest numbers and the first choices."""
         return {
             key: p.values[0] if isinstance(p, Choice) else int(p.low) if p.whole else p.low
             for key, p in self.parameters.items()
         }
 
     def distributions(self) -> "dict[str, BaseDistribution]":
-        """As Optuna has them."""
+        """Return the parameters as Optuna's distributions."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         def distribution(parameter: Parameter) -> "BaseDistribution":
@@ -96,7 +96,7 @@ class SearchSpace:
         return {key: distribution(parameter) for key, parameter in self.parameters.items()}
 
     def grid(self) -> dict[str, list[Value]]:
-        """All values of each parameter. Raises ConfigError where there are infinitely many, naming all such."""
+        """List all values of each parameter. Raises ConfigError, naming the parameters that have infinitely many."""
         findings, grid = [], dict[str, list[Value]]()
         for key, p in self.parameters.items():
             if isinstance(p, Choice):
@@ -107,7 +107,7 @@ class SearchSpace:
                 grid[key] = [p.low + n * p.step for n in range(math.floor((p.high - p.low) / p.step + 1e-9) + 1)]
             else:
                 findings.append(
-                    f"A grid cannot express {key}, which may be any number from {p.low:g} to {p.high:g}.\n"
+                    f"A grid cannot search {key}, which may be any number from {p.low:g} to {p.high:g}.\n"
                     f"Try: {key}=choice(...) or range(...), or another sampler: hpo/sampler=tpe"
                 )
         raise_findings(ConfigError, findings)
@@ -115,10 +115,10 @@ class SearchSpace:
 
 
 def read(typed: Sequence[str], given: Mapping[str, Any]) -> tuple[SearchSpace, list[str]]:
-    """The space out of `hpo.space` and the overrides of a command, and the overrides that are fixed.
+    """Read the search space from `hpo.space` and a command's overrides; return it and the fixed overrides.
 
-    typed: overrides. given: texts by key. What is typed replaces what is given: a sweep by another, a plain value by
-    no search in that key. Raises ConfigError, with all findings.
+    typed: the command's overrides. given: `hpo.space`, ranges as text by key. A typed range replaces a given one, and a
+    typed plain value removes the key from the search. Raises ConfigError, listing all findings.
     """
     findings: list[str] = []
     parser = OverridesParser.create()
@@ -139,7 +139,7 @@ def read(typed: Sequence[str], given: Mapping[str, Any]) -> tuple[SearchSpace, l
         try:
             swept[key] = parser.parse_override(f"{key}={text}")
         except HydraException as error:
-            findings.append(f"hpo.space holds {key}: {text}, which cannot be read: {_first_line(error)}\n{_FORMS}")
+            findings.append(f"hpo.space.{key}={text} is not valid: {_first_line(error)}\n{_FORMS}")
     parameters = dict[str, Parameter]()
     for key, parsed in swept.items():
         problems, parameter = _parameter(parsed)
@@ -148,26 +148,26 @@ def read(typed: Sequence[str], given: Mapping[str, Any]) -> tuple[SearchSpace, l
             parameters[key] = parameter
     if not swept and not findings:
         findings.append(
-            "There is nothing to search: hpo.space is empty, and no override is a range.\n"
-            "Try: 'model.lr=tag(log, interval(1e-4,1e-1))', or leave hpo.space as it is"
+            "There is nothing to search: hpo.space is empty and no override is a range.\n"
+            "Try: 'model.lr=tag(log, interval(1e-4,1e-1))', or the default hpo.space"
         )
     raise_findings(ConfigError, findings)
     return SearchSpace(parameters), fixed
 
 
 def _parameter(parsed: Override) -> tuple[list[str], Parameter | None]:
-    """What is wrong with it, or the parameter."""
+    """Return (problems, None), or ([], the parameter) if there are no problems."""
     value: Any = parsed.value()
     if not parsed.is_sweep_override():
-        return [f"this is one value, not a range.\n{_FORMS}"], None
+        return [f"this is a single value, not a range.\n{_FORMS}"], None
     tags = set(getattr(value, "tags", ()))
     problems = []
     if unknown := sorted(tags - {"log"}):
-        problems.append(f"tag {unknown[0]} has no meaning here.\nTry: tag(log, ...)")
+        problems.append(f"the tag {unknown[0]} is unknown.\nTry: tag(log, ...)")
     if isinstance(value, IntervalSweep | RangeSweep):
         return _number(value, "log" in tags, problems)
     if "log" in tags:
-        problems.append("log is for numbers between two ends.\nTry: tag(log, interval(low,high))")
+        problems.append("the tag log applies only to a range of numbers.\nTry: tag(log, interval(low,high))")
     if not isinstance(value, ChoiceSweep):
         problems.append(f"this kind of sweep cannot be searched.\n{_FORMS}")
     if problems:
@@ -183,33 +183,33 @@ def _number(value: IntervalSweep | RangeSweep, log: bool, problems: list[str]) -
     else:
         low, high, step = value.start, value.stop, value.step
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in (low, high)):
-        return [*problems, f"its ends are {low} and {high}, which are no numbers.\n{_FORMS}"], None
+        return [*problems, f"its ends must be finite numbers, got {low} and {high}.\n{_FORMS}"], None
     assert low is not None
     assert high is not None
     whole = all(isinstance(number, int) for number in (low, high, step if step is not None else low))
     if low > high or (step is not None and step <= 0):
         swapped = f"interval({high},{low})" if step is None else f"range({high},{low},{abs(step)})"
-        problems.append(f"it begins at {low} and ends at {high}.\nTry: {swapped}")
+        problems.append(f"it must ascend, but starts at {low} and ends at {high}.\nTry: {swapped}")
     elif low == high:
-        problems.append(f"it begins and ends at {low}: there is nothing to search.\nTry: the plain value {low}")
+        problems.append(f"it starts and ends at {low}, so there is nothing to search.\nTry: the plain value {low}")
     elif log and low <= 0:
-        problems.append(f"there is no logarithm of {low}.\nTry: an interval that begins above 0, such as 1e-6")
+        problems.append(f"a log range must start above 0, got {low}.\nTry: a low end such as 1e-6")
     elif log and step not in (None, 1):
-        problems.append(f"log and a step of {step} go together nowhere.\nTry: int(interval({low},{high})) with log")
+        problems.append(f"log cannot be combined with a step of {step}.\nTry: tag(log, int(interval({low},{high})))")
     if problems:
         return problems, None
-    if isinstance(value, RangeSweep):  # as Python's: the end is not in it
+    if isinstance(value, RangeSweep):  # like Python's range, without the end
         count = math.ceil((high - low) / step - 1e-9)
         high = low + step * (count - 1) if whole else float(Decimal(str(low)) + Decimal(str(step)) * (count - 1))
         if low == high:
-            return [f"only {low} lies in it.\nTry: the plain value {low}, or a larger end"], None
+            return [f"it contains only {low}.\nTry: the plain value {low}, or a larger end"], None
         if log:
             step = None
     return [], Number(low, high, whole, log, None if whole and step == 1 else step)
 
 
 def _plain(text: str) -> Value:
-    """As Optuna keeps it: numbers, truth values and null as such, everything else as its text."""
+    """Convert text to a value that Optuna stores: numbers, booleans and None as such, everything else as text."""
     value = OverridesParser.create().parse_override(f"key={text}").value()
     if value is None or isinstance(value, bool | int | float):
         return cast(Value, value)

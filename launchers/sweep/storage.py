@@ -1,4 +1,4 @@
-"""Where studies are kept: SQLite or PostgreSQL, their locks, and their errors in plain words."""
+"""The databases of studies, SQLite or PostgreSQL: opening them, locking them and explaining their errors."""
 
 import re
 from collections.abc import Iterator
@@ -10,31 +10,31 @@ from dogbreed.errors import DogBreedError
 from launchers.base import LaunchError
 from launchers.runs.processes import claimed
 
-SQLITE_WAIT_S = 20.0  # for another process's lock on the file
-LOCK_WAIT_S = 60  # for another sweeper to claim or end a trial, which takes milliseconds
+SQLITE_WAIT_S = 20.0  # to wait for another process's lock on the file
+LOCK_WAIT_S = 60  # to wait for another sweeper that claims or ends a trial, which takes milliseconds
 
 
 class StudyError(LaunchError):
-    """The study's database cannot be reached, or holds something else."""
+    """The study's database cannot be reached, or holds a different study."""
 
 
 def open_storage(url: str) -> Any:
-    """Optuna's RDBStorage at this URL; makes the file's folder and the tables. Raises StudyError."""
+    """Open Optuna's RDBStorage at this URL, and create the file's folder and the tables. Raises StudyError."""
     from optuna.storages import RDBStorage
 
     if sqlite_file(url) is None and not re.match(r"postgresql(\+\w+)?://", url):
         raise StudyError(
-            f"hpo.storage={hidden(url)} is no database that a study can be kept in.\n"
+            f"hpo.storage={hidden(url)} is not a supported database URL.\n"
             "Try: sqlite:////an/absolute/path/study.db, or postgresql://user:password@host/database"
         )
-    with storage_errors(url), exclusive(url, "tables"):  # two that make the same tables at once fail
+    with storage_errors(url), exclusive(url, "tables"):  # two processes that create the tables at once would fail
         if sqlite_file(url) is not None:
             return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_S}})
         return RDBStorage(_with_driver(url), engine_kwargs={"pool_pre_ping": True})
 
 
 def study_names(url: str) -> set[str]:
-    """Of the studies in a database; none where it is not there yet. Raises StudyError."""
+    """Return the names of the studies in a database; an empty set if it is new. Raises StudyError."""
     storage = open_storage(url)
     try:
         with storage_errors(url):
@@ -50,16 +50,16 @@ def close(storage: Any) -> None:
 
 @contextmanager
 def exclusive(url: str, name: str) -> Iterator[None]:
-    """One process at a time for this database and name; freed when the process ends, however it ends."""
+    """Let one process at a time in, for this database and name. The lock is freed however the process ends."""
     if (file := sqlite_file(url)) is not None:
         with claimed(file.absolute().parent):
             yield
         return
     from sqlalchemy import NullPool, create_engine, text
 
-    # a connection of its own: Optuna's transactions begin and end while this one is open
+    # on its own connection, because Optuna's transactions begin and end while this one is open
     with create_engine(_with_driver(url), poolclass=NullPool).begin() as connection:
-        # whoever holds it and hangs is thrown out by the server
+        # the server disconnects a process that hangs while it holds the lock
         for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
             connection.execute(text(f"SET LOCAL {limit} = '{LOCK_WAIT_S}s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"dogbreed {name}"})
@@ -67,7 +67,7 @@ def exclusive(url: str, name: str) -> Iterator[None]:
 
 
 def _with_driver(url: str) -> str:
-    """SQLAlchemy would look for psycopg2, which gets no new features."""
+    """Select psycopg 3 in the URL: by default SQLAlchemy uses psycopg2, which gets no new features."""
     return re.sub(r"^postgresql://", "postgresql+psycopg://", url)
 
 
@@ -77,7 +77,7 @@ def sqlite_file(url: str) -> Path | None:
 
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
-    """The database's own errors in words that tell what to do."""
+    """Turn the database's own errors into StudyError, with a hint what to do."""
     try:
         yield
     except DogBreedError:
@@ -92,24 +92,24 @@ def storage_errors(url: str) -> Iterator[None]:
             if isinstance(error, OSError):
                 raise StudyError(f"The study in {hidden(url)} cannot be used: {error}") from error
             raise
-        said = " ".join(str(getattr(cause, "orig", None) or cause).split())
-        raise StudyError(f"The study in {hidden(url)} cannot be used: {said}\nTry: {_remedy(url, said)}") from error
+        message = " ".join(str(getattr(cause, "orig", None) or cause).split())
+        raise StudyError(f"The study in {hidden(url)} cannot be used: {message}\nTry: {_hint(url, message)}") from error
 
 
-def _remedy(url: str, said: str) -> str:
+def _hint(url: str, message: str) -> str:
     if (file := sqlite_file(url)) is None:
-        return "whether the server runs and the address, name and password are right; then the same command goes on"
-    if "locked" in said or "disk I/O" in said:
+        return "check that the server runs and that host, user and password are right; the same command then resumes"
+    if "locked" in message or "disk I/O" in message:
         return (
-            f"whether another program has {file.name} open. On a network disk SQLite's locks often do not work: "
-            "hpo.storage=sqlite:////a/local/disk/study.db, or a PostgreSQL"
+            f"close other programs that have {file.name} open. SQLite's locks often fail on network disks; there, use "
+            "hpo.storage=sqlite:////a/local/disk/study.db, or PostgreSQL"
         )
-    if "not a database" in said or "malformed" in said:
+    if "not a database" in message or "malformed" in message:
         return f"move {file} aside; its trials' folders are beside it"
-    return "hpo.storage=sqlite:////a/folder/that/can/be/written/study.db"
+    return "hpo.storage=sqlite:////a/writable/folder/study.db"
 
 
 def hidden(url: str) -> str:
-    """Without the password."""
+    """Return the URL with its password masked."""
     url = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
     return re.sub(r"([?&](?:ssl)?password=)[^&\s'\"]*", r"\1***", url)

@@ -1,10 +1,10 @@
-"""The study in its database: whose turn is which trial, what came of it, and whose sweeper has died.
+"""The study in its database: it hands out trials, records their outcomes, and detects sweepers that have died.
 
-Several sweepers may work on one study, on several machines where the database is PostgreSQL. A trial is handed out and
-taken back under one lock, so a number is given once, and the count is exact. A trial whose sweeper or worker has died
-goes back into the queue under its own number with its parameters, and its run goes on from its last checkpoint.
+Several sweepers may work on one study, on several machines if the database is PostgreSQL. A trial is claimed and ended
+under one lock, so each number is used once and the count is exact. A trial whose sweeper or worker has died goes back
+into the queue with its number and its parameters, and its run resumes from its last checkpoint.
 
-The only module that knows Optuna's storage; Optuna takes half a second to import, hence inside the functions.
+This is the only module that uses Optuna's storage. Importing Optuna takes half a second, so functions import it.
 """
 
 import json
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-BEAT_S = 15.0  # how often a sweeper says that it lives
-DEAD_AFTER_S = 90.0  # without a beat, for a sweeper on another machine
-REPORTS_S = 1.0  # between two calls of `changed` for what epochs alone have brought
-MOST_DEATHS = 3  # of a trial's worker processes, before the trial counts as failed by its own doing
+BEAT_S = 15.0  # between two heartbeats of a sweeper
+DEAD_AFTER_S = 90.0  # without a heartbeat, a sweeper on another machine counts as dead
+REPORTS_S = 1.0  # at least, between two calls of `changed` for epochs alone
+MOST_DEATHS = 3  # of a trial's worker processes, after which the trial has failed
 
-_ABOUT = "dogbreed"  # of a study: what it is of, in one attribute, so that a kill leaves all of it or nothing
-_SWEEPER, _DEATHS = "sweeper", "deaths"  # of a trial
-_PRUNED_AT = "pruned_at"  # of a trial: the epoch after which it was told to end
-_SWEEPERS = "sweeper:"  # and an id: of a study
+_ABOUT = "dogbreed"  # attribute of a study: what it searches, all in one, so that a kill leaves all of it or nothing
+_SWEEPER, _DEATHS = "sweeper", "deaths"  # attributes of a trial
+_PRUNED_AT = "pruned_at"  # attribute of a trial: the epoch after which it was pruned
+_SWEEPERS = "sweeper:"  # attributes of a study: this and a sweeper's id
 
 
 @dataclass
 class _Watched:
-    """Another machine's sweeper: its last beat, and since when it has been that one by our own clock."""
+    """The last heartbeat of another machine's sweeper, and when it was first seen, by this machine's clock."""
 
     beat: int
     since: float
@@ -52,11 +52,11 @@ class _Watched:
 class Study:
     """A study that this process works on.
 
-    storage: an SQLAlchemy URL, SQLite's or PostgreSQL's. sampler: makes one for the trial with this number of trials
-    before it, so that a sweep that was stopped draws what one that was not would have drawn. alone: nobody else can be
-    at work on it, whatever it says of other sweepers: they were on machines that are gone. changed: called once the
-    database has something new that is not to be lost. Raises StudyError where the database cannot be reached or holds
-    a study of this name that is another.
+    storage: an SQLAlchemy URL, SQLite's or PostgreSQL's. sampler: makes the sampler for the trial that has this number
+    of trials before it, so that an interrupted sweep draws the same values as one that was not interrupted. alone:
+    whether no other sweeper can be alive, because all others were on machines that no longer exist. changed: called
+    when the database has changed in a way that must be saved. Raises StudyError if the database cannot be reached, or
+    holds a different study of this name.
     """
 
     about: StudyAbout
@@ -68,12 +68,12 @@ class Study:
     clock: Callable[[], float] = time.monotonic
     _watched: dict[str, _Watched] = field(default_factory=dict)
     _asked: dict[int, "optuna.Trial"] = field(default_factory=dict)
-    _told_at: float = 0.0  # when `changed` was called last
+    _notified_at: float = 0.0  # when `changed` was called last
 
     def __post_init__(self) -> None:
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it says of each trial, the table says
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # the table already shows what it logs for each trial
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.me, self._process = uuid.uuid4().hex[:12], _this_process()
         self._beat, self._beaten_at = 0, -BEAT_S
@@ -91,7 +91,7 @@ class Study:
             self._study = optuna.create_study(
                 storage=self._rdb,
                 study_name=self.about.name,
-                direction=None if self._exists() else self.about.direction,  # an existing one's is compared below
+                direction=None if self._exists() else self.about.direction,  # an existing study's is compared below
                 load_if_exists=True,
                 sampler=self.sampler(0),
                 pruner=self.pruner,
@@ -100,13 +100,13 @@ class Study:
             with self._lock():
                 self._check_same()
             self.beat()
-        self._tell_of_change()
+        self._notify()
 
     def _exists(self) -> bool:
         return self.about.name in [study.study_name for study in self._rdb.get_all_studies()]
 
     def _check_same(self) -> None:
-        """Write down what this study is of, or compare."""
+        """Record what a new study searches; compare it if the study exists. Raises StudyError if it differs."""
         now = {
             "direction": self.about.direction,
             "objective": self.about.monitor,
@@ -123,32 +123,32 @@ class Study:
         self.uid = str(seen.get("uid"))
         if differing := list(differences(seen, now)):
             raise StudyError(
-                f"The study {self.about.name} exists already, and it is another one:\n"
+                f"The study {self.about.name} already exists with different settings:\n"
                 + "\n".join(f"  {line}" for line in differing)
-                + "\nTry: another name (hpo.study=...), hpo.fresh=true for a new one beside it, or what it began with"
+                + "\nTry: another name (hpo.study=...), hpo.fresh=true for a new study beside it, or its own settings"
             )
 
     def close(self) -> None:
-        """Let go of the database. To be called in the thread that used it."""
+        """Close the database. Call this in the thread that used it."""
         close(self._rdb)
 
     # --- the queue ---
 
     def claim(self, n_trials: int) -> Trial | None:
-        """The next trial to run, whose sweeper we are from now on; null where none is to be begun now.
+        """Claim the next trial for this sweeper; return None if no trial is to be started now.
 
-        Trials of the dead come first. n_trials: how many are to have ended in the end; those that are running
-        elsewhere are counted on.
+        Trials of dead sweepers come first. n_trials: how many trials the finished study has; those that other sweepers
+        are running count.
         """
         trial = self._claim(n_trials)
-        if trial is not None:  # before it begins: a study must know of the trials whose files are found
-            self._tell_of_change()
+        if trial is not None:  # before it starts: the study must know each trial that has files
+            self._notify()
         return trial
 
     def _claim(self, n_trials: int) -> Trial | None:
         with self._errors(), self._lock():
             for trial in self._study.get_trials(deepcopy=False):
-                if trial.state.name == "RUNNING" and not self._lives(trial):
+                if trial.state.name == "RUNNING" and not self._alive(trial):
                     self._queue_again(trial.number)
             while True:
                 counts = self.counts()
@@ -161,25 +161,25 @@ class Study:
                 pruned_at = asked.user_attrs.get(_PRUNED_AT)
                 if pruned_at is None:
                     return self.trial(asked.number)
-                self._tell(asked.number, None, epochs=int(pruned_at))  # its sweeper died before it could say so
+                self._tell(asked.number, None, epochs=int(pruned_at))  # its sweeper died before it could record that
                 del self._asked[asked.number]
 
     def counts(self) -> Counts:
-        trials = self._study.get_trials(deepcopy=False)  # once: others end trials at any moment
+        trials = self._study.get_trials(deepcopy=False)  # read once: other sweepers may end trials at any moment
         states = Counter(trial.state.name for trial in trials)
-        alive = [trial for trial in trials if trial.state.name == "RUNNING" and self._lives(trial)]
+        alive = [trial for trial in trials if trial.state.name == "RUNNING" and self._alive(trial)]
         return Counts(states["COMPLETE"], states["PRUNED"], states["FAIL"], len(alive))
 
     def give_back(self, number: int) -> None:
-        """Queue a trial of ours again: its run was stopped, with what it needs to go on."""
+        """Queue a trial of this sweeper again, whose run was stopped and can be resumed."""
         with self._own(number) as asked:
             if asked is not None:
                 self._queue_again(number)
 
     def died(self, number: int, detail: str) -> str:
-        """The worker process of a trial of ours has ended in the middle of it: once more, but not for ever.
+        """Queue a trial again whose worker process died, up to MOST_DEATHS times.
 
-        Returns the cause where the trial has failed by that.
+        Returns the cause if the trial has failed by that, otherwise "".
         """
         with self._own(number) as asked:
             if asked is None:
@@ -189,22 +189,22 @@ class Study:
             if deaths < MOST_DEATHS:
                 self._queue_again(number)
                 return ""
-            cause = f"its process has ended {deaths} times: {detail}"
+            cause = f"its process died {deaths} times: {detail}"
             self._fail(number, cause)
         return cause
 
     @contextmanager
     def _own(self, number: int) -> Iterator["optuna.Trial | None"]:
-        """A trial that is ours to end, which it is from here on no more; null where another has taken it over.
+        """Yield a trial of this sweeper, to be ended; None if another sweeper has taken it over.
 
-        That happens to a sweeper that was cut off, or asleep, for longer than others wait for its beat.
+        Another one takes over if this one was disconnected or suspended for longer than others wait for its heartbeat.
         """
         with self._errors(), self._lock():
             frozen = self._frozen(number)
             ours = frozen.state.name == "RUNNING" and frozen.user_attrs.get(_SWEEPER) == self.me
             yield self._asked.get(number) if ours else None
-            self._asked.pop(number, None)  # last: after an error of the database it is tried again
-        self._tell_of_change()
+            self._asked.pop(number, None)  # last, so that it can be repeated after an error of the database
+        self._notify()
 
     def _queue_again(self, number: int) -> None:
         from optuna.trial import TrialState
@@ -212,30 +212,30 @@ class Study:
         trial_id = self._rdb.get_trial_id_from_study_id_trial_number(self._id, number)
         self._rdb.set_trial_state_values(trial_id, state=TrialState.WAITING)
 
-    # --- what came of it ---
+    # --- outcomes ---
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Note a trial's objective after an epoch (from 1). True where its training is to end with it."""
+        """Record a trial's objective after an epoch, from 1. Return True if its training should end now."""
         from optuna.exceptions import UpdateFinishedTrialError
 
         with self._errors():
             frozen, asked = self._frozen(number), self._asked[number]
             if frozen.user_attrs.get(_SWEEPER) != self.me:
-                return True  # another has taken it over
-            if epoch in frozen.intermediate_values:  # trained again after a kill: with the same numbers
+                return True  # another sweeper has taken it over
+            if epoch in frozen.intermediate_values:  # trained again after a kill, with the same result
                 return epoch >= int(frozen.user_attrs.get(_PRUNED_AT, epoch + 1))
             try:
                 asked.report(value, epoch)
                 if pruned := asked.should_prune():
-                    asked.set_user_attr(_PRUNED_AT, epoch)  # kept: the pruner may not say so again
+                    asked.set_user_attr(_PRUNED_AT, epoch)  # recorded, because the pruner may not repeat its decision
             except UpdateFinishedTrialError:
                 return True
-        if pruned or self.clock() - self._told_at > REPORTS_S:
-            self._tell_of_change()
+        if pruned or self.clock() - self._notified_at > REPORTS_S:
+            self._notify()
         return pruned
 
-    def _tell_of_change(self) -> None:
-        self._told_at = self.clock()
+    def _notify(self) -> None:
+        self._notified_at = self.clock()
         self.changed()
 
     def complete(self, number: int, value: float, folder: Path, epochs: int, *, pruned: bool = False) -> None:
@@ -250,7 +250,7 @@ class Study:
                 self._fail(number, cause)
 
     def _tell(self, number: int, value: float | None, *, epochs: int) -> None:
-        """value: null for a pruned one, of which Optuna takes what was reported last."""
+        """Record a trial as complete, or as pruned if `value` is None; Optuna then uses the last reported value."""
         from optuna.trial import TrialState
 
         asked = self._asked[number]
@@ -269,14 +269,14 @@ class Study:
             return trial_of(self._frozen(number))
 
     def trials(self) -> list[Trial]:
-        """All of the study, in the order of their numbers."""
+        """Return all trials of the study, in the order of their numbers."""
         with self._errors():
             return [trial_of(trial) for trial in self._study.get_trials(deepcopy=False)]
 
     def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
-        """The best that ran to its end; null before the first. The first of several equals.
+        """Return the best complete trial, the first of several equal ones; None if there is no complete trial yet.
 
-        trials: where they have just been read.
+        trials: those of the study, if the caller has just read them.
         """
         trials = self.trials() if trials is None else trials
         complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
@@ -285,7 +285,7 @@ class Study:
 
     @property
     def prunes(self) -> bool:
-        """Whether the pruner wants to hear of each epoch."""
+        """Whether the pruner needs each epoch's value."""
         from optuna.pruners import NopPruner
 
         return not isinstance(self.pruner, NopPruner)
@@ -298,27 +298,29 @@ class Study:
         trial_id = self._rdb.get_trial_id_from_study_id_trial_number(self._id, number)
         return self._study._storage.get_trial(trial_id)
 
-    # --- who lives ---
+    # --- heartbeats ---
 
     def beat(self) -> None:
-        """Say that this sweeper lives, if it is time to. To be called every few seconds."""
+        """Write this sweeper's heartbeat if the last one is BEAT_S old. Call this every few seconds."""
         if self.clock() - self._beaten_at < BEAT_S:
             return
         self._beaten_at, self._beat = self.clock(), self._beat + 1
         with self._errors():
             self._study.set_user_attr(_SWEEPERS + self.me, {**self._process, "beat": self._beat})
 
-    def _lives(self, trial: "FrozenTrial") -> bool:
-        """Whether the sweeper of a running trial does."""
+    def _alive(self, trial: "FrozenTrial") -> bool:
+        """Whether the sweeper of a running trial is alive."""
         sweeper = trial.user_attrs.get(_SWEEPER)
-        if sweeper == self.me or self.alone:  # it may have been ours, and who took it over died before saying so
+        if (
+            sweeper == self.me or self.alone
+        ):  # if not in `_asked`, a sweeper took it over and died before recording that
             return sweeper == self.me and trial.number in self._asked
         entry = self._study.user_attrs.get(f"{_SWEEPERS}{sweeper}")
         if not entry:
-            return False  # it died between asking for the trial and saying that it is its own
+            return False  # its sweeper died between asking Optuna for the trial and claiming it
         if entry["host"] == _host():
             return living_process(entry["pid"], entry["started"]) is not None
-        # clocks of two machines need not agree: what counts is how long, by ours, nothing has come
+        # two machines' clocks may differ, so this one's clock measures the time since the last new heartbeat
         watched = self._watched.get(str(sweeper))
         if watched is None or watched.beat != entry["beat"]:
             self._watched[str(sweeper)] = _Watched(entry["beat"], self.clock())
@@ -343,7 +345,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _host() -> str:
-    """Where a process number means the same process: the machine, since it was started, and the container."""
+    """Identify the machine since its last boot, and the container: within them a process number is unambiguous."""
     parts = [platform.node()]
     for path, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", Path.readlink)):
         try:

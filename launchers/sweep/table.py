@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a table on a terminal, a line for each trial that has ended elsewhere."""
+"""Show the progress of a search: a table on a terminal, otherwise one line for each trial that has ended."""
 
 import sys
 import textwrap
@@ -14,12 +14,12 @@ _STATES = {"complete": "", "pruned": "pruned", "failed": "failed", "running": "r
 
 
 class SweepTable:
-    """trials, best: as the study has them. Entered, it holds the lower part of the terminal."""
+    """Shows the trials of a search. While it is entered, it occupies the lower part of a terminal."""
 
     def __init__(self, title: str, space: SearchSpace, n_trials: int) -> None:
         self.title, self.space, self.n_trials = title, space, n_trials
         self._live: Any = None
-        self._told: set[int] = set()
+        self._printed: set[int] = set()
 
     def __enter__(self) -> "SweepTable":
         from rich.console import Console
@@ -37,16 +37,16 @@ class SweepTable:
             self._live.stop()
 
     def skip(self, trials: Sequence[Trial]) -> None:
-        """These had ended before: they are in the table and get no line."""
-        self._told |= {trial.number for trial in trials if trial.finished}
+        """Print no lines for trials that had ended before; a table still shows them."""
+        self._printed |= {trial.number for trial in trials if trial.finished}
 
     def show(self, trials: Sequence[Trial], best: Trial | None) -> None:
         if self._live is not None:
             self._live.update(self._rows(trials, best, self._live.console.height - 6), refresh=True)
             return
         for trial in trials:
-            if trial.finished and trial.number not in self._told:
-                self._told.add(trial.number)
+            if trial.finished and trial.number not in self._printed:
+                self._printed.add(trial.number)
                 sys.stdout.write(self._line(trial, best) + "\n")
                 sys.stdout.flush()
 
@@ -71,7 +71,7 @@ class SweepTable:
             title_justify="left",
             title_style="bold",
             header_style="dim",
-            box=None,  # a line between columns would not leave six parameters their 80 columns
+            box=None,  # with lines between columns, six parameters would not fit into 80 characters
             pad_edge=False,
             padding=(0, 1, 0, 0),
         )
@@ -100,7 +100,7 @@ class SweepTable:
 
 
 def _most_telling(trials: Sequence[Trial], best: Trial | None, count: int) -> list[Trial]:
-    """As many as there is room for: those that run, the best, and the latest of the others."""
+    """Return at least the running trials and the best one, then the latest others, up to `count` in total."""
     kept = [trial for trial in trials if trial.state == "running" or (best and trial.number == best.number)]
     others = [trial for trial in trials if trial not in kept]
     room = max(0, count - len(kept))

@@ -1,4 +1,4 @@
-"""A trial as the study has it, and what has become of all of them."""
+"""A trial as the study records it, and the number of trials by outcome."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ CAUSE, FOLDER, EPOCHS = "cause", "folder", "epochs"  # attributes of a trial in 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial as the study has it. value: of the objective; for a pruned one after its last epoch. cause: of a
-    failure, in words. seconds: so far, or from start to end.
+    """One trial as the study records it.
+
+    value: the objective; for a pruned trial that of its last epoch. cause: why it failed, in words. seconds: its
+    duration, so far if it is running.
     """
 
     number: int
@@ -25,8 +27,8 @@ class Trial:
     value: float | None
     cause: str
     seconds: float
-    epochs: int  # trained, as far as it has been said
-    folder: str  # of its run, where it is known
+    epochs: int  # trained, as far as they have been reported
+    folder: str  # of its run; "" if unknown
 
     @property
     def finished(self) -> bool:
@@ -35,7 +37,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Counts:
-    """Trials by what has become of them; `running` only counts those whose sweeper lives."""
+    """Numbers of trials by state; `running` counts only those whose sweeper is alive."""
 
     complete: int
     pruned: int

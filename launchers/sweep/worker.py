@@ -1,7 +1,7 @@
-"""A process that runs trials one after the other, with torch imported once, and the sweeper's end of it.
+"""A worker process that runs trials one after the other, with torch imported once, and the sweeper's handle of it.
 
-It speaks over a pipe: what to run in, each epoch's numbers and what came of it out. A second pipe is never written to:
-its end tells the process that its sweeper has died, however that was, and it ends, too.
+Tasks are sent to it over a pipe, and it sends back each epoch's metrics and the outcome. Nothing is written to a second
+pipe: when it closes, the sweeper has died in whatever way, and the worker ends as well.
 """
 
 import logging
@@ -20,13 +20,14 @@ from typing import Literal
 from launchers.project import PROJECT
 
 _START = "import sys; from launchers.sweep.worker import main; main(sys.argv[1:])"
-_ALIVE_S = 30.0  # how long a run's earlier process may take to notice that its sweeper has died
+_ALIVE_S = 30.0  # within which a run's earlier process notices that its sweeper has died
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run. metrics: of its best epoch, where it ended well; shown: they and its files, for people.
-    detail: of what stopped it. busy: another process works in the run's folder, and does not end.
+    """The outcome of a run. ended: "busy" if another process is working in the run's folder and does not end.
+
+    metrics: of the best epoch, if it ended well. shown: metrics and files, as text for people. detail: what stopped it.
     """
 
     ended: Literal["well", "failed", "stopped", "busy"]
@@ -38,7 +39,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Epoch:
-    """Numbers of a validation. The process waits for an answer: true ends the training."""
+    """The validation metrics of one epoch. The worker waits for an answer: True ends the training."""
 
     number: int
     metrics: Mapping[str, float]
@@ -46,9 +47,12 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Task:
-    """overrides: of one run. first: only make what all trials share, its features; folder: for what is found on the
-    way. cpus: what the process keeps to from now on; null for what it has. asks: whether epochs are to be reported.
-    takes_over: whether nobody else can be at work in the run's folder, whatever its state says of another machine.
+    """One run for a worker.
+
+    overrides: the run's. first: only compute the features that all trials share. folder: where that pass writes its
+    findings. cpus: CPUs that the worker is pinned to from now on; None leaves them as they are. asks: whether to report
+    each epoch and wait for an answer. takes_over: whether the run's folder is certainly free, even if its state names
+    another machine.
     """
 
     overrides: tuple[str, ...]
@@ -60,27 +64,27 @@ class Task:
 
 
 class Worker:
-    """The sweeper's end. Nothing that the terminal sends to a group of processes reaches the other one."""
+    """The sweeper's handle of a worker process, which has its own session: Ctrl-C in the terminal does not reach it."""
 
     def __init__(self, slot: int, log: Path) -> None:
         self.slot = slot
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.connection, theirs = Pipe()
+        self.connection, worker_end = Pipe()
         lifeline, kept = os.pipe()
         self._lifeline: int | None = kept
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                # not -m: what it sends would be of a module that is called __main__. -P: nor from the current folder
-                [sys.executable, "-P", "-c", _START, str(theirs.fileno()), str(lifeline), str(slot)],
+                # not -m: its classes would be pickled as those of __main__. -P: do not import from the current folder
+                [sys.executable, "-P", "-c", _START, str(worker_end.fileno()), str(lifeline), str(slot)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd=Path.cwd(),
                 env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PROJECT), *_python_path()])},
-                pass_fds=(theirs.fileno(), lifeline),
+                pass_fds=(worker_end.fileno(), lifeline),
                 start_new_session=True,
             )
-        theirs.close()
+        worker_end.close()
         os.close(lifeline)
 
     @property
@@ -88,11 +92,11 @@ class Worker:
         return self._process.pid
 
     def send(self, message: "Task | bool") -> None:
-        with suppress(OSError):  # it has just died, which `receive` finds out
+        with suppress(OSError):  # it has just died, which `receive` reports
             self.connection.send(message)
 
     def receive(self) -> "Epoch | Outcome | None":
-        """What came; null where the process has ended."""
+        """Return the next message; None if the process has ended."""
         try:
             message: Epoch | Outcome = self.connection.recv()
             return message
@@ -100,18 +104,18 @@ class Worker:
             return None
 
     def interrupt(self) -> None:
-        """Have it save what it does and say so."""
+        """Ask the worker to save its run and report the outcome."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """At once, with the processes that it has started."""
+        """Kill the worker at once, with the processes that it has started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def end(self, *, wait_s: float = 5.0) -> str:
-        """Make sure that it is gone, with what it has started. Returns how it ended, in words. May be called again."""
-        self.connection.close()  # an idle one ends by that
+        """End the worker and the processes that it has started. Returns how it ended, in words. Idempotent."""
+        self.connection.close()  # an idle worker ends when its connection closes
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(wait_s)
         if self._lifeline is not None:
@@ -136,14 +140,14 @@ def main(arguments: Sequence[str]) -> None:
         try:
             task: Task = connection.recv()
         except EOFError:
-            os._exit(0)  # the sweep is over; torch's own tidying up takes half a second
+            os._exit(0)  # the sweep is over; torch's own cleanup would take half a second
         if task.cpus is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, task.cpus)
         try:
             outcome = _warm_up(task) if task.first else _run(task, connection)
         except KeyboardInterrupt:
             outcome = Outcome("stopped")
-        with suppress(OSError):  # the sweeper waits for the end, not for the word
+        with suppress(OSError):  # the sweeper may have closed the connection, and waits for this process to end
             connection.send(outcome)
         if outcome.ended == "stopped":
             os._exit(0)
@@ -152,12 +156,12 @@ def main(arguments: Sequence[str]) -> None:
 def _end_with_sweeper(lifeline: int) -> None:
     os.read(lifeline, 1)
     with suppress(OSError):
-        os.killpg(0, signal.SIGKILL)  # with the processes that decode photos
+        os.killpg(0, signal.SIGKILL)  # including the processes that decode photos
     os._exit(1)
 
 
 def _own_gpu(slot: int) -> None:
-    """Where there are several GPUs, trials that run at once take different ones."""
+    """Give each slot its own GPU if there are several."""
     gpus = sorted(int(path.name.removeprefix("nvidia")) for path in Path("/dev").glob("nvidia[0-9]*"))
     if len(gpus) > 1 and "CUDA_VISIBLE_DEVICES" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpus[slot % len(gpus)])
@@ -181,12 +185,12 @@ def _warm_up(task: Task) -> Outcome:
 
 
 def _run(task: Task, connection: Connection) -> Outcome:
-    """One run, from overrides to metrics, as `train.py` makes it; its errors are in the outcome."""
+    """Run one trial as `train.py` would. Errors are returned in the outcome, not raised."""
     import time
 
     from dogbreed.errors import DogBreedError, Interrupted
     from launchers.api import prepare
-    from launchers.base import wait
+    from launchers.follow import wait
     from launchers.runs.state import forget_elsewhere
 
     def ask(epoch: int, metrics: Mapping[str, float]) -> bool:
@@ -197,13 +201,13 @@ def _run(task: Task, connection: Connection) -> Outcome:
         launcher, plan = prepare(task.overrides)
         max_epochs = int(plan.spec.config["trainer"]["max_epochs"])
         until = time.monotonic() + _ALIVE_S
-        # a job elsewhere that is still going on is what submitting its plan again attaches to
+        # a remote job that is still running needs no waiting: submitting its plan again attaches to it
         while not launcher.capabilities.remote and not launcher.status(plan.handle).finished:
             if task.takes_over and forget_elsewhere(Path(plan.spec.folder)):
                 break
             if time.monotonic() > until:
                 return Outcome("busy", detail=launcher.status(plan.handle).detail)
-            time.sleep(0.1)  # in a process that is about to notice that its sweeper has died
+            time.sleep(0.1)  # the run's earlier process is about to notice that its sweeper has died
         handle = launcher.submit(plan, watch=ask) if task.asks else launcher.submit(plan)
         result = wait(launcher, handle)
         return Outcome("well", result.metrics, max_epochs, shown=str(result))
@@ -211,5 +215,7 @@ def _run(task: Task, connection: Connection) -> Outcome:
         return Outcome("stopped", detail=str(error))
     except DogBreedError as error:
         return Outcome("failed", detail=str(error))
-    except Exception as error:  # a user's own code, or a slip of ours: the traceback is in the run's train.log
+    except (
+        Exception
+    ) as error:  # an error in the user's code or in this library; its traceback is in the run's train.log
         return Outcome("failed", detail=f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""The artifact: what is in it, that it computes what the checkpoint does, and what is refused."""
+"""The artifact: its contents, its agreement with the checkpoint, and what is refused."""
 
 import contextlib
 import gzip
@@ -43,7 +43,7 @@ def saved(model: DogBreedClassifier, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network whose statistics are those of some data, so that it answers differently to each photo."""
+    """Build an untrained network with the statistics of some data, so that each photo gets other outputs."""
     torch.manual_seed(0)
     model = DogBreedClassifier(LABELS, backbone="resnet18", weights=None, image_px=64)
     model.backbone.train()
@@ -113,7 +113,7 @@ def test_the_heat_maps_mean_is_the_logit(archive: Path, pictures: list[Any]) -> 
         ("timm", "test_vit", False),
     ],
 )
-def test_heat_maps_are_there_where_the_head_is_linear_on_pooled_maps(library: Any, backbone: str, maps: bool) -> None:
+def test_heat_maps_exist_if_the_head_is_linear_on_pooled_maps(library: Any, backbone: str, maps: bool) -> None:
     px = 160 if backbone == "test_vit" else 64
     model = DogBreedClassifier(LABELS, library=library, backbone=backbone, weights=None, image_px=px).eval()
     assert (export._last_maps(model, torch.from_numpy(export._examples(px)[:2])) is not None) is maps
@@ -129,7 +129,7 @@ def test_a_network_without_heat_maps_is_served_all_the_same(tmp_path: Path) -> N
     assert answer.probabilities.shape == (2, 3)
 
 
-def test_what_cannot_be_exported_says_so_and_ends_no_run(
+def test_a_network_that_cannot_be_exported_logs_a_warning_and_the_run_continues(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def forward(self: DogBreedClassifier, pixels: torch.Tensor) -> torch.Tensor:
@@ -142,12 +142,10 @@ def test_what_cannot_be_exported_says_so_and_ends_no_run(
     here.model.unlink(missing_ok=True)
     export.write(here)
     assert not here.model.exists()
-    assert "There will be no model.tar.gz" in caplog.text
+    assert "Did not write model.tar.gz" in caplog.text
 
 
-def test_a_network_that_computes_something_else_is_not_handed_out(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_whose_outputs_differ_is_not_exported(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(ArtifactError, match="off by"):
         export.export(checkpoint)
@@ -182,7 +180,7 @@ def test_the_archive_is_what_sagemaker_unpacks(archive: Path, tmp_path: Path) ->
 
 
 def packed_by_tar(path: Path, files: dict[str, bytes]) -> Path:
-    """As `tar -czf model.tar.gz .` would: names begin with ./, and the folder is a member."""
+    """Pack like `tar -czf model.tar.gz .`: names start with ./, and the folder is a member."""
     with tarfile.open(path, "w:gz") as archive:
         folder = tarfile.TarInfo("./")
         folder.type = tarfile.DIRTYPE
@@ -202,7 +200,7 @@ def contents(packed: bytes) -> dict[str, bytes]:
 GOOD = artifact.pack(MANIFEST, LABELS, PREPROCESS, FILES)
 
 
-def test_one_packed_again_by_hand_is_read(tmp_path: Path) -> None:
+def test_an_artifact_repacked_by_hand_is_read(tmp_path: Path) -> None:
     (tmp_path / "ours.tar.gz").write_bytes(GOOD)
     theirs = artifact.read(packed_by_tar(tmp_path / "theirs.tar.gz", contents(GOOD)))
     assert theirs == artifact.read(tmp_path / "ours.tar.gz")
@@ -212,8 +210,8 @@ def test_one_packed_again_by_hand_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 9])
-def test_an_archive_of_several_pieces_and_gzip_members_is_read(level: int, tmp_path: Path) -> None:
-    """As pigz and `cat` make them; of weights that are noise, and of those that shrink to a thousandth."""
+def test_an_archive_of_several_chunks_and_gzip_members_is_read(level: int, tmp_path: Path) -> None:
+    """Archives as pigz and `cat` write them, of weights that are noise and of weights that compress to a thousandth."""
     noise = np.random.default_rng(0).bytes(3_000_001)
     networks = {artifact.NETWORK: noise + bytes(5_000_001)}
     packed = gzip.decompress(artifact.pack(MANIFEST, LABELS, PREPROCESS, networks))
@@ -222,7 +220,7 @@ def test_an_archive_of_several_pieces_and_gzip_members_is_read(level: int, tmp_p
     path.write_bytes(b"".join(members) + bytes(512))
     assert artifact.read(path).networks == networks
     path.write_bytes(b"".join(members[:-1]))
-    with pytest.raises(ArtifactError, match=r"it is not a whole \.tar\.gz"):
+    with pytest.raises(ArtifactError, match=r"it is not a complete \.tar\.gz"):
         artifact.read(path)
 
 
@@ -259,29 +257,29 @@ REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
     "no manifest": (changed(manifest__json=None), "lacks manifest.json"),
     "a newer schema": (changed(manifest__json=manifest_with(schema=2)), "its schema is 2"),
     "no schema": (changed(manifest__json=b"{}"), "its schema is None"),
-    "a manifest that is no JSON": (changed(manifest__json=b"{"), "manifest.json is no JSON"),
+    "a manifest that is not JSON": (changed(manifest__json=b"{"), "manifest.json is not valid JSON"),
     "a manifest that is a list": (changed(manifest__json=b"[]"), "holds a list"),
-    "a manifest nested a million deep": (changed(manifest__json=b"[" * 10**6), "manifest.json is no JSON"),
-    "an unknown key": (changed(manifest__json=manifest_with(code="import os")), "not what its schema says"),
-    "a temperature of zero": (changed(manifest__json=manifest_with(temperature=0)), "a temperature of 0"),
+    "a manifest nested a million deep": (changed(manifest__json=b"[" * 10**6), "manifest.json is not valid JSON"),
+    "an unknown key": (changed(manifest__json=manifest_with(code="import os")), "does not match its schema"),
+    "a temperature of zero": (changed(manifest__json=manifest_with(temperature=0)), "temperature is 0"),
     "digests of the wrong kind": (changed(manifest__json=manifest_with(sha256=[])), "SHA-256 of model.onnx"),
     "a file that is listed and not there": (
         changed(
             manifest__json=manifest_with(sha256={**json.loads(contents(GOOD)["manifest.json"])["sha256"], "x": ""})
         ),
-        "x, which its manifest lists, is missing",
+        "x, listed in its manifest, is missing",
     ),
-    "code": (changed(**{"inference.py": b"import os"}), "'inference.py' does not belong"),
-    "an absolute path": (changed(**{"/etc/passwd": b""}), "'/etc/passwd' would lie outside"),
-    "a path upwards": (changed(**{"../model.onnx": b""}), "would lie outside"),
-    "a path upwards from within": (changed(**{"code/../../model.onnx": b""}), "would lie outside"),
-    "a Windows path": (changed(**{"..\\model.onnx": b""}), "would lie outside"),
-    "a JSON file of megabytes": (changed(labels__json=b" " * 5_000_000), "5,000,000 bytes, more than it may"),
+    "code": (changed(**{"inference.py": b"import os"}), "'inference.py' is not expected"),
+    "an absolute path": (changed(**{"/etc/passwd": b""}), "'/etc/passwd' would be extracted outside"),
+    "a path upwards": (changed(**{"../model.onnx": b""}), "would be extracted outside"),
+    "a path upwards from within": (changed(**{"code/../../model.onnx": b""}), "would be extracted outside"),
+    "a Windows path": (changed(**{"..\\model.onnx": b""}), "would be extracted outside"),
+    "a JSON file of megabytes": (changed(labels__json=b" " * 5_000_000), "5,000,000 bytes, more than allowed"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_as_it_should_be_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_invalid_artifact_is_refused(name: str, tmp_path: Path) -> None:
     files, reason = REFUSED[name]
     path = tmp_path / "model.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
@@ -302,7 +300,7 @@ def test_links_and_devices_are_refused(kind: bytes, tmp_path: Path) -> None:
         member = tarfile.TarInfo("model.onnx")
         member.type, member.linkname = kind, "/etc/passwd"
         archive.addfile(member)
-    with pytest.raises(ArtifactError, match=r"a link|no plain file"):
+    with pytest.raises(ArtifactError, match=r"a link|not a regular file"):
         artifact.read(path)
 
 
@@ -331,19 +329,19 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(artifact, "MAX_BYTES", 1_000_000)
     path = packed_by_tar(tmp_path / "model.tar.gz", {"model.onnx": bytes(50_000_000)})
     assert path.stat().st_size < 100_000
-    with pytest.raises(ArtifactError, match="50,000,000 bytes, more than it may"):
+    with pytest.raises(ArtifactError, match="50,000,000 bytes, more than allowed"):
         artifact.read(path)
 
 
 def test_all_findings_come_at_once(tmp_path: Path) -> None:
     path = packed_by_tar(tmp_path / "model.tar.gz", {"code.py": b"", "model.onnx": b"", "labels.json": b"[]"})
-    with pytest.raises(ArtifactError, match=r"(?s)3 things.*code\.py.*lacks manifest\.json.*lacks preprocess\.json"):
+    with pytest.raises(ArtifactError, match=r"(?s)3 problems.*code\.py.*lacks manifest\.json.*lacks preprocess\.json"):
         artifact.read(path)
 
 
 @given(data=st.data())
 def test_no_damage_goes_unnoticed(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Flipped bytes and cut ends either change nothing that is read, or are refused with words."""
+    """Flipped bytes and truncation either change nothing that is read, or are refused with a message."""
     packed = bytearray(GOOD)
     if data.draw(st.booleans()):
         packed = packed[: data.draw(st.integers(0, len(packed) - 1))]
@@ -355,13 +353,13 @@ def test_no_damage_goes_unnoticed(data: st.DataObject, tmp_path_factory: pytest.
         assert artifact.read(path).networks == FILES
 
 
-def test_an_absent_artifact_says_how_to_make_one(tmp_path: Path) -> None:
+def test_a_missing_artifact_says_how_to_export_one(tmp_path: Path) -> None:
     for path in (tmp_path / "model.tar.gz", tmp_path):
-        with pytest.raises(ArtifactError, match=r"There is no artifact.*\nTry: python -m dogbreed\.export"):
+        with pytest.raises(ArtifactError, match=r"The artifact .* does not exist.*\nTry: python -m dogbreed\.export"):
             artifact.read(path)
 
 
-def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.tar.gz"
     path.write_bytes(GOOD)
     with pytest.raises(ArtifactError, match="ONNX Runtime cannot load"):
@@ -377,7 +375,7 @@ def test_a_network_of_other_classes_is_refused(archive: Path, tmp_path: Path) ->
 
 
 def test_weights_outside_of_the_archive_are_not_read(tmp_path: Path) -> None:
-    """ONNX can name a file for its weights; any file of the server could be looked into that way."""
+    """An ONNX file can name an external file with its weights, which could be any file of the server."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -466,9 +464,9 @@ def test_a_sweeps_trial_makes_no_artifact(photos: Path, tmp_path: Path) -> None:
 
 def test_the_command_says_what_is_missing(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export.main([str(checkpoint), "--int8"]) == 1
-    assert "config.yaml is not there" in capsys.readouterr().err
+    assert "config.yaml, which names them, does not exist" in capsys.readouterr().err
     assert export.main([str(tmp_path / "absent.ckpt")]) == 1
-    assert "There is no checkpoint" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
 
 
 NO_TORCH = """

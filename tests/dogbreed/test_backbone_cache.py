@@ -1,4 +1,4 @@
-"""A backbone whose features are there is not built, and nothing comes out differently for that."""
+"""A backbone whose features are cached is not built, and the results stay the same."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def pretrained(tmp_path: Path) -> Path:
-    """Weights in a file, as a download leaves them."""
+    """Write weights into a file, like a download."""
     torch.manual_seed(7)
     network, _ = backbones.build("timm", "test_resnet", None)
     path = tmp_path / "pretrained.pt"
@@ -42,7 +42,7 @@ def settings(photos: Path, pretrained: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
-    """The weights of each backbone that is built from now on."""
+    """Record the weights of each backbone that is built."""
     seen: list[str | None] = []
     build = backbones.build
 
@@ -75,7 +75,7 @@ def test_a_run_that_finds_its_features_ends_as_one_that_computed_them(
     assert Predictor.from_checkpoint(tmp_path / "again").predict(photo)
 
 
-def test_other_weights_are_never_taken_for_the_known_ones(
+def test_other_weights_are_never_mistaken_for_the_recorded_ones(
     settings: dict[str, Any], pretrained: Path, tmp_path: Path
 ) -> None:
     run(settings, tmp_path / "first")
@@ -98,7 +98,7 @@ def test_other_weights_are_never_taken_for_the_known_ones(
     [{"mean": [0.4, 0.4, 0.4]}, {"std": [0.3, 0.3, 0.3]}, {"backbone": "test_vit"}, {"weights": None}],
     ids=str,
 )
-def test_another_network_is_not_known(settings: dict[str, Any], tmp_path: Path, change: dict[str, Any]) -> None:
+def test_another_network_is_not_in_the_cache(settings: dict[str, Any], tmp_path: Path, change: dict[str, Any]) -> None:
     run({**settings, "test": False}, tmp_path / "first")
     assert backbone_cache.recall(settings["model"]) is not None
     assert backbone_cache.recall({**settings["model"], **change}) is None
@@ -124,7 +124,7 @@ def test_missing_features_are_computed(
     assert same(weights(tmp_path / "first"), weights(tmp_path / "again"))
 
 
-def test_weights_that_are_replaced_while_features_are_computed_are_not_taken_for_them(
+def test_weights_replaced_while_features_are_computed_are_not_mistaken_for_them(
     settings: dict[str, Any], pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = FeatureStore.claim
@@ -140,7 +140,7 @@ def test_weights_that_are_replaced_while_features_are_computed_are_not_taken_for
     assert backbone_cache.recall(settings["model"]) is None
 
 
-def test_a_damaged_memory_only_costs_time(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_a_damaged_cache_only_costs_time(settings: dict[str, Any], tmp_path: Path) -> None:
     run({**settings, "test": False}, tmp_path / "first")
     (memory,) = (Path(os.environ["DOGBREED_CACHE"]) / "backbones").iterdir()
     memory.write_text('{"width": 12')
@@ -183,7 +183,7 @@ def test_weights_that_changed_before_the_end_are_named(
     run({**settings, "test": False}, tmp_path / "again")
     torch.manual_seed(8)
     torch.save(backbones.build("timm", "test_resnet", None)[0].state_dict(), pretrained)
-    with pytest.raises(CheckpointError, match="not those that the run"):
+    with pytest.raises(CheckpointError, match="differ from the weights that the run"):
         run(settings, tmp_path / "again")
 
 
@@ -214,7 +214,9 @@ def test_a_watch_ends_training_after_its_epoch(settings: dict[str, Any], tmp_pat
     assert training.run(longer, tmp_path)["epochs"] == 4  # it can be gone on with
 
 
-def test_sharing_computes_what_runs_find(settings: dict[str, Any], tmp_path: Path, built: list[str | None]) -> None:
+def test_share_computes_the_features_that_runs_find(
+    settings: dict[str, Any], tmp_path: Path, built: list[str | None]
+) -> None:
     training.share(settings, tmp_path / "sweep")
     assert len(built) == 1
     training.share(settings, tmp_path / "sweep")

@@ -99,7 +99,7 @@ def test_head_freezes_all_and_all_freezes_nothing(library: backbones.Library, na
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_an_unknown_part_is_refused_with_the_names_of_those_there_are() -> None:
+def test_an_unknown_part_is_refused_with_the_names_of_the_parts() -> None:
     network, _ = backbones.build("torchvision", "resnet18", None)
     with pytest.raises(ConfigError, match=r"model\.trainable=layer5(.|\n)*layer4"):
         backbones.freeze(network, "layer5")

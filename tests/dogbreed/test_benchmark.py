@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: both sides see the same, in turn, and nothing is made up. Never how fast."""
+"""The benchmarks measure what they claim: both sides get the same data, in turn. No test asserts a speed."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def test_a_time_is_that_of_the_whole_process(tmp_path: Path) -> None:
     assert harness.timed([sys.executable, "-c", "pass"], tmp_path / "said", clock=lambda: next(clock)) == 3.5
 
 
-def test_a_side_that_fails_ends_the_benchmark_with_what_it_said(tmp_path: Path) -> None:
+def test_a_side_that_fails_ends_the_benchmark_with_its_output(tmp_path: Path) -> None:
     with pytest.raises(SideError, match=r"(?s)exit status 1.*no such photo"):
         harness.timed([sys.executable, "-c", "raise SystemExit('no such photo')"], tmp_path / "said")
 
@@ -70,7 +70,7 @@ def test_goals_hold_for_the_right_side_of_the_ratio(
     assert result.reached is reached
 
 
-def test_a_goal_may_be_about_our_side_alone() -> None:
+def test_a_goal_may_be_for_dogbreed_alone() -> None:
     row = Row("waiting", ("ours", "waiting"), None, "share", goal=0.05, at_most=True)
     (result,) = results([row], samples([], [0.02, 0.2, 0.04], "waiting"))
     assert (result.ours, result.reached, result.ratio) == (0.04, True, None)
@@ -178,7 +178,7 @@ def test_the_plain_loop_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "test acc" in capsys.readouterr().out
 
 
-def test_the_clock_on_our_steps_sees_every_step_of_a_run(photos: Path, tmp_path: Path) -> None:
+def test_the_timer_records_every_step_of_a_run(photos: Path, tmp_path: Path) -> None:
     from dogbreed.benchmark import runs
     from tests.support.photos import tiny_settings
 
@@ -208,7 +208,7 @@ def test_the_two_sides_of_a_network_step_start_from_the_same_batches(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["frozen", "finetune", "overhead"])
-def test_the_settings_of_our_sides_compose(name: str, tmp_path: Path) -> None:
+def test_the_settings_of_dogbreeds_sides_compose(name: str, tmp_path: Path) -> None:
     from dogbreed.benchmark import runs
 
     setup = Setup(tmp_path)

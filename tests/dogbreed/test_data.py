@@ -35,7 +35,7 @@ def equal(one: list[tuple[torch.Tensor, ...]], other: list[tuple[torch.Tensor, .
     )
 
 
-def test_a_batch_is_bytes_in_the_layout_that_convolutions_like(photos: Path) -> None:
+def test_a_batch_is_uint8_in_channels_last_layout(photos: Path) -> None:
     images, labels, light = next(iter(data(photos).train_dataloader()))
     assert (images.shape, images.dtype, labels.shape) == ((4, 3, 32, 32), torch.uint8, (4,))
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -72,7 +72,7 @@ def test_the_loader_counts_what_it_gave_and_not_what_its_workers_prepared(photos
     assert loader.state_dict() == {"batches": 2}
 
 
-def test_loading_leaves_the_global_random_numbers_alone(photos: Path) -> None:
+def test_loading_does_not_change_the_global_random_state(photos: Path) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     made = data(photos)
     list(made.train_dataloader()), list(made.val_dataloader())
@@ -93,7 +93,7 @@ def test_evaluation_reads_every_photo_in_order(photos: Path) -> None:
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-def test_a_folder_that_is_missing_says_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"absent does not exist.\nTry: data.root="):
         DogBreedData(tmp_path / "absent").setup()
 
@@ -126,7 +126,7 @@ def test_without_jitter_there_is_no_light_to_change(photos: Path, augment: Augme
 
 @pytest.fixture
 def decodes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Grows with every picture that is decoded in this process."""
+    """Record every picture that is decoded in this process."""
     seen: list[object] = []
     plain = Preprocess.pixels
 
@@ -156,8 +156,8 @@ def test_the_evaluation_loaders_stay_the_same(photos: Path) -> None:
     assert made.test_dataloader() is not made.val_dataloader()
 
 
-def test_a_part_of_an_evaluation_is_not_taken_for_all_of_it(photos: Path, decodes: list[object]) -> None:
-    """Lightning looks at two batches before it trains."""
+def test_a_partial_evaluation_is_not_mistaken_for_a_complete_one(photos: Path, decodes: list[object]) -> None:
+    """Lightning reads two batches before it trains."""
     loader = data(photos).val_dataloader()
     batches = iter(loader)
     next(batches), next(batches)
@@ -220,7 +220,7 @@ def test_waiting_is_counted_and_what_the_caller_does_is_not(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_every_loader_says_how_long_it_was_waited_for(photos: Path, workers: int) -> None:
+def test_every_loader_reports_how_long_the_caller_waited(photos: Path, workers: int) -> None:
     made = data(photos, workers=workers)
     for loader in (made.train_dataloader(), made.val_dataloader(), made.test_dataloader()):
         list(loader)
@@ -269,11 +269,11 @@ def test_a_grown_picture_is_what_it_would_be_without_growing(photos: Path) -> No
 @pytest.mark.parametrize(
     ("wrong", "finding"),
     [
-        ({"start_px": 31, "grow_epochs": 4}, "data.start_px=31"),
-        ({"start_px": 256, "grow_epochs": 4}, "data.start_px=256"),
-        ({"start_px": 64}, "data.grow_epochs=None"),
-        ({"start_px": 64, "grow_epochs": -1}, "data.grow_epochs=-1"),
-        ({"batch_size": 0}, "data.batch_size=0"),
+        ({"start_px": 31, "grow_epochs": 4}, "data.start_px must be 32 to the model's image_px=224, got 31"),
+        ({"start_px": 256, "grow_epochs": 4}, "data.start_px must be 32 to the model's image_px=224, got 256"),
+        ({"start_px": 64}, "data.grow_epochs must be at least 1 .* got None"),
+        ({"start_px": 64, "grow_epochs": -1}, "data.grow_epochs must be at least 1 .* got -1"),
+        ({"batch_size": 0}, "data.batch_size must be at least 1, got 0"),
     ],
 )
 def test_a_setting_out_of_range_is_found(photos: Path, wrong: dict[str, int], finding: str) -> None:
@@ -310,6 +310,6 @@ def test_a_photo_that_vanishes_is_named_plainly_and_the_process_ends(photos: Pat
     ended = subprocess.run(
         [sys.executable, "-c", GONE, str(copy)], capture_output=True, text=True, timeout=120, check=True
     )
-    assert "cannot be read any more" in ended.stdout
+    assert "can no longer be read" in ended.stdout
     assert "copy/train/00" in ended.stdout
     assert len(ended.stdout.splitlines()) == 2, ended.stdout

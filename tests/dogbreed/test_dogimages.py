@@ -1,4 +1,4 @@
-"""The download against a real HTTP server that misbehaves on demand, and archives that mean harm."""
+"""The download against a real HTTP server with faults on demand, and malicious archives."""
 
 import contextlib
 import hashlib
@@ -37,7 +37,7 @@ COUNTS = {"train": 6, "valid": 2, "test": 2}
 
 
 def members() -> dict[str, bytes]:
-    """Noise after each picture, so that the zip is large enough to break off in its middle."""
+    """Add noise after each picture, so that the zip is large enough to be interrupted in the middle."""
     noise = np.random.default_rng(0)
     return {
         f"dogImages/{split}/{breed}/{breed[4:]}_{n:05d}.jpg": jpeg() + noise.bytes(60_000)
@@ -190,7 +190,7 @@ def test_nothing_is_done_where_the_photos_are_there(server: Server, root: Path) 
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_a_broken_download_goes_on_where_it_stopped(server: Server, root: Path) -> None:
+def test_an_interrupted_download_resumes_where_it_stopped(server: Server, root: Path) -> None:
     server.faults = ["break", "500", "break", "reset", "503", "429"]
     source(server).prepare(root)
     assert_complete(root)
@@ -213,7 +213,7 @@ def test_a_stalled_download_loses_no_byte(server: Server, root: Path) -> None:
     assert sum(server.sent) == len(WHOLE)
 
 
-def test_a_file_that_changed_meanwhile_is_downloaded_anew(server: Server, root: Path) -> None:
+def test_a_file_that_changed_meanwhile_is_downloaded_again(server: Server, root: Path) -> None:
     server.content = WHOLE[::-1]
     server.faults = ["break", *["404"]]
     with pytest.raises(DataError):
@@ -226,7 +226,7 @@ def test_a_file_that_changed_meanwhile_is_downloaded_anew(server: Server, root: 
 
 
 @pytest.mark.parametrize("fault", ["blind to If-Range", "another range"])
-def test_a_partial_answer_of_another_version_or_range_is_not_glued_on(server: Server, root: Path, fault: str) -> None:
+def test_a_partial_response_of_another_version_or_range_is_not_appended(server: Server, root: Path, fault: str) -> None:
     server.content = WHOLE[::-1] if fault == "blind to If-Range" else WHOLE
     server.faults = ["break", "404"]
     with pytest.raises(DataError):
@@ -260,7 +260,7 @@ def test_a_kill_between_the_first_answer_and_the_first_byte_mixes_no_versions(se
     assert_complete(root)
 
 
-def test_a_server_that_knows_no_ranges_is_asked_for_all_again(server: Server, root: Path) -> None:
+def test_a_server_without_ranges_is_asked_for_the_whole_file_again(server: Server, root: Path) -> None:
     server.know_ranges = False
     server.faults = ["break", "break"]
     source(server).prepare(root)
@@ -284,7 +284,7 @@ def test_without_a_version_a_part_is_not_continued(server: Server, root: Path) -
     assert server.ranges == [None, None]
 
 
-def test_a_length_that_is_too_large_ends_well(server: Server, root: Path) -> None:
+def test_a_content_length_that_is_too_large_does_no_harm(server: Server, root: Path) -> None:
     server.faults = ["length too large"]
     source(server).prepare(root)
     assert_complete(root)
@@ -384,7 +384,7 @@ def test_a_killed_download_is_completed_by_the_next_process(server: Server, root
     assert_complete(root)
 
 
-def test_what_a_killed_process_had_unpacked_is_swept_away(server: Server, root: Path) -> None:
+def test_what_a_killed_process_had_unpacked_is_removed(server: Server, root: Path) -> None:
     (root.parent / ".dogImages.unpacking" / "train").mkdir(parents=True)
     (root.parent / ".dogImages.unpacking" / "train" / "half.jpg").write_text("half")
     source(server).prepare(root)
@@ -431,7 +431,7 @@ def test_a_server_that_is_broken_for_good_is_asked_five_times(server: Server, ro
 
 def test_the_error_says_what_is_kept(server: Server, root: Path) -> None:
     server.faults = ["break", "404"]
-    with pytest.raises(DataError, match=rf"0 MB are kept in {root}.zip.part; the next try goes on from there"):
+    with pytest.raises(DataError, match=rf"0 MB are kept in {root}.zip.part; the next attempt resumes there"):
         source(server).prepare(root)
 
 
@@ -444,7 +444,7 @@ def test_a_web_page_instead_of_the_zip_is_refused_and_not_kept(server: Server, r
 
 
 @pytest.mark.parametrize("url", ["dogImages.zip", "gopher+x://host/x", "http://[::1/x", "http://a b/x"])
-def test_an_address_that_is_none_says_what_to_do(url: str, root: Path) -> None:
+def test_an_invalid_url_says_what_to_do(url: str, root: Path) -> None:
     with pytest.raises(DataError) as caught:
         source(url).prepare(root)
     assert_helps(caught.value, url, root)
@@ -531,7 +531,7 @@ def test_a_path_that_may_leave_the_folder_is_refused_with_nothing_written(
     name: str, root: Path, tmp_path: Path
 ) -> None:
     content = zipped({**members(), name: b"evil"})
-    with pytest.raises(DataError, match="holds a path that may leave the folder") as caught:
+    with pytest.raises(DataError, match="contains a path that may leave the folder") as caught:
         unpack(root, content)
     assert repr(name) in str(caught.value)
     assert set(files(tmp_path)) == {"data/dogImages.zip", "data/.dogImages.lock"}
@@ -543,7 +543,7 @@ def test_links_are_refused_with_nothing_written(to: str, root: Path, tmp_path: P
     file = io.BytesIO(WHOLE)
     with zipfile.ZipFile(file, "a") as archive:
         link("dogImages/train/001.Affenpinscher/link", to)(archive)
-    with pytest.raises(DataError, match=r"holds a link: 'dogImages/train/001\.Affenpinscher/link'"):
+    with pytest.raises(DataError, match=r"contains a link: 'dogImages/train/001\.Affenpinscher/link'"):
         unpack(root, file.getvalue())
     assert set(files(tmp_path)) == {"data/dogImages.zip", "data/.dogImages.lock"}
 
@@ -609,14 +609,14 @@ def damaged(kind: str) -> bytes:
 @pytest.mark.parametrize(
     "kind", ["cut off", "no zip", "empty", "wrong bytes", "encrypted", "unknown compression", "wrong compressed bytes"]
 )
-def test_a_torn_zip_says_what_to_do_and_leaves_nothing(kind: str, root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"dogImages.zip is not a whole zip file(.|\n)*Try: delete it, so that it is "):
+def test_a_damaged_zip_says_what_to_do_and_leaves_nothing(kind: str, root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is not a complete zip file(.|\n)*Try: delete it, so that it is "):
         unpack(root, damaged(kind))
     assert set(files(tmp_path)) == {"data/dogImages.zip", "data/.dogImages.lock"}
 
 
 def test_a_zip_of_something_else_is_refused(root: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no files in train, valid, test \(it holds 2 others\)"):
+    with pytest.raises(DataError, match=r"has no files in train, valid, test \(it has 2 others\)"):
         unpack(root, zipped({"cats/1.jpg": b"x", "cats/2.jpg": b"x"}))
 
 

@@ -121,7 +121,7 @@ def test_every_breed_can_be_drawn_in_every_pose(pose: str) -> None:
         assert image.size == (48, 40)
 
 
-def test_a_second_prepare_touches_nothing(drawn: Path) -> None:
+def test_a_second_prepare_changes_nothing(drawn: Path) -> None:
     def state() -> list[tuple[str, int, int]]:
         return sorted((str(p), p.stat().st_mtime_ns, p.stat().st_ino) for p in drawn.rglob("*"))
 
@@ -140,16 +140,16 @@ def test_an_empty_folder_and_a_link_to_one_are_filled(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused_and_both_named(drawn: Path) -> None:
     before = digests(drawn)
-    with pytest.raises(DataError, match=r"(?s)There: seed=0, train=3; asked for: seed=7, train=5.*Try: "):
+    with pytest.raises(DataError, match=r"(?s)Found: seed=0, train=3; requested: seed=7, train=5.*Try: "):
         replace(SMALL, seed=7, train=5).prepare(drawn)
     assert digests(drawn) == before
 
 
-def test_foreign_content_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_other_content_is_refused_and_not_changed(tmp_path: Path) -> None:
     root = tmp_path / "mine"
     root.mkdir()
     (root / "holiday.jpg").write_bytes(b"precious")
-    with pytest.raises(DataError, match=r"(?s)holiday\.jpg.*left alone.*Try: "):
+    with pytest.raises(DataError, match=r"(?s)holiday\.jpg.*not changed.*Try: "):
         SMALL.prepare(root)
     assert (root / "holiday.jpg").read_bytes() == b"precious"
     assert leftovers(root) == []
@@ -168,7 +168,7 @@ def test_settings_out_of_range_are_refused_all_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, processes: int) -> None:
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, processes: int) -> None:
     code = PREPARE + (
         "import resource; "  # a write beyond the limit fails as on a full disk
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
@@ -237,7 +237,7 @@ def test_drawing_loads_no_torch() -> None:
 
 
 def features(image: Image.Image) -> np.ndarray:
-    """What a bare pixel counter sees: 6 x 6 mean colours and a coarse histogram of colours in the middle."""
+    """Compute simple pixel features: 6 x 6 mean colours and a coarse colour histogram of the center."""
     small = np.asarray(image.resize((6, 6), Image.Resampling.BOX), dtype=np.float64).ravel() / 255
     w, h = image.size
     middle = np.asarray(image.crop((w // 4, h // 4, 3 * w // 4, 3 * h // 4)).resize((32, 32)), dtype=np.int64) // 64

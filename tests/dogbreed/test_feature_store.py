@@ -1,4 +1,4 @@
-"""The feature store: right rows or none, whoever is killed, whatever is damaged, and however many share it."""
+"""The feature store returns correct rows or none, despite kills, damage and concurrent processes."""
 
 import errno
 import json
@@ -253,7 +253,7 @@ def test_the_same_recipe_is_the_same_store_whatever_the_order_of_its_fields(tmp_
     assert_holds(FeatureStore(Recipe(fields, (4,)), "a", tmp_path), keys(3))
 
 
-def test_a_recipe_is_not_changed_by_who_made_it() -> None:
+def test_a_recipe_cannot_be_changed_by_its_creator() -> None:
     fields: dict[str, Any] = {"scale": [0.35]}
     recipe = Recipe(fields, (4,))
     fields["scale"].append(1)
@@ -261,7 +261,7 @@ def test_a_recipe_is_not_changed_by_who_made_it() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"dtype": "float64"}, {"shape": (0,)}, {"shape": (2.0,)}, {"fields": {"a": np.nan}}])
-def test_a_recipe_that_cannot_be_kept_is_refused(wrong: dict[str, Any]) -> None:
+def test_a_recipe_that_json_cannot_hold_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"dtype|shape|JSON"):
         Recipe(**{"fields": {}, "shape": (1,), **wrong})
 
@@ -304,7 +304,7 @@ def test_a_store_with_the_recipe_of_another_is_not_used(tmp_path: Path) -> None:
     other = FeatureStore(Recipe({**RECIPE.fields, "weights": "9"}, (4,)), folder=tmp_path)
     shutil.copy(other.path / "recipe.json", store.path)
     for use in (lambda: FeatureStore(RECIPE, folder=tmp_path), lambda: FeatureStore.at(store.path)):
-        with pytest.raises(CacheError, match=r"recipe\.json is (.|\n)*cannot be trusted"):
+        with pytest.raises(CacheError, match=r"recipe\.json (does not match|belongs to)(.|\n)*cannot be trusted"):
             use()
 
 
@@ -423,11 +423,11 @@ def test_a_flipped_bit_in_the_numbers_is_found_by_reading_them_all(tmp_path: Pat
     assert [damage for *_, damage in store.inspect(numbers=True)] == [""]
 
 
-def test_looking_at_damage_changes_nothing(tmp_path: Path) -> None:
+def test_inspecting_damage_changes_nothing(tmp_path: Path) -> None:
     store = fill(FeatureStore(RECIPE, folder=tmp_path), keys(6))
     truncate(data_files(store)[0], 5)
     before = sorted(store.path.rglob("*"))
-    assert [damage for *_, damage in FeatureStore.at(store.path).inspect()] == ["5 bytes where 240 are due"]
+    assert [damage for *_, damage in FeatureStore.at(store.path).inspect()] == ["it has 5 bytes instead of 240"]
     assert sorted(store.path.rglob("*")) == before
 
 
@@ -492,7 +492,7 @@ ALL_ROWS = keys(60, views=2)
 
 @contextmanager
 def builders(tmp_path: Path, seeds: Sequence[int], pause_s: float = 0.0) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes that wait at the start; `go` lets them begin."""
+    """Start processes that wait; `go` lets them begin."""
     started = []
     try:
         for seed in seeds:
@@ -584,7 +584,7 @@ print(step)
 """
 
 
-def test_a_crash_before_any_step_leaves_a_store_that_goes_on(tmp_path: Path) -> None:
+def test_a_crash_before_any_step_leaves_a_usable_store(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CRASH, tmp_path], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     last = int(done.stdout)  # the one that ended well
@@ -620,7 +620,7 @@ def test_the_claim_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
 
 
 def test_a_child_that_outlives_its_parent_holds_no_claim(tmp_path: Path) -> None:
-    """As DataLoader's workers do for seconds after their parent was killed."""
+    """DataLoader's workers do this for seconds after their parent was killed."""
     script = f"""
         import multiprocessing, os, time
         from pathlib import Path
@@ -660,7 +660,7 @@ def _close_and_claim_twice_and_close(store: FeatureStore, pipe: Any) -> None:
 
 @pytest.mark.usefixtures("small_shards")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_claims_for_itself_and_lets_go_of_nothing_of_its_parent(tmp_path: Path) -> None:
+def test_a_forked_child_claims_for_itself_and_releases_nothing_of_its_parent(tmp_path: Path) -> None:
     store = FeatureStore(RECIPE, folder=tmp_path)
     first, second = store.claim(keys(8))
     context = multiprocessing.get_context("fork")
@@ -767,7 +767,9 @@ def test_two_processes_without_locks_build_the_same_store(tmp_path: Path) -> Non
     assert_holds(FeatureStore(BUILT, "shared", tmp_path / "stores"), ALL_ROWS)
 
 
-def test_who_sleeps_with_the_mutex_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_sleeps_with_the_mutex_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dogbreed.features import claims
 
     monkeypatch.setattr(claims, "_MUTEX_TIMEOUT_S", 0.05)
@@ -779,7 +781,7 @@ def test_who_sleeps_with_the_mutex_does_not_stop_the_others(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("content", [b"", b"woof", b"[[1]]", b"7"])
-def test_a_garbled_list_of_claims_stops_nobody(content: bytes, tmp_path: Path) -> None:
+def test_an_invalid_list_of_claims_stops_no_process(content: bytes, tmp_path: Path) -> None:
     store, other = FeatureStore(RECIPE, folder=tmp_path), FeatureStore(RECIPE, folder=tmp_path)
     next(store.claim(keys(3)))
     (listed,) = (store.path / "claims").glob("*.json")
@@ -811,13 +813,13 @@ def filled(name: str, count: int = 600, views: int = 1, *, days_ago: float = 0) 
 
 
 def test_an_empty_cache_is_listed_verified_and_pruned() -> None:
-    assert said("list").startswith("No features are kept in ")
-    assert said("verify").startswith("No features are kept in ")
+    assert said("list").startswith("No features are cached in ")
+    assert said("verify").startswith("No features are cached in ")
     assert said("prune").startswith("Nothing to remove.")
     assert said("prune", "--all", "--apply") == "Nothing to remove.\n"
 
 
-def test_the_list_says_what_there_is_the_last_used_first() -> None:
+def test_the_list_shows_all_stores_the_last_used_first() -> None:
     old, new = filled("old", days_ago=3.5), filled("new-augmented", views=4)
     text = said("list")
     assert text.index(new.path.name) < text.index(old.path.name)
@@ -837,7 +839,7 @@ def test_reading_counts_as_use(tmp_path: Path) -> None:
     assert time.time() - maintenance.last_used(store.path) < 3600
 
 
-def test_verify_names_what_is_damaged_and_removes_it_when_asked() -> None:
+def test_verify_names_damaged_shards_and_removes_them_with_repair() -> None:
     good, bad = filled("good"), filled("bad")
     flipped, cut, _ = data_files(bad)
     flip(flipped, 5_000)
@@ -846,7 +848,7 @@ def test_verify_names_what_is_damaged_and_removes_it_when_asked() -> None:
     assert f"{good.path.name}: 3 shards, good\n" in text
     assert f"{bad.path.name}: 2 of 3 shards damaged\n" in text
     assert f"    {flipped.stem}: its checksum differs\n" in text
-    assert f"    {cut.stem}: 5,000 bytes where " in text
+    assert f"    {cut.stem}: it has 5,000 bytes instead of " in text
     assert said("verify", "good") == f"{good.path.name}: 3 shards, good\n"
     assert "1 damaged shard: see python -m dogbreed.features verify" in said("list"), "what can be seen without reading"
     assert said("verify", status=1) == text, "looking changes nothing"
@@ -864,13 +866,13 @@ def test_a_store_with_a_damaged_recipe_is_listed_and_repaired_by_removing_it() -
     assert not store.path.exists()
 
 
-def test_prune_shows_first_and_removes_when_told() -> None:
+def test_prune_shows_first_and_removes_with_apply() -> None:
     old, new = filled("old", days_ago=40), filled("new")
     for options in (("--unused-for", "30"), ("--max-gb", "0.00025")):
         text = said("prune", *options)
         assert old.path.name in text
         assert new.path.name not in text
-        assert "Nothing is removed yet. Add --apply" in text
+        assert "Nothing has been removed. Add --apply" in text
     assert old.path.exists()
     assert said("prune", "--unused-for", "30", "--apply").splitlines()[-1].startswith("Removed: ")
     assert not old.path.exists()
@@ -880,14 +882,14 @@ def test_prune_shows_first_and_removes_when_told() -> None:
     assert list(store_module.stores_folder().iterdir()) == []
 
 
-def test_prune_goes_by_the_last_use_until_enough_is_gone() -> None:
+def test_prune_removes_the_least_recently_used_until_enough_is_free() -> None:
     stores = [filled(f"store{n}", days_ago=n) for n in (2, 4, 1, 3)]
     size = maintenance.folder_bytes(stores[0].path)
     said("prune", "--max-gb", str(2.5 * size / 1e9), "--apply")
     assert [store.path.exists() for store in stores] == [True, False, True, False]
 
 
-def test_prune_leaves_a_store_in_use_alone() -> None:
+def test_prune_keeps_a_store_in_use() -> None:
     store = filled("busy", days_ago=40)
     features = store.read(keys(3))
     when = time.time() - 40 * 86_400

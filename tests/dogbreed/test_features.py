@@ -1,4 +1,4 @@
-"""Training on cached features is training on photos, only sooner: same numbers, never stale, whole checkpoints."""
+"""Training on cached features equals training on photos, only faster: same results, never stale, whole checkpoints."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ def prepared(photos: Path, model: DogBreedClassifier | None = None, **settings: 
 
 
 def computed(caplog: pytest.LogCaptureFixture) -> int:
-    """How many views went through a network, by the log."""
+    """Return how many views went through a network, from the log."""
     return sum(int(n.replace(",", "")) for n in re.findall(r"Features: ([\d,]+) views", caplog.text))
 
 
@@ -115,7 +115,7 @@ def test_a_network_that_cannot_be_exported_is_computed_by_torch(
     monkeypatch.setattr(torch.onnx, "export", refuses)
     features = prepared(photos)
     assert "no such operator" in log.text
-    assert "Eager torch" in log.text
+    assert "eager torch" in log.text
     assert computed(log) == 42
     assert next(iter(features.test_dataloader())).features.shape == (9, *features.shape)
 
@@ -131,7 +131,7 @@ def test_an_engine_that_computes_something_else_is_not_used(
         changed.setattr(onnxruntime.InferenceSession, "run", lambda *args: [rows + 0.01 for rows in run_session(*args)])
         features = prepared(photos)
     assert "off by 0.01" in log.text
-    assert "Eager torch" in log.text
+    assert "eager torch" in log.text
     assert computed(log) == 42
     right = prepared(photos)
     assert computed(log) == 84  # another engine's features are others
@@ -266,7 +266,7 @@ def test_another_engine_or_precision_is_another_cache() -> None:
     assert engine.dtype(CPU, "bf16-mixed") == "float32"
 
 
-def test_a_photo_that_changes_between_the_look_and_the_pass_stops_the_run(photos: Path, tmp_path: Path) -> None:
+def test_a_photo_that_changes_between_the_scan_and_the_pass_stops_the_run(photos: Path, tmp_path: Path) -> None:
     mine = Path(shutil.copytree(photos, tmp_path / "photos"))
     data = data_of(mine)
     data.setup()
@@ -278,7 +278,7 @@ def test_a_photo_that_changes_between_the_look_and_the_pass_stops_the_run(photos
 # --- views ---
 
 
-def test_views_are_the_middle_and_augmented_ones_and_each_epoch_draws_among_them(photos: Path, log: Any) -> None:
+def test_views_are_the_center_crop_and_augmented_ones_and_each_epoch_draws_one(photos: Path, log: Any) -> None:
     features = prepared(photos, views=4, augment=Augment())
     assert computed(log) == 42 + 3 * 24
     loader = features.train_dataloader()
@@ -292,7 +292,7 @@ def test_views_are_the_middle_and_augmented_ones_and_each_epoch_draws_among_them
 
 
 class EpochOrder:
-    """A loader's epoch, sorted by photo again."""
+    """Return a loader's epoch, sorted by photo."""
 
     def __init__(self, loader: FeatureLoader) -> None:
         self.loader = loader
@@ -305,7 +305,7 @@ class EpochOrder:
         return torch.cat([b.features for b in batches])[back], torch.cat([b.labels for b in batches])[back]
 
 
-def test_other_seeds_and_more_views_use_what_is_there(photos: Path, log: Any) -> None:
+def test_other_seeds_and_more_views_reuse_cached_rows(photos: Path, log: Any) -> None:
     prepared(photos, views=3, augment=Augment(), seed=1)
     log.clear()
     prepared(photos, views=3, augment=Augment(), seed=2)
@@ -338,13 +338,13 @@ def test_a_run_whose_features_do_not_fit_is_the_plain_run(photos: Path, tmp_path
     assert same(weights(tmp_path / "auto"), weights(tmp_path / "off"))
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(
+def test_a_run_trains_without_a_cache_that_cannot_be_written(
     photos: Path, tmp_path: Path, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DOGBREED_CACHE", str(tmp_path / "file"))
     run(config(photos, "model.trainable=head", "trainer.max_epochs=1"), tmp_path / "run")
-    assert "Without cached features: Cannot write" in log.text
+    assert "Not using cached features: Cannot write" in log.text
 
 
 def test_a_trained_run_is_tested_even_if_the_cache_and_its_budget_are_gone(
@@ -366,7 +366,7 @@ def test_a_frozen_part_of_an_attempt_that_never_trained_is_not_mistaken(photos: 
 
 @pytest.mark.onnx
 def test_a_signal_in_the_export_stops_the_run(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exporter catches whatever is raised in it."""
+    """The exporter catches any exception raised in it."""
 
     def swallows(*_: object, **__: object) -> None:
         with contextlib.suppress(Exception):
@@ -413,7 +413,7 @@ def test_a_disk_without_room_is_noticed_before_the_pass(
         (("features.max_gb=0",), "features.max_gb must be a number of gigabytes above 0, got 0"),
     ],
 )
-def test_features_that_cannot_be_are_refused(
+def test_features_that_cannot_be_cached_are_refused(
     photos: Path, tmp_path: Path, overrides: tuple[str, ...], seen: str
 ) -> None:
     with pytest.raises(ConfigError, match=seen):
@@ -449,7 +449,7 @@ def test_a_checkpoint_of_a_stopped_run_is_whole_beside_its_frozen_part_only(
         Predictor.from_checkpoint(tmp_path / "alone.ckpt")
     other = checkpoints.read(last.with_name("frozen.ckpt"))
     checkpoints.write({**other, checkpoints.FROZEN: "another"}, last.with_name("frozen.ckpt"))
-    with pytest.raises(CheckpointError, match="is of another run"):
+    with pytest.raises(CheckpointError, match="belongs to another run"):
         Predictor.from_checkpoint(last)
 
 
@@ -464,7 +464,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(checkpoints.ResumePoint, "on_train_batch_start", signalled)
 
 
-def test_a_run_goes_on_as_it_began_whatever_the_budget_says_by_then(
+def test_a_resumed_run_trains_as_it_started_whatever_the_budget_is_then(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -482,7 +482,7 @@ def test_a_run_goes_on_as_it_began_whatever_the_budget_says_by_then(
 # --- several processes, and kills ---
 
 
-def test_a_pass_that_was_stopped_goes_on_where_it_was(
+def test_an_interrupted_pass_resumes_where_it_stopped(
     photos: Path, tmp_path: Path, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_ROWS", 4)
@@ -532,7 +532,7 @@ def test_runs_that_start_at_once_share_one_pass(tmp_path: Path) -> None:
     assert metrics[0]["test/loss"] == metrics[1]["test/loss"]
 
 
-def test_the_progress_says_how_fast_and_how_long(capsys: Any, log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_progress_shows_the_speed_and_the_time_left(capsys: Any, log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 20))
     monkeypatch.setattr(extraction.time, "monotonic", lambda: next(clock))
     with extraction._progress(1000) as report:

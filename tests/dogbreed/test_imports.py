@@ -1,4 +1,4 @@
-"""What must stay light to import, since commands that print a plan or a status must not wait for torch."""
+"""Modules that must not import torch, because commands that print a plan or a status must not wait for it."""
 
 import subprocess
 import sys

@@ -1,7 +1,13 @@
 import io
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +18,14 @@ from dogbreed import checkpoints, predict
 from dogbreed.errors import CheckpointError, DataError
 from dogbreed.inference import Predictor
 from dogbreed.model import DogBreedClassifier
+from tests.support.serving import tiny_model
 
 CLASSES = ("001.Affenpinscher", "002.Afghan_hound", "003.Airedale_terrier")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network, saved as a run saves it: what it answers is arbitrary, but always the same."""
+    """Save an untrained network like a run does: its predictions are arbitrary, but always the same."""
     torch.manual_seed(0)
     model = DogBreedClassifier(CLASSES, backbone="resnet18", weights=None, image_px=64)
     model.temperature.fill_(2.0)
@@ -50,6 +57,72 @@ def test_path_bytes_and_picture_give_the_same_answer(checkpoint: Path, photo: Pa
     assert all(answer == answers[0] for answer in answers)
 
 
+def written_into(content: bytes) -> io.BytesIO:
+    """Return a buffer positioned at its end, as `picture.save(buffer)` leaves it."""
+    buffer = io.BytesIO()
+    buffer.write(content)
+    return buffer
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        bytearray,
+        memoryview,
+        io.BytesIO,
+        written_into,
+        lambda content: io.BufferedReader(io.BytesIO(content)),
+        lambda content: np.asarray(Image.open(io.BytesIO(content))),
+        lambda content: np.asarray(Image.open(io.BytesIO(content))).astype(np.int64),
+        lambda content: np.asarray(Image.open(io.BytesIO(content)).convert("RGBA")),
+        lambda content: np.asfortranarray(Image.open(io.BytesIO(content))),
+    ],
+)
+def test_what_notebooks_hold_is_answered_as_the_file_is(
+    given: Callable[[bytes], Any], checkpoint: Path, photo: Path
+) -> None:
+    predictor = Predictor.from_checkpoint(checkpoint)
+    assert predictor.predict(given(photo.read_bytes())) == predictor.predict(photo)
+
+
+def test_an_open_file_is_read_and_left_open(checkpoint: Path, photo: Path) -> None:
+    predictor = Predictor.from_checkpoint(checkpoint)
+    with photo.open("rb") as file:
+        assert predictor.predict(file) == predictor.predict(file) == predictor.predict(photo)
+
+
+def test_a_grey_array_is_a_grey_picture(checkpoint: Path) -> None:
+    predictor = Predictor.from_checkpoint(checkpoint)
+    grey = np.random.default_rng(1).integers(0, 256, (70, 80), dtype=np.uint8)
+    expected = predictor.predict(Image.fromarray(grey).convert("RGB"))
+    assert predictor.predict(grey) == predictor.predict(grey[:, :, None]) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (np.zeros((3, 64, 48), np.uint8), r"uint8 \[3, 64, 48\] .*\[height, width, 3\]"),
+        (np.zeros((2, 64, 48, 3), np.uint8), r"\[2, 64, 48, 3\]"),
+        (np.zeros((0, 0, 3), np.uint8), r"\[0, 0, 3\]"),
+        (np.full((64, 48, 3), 0.5, np.float32), r"float32 \[64, 48, 3\] with values 0.5..0.5 .*255 \* array"),
+        (np.full((64, 48, 3), 300), r"values 300..300 .*0\.\.255"),
+        (np.full((64, 48, 3), -1), r"values -1..-1"),
+        (np.zeros((64, 48, 3), bool), "bool"),
+        (torch.zeros(3, 64, 48), "Tensor .*NumPy"),
+        (["a.jpg"], "list .*predict_many"),
+        (None, "NoneType"),
+        (7, "int"),
+        (io.StringIO("text"), "as text"),
+    ],
+)
+def test_an_unsupported_input_is_named_with_the_supported_ones(given: Any, words: str, checkpoint: Path) -> None:
+    with pytest.raises(DataError) as refused:
+        Predictor.from_checkpoint(checkpoint).predict(given)
+    assert re.search(words, str(refused.value))
+    assert "Try: " in str(refused.value)
+    assert "damaged" not in str(refused.value)
+
+
 def test_several_photos_are_answered_as_each_alone(checkpoint: Path, photo: Path) -> None:
     predictor = Predictor.from_checkpoint(checkpoint)
     other = io.BytesIO()
@@ -73,7 +146,7 @@ def test_a_run_folder_stands_for_its_best_checkpoint(checkpoint: Path, photo: Pa
     assert Predictor.from_checkpoint(folder).predict(photo) == Predictor.from_checkpoint(checkpoint).predict(photo)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     torch.save({"weights": torch.zeros(1)}, tmp_path / "other.ckpt")
     torn = tmp_path / "torn.ckpt"
@@ -94,7 +167,7 @@ def test_a_picture_that_does_not_decode_is_a_data_error(checkpoint: Path) -> Non
         Predictor.from_checkpoint(checkpoint).predict(b"")
 
 
-def test_the_command_prints_the_top_breeds_and_goes_on_after_a_bad_photo(
+def test_the_command_prints_the_top_breeds_and_continues_after_a_bad_photo(
     checkpoint: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = photo.with_name("copy.png")
@@ -118,4 +191,25 @@ def test_the_command_answers_in_json_for_programs(
 
 def test_the_command_says_what_is_wrong_with_a_checkpoint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert predict.main([str(tmp_path / "absent.ckpt"), "photo.jpg"]) == 1
-    assert "There is no checkpoint" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_classes_with_equal_display_names_keep_their_folder_names(checkpoint: Path) -> None:
+    first = Predictor.from_checkpoint(checkpoint)
+    arguments = {"preprocess": first.preprocess, "temperature": 1.0, "about": first.about}
+    for labels in (("1.5T", "3.5T", "7T"), ("001.dog", "002.dog", "003.cat"), ("a_b", "a b", "c")):
+        named = Predictor(first._network, labels=labels, **arguments)
+        assert named.breeds == labels
+    assert Predictor(first._network, labels=("1.Cat", "2.Dog"), **arguments).breeds == ("Cat", "Dog")
+
+
+def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
+    """ONNX Runtime writes a device id into the home folder when it loads a network, unless telemetry is disabled."""
+    model, home = tiny_model(tmp_path / "model.tar.gz"), tmp_path / "home"
+    home.mkdir()
+    wanted = ("ORT_DISABLE_TELEMETRY", "CI")
+    environment = {name: value for name, value in os.environ.items() if name not in wanted}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home)}
+    code = f"import time; from dogbreed.inference import Predictor; Predictor.load({str(model)!r}); time.sleep(0.5)"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not [path for path in home.rglob("*") if "icrosoft" in str(path)]

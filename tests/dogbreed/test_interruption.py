@@ -1,4 +1,4 @@
-"""A signal is heeded, whoever swallowed the exception that it raised."""
+"""A signal stops the run even if a library swallows the exception that it raised."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Folders of photos: what is found, what is skipped, what is remembered."""
+"""Scanning folders of photos: what is found, what is skipped, what is cached."""
 
 import csv
 import hashlib
@@ -64,7 +64,7 @@ def all_paths(found: PhotoSet) -> set[str]:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The names of the files that were read."""
+    """Record the names of the files that are read."""
     seen: list[str] = []
     real = photos_module.read_picture
 
@@ -118,7 +118,7 @@ def odd_folder(root: Path) -> tuple[Path, set[str]]:
     return root, bad
 
 
-def test_exactly_the_unusable_files_are_passed_over_each_with_a_reason(tmp_path: Path) -> None:
+def test_exactly_the_unusable_files_are_skipped_each_with_a_reason(tmp_path: Path) -> None:
     root, bad = odd_folder(tmp_path / "data")
     found = scan(root, max_bad_fraction=0.5)
     assert found.findings == ()
@@ -247,7 +247,7 @@ def test_two_folders_for_one_split_are_a_finding(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", [splits, class_folders])
 def test_one_class_only_is_a_finding(layout: Callable[..., Path], tmp_path: Path) -> None:
     (finding,) = scan(layout(tmp_path / "data", classes=("a.Akita",))).findings
-    assert "one class only (a.Akita)" in finding
+    assert "only one class (a.Akita)" in finding
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_one_class_only_is_a_finding(layout: Callable[..., Path], tmp_path: Path
         (lambda root: None, "does not exist"),
         (lambda root: root.write_text("woof"), "is not a folder"),
         (lambda root: root.symlink_to(root.name), "symbolic links"),
-        (lambda root: root.mkdir(), r"holds no photos in class folders \(seen: nothing\)"),
+        (lambda root: root.mkdir(), r"has no photos in class folders \(seen: nothing\)"),
         (lambda root: put(root / "0.jpg"), r"no photos in class folders \(seen: 1 files outside class folders\)"),
         (lambda root: (root / "a").mkdir(parents=True), r"no photos in class folders \(seen: a\)"),
         (lambda root: put(root / ".hidden" / "0.jpg"), r"seen: nothing"),
@@ -277,14 +277,14 @@ def test_a_root_whose_name_is_too_long_is_a_finding(tmp_path: Path) -> None:
     assert "File name too long" in finding
 
 
-def test_class_folders_whose_name_is_no_text_are_a_finding(tmp_path: Path) -> None:
+def test_class_folders_whose_name_is_not_printable_are_a_finding(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "data", classes=(*CLASSES, os.fsdecode(b"\xff"), "line\nbreak"))
     (finding,) = scan(root).findings
-    assert "2 class folders whose names are no printable text: line\\nbreak, \\xff" in finding
+    assert "2 class folders whose names are not printable: line\\nbreak, \\xff" in finding
     finding.encode()
 
 
-def test_links_to_themselves_among_the_folders_are_passed_over(tmp_path: Path) -> None:
+def test_folders_that_link_to_themselves_are_skipped(tmp_path: Path) -> None:
     root = splits(tmp_path / "data")
     (root / "loop").symlink_to("loop")
     (root / "train" / "loop").symlink_to("loop")
@@ -302,7 +302,7 @@ def test_folder_links_in_a_circle_end(tmp_path: Path) -> None:
     found = scan(root, max_bad_fraction=1)
     contents = [path for path in paths(found, "train") if path.startswith(f"train/{CLASSES[0]}/")]
     assert len({os.path.realpath(root / path) for path in contents}) == len(contents) == 2 + 8
-    assert all("link between folders" in reason for _, reason in found.skipped)
+    assert all("a link to a folder that was already read" in reason for _, reason in found.skipped)
 
 
 def test_photos_of_other_classes_are_not_read_through_a_link_to_a_folder_above(tmp_path: Path) -> None:
@@ -413,10 +413,10 @@ def test_too_few_photos_to_split_are_a_finding(tmp_path: Path) -> None:
 def test_fractions_that_leave_a_split_empty_are_a_finding(fractions: tuple[float, float], tmp_path: Path) -> None:
     root = class_folders(tmp_path / "data")
     (finding,) = scan(root, valid_fraction=fractions[0], test_fraction=fractions[1]).findings
-    assert f"data.valid_fraction={fractions[0]} and data.test_fraction={fractions[1]} do not split" in finding
+    assert f"data.valid_fraction={fractions[0]} and data.test_fraction={fractions[1]} cannot split" in finding
 
 
-def test_photos_whose_names_are_no_text_are_split_too(tmp_path: Path) -> None:
+def test_photos_whose_names_are_not_printable_are_split_too(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "data", count=4)
     put(root / CLASSES[0] / os.fsdecode(b"\xff.jpg"))
     found = scan(root)
@@ -436,7 +436,7 @@ def test_a_second_scan_reads_nothing(tmp_path: Path, reads: list[str]) -> None:
     assert set(reads) <= {"pipe.jpg"}, "a pipe may be a file the next time"
 
 
-def test_a_changed_file_is_looked_at_again_and_no_other(tmp_path: Path, reads: list[str]) -> None:
+def test_only_a_changed_file_is_scanned_again(tmp_path: Path, reads: list[str]) -> None:
     root = splits(tmp_path / "data")
     first = scan(root)
     reads.clear()
@@ -464,7 +464,7 @@ def test_a_date_does_not_change_the_digest_but_a_byte_does(tmp_path: Path, reads
     assert scan(root).digest != first.digest
 
 
-def test_every_photo_has_the_digest_of_its_bytes_remembered_or_not(tmp_path: Path) -> None:
+def test_every_photo_has_the_digest_of_its_bytes_cached_or_not(tmp_path: Path) -> None:
     root = splits(tmp_path / "data")
     put(root / "test" / CLASSES[2] / "0.jpg", PHOTO + b"\0")
     for found in (scan(root), scan(root)):
@@ -474,7 +474,7 @@ def test_every_photo_has_the_digest_of_its_bytes_remembered_or_not(tmp_path: Pat
                 assert photo.digest == hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def test_a_change_behind_the_same_size_and_date_is_seen(tmp_path: Path) -> None:
+def test_a_change_with_the_same_size_and_date_is_detected(tmp_path: Path) -> None:
     root = splits(tmp_path / "data")
     path = f"train/{CLASSES[1]}/0.jpg"
     put(root / path, PHOTO + b"\0")
@@ -495,7 +495,7 @@ def test_a_touched_photo_is_the_same_photo(tmp_path: Path, reads: list[str]) -> 
 
 
 def test_the_digest_of_all_photos_is_that_of_earlier_versions(tmp_path: Path) -> None:
-    """It stands in run folders that are resumed."""
+    """Run folders that are resumed hold this digest."""
     root = splits(tmp_path / "data")
     found = scan(root)
     listed = [[photo.path, photo.digest] for split in SPLITS for photo in found.splits[split]]
@@ -510,7 +510,7 @@ def test_the_digest_is_the_same_wherever_the_photos_lie(tmp_path: Path) -> None:
     assert scan(root).digest != scan(tmp_path / "copy").digest
 
 
-def test_the_verdict_of_another_pillow_is_not_trusted(
+def test_results_of_another_pillow_are_not_reused(
     tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = splits(tmp_path / "data")
@@ -521,9 +521,7 @@ def test_the_verdict_of_another_pillow_is_not_trusted(
     assert len(reads) == 18
 
 
-def test_a_fault_of_the_disk_is_not_remembered(
-    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_error_is_not_cached(tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     root = splits(tmp_path / "data")
 
     def refused(path: Path) -> bytes:
@@ -550,7 +548,7 @@ def test_a_fault_of_the_disk_is_not_remembered(
         b"[" * 9999,
     ],
 )
-def test_a_damaged_memory_is_no_problem(memory: bytes, tmp_path: Path) -> None:
+def test_a_damaged_scan_cache_is_ignored(memory: bytes, tmp_path: Path) -> None:
     root = splits(tmp_path / "data")
     first = scan(root)
     (kept,) = (tmp_path / "cache" / "scans").iterdir()
@@ -558,7 +556,7 @@ def test_a_damaged_memory_is_no_problem(memory: bytes, tmp_path: Path) -> None:
     assert scan(root) == first
 
 
-def test_a_memory_that_cannot_be_written_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_cache_that_cannot_be_written_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = splits(tmp_path / "data")
     (tmp_path / "file").write_text("no folder")
     for cache in (tmp_path / "file", Path("/proc/no/such"), Path("/dev/full")):
@@ -585,7 +583,7 @@ def test_a_script_without_a_main_guard_can_scan_many_photos(tmp_path: Path) -> N
     assert (done.stdout, done.stderr) == ("192\n", ""), "no bar where there is no terminal"
 
 
-def test_a_photo_that_changes_while_it_is_read_is_looked_at_the_next_time(
+def test_a_photo_that_changes_while_it_is_read_is_scanned_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = splits(tmp_path / "data")

@@ -1,4 +1,4 @@
-"""Odd and damaged pictures, and what a network sees of good ones."""
+"""Odd and damaged pictures, and the network's inputs from good ones."""
 
 import io
 import os
@@ -53,7 +53,7 @@ def mean_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def outcome(look: Callable[[bytes], tuple[int, int]], content: bytes) -> tuple[int, int] | None:
-    """The size that `look` finds, None if it refuses. Any other exception fails the test."""
+    """Return the size that `look` finds, None on DataError. Any other exception fails the test."""
     try:
         return look(content)
     except DataError:
@@ -165,7 +165,7 @@ def test_random_bytes_after_a_known_start_give_a_picture_or_data_error(rest: byt
 
 
 def test_bombs_are_refused_before_they_take_memory() -> None:
-    """In a process of its own, which says how much its peak has grown."""
+    """Run in a process of its own, which prints how much its peak memory has grown."""
     names = [name for name, kind in ODD.items() if kind.reason.endswith("pixels") or "unpacks" in name]
     assert len(names) >= 5
     code = """
@@ -201,14 +201,14 @@ def test_a_picture_just_below_the_limit_decodes(monkeypatch: pytest.MonkeyPatch)
     assert decode(Image.fromarray(upright())).size == (WIDTH, HEIGHT)
     monkeypatch.setattr(preprocess, "MAX_PIXELS", WIDTH * HEIGHT - 1)
     for picture in (jpeg(), Image.fromarray(upright())):
-        with pytest.raises(DataError, match="48 x 32 pixels are more than the 1,535"):
+        with pytest.raises(DataError, match="48 x 32 pixels, more than the limit of 1,535"):
             decode(picture)
 
 
 def test_the_limits_hold_where_pillows_own_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     for name in ("PNG that claims 60000 x 60000", "GIF that claims 60000 x 60000", "TIFF that claims 60000 x 60000"):
-        with pytest.raises(DataError, match=f"60000 x 60000 pixels are more than the {MAX_PIXELS:,}"):
+        with pytest.raises(DataError, match=f"60000 x 60000 pixels, more than the limit of {MAX_PIXELS:,}"):
             probe(ODD[name].content)
 
 
@@ -244,7 +244,7 @@ def test_no_program_is_started_for_a_picture(name: str, monkeypatch: pytest.Monk
     ],
     ids=["pipe", "folder", "link to a device", "link to nothing", "link to itself", "nothing", "empty"],
 )
-def test_what_is_no_picture_file_is_refused_at_once(
+def test_a_path_that_is_not_a_picture_file_is_refused_at_once(
     make: Callable[[Path], object], reason: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.jpg"
@@ -260,7 +260,7 @@ def test_a_disk_image_named_jpg_is_not_read(tmp_path: Path) -> None:
         file.write(jpeg())
         file.truncate(MAX_BYTES + 1)  # sparse
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DataError, match="536,870,911 bytes are more than the 536,870,910 that a photo may have"):
+    with pytest.raises(DataError, match="536,870,911 bytes, more than the limit of 536,870,910"):
         decode(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40_000
 
@@ -342,7 +342,7 @@ def test_every_mode_of_pillow_becomes_rgb(mode: str) -> None:
 @kinds
 @pytest.mark.parametrize("image_px", [1, 4, 16, 1000])
 def test_a_region_and_the_full_picture_agree(kind: Odd, image_px: int) -> None:
-    """The same files are accepted; at full scale with the very pixels, at a reduced one with their averages."""
+    """The same files are accepted, at full scale with identical pixels, at a reduced one with their averages."""
     full, refusal = None, ""
     try:
         full = decode(kind.content)
@@ -413,7 +413,7 @@ def test_a_box_is_chosen_in_the_upright_picture(orientation: int) -> None:
     assert sizes == [(WIDTH, HEIGHT)]
 
 
-def test_what_pillow_takes_and_simplejpeg_refuses_is_pillows_to_decide() -> None:
+def test_pillow_decides_about_files_that_simplejpeg_rejects() -> None:
     whole = jpeg()
     with_junk = whole[:-2] + bytes(4) + whole[-2:]  # before the end marker
     with pytest.raises(ValueError, match="extraneous bytes"):
@@ -460,8 +460,8 @@ def test_drawn_dogs_look_alike_decoded_in_part_and_in_full(interpolation: str) -
 
 @pytest.mark.slow
 def test_accuracy_is_the_same_decoded_in_part_and_in_full() -> None:
-    """Top-1 within 0.3 points (issue 3): logistic regression on pretrained features, 40 breeds of drawn dogs, 10 photos
-    of each to learn from and 40 to tell. Learned in full, told in part; and both in part, as a run does it."""
+    """Top-1 within 0.3 points: logistic regression on pretrained features, 40 breeds of drawn dogs, with
+    10 training and 40 test photos of each. Trained on full decoding and tested on partial; and both on partial."""
     square = Preprocess(112, 0.965, "bicubic")
     network, _ = backbones.build("timm", "efficientnet_lite0", backbones.LITE0_PACKAGE)
     network.eval()
@@ -515,7 +515,7 @@ def test_pixels_match_torchvisions_resize_and_crop(width: int, height: int, inte
     assert mean_difference(ours, np.asarray(reference)) < 1.0
 
 
-def test_pixels_are_the_middle_square() -> None:
+def test_pixels_are_the_center_crop() -> None:
     picture = np.zeros((40, 100, 3), np.uint8)
     picture[:, 30:70] = 200
     # the outermost pixels see a little of what lies around, as in a picture that is resized first and cropped then

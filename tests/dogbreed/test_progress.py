@@ -1,4 +1,4 @@
-"""The lines of a run's progress: what is written can be read again, by us and by SageMaker's metric definitions."""
+"""Progress lines can be parsed again, by dogbreed and by SageMaker's metric definitions."""
 
 import math
 import re
@@ -80,7 +80,7 @@ def test_metrics_of_sagemaker_are_the_numbers_of_the_line(epoch: Epoch) -> None:
 
 
 @given(results)
-def test_each_row_of_the_final_table_is_told_from_the_rest_of_the_log(metrics: dict[str, float]) -> None:
+def test_each_row_of_the_final_table_is_recognised_in_the_log(metrics: dict[str, float]) -> None:
     table = result_table(metrics).splitlines()
     assert len(table) == len(metrics)
     for row in table:
@@ -93,7 +93,7 @@ def test_each_row_of_the_final_table_is_told_from_the_rest_of_the_log(metrics: d
 
 
 @given(st.one_of(epochs, trials))
-def test_no_other_line_is_taken_for_a_row_of_the_final_table(line: Epoch | TrialEnd) -> None:
+def test_no_other_line_is_mistaken_for_a_row_of_the_final_table(line: Epoch | TrialEnd) -> None:
     assert not is_result_row(str(line))
     assert (Epoch.find(str(line)) is None) == isinstance(line, TrialEnd)
     assert (TrialEnd.find(str(line)) is None) == isinstance(line, Epoch)
@@ -107,8 +107,8 @@ def test_other_lines_report_nothing(text: str) -> None:
     assert not is_result_row(text)
 
 
-def test_the_lines_are_those_that_the_readme_shows() -> None:
-    lines = (ROOT / "README.md").read_text().splitlines()
+def test_the_lines_are_those_that_the_guides_show() -> None:
+    lines = [line for guide in ROOT.glob("dogbreed/*/README.md") for line in guide.read_text().splitlines()]
     shown = [line for line in lines if line.startswith("epoch ")]
     assert shown
     assert all(str(Epoch.find(line)) == line for line in shown)

@@ -1,4 +1,4 @@
-"""The report is one file that tells the truth about a run, whatever the run's folder holds."""
+"""The report is one file that describes a run correctly, whatever its folder contains."""
 
 import base64
 import csv
@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from setuptools import find_packages
 
 from dogbreed import report
-from dogbreed.breeds import BREEDS
+from dogbreed.breeds import BREEDS, display_names
 from dogbreed.errors import StorageError
 from dogbreed.report import ReportError, analysis, page, plots, reading
 from dogbreed.report.__main__ import main
@@ -47,7 +47,7 @@ def make_run(
     epochs: int = 12,
     seed: int = 0,
 ) -> tuple[RunFolder, Path]:
-    """A run folder as a training run leaves it, with photos; breeds are taken for their neighbours in the list."""
+    """A run folder as a training run leaves it, with photos; breeds are mistaken for their neighbours in the list."""
     rng = np.random.default_rng(seed)
     run, photos = RunFolder(root / "runs" / "2026-11-23-quickstart"), root / "photos"
     run.path.mkdir(parents=True)
@@ -136,7 +136,7 @@ def write_history(run: RunFolder, epochs: int, reached: float, rng: np.random.Ge
 
 
 class Page(HTMLParser):
-    """What a page is made of: tags with attributes, the text, and tables as rows of cell texts."""
+    """A parsed page: tags with attributes, the text, and tables as rows of cell texts."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -166,7 +166,7 @@ class Page(HTMLParser):
             row[-1] = " ".join(f"{row[-1]} {data}".split())
 
     def table(self, first_heading: str) -> list[list[str]]:
-        """The rows below the headings of the table that begins so."""
+        """Return the rows below the header of the table that starts with this heading."""
         return next(table[1:] for table in self.tables if table[0][0] == first_heading)
 
     def images(self) -> list[dict[str, str]]:
@@ -248,15 +248,15 @@ def test_confused_pairs_are_those_of_the_predictions(many: tuple[RunFolder, Path
     rows = predictions_of(many[0])
     counts = Counter((row["breed"], row["predicted"]) for row in rows if row["breed"] != row["predicted"])
     photos = Counter(row["breed"] for row in rows)
-    listed = Page(many[0].report.read_text()).table("Breed, taken for")
+    listed = Page(many[0].report.read_text()).table("Breed, mistaken for")
     assert len(listed) == page.PAIRS
     for breeds, count, *_ in listed:
-        pair = next(p for p in counts if breeds == f"{plain(p[0])} taken for {plain(p[1])}")
+        pair = next(p for p in counts if breeds == f"{plain(p[0])} mistaken for {plain(p[1])}")
         assert count == f"{counts[pair]} of {photos[pair[0]]}"
     assert [int(row[1].split()[0]) for row in listed] == sorted(counts.values(), reverse=True)[: page.PAIRS]
 
 
-def test_photos_of_a_pair_are_its_surest_mistakes_and_a_right_one(few: tuple[RunFolder, Path]) -> None:
+def test_photos_of_a_pair_are_its_most_confident_mistakes_and_a_correct_one(few: tuple[RunFolder, Path]) -> None:
     rows = predictions_of(few[0])
     shown = [re.sub(r".*: ", "", image["alt"]) for image in Page(few[0].report.read_text()).images()]
 
@@ -292,9 +292,9 @@ def test_headline_states_the_measured_numbers_and_chance(many: tuple[RunFolder, 
     rows, text = predictions_of(many[0]), " ".join(Page(many[0].report.read_text()).text.split())
     right = sum(row["breed"] == row["predicted"] for row in rows)
     accuracy = f"{100 * right / len(rows):.1f} %"  # split() above turned narrow spaces into plain ones
-    assert f"{right} of {len(rows)} test photos were given the right one of 133 breeds: {accuracy}, where" in text
+    assert f"{right} of {len(rows)} test photos were assigned the correct one of 133 breeds: {accuracy}, where" in text
     for expected in (
-        "guessing gets 0.75 %",
+        "chance is 0.75 %",
         "before calibration: 9.3 %",
         "2 min 8 s",
         "1.317",
@@ -308,9 +308,9 @@ def test_headline_states_the_measured_numbers_and_chance(many: tuple[RunFolder, 
 
 def test_metrics_that_contradict_the_predictions_are_pointed_out(small: tuple[RunFolder, Path]) -> None:
     run, photos = small
-    assert "not of the same test" not in report_of(run, photos).text
+    assert "not from the same test" not in report_of(run, photos).text
     run.metrics.write_text(json.dumps({"test/acc": 0.99}))
-    assert "not of the same test" in report_of(run, photos).text
+    assert "not from the same test" in report_of(run, photos).text
 
 
 def test_hostile_names_are_text_and_nothing_else(tmp_path: Path) -> None:
@@ -371,8 +371,8 @@ def test_thumbnails_are_small_and_upright(tmp_path: Path) -> None:
 def test_a_run_without_mistakes_has_no_confused_pairs(tmp_path: Path) -> None:
     run, photos = make_run(tmp_path, accuracy=1.0)
     page = report_of(run, photos)
-    assert "No test photo was taken for another breed." in page.text
-    assert "3 of 3 breeds were named rightly in every test photo." in page.text
+    assert "No test photo was mistaken for another breed." in page.text
+    assert "3 of 3 breeds were classified correctly in every test photo." in page.text
     assert not page.images()
 
 
@@ -422,7 +422,7 @@ def test_only_metrics_and_predictions_are_needed(small: tuple[RunFolder, Path]) 
         assert said in text
 
 
-def test_a_test_set_without_photos_is_said(small: tuple[RunFolder, Path]) -> None:
+def test_a_test_set_without_photos_is_reported(small: tuple[RunFolder, Path]) -> None:
     run, photos = small
     write_predictions(run, [])
     run.environment.unlink()
@@ -438,7 +438,7 @@ def test_values_that_were_not_measured_are_dashes(small: tuple[RunFolder, Path])
     assert page.ABSENT in text
 
 
-def test_all_that_is_missing_or_damaged_is_told_at_once(small: tuple[RunFolder, Path]) -> None:
+def test_everything_missing_or_damaged_is_reported_at_once(small: tuple[RunFolder, Path]) -> None:
     run, photos = small
     run.metrics.unlink()
     run.predictions.write_text("path,breed\n")
@@ -484,7 +484,7 @@ def test_the_same_run_gives_the_same_file(small: tuple[RunFolder, Path]) -> None
 
 
 def test_a_report_of_guesses_on_noise_stays_below_3_mb(tmp_path: Path) -> None:
-    """The worst case: photos that do not compress, and hardly two mistakes alike."""
+    """The worst case: photos that do not compress, and mistakes that are nearly all different."""
     run, photos = make_run(tmp_path, classes=BREEDS, photos_each=1)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)
@@ -501,7 +501,7 @@ def test_more_classes_than_pixels_are_drawn_in_blocks(tmp_path: Path) -> None:
     names = [f"{n:05}.breed_{n}" for n in range(3000)]
     rows = [("test/a.jpg", name, name, 0.9) for name in names] + [("test/a.jpg", names[0], names[-1], 0.9)]
     cells = analysis.confusion(reading.index_predictions(rows, names))
-    svg = plots.confusion_matrix(cells, analysis.labels(names), "matrix")
+    svg = plots.confusion_matrix(cells, display_names(names), "matrix")
     picture = Image.open(io.BytesIO(base64.b64decode(svg.partition("base64,")[2].partition('"')[0])))
     assert picture.size == (750, 750)
     red, green, blue, opacity = picture.convert("RGBA").getpixel((749, 0))  # type: ignore[misc]
@@ -535,7 +535,7 @@ def test_scores_agree_with_the_textbook() -> None:
     ],
 )
 def test_labels_are_short_as_long_as_they_differ(classes: list[str], expected: list[str]) -> None:
-    assert analysis.labels(classes) == expected
+    assert display_names(classes) == expected
 
 
 @pytest.mark.parametrize(
@@ -640,7 +640,7 @@ CHECK = """<script>addEventListener("load", () => {
 
 
 def browse(html: Path, scratch: Path, *options: str) -> str:
-    """Open `html` in headless Chromium; what it prints."""
+    """Open `html` in headless Chromium and return its output."""
     chromium = shutil.which("chromium")
     assert chromium, "This test opens the report in Chromium, which is not installed. Try: apt-get install chromium"
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
@@ -653,7 +653,7 @@ def browse(html: Path, scratch: Path, *options: str) -> str:
 
 
 def look(run: RunFolder, scratch: Path, *options: str) -> dict[str, Any]:
-    """What CHECK finds in a copy of the report without its policy against scripts."""
+    """Return what CHECK finds in a copy of the report without its policy against scripts."""
     html = re.sub(r"<meta http-equiv=[^>]*>", CHECK, run.report.read_text(), count=1)
     copy = scratch / "checked.html"
     copy.write_text(html)
@@ -680,7 +680,7 @@ def test_browser_takes_light_and_dark_from_the_reader(few: tuple[RunFolder, Path
 
 
 def requests_of(html: Path, scratch: Path, *options: str) -> list[str]:
-    """The addresses that a page asked for, by Chromium's own log; what Chromium asks for itself has no origin there."""
+    """Return the URLs that a page requested, from Chromium's log; Chromium's own requests have no origin there."""
     log_path = scratch / "net.json"
     browse(html, scratch, f"--log-net-log={log_path}", *options)
     log = json.loads(log_path.read_text())
@@ -698,7 +698,7 @@ def test_browser_asks_the_network_for_nothing(finished: RunFolder, tmp_path: Pat
 
 
 def test_browser_would_be_kept_from_asking(few: tuple[RunFolder, Path], tmp_path: Path) -> None:
-    """The policy stops a request, and without it the test above would have seen one."""
+    """The policy blocks a request that the test above would see without it."""
     address = "http://photos.invalid/dog.jpg"
     tempting = tmp_path / "tempting.html"
     html = few[0].report.read_text().replace("</header>", f'</header><img src="{address}">')

@@ -1,4 +1,4 @@
-"""Real processes, real signals: `python train.py` is killed at random moments, and nothing is lost."""
+"""Real processes and signals: `python train.py` is killed at random moments, and nothing is lost."""
 
 import json
 import os
@@ -28,14 +28,14 @@ def start(*arguments: str) -> "subprocess.Popen[bytes]":
 
 
 def finish(process: "subprocess.Popen[bytes]") -> str:
-    """Its output; it must end well."""
+    """Return the output of a process that must succeed."""
     output = process.communicate(timeout=300)[0].decode()
     assert process.returncode == 0, output
     return output
 
 
 def wait_until_training(folder: Path, process: "subprocess.Popen[bytes]", attempt: int) -> bool:
-    """Whether the process trains (for the n-th time in this folder); False if it ended first."""
+    """Wait until the process trains (for the n-th time in this folder); return False if it ended first."""
     log = folder / "train.log"
     while process.poll() is None:
         if log.exists() and log.read_text().count("Training ") + log.read_text().count("Resuming from ") >= attempt:
@@ -86,7 +86,7 @@ def test_a_run_stopped_at_random_moments_ends_with_the_same_weights(
 
 @pytest.fixture(scope="module")
 def moments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[dict[str, bytes]]]:
-    """Photos, a finished run, and what lay in its folder after each file that it wrote."""
+    """Photos, a finished run, and the state of its folder after each file that it wrote."""
     base = tmp_path_factory.mktemp("moments")
     photos, folder = make_photos(base / "photos"), base / "whole"
     seen: list[dict[str, bytes]] = []
@@ -108,7 +108,7 @@ def moments(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[
 def test_a_folder_whose_files_are_of_different_moments_ends_with_the_same_result(
     seed: int, moments: tuple[Path, Path, list[dict[str, bytes]]], tmp_path: Path
 ) -> None:
-    """As it comes back from S3 when a machine was taken away between two uploads."""
+    """Restore the folder as it comes from S3 after an interruption between two uploads."""
     photos, whole, seen = moments
     chance = random.Random(seed)
     moment = chance.randrange(len(seen))

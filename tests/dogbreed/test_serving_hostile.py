@@ -164,7 +164,7 @@ def test_whatever_is_no_picture_is_refused_with_words(
 
 
 def test_the_server_reaches_nobody(served: Served) -> None:
-    """A URL is no picture: nobody comes to the address. Whoever tried elsewhere would fail the test (loopback_only)."""
+    """A URL is not a picture: nobody connects to its address. loopback_only.py notes who tries to, in all tests."""
     with socket.create_server(("127.0.0.1", 0)) as bait:
         bait.setblocking(False)
         url = f"http://127.0.0.1:{bait.getsockname()[1]}/x.jpg"

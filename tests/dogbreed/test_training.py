@@ -1,4 +1,4 @@
-"""Runs in this process, tiny ones: what they leave behind, and that going on from anywhere changes nothing."""
+"""Tiny runs in this process: the files they leave, and that resuming from anywhere changes nothing."""
 
 import csv
 import json
@@ -20,6 +20,7 @@ from lightning import Trainer
 from dogbreed import checkpoints
 from dogbreed.data import DogBreedData
 from dogbreed.errors import CheckpointError, ConfigError, DataError, Interrupted, StorageError
+from dogbreed.features.loaders import CachedFeatures
 from dogbreed.inference import Predictor
 from dogbreed.model import DogBreedClassifier
 from dogbreed.run_folder import RunFolder
@@ -31,12 +32,12 @@ from tests.support.runs import config, history, run, same, unclocked, weights
 
 
 class Killed(BaseException):
-    """The process is gone: nobody may catch this and tidy up."""
+    """Stands for the death of the process: no code may catch it and clean up."""
 
 
 @contextmanager
 def counted_saves(*, die_after: int = 0) -> Iterator[list[int]]:
-    """The step of each checkpoint; the process dies right after the n-th."""
+    """Record the step of each checkpoint; the process dies right after the n-th."""
     save, steps = checkpoints.ResumePoint._save, []
 
     def count_and_die(self: checkpoints.ResumePoint, trainer: Any) -> None:
@@ -70,7 +71,7 @@ def uninterrupted(request: pytest.FixtureRequest, photos: Path, tmp_path_factory
 
 
 @pytest.mark.parametrize("when", [0.0, 0.35, 0.5, 0.65, 0.9])  # of all checkpoints: in epochs, and at their ends
-def test_a_run_that_died_goes_on_and_ends_as_if_nothing_had_happened(
+def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been_interrupted(
     uninterrupted: Any, when: float, tmp_path: Path
 ) -> None:
     settings, whole, metrics, saves = uninterrupted
@@ -105,6 +106,14 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_number_of_workers(
     assert not same(weights(finished), weights(tmp_path / "seed"))
 
 
+def test_states_in_checkpoints_keep_their_names_so_that_old_runs_can_be_resumed(finished: Path) -> None:
+    checkpoint = checkpoints.read(RunFolder(finished).last)
+    names = {name.partition("{")[0] for name in checkpoint["callbacks"]}
+    assert names == {"History", "BestCheckpoint", "ResumePoint"}
+    assert {"DogBreedData", "CachedFeatures"} & checkpoint.keys() == {"DogBreedData"}
+    assert CachedFeatures.__qualname__ == "CachedFeatures"
+
+
 def test_the_run_folder_holds_what_the_readme_lists(finished: Path) -> None:
     here = RunFolder(finished)
     for path in (here.config, here.metrics, here.history, here.predictions, here.report, here.environment, here.best):
@@ -129,7 +138,7 @@ def test_the_accuracy_reported_is_the_accuracy_of_the_checkpoint(finished: Path,
     )
 
 
-def test_a_finished_run_is_not_touched_again(copy: Path, photos: Path) -> None:
+def test_a_finished_run_is_not_changed(copy: Path, photos: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     metrics = run(config(photos), copy)
     assert metrics == json.loads((copy / "metrics.json").read_text())
@@ -153,7 +162,7 @@ def test_a_run_that_died_in_the_report_only_gets_its_report(copy: Path, photos: 
     assert (copy / "metrics.json").stat().st_mtime_ns == tested
 
 
-def test_a_finished_run_can_be_made_longer(copy: Path, photos: Path) -> None:
+def test_a_finished_run_can_be_extended(copy: Path, photos: Path) -> None:
     metrics = run(config(photos, "trainer.max_epochs=3"), copy)
     assert metrics["epochs"] == 3
     assert [row["epoch"] for row in history(copy)] == ["1", "2", "3"]
@@ -199,7 +208,7 @@ def test_a_checkpoint_of_other_photos_or_classes_is_refused(copy: Path, tmp_path
     with pytest.raises(CheckpointError, match="class list differs"):
         run(config(fewer), copy)
     others = make_photos(tmp_path / "others", px=44)
-    with pytest.raises(CheckpointError, match="are not those it was trained on"):
+    with pytest.raises(CheckpointError, match="differ from those it was trained on"):
         run(config(others), copy)
 
 
@@ -247,7 +256,7 @@ def test_without_a_network_data_and_weights_are_both_named(photos: Path, tmp_pat
     with pytest.raises(DataError) as caught:
         run(settings, tmp_path)
     assert str(caught.value).startswith("2 problems found")
-    for part in ("photos cannot be downloaded", "Cannot get the pretrained weights", "experiment=quickstart"):
+    for part in ("photos cannot be downloaded", "Cannot download the pretrained weights", "experiment=quickstart"):
         assert part in str(caught.value)
 
 
@@ -324,7 +333,7 @@ def training_reason(bad: Path) -> str:
 
 
 def test_a_full_disk_ends_the_run_with_what_was_saved_intact(copy: Path, photos: Path) -> None:
-    """A limit on file size is met like a full disk: the write fails half way."""
+    """A file size limit acts like a full disk: the write fails midway."""
     (copy / "fit.json").unlink()
     (copy / "metrics.json").unlink()
     before = {path.name: path.read_bytes() for path in (copy / "checkpoints").iterdir()}
@@ -368,10 +377,10 @@ def test_a_signal_in_training_saves_before_it_stops(
 @pytest.mark.parametrize(
     "where", ["setup", "on_train_start", "training_step", "on_train_batch_end", "on_train_epoch_end", "validation_step"]
 )
-def test_a_signal_is_heeded_wherever_training_is(
+def test_a_signal_stops_training_at_any_point(
     photos: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning's own handler would end it here with status 0, as if all were well."""
+    """Lightning's own handler would exit here with status 0, as after success."""
     original = getattr(DogBreedClassifier, where)
     sent: list[int] = []
 
@@ -431,7 +440,7 @@ def test_compiled_training_is_the_same_training(photos: Path, tmp_path: Path, ca
     steady = "model.dropout=0"  # compiled, it draws other random numbers
     plain = run(config(photos, steady), tmp_path / "plain")
     fast = run(config(photos, steady, "model.compile=true"), tmp_path / "compiled")
-    assert "Compiled for pictures of 32 px" in caplog.text
+    assert "Compiled for images of 32 px" in caplog.text
     assert fast["val/loss"] == pytest.approx(plain["val/loss"], abs=1e-3)
     assert fast["steps"] == plain["steps"]
 
@@ -469,7 +478,7 @@ def test_growing_pictures_are_trained_small_first_and_evaluated_at_full_size(pho
     assert {size for training_, size in sizes if not training_} == {64}
 
 
-def test_a_run_says_how_long_it_waited_for_data(copy: Path) -> None:
+def test_a_run_reports_how_long_it_waited_for_data(copy: Path) -> None:
     metrics = json.loads((copy / "metrics.json").read_text())
     assert 0 < metrics["train/data_wait"] <= 1
     with (copy / "metrics.csv").open() as file:

@@ -38,7 +38,7 @@ def light(key: tuple[int, ...], augment: Augment) -> NDArray[np.float32]:
 
 
 def waves(width: int, height: int) -> Image.Image:
-    """A smooth picture of that size, of which no part looks like another."""
+    """Draw a smooth picture of this size in which no two parts look alike."""
     y, x = np.mgrid[0:height, 0:width] * 120 / max(width, height)
     planes = [127 + 100 * np.sin(x / a + y / b) for a, b in ((30, 50), (70, 25), (40, 90))]
     return Image.fromarray(np.stack(planes, -1).astype(np.uint8))
@@ -69,7 +69,7 @@ def test_seed_epoch_and_index_each_make_another_view() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(keys)
-def test_the_callers_random_numbers_are_left_alone(key: tuple[int, int, int]) -> None:
+def test_the_global_random_state_is_not_changed(key: tuple[int, int, int]) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -130,7 +130,7 @@ def test_jitter_changes_light_and_no_jitter_leaves_colours_alone() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (300, 700), (90, 900), (1000, 20), (1, 1), (3, 2)])
 def test_crops_are_drawn_as_torchvision_draws_them(width: int, height: int) -> None:
-    """The distribution of sides, places and areas; not the very numbers."""
+    """Compares the distributions of sides, positions and areas, not the numbers."""
     empty = torch.empty(3, height, width)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -164,7 +164,7 @@ def test_a_view_is_torchvisions_crop_then_resize(interpolation: Interpolation) -
 def test_a_large_jpeg_gives_nearly_the_view_of_its_full_decoding(
     orientation: int, interpolation: Interpolation
 ) -> None:
-    """At an eighth of the picture's sides a reduced scale always applies, its pixels up to an output's pixel large."""
+    """At an eighth of the sides a reduced scale always applies, its pixels up to the size of an output pixel."""
     picture = waves(241, 187)
     undo = {6: 8, 8: 6}.get(orientation, orientation)
     turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(undo)  # Pillow's Transpose
@@ -188,7 +188,7 @@ def test_an_odd_picture_has_a_view_that_lies_in_the_range_of_what_it_shows(kind:
     assert pixels.flags["C_CONTIGUOUS"]
 
 
-def test_a_view_leaves_the_number_of_threads_alone() -> None:
+def test_a_view_does_not_change_the_number_of_threads() -> None:
     before = torch.get_num_threads()
     view((0, 0, 0), picture=jpeg())
     assert torch.get_num_threads() == before

@@ -1,4 +1,4 @@
-"""What a run does, as its settings say it; and the table of networks behind it."""
+"""Workload: a run's work from its settings, and the table of networks behind it."""
 
 import json
 import math
@@ -30,7 +30,7 @@ RUN: dict[str, Any] = {
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    """RUN with other settings: `data__batch_size=8`."""
+    """Return RUN with other settings, such as `data__batch_size=8`."""
     made = {name: dict(node) for name, node in RUN.items()}
     for key, value in changes.items():
         node, _, name = key.partition("__")
@@ -42,7 +42,7 @@ def drawn(**source: Any) -> dict[str, Any]:
     return changed(data__source={"_target_": "dogbreed.drawn.DrawnDogs", **source})
 
 
-def test_it_is_what_the_composed_settings_say() -> None:
+def test_it_matches_the_composed_settings() -> None:
     assert Workload.of(planned("gpu").spec.config) == Workload(
         backbone="resnet50",
         trainable="head",

@@ -14,7 +14,8 @@ from dogbreed.features import shards
 from dogbreed.features.store import FeatureStore, Recipe, stores_folder
 from launchers import prepare
 from launchers.aws import transfer
-from launchers.base import Plan, wait
+from launchers.base import Plan
+from launchers.follow import wait
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.machines import SAYS, Machine
@@ -22,6 +23,8 @@ from tests.support.photos import make_photos, tiny_settings
 from tests.support.rehearsing import BUCKET, job_of, rehearsal_cloud, states
 from tests.support.runs import same, weights
 from tests.support.stores import RECIPE, assert_holds, data_files, fill, keys, small_shards, values  # noqa: F401 (a fixture)
+
+pytestmark = pytest.mark.cloud
 
 # --- taking rows from elsewhere ---
 
@@ -68,7 +71,7 @@ def test_a_damaged_shard_is_passed_over(damage: str, elsewhere: FeatureStore, ca
         data.with_suffix(".json").write_text("{")
     store = FeatureStore(RECIPE, "net")
     assert store.missing(keys(10)) == list(lost)
-    assert "skipped, its rows are computed again" in caplog.text
+    assert "skipped, its rows are recomputed" in caplog.text
     assert_holds(fill(store, keys(10)), keys(10))
 
 
@@ -165,7 +168,7 @@ def test_the_second_job_on_the_same_photos_sends_its_settings_alone_and_extracts
     said, writes = run(second, again)
     assert writes == {"PutObject spec.json": 1}
     assert not any("Computing features" in line for line in said), said
-    assert "Features: 42 views were computed by earlier runs and are taken from there" in said
+    assert "Features: imported 42 views computed by earlier runs" in said
     own = kept(cloud, f"dogbreed/runs/{again.spec.run_id}/checkpoints/features/")
     assert not [name for name in own if name.endswith(".npy")]  # nothing lies there twice
     assert same(weights(tmp_path / "first", "best.ckpt"), weights(tmp_path / "second", "best.ckpt"))
@@ -182,7 +185,7 @@ def test_two_machines_leave_their_features_to_the_next_two(cloud: Rehearsal, pla
     said, writes = run(second, again)
     assert writes == {"PutObject spec.json": 1}
     assert not any("Computing features" in line for line in said), said
-    assert "Features: 48 views were computed by earlier runs and are taken from there" in said
+    assert "Features: imported 48 views computed by earlier runs" in said
     assert same(weights(tmp_path / "first", "best.ckpt"), weights(tmp_path / "second", "best.ckpt"))
 
 

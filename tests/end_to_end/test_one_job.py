@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 
 from dogbreed.errors import StorageError
 from launchers import prepare
-from launchers.base import Handle, RunSpec
+from launchers.base import Handle, RunSpec, SearchOutput
 from launchers.cli.verbs import main as launchers_command
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.remote.context import SENT
@@ -37,6 +37,8 @@ from tests.support.rehearsing import BUCKET, prepared, rehearsal_cloud, states
 from tests.support.stores import file_size_limit
 from tests.support.sweeps import Sweep, wait_for
 from tests.support.sweeps import states as states_of_trials
+
+pytestmark = pytest.mark.cloud
 
 # --- a database on a machine that may be taken away ---
 
@@ -78,7 +80,7 @@ def test_a_damaged_snapshot_is_set_aside(snapshots: Snapshots, capsys: pytest.Ca
     snapshots.kept.write_bytes(content)
     snapshots.restore()
     assert not snapshots.live.exists()
-    assert "begins anew" in capsys.readouterr().out
+    assert "starts over" in capsys.readouterr().out
     assert [path.name.partition(".damaged")[0] for path in snapshots.kept.parent.iterdir()] == ["study.db"]
 
 
@@ -143,7 +145,9 @@ class Taken(Sweep):
         shared = [*OVERRIDES, "hpo=none", "test=false", "logger=none"]
         drawn = ["model.lr=0.0001", "model.dropout=0.0"]  # the first point of the space below
         trial = prepare([*shared, *drawn])[1].spec
-        spec = replace(trial, search="mine", folder=str(self.home), overrides=(*OVERRIDES, *_SPACE, *typed))
+        spec = replace(
+            trial, output=SearchOutput("mine", 0), folder=str(self.home), overrides=(*OVERRIDES, *_SPACE, *typed)
+        )
         (place / "sent.json").write_text(json.dumps({"spec": json.loads(spec.to_json())}))
         self.environment[SENT] = str(place / "sent.json")
         self.folder_now = place
@@ -237,7 +241,7 @@ def test_a_best_trial_whose_files_were_not_saved_is_trained_again(tmp_path: Path
     best = json.loads((search.folder_now / "best.json").read_text())
     shutil.copy2(search.folder_now / "study.db", search.bucket)
     said, _ = search.machine().communicate(timeout=120)
-    assert "going on after 3" in said
+    assert "resumed after 3" in said
     again = json.loads((search.folder_now / "best.json").read_text())
     assert again == best
     assert [path.name for path in search.folder_now.glob("0*")] == [f"{best['trial']:05d}"]
@@ -249,7 +253,7 @@ def test_a_machine_that_makes_other_settings_of_the_command_refuses(tmp_path: Pa
     process = search.machine()
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "seed: 0 was sent, 7 here" in said
+    assert "seed: 0 submitted, 7 here" in said
 
 
 # --- from a person's command to what comes home ---
@@ -343,9 +347,9 @@ def test_a_search_in_one_job_comes_home_as_from_this_machine(
     # with more trials it goes on where it was: at home, and from there in the cloud again
     local = [text for text in command if not text.startswith(("launcher", "aws", "+aws", "hpo.n_trials"))]
     said = said_by(tmp_path, *local, f"hpo.n_trials={n_trials + 1}", "hpo.parallel=1")
-    assert f"going on after {n_trials}" in said
+    assert f"resumed after {n_trials}" in said
     said = said_by(tmp_path, *command, f"hpo.n_trials={n_trials + 2}", "aws.reclaims=0")
-    assert f"going on after {n_trials + 1}" in said
+    assert f"resumed after {n_trials + 1}" in said
     assert len(jobs(launcher, run_id)) == 2
     check_home(folder, n_trials + 2, photos)
 
@@ -358,7 +362,8 @@ def check_more_trials_are_a_further_job(folder: Path, place: Path, photos: Path,
     assert len(jobs(launcher, spec.run_id)) == 1
     with closing(sqlite3.connect(folder / "study.db")) as database:
         database.execute("CREATE TABLE added_at_home (number INTEGER)")
-    more = launcher.plan(replace(spec, overrides=(*spec.overrides, "hpo.n_trials=99"), trials=99))
+    study = spec.output.study
+    more = launcher.plan(replace(spec, overrides=(*spec.overrides, "hpo.n_trials=99"), output=SearchOutput(study, 99)))
     launcher.submit(more)
     assert len(jobs(launcher, spec.run_id)) == 2
     key = f"dogbreed/runs/{spec.run_id}/checkpoints/study.db"
@@ -454,7 +459,7 @@ def test_a_search_is_not_gone_on_with_as_if_it_were_a_run(
     assert "is a search.\nTry: the command that began it" in said_by(tmp_path, "resume=sweeps/mine", status=1)
     local = [text for text in command if not text.startswith(("launcher", "aws"))]
     said = said_by(tmp_path, *local, status=1)
-    assert "is a job's" in said
+    assert "as job " in said
     assert "python -m launchers attach sagemaker://rehearsal/mine-" in said
     assert "going on with other settings" in said_by(tmp_path, *command, "hpo.n_trials=99", status=1)
     run_id = json.loads((tmp_path / "sweeps/mine/spec.json").read_text())["run_id"]

@@ -1,4 +1,4 @@
-"""`python train.py` as a person meets it: real processes, real signals, exit statuses and messages."""
+"""`python train.py` as a person uses it: real processes, real signals, exit statuses and messages."""
 
 import csv
 import json
@@ -37,21 +37,21 @@ def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_hear_ctrl_c,
+        preexec_fn=_accept_ctrl_c,
     )
 
 
-def _hear_ctrl_c() -> None:
-    """As in a terminal: what a shell starts with & is told to ignore it, and hands that on."""
+def _accept_ctrl_c() -> None:
+    """Restore SIGINT as in a terminal: a process that a shell starts with & ignores it, and so do its children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stop(process: subprocess.Popen[str], signum: int) -> tuple[str, float]:
-    """What it said on stderr, and how many seconds it took to go."""
+    """Return what the process printed on stderr, and how many seconds it took to end."""
     began = time.monotonic()
     process.send_signal(signum)
-    _, said = process.communicate(timeout=120)
-    return said, time.monotonic() - began
+    _, output = process.communicate(timeout=120)
+    return output, time.monotonic() - began
 
 
 def only_run(cwd: Path) -> Path:
@@ -64,10 +64,10 @@ def state(run: Path) -> tuple[str, str, int]:
     return found["phase"], found["cause"], found["attempt"]
 
 
-def assert_one_message(said: str) -> None:
-    assert said.startswith("error: ")
-    assert "Traceback" not in said
-    assert "\x1b" not in said
+def assert_one_message(output: str) -> None:
+    assert output.startswith("error: ")
+    assert "Traceback" not in output
+    assert "\x1b" not in output
 
 
 class TestStart:
@@ -90,7 +90,7 @@ class TestStart:
             "launchers",
         ],
     )
-    def test_the_other_commands_say_it_too(self, module: str) -> None:
+    def test_the_other_commands_report_it_as_well(self, module: str) -> None:
         done = subprocess.run(
             [sys.executable, "-m", module, "--help"],
             cwd=TRAIN.parent,
@@ -125,7 +125,7 @@ class TestStart:
 
 
 class TestBadInput:
-    """One message, exit status 1, no traceback."""
+    """Bad input prints one message and no traceback, and the exit status is 1."""
 
     @pytest.mark.parametrize(
         ("words", "expected"),
@@ -134,19 +134,19 @@ class TestBadInput:
             (["data=nope"], "Available options in 'data'"),
             (["data=folder", "model.lr=???"], "2 values are missing: data.root, model.lr"),
             (["resume=runs/nope"], "no run folder runs/nope"),
-            (["run_id=a_b"], "cannot name a run"),
+            (["run_id=a_b"], "is not a valid run id"),
             (["hydra.run.dir=/dev/null/x"], "Cannot write /dev/null/x"),
             (["launcher._target_=launchers.local.Nothing"], "launchers.local.Nothing"),
             (["model.lr={"], "model.lr={"),
         ],
         ids=lambda value: value[-1] if isinstance(value, list) else None,
     )
-    def test_it_is_named(self, words: list[str], expected: str, tmp_path: Path) -> None:
+    def test_bad_input_is_named(self, words: list[str], expected: str, tmp_path: Path) -> None:
         done = train(*words, cwd=tmp_path)
         assert done.returncode == 1
         assert_one_message(done.stderr)
         assert expected in done.stderr
-        assert not any((tmp_path / "runs").glob("*"))  # nothing is left of a run that did not begin
+        assert not any((tmp_path / "runs").glob("*"))  # a run that did not start leaves nothing
 
     def test_debug_shows_the_traceback(self, tmp_path: Path) -> None:
         done = train("run_id=a_b", "debug=true", cwd=tmp_path)
@@ -157,7 +157,7 @@ class TestBadInput:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
-    """The folder of a run that succeeded; its output is beside it."""
+    """Return the folder of a run that succeeded; its output is beside it."""
     cwd = tmp_path_factory.mktemp("cli")
     done = train(*tiny_settings(photos), cwd=cwd)
     assert done.returncode == 0, done.stderr
@@ -176,7 +176,7 @@ class TestRun:
             assert (finished / name).exists()
         assert "Next: python -m dogbreed.predict" in output
 
-    def test_its_folder_says_what_it_was(self, finished: Path) -> None:
+    def test_its_folder_records_what_was_run(self, finished: Path) -> None:
         assert state(finished) == ("succeeded", "none", 1)
         spec = json.loads((finished / "spec.json").read_text())
         assert spec["run_id"] == finished.name == spec["config"]["run_id"]
@@ -208,16 +208,16 @@ class TestRun:
         assert "seed was 0, now 9" in done.stderr
 
 
-def test_sigterm_saves_and_the_printed_command_goes_on(tmp_path: Path, tiny_overrides: list[str]) -> None:
+def test_sigterm_saves_and_the_printed_command_resumes(tmp_path: Path, tiny_overrides: list[str]) -> None:
     process = start(*tiny_overrides, "trainer.max_epochs=100000", cwd=tmp_path)
     until(lambda: any((tmp_path / "runs").glob("*/metrics.csv")))
-    said, _ = stop(process, signal.SIGTERM)
+    output, _ = stop(process, signal.SIGTERM)
     assert process.returncode == 143
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     run = only_run(tmp_path)
     assert state(run) == ("cancelled", "interrupted", 1)
     assert (run / "checkpoints" / "last.ckpt").exists()
-    (command,) = re.findall(r"^Go on with: (python train\.py resume=.+)$", said, re.MULTILINE)
+    (command,) = re.findall(r"^Resume it with: (python train\.py resume=.+)$", output, re.MULTILINE)
     with (run / "metrics.csv").open() as file:
         epochs = len(list(csv.reader(file))) - 1
     done = train(*shlex.split(command)[2:], f"trainer.max_epochs={epochs + 1}", cwd=tmp_path)
@@ -233,22 +233,22 @@ def test_a_signal_while_torch_is_loaded_ends_it_at_once(
 ) -> None:
     process = start(*tiny_overrides, "trainer.max_epochs=100000", cwd=tmp_path)
     until(lambda: any((tmp_path / "runs").glob("*/state.json")))
-    said, _ = stop(process, signum)
+    output, _ = stop(process, signum)
     assert process.returncode == status
-    assert "Traceback" not in said
-    assert "Go on with: python train.py resume=" in said
+    assert "Traceback" not in output
+    assert "Resume it with: python train.py resume=" in output
     assert state(only_run(tmp_path))[0] == "cancelled"
 
 
-def test_a_sweep_goes_on_after_a_run_that_fails_and_ctrl_c_ends_all_of_it(
+def test_a_sweep_continues_after_a_failed_run_and_ctrl_c_ends_all_of_it(
     tmp_path: Path, tiny_overrides: list[str]
 ) -> None:
     roots = f"data.root={tmp_path}/none,{tiny_overrides[1].removeprefix('data.root=')}"
     process = start("-m", *tiny_overrides, "trainer.max_epochs=100000", roots, "seed=0,1", cwd=tmp_path)
     until(lambda: any((tmp_path / "sweeps").glob("*/2/metrics.csv")))
-    said, _ = stop(process, signal.SIGINT)
+    output, _ = stop(process, signal.SIGINT)
     assert process.returncode == 130
-    assert "Go on with: python train.py resume=" in said
+    assert "Resume it with: python train.py resume=" in output
     (sweep,) = (tmp_path / "sweeps").iterdir()
     bad, stopped = ("failed", "bad_config"), ("cancelled", "by_user")
     assert [state(sweep / job)[:2] for job in "012"] == [bad, bad, stopped]
@@ -262,7 +262,7 @@ def test_a_sweep_with_a_failed_run_fails(tmp_path: Path) -> None:
     done = train("-m", "run_id=a_b,c_d", cwd=tmp_path)
     assert done.returncode == 1
     assert_one_message(done.stderr.partition("\n")[2])
-    assert "#1 : run_id=c_d" in done.stdout  # the second one had its turn
+    assert "#1 : run_id=c_d" in done.stdout  # the second run was started
 
 
 def test_colour_is_for_terminals_that_want_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What several instances bring, as a plan says it: the whole run's time and price, and when fewer would do."""
+"""Plans compare several instances with one: the whole run's time and price, and when fewer are enough."""
 
 from dataclasses import replace
 from typing import cast
@@ -25,15 +25,15 @@ def row(name: str) -> prices.Instance:
     return found
 
 
-def test_one_instance_has_nothing_to_say() -> None:
-    assert instances.said(HEAD, row("ml.m5.large"), 1) == ""
+def test_a_plan_says_nothing_about_one_instance() -> None:
+    assert instances.compare_speed(HEAD, row("ml.m5.large"), 1) == ""
 
 
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("trainable", ["head", "layer4", "all"])
 @settings(max_examples=20, deadline=None)
 @given(n=st.integers(2, 100))
-def test_the_run_is_never_more_times_as_fast_than_there_are_instances(name: str, trainable: str, n: int) -> None:
+def test_the_speedup_never_exceeds_the_number_of_instances(name: str, trainable: str, n: int) -> None:
     made, on = replace(HEAD, trainable=trainable), row(name)
     one, many = estimate.seconds_expected(made, on), estimate.seconds_expected(made, on, n)
     assert one is not None
@@ -44,34 +44,34 @@ def test_the_run_is_never_more_times_as_fast_than_there_are_instances(name: str,
     assert 0 < steps <= n
 
 
-def test_training_all_of_it_on_slow_machines_is_as_many_times_as_fast() -> None:
-    said = instances.said(ALL, row("ml.m5.large"), 5)
-    assert said.splitlines() == [
+def test_training_the_whole_network_on_slow_machines_scales_linearly() -> None:
+    text = instances.compare_speed(ALL, row("ml.m5.large"), 5)
+    assert text.splitlines() == [
         "training steps 5 times as fast as on one instance, on paper",
         "1.7 h in all, 8.3 h on one instance",
     ]
 
 
-def test_a_fast_gpu_behind_a_slow_network_is_warned_of() -> None:
-    said = instances.said(ALL, row("ml.g5.xlarge"), 2)
-    assert "training steps 0.76 times" in said
-    assert "More machines will not help: launcher.instances=1 takes 5.6 min" in said
+def test_a_plan_warns_of_a_fast_gpu_behind_a_slow_network() -> None:
+    text = instances.compare_speed(ALL, row("ml.g5.xlarge"), 2)
+    assert "training steps 0.76 times" in text
+    assert "More machines will not help: launcher.instances=1 takes 5.6 min" in text
 
 
-def test_features_are_shared_out_and_later_runs_need_one_machine() -> None:
-    said = instances.said(HEAD, row("ml.m5.large"), 5)
-    assert "for features, which later runs find" in said
-    assert "Later runs are as fast with launcher.instances=1" in said
-    assert "will not help" not in said
-    assert "Later runs" not in instances.said(replace(HEAD, features="off"), row("ml.m5.large"), 5)
+def test_features_are_computed_in_shares_and_later_runs_need_one_machine() -> None:
+    text = instances.compare_speed(HEAD, row("ml.m5.large"), 5)
+    assert "compute features that later runs reuse" in text
+    assert "Later runs are as fast with launcher.instances=1" in text
+    assert "will not help" not in text
+    assert "Later runs" not in instances.compare_speed(replace(HEAD, features="off"), row("ml.m5.large"), 5)
 
 
-def test_a_short_run_is_warned_of_since_starting_takes_longer() -> None:
+def test_a_plan_warns_of_a_run_shorter_than_its_start() -> None:
     short = Workload.of(planned("spot").spec.config)
-    assert "More machines will not help: launcher.instances=1" in instances.said(short, row("ml.m5.large"), 5)
+    assert "More machines will not help: launcher.instances=1" in instances.compare_speed(short, row("ml.m5.large"), 5)
 
 
-def test_machines_handing_over_their_features_takes_time() -> None:
+def test_exchanging_features_takes_time() -> None:
     one, two = (times.times(LAYER4, row("ml.m5.large"), n) for n in (1, 2))
     assert one is not None
     assert two is not None
@@ -88,17 +88,17 @@ def test_features_that_do_not_fit_are_computed_in_each_step() -> None:
 
 
 @pytest.mark.parametrize("trainable", ["head", "all"])
-def test_photos_that_nobody_has_counted_leave_the_steps_to_speak_of(trainable: str) -> None:
+def test_with_an_unknown_number_of_photos_only_steps_are_compared(trainable: str) -> None:
     uncounted = replace(HEAD, trainable=trainable, train_photos=None, other_photos=None)
-    said = instances.said(uncounted, row("ml.g5.xlarge"), 2)
-    assert said.startswith("training steps ")
-    assert "in all" not in said
-    assert "launcher.instances=1 is as fast" in said or trainable == "head"
+    text = instances.compare_speed(uncounted, row("ml.g5.xlarge"), 2)
+    assert text.startswith("training steps ")
+    assert "in all" not in text
+    assert "launcher.instances=1 is as fast" in text or trainable == "head"
 
 
 def test_what_is_unknown_is_not_guessed() -> None:
-    assert "of that network" in instances.said(replace(HEAD, backbone="convnext_tiny"), row("ml.m5.large"), 2)
-    assert "of that instance type" in instances.said(HEAD, prices.instance("ml.g6.xlarge"), 2)
+    assert "for this network" in instances.compare_speed(replace(HEAD, backbone="convnext_tiny"), row("ml.m5.large"), 2)
+    assert "for this instance type" in instances.compare_speed(HEAD, prices.instance("ml.g6.xlarge"), 2)
     assert estimate.estimate(HEAD, "ml.g6.xlarge", instances=2, spot=False, max_run_s=3600) is None
 
 
@@ -113,18 +113,18 @@ def test_the_price_is_that_of_all_instances_for_the_shorter_time() -> None:
     assert five.worst == 5 * one.worst
 
 
-def test_the_plan_says_it_of_several_instances_alone() -> None:
+def test_the_plan_compares_speed_only_for_several_instances() -> None:
     launcher, _ = prepare(COMMANDS["gpu"])
     one = cast(SageMakerLauncher, launcher)
     spec = planned("gpu").spec
     assert "speed-up" not in dict(one._rows(spec, "s3://"))
     several = replace(one, instances=5, instance_type="ml.m5.large")
-    assert dict(several._rows(spec, "s3://"))["speed-up"] == instances.said(
+    assert dict(several._rows(spec, "s3://"))["speed-up"] == instances.compare_speed(
         Workload.of(spec.config), row("ml.m5.large"), 5
     )
 
 
-def test_every_priced_type_has_its_network() -> None:
+def test_every_priced_type_has_a_network_bandwidth() -> None:
     for name in TYPES:
         assert row(name).network.bytes_per_s == row(name).net_gbps * 125e6 > 0
         assert 0 < row(name).network.latency_s < 1e-3

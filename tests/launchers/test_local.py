@@ -1,4 +1,4 @@
-"""The local launcher keeps the contract; and the values that travel between launchers and their users."""
+"""The local launcher keeps the launcher contract, and the values that launchers take and return keep their format."""
 
 import json
 import os
@@ -23,8 +23,9 @@ from omegaconf import OmegaConf
 from dogbreed.distributed.ranks import PeerLost
 from dogbreed.errors import ConfigError, DataError, StorageError
 from launchers import launch, prepare
-from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status, wait
+from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status
 from launchers.cli.verbs import main as launchers_command
+from launchers.follow import wait
 from launchers.formatting import shown_path
 from launchers.local import LocalLauncher
 from launchers.overrides import override, unquoted
@@ -85,19 +86,19 @@ class TestLocalLauncher(LauncherContract):
         folder = runs / "killed"
         folder.mkdir()
         dead.write(folder)
-        path = folder / f".last.ckpt.tmp-{dead.pid}"
+        path = folder / f".last.ckpt.tmp-{dead.pid}.sagemaker-ignore"
         path.touch()
         return str(path)
 
     @pytest.fixture
     def in_use(self, runs: Path, left_over: str) -> str:
-        path = runs / "killed" / f".last.ckpt.tmp-{os.getpid()}"
+        path = runs / "killed" / f".last.ckpt.tmp-{os.getpid()}.sagemaker-ignore"
         path.touch()
         return str(path)
 
-    def test_cleanup_can_wait_until_things_are_old(self, tmp_path: Path, dead: State) -> None:
+    def test_cleanup_can_be_limited_to_old_files(self, tmp_path: Path, dead: State) -> None:
         dead.write(folder := _folder(tmp_path / "run"))
-        (folder / f".metrics.json.tmp-{dead.pid}").touch()
+        (folder / f".metrics.json.tmp-{dead.pid}.sagemaker-ignore").touch()
         launcher = LocalLauncher(str(tmp_path))
         assert not launcher.cleanup(older_than=timedelta(hours=1)).found
         assert launcher.cleanup(older_than=timedelta(seconds=-1)).found
@@ -105,7 +106,7 @@ class TestLocalLauncher(LauncherContract):
 
 @pytest.fixture
 def dead() -> State:
-    """The state that a killed process left."""
+    """Return the state that a killed process has left."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     state = replace(State.of_this_process(Status(Phase.LOST)), pid=process.pid)
     state = replace(state, process_started=psutil.Process(process.pid).create_time())
@@ -127,13 +128,13 @@ def test_a_local_handle_is_the_folder_s_path() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "runs/x", "local:", "local://", "://a/b", "sagemaker://run"])
-def test_what_is_no_handle_is_refused(text: str) -> None:
-    with pytest.raises(LaunchError, match="no handle"):
+def test_an_invalid_handle_is_refused(text: str) -> None:
+    with pytest.raises(LaunchError, match="not a valid run handle"):
         Handle.parse(text)
 
 
 def test_a_handle_of_another_launcher_is_not_a_local_run() -> None:
-    with pytest.raises(LaunchError, match="not a run of this machine"):
+    with pytest.raises(LaunchError, match="not a local run"):
         LocalLauncher().status(Handle("sagemaker", "eu-west-1", "x"))
 
 
@@ -151,13 +152,13 @@ def test_a_spec_survives_json(run_id: str, overrides: list[str], config: dict[st
 
 
 @given(TEXT)
-def test_any_path_can_be_given_to_hydra(path: str) -> None:
+def test_any_path_survives_quoting_for_hydra(path: str) -> None:
     text = override("resume", f"/{path}")
     assert OverridesParser.create().parse_override(text).value() == f"/{path}"
     assert unquoted(text.removeprefix("resume=")) == f"/{path}"
 
 
-def test_a_killed_run_is_interrupted_and_says_how_to_go_on(tmp_path: Path, dead: State) -> None:
+def test_a_killed_run_is_interrupted_and_says_how_to_resume_it(tmp_path: Path, dead: State) -> None:
     dead.write(tmp_path)
     status = LocalLauncher().status(find(str(tmp_path)))
     assert (status.phase, status.cause) == (Phase.FAILED, Cause.INTERRUPTED)
@@ -172,7 +173,7 @@ def test_another_process_with_the_same_number_is_not_the_run(tmp_path: Path) -> 
     assert LocalLauncher().status(handle).phase is Phase.RUNNING
     replace(mine, pid=parent.pid, process_started=parent.create_time() - 1000).write(tmp_path)
     assert LocalLauncher().status(handle).cause is Cause.INTERRUPTED
-    mine.write(tmp_path)  # our own number, left by an earlier process of a container that was started again
+    mine.write(tmp_path)  # this process's own pid, left by an earlier process of a restarted container
     assert LocalLauncher().status(handle).cause is Cause.INTERRUPTED
 
 
@@ -182,17 +183,17 @@ def test_a_run_that_is_alive_elsewhere_is_refused(tmp_path: Path, tiny_overrides
     alive = State.of_this_process(Status(Phase.LOST))
     alive = replace(alive, pid=parent.pid, process_started=parent.create_time())
     alive.write(tmp_path)
-    with pytest.raises(LaunchError, match=f"going on in process {parent.pid}"):
+    with pytest.raises(LaunchError, match=f"already running, in process {parent.pid}"):
         launcher.submit(plan)
     replace(alive, host="another").write(tmp_path)
-    with pytest.raises(LaunchError, match="on another, which cannot be seen"):
+    with pytest.raises(LaunchError, match="on another, which cannot be checked"):
         launcher.submit(plan)
-    with pytest.raises(LaunchError, match="cancelling it there"):
+    with pytest.raises(LaunchError, match="cancel it there"):
         launcher.cancel(plan.handle)
     assert not (tmp_path / "spec.json").exists()
 
 
-def test_a_run_that_does_not_heed_is_killed(tmp_path: Path) -> None:
+def test_a_run_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE) as process:
         assert process.stdout
@@ -249,7 +250,7 @@ def test_an_unexpected_error_leaves_its_traceback_in_the_log(
     assert "Traceback (most recent call last)" in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_half_a_line_of_a_killed_process_does_not_hide_the_next_attempt(tmp_path: Path) -> None:
+def test_a_half_written_line_of_a_killed_process_does_not_hide_the_next_attempt(tmp_path: Path) -> None:
     launcher, plan = prepare(["data=folder", f"data.root={tmp_path}/none", f"hydra.run.dir={tmp_path}/run"])
     submitted(launcher, plan)
     with (tmp_path / "run" / "train.log").open("a") as log:
@@ -258,7 +259,7 @@ def test_half_a_line_of_a_killed_process_does_not_hide_the_next_attempt(tmp_path
     assert {line.attempt for line in launcher.logs(plan.handle)} == {1, 2}
 
 
-def test_a_full_disk_is_one_storage_error(tmp_path: Path, tiny_overrides: list[str]) -> None:
+def test_a_full_disk_is_reported_as_one_storage_error(tmp_path: Path, tiny_overrides: list[str]) -> None:
     words = [*tiny_overrides, "trainer.max_epochs=1", f"hydra.run.dir={tmp_path}/run"]
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
@@ -278,8 +279,8 @@ def test_a_notebook_run_ends_with_its_error_and_has_a_log(tmp_path: Path) -> Non
     assert "failed" in (tmp_path / "run" / "train.log").read_text()
 
 
-def test_only_the_first_rank_keeps_the_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as taken:  # nobody listens there
+def test_only_the_first_rank_records_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:  # no process listens there
         taken.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
         for name, value in {
@@ -291,7 +292,7 @@ def test_only_the_first_rank_keeps_the_books(tmp_path: Path, monkeypatch: pytest
         }.items():
             monkeypatch.setenv(name, value)
         words = ["data=folder", f"data.root={tmp_path}/none", f"hydra.run.dir={tmp_path}/run", "ranks.timeout_s=5"]
-        with pytest.raises(PeerLost, match=r"Process 1 of 2: not all have met at 127\.0\.0\.1"):
+        with pytest.raises(PeerLost, match=r"Process 1 of 2: not all processes joined at 127\.0\.0\.1"):
             launch([*words, "run_id=together"])
     assert not (tmp_path / "run" / STATE_FILE).exists()
 
@@ -313,7 +314,7 @@ def test_each_composition_has_its_own_run_id(tmp_path: Path) -> None:
 
 @pytest.fixture
 def stored(tmp_path: Path, tiny_overrides: list[str]) -> Plan:
-    """What a run that succeeded leaves, as far as launchers read it; nothing was trained."""
+    """Write the files of a run that succeeded, as far as launchers read them, without training."""
     folder = tmp_path / "runs" / "good"
     plan = prepare([*tiny_overrides, "trainer.max_epochs=1", f"hydra.run.dir={folder}"])[1]
     (folder / "checkpoints").mkdir(parents=True)
@@ -326,7 +327,7 @@ def stored(tmp_path: Path, tiny_overrides: list[str]) -> Plan:
 
 
 class TestResume:
-    def test_what_may_change_changes_and_the_rest_is_the_folder_s(self, stored: Plan) -> None:
+    def test_allowed_changes_apply_and_the_rest_comes_from_the_folder(self, stored: Plan) -> None:
         folder = stored.spec.folder
         plan = prepare([f"resume={folder}", "trainer.max_epochs=7", "data.workers=3", "logger=tensorboard"])[1]
         before, after = stored.spec.config, plan.spec.config
@@ -344,21 +345,21 @@ class TestResume:
         config = prepare([f"resume={folder}", "seed=0"])[1].spec.config
         assert config["model"]["weight_decay"] == 1e-4
 
-    def test_killed_before_its_config_was_written_it_uses_the_spec_s(self, stored: Plan) -> None:
+    def test_a_run_killed_before_its_config_was_written_uses_the_spec(self, stored: Plan) -> None:
         folder = Path(stored.spec.folder)
         (folder / "config.yaml").unlink()
         assert prepare([f"resume={folder}"])[1].spec.config["trainer"] == stored.spec.config["trainer"]
 
-    def test_a_handle_does_as_well_as_a_folder(self, stored: Plan) -> None:
+    def test_a_handle_works_like_a_folder(self, stored: Plan) -> None:
         assert prepare([f"resume={stored.handle}"])[1].handle == stored.handle
 
-    def test_finished_it_is_not_trained_again(self, stored: Plan) -> None:
+    def test_a_finished_run_is_not_trained_again(self, stored: Plan) -> None:
         launcher = LocalLauncher()
         before = launcher.status(stored.handle)
         assert launch([f"resume={stored.handle}"]) == stored.handle
         assert launcher.status(stored.handle) == before
 
-    def test_another_run_is_refused_with_all_the_changes(self, stored: Plan) -> None:
+    def test_changes_that_make_it_another_run_are_refused_and_all_listed(self, stored: Plan) -> None:
         typed = ["model.lr=0.5", "seed=3", "data.batch_size=9", "data.root=/x", "experiment=finetune", "+model.new=1"]
         with pytest.raises(ConfigError) as refused:
             prepare([f"resume={stored.handle}", *typed])
@@ -368,10 +369,10 @@ class TestResume:
 
     @pytest.mark.parametrize("typed", [["model=efficientnet_lite0"], ["data=drawn"]])
     def test_another_group_is_refused(self, stored: Plan, typed: list[str]) -> None:
-        with pytest.raises(ConfigError, match="cannot go on with other data, another model or another seed"):
+        with pytest.raises(ConfigError, match="with other data, another model or another seed"):
             prepare([f"resume={stored.handle}", *typed])
 
-    def test_before_the_first_checkpoint_what_was_wrong_can_be_mended(self, stored: Plan) -> None:
+    def test_before_the_first_checkpoint_wrong_settings_can_be_fixed(self, stored: Plan) -> None:
         folder = Path(stored.spec.folder)
         for path in (*folder.glob("checkpoints/*"), folder / "metrics.json"):
             path.unlink()
@@ -380,35 +381,35 @@ class TestResume:
         with pytest.raises(ConfigError, match="experiment"):
             prepare([f"resume={stored.handle}", "experiment=finetune"])
 
-    def test_the_same_words_again_are_no_change(self, stored: Plan) -> None:
+    def test_repeating_the_same_overrides_changes_nothing(self, stored: Plan) -> None:
         assert prepare([f"resume={stored.handle}", *stored.spec.overrides])[1].spec.config["model"]
 
     @pytest.mark.parametrize("typed", ["run_id=other", "hydra.run.dir=/other"])
-    def test_its_name_and_place_stay(self, stored: Plan, typed: str) -> None:
+    def test_its_run_id_and_folder_cannot_change(self, stored: Plan, typed: str) -> None:
         with pytest.raises(ConfigError, match="keeps its"):
             prepare([f"resume={stored.handle}", typed])
 
-    def test_what_is_no_run_is_refused(self, tmp_path: Path) -> None:
+    def test_a_folder_without_a_run_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(LaunchError, match="no run folder"):
             prepare([f"resume={tmp_path}/nothing"])
-        with pytest.raises(ConfigError, match="so it is no run's folder"):
+        with pytest.raises(ConfigError, match="is not a run folder"):
             prepare([f"resume={tmp_path}"])
         (tmp_path / "spec.json").write_text("{")
         with pytest.raises(ConfigError, match="damaged"):
             prepare([f"resume={tmp_path}"])
 
-    def test_it_is_typed_and_not_kept_in_a_file(self, stored: Plan) -> None:
-        with pytest.raises(ConfigError, match="not into a file"):
+    def test_resume_in_a_file_is_refused(self, stored: Plan) -> None:
+        with pytest.raises(ConfigError, match="resume is set in a file"):
             prepare([f"++resume={stored.spec.folder}", f"hydra.run.dir={stored.spec.folder}"])
 
-    def test_an_odd_folder_name_is_no_obstacle(self, stored: Plan, tmp_path: Path) -> None:
+    def test_an_odd_folder_name_can_be_resumed(self, stored: Plan, tmp_path: Path) -> None:
         folder = Path(stored.spec.folder).rename(tmp_path / "a b, c=d's {e}")
         assert prepare([f"resume={folder}"])[1].handle == find(str(folder))
         assert prepare([override("resume", str(folder))])[1].handle == find(str(folder))
 
 
 class TestCommand:
-    """`python -m launchers`, in process."""
+    """`python -m launchers`, called in this process."""
 
     def test_it_lists_runs(self, stored: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert launchers_command(["list", "--all", "--json", "--runs-dir", str(tmp_path / "runs")]) == 0
@@ -417,7 +418,7 @@ class TestCommand:
         assert launchers_command(["list", "--all", "--runs-dir", str(tmp_path / "runs")]) == 0
         assert "succeeded" in capsys.readouterr().out
         assert launchers_command(["list", "--runs-dir", str(tmp_path / "none")]) == 0
-        assert "No run is going on" in capsys.readouterr().out
+        assert "No runs in progress" in capsys.readouterr().out
 
     def test_it_shows_status_logs_and_result(
         self, stored: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,4 @@
-"""Photos travel once: known by content, whole or not at all, and checked on arrival."""
+"""Photos are sent once: identified by their content, complete or not at all, and checked on arrival."""
 
 import hashlib
 import io
@@ -14,7 +14,8 @@ import pytest
 
 from dogbreed.errors import DataError
 from launchers import prepare
-from launchers.base import Cause, LaunchError, Phase, wait
+from launchers.base import Cause, LaunchError, Phase
+from launchers.follow import wait
 from launchers.payload import photos as datasets
 from launchers.payload.photos import MANIFEST, pack, scan
 from launchers.rehearsal.cloud import Rehearsal
@@ -24,6 +25,8 @@ from tests.support.machines import SAYS, Machine
 from tests.support.photos import make_photos, tiny_settings
 from tests.support.rehearsing import BUCKET, rehearsal_cloud
 from tests.support.runs import same, weights
+
+pytestmark = pytest.mark.cloud
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def test_the_same_photos_have_the_same_digest_wherever_and_whenever(folder: Path
     assert before.files == len(list(moved.rglob("*.jpg")))
 
 
-def test_a_changed_photo_a_new_one_and_another_name_are_other_data(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_photo_a_new_one_or_a_new_name_changes_the_digest(folder: Path, tmp_path: Path) -> None:
     first = next(folder.rglob("*.jpg"))
     digests = {scan(folder, tmp_path / "cache").digest}
     first.write_bytes(first.read_bytes() + b"x")
@@ -53,7 +56,7 @@ def test_a_changed_photo_a_new_one_and_another_name_are_other_data(folder: Path,
     assert len(digests) == 4
 
 
-def test_a_second_look_reads_no_photo(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_scan_reads_no_photo(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = scan(folder, tmp_path / "cache")
     monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("a photo was read"))
     assert scan(folder, tmp_path / "cache") == before
@@ -76,7 +79,7 @@ def test_shards_hold_every_file_once_and_are_the_same_each_time(
 
 
 @pytest.mark.parametrize("change", ["content", "gone", "new"])
-def test_a_folder_that_changes_on_the_way_is_noticed(change: str, folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_changes_while_it_is_sent_is_refused(change: str, folder: Path, tmp_path: Path) -> None:
     found = scan(folder, tmp_path / "cache")
     first = next(folder.rglob("*.jpg"))
     if change == "content":
@@ -86,7 +89,7 @@ def test_a_folder_that_changes_on_the_way_is_noticed(change: str, folder: Path, 
         first.unlink()
     else:
         (folder / "new.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match="have changed while they were being sent"):
+    with pytest.raises(DataError, match="changed while they were being sent"):
         list(pack(found, tmp_path / "cache"))
 
 
@@ -116,7 +119,7 @@ def written(cloud: Rehearsal, digest: str) -> dict[str, Any]:
     return {item["Key"].rpartition("/")[2]: item["LastModified"] for item in found}
 
 
-def test_a_folder_of_this_machine_trains_there_as_here_and_is_sent_once(
+def test_a_local_folder_trains_there_as_here_and_is_sent_once(
     cloud: Rehearsal, place: Path, photos: Path, tmp_path: Path
 ) -> None:
     launcher, plan = planned(place, photos, tmp_path / "there", "aws.reclaims=1", "save.every_n_steps=1")
@@ -134,7 +137,7 @@ def test_a_folder_of_this_machine_trains_there_as_here_and_is_sent_once(
     assert written(cloud, plan.spec.photos.digest) == before
 
 
-def test_an_upload_that_broke_off_goes_on_and_a_missing_part_is_sent_again(
+def test_an_interrupted_upload_is_resumed_and_a_missing_shard_is_sent_again(
     cloud: Rehearsal, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "SHARD_BYTES", 5_000)
@@ -168,7 +171,7 @@ def test_an_upload_that_broke_off_goes_on_and_a_missing_part_is_sent_again(
     assert wait(again, second.handle).metrics
 
 
-def test_a_part_that_is_damaged_there_ends_the_job_by_name(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
+def test_a_damaged_shard_fails_the_job_and_is_named(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", px=45)
     launcher, plan = planned(place, photos, tmp_path / "run", "launcher.wait=false")
     from launchers.aws import transfer
@@ -187,7 +190,7 @@ def test_a_part_that_is_damaged_there_ends_the_job_by_name(cloud: Rehearsal, pla
         launcher.result(plan.handle)
 
 
-def test_the_machine_unpacks_and_names_a_part_that_is_missing(tmp_path: Path) -> None:
+def test_the_machine_unpacks_shards_and_names_a_missing_one(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "ml", SAYS, unpacks="/tmp/dogbreed/photos")
     channel = machine.base / "input/data/photos"
     channel.mkdir()
@@ -204,7 +207,7 @@ def test_the_machine_unpacks_and_names_a_part_that_is_missing(tmp_path: Path) ->
     assert len(list((machine.base / "tmp/dogbreed/photos").rglob("*.jpg"))) == photos.files
 
 
-def test_photos_are_counted_by_split_so_that_a_plan_knows_what_they_cost(tmp_path: Path) -> None:
+def test_photos_are_counted_by_split_for_the_cost_of_a_plan(tmp_path: Path) -> None:
     found = scan(make_photos(tmp_path / "photos", classes=3, train=8, valid=3, test=2), cache=tmp_path / "digests")
     assert found.counts({"valid_fraction": 0.1, "test_fraction": 0.1}) == {"train": 24, "valid": 9, "test": 6}
     unsplit = scan(tmp_path / "photos" / "train", cache=tmp_path / "digests")
@@ -220,7 +223,7 @@ def test_the_plan_of_a_data_folder_has_an_expected_cost(tmp_path: Path) -> None:
     assert re.search(r"about \$\S+ expected", cost), cost
 
 
-def test_splits_have_the_names_that_training_gives_them() -> None:
+def test_splits_have_the_same_names_as_in_training() -> None:
     from dogbreed.photos import SPLITS
 
     assert datasets.SPLITS == SPLITS

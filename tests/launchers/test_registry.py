@@ -1,4 +1,4 @@
-"""Another back end is a class and a line in the registry's table: nothing else knows which launchers there are."""
+"""A new back end is a class and a line in the registry's table: nothing else names the launchers."""
 
 import json
 import os
@@ -15,13 +15,13 @@ from omegaconf import OmegaConf
 import train
 from dogbreed.errors import ConfigError
 from launchers import prepare, registry
-from launchers.base import Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, wait
+from launchers.base import Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec
 from launchers.cli.verbs import main as launchers_command
-from launchers.follow import follow
+from launchers.follow import follow, wait
 from tests.support.fake_training import OVERRIDES as FORMULA
 from tests.support.launcher_contract import LauncherContract
 from tests.support.project import TRAIN
-from tests.support.sweeps import SEARCH, Sweep, states
+from tests.support.sweeps import SEARCH, Sweep
 from tests.support.toy_launcher import ToyLauncher
 
 TOY = "tests.support.toy_launcher.ToyLauncher"
@@ -30,7 +30,7 @@ FAKE = "tests.support.fake_training.FakeLauncher"
 
 @pytest.fixture(scope="module", autouse=True)
 def toy_is_known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The line, and what fake_training reads from the environment: run 12 fails, and 13 does not end."""
+    """Add the toy launcher to the table, and make fake_training fail run 12 and never end run 13."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.LAUNCHERS, "toy", TOY)
         patch.setenv("FAKE_LOG", str(tmp_path_factory.mktemp("notes") / "notes.jsonl"))
@@ -40,7 +40,7 @@ def toy_is_known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class NoNumbers(ToyLauncher):
-    """What a deployment is like: it succeeds, and has no metrics."""
+    """Succeeds without metrics, as a deployment does."""
 
     def result(self, handle: Handle) -> RunResult:
         return RunResult(handle, Path(self.machine, handle.run_id), {}, {})
@@ -121,11 +121,11 @@ class TestToyLauncher(LauncherContract):
 
 
 @pytest.mark.parametrize("scheme", registry.LAUNCHERS)
-def test_the_table_s_schemes_are_those_of_the_classes(scheme: str) -> None:
+def test_schemes_in_the_table_match_the_classes(scheme: str) -> None:
     assert registry.launcher_of(Handle(scheme, "there", "x")).scheme == scheme
 
 
-def test_a_run_goes_on_without_the_process_that_submitted_it_until_enough_is_seen(
+def test_a_run_continues_without_the_process_that_submitted_it_until_watch_ends_it(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_SECONDS", json.dumps({"others": 1}))
@@ -144,7 +144,7 @@ def test_a_run_goes_on_without_the_process_that_submitted_it_until_enough_is_see
 class TestResume:
     @pytest.fixture
     def cancelled(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-        """A run that would not have ended; gone on with, it is quick."""
+        """Return the plan of a run that would not have ended; when it is resumed, it is quick."""
         with monkeypatch.context() as slow:
             slow.setenv("FAKE_SECONDS", json.dumps({"others": 600}))
             launcher, plan = planned(tmp_path, 5)
@@ -160,7 +160,7 @@ class TestResume:
         return cancelled
 
     @pytest.mark.parametrize("by", ["handle", "folder"])
-    def test_a_cancelled_run_goes_on_there(self, cancelled: Plan, by: str) -> None:
+    def test_a_cancelled_run_can_be_resumed_there(self, cancelled: Plan, by: str) -> None:
         name = str(cancelled.handle) if by == "handle" else cancelled.spec.folder
         launcher, plan = prepare([f"resume={name}", "trainer.max_epochs=5"])
         assert (plan.handle, plan.spec.going_on) == (cancelled.handle, ("trainer.max_epochs=5",))
@@ -170,7 +170,7 @@ class TestResume:
         assert launcher.status(plan.handle).attempt == 2
 
     @pytest.mark.parametrize("chosen", [["launcher=local", f"launcher._target_={FAKE}"], ["launcher=mine"]])
-    def test_or_here_whatever_the_launcher_of_this_machine_is_called(
+    def test_it_can_be_resumed_here_whatever_the_local_launcher_is_called(
         self, saved: Plan, chosen: list[str], tmp_path: Path
     ) -> None:
         (tmp_path / "conf" / "launcher").mkdir(parents=True)
@@ -181,13 +181,13 @@ class TestResume:
         assert launcher.result(plan.handle).metrics["epochs"] == 4
         assert registry.find_run(saved.spec.folder)[1] == plan.handle != saved.handle
 
-    def test_its_settings_alone_come_home_for_going_on_there(self, saved: Plan) -> None:
+    def test_only_its_settings_are_downloaded_to_resume_it_there(self, saved: Plan) -> None:
         prepare([f"resume={saved.handle}"])
         assert not (Path(saved.spec.folder) / "checkpoints").exists()
         with pytest.raises(ConfigError, match="seed was 0, now 7"):
             prepare([f"resume={saved.handle}", "seed=7"])
 
-    def test_while_it_goes_on_there_it_cannot_here(self, place: Path) -> None:
+    def test_while_it_runs_there_it_cannot_be_resumed_here(self, place: Path) -> None:
         launcher, plan = planned(place, 13)
         launcher.submit(plan)
         try:
@@ -198,59 +198,59 @@ class TestResume:
 
 
 class TestCommand:
-    """`python -m launchers`, in process."""
+    """`python -m launchers`, called in this process."""
 
     @pytest.fixture
-    def said(
+    def printed(
         self, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> Callable[..., str]:
         monkeypatch.chdir(place)
 
-        def said(*words: str, status: int = 0) -> str:
+        def printed(*words: str, status: int = 0) -> str:
             assert launchers_command(words) == status
             printed = capsys.readouterr()
             return printed.out + printed.err
 
-        return said
+        return printed
 
-    def test_a_run_is_shown_and_brought_home(self, succeeded: Plan, said: Callable[..., str]) -> None:
+    def test_a_run_is_shown_and_its_results_are_downloaded(self, succeeded: Plan, printed: Callable[..., str]) -> None:
         for name in (str(succeeded.handle), "toy-1"):
-            assert json.loads(said("status", name, "--json"))["phase"] == "succeeded"
-            assert "epoch 4/4" in said("logs", name)
-            assert "val/acc" in said("attach", name)
-            assert json.loads(said("result", name, "--json"))["metrics"]["epochs"] == 4
+            assert json.loads(printed("status", name, "--json"))["phase"] == "succeeded"
+            assert "epoch 4/4" in printed("logs", name)
+            assert "val/acc" in printed("attach", name)
+            assert json.loads(printed("result", name, "--json"))["metrics"]["epochs"] == 4
         assert (Path(succeeded.spec.folder) / "report.html").exists()
-        listed = json.loads(said("list", f"toy://{succeeded.handle.scope}", "--all", "--json"))
+        listed = json.loads(printed("list", f"toy://{succeeded.handle.scope}", "--all", "--json"))
         assert str(succeeded.handle) in [run["handle"] for run in listed]
 
-    def test_a_run_that_is_going_on_is_listed_here_and_there_until_it_is_cancelled(
-        self, place: Path, said: Callable[..., str]
+    def test_a_running_run_is_listed_here_and_there_until_it_is_cancelled(
+        self, place: Path, printed: Callable[..., str]
     ) -> None:
         launcher, plan = planned(place, 13)
         launcher.submit(plan)
         for where in ([], [f"toy://{plan.handle.scope}"]):
-            assert [run["handle"] for run in json.loads(said("list", *where, "--json"))] == [str(plan.handle)]
-        assert "cancelled" in said("cancel", "toy-13")
-        assert "No run is going on" in said("list")
-        assert f"train.py resume={plan.handle}" in said("status", "toy-13")
-        assert "has no result" in said("result", "toy-13", status=1)
+            assert [run["handle"] for run in json.loads(printed("list", *where, "--json"))] == [str(plan.handle)]
+        assert "cancelled" in printed("cancel", "toy-13")
+        assert "No runs in progress" in printed("list")
+        assert f"train.py resume={plan.handle}" in printed("status", "toy-13")
+        assert "has no result" in printed("result", "toy-13", status=1)
 
-    def test_errors_name_what_is_in_the_table(self, said: Callable[..., str]) -> None:
-        assert "toy://REGION" in said("list", "elsewhere", status=1)
-        assert "(local://, sagemaker://, toy://)" in said("status", "gone://there/x", status=1)
+    def test_errors_name_the_known_launchers(self, printed: Callable[..., str]) -> None:
+        assert "toy://REGION" in printed("list", "elsewhere", status=1)
+        assert "known are local://, sagemaker://, toy://" in printed("status", "gone://there/x", status=1)
 
-    def test_a_run_of_a_launcher_that_is_gone_hides_no_other(
-        self, said: Callable[..., str], tmp_path: Path, succeeded: Plan
+    def test_a_run_of_an_unknown_launcher_does_not_hide_other_runs(
+        self, printed: Callable[..., str], tmp_path: Path, succeeded: Plan
     ) -> None:
         for name, handle in (("a", succeeded.handle), ("b", "gone://there/x")):
             (tmp_path / "runs" / name).mkdir(parents=True)
             (tmp_path / "runs" / name / "launched.json").write_text(json.dumps({"handle": str(handle)}))
-        listed = said("list", "--all", "--runs-dir", f"{tmp_path}/runs")
+        listed = printed("list", "--all", "--runs-dir", f"{tmp_path}/runs")
         assert f"{succeeded.handle}  succeeded" in listed
         assert "gone://there/x: " in listed
 
 
-def test_a_run_without_the_monitored_number_is_no_failure(
+def test_a_run_without_the_monitored_metric_is_not_a_failure(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, plan = planned(place, 6, f"launcher._target_={NoNumbers.__module__}.NoNumbers")
@@ -260,18 +260,19 @@ def test_a_run_without_the_monitored_number_is_no_failure(
     assert f"{plan.handle}: succeeded" in capsys.readouterr().out
 
 
-def test_a_search_runs_its_trials_on_it(tmp_path: Path) -> None:
+@pytest.mark.ordinary_start  # quicker here: what would be forked has imported torch, and nothing below needs that
+def test_a_search_runs_its_trials_on_the_toy_launcher(tmp_path: Path) -> None:
     search = Sweep(tmp_path / "here")
     known = f"from launchers import registry; registry.LAUNCHERS['toy'] = {TOY!r}; "
     started = f"""
 {known}
 import runpy, sys
-from launchers.sweep import worker
-worker._START = {known!r} + worker._START
+import launchers.sweep.worker
+launchers.sweep.worker._START = {known!r} + launchers.sweep.worker._START
 sys.argv[0] = {str(TRAIN)!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-    words = [*SEARCH[: -len(FORMULA)], *settings(tmp_path / "machine"), "hpo.n_trials=3", "hpo.parallel=2"]
+    words = [*SEARCH[: -len(FORMULA)], *settings(tmp_path / "machine"), "hpo.n_trials=2", "hpo.parallel=2"]
     done = subprocess.run(
         [sys.executable, "-c", started, *words],
         cwd=search.place,
@@ -281,11 +282,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert states(search.study()) == {"COMPLETE": 3}
-    assert "3 trials complete" in done.stdout
-    notes = [note["trial"] for note in search.notes if "ended" in note]
-    assert sorted(notes) == [0, 1, 2]
-    assert len(list((tmp_path / "machine").glob("*/state.json"))) == 3
-    best = search.folder() / f"{search.study().best_trial.number:05d}"
-    assert "test/acc" in (best / "metrics.json").read_text()
-    assert (best / "launched.json").exists()
+    assert "2 trials complete, 0 pruned, 0 failed" in done.stdout
+    assert sorted(search.ended) == [0, 1]
+    assert len(list((tmp_path / "machine").glob("*/state.json"))) == 2
+    best = json.loads((search.folder() / "best.json").read_text())["trial"]
+    assert "test/acc" in (search.folder() / f"{best:05d}" / "metrics.json").read_text()
+    assert (search.folder() / f"{best:05d}" / "launched.json").exists()

@@ -7,21 +7,26 @@ import signal
 import sys
 import tarfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from launchers.payload.packages import versions
+from launchers.remote import gpu
 from launchers.remote.context import REASON, SENT
 from launchers.remote.entry import END
 from tests.support.launcher_contract import until
 from tests.support.machines import REMOTE, SAYS, Machine
+from tests.support.project import ROOT
 
 
 def test_it_needs_nothing_but_the_standard_library_and_pip_and_names_what_train_py_reads() -> None:
     source, imported = REMOTE.read_text(), set()
     assert f'"{SENT}"' in source
     assert f'"{REASON}"' in source
-    for node in ast.walk(ast.parse(source)):
+    loaded = [REMOTE.with_name(f"{name}.py") for name in ("install", "uploads", "gpu")]
+    for node in (node for path in (REMOTE, *loaded) for node in ast.walk(ast.parse(path.read_text()))):
         if isinstance(node, ast.Import):
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -163,7 +168,8 @@ def test_a_bundle_without_train_py_is_said_to_be_one(tmp_path: Path) -> None:
 
 RANK = """
 import json, os, sys
-names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+names = ("NCCL_DEBUG", "DOGBREED_MEETING_S", "RANK", "LOCAL_RANK",
+         "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 sys.stdout.write(json.dumps({name: os.environ.get(name) for name in (*names, "GLOO_SOCKET_IFNAME")}) + "\\n")
 """
 FAILS_IN_1 = """
@@ -178,18 +184,30 @@ time.sleep(600)
 """
 
 
-def of_several(machine: Machine, tmp_path: Path, *, hosts: list[str], current: str, gpus: int) -> dict[str, str]:
-    """Machines and GPUs as SageMaker and nvidia-smi describe them."""
+def of_several(
+    machine: Machine, tmp_path: Path, *, hosts: list[str], current: str, gpus: int, works: str = "True"
+) -> dict[str, str]:
+    """Machines and GPUs as SageMaker, nvidia-smi and torch describe them. works: whether torch can use them."""
     config = machine.base / "input/config"
     config.mkdir()
     about = {"hosts": hosts, "current_host": current, "network_interface_name": "eth7"}
     (config / "resourceconfig.json").write_text(json.dumps(about))
     listed = "".join(f"echo 'GPU {n}: Tesla T4 (UUID: GPU-{n})'\n" for n in range(gpus))
+    listed = f'if [ "$1" != -L ]; then echo 470.57; exit; fi\n{listed}'
+    torch = tmp_path / "fake" / "torch"
+    torch.mkdir(parents=True, exist_ok=True)
+    (torch / "__init__.py").write_text("import os\nfrom . import cuda, version\n")
+    (torch / "version.py").write_text("cuda = '13.3'\n")
+    (torch / "cuda.py").write_text(f"import os\ndef is_available(): return {works}\n")
     tool = tmp_path / "bin" / "nvidia-smi"
     tool.parent.mkdir(exist_ok=True)
     tool.write_text(f"#!/bin/sh\n{listed}" if gpus else "#!/bin/sh\nexit 9\n")
     tool.chmod(0o755)
-    return {"PATH": f"{tool.parent}:{os.environ['PATH']}", "TRAINING_JOB_NAME": "job-7"}
+    return {
+        "PATH": f"{tool.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{torch.parent}:{os.environ['PYTHONPATH']}",
+        "TRAINING_JOB_NAME": "job-7",
+    }
 
 
 def test_each_gpu_of_each_machine_gets_a_process_that_knows_all(tmp_path: Path) -> None:
@@ -203,6 +221,7 @@ def test_each_gpu_of_each_machine_gets_a_process_that_knows_all(tmp_path: Path) 
         assert [int(each["RANK"]) for each in told] == [2 * number, 2 * number + 1]
         assert {(each["WORLD_SIZE"], each["LOCAL_WORLD_SIZE"]) for each in told} == {("6", "2")}
         assert {each["GLOO_SOCKET_IFNAME"] for each in told} == {"eth7"}
+        assert {(each["NCCL_DEBUG"], each["DOGBREED_MEETING_S"]) for each in told} == {("WARN", "900")}
         seen += [(each["MASTER_ADDR"], each["MASTER_PORT"]) for each in told]
     assert len(set(seen)) == 1
     assert seen[0][0] == "algo-1"
@@ -247,9 +266,97 @@ def test_other_machines_than_the_first_write_nothing_that_is_saved(tmp_path: Pat
     machine = Machine(tmp_path / "ml", RANK)
     kept = machine.base / "checkpoints"
     kept.mkdir()
-    files = {"state.json": json.dumps({"phase": "running", "attempt": 1}), ".last.ckpt.tmp-9": "half"}
+    files = {"state.json": json.dumps({"phase": "running", "attempt": 1}), ".last.ckpt.tmp-9.sagemaker-ignore": "half"}
     for name, text in files.items():
         (kept / name).write_text(text)
     machine.run(**of_several(machine, tmp_path, hosts=["algo-1", "algo-2"], current="algo-2", gpus=0))
     assert {path.name: path.read_text() for path in kept.iterdir()} == files
     assert not (machine.base / "output/data").exists()
+
+
+# --- a GPU that CUDA cannot use ---
+
+
+def test_where_cuda_cannot_use_the_gpu_the_job_ends_at_once_and_names_both(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", SAYS)
+    status, lines = machine.run(
+        **of_several(machine, tmp_path, hosts=["algo-1"], current="algo-1", gpus=1, works="False")
+    )
+    assert status == 1
+    assert machine.failure.startswith("[bad_config] CUDA 13.3 of the image's torch cannot use this machine's GPU")
+    assert "whose driver is 470.57" in machine.failure
+    assert "Try: launcher.image=" in machine.failure
+    assert not any("argv" in line for line in lines)  # nothing was trained
+
+
+def test_the_image_s_libraries_for_older_drivers_are_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compat = tmp_path / "compat"
+    works = f"'{compat}' in os.environ.get('LD_LIBRARY_PATH', '')"
+    about = of_several(Machine(tmp_path / "ml", SAYS), tmp_path, hosts=["a-1"], current="a-1", gpus=1, works=works)
+    for name, value in about.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/before")
+    assert "not even" not in gpu.make_usable(compat)[1]
+    compat.mkdir()
+    (compat / "libcuda.so.1").touch()
+    assert gpu.make_usable(compat) == ({"LD_LIBRARY_PATH": f"{compat}:/before"}, "")
+    (tmp_path / "fake/torch/cuda.py").write_text("def is_available(): return False\n")
+    assert f"not even with the libraries in {compat}" in gpu.make_usable(compat)[1]
+
+
+# --- what AWS's images bring ---
+
+
+def test_bytecode_is_written_where_the_image_forbids_it(tmp_path: Path) -> None:
+    says = "import sys; print(sys.dont_write_bytecode, sys.pycache_prefix)"
+    forbids, allows = (Machine(tmp_path / name, says) for name in ("forbids", "allows"))
+    assert forbids.run(PYTHONDONTWRITEBYTECODE="1")[1][0] == f"False {forbids.base}/tmp/dogbreed/pycache"
+    assert allows.run(PYTHONDONTWRITEBYTECODE="")[1][0] == "False None"
+
+
+def test_the_served_model_is_the_job_s_own_artifact(tmp_path: Path) -> None:
+    writes = """
+import io, os, tarfile
+from pathlib import Path
+folder = Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints"
+with tarfile.open(folder / "model.tar.gz", "w:gz") as archive:
+    entry = tarfile.TarInfo("model.onnx"); entry.size = 4
+    archive.addfile(entry, io.BytesIO(b"onnx"))
+"""
+    machine = Machine(tmp_path / "ml", writes)
+    assert machine.run()[0] == 0
+    assert (machine.base / "model/model.onnx").read_bytes() == b"onnx"
+    assert (machine.base / "output/data/model.tar.gz").exists()
+
+
+def wheel_in(folder: Path, name: str, version: str) -> None:
+    folder.mkdir(exist_ok=True)
+    about = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+
+
+@pytest.mark.parametrize(("sent", "installed"), [({"needed-here": "2.0"}, "2.0"), ({"needed-here": "1.9"}, "2.1")])
+def test_the_sender_s_versions_are_installed_as_far_as_they_can_be_had(
+    sent: dict[str, str], installed: str, tmp_path: Path
+) -> None:
+    for version in ("2.0", "2.1"):
+        wheel_in(tmp_path / "wheels", "needed_here", version)
+    machine = Machine(tmp_path / "ml", SAYS, requires="'needed-here>=2'", versions={**sent, "pytest": "1.0"})
+    status, lines = machine.run(
+        PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path / "wheels"), PIP_TARGET=str(tmp_path / "installed")
+    )
+    assert status == 0, lines
+    assert [path.name for path in (tmp_path / "installed").glob("*.dist-info")] == [
+        f"needed_here-{installed}.dist-info"
+    ]
+
+
+def test_the_versions_that_are_sent_are_this_machine_s_without_torch() -> None:
+    sent = versions(ROOT, ["wandb"])
+    assert sent["lightning"] == metadata.version("lightning")
+    assert sent["antlr4-python3-runtime"]  # what hydra-core needs in turn
+    assert not sent.keys() & {"torch", "torchvision", "triton"}

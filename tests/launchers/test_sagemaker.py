@@ -17,8 +17,9 @@ import pytest
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
 from launchers import launch, prepare
-from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec, wait
+from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec
 from launchers.cli.verbs import main as launchers_command
+from launchers.follow import wait
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.launcher_contract import LauncherContract, until
@@ -26,6 +27,8 @@ from tests.support.photos import tiny_settings
 from tests.support.project import TRAIN
 from tests.support.rehearsing import BUCKET, job_of, prepared, rehearsal_cloud, settings, states
 from tests.support.runs import history, same, unclocked, weights
+
+pytestmark = pytest.mark.cloud
 
 LONGER = ("trainer.max_epochs=6", "model.dropout=0.5", "save.every_n_steps=1")
 
@@ -368,7 +371,7 @@ def test_watching_ends_a_run_early_and_that_is_no_failure(cloud: Rehearsal, plac
     ("faults", "cause", "text"),
     [
         ("faults.no_capacity=1", Cause.CAPACITY, "launcher=sagemaker_gpu"),
-        ("faults.crash_at=epoch 1", Cause.INTERRUPTED, "Go on with"),
+        ("faults.crash_at=epoch 1, faults.crashes=3", Cause.INTERRUPTED, "Go on with"),
         ("faults.disk_mb=0.3", Cause.QUOTA, "launcher.volume_gb"),
         ("launcher.max_run_s=1", Cause.TIME_LIMIT, "launcher.max_run_s"),
         (f"data.root=s3://{BUCKET}/nothing-here", Cause.BAD_CONFIG, "data.root"),
@@ -377,7 +380,7 @@ def test_watching_ends_a_run_early_and_that_is_no_failure(cloud: Rehearsal, plac
 def test_what_stops_a_job_has_a_cause_and_a_next_action(
     faults: str, cause: Cause, text: str, cloud: Rehearsal, place: Path, tmp_path: Path
 ) -> None:
-    launcher, plan = prepared(place, tmp_path / "run", *LONGER, "aws.reclaims=0", faults)
+    launcher, plan = prepared(place, tmp_path / "run", *LONGER, "aws.reclaims=0", *faults.split(", "))
     launcher.submit(plan)
     until(lambda: launcher.status(plan.handle).finished)
     status = launcher.status(plan.handle)
@@ -386,6 +389,17 @@ def test_what_stops_a_job_has_a_cause_and_a_next_action(
     with pytest.raises(LaunchError, match="has no result") as caught:
         launcher.result(plan.handle)
     assert caught.value.cause is cause
+
+
+def test_sagemaker_repeats_a_job_whose_node_dies_and_nothing_is_lost(
+    at_home: Path, cloud: Rehearsal, place: Path, tmp_path: Path
+) -> None:
+    launcher, plan = prepared(place, tmp_path / "run", *LONGER, "aws.reclaims=0", "faults.crash_at=checkpoint 3")
+    launcher.submit(plan)
+    wait(launcher, plan.handle)
+    assert "Interrupted" not in states(job_of(launcher, plan))
+    assert launcher.status(plan.handle).attempt == 2
+    assert_same_run(at_home, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -468,7 +482,9 @@ def test_a_launcher_without_an_account_says_so(tmp_path: Path, monkeypatch: pyte
         (["launcher.image=python:3.12"], ["no image in Amazon ECR"]),
         (["launcher.subnets=[subnet-1]"], ["A VPC needs both"]),
         (["launcher.network_isolation=true", "data=dogimages"], ["Without a network the photos cannot be downloaded"]),
-        (["data=folder", "data.root=/home/me/photos"], ["There is no data folder /home/me/photos"]),
+        (["launcher.network_isolation=true"], ["AWS's image lacks lightning, torchmetrics, timm", "launcher.image="]),
+        (["launcher.instance_type=ml.g5.xlarge", "launcher.volume_gb=200"], ["launcher.volume_gb=200 has no effect"]),
+        (["data=folder", "data.root=/home/me/photos"], ["The data folder /home/me/photos does not exist"]),
         (["model.weights=/home/me/w.pth"], ["is not sent"]),
         (["launcher=sagemaker_gpu", "launcher.max_wait_s=9"], ["for spot alone"]),
         (["launcher.bucket=s3://mine"], ["its name alone, without s3://"]),

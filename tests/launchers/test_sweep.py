@@ -1,4 +1,4 @@
-"""Searches as a person starts them, with real processes, really killed; a formula takes the place of the network."""
+"""Searches as a person starts them, in real processes that are really killed; a formula replaces the network."""
 
 import csv
 import io
@@ -18,6 +18,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import launchers.resolvers  # noqa: F401 (registers ${aws_region:})
 from launchers import launch
 from launchers.base import LaunchError
 from launchers.sweep.processors import cpus_of
@@ -41,26 +42,26 @@ def sequence(study: Any) -> list[tuple[Any, ...]]:
     return [(trial.number, trial.state.name, trial.values, trial.params) for trial in study.trials]
 
 
-# --- what a person gets ---
+# --- results ---
 
 
 def test_a_search_runs_its_trials_and_ends_with_the_best(sweep: Sweep) -> None:
-    said = sweep.run("hpo.n_trials=6", "hpo.parallel=2")
+    output = sweep.run("hpo.n_trials=6", "hpo.parallel=2")
     study = sweep.study()
     assert states(study) == {"COMPLETE": 6}
     best = study.best_trial
-    assert f"trial {best.number}, val/acc {best.value:.4f}" in said
+    assert f"trial {best.number}, val/acc {best.value:.4f}" in output
     folders = sorted(path.name for path in sweep.folder().iterdir() if path.name.isdigit())
     assert folders == [f"{n:05d}" for n in range(6)]
     tested = [n for n in range(6) if "test/acc" in (sweep.folder() / f"{n:05d}" / "metrics.json").read_text()]
-    assert tested == [best.number]  # report, test and export are the best one's alone
+    assert tested == [best.number]  # only the best trial is reported, tested and exported
     assert (sweep.folder() / "study.html").stat().st_size > 100_000
-    command = re.search(r"Train with these settings: (.*)", said)
+    command = re.search(r"Train with these settings: (.*)", output)
     assert command is not None
     assert shlex.split(command[1])[2:] == ["--config-dir", f"sweeps/{sweep.folder().name}", "experiment=best"]
 
 
-def test_a_forgotten_m_searches_all_the_same(sweep: Sweep) -> None:
+def test_the_command_searches_without_m_too(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=2", words=SEARCH[1:])
     assert states(sweep.study()) == {"COMPLETE": 2}
 
@@ -71,7 +72,7 @@ def test_hydras_own_grid_still_works(sweep: Sweep) -> None:
     assert not list(sweep.place.rglob("study.db"))
 
 
-def test_the_space_is_what_is_typed_on_top_of_the_yaml(sweep: Sweep) -> None:
+def test_typed_ranges_and_values_replace_those_of_the_yaml(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=3", "hpo.space=null", "model.lr=choice(1e-3,1e-2)", "model.optimizer=sgd")
     assert {key for trial in sweep.study().trials for key in trial.params} == {"model.lr"}
     config = [json.loads((f / "spec.json").read_text())["config"] for f in sweep.folder().glob("0*")]
@@ -90,21 +91,21 @@ def test_the_best_settings_are_an_experiment_of_their_own(sweep: Sweep) -> None:
     assert composed["test"] is True
     same = set(config) & set(composed) - {"launcher", "run_id", "test", "logger", "dry_run", "debug", "resume"}
     assert {"data", "model", "trainer", "features", "seed"} <= same
-    composed["data"]["root"] = config["data"]["root"]  # in the cache of whoever trains
+    composed["data"]["root"] = config["data"]["root"]  # a folder in the cache of the machine that trains
     assert {key: composed[key] for key in same} == {key: config[key] for key in same}
     assert composed["model"]["backbone"] == "resnet50"
     assert composed["logger"] is not None
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(sweep: Sweep) -> None:
-    said = sweep.run("hpo.n_trials=3", "dry_run=true")
-    assert "3, 1 at once" in said
-    assert "model.lr" in said
+def test_a_dry_run_prints_the_plan_and_does_nothing(sweep: Sweep) -> None:
+    output = sweep.run("hpo.n_trials=3", "dry_run=true")
+    assert "3, 1 at once" in output
+    assert "model.lr" in output
     assert not sweep.notes_file.exists()
     assert not (sweep.place / "sweeps").exists()
 
 
-def test_trials_of_one_command_are_the_same_again_in_another_folder(tmp_path: Path) -> None:
+def test_a_command_draws_the_same_trials_in_another_folder(tmp_path: Path) -> None:
     arguments = ("hpo.n_trials=14", "hpo/sampler=tpe", "hpo/pruner=asha", "hpo.parallel=1")
     one, other = Sweep(tmp_path / "one"), Sweep(tmp_path / "other")
     one.run(*arguments)
@@ -121,7 +122,7 @@ def test_slots_never_idle_while_trials_remain(sweep: Sweep) -> None:
     ended = sweep.ended
     assert len(ended) == 12
     slow = ended.pop(1)
-    # while the slow one ran, the other slot went through the quick ones one after the other
+    # while the slow trial ran, the other slot ran the quick ones one after the other
     beside = [note for note in ended.values() if slow["began"] < note["began"] and note["ended"] < slow["ended"]]
     assert len(beside) >= 8
     assert len({note["pid"] for note in beside}) == 1  # one warm process
@@ -140,22 +141,22 @@ def test_slots_share_the_cpus(parallel: int, total: int, monkeypatch: pytest.Mon
     assert cpus_of(0, parallel) is None
 
 
-# --- going on ---
+# --- resuming ---
 
 
-def test_a_folder_of_ones_own_is_gone_on_with(sweep: Sweep) -> None:
+def test_a_search_in_a_custom_folder_is_resumed(sweep: Sweep) -> None:
     where = f"hydra.sweep.dir={sweep.place / 'mine'}"
     sweep.run("hpo.n_trials=2", where)
-    assert "going on after 2" in sweep.run("hpo.n_trials=3", where)
+    assert "resumed after 2" in sweep.run("hpo.n_trials=3", where)
     assert sorted(path.name for path in (sweep.place / "mine").glob("0*")) == ["00000", "00001", "00002"]
-    assert "another hydra.sweep.dir" in sweep.run("hpo.n_trials=3", where, "hpo.fresh=true", status=1)
+    assert "hydra.sweep.dir=<a new folder>" in sweep.run("hpo.n_trials=3", where, "hpo.fresh=true", status=1)
 
 
-def test_folders_of_another_study_are_set_aside_not_taken_for_results(sweep: Sweep) -> None:
+def test_folders_of_another_study_are_renamed_not_mistaken_for_results(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=2", "hpo.study=mine")
-    (sweep.folder() / "study.db").unlink()  # moved away, say
-    said = sweep.run("hpo.n_trials=2", "hpo.study=mine", "model.lr=choice(0.001,0.002)")
-    assert "another study's" in said
+    (sweep.folder() / "study.db").unlink()  # as if somebody had moved it
+    output = sweep.run("hpo.n_trials=2", "hpo.study=mine", "model.lr=choice(0.001,0.002)")
+    assert "belongs to another study" in output
     assert states(sweep.study()) == {"COMPLETE": 2}
     for trial in sweep.study().trials:
         spec = json.loads((sweep.folder() / f"{trial.number:05d}" / "spec.json").read_text())
@@ -163,27 +164,27 @@ def test_folders_of_another_study_are_set_aside_not_taken_for_results(sweep: Swe
     assert len(list(sweep.folder().glob("old-0*"))) == 2
 
 
-def test_a_moved_search_is_gone_on_with(sweep: Sweep) -> None:
+def test_a_moved_search_is_resumed(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=2")
     place = sweep.place.rename(sweep.place.with_name("elsewhere"))
     moved = Sweep(place)
-    said = moved.run("hpo.n_trials=2")
-    assert "another machine" not in said
-    assert "test/acc" in said
+    output = moved.run("hpo.n_trials=2")
+    assert "another machine" not in output
+    assert "test/acc" in output
 
 
-def test_words_in_another_order_are_the_same_search(sweep: Sweep) -> None:
+def test_the_order_of_overrides_does_not_change_the_study(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=1", "seed=1", "model.warmup=0.1")
-    assert "going on after 1" in sweep.run("hpo.n_trials=1", "model.warmup=0.1", "seed=1", "save.every_s=7")
+    assert "resumed after 1" in sweep.run("hpo.n_trials=1", "model.warmup=0.1", "seed=1", "save.every_s=7")
 
 
-def test_experiments_of_ones_own_folder_are_searched_and_taken_along(sweep: Sweep) -> None:
+def test_experiments_in_a_custom_folder_are_searched_and_copied(sweep: Sweep) -> None:
     own = sweep.place / "own" / "experiment"
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text("# @package _global_\nmodel:\n  warmup: 0.25\nhpo:\n  sampler:\n    seed: 3\n")
     words = ["--config-dir", str(own.parent), *SEARCH, "experiment=mine"]
-    said = sweep.run("hpo.n_trials=2", "hpo.study=first", words=words)
-    assert "test/acc" in said
+    output = sweep.run("hpo.n_trials=2", "hpo.study=first", words=words)
+    assert "test/acc" in output
     around = ["--config-dir", str(sweep.place / "sweeps" / "first"), *SEARCH, "experiment=best"]
     sweep.run("hpo.n_trials=2", "hpo.study=second", "model.lr=0.005", words=around)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -192,43 +193,43 @@ def test_experiments_of_ones_own_folder_are_searched_and_taken_along(sweep: Swee
     assert (composed.model.warmup, composed.model.lr) == (0.25, 0.005)
 
 
-def test_a_run_whose_state_is_of_another_machine_is_taken_over(sweep: Sweep) -> None:
+def test_a_run_with_the_state_of_another_machine_is_taken_over(sweep: Sweep) -> None:
     process = sweep.start("hpo.n_trials=2", FAKE_SECONDS='{"1": 60, "others": 0.1}')
     wait_for(lambda: sweep.notes_file.exists() and any(note["trial"] == 1 for note in sweep.notes))
     process.kill()
     process.communicate()
     wait_for(lambda: not left_over(sweep))
-    state = sweep.folder() / "00001" / "state.json"  # as in a container that was started again
+    state = sweep.folder() / "00001" / "state.json"  # as in a restarted container
     state.write_text(json.dumps({**json.loads(state.read_text()), "host": "gone"}))
     sweep.run("hpo.n_trials=2")
     assert states(sweep.study()) == {"COMPLETE": 2}
 
 
-def test_the_death_of_the_process_that_tests_the_best_is_said(sweep: Sweep) -> None:
-    said = sweep.run("hpo.n_trials=2", FAKE_TEST="dies", status=1)
-    assert "cannot be tested: its process: exit status 9" in said
-    assert "Traceback" not in said
+def test_the_death_of_the_process_that_tests_the_best_is_reported(sweep: Sweep) -> None:
+    output = sweep.run("hpo.n_trials=2", FAKE_TEST="dies", status=1)
+    assert "cannot be tested: its process died: exit status 9" in output
+    assert "Traceback" not in output
     assert not left_over(sweep)
     assert "test/acc" in sweep.run("hpo.n_trials=2")
 
 
-def test_the_same_command_goes_on_and_repeats_nothing(sweep: Sweep) -> None:
+def test_the_same_command_resumes_and_repeats_nothing(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=3")
     before = sequence(sweep.study())
-    said = sweep.run("hpo.n_trials=5")
-    assert "going on after 3" in said
+    output = sweep.run("hpo.n_trials=5")
+    assert "resumed after 3" in output
     after = sequence(sweep.study())
     assert after[:3] == before
     assert [trial[0] for trial in after] == [0, 1, 2, 3, 4]
     assert Counter(note["trial"] for note in sweep.notes if "ended" in note) == dict.fromkeys(range(5), 1)
     whole = Sweep(sweep.place.with_name("whole"))
     whole.run("hpo.n_trials=5")
-    assert sequence(whole.study()) == after  # as if it had never been stopped
-    assert "going on after 5" in sweep.run("hpo.n_trials=5")
+    assert sequence(whole.study()) == after  # the same as without an interruption
+    assert "resumed after 5" in sweep.run("hpo.n_trials=5")
     assert len(sweep.ended) == 5
 
 
-def test_fresh_begins_anew_beside_the_old_one(sweep: Sweep) -> None:
+def test_fresh_starts_a_new_study_beside_the_old_one(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=2", "hpo.study=mine")
     sweep.run("hpo.n_trials=1", "hpo.study=mine", "hpo.fresh=true")
     assert sorted(path.name for path in (sweep.place / "sweeps").iterdir()) == ["mine", "mine-2"]
@@ -243,20 +244,20 @@ def test_another_space_is_another_study(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=1", "seed=1")
     assert len(list((sweep.place / "sweeps").iterdir())) == 3
     names = {path.name for path in (sweep.place / "sweeps").iterdir()}
-    said = sweep.run("hpo.n_trials=1", f"hpo.study={names.pop()}", "model.lr=interval(0.003,0.004)", status=1)
-    assert "exists already, and it is another one" in said
-    assert "there, low 0.003, high 0.004 now" in said
+    output = sweep.run("hpo.n_trials=1", f"hpo.study={names.pop()}", "model.lr=interval(0.003,0.004)", status=1)
+    assert "already exists with different settings" in output
+    assert "there, low 0.003, high 0.004 now" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_cleanly_and_says_how_to_go_on(sweep: Sweep, number: signal.Signals) -> None:
+def test_a_signal_ends_the_search_cleanly_and_says_how_to_resume_it(sweep: Sweep, number: signal.Signals) -> None:
     process = sweep.start("hpo.n_trials=4", "hpo.parallel=2", FAKE_SECONDS='{"2": 60, "others": 0.1}')
     wait_for(lambda: sweep.notes_file.exists() and {0, 1, 3} <= sweep.ended.keys())
     process.send_signal(number)
-    said, _ = process.communicate(timeout=30)
-    assert process.returncode == 128 + number, said
-    assert "3 of 4 trials have ended" in said
-    assert "Go on with: python train.py -m hpo=optuna" in said
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, output
+    assert "3 of 4 trials have ended" in output
+    assert "Resume with: python train.py -m hpo=optuna" in output
     assert not left_over(sweep)
     assert states(sweep.study()) == {"COMPLETE": 3, "WAITING": 1}
     sweep.run("hpo.n_trials=4", "hpo.parallel=2")
@@ -264,7 +265,7 @@ def test_a_signal_ends_cleanly_and_says_how_to_go_on(sweep: Sweep, number: signa
 
 
 def workers(sweep: Sweep) -> list[psutil.Process]:
-    """The living worker processes of searches in this folder."""
+    """Return the living worker processes of searches in this folder."""
     return [
         process
         for process in psutil.process_iter(["cmdline", "cwd", "status"])
@@ -275,7 +276,7 @@ def workers(sweep: Sweep) -> list[psutil.Process]:
 
 
 def left_over(sweep: Sweep) -> list[psutil.Process]:
-    """Workers of a sweeper that has ended; a moment is granted to them."""
+    """Return the workers that outlive their sweeper, after a moment in which they may end."""
     until = time.monotonic() + 10
     while (found := workers(sweep)) and time.monotonic() < until:
         time.sleep(0.1)
@@ -286,7 +287,7 @@ def left_over(sweep: Sweep) -> list[psutil.Process]:
 
 
 def kill_at_random(sweep: Sweep, rng: random.Random, kills: int, n_trials: int, *more: str) -> None:
-    """Starts the search again and again; each time the sweeper or one of its workers is killed at some moment."""
+    """Start the search again and again; each time kill the sweeper or one of its workers at a random moment."""
     for kill in range(kills):
         process = sweep.start(f"hpo.n_trials={n_trials}", "hpo.parallel=2", *more, FAKE_SECONDS='{"others": 0.3}')
         wait_for(lambda: process.poll() is not None or workers(sweep))  # noqa: B023
@@ -302,7 +303,7 @@ def kill_at_random(sweep: Sweep, rng: random.Random, kills: int, n_trials: int, 
 
 
 def near_failing(sweep: Sweep) -> bool:
-    """Whether one more death of its worker would make a trial fail by its own doing, as it should."""
+    """Whether one more death of its worker would make a trial fail, as it should."""
     if not list(sweep.place.glob("sweeps/*/study.db")) or not list(sweep.place.glob("sweeps/*/0*")):
         return False
     return any(
@@ -316,8 +317,8 @@ def check_after_kills(sweep: Sweep, n_trials: int) -> None:
     assert states(study) == {"COMPLETE": n_trials}
     assert [trial.number for trial in study.trials] == list(range(n_trials))
     notes = sweep.notes
-    assert not [note for note in notes if "overlap" in note]  # no folder was ever written by two
-    # one that was killed between its last note and saying that it had succeeded runs again
+    assert not [note for note in notes if "overlap" in note]  # no two processes ever wrote to one folder
+    # a trial that was killed between its last note and reporting its success runs again
     assert {note["trial"] for note in notes if "ended" in note} == set(range(n_trials))
     for number, trial in enumerate(study.trials):
         folder = sweep.folder() / f"{number:05d}"
@@ -347,8 +348,8 @@ def test_a_killed_worker_is_replaced_and_its_trial_runs_again(sweep: Sweep) -> N
     wait_for(lambda: sweep.notes_file.exists() and any(note["trial"] == 1 for note in sweep.notes))
     (worker,) = workers(sweep)
     worker.kill()
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, said
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
     assert states(sweep.study()) == {"COMPLETE": 3}
     began = [note["pid"] for note in sweep.notes if note["trial"] == 1 and "ended" not in note]
     assert len(set(began)) == 2
@@ -367,7 +368,7 @@ def test_two_sweepers_on_one_postgresql_share_a_study(tmp_path: Path) -> None:
         study = one.study(storage)
         assert states(study) == {"COMPLETE": 16}
         assert [trial.number for trial in study.trials] == list(range(16))
-        assert sorted([*one.ended, *other.ended]) == list(range(16))  # each by one of them
+        assert sorted([*one.ended, *other.ended]) == list(range(16))  # each trial ran on one of them
         assert min(len(one.ended), len(other.ended)) > 0
         for output in outputs:
             assert "secret-word" not in output
@@ -384,8 +385,8 @@ def test_a_sweeper_takes_over_from_one_that_was_killed_elsewhere(tmp_path: Path)
         wait_for(lambda: other.notes_file.exists() and len(other.ended) == 2)
         first.kill()
         first.communicate()
-        said, _ = second.communicate(timeout=60)
-        assert second.returncode == 0, said
+        output, _ = second.communicate(timeout=60)
+        assert second.returncode == 0, output
         assert states(one.study(storage)) == {"COMPLETE": 4}
         assert sorted([*one.ended, *other.ended]) == [0, 1, 2, 3]
 
@@ -396,8 +397,8 @@ def test_a_database_that_is_started_again_is_waited_for(sweep: Sweep) -> None:
         process = sweep.start(*arguments, "hpo/pruner=median", FAKE_SECONDS='{"others": 0.5}')
         wait_for(lambda: sweep.notes_file.exists() and len(sweep.ended) >= 2)
         restart(2.0)
-        said, _ = process.communicate(timeout=90)
-        assert process.returncode == 0, said
+        output, _ = process.communicate(timeout=90)
+        assert process.returncode == 0, output
         assert sum(states(sweep.study(storage)).values()) == 10
         assert set(states(sweep.study(storage))) <= {"COMPLETE", "PRUNED"}
         assert sorted(sweep.ended) == list(range(10))
@@ -407,8 +408,8 @@ def test_a_database_that_is_started_again_is_waited_for(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
-def test_bad_trials_end_early_and_say_so(sweep: Sweep, pruner: str) -> None:
-    said = sweep.run("hpo.n_trials=16", f"hpo/pruner={pruner}", "hpo.parallel=2", "trainer.max_epochs=9")
+def test_bad_trials_are_pruned_and_reported_as_pruned(sweep: Sweep, pruner: str) -> None:
+    output = sweep.run("hpo.n_trials=16", f"hpo/pruner={pruner}", "hpo.parallel=2", "trainer.max_epochs=9")
     study = sweep.study()
     pruned = [trial for trial in study.trials if trial.state.name == "PRUNED"]
     assert pruned
@@ -416,7 +417,7 @@ def test_bad_trials_end_early_and_say_so(sweep: Sweep, pruner: str) -> None:
     for trial in pruned:
         epochs = json.loads((sweep.folder() / f"{trial.number:05d}" / "metrics.json").read_text())["epochs"]
         assert epochs == max(trial.intermediate_values) < 9
-        assert f"pruned after epoch {epochs}" in said
+        assert f"pruned after epoch {epochs}" in output
     complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     assert all(max(trial.intermediate_values) == 9 for trial in complete)
 
@@ -424,25 +425,28 @@ def test_bad_trials_end_early_and_say_so(sweep: Sweep, pruner: str) -> None:
 # --- failures ---
 
 
-def test_a_failed_trial_is_recorded_with_its_cause_and_the_search_goes_on(sweep: Sweep) -> None:
-    said = sweep.run("hpo.n_trials=6", FAKE_FAILS="1:bad,3:code", FAKE_NAN="4")
+def test_a_failed_trial_is_recorded_with_its_cause_and_the_search_continues(sweep: Sweep) -> None:
+    output = sweep.run("hpo.n_trials=6", FAKE_FAILS="1:bad,3:code", FAKE_NAN="4")
     study = sweep.study()
-    assert states(study) == {"COMPLETE": 3, "FAIL": 3}  # six have ended: those that failed by their own error count
+    assert states(study) == {
+        "COMPLETE": 3,
+        "FAIL": 3,
+    }  # six have ended, since trials that failed by their own error count
     causes = {trial.number: trial.user_attrs["cause"] for trial in study.trials if trial.state.name == "FAIL"}
     assert "diverged" in causes[1]
     assert causes[3] == "ZeroDivisionError: of trial 3"
     assert causes[4] == "val/acc is nan"
-    assert "3 trials complete, 0 pruned, 3 failed" in said
-    assert "ZeroDivisionError: of trial 3" in said
+    assert "3 trials complete, 0 pruned, 3 failed" in output
+    assert "ZeroDivisionError: of trial 3" in output
 
 
 def test_three_failures_in_a_row_for_one_reason_end_the_search(sweep: Sweep) -> None:
-    said = sweep.run("hpo.n_trials=20", FAKE_FAILS="1:bad,3:bad,4:bad,5:bad", status=1)
+    output = sweep.run("hpo.n_trials=20", FAKE_FAILS="1:bad,3:bad,4:bad,5:bad", status=1)
     assert states(sweep.study()) == {"COMPLETE": 2, "FAIL": 4}
-    assert "3 trials in a row have failed for the same reason" in said
-    assert "Training has diverged" in said
-    assert "python train.py -m" in said
-    sweep.run("hpo.n_trials=8")  # mended: it goes on
+    assert "3 trials in a row failed for the same reason" in output
+    assert "Training has diverged" in output
+    assert "python train.py -m" in output
+    sweep.run("hpo.n_trials=8")  # the cause is fixed, so the search continues
     assert states(sweep.study()) == {"COMPLETE": 4, "FAIL": 4}
 
 
@@ -451,36 +455,36 @@ def test_three_failures_for_different_reasons_do_not(sweep: Sweep) -> None:
     assert states(sweep.study()) == {"COMPLETE": 2, "FAIL": 3}
 
 
-def test_a_trial_that_takes_its_process_down_each_time_fails(sweep: Sweep) -> None:
-    said = sweep.run("hpo.n_trials=3", FAKE_FAILS="1:death")
+def test_a_trial_that_kills_its_process_each_time_fails(sweep: Sweep) -> None:
+    output = sweep.run("hpo.n_trials=3", FAKE_FAILS="1:death")
     assert states(sweep.study()) == {"COMPLETE": 2, "FAIL": 1}
-    assert "its process has ended 3 times: exit status 9" in said
+    assert "its process died 3 times: exit status 9" in output
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "expected"),
     [
         (["model.lrr=interval(0,1)"], ["model.lrr", "Try: model.lr"]),
-        (["model.lr=interval(1e-1,1e-4)"], ["begins at 0.1 and ends at 0.0001"]),
-        (["model.lr=tag(log,interval(0,1))"], ["no logarithm of 0.0"]),
+        (["model.lr=interval(1e-1,1e-4)"], ["starts at 0.1 and ends at 0.0001"]),
+        (["model.lr=tag(log,interval(0,1))"], ["must start above 0, got 0.0"]),
         (["hpo/sampler=tpee"], ["tpee", "random", "tpe", "grid"]),
         (["hpo.sampler._target_=optuna.samplers.Nothing"], ["TPESampler", "GPSampler"]),
-        (["hpo/sampler=grid"], ["A grid cannot express model.lr", "hpo/sampler=tpe"]),
-        (["hpo.n_trials=0", "hpo.parallel=0"], ["hpo.n_trials=0", "hpo.parallel=0"]),
-        (["hpo.study='a b'"], ["cannot name folders"]),
-        (["hpo.storage=redis://127.0.0.1/0"], ["no database that a study can be kept in"]),
+        (["hpo/sampler=grid"], ["A grid cannot search model.lr", "hpo/sampler=tpe"]),
+        (["hpo.n_trials=0", "hpo.parallel=0"], ["hpo.n_trials must be", "hpo.parallel must be"]),
+        (["hpo.study='a b'"], ["is not a valid study name"]),
+        (["hpo.storage=redis://127.0.0.1/0"], ["not a supported database URL"]),
         (["resume=runs/there"], ["no run folder runs/there"]),
         (["hpo.n_trial=3"], ["n_trial"]),
     ],
 )
-def test_bad_input_is_a_clear_error(sweep: Sweep, overrides: list[str], said: list[str]) -> None:
+def test_bad_input_is_a_clear_error(sweep: Sweep, overrides: list[str], expected: list[str]) -> None:
     output = sweep.run(*overrides, status=1)
-    assert all(part in output for part in said), output
+    assert all(part in output for part in expected), output
     assert "Traceback" not in output
     assert not sweep.notes_file.exists()
 
 
-def test_what_is_wrong_with_every_trial_is_said_before_the_first(sweep: Sweep, photos: Path) -> None:
+def test_an_error_of_every_trial_is_reported_before_the_first(sweep: Sweep, photos: Path) -> None:
     words = ["-m", "hpo=optuna", "data=folder", f"data.root={sweep.place / 'nothing'}", "model=efficientnet_lite0"]
     output = sweep.run(words=words, status=1)
     assert "nothing" in output
@@ -488,7 +492,7 @@ def test_what_is_wrong_with_every_trial_is_said_before_the_first(sweep: Sweep, p
     assert not list(sweep.folder().glob("0*"))
 
 
-def test_a_notebook_is_told_that_a_search_is_not_one_run() -> None:
+def test_launch_refuses_a_search() -> None:
     with pytest.raises(LaunchError, match=r"train\.py -m hpo=optuna"):
         launch(["hpo=optuna", "data=drawn"])
 
@@ -497,7 +501,7 @@ def test_a_notebook_is_told_that_a_search_is_not_one_run() -> None:
 
 
 def test_heads_are_searched_on_shared_features_and_a_kill_costs_one_trials_epochs(sweep: Sweep, photos: Path) -> None:
-    """The real thing, small: warm processes, one pass for all, pruning by validation, and going on after SIGKILL."""
+    """A small real search: warm processes, one pass over the photos, pruning by validation, resuming after SIGKILL."""
     words = [
         "-m",
         "hpo=optuna",
@@ -514,7 +518,7 @@ def test_heads_are_searched_on_shared_features_and_a_kill_costs_one_trials_epoch
     wait_for(lambda: len(list(sweep.place.glob("sweeps/small/*/metrics.json"))) >= 2)
     first.kill()
     first.communicate()
-    said = sweep.run(words=words)
+    output = sweep.run(words=words)
     study = sweep.study()
     assert states(study)["COMPLETE"] + states(study)["PRUNED"] == 8
     assert states(study)["PRUNED"] > 0
@@ -531,8 +535,8 @@ def test_heads_are_searched_on_shared_features_and_a_kill_costs_one_trials_epoch
         best = trial.number == study.best_trial.number
         assert best == (folder / "report.html").exists() == (folder / "predictions.csv").exists()
     computed = re.findall(r"Computing features", "".join(f.read_text() for f in sweep.folder().glob("workers/*.log")))
-    assert len(computed) <= 1  # none where another test has left them
-    assert "test/acc" in said
+    assert len(computed) <= 1  # 0 if another test has computed them
+    assert "test/acc" in output
 
 
 # --- the table ---

@@ -46,7 +46,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def about(request: pytest.FixtureRequest) -> StudyAbout:
-    """One of its own for each test: the PostgreSQL is shared."""
+    """A study with its own name for each test, because the PostgreSQL server is shared."""
     return dataclasses.replace(ABOUT, name=f"try-{abs(hash(request.node.nodeid))}")
 
 
@@ -86,7 +86,7 @@ def test_trials_are_numbered_once_and_counted_exactly(about: StudyAbout, storage
     assert study.claim(5) is None
     best = study.best()
     assert best is not None
-    assert (best.number, best.value, best.epochs) == (3, 0.53, 3)  # the pruned one was better, and is not trained
+    assert (best.number, best.value, best.epochs) == (3, 0.53, 3)  # the pruned trial was better, but is not complete
     assert study.trial(0).cause == "no good"
 
 
@@ -120,7 +120,7 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_trials_of_a_dead_sweeper_come_again_with_their_numbers_and_parameters(about: StudyAbout, storage: str) -> None:
+def test_trials_of_a_dead_sweeper_run_again_with_their_numbers_and_parameters(about: StudyAbout, storage: str) -> None:
     died = subprocess.run(
         [sys.executable, "-c", _CLAIMS_AND_DIES, about.name, storage],
         cwd=ROOT,
@@ -129,14 +129,14 @@ def test_trials_of_a_dead_sweeper_come_again_with_their_numbers_and_parameters(a
     )
     assert died.returncode == -9, died.stderr
     study = opened(about, storage)
-    assert study.counts().running == 0  # nobody's: not to be waited for
+    assert study.counts().running == 0  # its sweeper is dead, so it does not count as running
     again = [study.claim(9) for _ in range(2)]
     assert [trial.number for trial in again if trial] == [0, 1]
     assert str([trial.values for trial in again if trial]) == died.stdout.strip()
     third = study.claim(9)
     assert third is not None
     assert third.number == 2
-    assert study.report(0, 1, 0.25) is False  # said again: no complaint, and nothing changes
+    assert study.report(0, 1, 0.25) is False  # reported again: no error, and nothing changes
     study.report(0, 2, 0.5)
     assert study.optuna_study.trials[0].intermediate_values == {1: 0.25, 2: 0.5}
 
@@ -152,7 +152,7 @@ def test_a_living_sweeper_keeps_its_trials(about: StudyAbout, storage: str) -> N
     assert other.counts().running == 2
 
 
-def test_a_sweeper_elsewhere_is_dead_once_its_beat_stays_away(
+def test_a_sweeper_on_another_machine_is_dead_when_its_heartbeat_stops(
     about: StudyAbout, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
@@ -164,9 +164,9 @@ def test_a_sweeper_elsewhere_is_dead_once_its_beat_stays_away(
     assert here.counts().running == 1
     now[0] += DEAD_AFTER_S - 1
     assert here.counts().running == 1
-    distant.beat()  # late, but it lives
+    distant.beat()  # late, but alive
     now[0] += DEAD_AFTER_S - 1
-    assert here.counts().running == 1  # seen now, so from now on
+    assert here.counts().running == 1  # first seen now, so the time without a heartbeat starts now
     now[0] += DEAD_AFTER_S - 1
     assert here.counts().running == 1
     now[0] += 2
@@ -176,7 +176,7 @@ def test_a_sweeper_elsewhere_is_dead_once_its_beat_stays_away(
     assert taken.number == 0
 
 
-def test_a_sweeper_that_was_taken_over_from_changes_nothing_any_more(
+def test_a_sweeper_whose_trial_was_taken_over_changes_nothing(
     about: StudyAbout, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
@@ -189,7 +189,7 @@ def test_a_sweeper_that_was_taken_over_from_changes_nothing_any_more(
     now[0] += DEAD_AFTER_S + 1
     again = [here.claim(9) for _ in range(4)]
     assert [trial.number for trial in again if trial] == [trial.number for trial in taken if trial] == [0, 1, 2, 3]
-    assert asleep.report(0, 1, 0.9) is True  # it is to stop
+    assert asleep.report(0, 1, 0.9) is True  # its training should end
     asleep.complete(0, 0.9, Path("there"), 1)
     asleep.failed(1, "no good")
     asleep.give_back(2)
@@ -202,19 +202,19 @@ def test_a_sweeper_that_was_taken_over_from_changes_nothing_any_more(
     assert asleep.counts().running == 0
 
 
-def test_a_trial_that_died_between_two_sweepers_is_nobodys(about: StudyAbout, storage: str) -> None:
+def test_a_trial_whose_sweeper_died_before_claiming_it_is_free(about: StudyAbout, storage: str) -> None:
     one, other = opened(about, storage), opened(about, storage)
     first = one.claim(9)
     assert first is not None
     one.give_back(first.number)
-    other.optuna_study.ask()  # takes it, and dies before it says so: it still is `one`'s by name
+    other.optuna_study.ask()  # asks for it and dies before it claims it: the trial still has `one`'s id
     assert one.counts().running == 0
     again = one.claim(9)
     assert again is not None
     assert again.number == first.number
 
 
-def test_a_verdict_outlives_the_sweeper(about: StudyAbout, storage: str) -> None:
+def test_a_pruning_decision_outlives_the_sweeper(about: StudyAbout, storage: str) -> None:
     pruner = optuna.pruners.ThresholdPruner(lower=0.3)
     first = Study(about, storage, lambda before: optuna.samplers.RandomSampler(seed=before), pruner)
     _OPEN.append(first)
@@ -222,8 +222,8 @@ def test_a_verdict_outlives_the_sweeper(about: StudyAbout, storage: str) -> None
     assert trial is not None
     assert first.report(trial.number, 1, 0.5) is False
     assert first.report(trial.number, 2, 0.1) is True
-    first.give_back(trial.number)  # stopped before it could be told
-    second = opened(about, storage)  # whose pruner ends nothing
+    first.give_back(trial.number)  # stopped before it was ended as pruned
+    second = opened(about, storage)  # its pruner prunes nothing
     following = second.claim(2)
     assert following is not None
     assert following.number == 1
@@ -231,7 +231,7 @@ def test_a_verdict_outlives_the_sweeper(about: StudyAbout, storage: str) -> None
     assert (ended.state, ended.epochs, ended.value) == ("pruned", 2, 0.1)
 
 
-def test_a_process_with_the_number_of_a_dead_one_is_not_taken_for_it() -> None:
+def test_a_process_with_the_pid_of_a_dead_one_is_not_mistaken_for_it() -> None:
     started = psutil.Process().create_time()
     assert living_process(os.getpid(), started) is not None
     assert living_process(os.getpid(), started - 60) is None
@@ -240,7 +240,7 @@ def test_a_process_with_the_number_of_a_dead_one_is_not_taken_for_it() -> None:
     assert living_process(child.pid, started) is None
 
 
-def test_a_trial_that_ends_its_process_each_time_fails_in_the_end(about: StudyAbout, storage: str) -> None:
+def test_a_trial_that_kills_its_process_each_time_fails(about: StudyAbout, storage: str) -> None:
     study = opened(about, storage)
     for death in range(1, MOST_DEATHS + 1):
         trial = study.claim(1)
@@ -262,7 +262,7 @@ def test_a_trial_that_is_given_back_is_claimed_again(about: StudyAbout, storage:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"space": SearchSpace({"model.lr": Number(0.1, 0.2)})}, "search space"),
         ({"mode": "min"}, "direction: maximize there, minimize now"),
@@ -275,14 +275,16 @@ def test_a_trial_that_is_given_back_is_claimed_again(about: StudyAbout, storage:
     ],
 )
 def test_another_study_of_the_same_name_is_refused_and_both_are_shown(
-    about: StudyAbout, storage: str, change: dict[str, Any], said: str
+    about: StudyAbout, storage: str, change: dict[str, Any], expected: str
 ) -> None:
     opened(about, storage)
-    opened(dataclasses.replace(about, settings="seed=0 experiment=quickstart"), storage)  # the same in other words
+    opened(
+        dataclasses.replace(about, settings="seed=0 experiment=quickstart"), storage
+    )  # the same settings in another order
     with pytest.raises(StudyError) as raised:
         opened(dataclasses.replace(about, **change), storage)
     message = str(raised.value)
-    assert said in message
+    assert expected in message
     assert " there, " in message
     assert "hpo.fresh=true" in message
 
@@ -306,22 +308,22 @@ def test_a_locked_file_is_a_clear_error_and_nothing_is_lost(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected"),
     [
-        ("postgresql://me:secret-word@127.0.0.1:1/db", "whether the server runs"),
-        ("mysql://me:secret-word@127.0.0.1/db", "no database that a study can be kept in"),
-        ("nonsense", "no database that a study can be kept in"),
+        ("postgresql://me:secret-word@127.0.0.1:1/db", "check that the server runs"),
+        ("mysql://me:secret-word@127.0.0.1/db", "not a supported database URL"),
+        ("nonsense", "not a supported database URL"),
         ("sqlite:////proc/nowhere/study.db", "cannot be used"),
     ],
 )
-def test_a_storage_that_cannot_be_reached_is_a_clear_error(url: str, said: str) -> None:
+def test_a_storage_that_cannot_be_reached_is_a_clear_error(url: str, expected: str) -> None:
     with pytest.raises(StudyError) as raised:
         opened(ABOUT, url)
-    assert said in str(raised.value)
+    assert expected in str(raised.value)
     assert "secret-word" not in str(raised.value)
 
 
-def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_a_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "study.db"
     file.write_text("notes on dogs\n" * 100)
     with pytest.raises(StudyError, match="not a database"):
@@ -346,7 +348,7 @@ def test_the_next_draw_is_a_function_of_seed_and_trials_before() -> None:
     assert len({str(draws(seed, before)) for seed in range(3) for before in range(3)}) == 9
 
 
-def test_a_grid_is_drawn_once_each_also_by_sweepers_in_turn(about: StudyAbout, storage: str) -> None:
+def test_each_grid_point_is_drawn_once_also_by_several_sweepers(about: StudyAbout, storage: str) -> None:
     space = SearchSpace({"a": Choice(("1", "2", "3")), "b": Number(0, 4, whole=True, step=2)})
     node = {"_target_": "optuna.samplers.GridSampler", "seed": 0}
     seen = []
@@ -367,21 +369,21 @@ def test_a_grid_is_drawn_once_each_also_by_sweepers_in_turn(about: StudyAbout, s
 
 
 @pytest.mark.parametrize(
-    ("node", "said"),
+    ("node", "expected"),
     [
         ({"_target_": "optuna.samplers.Tpe"}, "TPESampler"),
         ({"_target_": "optuna.samplers.TPESampler", "startup": 3}, "startup"),
-        ({"_target_": "optuna.pruners.MedianPruner"}, "is no sampler"),
+        ({"_target_": "optuna.pruners.MedianPruner"}, "is not an Optuna sampler"),
     ],
 )
-def test_an_unknown_sampler_is_answered_with_the_known_ones(node: dict[str, Any], said: str) -> None:
+def test_the_error_of_an_unknown_sampler_lists_the_known_ones(node: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigError) as raised:
         build_sampler(node, SPACE, 0, 0)
-    assert said in str(raised.value)
+    assert expected in str(raised.value)
     assert "RandomSampler" in str(raised.value)
 
 
-def test_an_objective_that_is_no_number_never_becomes_the_best(about: StudyAbout, storage: str) -> None:
+def test_a_nan_objective_never_becomes_the_best(about: StudyAbout, storage: str) -> None:
     study = opened(about, storage)
     for value in (0.5, math.nan):
         trial = study.claim(2)

@@ -20,8 +20,9 @@ from botocore.exceptions import ClientError, ParamValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launchers.base import Phase, wait
+from launchers.base import Phase
 from launchers.cli.verbs import main as launchers_command
+from launchers.follow import wait
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import ACCOUNT, SERVER_FILE
@@ -29,6 +30,8 @@ from launchers.rehearsal.object_store import _file
 from tests.support.launcher_contract import until
 from tests.support.project import ROOT
 from tests.support.rehearsing import BUCKET, job_of, prepared, rehearsal_cloud
+
+pytestmark = pytest.mark.cloud
 
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch:2.13-cpu-amzn2023-sagemaker"
 
@@ -48,7 +51,7 @@ def request(name: str, script: str = "print('hello')", **changes: Any) -> dict[s
     """A job that runs a line of Python."""
     whole: dict[str, Any] = {
         "TrainingJobName": name,
-        "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/DogBreedTraining",
+        "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/service-role/DogBreedTraining",
         "AlgorithmSpecification": {
             "TrainingImage": IMAGE,
             "TrainingInputMode": "File",
@@ -212,6 +215,7 @@ def _with(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
         (_with(True, "EnableManagedSpotTraining"), "MaxWaitTimeInSeconds must be provided"),
         (_with(90, "StoppingCondition", "MaxWaitTimeInSeconds"), "must not be provided"),
         (_with("arn:aws:iam::999999999999:role/Other", "RoleArn"), "Could not access the role"),
+        (_with(f"arn:aws:iam::{ACCOUNT}:role/DogBreedTraining", "RoleArn"), "Could not access the role"),
         (_with("s3://nobody/out", "OutputDataConfig", "S3OutputPath"), "does not exist"),
         (_with("python:3.12", "AlgorithmSpecification", "TrainingImage"), "Invalid image URI"),
         (_with(IMAGE.replace("us-east-1", "eu-west-1"), "AlgorithmSpecification", "TrainingImage"), "in the region"),
@@ -264,6 +268,15 @@ def test_a_bucket_of_another_account_is_closed(cloud: Rehearsal, place: Path, tm
 # --- it comes and goes ---
 
 
+def training_processes(state: Path) -> list[psutil.Process]:
+    """Those of all jobs of a cloud, whose machines are folders in its state."""
+    return [
+        found
+        for found in psutil.process_iter(["cmdline", "cwd"])
+        if str(state) in (found.info["cwd"] or "") and "train.py" in " ".join(found.info["cmdline"] or [])
+    ]
+
+
 def test_what_it_keeps_is_there_again_after_a_kill(photos: Path, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with rehearsal_cloud(state, photos):
@@ -275,9 +288,7 @@ def test_what_it_keeps_is_there_again_after_a_kill(photos: Path, tmp_path: Path)
         slow.submit(endless)
         until(lambda: any("epoch 1/" in line.text for line in slow.logs(endless.handle)))
         pid = json.loads((state / SERVER_FILE).read_text())["pid"]
-        workers = [
-            child for child in psutil.Process(pid).children(recursive=True) if "train.py" in " ".join(child.cmdline())
-        ]
+        workers = training_processes(state)
         assert workers
         os.kill(pid, signal.SIGKILL)
         until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from dogbreed.errors import ConfigError
 from dogbreed.interruption import Interruption
+from dogbreed.progress import Epoch
 from dogbreed.run_folder import RunFolder, write_json, write_text
 from launchers import local
 from launchers.base import Handle, Plan, RunSpec
@@ -72,7 +73,7 @@ def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
             time.sleep(seconds / epochs)
             trained, value = epoch, objective(spec.config, epoch)
             best = max(best, value)
-            log.info("epoch %d/%d  train loss 1.00 acc 50.0%%  val loss 1.00 acc %.1f%%", epoch, epochs, 100 * value)
+            log.info("%s", Epoch(epoch, epochs, 1.0, 0.5, 1.0, value, images_per_s=100, seconds=seconds / epochs))
             if watch is not None and watch(epoch, {"val/acc": value}):
                 break
     if str(number) in os.environ.get("FAKE_NAN", "").split(","):

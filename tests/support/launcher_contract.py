@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from dogbreed.errors import ConfigError, DogBreedError
-from launchers.base import Capabilities, Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec, wait
+from launchers.base import Capabilities, Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec
+from launchers.follow import wait
 
 
 def submitted(launcher: Launcher, plan: Plan) -> Handle:

@@ -20,19 +20,27 @@ folder = Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints"
 (folder / "metrics.json").write_text("{}")
 (folder / "checkpoints").mkdir(exist_ok=True)
 (folder / "checkpoints" / "best.ckpt").write_text("weights")
-(folder / ".last.ckpt.tmp-77").write_text("half")
+(folder / ".last.ckpt.tmp-77.sagemaker-ignore").write_text("half")
 """
 
 
 class Machine:
     def __init__(
-        self, base: Path, train: str, *, requires: str = "", again: Any = None, unpacks: str | None = None
+        self,
+        base: Path,
+        train: str,
+        *,
+        requires: str = "",
+        again: Any = None,
+        unpacks: str | None = None,
+        versions: dict[str, str] | None = None,
     ) -> None:
         self.base = base
         code = base / "input/data/code"
         code.mkdir(parents=True)
         (base / "input/data/spec").mkdir()
         files = {"train.py": train, "pyproject.toml": f"[project]\ndependencies = [{requires}]\n"}
+        files |= {f"launchers/remote/{path.name}": path.read_text() for path in REMOTE.parent.glob("*.py")}
         with tarfile.open(code / "bundle.tar.gz", "w:gz") as archive:
             for name, text in files.items():
                 entry = tarfile.TarInfo(name)
@@ -44,6 +52,7 @@ class Machine:
             "fresh": {"typed": ["seed=1", "x=/opt/ml"], "own": own},
             "again": again,
             "extras": [],
+            "versions": versions or {},
             "unpacks": unpacks,
         }
         (base / "input/data/spec/spec.json").write_text(json.dumps(sent))

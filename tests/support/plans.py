@@ -5,6 +5,7 @@ from dataclasses import replace
 from launchers import prepare
 from launchers.base import Plan
 from launchers.payload.code import CodeBundle
+from launchers.sagemaker.training import SageMakerLauncher
 
 REAL = ["aws.region=eu-west-1", "aws.bucket=my-bucket", "aws.role=MyRole", "launcher.owner=me"]
 CODE = CodeBundle("0" * 32, (("train.py", 100, "0" * 64),))
@@ -29,10 +30,17 @@ COMMANDS = {
         "launcher.subnets=[subnet-0a1b2c3d]",
         "launcher.security_groups=[sg-0a1b2c3d]",
         "launcher.network_isolation=true",
+        "launcher.image=123456789012.dkr.ecr.eu-west-1.amazonaws.com/mine:1",
         "launcher.instance_type=ml.m5.xlarge",
         "model.weights=null",
     ],
 }
+
+
+def launched(name: str) -> SageMakerLauncher:
+    launcher, _ = prepare([*COMMANDS[name], "run_id=20261124-120000-abcd", "hydra.run.dir=/runs/abcd"])
+    assert isinstance(launcher, SageMakerLauncher)
+    return launcher
 
 
 def planned(name: str) -> Plan:

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.parser import text_string_to_metric_families
 
 from dogbreed import artifact
 from dogbreed.artifact import Manifest
@@ -111,22 +113,59 @@ def asked(connection: http.client.HTTPConnection, method: str, path: str, body: 
 
 
 @contextmanager
-def serving(model: Path, scratch: Path, *options: str, ready: bool = True) -> Iterator[Served]:
-    """`python -m dogbreed.serving MODEL`, on a free port; killed at the end if it is still there."""
+def serving(
+    model: Path,
+    scratch: Path,
+    *options: str,
+    ready: bool = True,
+    environ: Mapping[str, str] | None = None,
+    shell: str = "",
+) -> Iterator[Served]:
+    """`python -m dogbreed.serving MODEL`, on a free port; killed at the end if it is still there.
+
+    environ: variables besides those of this process. shell: what a shell does first, such as `ulimit -n 300`.
+    """
     log = scratch / "server.log"
     command = [sys.executable, "-m", "dogbreed.serving", str(model), "--port", "0", *options]
+    if shell:
+        command = ["bash", "-c", f'{shell}; exec "$0" "$@"', *command]
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, text=True)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, text=True, env={**os.environ, **(environ or {})}
+        )
     try:
         until(lambda: "Listening on" in log.read_text() or process.poll() is not None)
         assert process.poll() is None, log.read_text()
-        served = Served(process, int(log.read_text().split("127.0.0.1:")[1].split()[0]), log)
+        address = log.read_text().split("Listening on http://")[1].split()[0]
+        served = Served(process, int(address.rpartition(":")[2]), log)
         if ready:
             until(lambda: served.ask("GET", "/ping").status == 200)
         yield served
     finally:
         process.kill()
         process.wait()
+
+
+def half_sent(served: Served, body: bytes, *, count: int | None = None, path: str = "/invocations") -> socket.socket:
+    """A connection with a request of which `count` bytes of the body were sent; None for all but the last 10."""
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=60)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body[: len(body) - 10 if count is None else count])
+    return connection
+
+
+def reply_on(connection: socket.socket) -> Reply:
+    """The answer that comes on a connection."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+
+
+def metric(served: Served, name: str, /, **labels: str) -> float:
+    """A value out of /metrics; 0 for one that is not there."""
+    text = served.ask("GET", "/metrics").body.decode()
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    return next((s.value for s in samples if s.name == name and labels.items() <= s.labels.items()), 0.0)
 
 
 def stopped(served: Served, *, within_s: float = 60) -> int:

@@ -36,7 +36,7 @@ from launchers.follow import ask_after_each_epoch
 from launchers.local import LocalLauncher
 from launchers.project import PROJECT
 from launchers.runs.collect import settle
-from launchers.runs.find import folder_of, handle_for
+from launchers.runs.find import handle_for
 from launchers.runs.launched import home_of, remember
 from launchers.runs.results import read_result
 from launchers.runs.state import STATE_FILE, State
@@ -79,15 +79,14 @@ class ToyLauncher:
         return Plan(spec, Handle(self.scheme, self.machine, spec.run_id), rows)
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
-        there = _there(plan.handle)
         if self.status(plan.handle).finished:
-            remember(Path(plan.spec.folder), plan, {})
-            write_text(_sent(plan.handle), plan.spec.to_json())
             if plan.spec.going_on is not None:  # what another machine has saved of it since
-                shutil.copytree(plan.spec.folder, folder_of(there), dirs_exist_ok=True)
+                shutil.copytree(plan.spec.folder, _path(plan.handle), dirs_exist_ok=True)
+            remember(Path(plan.spec.folder), plan, {})
+            write_text(_path(plan.handle, ".json"), plan.spec.to_json())
             _start(plan.handle)
         if watch is not None and ask_after_each_epoch(self, plan.handle, watch):
-            _enough(plan.handle).touch()
+            _path(plan.handle, ".enough").touch()
         return plan.handle
 
     def status(self, handle: Handle) -> Status:
@@ -114,7 +113,7 @@ class ToyLauncher:
         status = self.status(handle)
         if status.phase is Phase.LOST or (checkpoints and not status.finished):
             raise LaunchError(f"Run {handle} cannot be resumed now: {status}")
-        note = {"saved": RunFolder(folder_of(_there(handle))).last.exists()}
+        note = {"saved": RunFolder(_path(handle)).last.exists()}
         return _bring_home(handle, folder, note, without=[STATE_FILE] if checkpoints else [STATE_FILE, "checkpoints"])
 
     def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
@@ -137,38 +136,26 @@ class ToyLauncher:
         return LocalLauncher(self.machine, sweeps_dir=f"{self.machine}/none", poll_s=self.poll_s)
 
 
+def _path(handle: Handle, suffix: str = "") -> Path:
+    """The run's folder on the other machine. Beside it lie .json, what was sent; .out; and .enough, once it may end."""
+    return Path(handle.scope, f"{handle.run_id}{suffix}")
+
+
 def _there(handle: Handle) -> Handle:
     """The run as the other machine's own."""
-    return handle_for(Path(handle.scope, handle.run_id))
-
-
-def _sent(handle: Handle) -> Path:
-    """The file on the other machine that says what was sent."""
-    return Path(handle.scope, f"{handle.run_id}.json")
-
-
-def _enough(handle: Handle) -> Path:
-    """The file whose presence there ends the training with its epoch."""
-    return Path(handle.scope, f"{handle.run_id}.enough")
+    return handle_for(_path(handle))
 
 
 def _start(handle: Handle) -> None:
     """Start the run's process, and return once its state is its own and no longer that of an earlier attempt."""
-    folder = folder_of(_there(handle))
-    _enough(handle).unlink(missing_ok=True)
-    before = State.read(folder)
-    with _sent(handle).with_suffix(".out").open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", _START, str(_sent(handle))],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=PROJECT,
-            start_new_session=True,
-        )
+    _path(handle, ".enough").unlink(missing_ok=True)
+    before = State.read(_path(handle))
+    command = [sys.executable, "-c", _START, str(_path(handle, ".json"))]
+    with _path(handle, ".out").open("ab") as out:
+        process = subprocess.Popen(command, cwd=PROJECT, stdout=out, stderr=out, start_new_session=True)
     ending = threading.Thread(target=process.wait, daemon=True)  # which takes its exit status, so no zombie stays
     ending.start()
-    while ending.is_alive() and State.read(folder) == before:
+    while ending.is_alive() and State.read(_path(handle)) == before:
         ending.join(0.01)
 
 
@@ -181,9 +168,9 @@ def train(sent: str) -> None:
 
 def _bring_home(handle: Handle, folder: Path | None, note: dict[str, Any], without: Sequence[str] = ()) -> Path:
     """Copy the run's folder home. folder: where that is, if it is known. note: for launched.json, beside the handle."""
-    spec = RunSpec.from_json(_sent(handle).read_text())
+    spec = RunSpec.from_json(_path(handle, ".json").read_text())
     home = folder or home_of(handle, spec)
-    shutil.copytree(folder_of(_there(handle)), home, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*without))
+    shutil.copytree(_path(handle), home, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*without))
     settle(home, spec)
     write_json(home / LAUNCHED_FILE, {"handle": str(handle), **note})
     return home

@@ -16,7 +16,7 @@ from launchers.rehearsal.services.training_logs import LogPump
 from launchers.rehearsal.services.training_record import JobRecord, now
 
 POLL_S = 0.01  # so that a step can be hit
-_SYNC_S = 1.0  # between two uploads of the checkpoint folder
+_SYNC_S = 0.1  # between two looks of SageMaker's agent at the checkpoint folder
 _GRACE_S = 120.0  # from SIGTERM to SIGKILL, as documented for StopTrainingJob
 _FAILED_GRACE_S = 20.0  # the same once a machine of several has failed
 
@@ -59,7 +59,7 @@ class Attempt:
     def run(self, server: Server) -> Outcome:
         """Run it, and count the time for which the job pays."""
         for host in self.hosts:
-            argv, variables = command(self.job.request), environment(host, self.job, server)
+            argv, variables = command(self.job.request), environment(host, self.job, server, self.faults.upload_lag_s)
             host.machine.start(argv, variables, disk_mb=self.faults.disk_mb)
         self._began = time.monotonic()
         self.job.started = self.job.started or now()
@@ -70,8 +70,6 @@ class Attempt:
             host.machine.kill()  # what outlived its first process
         if outcome is Outcome.ABANDONED:
             return outcome
-        if not (outcome is Outcome.INTERRUPTED and self.faults.hard):
-            self.checkpoints.upload(self.hosts[0].machine)
         self._pump(last=True)
         spent = time.monotonic() - self._began
         self.job.training_s += spent
@@ -87,8 +85,8 @@ class Attempt:
             self._look()
             if self.abandoned.is_set():
                 return Outcome.ABANDONED
+            self._sync()
             if outcome is None:
-                self._sync()
                 outcome = self._end_is_due()
                 if outcome is Outcome.CRASHED or (outcome is Outcome.INTERRUPTED and self.faults.hard):
                     return outcome
@@ -129,7 +127,7 @@ class Attempt:
 
     def _sync(self) -> None:
         if self._progress.seconds - self._synced_s >= _SYNC_S:
-            self.checkpoints.upload(self.hosts[0].machine)
+            self.checkpoints.sync(self.hosts[0].machine, self._progress.seconds)
             self._synced_s = self._progress.seconds
 
     def _pump(self, *, last: bool = False) -> None:

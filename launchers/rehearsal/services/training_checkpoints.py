@@ -1,10 +1,18 @@
-"""The checkpoint folder of a training job: SageMaker keeps a copy of it in S3 while the job runs."""
+"""The checkpoint folder of a training job: an agent of SageMaker's keeps a copy of it in S3 while the job runs.
+
+It behaves as users and AWS's own containers have seen it. Beside each file it writes a marker, FILE.sagemaker-uploading
+and then FILE.sagemaker-uploaded (https://github.com/aws/sagemaker-xgboost-container, checkpointing.py). What is in S3
+lags behind, what is deleted on the machine is deleted there as well
+(https://docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html), and nothing more is uploaded once the job's
+command has ended (https://docs.aws.amazon.com/sagemaker/latest/dg/model-train-storage-env-var-summary.html).
+"""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from dogbreed.run_folder import lasting_files
 from launchers.aws.s3 import split_uri
 from launchers.rehearsal.machine import Machine
 from launchers.rehearsal.object_store import ObjectStore
@@ -15,14 +23,15 @@ _Stamp = tuple[int, int]  # a file's time and size
 
 
 class Checkpoints:
-    """Those of one job; without a CheckpointConfig there is nothing to do."""
+    """Those of one job; without a CheckpointConfig there is nothing to do. lag_s: how late files are in S3 at most."""
 
-    def __init__(self, job: JobRecord, store: ObjectStore) -> None:
-        self.store = store
+    def __init__(self, job: JobRecord, store: ObjectStore, lag_s: float) -> None:
+        self.store, self.lag_s = store, lag_s
         config = job.request.get("CheckpointConfig")
         self._place = None if config is None else str(config.get("LocalPath", f"{ML}/checkpoints"))
         self._bucket, self._prefix = ("", "") if config is None else split_uri(config["S3Uri"])
-        self._uploaded: dict[str, _Stamp] = {}
+        self._saved: dict[str, _Stamp] = {}  # as it is in S3
+        self._due: dict[str, float] = {}  # when what has changed will have been uploaded
         self._random = random.Random(job.name)
 
     def download(self, machines: Sequence[Machine]) -> None:
@@ -32,20 +41,31 @@ class Checkpoints:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
                 self.store.download(self._bucket, self._prefix, folder)
-            self._uploaded = {name: _stamp(path) for name, path in _files(folders[0])}
+            self._saved, self._due = _stamps(folders[0]), {}
 
-    def upload(self, machine: Machine) -> None:
-        """Upload what has changed, in no order that one could rely on."""
+    def sync(self, machine: Machine, moment: float) -> None:
+        """Do what is due: delete, begin to upload, end to upload. moment: seconds on any clock, the same each time."""
         if self._place is None:
             return
-        found = list(_files(machine.path(self._place)))
-        self._random.shuffle(found)
-        for name, path in found:
-            with suppress(FileNotFoundError):
-                stamp = _stamp(path)
-                if self._uploaded.get(name) != stamp:
-                    self.store.put(self._bucket, f"{self._prefix.rstrip('/')}/{name}", path.read_bytes())
-                    self._uploaded[name] = stamp
+        folder = machine.path(self._place)
+        found = _stamps(folder)
+        for name in self._saved.keys() - found.keys():
+            del self._saved[name]
+            self.store.delete(self._bucket, self._key(name))
+        for name in (self._saved.keys() | self._due.keys()) - found.keys():
+            self._due.pop(name, None)
+        for name, stamp in found.items():
+            if name not in self._due and self._saved.get(name) != stamp:
+                # some sooner and some later, in no order that one could rely on
+                self._due[name] = moment + self.lag_s * self._random.uniform(0.3, 1)
+                with suppress(FileNotFoundError):  # of the file's folder
+                    _marker(folder / name, "uploading").touch()
+        for name in [name for name, due in self._due.items() if due <= moment]:
+            del self._due[name]
+            self._upload(folder, name)
+        for marker in folder.rglob("*.sagemaker-upload*"):
+            if marker.with_name(marker.name.rpartition(".")[0]).relative_to(folder).as_posix() not in found:
+                marker.unlink(missing_ok=True)
 
     def last_written(self, machine: Machine) -> _Stamp | None:
         """Something that differs each time last.ckpt is written; None while there is none."""
@@ -55,11 +75,31 @@ class Checkpoints:
                 return stat.st_ino, stat.st_mtime_ns
         return None
 
+    def _upload(self, folder: Path, name: str) -> None:
+        path = folder / name
+        with suppress(FileNotFoundError):
+            stamp = _stamp(path)
+            self.store.put(self._bucket, self._key(name), path.read_bytes())
+            self._saved[name] = stamp
+            _marker(path, "uploading").unlink()
+            _marker(path, "uploaded").unlink(missing_ok=True)
+            _marker(path, "uploaded").touch()
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            yield path.relative_to(folder).as_posix(), path
+    def _key(self, name: str) -> str:
+        return f"{self._prefix.rstrip('/')}/{name}"
+
+
+def _marker(path: Path, what: str) -> Path:
+    return path.with_name(f"{path.name}.sagemaker-{what}")
+
+
+def _stamps(folder: Path) -> dict[str, _Stamp]:
+    """Of all files that the agent saves, by name below the folder."""
+    stamps = {}
+    for path in lasting_files(folder):
+        with suppress(FileNotFoundError):
+            stamps[path.relative_to(folder).as_posix()] = _stamp(path)
+    return stamps
 
 
 def _stamp(path: Path) -> _Stamp:

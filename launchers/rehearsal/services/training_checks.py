@@ -14,7 +14,6 @@ from launchers.rehearsal.services.training_record import FINISHED, JobRecord
 
 _MOST_RUN_S = 2419200  # 28 days
 _ECR = re.compile(r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/.+")
-_ROLE = re.compile(r"arn:aws[a-z-]*:iam::(\d{12}):role/(?:.*/)?([^/]+)")
 
 
 def check(job: JobRecord, jobs: Iterable[JobRecord], quotas: Mapping[str, int], store: ObjectStore) -> None:
@@ -54,11 +53,10 @@ def _check_times(job: JobRecord) -> None:
 
 
 def _check_role(arn: str) -> None:
-    role = _ROLE.fullmatch(arn)
-    roles = {known.name: known for known in iam_backends[ACCOUNT]["aws"].get_roles()}
-    if role is None or role[1] != ACCOUNT or role[2] not in roles:
+    roles = {known.arn: known for known in iam_backends[ACCOUNT]["aws"].get_roles()}
+    if arn not in roles:
         raise invalid(f"Could not access the role {arn}: it does not exist, or another account's")
-    if "sagemaker.amazonaws.com" not in str(roles[role[2]].assume_role_policy_document):
+    if "sagemaker.amazonaws.com" not in str(roles[arn].assume_role_policy_document):
         raise invalid(
             f"Could not assume role {arn}. Please ensure that the role exists and allows principal "
             "'sagemaker.amazonaws.com' to assume the role."

@@ -83,8 +83,11 @@ def command(request: Mapping[str, Any]) -> list[str]:
     return [*algorithm.get("ContainerEntrypoint", ["train"]), *algorithm.get("ContainerArguments", [])]
 
 
-def environment(host: Host, job: JobRecord, server: Server) -> dict[str, str]:
-    """What the command gets besides what every machine has. Without a network it can reach neither S3 nor an index."""
+def environment(host: Host, job: JobRecord, server: Server, upload_lag_s: float) -> dict[str, str]:
+    """What the command gets besides what every machine has. Without a network it can reach neither S3 nor an index.
+
+    upload_lag_s: how late the checkpoint folder is in S3, here where minutes are seconds.
+    """
     isolated = job.request.get("EnableNetworkIsolation")
     return {
         "SAGEMAKER_BASE_DIR": str(host.machine.path(ML)),
@@ -94,6 +97,7 @@ def environment(host: Host, job: JobRecord, server: Server) -> dict[str, str]:
         "TRAINING_JOB_NAME": job.name,
         "TRAINING_JOB_ARN": job.arn,
         "GLOO_SOCKET_IFNAME": "lo",
+        "DOGBREED_UPLOADS_S": str(25 * upload_lag_s),
         **job.request.get("Environment", {}),
         **({"PIP_NO_INDEX": "1"} if isolated else server.environment),
     }

@@ -25,7 +25,7 @@ _CAPACITY_S = 0.5  # until a machine is found again, or none is
 
 
 class JobRun(threading.Thread):
-    """no_capacity: whether no machine is found for this job."""
+    """Runs one job, from its first attempt to its end. no_capacity: whether no machine is found for it."""
 
     def __init__(
         self, job: JobRecord, store: ObjectStore, server: Server, faults: Faults, *, no_capacity: bool
@@ -33,7 +33,7 @@ class JobRun(threading.Thread):
         super().__init__(daemon=True, name=job.name)
         self.job, self.store, self.server, self.faults = job, store, server, faults
         self.no_capacity = no_capacity
-        self._checkpoints = Checkpoints(job, store)
+        self._checkpoints = Checkpoints(job, store, faults.upload_lag_s)
         self._log = LogPump(job, faults.log_delay_s)
         self._hosts: Sequence[Host] = ()  # of the present attempt
         self._values: dict[str, float] = {}  # of the metric definitions, the latest
@@ -67,7 +67,7 @@ class JobRun(threading.Thread):
 
     def _run(self) -> Ending | None:
         """Run the job. Returns how it ended; None if it has not, because the server ends before it."""
-        attempt = 0
+        attempt, retries = 0, self.job.request.get("RetryStrategy", {}).get("MaximumRetryAttempts", 0)
         while True:
             attempt += 1
             if self._pause(_STEP_S):
@@ -93,9 +93,12 @@ class JobRun(threading.Thread):
             outcome = attempted.run(self.server)
             if self._abandoned.is_set():
                 return None
-            if outcome is not Outcome.INTERRUPTED:
+            if outcome is Outcome.CRASHED and retries > 0:
+                retries -= 1  # it is in `Starting` again, and nothing says why
+            elif outcome is Outcome.INTERRUPTED:
+                self._to("Interrupted", "The training job was interrupted because the spot instance was reclaimed")
+            else:
                 return self._finished(outcome, attempted.failed)
-            self._to("Interrupted", "The training job was interrupted because the spot instance was reclaimed")
             for host in self._hosts:
                 host.machine.remove()
             if self._pause(_CAPACITY_S):

@@ -1,0 +1,170 @@
+"""The command line of the server, and the environment variables that say the same where there is no command line.
+
+An option wins over its DOGBREED_ variable, that over SageMaker's own name for it, that over the default.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from dogbreed.inference import MAX_ACCURACY_LOSS
+from dogbreed.serving.limits import Limits
+
+_MEBIBYTE = 2**20
+_MOST_S = 86_400.0
+_EPILOG = """\
+example: python -m dogbreed.serving runs/RUN
+
+Each option is an environment variable, too: DOGBREED_MAX_BODY_BYTES for
+--max-body-bytes. Of SageMaker's own, SAGEMAKER_BIND_TO_PORT,
+SAGEMAKER_MAX_PAYLOAD_IN_MB, SAGEMAKER_MAX_CONCURRENT_TRANSFORMS and
+SAGEMAKER_MODEL_SERVER_TIMEOUT are read.
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """root_path: the address below which a proxy shows the server, such as /dogs; empty for none."""
+
+    model: Path
+    host: str
+    port: int
+    root_path: str
+    max_accuracy_loss: float
+    limits: Limits
+
+
+def read(arguments: Sequence[str] | None, environ: Mapping[str, str], *, host: str = "127.0.0.1") -> Settings:
+    """Parse the command line (None: this process's). Prints what is wrong and exits with status 2 where it cannot work.
+
+    host: the default.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m dogbreed.serving",
+        description="Serve a model over HTTP: a page at /, POST /invocations, the interface at /docs.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a model.tar.gz, the folder of its files, or a run folder"
+    )
+    add = _Adding(parser, environ)
+    add("--host", str, host, "ADDRESS", "address to listen on; 0.0.0.0 for other machines as well, :: for IPv6, too")
+    add("--port", _port, 8080, "N", "port to listen on; 0 for a free one", sagemaker="SAGEMAKER_BIND_TO_PORT")
+    add("--root-path", _root_path, "", "PATH", "path below which a proxy shows the server, such as /dogs")
+    add(
+        "--max-accuracy-loss",
+        _share,
+        MAX_ACCURACY_LOSS,
+        "SHARE",
+        "most accuracy that an int8 network may lose to be used; -1 for none",
+    )
+    for limit in fields(Limits):
+        given = limit.metadata
+        kind = _seconds if limit.type is float else _number
+        add(given["option"], kind, limit.default, given["unit"], given["help"], **_SAGEMAKER.get(limit.name, {}))
+    options = vars(parser.parse_args(arguments))
+    limits = Limits(**{limit.name: options[_name(limit.metadata["option"])] for limit in fields(Limits)})
+    if limits.body_bytes > limits.buffered_bytes:
+        parser.error(
+            f"--max-body-bytes {limits.body_bytes:,} is more than --max-buffered-bytes {limits.buffered_bytes:,}, "
+            "which all bodies together may have. Try: raise the second, or lower the first"
+        )
+    others = {name: options[name] for name in ("model", "host", "port", "root_path", "max_accuracy_loss")}
+    return Settings(**{**others, "model": options["model"].expanduser()}, limits=limits)
+
+
+class _Adding:
+    """Adds options whose defaults come from the environment where it has them."""
+
+    def __init__(self, parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+        self._parser, self._environ = parser, environ
+
+    def __call__(
+        self,
+        option: str,
+        kind: Callable[[str], Any],
+        default: Any,
+        metavar: str,
+        description: str,
+        *,
+        sagemaker: str = "",
+        convert: Callable[[str], Any] | None = None,
+    ) -> None:
+        """sagemaker: SageMaker's name for the same; convert: from its value, where that has another unit."""
+        own = "DOGBREED_" + _name(option).upper()
+        for variable, read_as in ((own, kind), (sagemaker, convert or kind)):
+            if text := self._environ.get(variable, "").strip():
+                try:
+                    default = read_as(text)
+                except argparse.ArgumentTypeError as error:
+                    self._parser.error(f"environment variable {variable}: {error}")
+                break
+        shown = "" if default == "" else " (default: %(default)s)"
+        self._parser.add_argument(
+            option, type=kind, default=default, metavar=metavar, help=description.replace("%", "%%") + shown
+        )
+
+
+def _name(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!a} is not a whole number, at least 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    value = _float(text)
+    if not 0 < value <= _MOST_S:
+        raise argparse.ArgumentTypeError(f"{text!a} is not a number of seconds above 0, at most {_MOST_S:,.0f}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _float(text)
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!a} is not a number from -1 to 1")
+    return value
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan  # which is in no range
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:6]) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!a} is not a port. Try: a number from 0 to 65535")
+    return int(text)
+
+
+def _root_path(text: str) -> str:
+    path = text.rstrip("/")
+    if path and not (path.startswith("/") and "//" not in path and all(c.isalnum() or c in "/-._~" for c in path)):
+        raise argparse.ArgumentTypeError(f"{text!a} is not the path of an address. Try: /dogs")
+    return path
+
+
+def _mebibytes(text: str) -> int:
+    """SAGEMAKER_MAX_PAYLOAD_IN_MB, where 0 stands for any size."""
+    return Limits().buffered_bytes if text == "0" else _number(text) * _MEBIBYTE
+
+
+def _transforms(text: str) -> int:
+    """SAGEMAKER_MAX_CONCURRENT_TRANSFORMS: so many come at a time. Fewer than usual are no reason to allow fewer."""
+    return max(Limits().waiting, 0 if text == "0" else _number(text))
+
+
+_SAGEMAKER: Mapping[str, Mapping[str, Any]] = {
+    "body_bytes": {"sagemaker": "SAGEMAKER_MAX_PAYLOAD_IN_MB", "convert": _mebibytes},
+    "waiting": {"sagemaker": "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS", "convert": _transforms},
+    "deadline_s": {"sagemaker": "SAGEMAKER_MODEL_SERVER_TIMEOUT"},
+}

@@ -1,0 +1,67 @@
+"""Install on a rented machine what its image lacks of the project's requirements.
+
+Uses the standard library and pip alone: launchers/remote/entry.py loads it from the code that was sent.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+_KEPT = ("torch", "torchvision")  # never another one than the image's own
+
+
+def install(project: Path, extras: Sequence[str], versions: Mapping[str, str]) -> str:
+    """Install what is lacking. Return why the machine cannot be used; empty if it can.
+
+    versions: of packages on the machine that sent the run, by name. Two attempts of a run get the same packages by
+    them. Where there is no wheel of one of them for this machine's Python, any version that the project allows will do.
+    """
+    with (project / "pyproject.toml").open("rb") as file:
+        about = tomllib.load(file)["project"]
+    wanted = [*about["dependencies"], *(text for extra in extras for text in about["optional-dependencies"][extra])]
+    lacking = [text for text in wanted if not is_installed(text)]
+    if not lacking:
+        return ""
+    if os.environ.get("DOGBREED_INSTALL") == "no":
+        return f"[bad_config] without a network nothing can be installed, and the image lacks: {', '.join(lacking)}"
+    print("Installing what the image lacks:", ", ".join(lacking), flush=True)
+    present = ((name, version_of(name)) for name in _KEPT)
+    kept = {name: version for name, version in present if version}
+    pins = {name: version for name, version in versions.items() if version_of(name) is None}
+    if not (pins and _pip(lacking, {**pins, **kept}, "--only-binary=:all:")) and not _pip(lacking, kept):
+        return f"[bad_config] pip could not install {', '.join(lacking)} (the log says why)"
+    return ""
+
+
+def is_installed(text: str) -> bool:
+    """Whether the image meets a requirement, as pyproject.toml writes it."""
+    from pip._vendor.packaging.requirements import Requirement  # the parser that pip itself uses
+
+    requirement = Requirement(text)
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return True
+    version = version_of(requirement.name)
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
+
+
+def version_of(name: str) -> str | None:
+    """Return the version that is installed here; None if there is none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _pip(lacking: Sequence[str], versions: Mapping[str, str], *options: str) -> bool:
+    """Install with these versions of what is needed for it. Return whether pip could."""
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+        constraints.write("".join(f"{name}=={version}\n" for name, version in versions.items()))
+        constraints.flush()
+        words = ["install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore", *options]
+        command = [sys.executable, "-m", "pip", *words, "-c", constraints.name, *lacking]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 0

@@ -1,0 +1,94 @@
+"""Roles as accounts have them: with paths, in other partitions, not to be looked at; in moto, without a server."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from launchers import prepare
+from launchers.aws import iam
+from launchers.aws.account import Account
+
+ACCOUNT = "123456789012"
+TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}],
+}
+NAME = "AmazonSageMaker-ExecutionRole-20240101T000000"
+PARTITIONS = {"eu-west-1": "aws", "cn-north-1": "aws-cn"}
+
+
+@pytest.fixture(params=PARTITIONS)
+def region(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with mock_aws():
+        client = boto3.client("iam", region_name=request.param)
+        client.create_role(RoleName=NAME, Path="/service-role/", AssumeRolePolicyDocument=json.dumps(TRUST))
+        yield request.param
+
+
+def arn(region: str) -> str:
+    return f"arn:{PARTITIONS[region]}:iam::{ACCOUNT}:role/service-role/{NAME}"
+
+
+@pytest.mark.parametrize("by", ["name", "arn"])
+def test_a_role_with_a_path_is_passed_on_by_its_whole_arn(by: str, region: str, tmp_path: Path) -> None:
+    cloud = Account(region=region)
+    cloud.client("s3").create_bucket(
+        Bucket="my-sagemaker-bucket", CreateBucketConfiguration={"LocationConstraint": region}
+    )
+    role = NAME if by == "name" else arn(region)
+    words = ["data=drawn", "launcher=sagemaker_gpu", "launcher.instance_type=ml.m5.large", f"aws.role={role}"]
+    where = [f"aws.region={region}", "aws.bucket=my-sagemaker-bucket", f"hydra.run.dir={tmp_path}/run"]
+    launcher, plan = prepare([*words, *where])
+    launcher.submit(plan)
+    job = cloud.client("sagemaker").describe_training_job(TrainingJobName=plan.spec.run_id)
+    assert job["RoleArn"] == arn(region)
+
+
+def test_an_arn_of_another_path_account_or_partition_is_refused_with_the_right_one(region: str) -> None:
+    cloud = Account(region=region)
+    caller = iam.caller(cloud)
+    assert caller == iam.Caller(ACCOUNT, PARTITIONS[region])
+    wrong = arn(region).replace("/service-role", "")
+    assert f"aws.role={arn(region)}" in iam.find_role(cloud, wrong, "SageMaker", caller).findings[0]
+    for other in (arn(region).replace(ACCOUNT, "999999999999"), arn(region).replace("arn:aws", "arn:aws-iso")):
+        assert "is not in this account" in iam.find_role(cloud, other, "SageMaker", caller).findings[0]
+    assert iam.find_role(cloud, arn(region), "SageMaker", caller) == iam.Role(arn(region))
+
+
+class _Blind:
+    """An account in which nobody may look at roles."""
+
+    def __init__(self, cloud: Account) -> None:
+        self._cloud = cloud
+
+    def client(self, service: str) -> Any:
+        client = self._cloud.client(service)
+        if service == "iam":
+            from botocore.exceptions import ClientError
+
+            def deny(**_: Any) -> None:
+                error = {"Error": {"Code": "AccessDenied", "Message": "not authorized to perform: iam:GetRole"}}
+                raise ClientError(error, "GetRole")
+
+            client.get_role = deny
+        return client
+
+
+def test_where_roles_may_not_be_looked_at_the_arn_is_asked_for(region: str) -> None:
+    cloud: Any = _Blind(Account(region=region))
+    caller = iam.caller(cloud)
+    (finding,) = iam.find_role(cloud, NAME, "SageMaker", caller).findings
+    assert f"Try: aws.role={arn(region)}" in finding
+    assert iam.find_role(cloud, arn(region), "SageMaker", caller) == iam.Role(arn(region))
+
+
+def test_a_plan_says_that_it_does_not_know_the_arn_of_a_role_given_by_name() -> None:
+    assert iam.arn_in_plan(NAME) == f"<the ARN of the role {NAME}>"
+    assert iam.arn_in_plan(arn("cn-north-1")) == arn("cn-north-1")

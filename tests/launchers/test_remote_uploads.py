@@ -1,0 +1,158 @@
+"""A rented machine beside SageMaker's agent, which writes markers and uploads late: nothing breaks, nothing is lost."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from dogbreed.report.reading import _stored_files
+from dogbreed.run_folder import RunFolder, is_passing, lasting_files, temporary_path
+from launchers.remote import entry, uploads
+from tests.support.launcher_contract import until
+from tests.support.machines import SAYS, Machine
+
+MARKERS = ("last.ckpt.sagemaker-uploading", "last.ckpt.sagemaker-uploaded")
+SAVES_ON_SIGTERM = """
+import os, signal, sys, time
+from pathlib import Path
+folder = Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints"
+def save(*_):
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / "last.ckpt").write_text("weights")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+(folder / "up").touch()
+time.sleep(60)
+"""
+
+
+def test_what_comes_and_goes_has_one_definition() -> None:
+    names = [*MARKERS, temporary_path(Path("last.ckpt")).name, "last.ckpt", "sagemaker-uploaded.json", "metrics.csv"]
+    for name in names:
+        assert is_passing(name) == name.endswith(entry._PASSING)
+        assert is_passing(name) == name.endswith((uploads._UPLOADING, uploads._UPLOADED, uploads._IGNORED))
+    assert [name for name in names if is_passing(name)] == names[:3]
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[Path]:
+    """A run folder with an agent that is in a great hurry: its markers come and go all the time."""
+    folder = tmp_path / "run"
+    files = [folder / name for name in ("checkpoints/last.ckpt", "metrics.csv", "checkpoints/best.ckpt", "train.log")]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    ending = threading.Event()
+
+    def mark() -> None:
+        while not ending.is_set():
+            for path in files:
+                path.with_name(f"{path.name}.sagemaker-uploading").touch()
+            for path in files:
+                path.with_name(f"{path.name}.sagemaker-uploading").unlink()
+
+    agent = threading.Thread(target=mark)
+    agent.start()
+    yield folder
+    ending.set()
+    agent.join()
+
+
+def test_markers_that_vanish_while_a_folder_is_read_hurt_nobody(busy: Path, tmp_path: Path) -> None:
+    expected = {"checkpoints/last.ckpt", "metrics.csv", "checkpoints/best.ckpt", "train.log"}
+    for n in range(200):
+        entry._copy_run_folder(busy, tmp_path / f"output-{n}")
+        assert {path.relative_to(busy).as_posix() for path in lasting_files(busy)} == expected
+        assert {file.name for file in _stored_files(RunFolder(busy))} == expected
+        assert {path.relative_to(busy).as_posix() for path in uploads.stamps(busy)} == expected
+    copied = {path.relative_to(tmp_path / "output-7").as_posix() for path in (tmp_path / "output-7").rglob("*.*")}
+    assert copied == expected
+
+
+def test_markers_and_half_written_files_of_the_machine_before_are_no_part_of_the_run(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", SAYS)
+    folder = machine.base / "checkpoints"
+    folder.mkdir()
+    for name in (*MARKERS, ".last.ckpt.tmp-9.sagemaker-ignore"):
+        (folder / name).touch()
+    assert machine.run()[0] == 0
+    assert not (folder / ".last.ckpt.tmp-9.sagemaker-ignore").exists()
+    kept = {path.name for path in (machine.base / "output/data").rglob("*.*")}
+    assert kept == {"metrics.json", "best.ckpt"}
+
+
+def stopped(machine: Machine, **environment: str) -> "subprocess.Popen[str]":
+    """A machine that has been told to end, and whose train.py has saved."""
+    process = machine.start(**environment)
+    until(lambda: (machine.base / "checkpoints/up").exists())
+    process.send_signal(signal.SIGTERM)
+    until(lambda: (machine.base / "checkpoints/checkpoints/last.ckpt").exists())
+    return process
+
+
+def test_after_a_signal_it_stays_until_the_checkpoint_is_marked_as_uploaded(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", SAVES_ON_SIGTERM)
+    process = stopped(machine, DOGBREED_UPLOADS_S="25")
+    place = machine.base / "checkpoints/checkpoints"
+    (place / MARKERS[0]).touch()
+    time.sleep(0.8)  # longer than it takes to settle
+    assert process.poll() is None
+    (place / MARKERS[1]).touch()
+    time.sleep(0.8)
+    assert process.poll() is None  # the marker of an earlier upload, while the agent is at the next one
+    (place / MARKERS[0]).unlink()
+    assert "missing in S3" not in process.communicate(timeout=30)[0]
+    assert process.returncode == 143
+
+
+def test_a_marker_that_is_older_than_the_checkpoint_tells_nothing_and_it_gives_up_in_time(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", SAVES_ON_SIGTERM)
+    place = machine.base / "checkpoints/checkpoints"
+    place.mkdir(parents=True)
+    (place / MARKERS[1]).touch()
+    os.utime(place / MARKERS[1], (1e9, 1e9))
+    process, began = stopped(machine, DOGBREED_UPLOADS_S="3"), time.monotonic()
+    assert "some of it may be missing in S3" in process.communicate(timeout=30)[0]
+    assert 1 < time.monotonic() - began < 9
+
+
+def test_without_any_marker_a_fifth_of_the_time_must_do(tmp_path: Path) -> None:
+    process, began = stopped(Machine(tmp_path / "ml", SAVES_ON_SIGTERM), DOGBREED_UPLOADS_S="10"), time.monotonic()
+    process.communicate(timeout=30)
+    assert 1 < time.monotonic() - began < 9
+
+
+def test_a_checkpoint_that_came_with_the_machine_is_not_waited_for(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "ml", "raise SystemExit(1)")
+    place = machine.base / "checkpoints/checkpoints"
+    place.mkdir(parents=True)
+    (place / "last.ckpt").write_text("of an earlier machine")
+    began = time.monotonic()
+    assert machine.run()[0] == 1
+    assert time.monotonic() - began < 10  # of 20
+
+
+def test_after_a_success_it_stays_for_the_features_that_later_runs_read(tmp_path: Path) -> None:
+    computes = """
+import os
+from pathlib import Path
+folder = Path(os.environ["DOGBREED_FEATURES"]) / "store" / "shards"
+folder.mkdir(parents=True)
+(folder / "a.npy").write_text("rows")
+"""
+    machine = Machine(tmp_path / "ml", computes)
+    process = machine.start(DOGBREED_UPLOADS_S="150")
+    shard = machine.base / "checkpoints/features/store/shards/a.npy"
+    until(lambda: shard.exists())
+    time.sleep(1)
+    assert process.poll() is None
+    with suppress(FileNotFoundError):
+        shard.with_name("a.npy.sagemaker-uploaded").touch()
+    assert "missing in S3" not in process.communicate(timeout=30)[0]
+    assert process.returncode == 0
