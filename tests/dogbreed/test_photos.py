@@ -280,7 +280,7 @@ def test_a_root_whose_name_is_too_long_is_a_finding(tmp_path: Path) -> None:
 def test_class_folders_whose_name_is_not_printable_are_a_finding(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "data", classes=(*CLASSES, os.fsdecode(b"\xff"), "line\nbreak"))
     (finding,) = scan(root).findings
-    assert "2 class folders whose names are no printable text: line\\nbreak, \\xff" in finding
+    assert "2 class folders whose names are not printable: line\\nbreak, \\xff" in finding
     finding.encode()
 
 
