@@ -1,6 +1,12 @@
 """What training hands to serving: `model.tar.gz`, an ONNX network with labels, preprocessing and a manifest. No code.
 
 Needs neither torch nor lightning. The archive's bytes are a function of its contents; it is read whole or refused.
+
+For other runtimes: the network's input `pixels` is uint8 [N, image_px, image_px, 3], RGB; it normalises them itself.
+They are the middle square of the upright photo, `crop_pct` of its shorter side, resized with `interpolation` and
+antialiasing (preprocess.json). Its output `logits` is float32 [N, classes], in the order of labels.json; the softmax of
+logits divided by `temperature` (manifest.json) gives probabilities. `heat_maps`, where there is one, is float32
+[N, classes, h, w], whose mean over h and w are the logits.
 """
 
 import gzip
