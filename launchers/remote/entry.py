@@ -362,10 +362,10 @@ def _wait_for_uploads(base: Path, before: dict[Path, Any], signalled_at: float |
     before: the stamps of what was there when it began. signalled_at: None if nobody has asked it to end.
     """
     uploads, folder = _module(base / "code", "uploads"), base / "checkpoints"
-    if signalled_at is None:
-        until = time.monotonic() + uploads["longest_s"]() / 5  # other machines wait for this one's reason
-    else:
-        until = signalled_at + uploads["longest_s"]()
+    longest_s: float = uploads["longest_s"]()
+    if failed and signalled_at is None:
+        longest_s /= 5  # other machines wait for this one's reason
+    until = (signalled_at or time.monotonic()) + longest_s
     if not uploads["wait_for"](uploads["needed"](folder, before, failed=failed), folder, until=until):
         print("SageMaker has not marked all that was saved as uploaded: some of it may be missing in S3", flush=True)
 

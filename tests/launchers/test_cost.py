@@ -11,6 +11,7 @@ from dogbreed.benchmark import speedup as benchmark
 from dogbreed.workload import Workload
 from launchers import prepare
 from launchers.cost import estimate, instances, prices, times
+from launchers.sagemaker import summary
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.plans import COMMANDS, planned
 
@@ -116,10 +117,11 @@ def test_the_price_is_that_of_all_instances_for_the_shorter_time() -> None:
 def test_the_plan_compares_speed_only_for_several_instances() -> None:
     launcher, _ = prepare(COMMANDS["gpu"])
     one = cast(SageMakerLauncher, launcher)
-    spec = planned("gpu").spec
-    assert "speed-up" not in dict(one._rows(spec, "s3://"))
+    plan = planned("gpu")
+    spec = plan.spec
+    assert "speed-up" not in dict(summary.rows(one, spec, plan.handle))
     several = replace(one, instances=5, instance_type="ml.m5.large")
-    assert dict(several._rows(spec, "s3://"))["speed-up"] == instances.compare_speed(
+    assert dict(summary.rows(several, spec, plan.handle))["speed-up"] == instances.compare_speed(
         Workload.of(spec.config), row("ml.m5.large"), 5
     )
 

@@ -147,7 +147,7 @@ folder.mkdir(parents=True)
 (folder / "a.npy").write_text("rows")
 """
     machine = Machine(tmp_path / "ml", computes)
-    process = machine.start(DOGBREED_UPLOADS_S="150")
+    process = machine.start(DOGBREED_UPLOADS_S="50")
     shard = machine.base / "checkpoints/features/store/shards/a.npy"
     until(lambda: shard.exists())
     time.sleep(1)
