@@ -28,6 +28,7 @@ _Endpoint: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 _PAGE = {  # address: file in page/, its type
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/photo.js": ("photo.js", "text/javascript; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

@@ -87,7 +87,10 @@ def pictures(body: bytes, content_type: str) -> list[bytes]:
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise Problem("bad_form", f"The body is not the form that its Content-Type says: {str(error)[:200]}") from error
+        raise Problem(
+            "bad_form",
+            f"The body is not the form that its Content-Type says: {str(error)[:200]}. Try: curl -F file=@photo.jpg",
+        ) from error
     if not reader.complete:
         raise Problem("bad_form", "The form ends before its last boundary. Try: send it again")
     return [bytes(part.content) for part in reader.parts if part.is_file]

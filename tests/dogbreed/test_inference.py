@@ -112,7 +112,7 @@ def test_a_grey_array_is_a_grey_picture(checkpoint: Path) -> None:
         (["a.jpg"], "list .*predict_many"),
         (None, "NoneType"),
         (7, "int"),
-        (io.StringIO("text"), "as text"),
+        (io.StringIO("text"), "in text mode"),
     ],
 )
 def test_an_unsupported_input_is_named_with_the_supported_ones(given: Any, words: str, checkpoint: Path) -> None:

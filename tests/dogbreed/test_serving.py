@@ -176,7 +176,7 @@ def test_health_says_which_model_answers(served: Served) -> None:
     assert health["model"] == served.classify(PNG).json["model"]
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/page.css", "/page.js", "/docs.js", "/icon.svg"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/page.css", "/page.js", "/photo.js", "/docs.js", "/icon.svg"])
 def test_pages_ask_nobody_else_for_anything(path: str, served: Served) -> None:
     reply = served.ask("GET", path)
     assert reply.status == 200

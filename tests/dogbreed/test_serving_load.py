@@ -248,6 +248,17 @@ def test_connections_are_kept(served: Served) -> None:
             assert connection.sock.getsockname() == local
 
 
+def test_an_answer_does_not_wait_for_the_clients_acknowledgement(served: Served) -> None:
+    """Which comes 40 ms after the first part of an answer, if the system waits for it before it sends the second."""
+    with closing(served.connect()) as connection:
+        seconds = []
+        for _ in range(15):
+            began = time.monotonic()
+            asked(connection, "GET", "/health", None)
+            seconds.append(time.monotonic() - began)
+    assert sorted(seconds)[7] < 0.03
+
+
 def test_idle_connections_are_closed(narrow: Served) -> None:
     with closing(narrow.connect()) as connection:
         assert asked(connection, "GET", "/ping", None).status == 200

@@ -1,29 +1,19 @@
 """The demo page in a real browser: a photo comes in by every way, and goes out as breeds, bars and a heat map."""
 
-import base64
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from dogbreed.inference import Predictor
+from tests.support.browser import answer, chromium, given, page_of, picture, problem
 from tests.support.odd_pictures import saved
 from tests.support.serving import Served, serving, tiny_model
-
-CHROMIUM = shutil.which("chromium")
-
-
-def picture(seed: int, width: int = 400, height: int = 300) -> Image.Image:
-    coarse = np.random.default_rng(seed).integers(256, size=(3, 4, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture(scope="module")
@@ -39,31 +29,14 @@ def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    assert CHROMIUM, "This test opens the page in Chromium, which is not installed. Try: apt-get install chromium"
-    options = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+    with chromium() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
 def page(browser: Any, served: Served) -> Iterator[Any]:
-    """The page, watched: errors and requests to other addresses end the test."""
-    context = browser.new_context(viewport={"width": 1100, "height": 1000}, color_scheme="light")
-    opened = context.new_page()
-    troubles: list[str] = []
-    opened.on("pageerror", lambda error: troubles.append(str(error)))
-    opened.on("console", lambda message: troubles.append(message.text) if "Content Security" in message.text else None)
-    home = f"http://127.0.0.1:{served.port}/"
-    opened.on(
-        "request",
-        lambda request: None if request.url.startswith((home, f"blob:{home}")) else troubles.append(request.url),
-    )
-    opened.goto(home)
-    yield opened
-    context.close()
-    assert not troubles
+    with page_of(browser, f"http://127.0.0.1:{served.port}/") as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -73,30 +46,8 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def answer(page: Any) -> list[str]:
-    page.wait_for_selector("#result:not([hidden])")
-    page.wait_for_selector("body:not(.busy)")
-    return [text.partition("\n")[0] for text in page.locator("#breeds li").all_inner_texts()]
-
-
 def expected(model: Path, content: bytes) -> list[str]:
     return [one.breed for one in Predictor.from_artifact(model).predict(content)]
-
-
-def given(page: Any, kind: str, content: bytes, media_type: str = "image/jpeg") -> None:
-    """A file dropped onto the page, or pasted into it."""
-    page.evaluate(
-        """([kind, text, type]) => {
-            const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-            const data = new DataTransfer();
-            data.items.add(new File([bytes], "photo", { type }));
-            const event = kind === "drop"
-                ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
-                : new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
-            document.body.dispatchEvent(event);
-        }""",
-        [kind, base64.b64encode(content).decode(), media_type],
-    )
 
 
 def test_a_chosen_photo_is_answered_as_the_predictor_answers(page: Any, photo: Path, model: Path) -> None:
@@ -132,6 +83,37 @@ def test_a_phone_offers_its_camera(browser: Any, served: Served, photo: Path) ->
     context.close()
 
 
+@pytest.mark.parametrize("size", [(390, 844), (390, 664), (1100, 700)])
+def test_the_answer_is_in_view(size: tuple[int, int], browser: Any, served: Served, tmp_path: Path) -> None:
+    tall = tmp_path / "tall.jpg"
+    tall.write_bytes(saved(picture(0, 600, 1200), "JPEG"))
+    viewport = {"width": size[0], "height": size[1]}
+    with page_of(browser, f"http://127.0.0.1:{served.port}/", viewport=viewport, is_mobile=size[0] == 390) as opened:
+        opened.set_input_files("#file", tall)
+        answer(opened)
+        for seen in ("#answer", "#breeds li:last-child"):
+            box = opened.locator(seen).bounding_box()
+            assert box["y"] >= 0
+            assert box["y"] + box["height"] <= size[1], seen
+
+
+@pytest.mark.parametrize("address", ["", "docs"])
+def test_no_page_is_wider_than_a_phone_and_no_code_is_broken(address: str, browser: Any, served: Served) -> None:
+    home = f"http://127.0.0.1:{served.port}/{address}"
+    phone = {"width": 390, "height": 844}
+    with page_of(browser, f"http://127.0.0.1:{served.port}/", viewport=phone, is_mobile=True) as opened:
+        opened.goto(home)
+        assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        broken = opened.evaluate(
+            """() => [...document.querySelectorAll("td:first-child, tr[id] code")].filter((one) => {
+                const range = document.createRange();
+                range.selectNodeContents(one);
+                return range.getClientRects().length > 1;
+            }).map((one) => one.innerText)"""
+        )
+        assert broken == []
+
+
 def test_the_heat_map_is_where_the_network_looked(page: Any, photo: Path, model: Path) -> None:
     page.set_input_files("#file", photo)
     answer(page)
@@ -163,23 +145,57 @@ def test_the_heat_map_is_where_the_network_looked(page: Any, photo: Path, model:
 
 def test_what_the_server_refuses_is_said_aloud(page: Any) -> None:
     given(page, "drop", b"\xff\xd8\xff\xe0 no photo")
-    page.wait_for_selector("#problem:not([hidden])")
+    assert "not those of a JPEG" in problem(page)
     assert page.get_attribute("#problem", "role") == "alert"
-    assert "not those of a JPEG" in page.inner_text("#problem")
     assert page.locator("#result").is_hidden()
-    given(page, "drop", b"text", "text/plain")
-    assert "no picture" in page.inner_text("#problem")
 
 
-def test_other_formats_and_large_photos_are_converted_in_the_browser(page: Any, served: Served) -> None:
-    given(page, "drop", saved(picture(1), "GIF"), "image/gif")
-    assert len(answer(page)) == 5
-    noise = np.random.default_rng(0).integers(256, size=(2400, 2400, 3), dtype=np.uint8)
-    large = saved(Image.fromarray(noise), "JPEG", quality=95)
-    assert len(large) > 6 * 1024 * 1024
-    with page.expect_response("**/invocations*") as response:
-        given(page, "drop", large)
-    assert response.value.status == 200
+def test_what_is_not_an_answer_of_the_server_is_said_aloud_too(page: Any, photo: Path) -> None:
+    """Proxies answer with pages of their own."""
+    page.route(
+        "**/invocations*", lambda route: route.fulfill(status=413, content_type="text/html", body="<h1>413</h1>")
+    )
+    page.set_input_files("#file", photo)
+    assert "answered 413" in problem(page)
+    page.unroute("**/invocations*")
+    page.route("**/invocations*", lambda route: route.abort())
+    page.set_input_files("#file", photo)
+    page.locator("#problem", has_text="The server does not answer").wait_for()
+
+
+def test_after_an_error_the_example_is_not_the_last_photo(page: Any, photo: Path) -> None:
+    page.set_input_files("#file", photo)
+    answer(page)
+    assert "my dog" in page.inner_text("#code")
+    given(page, "drop", b"\xff\xd8\xff\xe0 no photo")
+    problem(page)
+    assert "@'photo.jpg' -H 'Content-Type: image/jpeg'" in page.inner_text("#code")
+    page.set_input_files("#file", photo)
+    answer(page)
+    assert page.locator("#problem").is_hidden()
+    assert "my dog" in page.inner_text("#code")
+
+
+def test_the_page_speaks_of_any_classes(page: Any, photo: Path) -> None:
+    before = page.inner_text("body") + page.title()
+    given(page, "drop", photo.read_bytes())
+    names = answer(page)
+    after = page.inner_text("body")
+    for name in names:
+        after = after.replace(name, "")
+    assert not re.findall(r"\b(?:dogs?|breeds?)\b", before + after, re.IGNORECASE)
+    assert "knows only its 133 classes" in after
+
+
+@pytest.mark.parametrize(("share", "words"), [(0.8, "Most likely"), (0.3, "Most likely, but it is not sure")])
+def test_an_answer_that_is_not_sure_says_so(share: float, words: str, page: Any, photo: Path) -> None:
+    predictions = [{"breed": "Pug", "label": "1.Pug", "probability": share}]
+    told = {"predictions": predictions, "heat_map": None, "model": {"name": "m", "precision": "p", "version": "v"}}
+    page.route("**/invocations*", lambda route: route.fulfill(json=told))
+    page.set_input_files("#file", photo)
+    assert answer(page) == ["Pug"]
+    assert page.inner_text("#kind") == words
+    assert ("not sure" in page.inner_text("#said")) == (share < 0.5)
 
 
 def test_the_calls_that_are_shown_are_those_that_work(page: Any, photo: Path, served: Served, tmp_path: Path) -> None:

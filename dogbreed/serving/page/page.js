@@ -1,12 +1,12 @@
-// The demo page: a photo goes to /invocations, the answer becomes bars and a heat map. No library, no other address.
+// The demo page: a photo goes to the server, the answer becomes bars and a heat map. No library, no other address.
 "use strict";
 
 const find = (id) => document.getElementById(id);
-const SENT_AS_IT_IS = ["image/jpeg", "image/png", "image/webp"];
 const MOST_BYTES = 4e6; // the server takes 6 MiB, and others on the way may take less
-const CONVERTED_PX = 2000; // the longer side of a photo that is converted here
+const SURE = 0.5; // the first class is more probable than all others together
 const HEAT = [[38, 70, 160, 60], [47, 165, 160, 150], [243, 208, 47, 215], [226, 69, 31, 255]]; // little to much
-let fileName = "photo.jpg", fileType = "image/jpeg", heat = null, latest = 0;
+const ANY = { name: "photo.jpg", type: "image/jpeg" }; // in the examples, where there is no photo that would do
+let example = ANY, heat = null, latest = 0, sending = null, mostBytes = MOST_BYTES;
 
 find("pick").addEventListener("click", () => find("file").click());
 find("shoot").addEventListener("click", () => find("camera").click());
@@ -26,56 +26,82 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   inside = 0;
   find("drop").classList.remove("over");
-  const file = [...event.dataTransfer.files].find((one) => one.type.startsWith("image/"));
-  if (file) classify(file); else complain("That was no picture. Try: a JPEG, PNG or WebP file");
+  take(event.dataTransfer, [...event.dataTransfer.types].some((type) => type.startsWith("text/"))
+    ? "That was an address or a text, not the picture itself. Try: save the picture and drop the file, or copy and paste it"
+    : "That was no picture. Try: a JPEG, PNG or WebP file");
 });
 document.addEventListener("paste", (event) => {
-  const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
-  if (file) classify(file); else complain("There is no picture on the clipboard. Try: copy the picture itself, not its address");
+  take(event.clipboardData, "There is no picture on the clipboard. Try: copy the picture itself, not its address");
 });
+
+// Files without a known ending have no type, which says nothing against them.
+function take({ files }, otherwise) {
+  const [first] = [...files].sort((one, other) => other.type.startsWith("image/") - one.type.startsWith("image/"));
+  if (first) classify(first); else complain(otherwise);
+}
 
 async function classify(file) {
   const number = ++latest; // an answer that was overtaken is not shown
+  if (sending) sending.abort();
   complain("");
   document.body.classList.add("busy");
-  find("said").textContent = "Looking at the photo";
+  report("Opening the photo");
   try {
-    const sent = SENT_AS_IT_IS.includes(file.type) && file.size <= MOST_BYTES ? file : await converted(file);
-    await show(sent);
-    const began = performance.now();
-    const response = await fetch("/invocations?heat_map=true&top=5", {
-      method: "POST", body: sent, headers: { "Content-Type": sent.type },
-    });
-    const answer = await response.json();
+    const { photo, converted } = await prepared(file, mostBytes);
+    await show(photo);
     if (number !== latest) return;
-    if (!response.ok) throw new Error(answer.detail || answer.title);
-    [fileName, fileType] = [file.name || "photo.jpg", sent.type];
-    render(answer, performance.now() - began, response.headers.get("Server-Timing") || "", sent.size);
+    const began = performance.now();
+    const { answer, timing } = await sent(photo);
+    if (number !== latest) return;
+    example = converted || !file.name ? ANY : { name: file.name, type: photo.type };
+    render(answer, performance.now() - began, timing, photo.size);
   } catch (error) {
     if (number !== latest) return;
     find("result").hidden = true;
     document.body.classList.remove("has-answer");
-    complain(error instanceof TypeError ? "The server does not answer. Try: again in a moment" : error.message);
+    example = ANY;
+    write();
+    complain(error.message);
   } finally {
-    if (number === latest) document.body.classList.remove("busy");
+    if (number === latest) {
+      document.body.classList.remove("busy");
+      find("progress").hidden = true;
+    }
   }
 }
 
-async function converted(file) {
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(file);
-  } catch {
-    throw new Error("This browser cannot open the file as a picture. Try: a JPEG, PNG or WebP file");
-  }
-  const scale = Math.min(1, CONVERTED_PX / Math.max(bitmap.width, bitmap.height));
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [Math.round(bitmap.width * scale), Math.round(bitmap.height * scale)];
-  const context = canvas.getContext("2d");
-  context.fillStyle = "white"; // transparency is laid on white, as the server does
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.9));
+// Resolves to the server's answer; unlike fetch, XMLHttpRequest says how much of a photo is sent.
+function sent(photo) {
+  return new Promise((resolve, reject) => {
+    const request = sending = new XMLHttpRequest();
+    request.open("POST", "invocations?heat_map=true&top=5");
+    request.setRequestHeader("Content-Type", photo.type);
+    request.responseType = "json";
+    request.upload.onprogress = ({ loaded, total }) => {
+      if (loaded < total) report("Sending the photo", loaded / total); else report("Looking at the photo");
+    };
+    request.upload.onload = () => report("Looking at the photo");
+    request.onerror = () => reject(new Error("The server does not answer. Try: again in a moment"));
+    request.onload = () => {
+      const answer = request.response;
+      if (request.status === 200 && answer) {
+        resolve({ answer, timing: request.getResponseHeader("Server-Timing") || "" });
+      } else {
+        reject(new Error((answer && (answer.detail || answer.title))
+          || `Something on the way to the server answered ${request.status}. Try: a smaller photo, or reload the page`));
+      }
+    };
+    report("Sending the photo", 0);
+    request.send(photo);
+  });
+}
+
+// What happens right now: seen as a bar, heard once.
+function report(doing, share) {
+  find("progress").hidden = false;
+  find("doing").textContent = share === undefined ? doing : `${doing}: ${Math.round(100 * share)} %`;
+  if (share === undefined) find("sent").removeAttribute("value"); else find("sent").value = share;
+  if (find("said").textContent !== doing) find("said").textContent = doing;
 }
 
 function show(file) {
@@ -91,6 +117,8 @@ function show(file) {
 
 function render(answer, elapsed, timing, bytes) {
   const [first] = answer.predictions;
+  const sure = first.probability >= SURE;
+  find("kind").textContent = sure ? "Most likely" : "Most likely, but it is not sure";
   find("answer").textContent = first.breed;
   find("breeds").replaceChildren(...answer.predictions.map((one) => {
     const share = percent(one.probability);
@@ -111,10 +139,12 @@ function render(answer, elapsed, timing, bytes) {
   find("model").textContent = `${answer.model.name}, ${answer.model.precision}, version ${answer.model.version}`;
   find("result").hidden = false;
   document.body.classList.add("has-answer");
-  find("said").textContent = `Most likely ${first.breed}, ${percent(first.probability)}. `
+  find("said").textContent = `Most likely ${first.breed}, ${percent(first.probability)}${sure ? "" : ", not sure"}. `
     + answer.predictions.slice(1).map((one) => `${one.breed} ${percent(one.probability)}`).join(", ");
   draw();
   write();
+  const { top, bottom } = find("answer").parentNode.getBoundingClientRect();
+  if (top < 0 || bottom > innerHeight) find("result").scrollIntoView({ block: "start" }); // on a phone it is further down
 }
 
 // The map lies over the square that the network saw: the middle, crop_pct of the shorter side.
@@ -124,7 +154,8 @@ function draw() {
   if (!heat || !photo.clientWidth) return;
   [canvas.width, canvas.height] = [photo.clientWidth, photo.clientHeight];
   const [rows, columns] = [heat.rows.length, heat.rows[0].length];
-  const small = new OffscreenCanvas(columns, rows);
+  const small = document.createElement("canvas"); // not OffscreenCanvas: Safari before 16.4 has none
+  [small.width, small.height] = [columns, rows];
   const pixels = new ImageData(columns, rows);
   heat.rows.flat().forEach((value, place) => pixels.data.set(colour(value), 4 * place));
   small.getContext("2d").putImageData(pixels, 0, 0);
@@ -165,14 +196,14 @@ function select(chosen) {
 }
 
 function write() {
-  const address = `${location.origin}/invocations`;
-  const quoted = `'${fileName.replaceAll("'", "'\\''")}'`;
-  const curl = `curl --data-binary @${quoted} -H 'Content-Type: ${fileType}' ${address}`;
+  const address = new URL("invocations", location.href);
+  const quoted = `'${example.name.replaceAll("'", "'\\''")}'`;
+  const curl = `curl --data-binary @${quoted} -H 'Content-Type: ${example.type}' ${address}`;
   const python = `import json, urllib.request
 
-with open(${JSON.stringify(fileName)}, "rb") as photo:
+with open(${JSON.stringify(example.name)}, "rb") as photo:
     request = urllib.request.Request(
-        "${address}", photo.read(), {"Content-Type": "${fileType}"}
+        "${address}", photo.read(), {"Content-Type": "${example.type}"}
     )
 for found in json.load(urllib.request.urlopen(request))["predictions"]:
     print(f"{found['probability']:6.1%}  {found['breed']}")`;
@@ -208,6 +239,9 @@ function complain(text) {
 }
 
 write();
-fetch("/health").then((response) => response.json()).then(({ model }) => {
-  if (model) find("model").textContent = `${model.name}, ${model.precision}, version ${model.version}`;
+fetch("health").then((response) => response.json()).then(({ model, classes, max_body_bytes }) => {
+  mostBytes = Math.min(MOST_BYTES, max_body_bytes || MOST_BYTES);
+  if (!model) return;
+  find("model").textContent = `${model.name}, ${model.precision}, version ${model.version}`;
+  find("only").textContent = find("only").textContent.replace("its own classes", `its ${classes} classes`);
 }).catch(() => {}); // the page says so when a photo is sent
