@@ -49,18 +49,21 @@ def submitted(place: Path, home: Path, *overrides: str) -> tuple[SageMakerLaunch
     return launcher, plan
 
 
+@pytest.mark.exports
+@pytest.mark.ordinary_start
 @pytest.mark.parametrize("mode", ["off", "cached"])
-def test_two_machines_train_the_model_that_one_would(
-    mode: str, many_photos: Path, cloud: Rehearsal, place: Path, tmp_path: Path
-) -> None:
+def test_two_machines_train_the_model_that_one_would(mode: str, many_photos: Path, tmp_path: Path) -> None:
+    """In a cloud of its own, whose jobs begin as on rented machines and end with their model.tar.gz."""
     how = (*HEAD, f"features.mode={mode}")
     launch([*tiny_settings(many_photos), *how, "data.batch_size=16", f"hydra.run.dir={tmp_path}/alone"])
-    launcher, plan = submitted(place, tmp_path / "run", *how, "data.batch_size=8")
-    assert wait(launcher, plan.handle).folder == tmp_path / "run"
+    with rehearsal_cloud(tmp_path / "state", many_photos):
+        launcher, plan = submitted(tmp_path / "state", tmp_path / "run", *how, "data.batch_size=8")
+        assert wait(launcher, plan.handle).folder == tmp_path / "run"
+        lines = list(launcher.logs(plan.handle))
     close(tmp_path / "run", tmp_path / "alone")
     files = [{path.name for path in (tmp_path / name).iterdir()} for name in ("run", "alone")]
-    assert files[0] - files[1] == {"launched.json", "model.tar.gz"}  # this process exports nothing (conftest)
-    lines = list(launcher.logs(plan.handle))
+    assert "model.tar.gz" in files[0]
+    assert files[0] - files[1] == {"launched.json"}
     assert {line.node for line in lines} == {0, 1}
     assert sum("epoch 3/3" in line.text for line in lines) == 1  # said once
     if mode == "cached":
