@@ -20,8 +20,10 @@ from hydra import compose, initialize_config_dir
 
 from dogbreed.errors import StorageError
 from launchers import prepare
-from launchers.base import Handle, RunSpec, SearchOutput
+from launchers.aws.account import Account
+from launchers.base import Handle, Launcher, RunSpec, SearchOutput
 from launchers.cli.verbs import main as launchers_command
+from launchers.local import LocalLauncher
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.remote.context import SENT
 from launchers.sagemaker.training import SageMakerLauncher
@@ -426,17 +428,18 @@ def check_home(folder: Path, n_trials: int, photos: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "launcher", "heads", "wanted"),
     [
-        (None, {"cloud": {}}, True, True),
-        (None, {"cloud": {}}, False, False),
-        (True, {"cloud": {}}, False, True),
-        (False, {"cloud": {}}, True, False),
-        (True, {}, True, False),  # a search here is one process anyway
+        (None, SageMakerLauncher(Account()), True, True),
+        (None, SageMakerLauncher(Account()), False, False),
+        (None, SageMakerLauncher(Account(), instances=2), True, False),  # a search in one job has one machine
+        (True, SageMakerLauncher(Account()), False, True),
+        (False, SageMakerLauncher(Account()), True, False),
+        (True, LocalLauncher(), True, False),  # on this machine a search is one process anyway
     ],
 )
 def test_what_suits_the_trials_decides_and_what_is_asked_for_counts(
-    asked: bool | None, launcher: dict[str, Any], heads: bool, wanted: bool
+    asked: bool | None, launcher: Launcher, heads: bool, wanted: bool
 ) -> None:
-    assert one_job.is_wanted(asked, {"launcher": launcher}, trains_heads=heads) is wanted
+    assert one_job.is_wanted(asked, launcher, trains_heads=heads) is wanted
 
 
 def test_a_dry_run_shows_the_job_with_the_search_s_time_and_price(tmp_path: Path) -> None:
