@@ -121,9 +121,9 @@ def read(path: Path) -> Artifact:
     findings: list[str] = []
     members = _folder_members(path, findings) if path.is_dir() else _archive_members(path, findings)
     contents = dict(members)
-    findings += [f"it lacks {name}" for name in sorted(_NEEDED - contents.keys())]
+    findings += [f"{name} is missing" for name in sorted(_NEEDED - contents.keys())]
     artifact = None if findings else _artifact(contents, findings)
-    raise_findings(ArtifactError, [f"The artifact {path} is refused: {finding}.\n{_AGAIN}" for finding in findings])
+    raise_findings(ArtifactError, [f"The artifact {path} is not valid: {finding}.\n{_AGAIN}" for finding in findings])
     assert artifact is not None
     return artifact
 
@@ -138,8 +138,8 @@ def _artifact(contents: Mapping[str, bytes], findings: list[str]) -> Artifact | 
     digests = digests if isinstance(digests, dict) else {}
     for name, content in contents.items():
         if name != MANIFEST and digests.get(name) != hashlib.sha256(content).hexdigest():
-            findings.append(f"the SHA-256 of {name} differs from the one in its manifest")
-    findings += [f"{name}, listed in its manifest, is missing" for name in sorted(digests.keys() - contents.keys())]
+            findings.append(f"the SHA-256 of {name} differs from the one in the manifest")
+    findings += [f"{name}, listed in the manifest, is missing" for name in sorted(digests.keys() - contents.keys())]
     labels = _object(contents, LABELS, list, findings)
     if labels is not None and not (labels and all(isinstance(label, str) for label in labels)):
         findings.append(f"{LABELS} is not a list of names")
@@ -177,7 +177,7 @@ def _preprocess(found: dict[str, Any] | None, findings: list[str]) -> Preprocess
         if not 0 < preprocess.crop_pct <= 1 or preprocess.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"crop_pct is {preprocess.crop_pct}, interpolation is {preprocess.interpolation}")
     except (TypeError, ValueError) as error:
-        findings.append(f"{PREPROCESS} cannot be used: {error}")
+        findings.append(f"{PREPROCESS} is not valid: {error}")
         return None
     return preprocess
 
@@ -232,7 +232,7 @@ def _archive_members(path: Path, findings: list[str]) -> Iterator[tuple[str, byt
                     file = archive.extractfile(member)
                     assert file is not None  # it is regular
                     yield member.name, file.read()
-            while unzipped.read(_PIECE):  # to its end, where gzip's checksum is
+            while unzipped.read(_PIECE):  # read to the end, where gzip's checksum is
                 pass
     # the exceptions of gzip and tarfile for damaged bytes
     except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, OverflowError) as error:
@@ -240,14 +240,14 @@ def _archive_members(path: Path, findings: list[str]) -> Iterator[tuple[str, byt
 
 
 def _finding(name: str, kind: str, size: int, left: int) -> str:
-    """Return what is wrong with a member of this name, kind and size; "" if it may be read."""
+    """Return what is wrong with a member of this name, kind and size, or "" if it may be read."""
     shown = ascii(name[:80])
     if name.startswith("/") or ".." in Path(name).parts or "\\" in name:
-        return f"{shown} would be extracted outside of it"
+        return f"{shown} would be extracted outside the target folder"
     if kind:
         return f"{shown} is {kind}"
     if name not in _ALLOWED:
-        return f"{shown} is not expected in it"
+        return f"{shown} is not an expected file"
     if size > (MAX_JSON_BYTES if name.endswith(".json") else left):
         return f"{shown} has {size:,} bytes, more than allowed"
     return ""
@@ -275,7 +275,7 @@ class _Unzipped:
             else:
                 rest = self._member.unconsumed_tail or self._packed.read(_PIECE)
                 if not rest:
-                    raise EOFError("it ends too early")
+                    raise EOFError("it is truncated")
             part = self._member.decompress(rest, size)
         self._left -= len(part)
         if self._left < 0:

@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{output}  {output.stat().st_size / 1e6:.1f} MB, version {found.version}")
-    print(f"largest difference from the checkpoint: {found.manifest.parity_error:g} of a probability")
+    print(f"largest difference in probability from the checkpoint: {found.manifest.parity_error:g}")
     if (int8 := found.manifest.int8) is not None:
         used = Predictor.from_artifact(output).about.precision == "int8"
         print(

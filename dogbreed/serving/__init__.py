@@ -1,4 +1,4 @@
-"""The server: an artifact behind HTTP, for people (a page), programs (JSON) and SageMaker (its contract).
+"""Serve an artifact over HTTP: a web page, a JSON API and SageMaker's container contract.
 
-`python -m dogbreed.serving MODEL`, and `serve` in a container. Needs neither torch nor lightning.
+Run `python -m dogbreed.serving MODEL`, or `serve` in a container. Needs neither torch nor lightning.
 """

@@ -1,4 +1,4 @@
-"""The addresses of the server and what they answer."""
+"""Define the server's routes and their responses."""
 
 import re
 import time
@@ -25,7 +25,7 @@ from dogbreed.serving.service import Answered, Service
 
 _Endpoint: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
-_PAGE = {  # address: file in page/, its type
+_PAGE = {  # path: file in page/, its media type
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/photo.js": ("photo.js", "text/javascript; charset=utf-8"),
@@ -33,21 +33,21 @@ _PAGE = {  # address: file in page/, its type
     "/docs.js": ("docs.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-_GUARDED = {  # nothing from elsewhere, nothing inline, in nobody's frame
+_GUARDED = {  # no external or inline content, no embedding in frames
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_ADDRESS = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[\w./~-]*)?")  # that may be shown in a page
+_ADDRESS = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[\w./~-]*)?")  # safe to show in a page
 _ROUND = 8  # decimals: float32 has no more, and 133 of them still sum to 1 within 1e-5
 
 
 class Application:
-    """The state between requests: the service once it is there, and whether the server is about to end.
+    """Holds the state between requests: the service, once it is loaded, and whether the server is draining.
 
-    root_path: the address below which a proxy shows it, such as /dogs.
+    root_path: the path prefix under which a proxy exposes the server, such as /dogs.
     """
 
     def __init__(self, metrics: Metrics, limits: Limits, root_path: str = "") -> None:
@@ -70,8 +70,8 @@ class Application:
         routes.append(Route(PREDICTS, self._invocations, methods=["POST"]))
         handlers: dict[Any, Any] = {Problem: _problem, HTTPException: _http_problem, Exception: _internal}
         app = Starlette(routes=routes, exception_handlers=handlers)
-        app.router.redirect_slashes = False  # it would redirect to the host that the client names
-        # while the server drains, each answer is the last one of its connection, so that none is lost
+        app.router.redirect_slashes = False  # it would redirect to the host in the client's Host header
+        # while the server drains, every response closes its connection, so that no request is lost
         return Requests(app, self.metrics, self.root_path, lambda: self.draining)
 
     async def _ping(self, request: Request) -> Response:
@@ -98,12 +98,12 @@ class Application:
 
     async def _invocations(self, request: Request) -> Response:
         if self.service is None:
-            raise Problem("not_ready", "The model is being loaded. Try: again in a second")
+            raise Problem("not_ready", "The model is still loading. Try: again in a second")
         try:
             answered = await self.service.handle(request)
         except ClientDisconnect:
             request.state.code = "gone"
-            return Response(status_code=499)  # nobody reads it
+            return Response(status_code=499)  # the client has disconnected
         request.state.code = "ok"
         return self._answer(self.service, request, answered)
 
@@ -187,14 +187,14 @@ async def _http_problem(request: Request, error: HTTPException) -> Response:
     predicts = f"POST {request.scope['root_path']}{PREDICTS}, such as curl -F file=@photo.jpg, or open /docs"
     if error.status_code == 405:
         what = predicts if (error.headers or {}).get("Allow") == "POST" else f"GET, or {predicts}"
-        problem = Problem("method_not_allowed", f"{request.method} is not taken at {path!a}. Try: {what}")
+        problem = Problem("method_not_allowed", f"{request.method} is not supported at {path!a}. Try: {what}")
     else:
-        problem = Problem("not_found", f"There is nothing at {path!a}. Try: {predicts}")
+        problem = Problem("not_found", f"The path {path!a} does not exist. Try: {predicts}")
     response = _refused(request, problem)
     response.headers.update(error.headers or {})
     return response
 
 
 async def _internal(request: Request, error: Exception) -> Response:  # `Requests` logs the error itself
-    detail = f"The server's log has the reason, under request {request.state.id}"
+    detail = f"The server failed to handle the request. Try: look for request {request.state.id} in the server's log"
     return _refused(request, Problem("internal", detail))

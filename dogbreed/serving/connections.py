@@ -1,4 +1,4 @@
-"""All connections of a server: how many there may be, and which one goes where a new one finds no room."""
+"""Limit the number of open connections, and choose which one to close when a new one exceeds the limit."""
 
 import logging
 import resource
@@ -7,34 +7,34 @@ from typing import Protocol
 
 log = logging.getLogger("dogbreed.serving")
 
-_OTHER_FILES = 256  # that a process has open besides its connections, and those that were accepted but not counted yet
-_JUST_COME_S = 0.1  # a request may be on its way
+_OTHER_FILES = 256  # open files besides counted connections, including accepted connections that are not counted yet
+_JUST_COME_S = 0.1  # its first request may still be in transit
 
 
 class Idle(Protocol):
     """A connection as `Connections` sees it."""
 
     def give_way(self) -> None:
-        """End, for another one."""
+        """Close, to make room for another connection."""
 
 
 class Connections:
-    """Counts connections and ends one without a request where a new one comes and there are `most`.
+    """Counts connections; at the limit of `most`, closes an idle one for a new one.
 
-    Those between two requests, or about to end, go first, then those that have sent nothing; the oldest of each.
+    Connections between requests, or closing, go first, then those that have sent nothing; the oldest of each first.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._open: set[Idle] = set()
-        self._idle: dict[Idle, None] = {}  # those that had a request, in the order in which it was answered
-        self._new: dict[Idle, float] = {}  # those that had none yet, and since when they are there
+        self._idle: dict[Idle, None] = {}  # after at least one request, in the order of their last response
+        self._new: dict[Idle, float] = {}  # without a request so far: when they were opened
 
     def __len__(self) -> int:
         return len(self._open)
 
     def opened(self, connection: Idle) -> bool:
-        """Count a new connection. Return False if there is no room and none that could make some."""
+        """Count a new connection. Return False if the limit is reached and no connection can be closed."""
         now = time.monotonic()
         room = len(self._open) < self.most
         if not room and (leaves := self._can_leave(now)) is not None:
@@ -66,7 +66,7 @@ class Connections:
 
 
 def that_fit(connections: int) -> int:
-    """Raise the soft limit of open files as far as `connections` need it; return how many of them fit, at least 1."""
+    """Raise the soft limit on open files as `connections` requires; return how many connections fit, at least 1."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = connections + _OTHER_FILES
     if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -76,6 +76,9 @@ def that_fit(connections: int) -> int:
     fit = max(1, soft - _OTHER_FILES)
     if fit < connections:
         log.warning(
-            "At most %d connections, not %d: this process may open %d files. Try: ulimit -Hn", fit, connections, soft
+            "Limited to %d connections instead of %d: this process may open only %d files. Try: ulimit -Hn",
+            fit,
+            connections,
+            soft,
         )
     return fit

@@ -1,4 +1,4 @@
-"""The server's description for people: openapi.json as a page, with examples."""
+"""Render openapi.json as the page /docs, with examples."""
 
 import html
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 from dogbreed.serving.problems import PROBLEMS
 
-ADDRESS = "http://127.0.0.1:8080"  # in the page, to be replaced by the server's own
+ADDRESS = "http://127.0.0.1:8080"  # a placeholder in the page for the server's own address
 EXAMPLES = {
     "curl": f"curl -F file=@photo.jpg {ADDRESS}/invocations",
     "only the probabilities": "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' "
@@ -24,7 +24,7 @@ EXAMPLES = {
 
 
 def page(document: dict[str, Any]) -> str:
-    """The page of an OpenAPI document; examples are for ADDRESS."""
+    """Render an OpenAPI document as HTML; its examples use ADDRESS."""
     invocations = document["paths"]["/invocations"]["post"]
     rows = "".join(
         f"<tr><th scope=row><code>{method.upper()} {html.escape(path)}</code></th>"

@@ -1,4 +1,4 @@
-"""The pictures of a form, multipart/form-data: what `curl -F` and `requests.post(files=...)` send."""
+"""Parse pictures from multipart/form-data, as sent by `curl -F` and `requests.post(files=...)`."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ class _Part:
 
     @property
     def is_file(self) -> bool:
-        """Whether it has a file's name or type. A form's empty field for a file has neither name nor content."""
+        """Return whether it has a file name or a file's type. An empty file field has neither name nor content."""
         _, options = parse_options_header(self.headers.get(b"content-disposition"))
         if b"filename" in options:
             return bool(options[b"filename"] or self.content)
@@ -30,7 +30,7 @@ class _Part:
 
 
 class _Reader:
-    """Collects a form's parts out of the parser's calls."""
+    """Collects a form's parts from the parser's callbacks."""
 
     def __init__(self) -> None:
         self.parts: list[_Part] = []
@@ -60,19 +60,18 @@ class _Reader:
 
 
 def boundary(content_type: str) -> bytes:
-    """What parts a form, as its Content-Type says. Raises Problem where it does not."""
+    """Return the multipart boundary from a Content-Type. Raises Problem if it has none."""
     found = parse_options_header(content_type)[1].get(b"boundary", b"")
     if not found:
         raise Problem(
             "bad_form",
-            "Its Content-Type has no boundary. Try: leave the header to curl -F or requests.post(files=...), "
-            "which write both",
+            "The Content-Type has no boundary. Try: let curl -F or requests.post(files=...) set the header",
         )
     return found
 
 
 def pictures(body: bytes, content_type: str) -> list[bytes]:
-    """The content of each file, in order; other fields are passed over. Raises Problem."""
+    """Return the content of each file, in order; other fields are ignored. Raises Problem."""
     reader = _Reader()
     calls: MultipartCallbacks = {
         "on_part_begin": reader.on_part_begin,
@@ -89,8 +88,8 @@ def pictures(body: bytes, content_type: str) -> list[bytes]:
     except FormParserError as error:
         raise Problem(
             "bad_form",
-            f"The body is not the form that its Content-Type says: {str(error)[:200]}. Try: curl -F file=@photo.jpg",
+            f"The body is not valid multipart/form-data: {str(error)[:200]}. Try: curl -F file=@photo.jpg",
         ) from error
     if not reader.complete:
-        raise Problem("bad_form", "The form ends before its last boundary. Try: send it again")
+        raise Problem("bad_form", "The form is truncated: its last boundary is missing. Try: send it again")
     return [bytes(part.content) for part in reader.parts if part.is_file]

@@ -1,6 +1,6 @@
-"""From a request's body to pictures that are worth decoding: types, sizes and formats, judged before any pixel is.
+"""Extract pictures from a request's body, and check types, sizes and formats before decoding any pixels.
 
-What a body says of itself (Content-Type, file name) chooses how it is read, never how it is decoded: the bytes do that.
+The Content-Type selects how the body is parsed; a picture's format is detected from its bytes only.
 """
 
 import base64
@@ -23,18 +23,16 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 BYTES_TYPES = ("image/*", "application/x-image", "application/octet-stream")
 JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data"
 MAX_TOP = 1000
-# A JPEG is decoded at a reduced scale, the others are whole in memory, with transparency at 12 and 20 bytes a pixel
+# a JPEG is decoded at a reduced scale; PNG and WebP at full size, with transparency at 12 and 20 bytes per pixel
 _MAX_PIXELS = {"JPEG": 50_000_000, "PNG": 12_500_000, "WEBP": 9_000_000}
-_NARROW_PX = 1000  # a JPEG whose shorter side is below is hardly reduced, and costs as much as the others
-_MAX_SCANNED_PIXELS = (
-    150_000_000  # of a JPEG, pixels times passes over them: a few bytes can ask for hundreds of passes
-)
-_MAX_PROGRESSIVE_PIXELS = 25_000_000  # all coefficients are kept until the last pass
+_NARROW_PX = 1000  # a JPEG with a shorter side below this is hardly reduced, and costs as much as the others
+_MAX_SCANNED_PIXELS = 150_000_000  # pixels times scans of a JPEG: a few bytes can request hundreds of scans
+_MAX_PROGRESSIVE_PIXELS = 25_000_000  # all coefficients are kept in memory until the last scan
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One request. batch: whether it asked for a list of answers. top: how many breeds. heat_map: of the first one."""
+    """One parsed request. batch: whether to return a list. top: how many breeds. heat_map: for the first breed."""
 
     pictures: Sequence[bytes]
     batch: bool
@@ -43,26 +41,26 @@ class Asked:
 
 
 def check_type(content_type: str) -> None:
-    """Raise Problem for a Content-Type that is not taken; an empty one is."""
+    """Raise Problem if a Content-Type is not supported; an empty one is."""
     found = _media_type(content_type)
     if found == FORM_TYPE:
         forms.boundary(content_type)
     elif found == "application/x-www-form-urlencoded":
         raise Problem(
             "unsupported_type",
-            f"Content-Type {found!a}, as curl sends it where nothing else is said. "
+            f"Content-Type {found!a}, curl's default, is not supported. "
             "Try: curl -F file=@photo.jpg, or --data-binary @photo.jpg with -H 'Content-Type: image/jpeg'",
         )
     elif not found.startswith("image/") and found not in (*BYTES_TYPES, JSON_TYPE, ""):
         raise Problem(
             "unsupported_type",
-            f"Content-Type {found[:60]!a} is not taken. Try: {', '.join(BYTES_TYPES)} with the picture's bytes, "
+            f"Content-Type {found[:60]!a} is not supported. Try: {', '.join(BYTES_TYPES)} with the picture's bytes, "
             f'{FORM_TYPE} with files, or {JSON_TYPE} with {{"image": "<base64>"}}',
         )
 
 
 def asked(content_type: str, body: bytes, query: Mapping[str, str], limits: Limits) -> Asked:
-    """What a request with this body wants. Raises Problem."""
+    """Parse a request's body and query parameters. Raises Problem."""
     if not body:
         raise Problem("empty", "The body is empty. Try: the bytes of a JPEG, PNG or WebP picture")
     top, heat_map = _top(query.get("top", "5")), _flag(query.get("heat_map", "false"))
@@ -74,7 +72,7 @@ def asked(content_type: str, body: bytes, query: Mapping[str, str], limits: Limi
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Problem("bad_json", f"The body does not parse as JSON: {str(error)[:200]}") from error
+        raise Problem("bad_json", f"The body is not valid JSON: {str(error)[:200]}") from error
     return _from_json(found, top, heat_map, limits)
 
 
@@ -83,9 +81,9 @@ def _media_type(content_type: str) -> str:
 
 
 def _from_form(pictures: list[bytes], top: int, heat_map: bool, limits: Limits) -> Asked:
-    """One file is a request for one picture, several are a batch."""
+    """Treat one file as a single picture, and several as a batch."""
     if not pictures:
-        raise Problem("empty", "There is no file in the form. Try: curl -F file=@photo.jpg, with the @")
+        raise Problem("empty", "The form contains no file. Try: curl -F file=@photo.jpg, with the @")
     _check_number(len(pictures), limits)
     return Asked(pictures, len(pictures) > 1, top, heat_map)
 
@@ -93,31 +91,31 @@ def _from_form(pictures: list[bytes], top: int, heat_map: bool, limits: Limits) 
 def _check_number(pictures: int, limits: Limits) -> None:
     if pictures > limits.pictures:
         raise Problem(
-            "too_many_pictures", f"{pictures} pictures are more than the {limits.pictures} that a request may have"
+            "too_many_pictures", f"The request has {pictures} pictures, more than the limit of {limits.pictures}"
         )
 
 
 def _from_json(found: Any, top: int, heat_map: bool, limits: Limits) -> Asked:
-    expected = 'Try: {"image": "<base64>"} or {"images": ["<base64>", ...]}, with "top" and "heat_map" if you like'
+    expected = 'Try: {"image": "<base64>"} or {"images": ["<base64>", ...]}, with optional "top" and "heat_map"'
     if not isinstance(found, dict):
         raise Problem("bad_request_fields", f"The JSON is a {type(found).__name__}, not an object. {expected}")
     if unknown := sorted(found.keys() - {"image", "images", "top", "heat_map"}):
-        raise Problem("bad_request_fields", f"There is no field {unknown[0][:40]!a}. {expected}")
+        raise Problem("bad_request_fields", f"Unknown field {unknown[0][:40]!a}. {expected}")
     if ("image" in found) == ("images" in found):
-        raise Problem("bad_request_fields", f"One of image and images is needed, not both. {expected}")
+        raise Problem("bad_request_fields", f"Exactly one of image and images is required. {expected}")
     if not isinstance(found.get("heat_map", False), bool):
-        raise Problem("bad_parameter", "heat_map is true or false")
+        raise Problem("bad_parameter", "heat_map must be true or false")
     top, heat_map = _top(found.get("top", top)), found.get("heat_map", heat_map)
     batch = "images" in found
     texts = found["images"] if batch else [found["image"]]
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise Problem("bad_request_fields", f"Pictures are strings of base64. {expected}")
+        raise Problem("bad_request_fields", f"Pictures must be base64 strings. {expected}")
     _check_number(len(texts), limits)
     return Asked(each(_from_base64, texts, batch=batch), batch, top, heat_map)
 
 
 def each(use: Any, items: Sequence[Any], *, batch: bool) -> list[Any]:
-    """`use` of each item; in a batch, one Problem that lists all that were raised, each with its place."""
+    """Apply `use` to each item; in a batch, raise one Problem that lists all failures with their positions."""
     results, problems = [], []
     for place, item in enumerate(items):
         try:
@@ -132,19 +130,21 @@ def each(use: Any, items: Sequence[Any], *, batch: bool) -> list[Any]:
 
 
 def _from_base64(text: str) -> bytes:
-    """The bytes that base64 stands for, alone or in a data URL, which browsers make: data:image/jpeg;base64,..."""
+    """Decode base64, plain or in a data URL as browsers create it: data:image/jpeg;base64,..."""
     if text[:5].lower() == "data:":
         text = _of_data_url(text)
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise Problem("bad_base64", f"This is no base64: {error}") from error
+        raise Problem("bad_base64", f"The picture is not valid base64: {error}") from error
 
 
 def _of_data_url(url: str) -> str:
     head, _, content = url.partition(",")
     if not head.lower().rstrip().endswith(";base64"):
-        raise Problem("bad_base64", f"The data URL {head[:60]!a} is not one of base64. Try: data:image/jpeg;base64,...")
+        raise Problem(
+            "bad_base64", f"The data URL {head[:60]!a} is not base64-encoded. Try: data:image/jpeg;base64,..."
+        )
     return unquote(content) if "%" in content else content
 
 
@@ -153,34 +153,34 @@ def _top(value: Any) -> int:
     if isinstance(value, bool) or not (
         text.isascii() and text.isdigit() and len(text) < 5 and 1 <= int(text) <= MAX_TOP
     ):
-        raise Problem("bad_parameter", f"top is a whole number from 1 to {MAX_TOP}")
+        raise Problem("bad_parameter", f"top must be a whole number from 1 to {MAX_TOP}")
     return int(text)
 
 
 def _flag(value: str) -> bool:
     if value not in ("true", "false"):
-        raise Problem("bad_parameter", "heat_map is true or false")
+        raise Problem("bad_parameter", "heat_map must be true or false")
     return value == "true"
 
 
 def examine(picture: bytes) -> None:
-    """Look at a picture's header alone. Raises Problem where it is of another format or too large to decode."""
+    """Inspect only a picture's header. Raises Problem if its format is not supported or it is too large to decode."""
     if not picture:
         raise Problem("empty", "The picture is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+            warnings.simplefilter("ignore")  # Pillow warns about odd metadata
             with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
                 kind, (width, height) = str(image.format), image.size
                 progressive = bool(image.info.get("progressive"))
     except Image.DecompressionBombError as error:
-        raise Problem("too_many_pixels", f"It has more pixels than the {_MAX_PIXELS['JPEG']:,} allowed") from error
-    # Pillow's plugins meet damaged files with nearly every built-in exception
+        raise Problem("too_many_pixels", f"The picture has more than {_MAX_PIXELS['JPEG']:,} pixels") from error
+    # Pillow's plugins raise nearly every built-in exception for damaged files
     except Exception as error:
         raise Problem(
-            "unsupported_format", "Its bytes are not those of a JPEG, PNG or WebP picture. Try: convert it to JPEG"
+            "unsupported_format", "The picture is not a JPEG, PNG or WebP file. Try: convert it to JPEG"
         ) from error
-    kind = "JPEG" if kind == "MPO" else kind  # several JPEGs in one file, of some phones
+    kind = "JPEG" if kind == "MPO" else kind  # several JPEGs in one file, as written by some phones
     pixels, most = width * height, _MAX_PIXELS[kind]
     if kind == "JPEG":
         scans = picture.count(b"\xff\xda")
@@ -192,5 +192,6 @@ def examine(picture: bytes) -> None:
     if pixels > most:
         raise Problem(
             "too_many_pixels",
-            f"{width} x {height} pixels are more than the {most:,} that such a picture may have. Try: a smaller copy",
+            f"The picture has {width} x {height} pixels, more than the limit of {most:,} for its kind. "
+            "Try: a smaller copy",
         )

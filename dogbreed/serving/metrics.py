@@ -1,4 +1,4 @@
-"""What Prometheus is told, and SageMaker's detailed observability with it."""
+"""Prometheus metrics, which SageMaker's detailed observability also scrapes."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -9,35 +9,35 @@ _SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5
 
 
 class Metrics:
-    """Counters of one server; in a registry of their own, so that two servers may share a process."""
+    """Holds the metrics of one server, in its own registry, so that two servers can share a process."""
 
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "dogbreed_requests", "Requests to /invocations, by what came of them", ["code"], registry=registry
-        )
-        self.pictures = Counter("dogbreed_pictures", "Pictures that were answered", registry=registry)
+        self.requests = Counter("dogbreed_requests", "Requests to /invocations, by result", ["code"], registry=registry)
+        self.pictures = Counter("dogbreed_pictures", "Pictures classified", registry=registry)
         self.seconds = Histogram(
             "dogbreed_request_seconds",
-            "From the headers of a request to /invocations to its answer, by status; 499 where the client has gone",
+            "Latency of /invocations from headers to response, by status; 499 if the client disconnected",
             ["status"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.parts = Histogram(
             "dogbreed_part_seconds",
-            "Of a request that was answered: receive, wait, decode, network",
+            "Time per stage of a successful request: receive, wait, decode, network",
             ["part"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self.waiting = Gauge("dogbreed_requests_waiting", "Complete, and not answered yet", registry=registry)
-        self.buffered = Gauge("dogbreed_buffered_bytes", "Of bodies in memory", registry=registry)
-        self.connections = Gauge("dogbreed_connections", "Open right now", registry=registry)
+        self.waiting = Gauge(
+            "dogbreed_requests_waiting", "Fully received requests without a response yet", registry=registry
+        )
+        self.buffered = Gauge("dogbreed_buffered_bytes", "Bytes of request bodies in memory", registry=registry)
+        self.connections = Gauge("dogbreed_connections", "Open connections", registry=registry)
         self._model = Gauge(
-            "dogbreed_model", "1 for the model that answers", ["name", "version", "precision"], registry=registry
+            "dogbreed_model", "1 for the loaded model", ["name", "version", "precision"], registry=registry
         )
 
     def serves(self, about: About) -> None:

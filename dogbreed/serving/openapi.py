@@ -1,4 +1,4 @@
-"""The server's description for programs: OpenAPI 3.1. A test holds it against what the server answers."""
+"""Build the OpenAPI 3.1 document. A test compares it with the server's real responses."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _NUMBER, _TEXT, _INTEGER = {"type": "number"}, {"type": "string"}, {"type": "int
 _BASE64: _Schema = {
     "type": "string",
     "contentEncoding": "base64",
-    "description": "the bytes of a JPEG, PNG or WebP, as base64 or as a data URL of it",
+    "description": "a JPEG, PNG or WebP file, as base64 or as a base64 data URL",
 }
 _BYTES: _Schema = {"type": "string", "contentMediaType": "application/octet-stream"}
 _TOP: _Schema = {"type": "integer", "minimum": 1, "maximum": MAX_TOP, "default": 5}
@@ -20,36 +20,39 @@ _HEAT: _Schema = {"type": "boolean", "default": False}
 _PROBABILITIES: _Schema = {
     "type": "array",
     "items": _NUMBER,
-    "description": "one for each class, in the order of the artifact's labels.json; they sum to 1",
+    "description": "one per class, in the order of the artifact's labels.json; they sum to 1",
 }
 _PARAMETERS = [
-    {"name": "top", "in": "query", "schema": _TOP, "description": "how many classes"},
+    {"name": "top", "in": "query", "schema": _TOP, "description": "number of classes to return"},
     {
         "name": "heat_map",
         "in": "query",
         "schema": _HEAT,
-        "description": "what in the picture speaks for the first class",
+        "description": "whether to return a heat map of the evidence for the first class",
     },
 ]
-_HEADERS: _Schema = {"X-Request-Id": {"schema": _TEXT, "description": "the request's own, or a new one"}}
+_HEADERS: _Schema = {"X-Request-Id": {"schema": _TEXT, "description": "the request's X-Request-Id, or a new id"}}
 
 
 def document(limits: Limits, root_path: str = "") -> dict[str, Any]:
-    """root_path: the address below which clients find the server, such as /dogs."""
+    """Return the OpenAPI document. root_path: the path prefix under which clients reach the server, such as /dogs."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "dogbreed", "version": __version__, "description": "What does this photo show?"},
-        "servers": [{"url": root_path or "."}],  # "." is where this document lies, whatever a proxy calls that
+        "servers": [{"url": root_path or "."}],  # "." is the folder of this document, even behind a proxy
         "paths": {
             "/invocations": {"post": _invocations(limits)},
-            "/ping": _get("Whether requests are answered", "", also={"503": "being loaded, or about to end"}),
+            "/ping": _get("Readiness check", "", also={"503": "loading or shutting down"}),
             "/health": _get(
-                "The same with the reason and the model", "application/json", _ref("Health"), {"503": "not ready"}
+                "Readiness check with status and model details",
+                "application/json",
+                _ref("Health"),
+                {"503": "not ready"},
             ),
-            "/metrics": _get("For Prometheus", "text/plain"),
-            "/": _get("A page to try it", "text/html"),
-            "/docs": _get("This interface as a page", "text/html"),
-            "/openapi.json": _get("This interface as OpenAPI", "application/json", {"type": "object"}),
+            "/metrics": _get("Prometheus metrics", "text/plain"),
+            "/": _get("Demo page", "text/html"),
+            "/docs": _get("API documentation", "text/html"),
+            "/openapi.json": _get("OpenAPI document", "application/json", {"type": "object"}),
         },
         "components": {"schemas": _schemas()},
     }
@@ -66,17 +69,17 @@ def _object(required: list[str], **properties: _Schema) -> _Schema:
 def _get(
     summary: str, media_type: str, schema: _Schema | None = None, also: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """A path that is read. also: statuses besides 200, with the same content, and what they mean."""
+    """Describe a GET route. also: descriptions of statuses besides 200, which have the same content."""
     content = {"content": {media_type: {"schema": schema or {"type": "string"}}}} if media_type else {}
-    statuses = {"200": "as asked for", **(also or {})}
+    statuses = {"200": "OK", **(also or {})}
     responses = {status: {"description": text, "headers": _HEADERS, **content} for status, text in statuses.items()}
     return {"get": {"summary": summary, "responses": responses}}
 
 
 def _invocations(limits: Limits) -> dict[str, Any]:
     return {
-        "summary": "The most probable classes of one picture, or of several",
-        "description": f"A request has at most {limits.body_bytes:,} bytes and {limits.pictures} pictures.",
+        "summary": "Classify one or several pictures",
+        "description": f"A request may have at most {limits.body_bytes:,} bytes and {limits.pictures} pictures.",
         "parameters": _PARAMETERS,
         "requestBody": {"required": True, "content": _bodies(limits)},
         "responses": {"200": _answers(), **_problems()},
@@ -93,7 +96,7 @@ def _bodies(limits: Limits) -> dict[str, Any]:
     files = {"type": "array", "items": _BYTES, **several}
     form = {
         **_object([], file=files),
-        "description": "each file, whatever its field is called, is a picture; fields that are no files are ignored",
+        "description": "every file is a picture, whatever its field name; other fields are ignored",
     }
     return {
         **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in BYTES_TYPES},
@@ -105,9 +108,9 @@ def _bodies(limits: Limits) -> dict[str, Any]:
 def _answers() -> dict[str, Any]:
     bare = [_PROBABILITIES, {"type": "array", "items": _PROBABILITIES}]
     return {
-        "description": "Ranked classes, best first: Answer for one picture, Answers for a list in JSON and for a form "
-        "with several files. With Accept: application/json;verbose=false the bare probabilities",
-        "headers": {**_HEADERS, "Server-Timing": {"schema": _TEXT, "description": "milliseconds of each part"}},
+        "description": "Ranked classes, best first: Answer for one picture; Answers for a JSON list or a form with "
+        "several files. With Accept: application/json;verbose=false, only the probabilities",
+        "headers": {**_HEADERS, "Server-Timing": {"schema": _TEXT, "description": "milliseconds per stage"}},
         "content": {JSON_TYPE: {"schema": {"oneOf": [_ref("Answer"), _ref("Answers"), *bare]}}},
     }
 
@@ -127,12 +130,15 @@ def _problems() -> dict[str, Any]:
 def _schemas() -> dict[str, _Schema]:
     heat_map = _object(
         ["crop_pct", "rows"],
-        crop_pct={**_NUMBER, "description": "of the photo's shorter side: the middle square that the rows lie over"},
+        crop_pct={
+            **_NUMBER,
+            "description": "side of the center square that the rows cover, as a share of the photo's shorter side",
+        },
         rows={"type": "array", "items": {"type": "array", "items": _NUMBER}, "description": "0..1, top row first"},
     )
     prediction = _object(
         ["breed", "label", "probability"],
-        breed={**_TEXT, "description": "the class's name for people"},
+        breed={**_TEXT, "description": "the class's display name"},
         label={**_TEXT, "description": "the name of its folder, as in the artifact's labels.json"},
         probability=_NUMBER,
     )
@@ -140,7 +146,10 @@ def _schemas() -> dict[str, _Schema]:
         ["predictions", "probabilities"],
         predictions={"type": "array", "items": prediction},
         probabilities=_PROBABILITIES,
-        heat_map={"oneOf": [heat_map, {"type": "null"}], "description": "if asked for; null where the model has none"},
+        heat_map={
+            "oneOf": [heat_map, {"type": "null"}],
+            "description": "only if requested; null if the model has none",
+        },
     )
     codes = {"type": "string", "enum": list(PROBLEMS)}
     error = _object(["picture", "code", "detail"], picture=_INTEGER, code=codes, detail=_TEXT)
@@ -166,6 +175,6 @@ def _schemas() -> dict[str, _Schema]:
             status=_INTEGER,
             code=codes,
             detail=_TEXT,
-            errors={"type": "array", "items": error, "description": "of each picture that cannot be used"},
+            errors={"type": "array", "items": error, "description": "one per unusable picture"},
         ),
     }

@@ -1,4 +1,4 @@
-"""What is answered where there is no answer: problem JSON (RFC 9457) with a code that stays the same."""
+"""Error responses: problem JSON (RFC 9457) with stable codes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,33 +7,36 @@ from typing import Any
 from starlette.responses import Response
 
 PROBLEMS: Mapping[str, tuple[int, str]] = {  # code: HTTP status, title
-    "bad_http": (400, "This is no HTTP request"),
-    "empty": (400, "There is no picture"),
-    "bad_json": (400, "The body is no JSON"),
-    "bad_form": (400, "The body is no form"),
-    "bad_parameter": (400, "A parameter has a value that it cannot have"),
-    "not_found": (404, "There is nothing here"),
-    "method_not_allowed": (405, "This address takes another method"),
+    "bad_http": (400, "The request is not valid HTTP"),
+    "empty": (400, "The request contains no picture"),
+    "bad_json": (400, "The body is not valid JSON"),
+    "bad_form": (400, "The body is not a valid form"),
+    "bad_parameter": (400, "A parameter has an invalid value"),
+    "not_found": (404, "The path does not exist"),
+    "method_not_allowed": (405, "The path does not support this method"),
     "slow_body": (408, "The body did not arrive in time"),
     "body_too_large": (413, "The body is too large"),
     "too_many_pixels": (413, "The picture has too many pixels"),
-    "too_many_pictures": (413, "These are too many pictures for one request"),
+    "too_many_pictures": (413, "The request has too many pictures"),
     "unsupported_type": (415, "The content type is not supported"),
     "unsupported_format": (415, "The picture's format is not supported"),
-    "bad_request_fields": (422, "The JSON does not have the fields that are expected"),
-    "bad_base64": (422, "A picture is no base64"),
+    "bad_request_fields": (422, "The JSON does not have the expected fields"),
+    "bad_base64": (422, "A picture is not valid base64"),
     "damaged_picture": (422, "The picture cannot be decoded"),
     "bad_pictures": (422, "Some of the pictures cannot be used"),
-    "internal": (500, "Something went wrong here"),
-    "overloaded": (503, "There are more requests than can be answered"),
-    "deadline": (503, "The answer would have come too late"),
+    "internal": (500, "Internal server error"),
+    "overloaded": (503, "The server is overloaded"),
+    "deadline": (503, "The request exceeded its deadline"),
     "not_ready": (503, "The model is not ready"),
-    "ending": (503, "The server is about to end"),
+    "ending": (503, "The server is shutting down"),
 }
 
 
 class Problem(Exception):  # noqa: N818 (its name in the RFC)
-    """code: of PROBLEMS. detail: for people: what was seen, and what to try. errors: of each picture, if several."""
+    """An error that is returned to the client as problem JSON.
+
+    code: a key of PROBLEMS. detail: what was seen, and what to try. errors: one per unusable picture of a batch.
+    """
 
     def __init__(self, code: str, detail: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__(detail)
@@ -44,7 +47,7 @@ class Problem(Exception):  # noqa: N818 (its name in the RFC)
         return PROBLEMS[self.code][0]
 
     def response(self, root_path: str = "") -> Response:
-        """root_path: the address below which clients find the server, such as /dogs."""
+        """Return the HTTP response. root_path: the path prefix under which clients reach the server, such as /dogs."""
         status, title = PROBLEMS[self.code]
         body = {
             "type": f"{root_path}/docs#{self.code}",

@@ -1,4 +1,4 @@
-"""HTTP before there is a request and after its answer: what is broken, too long, too slow or too many is ended here."""
+"""Extend uvicorn's HTTP protocol with limits on headers and connections, and with graceful closing."""
 
 import asyncio
 from typing import Any, cast
@@ -9,17 +9,17 @@ from dogbreed.serving.connections import Connections
 from dogbreed.serving.limits import Limits
 from dogbreed.serving.problems import Problem
 
-# what a client still sends is read and thrown away: closed at once, the system would take the answer from it again
+# data still arriving is discarded: closing at once would send a reset, and the client could lose the response
 _LINGER_BYTES = 64 * 2**20
 _LINGER_S = 30.0
-_BROKEN_LINGER_BYTES = 2**20  # of what is no HTTP
-_MAX_HEADER_BYTES = 512 * 1024  # the parser has no limit; asyncio hands over up to half of this at once
+_BROKEN_LINGER_BYTES = 2**20  # after invalid HTTP
+_MAX_HEADER_BYTES = 512 * 1024  # the parser has no limit; asyncio delivers up to half of this at once
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, with limits for headers in time and size, for connections in number, and an end that loses no answer.
+    """Limits the time and size of headers and the number of connections, and closes without losing a response.
 
-    A connection for which there is no room says so in `scope["state"]["no_room"]`.
+    Sets `scope["state"]["no_room"]` for a connection beyond the limit.
     """
 
     def __init__(self, *args: Any, connections: Connections, limits: Limits, root_path: str, **kwargs: Any) -> None:
@@ -28,9 +28,9 @@ class Protocol(HttpToolsProtocol):
         self._has_room = True
         self._headers_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
-        self._in_body = False  # the headers have come, the end of the body has not
+        self._in_body = False  # the headers are complete, the body is not
         self._ending: asyncio.TimerHandle | None = None
-        self._lingers_for: int | None = None  # bytes that are still thrown away
+        self._lingers_for: int | None = None  # bytes still to discard
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(cast(asyncio.Transport, _Transport(transport, self)))
@@ -91,7 +91,7 @@ class Protocol(HttpToolsProtocol):
             self._connection.close()
 
     def end(self, linger_bytes: int = 0) -> None:
-        """Close the connection once its answer is sent and, within bounds, what the client is sending has come."""
+        """Close the connection once the response is sent and, within limits, the client has finished sending."""
         if self._ending is not None:
             return
         self._headers_are_there()
@@ -103,7 +103,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._lingers_for = linger_bytes
         self.flow.resume_reading()
-        self._connection.write_eof()  # it reads its answer to the end, and then closes
+        self._connection.write_eof()  # the client reads the whole response, then closes
 
     @property
     def ends(self) -> bool:
@@ -120,7 +120,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class _Transport:
-    """A connection as uvicorn sees it: to close it is to let the answer reach the client first."""
+    """Wraps a transport for uvicorn, so that closing it first lets the response reach the client."""
 
     def __init__(self, transport: Any, protocol: Protocol) -> None:
         self._transport, self._protocol = transport, protocol

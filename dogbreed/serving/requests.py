@@ -1,4 +1,4 @@
-"""Around every request: an id, a line in the log, its time by status, and the end of its connection if need be."""
+"""ASGI middleware: request ids, access log, latency metrics, and closing connections where necessary."""
 
 import asyncio
 import logging
@@ -17,18 +17,18 @@ log = logging.getLogger("dogbreed.serving")
 access = logging.getLogger("dogbreed.serving.access")
 
 PREDICTS = "/invocations"
-WATCHED = ("/ping", "/health", "/metrics")  # by machines, every few seconds: answered where there is room for nobody
+WATCHED = ("/ping", "/health", "/metrics")  # polled by machines every few seconds: answered even when overloaded
 _DOCS = "/docs"
 _ID = re.compile(r"[A-Za-z0-9._:=/+-]{1,128}")
-_GONE = 499  # nginx's number for a client that went away
+_GONE = 499  # nginx's status for a client that disconnected
 
 
 class Requests:
-    """An ASGI application around another one.
+    """Wraps an ASGI application.
 
-    A request's id is the client's X-Request-Id, or a new one; the answer has it as well. The log has one line for each
-    request, with sizes and times, never with what was sent or asked for. root_path: as in Settings; it is taken off the
-    address where the proxy has not done so. last: whether connections are to end with the answer.
+    A request's id is the client's X-Request-Id, or a new one; the response repeats it. The access log has one line per
+    request, with sizes and times, never with bodies or query strings. root_path: as in Settings; it is stripped from
+    the path if the proxy has not done so. last: returns whether to close connections after the response.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, root_path: str, last: Callable[[], bool]) -> None:
@@ -38,8 +38,8 @@ class Requests:
         request = _Request(scope, receive, send, self._root_path, self._last)
         try:
             if request.state["no_room"] and request.path not in WATCHED:
-                raise Problem("overloaded", "There are too many connections. Try: again in a second")
-            if request.path == "":  # the pages' addresses are relative, and need the slash
+                raise Problem("overloaded", "Too many connections are open. Try: again in a second")
+            if request.path == "":  # the pages' links are relative, and need the slash
                 await request.redirect(self._root_path.rpartition("/")[2] + "/")
             elif request.path == _DOCS and scope["path"].endswith("/"):
                 await request.redirect("../docs")
@@ -49,8 +49,10 @@ class Requests:
         except Problem as problem:
             await request.refuse(problem)
         except asyncio.CancelledError:
-            await request.refuse(Problem("ending", "It ends before this request was complete. Try: again in a second"))
-        except Exception:  # it is answered already
+            await request.refuse(
+                Problem("ending", "The server shut down before this request was complete. Try: again in a second")
+            )
+        except Exception:  # a response has been sent already
             log.exception("Request %s failed", request.id)
         self._count(request)
 
@@ -77,7 +79,7 @@ class Requests:
 
 
 class _Request:
-    """One request while it is answered: what has come, what was sent."""
+    """Tracks one request while it is handled: bytes received and sent, status."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, root_path: str, last: Callable[[], bool]) -> None:
         self.scope, self.began = scope, time.perf_counter()
@@ -89,7 +91,7 @@ class _Request:
         self._receive, self._send, self._root_path, self._last = receive, send, root_path, last
         self._complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
         scope["root_path"] = root_path
-        scope["path"] = re.sub("/{2,}", "/", scope["path"])  # of proxies that put two addresses together
+        scope["path"] = re.sub("/{2,}", "/", scope["path"])  # from proxies that join two paths
         self.path = _below(root_path, scope["path"])
 
     async def receive(self) -> Message:
@@ -104,7 +106,7 @@ class _Request:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.id
-            if self._last() or self.state["no_room"] or not self._complete:  # the rest of its body is not looked at
+            if self._last() or self.state["no_room"] or not self._complete:  # the rest of its body is not read
                 headers["connection"] = "close"
         else:
             self.sent += len(message.get("body", b""))
@@ -112,7 +114,7 @@ class _Request:
 
     async def refuse(self, problem: Problem) -> None:
         self.state["code"] = problem.code
-        if self.status == _GONE:  # no answer has begun
+        if self.status == _GONE:  # no response has started
             await problem.response(self._root_path)(self.scope, self.receive, self.send)
 
     async def redirect(self, address: str) -> None:
@@ -122,7 +124,7 @@ class _Request:
 
 
 def _below(root_path: str, path: str) -> str:
-    """The path as the server knows it: without the root path, and without a slash at its end."""
+    """Return the path without the root path and without a trailing slash."""
     if root_path and (path == root_path or path.startswith(root_path + "/")):
         path = path.removeprefix(root_path)
         return path if path in ("", "/") else path.rstrip("/")

@@ -1,4 +1,4 @@
-"""uvicorn, with a beginning and an end that lose no request: ready only when warm, drained before it stops."""
+"""Run uvicorn without losing requests: ready only after a warm-up, drained before it stops."""
 
 import asyncio
 import errno
@@ -27,23 +27,23 @@ from dogbreed.serving.settings import Settings
 
 log = logging.getLogger("dogbreed.serving")
 
-_QUIET_S = 1.0  # so long without a request, and nothing can be on its way any more
-_BACKLOG = 1024  # connections that wait to be accepted
-_ACCEPTED_AT_ONCE = 64  # before they are counted: fewer than the open files that are kept for others
+_QUIET_S = 1.0  # after this long without a request, none can be in transit any more
+_BACKLOG = 1024  # connections waiting to be accepted
+_ACCEPTED_AT_ONCE = 64  # before they are counted: fewer than the open files reserved for other uses
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _SAY_AGAIN_S = 60.0
 
 
 class CannotListenError(DogBreedError):
-    """The address cannot be had."""
+    """The server cannot listen on the address."""
 
 
 class Server(uvicorn.Server):
-    """Listens at once, while the model is still being loaded elsewhere. On SIGTERM, SIGINT or SIGHUP it drains; a
-    second signal ends it at once. A SIGHUP that was ignored at the start, as by nohup, stays so.
+    """Listens at once, while the model is loading in another thread. On SIGTERM, SIGINT or SIGHUP it drains; a second
+    signal stops it at once. If SIGHUP was ignored at the start, as under nohup, it stays ignored.
 
-    Draining: /ping says 503, every answer closes its connection, new ones are still answered. It ends when nothing has
-    come for a second, and no request is under way.
+    While draining, /ping returns 503, every response closes its connection, and new requests are still answered. The
+    server stops when no request has arrived for a second and none is in progress.
     """
 
     def __init__(self, predictor: "Future[Predictor]", settings: Settings) -> None:
@@ -100,17 +100,19 @@ class Server(uvicorn.Server):
         log.info(
             "Ready: %s %s, version %s, run %s", about.name, about.precision, about.version, about.run_id or "unknown"
         )
-        await asyncio.to_thread(service.predictor.prepare_for_several)  # meanwhile it answers already
-        await asyncio.to_thread(give_back_freed_memory)  # what loading took: a third of all
+        await asyncio.to_thread(service.predictor.prepare_for_several)  # requests are already answered meanwhile
+        await asyncio.to_thread(give_back_freed_memory)  # a third of the memory was needed only for loading
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """asyncio says the same error for each connection that it cannot accept, a thousand times a second."""
+        """Log an error once a minute that asyncio reports a thousand times a second if it cannot accept connections."""
         error = context.get("exception")
         if not (isinstance(error, OSError) and error.errno in _NO_ROOM):
             loop.default_exception_handler(context)
         elif time.monotonic() - self._said_no_room > _SAY_AGAIN_S:
             self._said_no_room = time.monotonic()
-            log.error("No new connections: %s. Try: a higher limit of open files (ulimit -n)", error.strerror)
+            log.error(
+                "Cannot accept new connections: %s. Try: a higher limit on open files (ulimit -n)", error.strerror
+            )
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -129,7 +131,7 @@ class Server(uvicorn.Server):
             return
         self.application.draining = True
         self._drain_began = self._last_request = time.monotonic()
-        log.info("%s: answering what has come, then ending", signal.Signals(sig).name)
+        log.info("%s: finishing pending requests, then shutting down", signal.Signals(sig).name)
 
     async def on_tick(self, counter: int) -> bool:
         if self.application.draining:
@@ -147,7 +149,7 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on all addresses of `host`, on the same port; :: stands for those of IPv4 as well.
+    """Return sockets that listen on all addresses of `host`, on the same port; :: includes IPv4.
 
     port: 0 for a free one. Raises CannotListenError.
     """
@@ -169,6 +171,6 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 def _bound(address: tuple[Any, ...], family: int, *, both: bool = False) -> socket.socket:
     bound = socket.create_server(address, family=family, dualstack_ipv6=both, backlog=_BACKLOG)
-    # connections inherit it; without it the end of an answer waits 40 ms until the client has said that the rest came
+    # inherited by connections; without it the end of a response waits 40 ms for the client's ACK
     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return bound

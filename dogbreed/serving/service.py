@@ -1,4 +1,4 @@
-"""A model and the threads that run it: a request comes in, waits for a thread, is decoded and goes through it."""
+"""Run a model in threads: a request waits for a thread, which decodes its pictures and runs the network."""
 
 import asyncio
 import io
@@ -25,7 +25,7 @@ from dogbreed.serving.problems import Problem
 
 @dataclass
 class Answered:
-    """What became of one request. seconds: spent in each part; received_s: before all of it was there."""
+    """The result of one request. seconds: time per stage; received_s: time to receive the body."""
 
     asked: Asked
     answer: Answer
@@ -34,7 +34,7 @@ class Answered:
 
 
 class Service:
-    """Has a thread for each core, which decodes a request's pictures and runs the network on them."""
+    """Runs one thread per core, which decodes a request's pictures and runs the network on them."""
 
     def __init__(self, predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
         self.predictor, self.limits, self.metrics = predictor, limits, metrics
@@ -43,31 +43,37 @@ class Service:
         self._waiting = 0
 
     def warm_up(self) -> None:
-        """A picture of each format through all of it. Raises ArtifactError where that does not work."""
+        """Classify one picture of each format. Raises ArtifactError if the results are not finite."""
         side = self.predictor.preprocess.image_px
         pixels = np.zeros((side, side, 3), np.uint8)
-        for kind in FORMATS:  # Pillow loads its decoders when they are needed
+        for kind in FORMATS:  # Pillow loads its decoders on first use
             picture = io.BytesIO()
             Image.fromarray(pixels).save(picture, kind)
             pixels = self._pixels(picture.getvalue())
         probabilities = self.predictor.answer(pixels[None]).probabilities
         if not np.isfinite(probabilities).all():
-            raise ArtifactError("The network's probabilities are no numbers.")
+            raise ArtifactError(
+                "The network returned probabilities that are not finite.\n"
+                "Try: export the model again with python -m dogbreed.export"
+            )
 
     @property
     def waiting(self) -> int:
-        """Requests that are complete, and wait or are decoded or computed right now."""
+        """Return the number of fully received requests that are waiting or being processed."""
         return self._waiting
 
     async def handle(self, request: Request) -> Answered:
-        """Answer a request; a place among those that wait is taken when all of it is there.
+        """Answer a request; it counts as waiting once its body is complete.
 
-        Raises Problem; also where there are too many others, or the deadline passes.
+        Raises Problem, also if too many requests are waiting, or the deadline passes.
         """
         media_type = request.headers.get("content-type", "")
         check_type(media_type)
         if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise Problem("unsupported_type", "Bodies with a Content-Encoding are not taken. Try: without one")
+            raise Problem(
+                "unsupported_type",
+                "Content-Encoding is not supported. Try: send the body uncompressed, without this header",
+            )
         began = time.perf_counter()
         with self._buffered.body() as content:
             await body.read(request, content, self._buffered, self.limits)
@@ -83,7 +89,9 @@ class Service:
             async with asyncio.timeout(self.limits.deadline_s):
                 return await loop.run_in_executor(self._threads, self._answered, media_type, content, query, came)
         except TimeoutError as error:
-            raise Problem("deadline", f"It took more than {self.limits.deadline_s:g} s. Try: again later") from error
+            raise Problem(
+                "deadline", f"The request took more than {self.limits.deadline_s:g} s. Try: again later"
+            ) from error
 
     def _answered(self, media_type: str, content: bytes, query: dict[str, str], came: float) -> Answered:
         began = time.perf_counter()
@@ -104,7 +112,7 @@ class Service:
     @contextmanager
     def _admitted(self) -> Iterator[None]:
         if self._waiting >= self.limits.waiting:
-            raise Problem("overloaded", f"{self._waiting} requests are waiting already. Try: again in a second")
+            raise Problem("overloaded", f"{self._waiting} requests are already waiting. Try: again in a second")
         self._waiting += 1
         self.metrics.waiting.set(self._waiting)
         try:

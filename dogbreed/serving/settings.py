@@ -1,6 +1,6 @@
-"""The command line of the server, and the environment variables that say the same where there is no command line.
+"""Read the server's settings from the command line and from environment variables.
 
-An option wins over its DOGBREED_ variable, that over SageMaker's own name for it, that over the default.
+Precedence: an option, its DOGBREED_ variable, SageMaker's own variable, the default.
 """
 
 import argparse
@@ -18,16 +18,16 @@ _MOST_S = 86_400.0
 _EPILOG = """\
 example: python -m dogbreed.serving runs/RUN
 
-Each option is an environment variable, too: DOGBREED_MAX_BODY_BYTES for
---max-body-bytes. Of SageMaker's own, SAGEMAKER_BIND_TO_PORT,
-SAGEMAKER_MAX_PAYLOAD_IN_MB, SAGEMAKER_MAX_CONCURRENT_TRANSFORMS and
-SAGEMAKER_MODEL_SERVER_TIMEOUT are read.
+Each option can also be set by an environment variable, such as
+DOGBREED_MAX_BODY_BYTES for --max-body-bytes. These SageMaker variables are
+read, too: SAGEMAKER_BIND_TO_PORT, SAGEMAKER_MAX_PAYLOAD_IN_MB,
+SAGEMAKER_MAX_CONCURRENT_TRANSFORMS and SAGEMAKER_MODEL_SERVER_TIMEOUT.
 """
 
 
 @dataclass(frozen=True)
 class Settings:
-    """root_path: the address below which a proxy shows the server, such as /dogs; empty for none."""
+    """Settings of one server. root_path: the path prefix under which a proxy exposes it, such as /dogs; or empty."""
 
     model: Path
     host: str
@@ -38,29 +38,29 @@ class Settings:
 
 
 def read(arguments: Sequence[str] | None, environ: Mapping[str, str], *, host: str = "127.0.0.1") -> Settings:
-    """Parse the command line (None: this process's). Prints what is wrong and exits with status 2 where it cannot work.
+    """Parse the command line (None: this process's). Prints an error and exits with status 2 if it is invalid.
 
-    host: the default.
+    host: the default of --host.
     """
     parser = argparse.ArgumentParser(
         prog="python -m dogbreed.serving",
-        description="Serve a model over HTTP: a page at /, POST /invocations, the interface at /docs.",
+        description="Serve a model over HTTP: a page at /, POST /invocations, API docs at /docs.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="a model.tar.gz, the folder of its files, or a run folder"
+        "model", type=Path, metavar="MODEL", help="a model.tar.gz, the folder it was unpacked into, or a run folder"
     )
     add = _Adding(parser, environ)
-    add("--host", str, host, "ADDRESS", "address to listen on; 0.0.0.0 for other machines as well, :: for IPv6, too")
-    add("--port", _port, 8080, "N", "port to listen on; 0 for a free one", sagemaker="SAGEMAKER_BIND_TO_PORT")
-    add("--root-path", _root_path, "", "PATH", "path below which a proxy shows the server, such as /dogs")
+    add("--host", str, host, "ADDRESS", "address to listen on; 0.0.0.0 to accept other machines, :: for IPv6 and IPv4")
+    add("--port", _port, 8080, "N", "port to listen on; 0 for any free port", sagemaker="SAGEMAKER_BIND_TO_PORT")
+    add("--root-path", _root_path, "", "PATH", "path prefix under which a proxy exposes the server, such as /dogs")
     add(
         "--max-accuracy-loss",
         _share,
         MAX_ACCURACY_LOSS,
         "SHARE",
-        "most accuracy that an int8 network may lose to be used; -1 for none",
+        "use the int8 network if it loses at most this much accuracy; -1 to never use it",
     )
     for limit in fields(Limits):
         given = limit.metadata
@@ -70,15 +70,15 @@ def read(arguments: Sequence[str] | None, environ: Mapping[str, str], *, host: s
     limits = Limits(**{limit.name: options[_name(limit.metadata["option"])] for limit in fields(Limits)})
     if limits.body_bytes > limits.buffered_bytes:
         parser.error(
-            f"--max-body-bytes {limits.body_bytes:,} is more than --max-buffered-bytes {limits.buffered_bytes:,}, "
-            "which all bodies together may have. Try: raise the second, or lower the first"
+            f"--max-body-bytes {limits.body_bytes:,} exceeds --max-buffered-bytes {limits.buffered_bytes:,}, "
+            "the limit for all bodies together. Try: raise --max-buffered-bytes, or lower --max-body-bytes"
         )
     others = {name: options[name] for name in ("model", "host", "port", "root_path", "max_accuracy_loss")}
     return Settings(**{**others, "model": options["model"].expanduser()}, limits=limits)
 
 
 class _Adding:
-    """Adds options whose defaults come from the environment where it has them."""
+    """Adds options whose defaults can come from environment variables."""
 
     def __init__(self, parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
         self._parser, self._environ = parser, environ
@@ -94,7 +94,7 @@ class _Adding:
         sagemaker: str = "",
         convert: Callable[[str], Any] | None = None,
     ) -> None:
-        """sagemaker: SageMaker's name for the same; convert: from its value, where that has another unit."""
+        """Add one option. sagemaker: SageMaker's variable for it; convert: parses that variable's value."""
         own = "DOGBREED_" + _name(option).upper()
         for variable, read_as in ((own, kind), (sagemaker, convert or kind)):
             if text := self._environ.get(variable, "").strip():
@@ -115,7 +115,7 @@ def _name(option: str) -> str:
 
 def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!a} is not a whole number, at least 1")
+        raise argparse.ArgumentTypeError(f"{text!a} is not a whole number of at least 1")
     return int(text)
 
 
@@ -137,7 +137,7 @@ def _float(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        return math.nan  # which is in no range
+        return math.nan  # outside every range
 
 
 def _port(text: str) -> int:
@@ -149,17 +149,17 @@ def _port(text: str) -> int:
 def _root_path(text: str) -> str:
     path = text.rstrip("/")
     if path and not (path.startswith("/") and "//" not in path and all(c.isalnum() or c in "/-._~" for c in path)):
-        raise argparse.ArgumentTypeError(f"{text!a} is not the path of an address. Try: /dogs")
+        raise argparse.ArgumentTypeError(f"{text!a} is not a valid path prefix. Try: /dogs")
     return path
 
 
 def _mebibytes(text: str) -> int:
-    """SAGEMAKER_MAX_PAYLOAD_IN_MB, where 0 stands for any size."""
+    """Convert SAGEMAKER_MAX_PAYLOAD_IN_MB, where 0 means unlimited, to bytes."""
     return Limits().buffered_bytes if text == "0" else _number(text) * _MEBIBYTE
 
 
 def _transforms(text: str) -> int:
-    """SAGEMAKER_MAX_CONCURRENT_TRANSFORMS: so many come at a time. Fewer than usual are no reason to allow fewer."""
+    """Convert SAGEMAKER_MAX_CONCURRENT_TRANSFORMS to --max-waiting; it can raise the default, not lower it."""
     return max(Limits().waiting, 0 if text == "0" else _number(text))
 
 

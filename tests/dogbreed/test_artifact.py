@@ -158,7 +158,7 @@ def test_the_bytes_are_the_same_in_another_process_and_name_no_path(
     (folder / "model.tar.gz").unlink()
     command = [sys.executable, "-m", "dogbreed.export", folder]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "largest difference from the checkpoint" in said
+    assert "largest difference in probability from the checkpoint" in said
     assert (folder / "model.tar.gz").read_bytes() == archive.read_bytes()
     network = artifact.read(archive).networks[artifact.NETWORK]
     assert b"/dogbreed/" not in network
@@ -253,8 +253,8 @@ def manifest_with(**values: Any) -> bytes:
 REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
     "a changed network": (changed(model__onnx=b"other"), "SHA-256 of model.onnx"),
     "changed labels": (changed(labels__json=b'["a"]'), "SHA-256 of labels.json"),
-    "no network": (changed(model__onnx=None), "lacks model.onnx"),
-    "no manifest": (changed(manifest__json=None), "lacks manifest.json"),
+    "no network": (changed(model__onnx=None), "model.onnx is missing"),
+    "no manifest": (changed(manifest__json=None), "manifest.json is missing"),
     "a newer schema": (changed(manifest__json=manifest_with(schema=2)), "its schema is 2"),
     "no schema": (changed(manifest__json=b"{}"), "its schema is None"),
     "a manifest that is not JSON": (changed(manifest__json=b"{"), "manifest.json is not valid JSON"),
@@ -267,7 +267,7 @@ REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
         changed(
             manifest__json=manifest_with(sha256={**json.loads(contents(GOOD)["manifest.json"])["sha256"], "x": ""})
         ),
-        "x, listed in its manifest, is missing",
+        "x, listed in the manifest, is missing",
     ),
     "code": (changed(**{"inference.py": b"import os"}), "'inference.py' is not expected"),
     "an absolute path": (changed(**{"/etc/passwd": b""}), "'/etc/passwd' would be extracted outside"),
@@ -335,7 +335,9 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_all_findings_come_at_once(tmp_path: Path) -> None:
     path = packed_by_tar(tmp_path / "model.tar.gz", {"code.py": b"", "model.onnx": b"", "labels.json": b"[]"})
-    with pytest.raises(ArtifactError, match=r"(?s)3 problems.*code\.py.*lacks manifest\.json.*lacks preprocess\.json"):
+    with pytest.raises(
+        ArtifactError, match=r"(?s)3 problems.*code\.py.*manifest\.json is missing.*preprocess\.json is missing"
+    ):
         artifact.read(path)
 
 

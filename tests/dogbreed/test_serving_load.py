@@ -108,7 +108,7 @@ def test_a_body_that_drips_is_given_up_even_if_it_began_well(first: int, narrow:
         threading.Thread(target=dripped, args=(connection, NOISE[first : first + 100])).start()
         reply = reply_on(connection)
     assert (reply.status, reply.json["code"]) == (408, "slow_body")
-    assert "fewer than 4,000 a second" in reply.json["detail"]
+    assert "fewer than 4,000 per second" in reply.json["detail"]
 
 
 def given_up_at(pace: Pace, began: float, arrivals: dict[float, int]) -> float | None:
@@ -207,7 +207,7 @@ def test_fewer_open_files_mean_fewer_connections(model: Path, tmp_path: Path) ->
             connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
         assert running.classify(PNG).status == 200
         log = running.log.read_text()
-        assert "At most 64 connections, not 1000" in log
+        assert "Limited to 64 connections instead of 1000" in log
         assert len(log) < 10_000
         assert "Traceback" not in log
 

@@ -145,7 +145,7 @@ def test_the_heat_map_is_where_the_network_looked(page: Any, photo: Path, model:
 
 def test_what_the_server_refuses_is_said_aloud(page: Any) -> None:
     given(page, "drop", b"\xff\xd8\xff\xe0 no photo")
-    assert "not those of a JPEG" in problem(page)
+    assert "not a JPEG" in problem(page)
     assert page.get_attribute("#problem", "role") == "alert"
     assert page.locator("#result").is_hidden()
 
@@ -160,7 +160,7 @@ def test_what_is_not_an_answer_of_the_server_is_said_aloud_too(page: Any, photo:
     page.unroute("**/invocations*")
     page.route("**/invocations*", lambda route: route.abort())
     page.set_input_files("#file", photo)
-    page.locator("#problem", has_text="The server does not answer").wait_for()
+    page.locator("#problem", has_text="The server does not respond").wait_for()
 
 
 def test_after_an_error_the_example_is_not_the_last_photo(page: Any, photo: Path) -> None:
@@ -187,7 +187,7 @@ def test_the_page_speaks_of_any_classes(page: Any, photo: Path) -> None:
     assert "knows only its 133 classes" in after
 
 
-@pytest.mark.parametrize(("share", "words"), [(0.8, "Most likely"), (0.3, "Most likely, but it is not sure")])
+@pytest.mark.parametrize(("share", "words"), [(0.8, "Most likely"), (0.3, "Most likely, but not certain")])
 def test_an_answer_that_is_not_sure_says_so(share: float, words: str, page: Any, photo: Path) -> None:
     predictions = [{"breed": "Pug", "label": "1.Pug", "probability": share}]
     told = {"predictions": predictions, "heat_map": None, "model": {"name": "m", "precision": "p", "version": "v"}}
@@ -195,7 +195,7 @@ def test_an_answer_that_is_not_sure_says_so(share: float, words: str, page: Any,
     page.set_input_files("#file", photo)
     assert answer(page) == ["Pug"]
     assert page.inner_text("#kind") == words
-    assert ("not sure" in page.inner_text("#said")) == (share < 0.5)
+    assert ("not certain" in page.inner_text("#said")) == (share < 0.5)
 
 
 def test_the_calls_that_are_shown_are_those_that_work(page: Any, photo: Path, served: Served, tmp_path: Path) -> None:

@@ -190,10 +190,10 @@ def test_a_slow_upload_shows_how_far_it_is(page: Any) -> None:
     slow.send("Network.emulateNetworkConditions", conditions)
     noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(150, 200, 3), dtype=np.uint8))
     given(page, "drop", saved(noise, "PNG"), "image/png")
-    page.locator("#doing", has_text=re.compile(r"^Sending the photo: [1-9]\d? %$")).wait_for()
+    page.locator("#doing", has_text=re.compile(r"^Uploading the photo: [1-9]\d? %$")).wait_for()
     assert page.locator("#sent").is_visible()
     assert 0 < page.evaluate("document.getElementById('sent').value") < 1
-    assert page.inner_text("#said") == "Sending the photo"
+    assert page.inner_text("#said") == "Uploading the photo"
     assert len(answer(page)) == 5
     assert page.locator("#progress").is_hidden()
 

@@ -1,11 +1,11 @@
-// The demo page: a photo goes to the server, the answer becomes bars and a heat map. No library, no other address.
+// The demo page: sends a photo to the server, and shows the answer as bars and a heat map. No libraries, no other hosts.
 "use strict";
 
 const find = (id) => document.getElementById(id);
-const MOST_BYTES = 4e6; // the server takes 6 MiB, and others on the way may take less
+const MOST_BYTES = 4e6; // the server accepts 6 MiB; proxies in between may accept less
 const SURE = 0.5; // the first class is more probable than all others together
 const HEAT = [[38, 70, 160, 60], [47, 165, 160, 150], [243, 208, 47, 215], [226, 69, 31, 255]]; // little to much
-const ANY = { name: "photo.jpg", type: "image/jpeg" }; // in the examples, where there is no photo that would do
+const ANY = { name: "photo.jpg", type: "image/jpeg" }; // in the examples, if there is no suitable photo
 let example = ANY, heat = null, latest = 0, sending = null, mostBytes = MOST_BYTES;
 
 find("pick").addEventListener("click", () => find("file").click());
@@ -17,7 +17,7 @@ for (const id of ["file", "camera"]) {
   });
 }
 
-// a drop anywhere counts: next to the field the browser would leave the page and show the file
+// accept a drop anywhere: outside the field the browser would leave the page and show the file
 let inside = 0;
 document.addEventListener("dragenter", (event) => { event.preventDefault(); inside += 1; find("drop").classList.add("over"); });
 document.addEventListener("dragleave", () => { inside -= 1; if (inside <= 0) find("drop").classList.remove("over"); });
@@ -27,21 +27,21 @@ document.addEventListener("drop", (event) => {
   inside = 0;
   find("drop").classList.remove("over");
   take(event.dataTransfer, [...event.dataTransfer.types].some((type) => type.startsWith("text/"))
-    ? "That was an address or a text, not the picture itself. Try: save the picture and drop the file, or copy and paste it"
-    : "That was no picture. Try: a JPEG, PNG or WebP file");
+    ? "You dropped a link or text, not the picture itself. Try: save the picture and drop the file, or copy and paste it"
+    : "The dropped item is not a picture. Try: a JPEG, PNG or WebP file");
 });
 document.addEventListener("paste", (event) => {
-  take(event.clipboardData, "There is no picture on the clipboard. Try: copy the picture itself, not its address");
+  take(event.clipboardData, "The clipboard contains no picture. Try: copy the picture itself, not its link");
 });
 
-// Files without a known ending have no type, which says nothing against them.
+// Files with an unknown extension have no type, but may still be pictures.
 function take({ files }, otherwise) {
   const [first] = [...files].sort((one, other) => other.type.startsWith("image/") - one.type.startsWith("image/"));
   if (first) classify(first); else complain(otherwise);
 }
 
 async function classify(file) {
-  const number = ++latest; // an answer that was overtaken is not shown
+  const number = ++latest; // an outdated answer is not shown
   if (sending) sending.abort();
   complain("");
   document.body.classList.add("busy");
@@ -70,7 +70,7 @@ async function classify(file) {
   }
 }
 
-// Resolves to the server's answer; unlike fetch, XMLHttpRequest says how much of a photo is sent.
+// Resolves to the server's answer; unlike fetch, XMLHttpRequest reports upload progress.
 function sent(photo) {
   return new Promise((resolve, reject) => {
     const request = sending = new XMLHttpRequest();
@@ -78,25 +78,25 @@ function sent(photo) {
     request.setRequestHeader("Content-Type", photo.type);
     request.responseType = "json";
     request.upload.onprogress = ({ loaded, total }) => {
-      if (loaded < total) report("Sending the photo", loaded / total); else report("Looking at the photo");
+      if (loaded < total) report("Uploading the photo", loaded / total); else report("Classifying the photo");
     };
-    request.upload.onload = () => report("Looking at the photo");
-    request.onerror = () => reject(new Error("The server does not answer. Try: again in a moment"));
+    request.upload.onload = () => report("Classifying the photo");
+    request.onerror = () => reject(new Error("The server does not respond. Try: again in a moment"));
     request.onload = () => {
       const answer = request.response;
       if (request.status === 200 && answer) {
         resolve({ answer, timing: request.getResponseHeader("Server-Timing") || "" });
       } else {
         reject(new Error((answer && (answer.detail || answer.title))
-          || `Something on the way to the server answered ${request.status}. Try: a smaller photo, or reload the page`));
+          || `The request failed with status ${request.status}, perhaps from a proxy. Try: a smaller photo, or reload the page`));
       }
     };
-    report("Sending the photo", 0);
+    report("Uploading the photo", 0);
     request.send(photo);
   });
 }
 
-// What happens right now: seen as a bar, heard once.
+// Shows progress as a bar; screen readers announce each step once.
 function report(doing, share) {
   find("progress").hidden = false;
   find("doing").textContent = share === undefined ? doing : `${doing}: ${Math.round(100 * share)} %`;
@@ -118,7 +118,7 @@ function show(file) {
 function render(answer, elapsed, timing, bytes) {
   const [first] = answer.predictions;
   const sure = first.probability >= SURE;
-  find("kind").textContent = sure ? "Most likely" : "Most likely, but it is not sure";
+  find("kind").textContent = sure ? "Most likely" : "Most likely, but not certain";
   find("answer").textContent = first.breed;
   find("breeds").replaceChildren(...answer.predictions.map((one) => {
     const share = percent(one.probability);
@@ -139,15 +139,15 @@ function render(answer, elapsed, timing, bytes) {
   find("model").textContent = `${answer.model.name}, ${answer.model.precision}, version ${answer.model.version}`;
   find("result").hidden = false;
   document.body.classList.add("has-answer");
-  find("said").textContent = `Most likely ${first.breed}, ${percent(first.probability)}${sure ? "" : ", not sure"}. `
+  find("said").textContent = `Most likely ${first.breed}, ${percent(first.probability)}${sure ? "" : ", not certain"}. `
     + answer.predictions.slice(1).map((one) => `${one.breed} ${percent(one.probability)}`).join(", ");
   draw();
   write();
   const { top, bottom } = find("answer").parentNode.getBoundingClientRect();
-  if (top < 0 || bottom > innerHeight) find("result").scrollIntoView({ block: "start" }); // on a phone it is further down
+  if (top < 0 || bottom > innerHeight) find("result").scrollIntoView({ block: "start" }); // on a phone it is below the fold
 }
 
-// The map lies over the square that the network saw: the middle, crop_pct of the shorter side.
+// The map covers the square that the network saw: the center, crop_pct of the shorter side.
 function draw() {
   const canvas = find("heat"), photo = find("photo");
   canvas.classList.toggle("off", !heat || !find("show-heat").checked);
@@ -159,7 +159,7 @@ function draw() {
   const pixels = new ImageData(columns, rows);
   heat.rows.flat().forEach((value, place) => pixels.data.set(colour(value), 4 * place));
   small.getContext("2d").putImageData(pixels, 0, 0);
-  const shown = Math.min(canvas.width / photo.naturalWidth, canvas.height / photo.naturalHeight); // pixels a pixel
+  const shown = Math.min(canvas.width / photo.naturalWidth, canvas.height / photo.naturalHeight); // screen pixels per photo pixel
   const side = Math.min(photo.naturalWidth, photo.naturalHeight) * heat.crop_pct * shown;
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
@@ -174,7 +174,7 @@ function colour(value) {
 find("show-heat").addEventListener("change", draw);
 new ResizeObserver(draw).observe(find("photo"));
 
-// what to type, for curl and Python
+// the examples for curl and Python
 const tabs = [find("tab-curl"), find("tab-python")];
 for (const tab of tabs) {
   tab.addEventListener("click", () => select(tab));
@@ -215,7 +215,7 @@ find("copy").addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(text);
     find("copy").textContent = "Copied";
-  } catch { // an address without TLS may not: then the text is selected for the person to copy
+  } catch { // not allowed without TLS: select the text instead, for the user to copy
     getSelection().selectAllChildren(find("code"));
     find("copy").textContent = "Selected";
   }
@@ -244,4 +244,4 @@ fetch("health").then((response) => response.json()).then(({ model, classes, max_
   if (!model) return;
   find("model").textContent = `${model.name}, ${model.precision}, version ${model.version}`;
   find("only").textContent = find("only").textContent.replace("its own classes", `its ${classes} classes`);
-}).catch(() => {}); // the page says so when a photo is sent
+}).catch(() => {}); // the error is shown when a photo is sent

@@ -1,20 +1,20 @@
-// A file that someone has given, made into what the server takes. What it is called says nothing: its bytes decide.
+// Converts a file to a format that the server accepts. Its type is detected from its bytes, not its name.
 "use strict";
 
 const TAKEN = ["image/jpeg", "image/png", "image/webp"];
-const MOST_PIXELS = 9e6; // the server takes as many of each format, and more of some
+const MOST_PIXELS = 9e6; // the server accepts this many in every format, and more in some
 const CONVERTED_PX = [2000, 1400, 1000, 700, 500, 350, 224]; // the longer side: the first that is small enough
 const HEIC_BRANDS = ["heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"];
 
-// Resolves to { photo, converted }: a Blob of a type that the server takes, of at most mostBytes where that can be had.
-// Rejects with words for the person where the browser cannot open it.
+// Resolves to { photo, converted }: a Blob of a type that the server accepts, of at most mostBytes if possible.
+// Rejects with a message for the user if the browser cannot open it.
 async function prepared(file, mostBytes) {
   const type = await typeOf(file);
   const asItIs = TAKEN.includes(type) && file.size <= mostBytes;
   const image = await opened(file);
   try {
     const pixels = image.naturalWidth * image.naturalHeight;
-    if (asItIs && (!pixels || pixels <= MOST_PIXELS)) { // what no browser can open, the server may know or name
+    if (asItIs && (!pixels || pixels <= MOST_PIXELS)) { // the server may still decode it, or explain the error
       return { photo: file.slice(0, file.size, type), converted: false };
     }
     if (!pixels) throw new Error(cannotOpen(type, file.name));
@@ -39,7 +39,7 @@ async function typeOf(file) {
   return "";
 }
 
-// An image element: its decoder turns photos upright, opens what the system knows (HEIC on Apple's), and spares memory.
+// Uses an image element: its decoder applies the rotation, supports the system's formats (HEIC on Apple's), and saves memory.
 function opened(file) {
   return new Promise((resolve) => {
     const image = new Image();
@@ -52,8 +52,8 @@ function cannotOpen(type, name) {
   if (type === "image/heic") {
     return "This browser cannot open HEIC photos. Try: save it as JPEG, or open this page in Safari";
   }
-  if (TAKEN.includes(type)) return "This browser cannot open the photo, and it is too large to be sent. Try: a smaller copy";
-  return `${name || "This"} is no picture that this browser can open. Try: a JPEG, PNG or WebP file`;
+  if (TAKEN.includes(type)) return "This browser cannot open the photo, and it is too large to upload. Try: a smaller copy";
+  return `${name || "This"} is not a picture that this browser can open. Try: a JPEG, PNG or WebP file`;
 }
 
 async function converted(image, mostBytes) {
@@ -64,13 +64,13 @@ async function converted(image, mostBytes) {
     canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
     canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
     const context = canvas.getContext("2d");
-    context.fillStyle = "white"; // transparency is laid on white, as the server does
+    context.fillStyle = "white"; // transparency becomes white, as on the server
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingQuality = "high";
     context.drawImage(image, 0, 0, canvas.width, canvas.height);
     photo = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.9));
     if (photo && photo.size <= mostBytes) return photo;
   }
-  if (!photo) throw new Error("This browser has no memory for a photo this large. Try: a smaller copy");
+  if (!photo) throw new Error("This browser does not have enough memory for this photo. Try: a smaller copy");
   return photo;
 }
