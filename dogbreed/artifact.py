@@ -6,7 +6,7 @@ any problem is refused.
 For other runtimes: the network's input `pixels` is uint8 [N, image_px, image_px, 3], RGB; it normalises them itself.
 They are the middle square of the upright photo, `crop_pct` of its shorter side, resized with `interpolation` and
 antialiasing (preprocess.json). Its output `logits` is float32 [N, classes], in the order of labels.json; the softmax of
-logits divided by `temperature` (manifest.json) gives probabilities. `heat_maps`, where there is one, is float32
+logits divided by `temperature` (manifest.json) gives probabilities. `heat_maps`, if present, is float32
 [N, classes, h, w], whose mean over h and w are the logits.
 """
 
@@ -38,7 +38,7 @@ _AGAIN = "Try: python -m dogbreed.export <run folder>"
 
 @dataclass(frozen=True)
 class Int8:
-    """The accuracies (0..1) of the int8 and the fp32 network on all `photos` photos of the validation set."""
+    """Holds the accuracies (0..1) of the int8 and the fp32 network on all `photos` photos of the validation set."""
 
     accuracy: float
     accuracy_fp32: float
@@ -51,7 +51,7 @@ class Int8:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The contents of manifest.json, without the digests. Unknown values are empty strings or mappings.
+    """Holds the contents of manifest.json, without the digests. Unknown values are empty strings or mappings.
 
     commit: of the code that trained it. metrics: of metrics.json, such as `test/acc`. temperature: what logits are
     divided by. parity_error: the largest difference between a probability of this network and the checkpoint's.
@@ -71,7 +71,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A whole artifact that has been checked. networks: ONNX by file name. version: 12 hex digits of its content."""
+    """Holds a validated artifact. networks: ONNX by file name. version: 12 hex digits of its content."""
 
     manifest: Manifest
     labels: tuple[str, ...]

@@ -22,7 +22,7 @@ MAX_ACCURACY_LOSS = 0.005  # of a quantised network: half a point
 
 @dataclass(frozen=True)
 class Prediction:
-    """One breed and how probable it is (0..1, calibrated). label: its class folder's name."""
+    """Holds one breed and its calibrated probability (0..1). label: its class folder's name."""
 
     breed: str
     probability: float
@@ -40,7 +40,7 @@ class About:
 
 
 class Answer(NamedTuple):
-    """The network's outputs for N photos.
+    """Holds the network's outputs for N photos.
 
     probabilities: float32 [N, classes], in the order of the labels; rows sum to 1.
     heat_maps: float32 [N, classes, h, w], the evidence for a class at each position of the square that the network
@@ -89,7 +89,7 @@ class Predictor:
         """Load an artifact into ONNX Runtime, without torch. path: model.tar.gz, its unpacked folder, or a run folder.
 
         max_accuracy_loss: use the quantised network if it loses at most this much, on processors that support it.
-        several: for several threads, see `prepare_for_several`. Raises ArtifactError.
+        several: prepare for calls from several threads, see `prepare_for_several`. Raises ArtifactError.
         """
         found = artifact.read(Path(path).expanduser())
         name = choose(found, max_accuracy_loss)
