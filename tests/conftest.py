@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ import sitecustomize  # noqa: F401 (this process is one of those that are kept f
 from tests.support.photos import make_photos, tiny_settings
 
 pytest.register_assert_rewrite("tests.support.launcher_contract")  # its asserts are to show what they compared
+
+# what is started by a shell with `&`, or by nohup, ignores these, and would hand that on to all that tests start
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 _CHILDREN = str(Path(__file__).parent / "support" / "children")
 _reached = Path(tempfile.mkdtemp()) / "reached"

@@ -283,7 +283,7 @@ def test_json_holds_what_was_printed_and_every_single_measurement(
     )
     monkeypatch.setattr(command, "BENCHMARKS", {"toy": toy})
     monkeypatch.setattr(command, "measured", lambda benchmark, side, setup: {"seconds": next(values)})
-    monkeypatch.setattr(command, "_SAYS", {"toy": "two numbers"})
+    monkeypatch.setattr(command, "_ABOUT", {"toy": "two numbers"})
     assert command.main(["toy", "--json", str(tmp_path / "found.json"), "--work", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "found.json").read_text())
     entry = found["benchmarks"]["toy"]

@@ -418,7 +418,7 @@ def test_no_server_says_what_to_do(root: Path, caplog: pytest.LogCaptureFixture)
             source(url, sleep=waits.append).prepare(root)
     assert_helps(caught.value, url, root)
     assert waits == [1.0, 2.0, 4.0, 8.0]
-    assert caplog.text.count("trying again") == 4
+    assert caplog.text.count("retrying") == 4
 
 
 def test_a_server_that_is_broken_for_good_is_asked_five_times(server: Server, root: Path) -> None:

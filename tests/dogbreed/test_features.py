@@ -271,7 +271,7 @@ def test_a_photo_that_changes_between_the_scan_and_the_pass_stops_the_run(photos
     data = data_of(mine)
     data.setup()
     shutil.copy(mine / "train" / "002.Class_2" / "000.jpg", mine / "train" / "001.Class_1" / "003.jpg")
-    with pytest.raises(DataError, match=r"003\.jpg was changed"):
+    with pytest.raises(DataError, match=r"003\.jpg has changed"):
         prepare(network(), data, Settings(), device=CPU, precision="32-true")
 
 

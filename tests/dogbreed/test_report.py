@@ -595,7 +595,7 @@ def test_command_ends_with_status_1_and_a_reason(
 
 def test_command_refuses_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere"), "--photos", str(tmp_path)]) == 1
-    assert "There is no run folder" in capsys.readouterr().err
+    assert "nowhere does not exist" in capsys.readouterr().err
 
 
 def test_importing_the_report_loads_neither_torch_nor_matplotlib() -> None:

@@ -205,7 +205,7 @@ def test_fewer_open_files_mean_fewer_connections(model: Path, tmp_path: Path) ->
         for _ in range(500):
             connection = held.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=60))
             connection.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert running.classify(PNG).status == 200
+        until(lambda: running.classify(PNG).status == 200)  # once some have been answered, which makes room
         log = running.log.read_text()
         assert "Limited to 64 connections instead of 1000" in log
         assert len(log) < 10_000

@@ -54,8 +54,6 @@ def test_a_role_is_given_by_its_name_or_its_arn() -> None:
     assert iam.is_role("MyRole")
     assert iam.is_role(arn)
     assert not iam.is_role("team/MyRole")
-    assert iam.role_arn(arn, "{account}") == arn
-    assert iam.role_arn("MyRole", "{account}") == "arn:aws:iam::{account}:role/MyRole"
 
 
 def refused(code: str, message: str) -> exceptions.ClientError:

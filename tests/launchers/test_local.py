@@ -445,7 +445,7 @@ class TestCommand:
         )
         loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         assert not {"torch", "lightning", "hydra", "rich"} & set(loaded.split("\n")[-2].split())
-        assert "A run is named by its folder" in loaded
+        assert "Name a run by its folder" in loaded
 
 
 def test_a_result_fits_80_columns(tmp_path: Path) -> None:

@@ -109,13 +109,13 @@ class TestToyLauncher(LauncherContract):
     def left_over(self, place: Path, succeeded: Plan) -> str:
         with subprocess.Popen(["true"]) as ended:
             pass
-        path = place / "machine" / succeeded.spec.run_id / f".last.ckpt.tmp-{ended.pid}"
+        path = place / "machine" / succeeded.spec.run_id / f".last.ckpt.tmp-{ended.pid}{NOT_SAVED}"
         path.touch()
         return str(path)
 
     @pytest.fixture
     def in_use(self, left_over: str) -> str:
-        path = Path(left_over).with_name(f".last.ckpt.tmp-{os.getpid()}")
+        path = Path(left_over).with_name(f".last.ckpt.tmp-{os.getpid()}{NOT_SAVED}")
         path.touch()
         return str(path)
 
@@ -263,7 +263,8 @@ def test_a_run_without_the_monitored_metric_is_not_a_failure(
 @pytest.mark.ordinary_start  # quicker here: what would be forked has imported torch, and nothing below needs that
 def test_a_search_runs_its_trials_on_the_toy_launcher(tmp_path: Path) -> None:
     search = Sweep(tmp_path / "here")
-    known = f"from launchers import registry; registry.LAUNCHERS['toy'] = {TOY!r}; "
+    known = f"from dogbreed.run_folder import NOT_SAVED
+from launchers import registry; registry.LAUNCHERS['toy'] = {TOY!r}; "
     started = f"""
 {known}
 import runpy, sys

@@ -8,7 +8,7 @@ import pytest
 from launchers.aws import tags
 from launchers.aws.account import Account
 from launchers.base import RunSpec, SearchOutput
-from launchers.sagemaker import checks, request
+from launchers.sagemaker import checks, permissions, request
 from launchers.sagemaker.settings import JobSettings
 from tests.support.plans import planned
 
@@ -30,7 +30,7 @@ def asked_for(**changes: Any) -> JobSettings:
         (asked_for(instance_type="m5.large"), SPEC, "launcher.instance_type=m5.large"),
         (asked_for(instances=2), SEARCH, "A search in one job has one machine"),
         (asked_for(max_run_s=0), SPEC, "launcher.max_run_s=0"),
-        (asked_for(volume_gb=0), SPEC, "launcher.volume_gb=0"),
+        (asked_for(volume_gb=0, instance_type="ml.m5.large"), SPEC, "launcher.volume_gb=0"),
         (asked_for(security_groups=["sg-1"]), SPEC, "A VPC needs both"),
         (MINE, replace(SPEC, code=None), "There is no code to send"),
         (MINE, replace(SPEC, overrides=("x=AKIA" + "IOSFODNN7EXAMPL2",)), "an AWS access key"),
@@ -86,4 +86,4 @@ def test_a_disk_that_is_encrypted_as_it_is_gets_no_key() -> None:
 
     assert keys("ml.m5.large") == {"VolumeKmsKeyId"}
     assert not keys("ml.g4dn.xlarge")
-    assert request.actions(asked_for(kms_key="alias/mine"))[-1] == "kms:GenerateDataKey"
+    assert permissions.of_caller(asked_for(kms_key="alias/mine"))[-1] == "kms:GenerateDataKey"

@@ -246,7 +246,7 @@ def test_another_space_is_another_study(sweep: Sweep) -> None:
     names = {path.name for path in (sweep.place / "sweeps").iterdir()}
     output = sweep.run("hpo.n_trials=1", f"hpo.study={names.pop()}", "model.lr=interval(0.003,0.004)", status=1)
     assert "already exists with different settings" in output
-    assert "there, low 0.003, high 0.004 now" in output
+    assert "now low 0.003, high 0.004" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
