@@ -24,7 +24,8 @@ class Rehearsal:
     """Stands in for an account: `aws=rehearsal`.
 
     state_dir: where it keeps its S3 and the records of its jobs. reclaims: how many spot interruptions each job has.
-    faults: what else goes wrong, see `Faults`. idle_s: after so long without a request or a job its process ends.
+    faults: other faults to inject, see `Faults`. idle_s: seconds without a request
+    or job after which its process ends.
     """
 
     bills: ClassVar[bool] = False

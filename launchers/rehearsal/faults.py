@@ -1,4 +1,4 @@
-"""What goes wrong in the rehearsal cloud, on demand: `aws.faults`, in the words of conf/aws/rehearsal.yaml."""
+"""Inject faults into the rehearsal cloud: `aws.faults`, as conf/aws/rehearsal.yaml describes them."""
 
 import json
 import re
@@ -81,7 +81,7 @@ class Faults:
         """Say which keys of `aws.faults` do not exist; empty if all do."""
         known = cls.__dataclass_fields__
         names = ", ".join(sorted(settings.keys() - known.keys()))
-        return names and f"Unknown in aws.faults: {names}.\nTry: {', '.join(known)}"
+        return names and f"Unknown keys in aws.faults: {names}.\nTry: {', '.join(known)}"
 
     def findings(self) -> Iterator[str]:
         for name in (

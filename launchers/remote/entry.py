@@ -90,7 +90,7 @@ def _prepare(base: Path, group: "_ProcessGroup", sent: dict[str, Any]) -> tuple[
 
 
 class _Failure(Exception):  # noqa: N818 (of the machine)
-    """Why the machine cannot do what it was asked to, as `[cause] words`."""
+    """The reason why the machine cannot run the command, as `[cause] message`."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def _unpack(bundle: Path, project: Path) -> None:
     with tarfile.open(bundle) as archive:
         archive.extractall(project, filter="data")
     if not (project / "train.py").is_file():
-        raise _Failure("[bad_config] the code holds no train.py")
+        raise _Failure("[bad_config] the code bundle contains no train.py")
 
 
 def _unpack_photos(channel: Path, root: Path) -> None:
@@ -269,7 +269,9 @@ def _unpack_photos(channel: Path, root: Path) -> None:
                 f"[bad_config] {shard['name']} of the photos is missing in S3: submit the run again"
             ) from None
         if hashlib.sha256(content).hexdigest() != shard["sha256"]:
-            raise _Failure(f"[bad_config] {shard['name']} of the photos is damaged in S3: remove it, submit again")
+            raise _Failure(
+                f"[bad_config] {shard['name']} of the photos is damaged in S3: remove it and submit the run again"
+            )
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(root, filter="data")
 
@@ -331,7 +333,7 @@ def _mark_interrupted(folder: Path) -> None:
         except (OSError, ValueError):
             continue
         if state.get("phase") == "running":
-            lost = {**state, "phase": "failed", "cause": "interrupted", "detail": "the machine was taken away"}
+            lost = {**state, "phase": "failed", "cause": "interrupted", "detail": "the machine was interrupted"}
             file.write_text(json.dumps(lost, indent=2) + "\n")
 
 
@@ -342,7 +344,7 @@ def _copy_run_folder(folder: Path, output: Path) -> None:
         if path.is_file() and not path.name.endswith(_PASSING) and within.parts[0] != _FEATURES:
             target = output / within
             target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # it has vanished meanwhile
+            with suppress(FileNotFoundError):  # it has been deleted meanwhile
                 try:
                     os.link(path, target)
                 except OSError:  # another file system
@@ -350,7 +352,7 @@ def _copy_run_folder(folder: Path, output: Path) -> None:
 
 
 def _unpack_model(archive: Path, target: Path) -> None:
-    """Make the served model the job's own artifact: SageMaker packs what lies in this folder."""
+    """Make the served model the job's own artifact: SageMaker packs the contents of this folder."""
     if archive.is_file():
         with tarfile.open(archive) as packed:
             packed.extractall(target, filter="data")
@@ -367,7 +369,7 @@ def _wait_for_uploads(base: Path, before: dict[Path, Any], signalled_at: float |
         longest_s /= 5  # other machines wait for this one's reason
     until = (signalled_at or time.monotonic()) + longest_s
     if not uploads["wait_for"](uploads["needed"](folder, before, failed=failed), folder, until=until):
-        print("SageMaker has not marked all that was saved as uploaded: some of it may be missing in S3", flush=True)
+        print("SageMaker has not marked all saved files as uploaded: some of them may be missing in S3", flush=True)
 
 
 def _reason_file(base: Path, rank: int) -> Path:
@@ -399,8 +401,8 @@ def _reason(base: Path, ended: _Exit, *, several: bool) -> tuple[str, str, bool]
     if ended.status == 128 + signal.SIGKILL:
         return "user_code", "train.py was killed, most likely because memory ran out", False
     if ended.status == 128 + signal.SIGABRT and several:  # NCCL's watchdog, and C++ where another's connection breaks
-        return "unknown", "train.py was aborted, as NCCL does where another process is lost (the log says why)", True
-    return "unknown", f"train.py ended with exit status {ended.status} (the log says why)", False
+        return "unknown", "train.py was aborted, as NCCL does when another process is lost (see the log)", True
+    return "unknown", f"train.py ended with exit status {ended.status} (see the log)", False
 
 
 def _end(base: Path, status: int, reason: str, *, announce: bool = True) -> int:

@@ -28,13 +28,13 @@ def install(project: Path, extras: Sequence[str], versions: Mapping[str, str]) -
     if not lacking:
         return ""
     if os.environ.get("DOGBREED_INSTALL") == "no":
-        return f"[bad_config] without a network nothing can be installed, and the image lacks: {', '.join(lacking)}"
-    print("Installing what the image lacks:", ", ".join(lacking), flush=True)
+        return f"[bad_config] packages cannot be installed without a network, and the image lacks: {', '.join(lacking)}"
+    print("Installing packages that the image lacks:", ", ".join(lacking), flush=True)
     present = ((name, version_of(name)) for name in _KEPT)
     kept = {name: version for name, version in present if version}
     pins = {name: version for name, version in versions.items() if version_of(name) is None}
     if not (pins and _pip(lacking, {**pins, **kept}, "--only-binary=:all:")) and not _pip(lacking, kept):
-        return f"[bad_config] pip could not install {', '.join(lacking)} (the log says why)"
+        return f"[bad_config] pip could not install {', '.join(lacking)} (see the log)"
     return ""
 
 

@@ -113,25 +113,25 @@ def resolve(image: str, region: str, instance_type: str, today: str) -> str:
 
 
 def findings(image: str, region: str | None, instance_type: str, today: str) -> Iterator[str]:
-    """What is wrong with the choice of an image."""
+    """Yield the problems of the chosen image."""
     if image == AUTO:
         if _WITHOUT_IMAGE.match(instance_type):
-            yield f"No image of AWS's that is known here is for {instance_type}.\nTry: launcher.image=<a URI>"
+            yield f"{_NAME} lists no AWS image for {instance_type}.\nTry: launcher.image=<a URI>"
         if chosen(region, today) is None:
-            yield f"{_NAME} knows no image in {region}.\nTry: launcher.image=<the URI of one there>"
+            yield f"{_NAME} lists no image in {region}.\nTry: launcher.image=<the URI of one in that region>"
         return
     uri = _URI.fullmatch(image)
     if uri is None:
         yield (
-            f"launcher.image={image} is no image in Amazon ECR.\n"
+            f"launcher.image={image} is not a valid Amazon ECR image URI.\n"
             "Try: auto, or ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
         )
     elif region is not None and uri["region"] != region:
-        yield f"launcher.image is in {uri['region']}, and the job in {region}.\nTry: an image in {region}"
+        yield f"launcher.image is in {uri['region']}, but the job runs in {region}.\nTry: an image in {region}"
 
 
 def note(image: str, region: str | None, today: str) -> str:
-    """Say whether support of the image is over, soon over or unknown; "" if there is nothing to say.
+    """Return a note if support of the image has ended, ends soon or is unknown; otherwise an empty string.
 
     today: ISO 8601.
     """
@@ -145,7 +145,7 @@ def note(image: str, region: str | None, today: str) -> str:
     days = found.days_left(today)
     see = "see python -m launchers images"
     if days is None:
-        return f"Until when AWS patches this image is not known here: {see}"
+        return f"The date until which AWS patches this image is unknown: {see}"
     if days < 0:
         return f"AWS has not patched this image since {found.ends}: {see}"
     return f"AWS stops patching this image on {found.ends}, in {days} days: {see}" if days <= WARN_DAYS else ""
@@ -167,9 +167,9 @@ def shown(today: str) -> str:
     lines += ["", *_why(auto, today)]
     for row in table():
         if row.not_in:
-            lines += _wrapped(f"torch {row.torch} is in all regions but {', '.join(sorted(row.not_in))}.")
+            lines += _wrapped(f"torch {row.torch} is in all regions except {', '.join(sorted(row.not_in))}.")
     if unknown := [row.torch for row in table() if row.ends is None]:
-        lines += _wrapped(f"Unknown, of torch {', '.join(unknown)}: add it to {_NAME} once AWS says it.")
+        lines += _wrapped(f"Unknown, of torch {', '.join(unknown)}: add it to {_NAME} once AWS publishes it.")
     lines += [
         f"Registries of {len(_accounts())} regions are in {_NAME},",
         f"from {_file()['sdk']}.",

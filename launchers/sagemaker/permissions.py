@@ -104,7 +104,7 @@ def rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
 
 
 def bucket_note(settings: JobSettings) -> str:
-    """Say that the usual policy does not cover the bucket; empty if it does."""
+    """Return a note if the AWS managed policy does not cover the bucket; empty if it does."""
     if settings.bucket is None or any(word in settings.bucket for word in _COVERED):
         return ""
     return (
@@ -114,7 +114,7 @@ def bucket_note(settings: JobSettings) -> str:
 
 
 def role_warning(settings: JobSettings, spec: RunSpec, role_arn: str) -> str:
-    """Say what the job's role lacks, as far as AWS tells; else what it may lack. Empty if there is nothing to say."""
+    """Return a warning of what the job's role lacks, or may lack if AWS does not tell; empty if nothing is missing."""
     objects, bucket = policy(settings, spec)[:2]
     answers = [_denied(settings.cloud, role_arn, statement) for statement in (objects, bucket)]
     known = [answer for answer in answers if answer is not None]
@@ -124,8 +124,8 @@ def role_warning(settings: JobSettings, spec: RunSpec, role_arn: str) -> str:
     if not lacking:
         return ""
     return (
-        f"By its own policies the job's role may not use {objects['Resource']}: {', '.join(lacking)}. Unless the "
-        f"bucket's policy lets it, the job will fail.\n{_SEE_POLICY}"
+        f"The policies of the job's role do not let it use {objects['Resource']}: {', '.join(lacking)}. Unless the "
+        f"bucket's policy allows it, the job will fail.\n{_SEE_POLICY}"
     )
 
 

@@ -66,7 +66,7 @@ class Submissions:
     def _describe(self, name: str) -> TrainingJob | None:
         from botocore.exceptions import ClientError
 
-        with errors(f"looking at the job {name}"):
+        with errors(f"describing the job {name}"):
             try:
                 return TrainingJob.of(self.cloud.client("sagemaker").describe_training_job(TrainingJobName=name))
             except ClientError as error:
