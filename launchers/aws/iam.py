@@ -13,7 +13,7 @@ _ROLE_NAME = re.compile(r"[\w+=,.@-]{1,64}")
 
 
 def is_role(text: str) -> bool:
-    """Whether `text` has the form of a role's name or ARN."""
+    """Return whether `text` has the form of a role's name or ARN."""
     return bool(_ROLE_ARN.fullmatch(text) or _ROLE_NAME.fullmatch(text))
 
 

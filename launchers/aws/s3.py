@@ -94,6 +94,6 @@ def encryption(kms_key: str | None) -> dict[str, str]:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """s3://bucket/a/b -> bucket, a/b."""
+    """Split an S3 URI: s3://bucket/a/b -> bucket, a/b."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key

@@ -14,7 +14,7 @@ AUTO = "auto"
 TORCH_AT_LEAST = (2, 10)  # as in pyproject.toml, so that the machine reinstalls nothing; a test holds them equal
 WARN_DAYS = 90
 TABLE = Path(__file__).with_name("images.yaml")
-_NAME = "launchers/sagemaker/images.yaml"  # as a person sees it
+_NAME = "launchers/sagemaker/images.yaml"  # as shown in messages
 
 _WITHOUT_IMAGE = re.compile(r"ml\.(p2|p3|p3dn|trn\w+|inf\w+|p6e-\w+)\.")  # CUDA 13 needs Turing or later, on x86
 # what pyproject.toml requires and AWS's PyTorch images have not got; a test compares it with their package lists
@@ -62,7 +62,7 @@ def _file() -> dict[str, Any]:
 
 @lru_cache
 def table() -> tuple[Image, ...]:
-    """Return the images that fit our bound of torch, newest first."""
+    """Return the images with a supported torch version, newest first."""
     by_hand = _file()["support"]["versions"]
     rows = []
     for row in _file()["images"]:
@@ -82,7 +82,7 @@ def _accounts() -> dict[str, str]:
 
 
 def chosen(region: str | None, today: str) -> Image | None:
-    """Return what `auto` stands for in a region; None if it has no image.
+    """Return the image that `auto` selects in a region, or None if it has none.
 
     That is the newest that is known to be supported on that day; else the newest of which that is unknown; else the
     newest.
@@ -98,7 +98,7 @@ def chosen(region: str | None, today: str) -> Image | None:
 
 
 def resolve(image: str, region: str, instance_type: str, today: str) -> str:
-    """Return the URI that `auto` stands for; any other image is returned as it is.
+    """Return the URI that `auto` selects; return any other image unchanged.
 
     today: the day of the plan, so that the same plan has the same image.
     """
@@ -145,14 +145,14 @@ def note(image: str, region: str | None, today: str) -> str:
     days = found.days_left(today)
     see = "see python -m launchers images"
     if days is None:
-        return f"The date until which AWS patches this image is unknown: {see}"
+        return f"The end-of-patch date of this image is unknown: {see}"
     if days < 0:
         return f"AWS has not patched this image since {found.ends}: {see}"
     return f"AWS stops patching this image on {found.ends}, in {days} days: {see}" if days <= WARN_DAYS else ""
 
 
 def shown(today: str) -> str:
-    """Return the whole table in 80 columns, and what `auto` takes from it in a region that has them all."""
+    """Return the whole table in 80 columns, and the image that `auto` selects in a region that has them all."""
     auto = chosen(None, today)
     lines = [f"{'torch':<7}{'Python':<9}{'image':<45}patched until"]
     for row in table():

@@ -104,7 +104,7 @@ class TrainingJob:
 
     @property
     def stopped_on_request(self) -> bool:
-        """Whether a person stopped it, rather than one of its time limits."""
+        """Return whether a person stopped it, rather than one of its time limits."""
         return self.status == "Stopped" and self.secondary not in _TIME_LIMITS
 
     @property

@@ -150,7 +150,7 @@ class SageMakerLauncher(JobSettings):
                         return
 
     def _is_wanted(self, job: TrainingJob, plan: Plan) -> bool:
-        """Whether `job`, the run's latest, is what the plan asks for; if not, a further job is needed.
+        """Return whether `job`, the run's latest, is the job of the plan; if not, a further job is needed.
 
         Raises LaunchError if the job runs with other settings.
         """
