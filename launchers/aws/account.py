@@ -15,7 +15,7 @@ from launchers.aws.errors import errors, import_boto3
 class Account:
     """Your own account. Credentials and profile are found as the AWS CLI finds them, and never sent along with a run.
 
-    bucket, role: what launchers take from here where they are not told otherwise.
+    bucket, role: defaults for launchers that do not set their own.
     """
 
     bills: ClassVar[bool] = True
@@ -59,7 +59,7 @@ class Account:
 
     def findings(self) -> list[str]:
         if self.region is None:
-            return ["It is not said in which region.\nTry: aws.region=eu-west-1, or AWS_REGION, or aws configure"]
+            return ["No AWS region is configured.\nTry: aws.region=eu-west-1, or AWS_REGION, or aws configure"]
         return []
 
     def describe(self) -> str:
@@ -67,7 +67,7 @@ class Account:
 
 
 TIMEOUTS: dict[str, Any] = {
-    "retries": {"mode": "standard", "total_max_attempts": 8},  # waits longer each time, with chance in it
+    "retries": {"mode": "standard", "total_max_attempts": 8},  # exponential backoff with jitter
     "connect_timeout": 10,
     "read_timeout": 60,
 }
@@ -75,7 +75,7 @@ TIMEOUTS: dict[str, Any] = {
 
 @lru_cache
 def configured_region() -> str | None:
-    """Return the region that the AWS CLI would use, of the environment or else of ~/.aws/config; None without one."""
+    """Return the region that the AWS CLI would use, from the environment or ~/.aws/config; None if neither sets it."""
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
         if os.environ.get(name):
             return os.environ[name]

@@ -11,15 +11,15 @@ from launchers.base import SPEC_FILE, CleanupReport, Cloud
 
 
 def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
-    """What is wrong with the bucket: missing, somebody else's, in another region, or open to everyone.
+    """Return the problems of the bucket: missing, in another account, in another region, or public.
 
-    A missing one is created if the cloud stands in for a real one. account: the id of its owner.
+    A missing bucket is created if the cloud is a rehearsal. account: the id of its owner.
     """
     from botocore.exceptions import ClientError
 
     client = cloud.client("s3")
     try:
-        with network_errors(f"looking at the bucket {bucket}"):
+        with network_errors(f"checking the bucket {bucket}"):
             found = client.head_bucket(Bucket=bucket, ExpectedBucketOwner=account)
     except ClientError as error:
         code = code_of(error)
@@ -28,14 +28,15 @@ def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
             client.create_bucket(Bucket=bucket)
             return []
         if code in MISSING:
-            return [f"There is no bucket {bucket}.\nTry: aws s3 mb s3://{bucket} --region {cloud.region}"]
+            return [f"The bucket {bucket} does not exist.\nTry: aws s3 mb s3://{bucket} --region {cloud.region}"]
         if code in ("301", "PermanentRedirect") or (code == "400" and region):
             return [_elsewhere(bucket, str(region), cloud)]
         if code in ("403", "AccessDenied"):
             return [
-                f"The bucket {bucket} is in another account, or closed to you.\nTry: launcher.bucket=<one of yours>"
+                f"The bucket {bucket} is in another account, or you have no access to it.\n"
+                "Try: launcher.bucket=<one of yours>"
             ]
-        with errors(f"looking at the bucket {bucket}"):
+        with errors(f"checking the bucket {bucket}"):
             raise
     region = found.get("BucketRegion") or found["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
     findings = []
@@ -43,7 +44,7 @@ def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
         findings.append(_elsewhere(bucket, region, cloud))
     if _is_public(client, bucket):
         findings.append(
-            f"Everybody can read the bucket {bucket}.\nTry: a private one; or aws s3api put-public-access-block "
+            f"The bucket {bucket} is publicly readable.\nTry: a private one; or aws s3api put-public-access-block "
             f"--bucket {bucket} --public-access-block-configuration BlockPublicAcls=true,IgnorePublicAcls=true,"
             "BlockPublicPolicy=true,RestrictPublicBuckets=true"
         )
@@ -53,10 +54,10 @@ def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
 def cleanup(
     cloud: Cloud, layout: Layout, has_job: Callable[[str], bool], older_than: timedelta | None, apply: bool
 ) -> CleanupReport:
-    """Find, and with `apply` remove, settings of runs without a job, and multipart uploads that broke off.
+    """Find, and with `apply` remove, settings of runs without a job, and unfinished multipart uploads.
 
-    The parts of such uploads are billed. has_job: by run id. older_than: None for a day, because what a run is about
-    to use looks the same for a while.
+    The parts of such uploads are billed. has_job: by run id. older_than: defaults to a day if None, because the
+    files of a run that is being submitted look the same.
     """
     before = datetime.now(UTC) - (timedelta(days=1) if older_than is None else older_than)
     lone = {layout.uri(key): key for key in _lone_specs(cloud, layout, has_job, before)}
@@ -69,7 +70,7 @@ def cleanup(
     if not apply:
         return CleanupReport(found)
     client = cloud.client("s3")
-    with errors("removing what is left over"):
+    with errors("removing leftovers"):
         for key in lone.values():
             client.delete_object(Bucket=layout.bucket, Key=key)
         for item in uploads.values():
@@ -81,7 +82,7 @@ def cleanup(
 
 
 def _lone_specs(cloud: Cloud, layout: Layout, has_job: Callable[[str], bool], before: datetime) -> list[str]:
-    """List the keys of settings that are all there is of their run, and were uploaded before that moment."""
+    """List the keys of settings that are the only file of their run and were uploaded before `before`."""
     runs: dict[str, list[tuple[str, datetime]]] = {}
     for name, written in objects(cloud, layout.uri(layout.runs)):
         run_id, _, rest = name.partition("/")
@@ -100,7 +101,7 @@ def _unfinished_uploads(cloud: Cloud, layout: Layout) -> list[dict[str, Any]]:
 
 
 def _is_public(client: Any, bucket: str) -> bool:
-    """Whether its policy or its access list opens it to all; what may not be read counts as private."""
+    """Return whether the bucket's policy or ACL makes it public; one that may not be read counts as private."""
     from botocore.exceptions import ClientError
 
     try:
@@ -108,18 +109,18 @@ def _is_public(client: Any, bucket: str) -> bool:
             return True
     except ClientError as error:
         if code_of(error) not in ("NoSuchBucketPolicy", "AccessDenied"):
-            with errors(f"looking at who may read {bucket}"):
+            with errors(f"checking public access to {bucket}"):
                 raise
     try:
         grants = client.get_bucket_acl(Bucket=bucket)["Grants"]
     except ClientError as error:
         if code_of(error) != "AccessDenied":
-            with errors(f"looking at who may read {bucket}"):
+            with errors(f"checking public access to {bucket}"):
                 raise
         return False
     return any(str(grant["Grantee"].get("URI", "")).endswith(("AllUsers", "AuthenticatedUsers")) for grant in grants)
 
 
 def _elsewhere(bucket: str, region: str, cloud: Cloud) -> str:
-    where = f"The bucket {bucket} is in {region}, and the job in {cloud.region}."
+    where = f"The bucket {bucket} is in {region}, but the job runs in {cloud.region}."
     return f"{where}\nTry: aws.region={region}, or another bucket"

@@ -1,4 +1,4 @@
-"""AWS's errors, translated into what happened, why, and what to try."""
+"""Translate AWS's errors into what happened, why, and what to try."""
 
 import re
 from collections.abc import Iterator
@@ -15,36 +15,44 @@ _CREDENTIALS = (
 _ERRORS: dict[str, tuple[Cause, str, str]] = {
     **dict.fromkeys(
         ("ExpiredToken", "ExpiredTokenException", "RequestExpired"),
-        (Cause.PERMISSION, "The AWS credentials have expired.", "Try: aws sso login, or new credentials; then again"),
+        (
+            Cause.PERMISSION,
+            "The AWS credentials have expired.",
+            "Try: aws sso login, or new credentials, and run it again",
+        ),
     ),
     **dict.fromkeys(
         ("InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidAccessKeyId"),
-        (Cause.PERMISSION, "AWS does not know these credentials.", _CREDENTIALS),
+        (Cause.PERMISSION, "AWS does not recognize these credentials.", _CREDENTIALS),
     ),
     **dict.fromkeys(
         ("AccessDenied", "AccessDeniedException", "AccessDeniedError", "403", "Forbidden"),
         (
             Cause.PERMISSION,
-            "AWS refuses this.",
-            "Try: have this permission added; dry_run=true lists all that are needed",
+            "AWS denied the request.",
+            "Try: have this permission added; dry_run=true lists every permission that is needed",
         ),
     ),
     **dict.fromkeys(
         ("ThrottlingException", "Throttling", "TooManyRequestsException", "SlowDown", "RequestLimitExceeded"),
-        (Cause.CAPACITY, "AWS asks for fewer requests, and did so for minutes.", "Try: the same again, later"),
+        (Cause.CAPACITY, "AWS throttled the request; retries exhausted.", "Try: the same command again, later"),
     ),
     "ResourceLimitExceeded": (
         Cause.QUOTA,
-        "A quota of the account is used up.",
+        "The account has reached a service quota.",
         "Try: raise it at https://console.aws.amazon.com/servicequotas/home/services/sagemaker/quotas, "
         "or another launcher.instance_type",
     ),
-    "CapacityError": (Cause.CAPACITY, "AWS has no such machine free.", "Try: later, or another launcher.instance_type"),
+    "CapacityError": (
+        Cause.CAPACITY,
+        "AWS has no capacity for this instance type.",
+        "Try: later, or another launcher.instance_type",
+    ),
 }
 
 
 def import_boto3(extra: str = "aws") -> Any:
-    """Return boto3. Raises LaunchError if it is not installed. extra: of pyproject.toml, that brings it."""
+    """Return boto3. Raises LaunchError if it is not installed. extra: the extra of pyproject.toml that installs it."""
     try:
         import boto3
     except ImportError as error:
@@ -81,7 +89,7 @@ def network_errors(doing: str) -> Iterator[None]:
 
 
 def translated(error: Exception, doing: str, then: str = "") -> LaunchError:
-    """Return the LaunchError that says what a botocore or transfer error means. doing, then: as for `errors`."""
+    """Return the LaunchError that explains a botocore or transfer error. doing, then: as for `errors`."""
     code, message = _code_and_message(error)
     cause, meaning, hint = _meaning(error, code)
     if denied := _DENIED.search(message):
@@ -107,18 +115,18 @@ def _meaning(error: Exception, code: str) -> tuple[Cause, str, str]:
 
     match error:
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError() | exceptions.ProfileNotFound():
-            return Cause.PERMISSION, f"There are no AWS credentials: {error}.", _CREDENTIALS
+            return Cause.PERMISSION, f"No AWS credentials were found: {error}.", _CREDENTIALS
         case exceptions.SSOError() | exceptions.TokenRetrievalError() | exceptions.CredentialRetrievalError():
             return _ERRORS["ExpiredToken"]
         case exceptions.NoRegionError():
-            return Cause.BAD_CONFIG, "It is not said in which region.", "Try: aws.region=eu-west-1, or AWS_REGION"
+            return Cause.BAD_CONFIG, "No AWS region is configured.", "Try: aws.region=eu-west-1, or AWS_REGION"
         case exceptions.HTTPClientError() | exceptions.ConnectionError():
-            return Cause.CAPACITY, "AWS cannot be reached.", "Try: is the network there, is aws.region right?"
+            return Cause.CAPACITY, "AWS cannot be reached.", "Try: check the network connection and aws.region"
         case _:
-            return _ERRORS.get(code, (Cause.UNKNOWN, "", "Try: debug=true shows the call"))
+            return _ERRORS.get(code, (Cause.UNKNOWN, "", "Try: debug=true, which shows the call"))
 
 
 def code_of(error: Exception) -> str:
-    """Return AWS's own code of a ClientError; its HTTP status where S3 gives no more, as for HEAD."""
+    """Return AWS's error code of a ClientError; the HTTP status where S3 returns nothing else, as for HEAD."""
     response = getattr(error, "response", {})
     return str(response.get("Error", {}).get("Code", ""))

@@ -13,7 +13,7 @@ _ROLE_NAME = re.compile(r"[\w+=,.@-]{1,64}")
 
 
 def is_role(text: str) -> bool:
-    """Whether `text` has the form of a role's name or ARN."""
+    """Return whether `text` has the form of a role's name or ARN."""
     return bool(_ROLE_ARN.fullmatch(text) or _ROLE_NAME.fullmatch(text))
 
 
@@ -24,78 +24,78 @@ def arn_in_plan(role: str) -> str:
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose credentials these are. partition: aws, or aws-cn and the like."""
+    """The account that the credentials belong to. partition: aws, aws-cn or aws-us-gov."""
 
     account: str
     partition: str
 
 
 def caller(cloud: Cloud) -> Caller:
-    """Ask AWS whose credentials these are. Raises LaunchError if there are none."""
-    with errors("asking AWS who you are"):
+    """Ask AWS which account the credentials belong to. Raises LaunchError if there are none."""
+    with errors("asking AWS for the caller identity"):
         identity = cloud.client("sts").get_caller_identity()
     return Caller(str(identity["Account"]), str(identity["Arn"]).split(":")[1])
 
 
 @dataclass(frozen=True)
 class Role:
-    """A role as the account knows it. arn: empty where it could not be found out, for which there is a finding."""
+    """A role in the account. arn: empty if it could not be determined; a finding then says why."""
 
     arn: str
     findings: tuple[str, ...] = ()
 
 
 def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
-    """Look a role up, with what is wrong with it as far as the account may be asked.
+    """Look up a role, and list its problems as far as the caller's permissions allow.
 
-    role: name or ARN. service: whose machines take the role, such as `SageMaker`.
+    role: name or ARN. service: the one that assumes the role, such as `SageMaker`.
     """
     from botocore.exceptions import ClientError
 
     typed, name = role if role.startswith("arn:") else "", role.rpartition("/")[2]
     if typed and not typed.startswith(f"arn:{caller.partition}:iam::{caller.account}:"):
-        return Role(typed, (f"{typed} is not in this account, {caller.account} in the partition {caller.partition}.",))
+        return Role(typed, (f"{typed} is not in this account ({caller.account}, partition {caller.partition}).",))
     try:
-        with network_errors(f"looking at the role {name}"):
+        with network_errors(f"looking up the role {name}"):
             found = cloud.client("iam").get_role(RoleName=name)["Role"]
     except ClientError as error:
         match code_of(error):
             case "NoSuchEntity":
-                return Role(typed, (f"There is no role {name}.\nTry: aws.role=<one of `aws iam list-roles`>",))
+                return Role(typed, (f"The role {name} does not exist.\nTry: aws.role=<one of `aws iam list-roles`>",))
             case "AccessDenied" | "AccessDeniedException" if typed:
-                return Role(typed)  # who may pass a role may not always look at it: the service will tell
+                return Role(typed)  # iam:PassRole does not imply iam:GetRole: the service will check it
             case "AccessDenied" | "AccessDeniedException":
                 return Role("", (_unknown_arn(name, caller),))
-        with errors(f"looking at the role {name}"):
+        with errors(f"looking up the role {name}"):
             raise
     arn = str(found["Arn"])
     if typed and arn != typed:
-        return Role(arn, (f"There is no role {typed}; the role of that name is {arn}.\nTry: aws.role={arn}",))
+        return Role(arn, (f"The role {typed} does not exist; the role of that name is {arn}.\nTry: aws.role={arn}",))
     principal = f"{service.lower()}.amazonaws.com"
     if principal not in json.dumps(found["AssumeRolePolicyDocument"]):
         finding = (
             f"{service} may not assume the role {name}: {principal} is not in its trust policy.\n"
-            "Try: another role, or add it"
+            "Try: another role, or add the principal to the policy"
         )
         return Role(arn, (finding,))
     return Role(arn)
 
 
 def partition(region: str | None) -> str:
-    """Return the partition of a region, which all ARNs there begin with."""
+    """Return the partition of a region, with which all its ARNs begin."""
     name = region or ""
     return "aws-cn" if name.startswith("cn-") else "aws-us-gov" if name.startswith("us-gov-") else "aws"
 
 
 def denied(cloud: Cloud, role_arn: str, actions: Sequence[str], resource: str) -> list[str] | None:
-    """Ask AWS which of the actions the role's own policies do not let it take on the resource; None if it may not tell.
+    """Return the actions that the role's own policies deny on the resource, as AWS simulates it.
 
-    What the resource's own policy permits is not looked at.
+    Return None if the caller may not ask. Does not check what the resource's own policy permits.
     """
     from botocore.exceptions import ClientError
 
     try:
-        with network_errors("asking what the job's role may do"):
+        with network_errors("checking the permissions of the job's role"):
             answer = cloud.client("iam").simulate_principal_policy(
                 PolicySourceArn=role_arn, ActionNames=list(actions), ResourceArns=[resource]
             )

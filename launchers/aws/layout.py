@@ -1,4 +1,4 @@
-"""Where everything lies in the bucket. All keys that are written or read are made here.
+"""Define the layout of the bucket. All keys that are written or read are built here.
 
 PREFIX/code/<digest>/      the code that is sent, and the first program of the rented machine
 PREFIX/data/<digest>/      photos that are sent
@@ -17,7 +17,7 @@ _CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True)
 class RunLocation:
-    """Where one run lies. uri: s3://BUCKET/PREFIX/runs/<run id>, without a slash at its end."""
+    """The location of one run. uri: s3://BUCKET/PREFIX/runs/<run id>, without a trailing slash."""
 
     uri: str
 
@@ -47,7 +47,7 @@ class RunLocation:
 
 @dataclass(frozen=True)
 class Layout:
-    """The keys below one prefix of a bucket. Those of folders end with a slash."""
+    """Builds the keys below one prefix of a bucket. Keys of folders end with a slash."""
 
     bucket: str
     prefix: str
@@ -72,7 +72,7 @@ class Layout:
         return f"{self.prefix}/{FEATURES}/{features_key(spec.photos, spec.config['data'])}/"
 
     def spec(self, run_id: str) -> str:
-        """The object that says what a run is."""
+        """Return the key of the object that describes a run."""
         return f"{self.runs}{run_id}/{SPEC_FILE}"
 
     def run(self, run_id: str) -> RunLocation:

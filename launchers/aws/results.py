@@ -18,7 +18,7 @@ from launchers.runs.collect import complete, newest_here, settle
 from launchers.runs.launched import home_of, launched
 from launchers.runs.state import STATE_FILE, refuse_if_alive_here
 
-# what says how a run was made and how far it came; checkpoints and models stay there
+# what describes how a run was made and its progress; checkpoints and models stay in S3
 _LIGHT = ("spec.json", "config.yaml", "metrics.csv", "metrics.json", "fit.json", "environment.json", "skipped.csv")
 
 
@@ -48,11 +48,11 @@ def download_to_resume(
 ) -> Path:
     """Make the run's folder on this machine ready to resume from: its settings and, with `checkpoints`, what it saved.
 
-    folder: where it is known on this machine; None if it is not. Raises LaunchError for a search.
+    folder: the run's folder on this machine; None if it has none. Raises LaunchError for a search.
     """
     spec, uri = read_spec(cloud, location), location.checkpoints_uri
     if spec.output.same_command_resumes:
-        raise LaunchError(f"{handle} is a search.\nTry: the command that began it, which goes on with it")
+        raise LaunchError(f"{handle} is a search.\nTry: the command that started it, which resumes it")
     folder = folder or home_of(handle, spec)
     refuse_if_alive_here(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,17 +60,17 @@ def download_to_resume(
     if not (here and there and here > there + 1):
         s3.download(cloud, uri, folder, lambda name: _is_of_the_run(name) if checkpoints else name in _LIGHT)
     settle(folder, spec)
-    (folder / STATE_FILE).unlink(missing_ok=True)  # of a machine that is gone
+    (folder / STATE_FILE).unlink(missing_ok=True)  # left by a machine that no longer exists
     # saved: there is a checkpoint, here or only there, that other settings would not go with
     write_json(folder / LAUNCHED_FILE, {"handle": str(handle), **(launched(folder) or {}), "saved": bool(there)})
     return folder
 
 
 def read_spec(cloud: Cloud, location: RunLocation) -> RunSpec:
-    """Read what a run was started as. Raises LaunchError if that is gone or damaged."""
+    """Read the RunSpec that a run was started with. Raises LaunchError if it is missing or damaged."""
     content = s3.read(cloud, location.spec_uri)
     if content is None:
-        raise LaunchError(f"{location.spec_uri} is gone, so it cannot be told what the run was.")
+        raise LaunchError(f"{location.spec_uri} does not exist, so the settings of the run are unknown.")
     try:
         return RunSpec.from_json(json.dumps(json.loads(content)["spec"]))
     except (ValueError, KeyError, TypeError) as error:
@@ -78,7 +78,7 @@ def read_spec(cloud: Cloud, location: RunLocation) -> RunSpec:
 
 
 def _is_of_the_run(name: str) -> bool:
-    """Whether a saved file belongs into the run's folder; features are kept for other runs."""
+    """Return whether a saved file belongs in the run's folder; features are kept for other runs."""
     return not name.startswith(f"{FEATURES}/")
 
 
@@ -103,7 +103,7 @@ def _unpack(cloud: Cloud, uri: str, folder: Path) -> bool:
 def _settled_name(name: Path) -> Path:
     """Return the name of a file in the folder: a trial's folder that a later machine took up again has lost its suffix.
 
-    Where both folders hold the file, the later one's is moved last and stays.
+    If both folders have the file, the later one is moved last and wins.
     """
     first, *rest = name.parts
     trial = re.fullmatch(TRIAL_FOLDERS, first)

@@ -31,7 +31,7 @@ def head(cloud: Cloud, bucket: str, key: str) -> dict[str, Any] | None:
 def newest(cloud: Cloud, uri: str, names: Sequence[str]) -> float | None:
     """Return when the newest of these objects below `uri` was written, in seconds since 1970; None if none exists."""
     bucket, prefix = split_uri(uri)
-    with errors(f"looking into {uri}"):
+    with errors(f"checking {uri}"):
         found = [head(cloud, bucket, f"{prefix}/{name}") for name in names]
     return max((each["LastModified"].timestamp() for each in found if each), default=None)
 
@@ -94,6 +94,6 @@ def encryption(kms_key: str | None) -> dict[str, str]:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """s3://bucket/a/b -> bucket, a/b."""
+    """Split an S3 URI: s3://bucket/a/b -> bucket, a/b."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return bucket, key

@@ -1,4 +1,4 @@
-"""The tags that everything billable carries: their names, what they hold, and how they are written and read."""
+"""Build, write and read the tags of every billable resource."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,13 +12,13 @@ OWNER = "dogbreed:owner"
 EXPIRES_AT = "dogbreed:expires-at"  # ISO 8601, UTC: for tools that clean up an account by it
 PURPOSE = "dogbreed:purpose"
 PLAN = "dogbreed:plan"  # a digest of the request: the same plan is the same job
-ENDED_EARLY = "dogbreed:ended-early"  # of a job that was stopped because its numbers were enough
+ENDED_EARLY = "dogbreed:ended-early"  # of a job that was stopped because its metrics were sufficient
 
 _KEPT_DAYS = 30
 
 
 def of_run(spec: RunSpec, owner: str) -> dict[str, str]:
-    """Return the tags of all that belongs to a run. They depend on the time in `spec`, not on the clock."""
+    """Return the tags of every resource of a run. They depend on the time in `spec`, not on the clock."""
     expires = datetime.fromisoformat(spec.created_at) + timedelta(days=_KEPT_DAYS)
     return {
         RUN_ID: spec.run_id,
@@ -42,12 +42,12 @@ def from_aws(tags: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def read(cloud: Cloud, arn: str) -> dict[str, str]:
-    """Read the tags of something of SageMaker's."""
+    """Read the tags of a SageMaker resource."""
     with errors("reading tags"):
         return from_aws(cloud.client("sagemaker").list_tags(ResourceArn=arn)["Tags"])
 
 
 def add(cloud: Cloud, arn: str, tags: Mapping[str, str]) -> None:
-    """Add tags to something of SageMaker's."""
+    """Add tags to a SageMaker resource."""
     with errors("adding tags"):
         cloud.client("sagemaker").add_tags(ResourceArn=arn, Tags=to_aws(tags))

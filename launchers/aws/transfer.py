@@ -1,4 +1,4 @@
-"""Upload what is not in the bucket yet: code, settings, photos, checkpoints; and share features within it."""
+"""Upload files that are missing in the bucket: code, settings, photos, checkpoints; and share features within it."""
 
 import hashlib
 import io
@@ -22,10 +22,10 @@ _FEATURE = re.compile(r"[^/]+/(?:recipe\.json|shards/[0-9a-f]{32}\.(?:npy|json))
 
 
 def upload(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec, sent: Mapping[str, Any]) -> None:
-    """Upload what one PutObject of a plan stands for.
+    """Upload the content of one PutObject request of a plan.
 
-    All but the settings are named by their content, so nothing is uploaded that is there already. parameters: of the
-    request; a key with a slash at its end stands for the photos. sent: the content of the settings.
+    All objects but the settings are named by their content, so existing ones are not uploaded again. parameters: of the
+    request; a key with a trailing slash represents the photos. sent: the content of the settings.
     """
     name = str(parameters["Key"]).rpartition("/")[2]
     if not name:
@@ -56,10 +56,10 @@ def _as_json(value: Mapping[str, Any]) -> bytes:
 
 
 def send_photos(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec) -> None:
-    """Upload the shards of the data folder that are not there yet, then the manifest that says that all of them are.
+    """Upload the shards of the data folder that are missing in S3, then the manifest that lists all of them.
 
-    Each shard is whole or absent, so an upload that broke off continues with the next one. parameters: of the PutObject
-    that stands for all of it.
+    Each shard is whole or absent, so an interrupted upload continues with the next one. parameters: of the PutObject
+    that represents all photos.
     """
     from boto3.s3.transfer import TransferConfig
 
@@ -95,7 +95,7 @@ def send_photos(cloud: Cloud, parameters: Mapping[str, Any], spec: RunSpec) -> N
 
 
 class _Progress:
-    """Shows how many bytes have been sent: a bar on a terminal, elsewhere one line."""
+    """Shows the number of bytes sent: a bar on a terminal, elsewhere one line."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -127,7 +127,7 @@ class _Progress:
 def share_features(cloud: Cloud, source: str, target: str, encryption: Mapping[str, Any]) -> int:
     """Copy the features that `source` has and `target` lacks, within S3, and return how many files that is.
 
-    Numbers are copied before the index that says whose they are, so that a reader meanwhile finds whole shards.
+    Data files are copied before their index, so that concurrent readers find only complete shards.
     """
     (bucket, prefix), (to, place) = split_uri(f"{source.rstrip('/')}/"), split_uri(f"{target.rstrip('/')}/")
     have = {name for name, _ in objects(cloud, target)}

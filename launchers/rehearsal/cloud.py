@@ -1,7 +1,7 @@
 """The rehearsal cloud: AWS's interfaces on this machine, with training jobs that really run. No account, no cost.
 
-It is a process of its own that is started when it is first needed, found again through `state_dir`, and ended by
-`python -m launchers rehearsal stop`, or by itself when nothing has happened for a while.
+It is a separate process that starts when it is first needed and is found through `state_dir`. It ends with
+`python -m launchers rehearsal stop`, or by itself after `idle_s` without work.
 """
 
 import shlex
@@ -23,8 +23,9 @@ from launchers.rehearsal.process import IDLE_S, default_place, start
 class Rehearsal:
     """Stands in for an account: `aws=rehearsal`.
 
-    state_dir: where it keeps its S3 and the records of its jobs. reclaims: how many spot interruptions each job has.
-    faults: what else goes wrong, see `Faults`. idle_s: after so long without a request or a job its process ends.
+    state_dir: the folder of its S3 and job records. reclaims: the number of spot interruptions of each job.
+    faults: other faults to inject, see `Faults`. idle_s: seconds without a request
+    or job after which its process ends.
     """
 
     bills: ClassVar[bool] = False
@@ -53,7 +54,7 @@ class Rehearsal:
         return Path(self.state_dir).expanduser()
 
     def findings(self) -> list[str]:
-        """Return what is wrong with the settings."""
+        """Return the problems found in the settings."""
         if unknown := Faults.unknown(self.faults):
             return [unknown]
         return list(self._faults().findings())

@@ -1,4 +1,4 @@
-"""What goes wrong in the rehearsal cloud, on demand: `aws.faults`, in the words of conf/aws/rehearsal.yaml."""
+"""Inject faults into the rehearsal cloud: `aws.faults`, as conf/aws/rehearsal.yaml describes them."""
 
 import json
 import re
@@ -24,7 +24,7 @@ _AMOUNTS = (
 
 @dataclass
 class Progress:
-    """How far an attempt is, as far as one can see from outside."""
+    """The progress of an attempt, as observed from outside."""
 
     seconds: float = 0.0
     epoch: int = 0
@@ -46,18 +46,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Faults:
-    """All is as well as on AWS by default. What is counted is counted for each session, one `aws` of one process.
+    """Faults to inject; none by default. Counts are per session, which is one `aws` object of one process.
 
     reclaims: how many spot interruptions each job has; reclaim_at: when, one moment for each attempt in turn:
-    `12.5s` after its command began, `epoch 2` once the log says so, `checkpoint 3` once last.ckpt was written that
-    often, `trial 4` once the log of a search has reported that many, or `start`; the last one also holds for what
-    follows. In a search its first trial stands for the first epoch. hard: without a notice. no_capacity: how many jobs
-    find no machine. throttled: how many requests are refused for their rate; s3_failures: how many of S3's end in 503;
-    s3_delay_s: how much longer each of S3's takes. expires_after: the number of requests after which credentials are
-    not valid any more. crash_at: the moment when a node dies, in each of a job's first `crashes` attempts. disk_mb:
+    `12.5s` after its command began, `epoch 2` once the log reports it, `checkpoint 3` once last.ckpt was written that
+    often, `trial 4` once the log of a search has reported that many, or `start`; the last one also applies to later
+    attempts. In a search the first trial counts as the first epoch. hard: without notice. no_capacity: how many jobs
+    find no machine. throttled: how many requests are throttled; s3_failures: how many S3 requests fail with 503;
+    s3_delay_s: extra seconds for each S3 request. expires_after: the number of requests after which credentials are
+    no longer valid. crash_at: the moment when a node dies, in each of a job's first `crashes` attempts. disk_mb:
     files on a machine cannot grow beyond this. log_delay_s: how late lines are in CloudWatch; upload_lag_s: how late
     files of the checkpoint folder are in S3. quotas: instances that may run at once, by type. no_bucket: a bucket that
-    is named is missing; otherwise it is created, since it stands for one that you have.
+    is named is missing; otherwise it is created, in place of one that you have.
     """
 
     reclaims: int = 0
@@ -78,10 +78,10 @@ class Faults:
 
     @classmethod
     def unknown(cls, settings: Mapping[str, Any]) -> str:
-        """Say which keys of `aws.faults` do not exist; empty if all do."""
+        """Return a finding with the unknown keys of `aws.faults`; empty if there are none."""
         known = cls.__dataclass_fields__
         names = ", ".join(sorted(settings.keys() - known.keys()))
-        return names and f"Unknown in aws.faults: {names}.\nTry: {', '.join(known)}"
+        return names and f"Unknown keys in aws.faults: {names}.\nTry: {', '.join(known)}"
 
     def findings(self) -> Iterator[str]:
         for name in (
@@ -115,23 +115,23 @@ class Faults:
         return cls(**json.loads(text)) if text else cls()
 
     def reclaim_moment(self, attempt: int) -> str | None:
-        """When the spot machines of the `attempt`th attempt, from 1, are interrupted; None for never."""
+        """Return when the spot machines of an attempt (from 1) are interrupted, or None for never."""
         return None if attempt > self.reclaims else self.reclaim_at[min(attempt, len(self.reclaim_at)) - 1]
 
     def crash_moment(self, attempt: int) -> str | None:
-        """When a machine of the `attempt`th attempt, from 1, dies; None for never."""
+        """Return when a machine of an attempt (from 1) dies, or None for never."""
         return self.crash_at if attempt <= self.crashes else None
 
 
 class Session:
-    """Counts what one client has done, for the faults that only its first requests or jobs have."""
+    """Counts the requests and jobs of one client, for faults that affect only the first ones."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: Counter[str] = Counter()
 
     def among_first(self, most: int, kind: str) -> bool:
-        """Count one more of a kind, and say whether it is among the first `most`."""
+        """Count one more of a kind, and return whether it is among the first `most`."""
         with self._lock:
             self._seen[kind] += 1
             return self._seen[kind] <= most

@@ -1,5 +1,5 @@
-"""What stands before moto's server: it refuses what AWS would refuse, causes the faults that a client asked for, and
-hands requests to the rehearsal's own services.
+"""The gateway in front of moto's server: it refuses what AWS would refuse, injects the faults that a client configured,
+and routes requests to the rehearsal's own services.
 """
 
 import io
@@ -38,8 +38,10 @@ _NAMES = {"servicequotas": "service-quotas", "monitoring": "cloudwatch", "taggin
 
 @dataclass(frozen=True)
 class _Message:
-    """A request as it came. service: as it is signed; operation: None if the address and method say what it is, as for
-    S3. style: of the answer.
+    """A request as received.
+
+    service: the name it is signed with. operation: None if the URL and method identify it, as for S3. style: the format
+    of the response.
     """
 
     service: str
@@ -52,7 +54,7 @@ class Gateway:
     """A WSGI application.
 
     key: the access key that requests must be signed with. Jobs are commands that run as the user who started the
-    server: neither another user of the machine nor a page in a browser may send any.
+    server, so neither other users of the machine nor web pages may submit any.
     """
 
     def __init__(self, moto: App, services: Sequence[Service], store: ObjectStore, key: str) -> None:
@@ -81,7 +83,7 @@ class Gateway:
         return self._answer_of_moto(environ, start_response, message)
 
     def _own_answer(self, environ: Environ, message: _Message) -> Answer | None:
-        """Ask the services. None if the request is moto's business; raises Refused."""
+        """Return a service's answer, or None if moto handles the request. Raises Refused."""
         faults = Faults.from_header(environ.get(_wsgi(FAULTS_HEADER)))
         session = self._session(environ.get(_wsgi(SESSION_HEADER), ""))
         _cause(faults, session, message)
@@ -90,7 +92,7 @@ class Gateway:
             if (answer := handler(call)) is not None:
                 return answer
         owner = environ.get("HTTP_X_AMZ_EXPECTED_BUCKET_OWNER", ACCOUNT)
-        if message.service == "s3" and owner != ACCOUNT:  # moto does not look at it
+        if message.service == "s3" and owner != ACCOUNT:  # moto does not check it
             raise Refused("AccessDenied", "Access Denied", 403)
         return None
 
@@ -110,7 +112,7 @@ class Gateway:
 
 
 def _cause(faults: Faults, session: Session, message: _Message) -> None:
-    """Let a request fail, or take longer, as the client asked for. Raises Refused."""
+    """Delay a request, or let it fail, as the client configured. Raises Refused."""
     if faults.expires_after is not None and not session.among_first(faults.expires_after, "requests"):
         code = "ExpiredToken" if message.style == "xml" else "ExpiredTokenException"
         raise Refused(code, "The security token included in the request is expired", 400)
@@ -129,7 +131,7 @@ def _wsgi(header: str) -> str:
 def _understood(environ: Environ, service: str) -> _Message:
     target = environ.get("HTTP_X_AMZ_TARGET", "")
     if service == "s3":
-        return _Message(service, None, b"", "xml")  # its bodies may be large: they are moto's
+        return _Message(service, None, b"", "xml")  # its bodies may be large, so moto reads them
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     environ["wsgi.input"] = io.BytesIO(body)
     if target:
@@ -147,7 +149,7 @@ def _model(service: str) -> Any | None:
 
 
 def _validated(message: _Message) -> Mapping[str, Any]:
-    """The parameters. Raises Refused if AWS's own model of the service does not allow them."""
+    """Return the parameters. Raises Refused if AWS's own model of the service does not allow them."""
     if message.operation is None:
         return {}
     model = _model(message.service)

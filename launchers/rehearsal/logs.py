@@ -11,7 +11,7 @@ _lock = threading.Lock()
 
 
 def put_log(group: str, stream: str, events: list[dict[str, Any]]) -> None:
-    """Add events to a stream; the group and the stream are created if they are missing."""
+    """Add events to a stream; create the group and the stream if they are missing."""
     backend = logs_backends[ACCOUNT][REGION]
     with _lock:
         if group not in backend.groups:

@@ -1,4 +1,4 @@
-"""A rented machine of the rehearsal cloud: a command in a private folder, whatever service asked for it."""
+"""A rented machine of the rehearsal cloud: a command in a private folder, for any service."""
 
 import json
 import os
@@ -22,11 +22,11 @@ _PROCESS_FILE = "process.json"  # in the machine's folder while its command runs
 
 
 class Machine:
-    """One machine, which runs one command.
+    """Runs one command on one simulated machine.
 
-    folder: of this machine alone; it stands for the disk. mounts: where folders of it are on the machine, as
-    {"/opt/ml": "ml"}. The command is given as it would be typed on the machine, and its output read as it would be
-    there: paths under a mount are translated. /tmp and the home directory are a folder of the machine as well.
+    folder: the machine's private folder, which represents its disk. mounts: paths on the machine by subfolder, as
+    {"/opt/ml": "ml"}. Paths under a mount are translated in the command and in its output, so that both read as they
+    would on the machine. /tmp and the home directory are in the folder as well.
     """
 
     def __init__(self, folder: Path, mounts: Mapping[str, str]) -> None:
@@ -37,7 +37,7 @@ class Machine:
         self._read = 0  # bytes of the output
 
     def path(self, place: str) -> Path:
-        """Return where a path of the machine lies in its folder. Raises ValueError if it is under no mount."""
+        """Return the real path of a path on the machine. Raises ValueError if it is under no mount."""
         for mounted, folder in self._mounts.items():
             if PurePosixPath(place).is_relative_to(mounted):
                 return folder / PurePosixPath(place).relative_to(mounted)
@@ -49,13 +49,13 @@ class Machine:
 
     @property
     def exit_code(self) -> int | None:
-        """Of the command; minus the number of the signal that ended it. None while it runs, or before."""
+        """The command's exit code, or minus the number of the signal that ended it; None until it has ended."""
         return None if self._process is None else self._process.poll()
 
     def start(self, argv: Sequence[str], environment: Mapping[str, str], *, disk_mb: float | None = None) -> None:
-        """Start the command, once. `python` as its first word is the interpreter that runs this.
+        """Start the command, once. A first word of `python` means this interpreter.
 
-        environment: added to the little that every machine has. disk_mb: no file can grow beyond this.
+        environment: added to the variables of every machine. disk_mb: no file can grow beyond this.
         """
         work = self.folder / "work"
         work.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ class Machine:
                 self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Kill the command with all that it has started."""
+        """Kill the command and all processes that it has started."""
         if self._process is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -146,7 +146,7 @@ def _remove_tmp(link: Path) -> None:
 
 
 def _file_limit(most: int) -> Callable[[], None]:
-    """Return what a new process does so that its files cannot grow beyond so many bytes."""
+    """Return a preexec function that limits the size of files to `most` bytes."""
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of the write, as on a full disk
@@ -156,7 +156,7 @@ def _file_limit(most: int) -> Callable[[], None]:
 
 
 def _identity(process: "subprocess.Popen[bytes]") -> tuple[int, float]:
-    """The number of a process, and when it started, since 1970: together they name it for good."""
+    """Return a process id and its start time in seconds since 1970, which together are unique."""
     try:
         return process.pid, psutil.Process(process.pid).create_time()
     except psutil.NoSuchProcess:

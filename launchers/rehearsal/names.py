@@ -1,4 +1,4 @@
-"""What the rehearsal's server and its clients agree on. Nothing heavy is imported here."""
+"""Names shared by the rehearsal's server and its clients. Imports nothing heavy."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ SERVER_FILE, LOCK_FILE, LOG_FILE = "server.json", "server.lock", "server.log"
 
 @dataclass(frozen=True)
 class Server:
-    """Where the server is, and the access key that it accepts: only those who may read its state may use it."""
+    """The server's URL, and the access key that it accepts: only users who can read its state can use it."""
 
     url: str
     key: str
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that send boto3 and the AWS CLI to this server."""
+        """Return the environment variables that point boto3 and the AWS CLI to this server."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": self.key,

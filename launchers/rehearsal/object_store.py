@@ -1,4 +1,4 @@
-"""The rehearsal's S3 on disk: what was put into buckets is there again when the server is started again."""
+"""The rehearsal's S3 on disk: objects survive a restart of the server."""
 
 import threading
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ _NAME_MAX = 200  # of a file; a key may have 1,024 bytes
 
 
 class ObjectStore:
-    """A folder for each bucket, a file for each object. moto answers from its memory; the disk is a copy of that."""
+    """A folder for each bucket, a file for each object. moto answers from memory; the disk has a copy."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,7 +25,7 @@ class ObjectStore:
         return s3_backends[ACCOUNT]["aws"]
 
     def load(self) -> None:
-        """Put into moto's memory what is on disk."""
+        """Load the objects on disk into moto's memory."""
         for place in sorted(self.folder.glob("*")):
             if not place.is_dir():
                 continue
@@ -35,11 +35,11 @@ class ObjectStore:
                 if path.is_file() and not path.name.startswith(".tmp-"):
                     key = unquote("".join(path.relative_to(place).parts).removesuffix("="))
                     found = self.backend.put_object(bucket, key, path.read_bytes(), disable_notification=True)
-                    # who resumes a run compares dates; moto's are in UTC without saying so
+                    # resuming a run compares dates; moto's are UTC without a time zone
                     found.last_modified = datetime.fromtimestamp(path.stat().st_mtime, UTC).replace(tzinfo=None)
 
     def put(self, bucket: str, key: str, content: bytes) -> None:
-        """Store an object. Raises KeyError if there is no such bucket."""
+        """Store an object. Raises KeyError if the bucket does not exist."""
         if bucket not in self.backend.buckets:
             raise KeyError(bucket)
         self.backend.put_object(bucket, key, content, disable_notification=True)
@@ -51,7 +51,7 @@ class ObjectStore:
             self.follow(bucket, key)
 
     def get(self, bucket: str, key: str) -> bytes | None:
-        """Return an object's content; None if it does not exist."""
+        """Return an object's content, or None if it does not exist."""
         found = self._objects(bucket).get(key)
         return None if found is None else bytes(found.value)
 
@@ -61,7 +61,7 @@ class ObjectStore:
     def download(self, bucket: str, prefix: str, folder: Path) -> int:
         """Write all objects under a prefix to a folder, named as SageMaker names those of an S3Prefix.
 
-        Returns how many there are. Keys that would lie outside of the folder are left out.
+        Returns the number of objects. Skips keys that would be written outside the folder.
         """
         keys = self.keys(bucket, prefix)
         base = prefix if prefix.endswith("/") else prefix.rpartition("/")[0] + "/"
@@ -80,7 +80,7 @@ class ObjectStore:
         return bucket in self.backend.buckets
 
     def follow(self, bucket: str, key: str | None = None) -> None:
-        """Bring the disk up to date with one object of moto's, or with a whole bucket."""
+        """Update the copy on disk of one object, or of a whole bucket."""
         with self._lock:
             place = self.folder / quote(bucket, safe="")
             if not self.has_bucket(bucket):

@@ -1,4 +1,4 @@
-"""The process of the rehearsal cloud: started when it is needed, found again, and stopped."""
+"""Start, find and stop the process of the rehearsal cloud."""
 
 import json
 import os
@@ -20,15 +20,14 @@ _started: list[subprocess.Popen[bytes]] = []  # servers, of which this process i
 
 
 def default_place() -> Path:
-    """Return where the state is by default; conf/aws/rehearsal.yaml says the same."""
+    """Return the default state folder, the same as in conf/aws/rehearsal.yaml."""
     return Path(os.environ.get("DOGBREED_CACHE", "~/.cache/dogbreed")).expanduser() / "rehearsal"
 
 
 def start(place: Path, idle_s: float) -> Server:
-    """Return the server whose state is in `place`; it is started if none is running.
+    """Return the server whose state is in `place`; start one if none is running.
 
-    idle_s: after so long without a request or anything that runs, a server that is started ends. Raises LaunchError if
-    it does not start.
+    idle_s: seconds without a request or a job after which a new server ends. Raises LaunchError if it does not start.
     """
     if server := running(place):
         return server
@@ -54,7 +53,7 @@ def start(place: Path, idle_s: float) -> Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C here is not meant for it
+                start_new_session=True,  # so that Ctrl-C does not reach it
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path())},
             )
         _started.append(process)
@@ -74,7 +73,7 @@ def start(place: Path, idle_s: float) -> Server:
 
 
 def running(place: Path) -> Server | None:
-    """Return the server; None if none is running."""
+    """Return the server, or None if none is running."""
     try:
         seen = json.loads((place / SERVER_FILE).read_bytes())
         alive = living_process(seen["pid"], seen["process_started"])
@@ -84,7 +83,7 @@ def running(place: Path) -> Server | None:
 
 
 def stop(place: Path) -> bool:
-    """End the server, and with it the jobs that run in it. Returns False if none was running."""
+    """Stop the server together with its jobs. Return False if none was running."""
     if running(place) is None:
         return False
     seen = json.loads((place / SERVER_FILE).read_bytes())

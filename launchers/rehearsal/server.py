@@ -32,7 +32,7 @@ _TRUST = (
 
 
 def services(state_dir: Path, store: ObjectStore) -> list[Service]:
-    """All services of the rehearsal's own; what they do not answer is moto's."""
+    """Return the rehearsal's own services; moto answers everything else."""
     return [TrainingJobs(state_dir / "jobs", store)]
 
 
@@ -62,7 +62,7 @@ def _create_what_an_account_has(store: ObjectStore) -> None:
 
 
 def serve(state_dir: Path, own: Sequence[Service], store: ObjectStore, idle_s: float) -> None:
-    """Answer requests until SIGTERM or SIGINT, or until nothing has been asked for and nothing ran for `idle_s`."""
+    """Answer requests until SIGTERM or SIGINT, or until there was no request and no job for `idle_s` seconds."""
     key = secrets.token_hex(16)
     gateway = Gateway(DomainDispatcherApplication(create_backend_app), own, store, key)
     http = make_server("127.0.0.1", 0, gateway, threaded=True, request_handler=_Handler)
@@ -94,10 +94,10 @@ class _Handler(MotoRequestHandler):
     protocol_version = "HTTP/1.1"  # clients keep their connections
 
     def log_request(self, code: Any = "-", size: Any = "-") -> None:
-        """Errors are logged, requests are not."""
+        """Drop the message: errors are logged, requests are not."""
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), float(sys.argv[2]))
     sys.stdout.flush()
-    os._exit(0)  # threads of requests that hang are not waited for
+    os._exit(0)  # do not wait for threads of hanging requests

@@ -1,6 +1,6 @@
-"""What every service of the rehearsal cloud keeps to: operations by name, state that survives a restart, an end.
+"""The protocol of the rehearsal cloud's services: operations by name, persistent state, shutdown.
 
-A service is a class; server.py has the list of them.
+A service is a class; server.py lists them.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,8 +11,8 @@ from launchers.rehearsal.faults import Faults, Session
 from launchers.rehearsal.names import Server
 
 
-class Refused(Exception):  # noqa: N818 (what AWS does, not what went wrong here)
-    """AWS's answer to a request that it does not accept."""
+class Refused(Exception):  # noqa: N818 (an answer of AWS, not an internal error)
+    """AWS's error response to a request."""
 
     def __init__(self, code: str, text: str, status: int = 400) -> None:
         super().__init__(f"{code}: {text}")
@@ -27,7 +27,7 @@ def invalid(text: str) -> Refused:
 class Call:
     """One request to an operation. parameters: as boto3 takes them, checked against AWS's own model.
 
-    faults: what the client wants to go wrong. session: what this client has done before.
+    faults: the faults that the client configured. session: counts of the client's earlier requests.
     """
 
     parameters: Mapping[str, Any]
@@ -36,34 +36,34 @@ class Call:
 
 
 Answer = dict[str, Any]
-Handler = Callable[[Call], Answer | None]  # None: the request is about what another service keeps; raises Refused
+Handler = Callable[[Call], Answer | None]  # returns None if the resource belongs to another service; raises Refused
 
 
 class Service(Protocol):
-    """Some operations of one of AWS's services, or of several, with the state that they share."""
+    """Implements operations of one or more AWS services, with the state that they share."""
 
     @property
     def operations(self) -> Mapping[tuple[str, str], Handler]:
-        """The handlers, by service as requests are signed for it, and operation: ("sagemaker", "CreateTrainingJob").
+        """Return the handlers by signing name of the service, and operation: ("sagemaker", "CreateTrainingJob").
 
-        Several services may answer the same operation, each for its own resources, as ListTags: they are asked in
-        turn. moto answers if all of them return None. The gateway reads and answers AWS's JSON protocol, in which a
-        header names the operation, and for these handlers no other yet.
+        Several services may answer the same operation, each for its own resources, such as ListTags: they are
+        called in turn, and moto answers if all of them return None. For these handlers the gateway supports only
+        AWS's JSON protocol, in which a header names the operation.
         """
         ...
 
     @property
     def active(self) -> bool:
-        """Whether something is still running, so that the server must not end for want of requests."""
+        """Return whether something is still running, so that the idle timeout must not stop the server."""
         ...
 
     def begin(self, server: Server) -> None:
-        """Load the state that an earlier server left, before the first request. What that one ran has ended with it.
+        """Load the state of an earlier server, before the first request. Its running jobs have ended with it.
 
-        server: for commands that call the cloud themselves.
+        server: the address for commands that call the cloud themselves.
         """
         ...
 
     def end(self) -> None:
-        """End what is running, because the server ends."""
+        """Stop everything that is running, because the server shuts down."""
         ...

@@ -1,1 +1,1 @@
-"""What runs on a rented machine."""
+"""Code that runs on a rented machine."""

@@ -1,11 +1,11 @@
-"""Whether this process runs on a rented machine, and what that machine's environment tells it."""
+"""Detect whether this process runs on a rented machine, and name the variables that it reads there."""
 
 import os
 
-SENT = "DOGBREED_SENT"  # the file that says what was sent
+SENT = "DOGBREED_SENT"  # the path of spec.json
 REASON = "DOGBREED_REASON"  # the file that train.py writes into why it ended, unless it ended well
 
 
 def on_rented_machine() -> bool:
-    """Whether launchers/remote/entry.py has started this process: its paths mean nothing to those who read its log."""
+    """Return whether launchers/remote/entry.py started this process; its paths then mean nothing to a log's reader."""
     return SENT in os.environ

@@ -2,7 +2,7 @@
 it ended.
 
 It is sent as a single file and uses the standard library alone. SageMaker runs it as the container's command, so that
-signals of a stop or a spot interruption come here first, and are passed on. `SAGEMAKER_BASE_DIR` stands for /opt/ml.
+signals of a stop or a spot interruption come here first, and are passed on. `SAGEMAKER_BASE_DIR` replaces /opt/ml.
 
 train.py runs once for each GPU on every machine of the job; once on a machine without GPU. The environment tells each
 process about all of them, with torchrun's variables. torchrun itself does not fit: it waits 30 s after SIGTERM, cannot
@@ -29,13 +29,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-END = "The machine's part has ended"  # the last line: all that comes before it has been logged
+END = "The machine's part has ended"  # the last line: everything before it has been logged
 
 _ML, _TMP = "/opt/ml", "/tmp/dogbreed"  # as the launcher writes them; `_local` replaces them
-# names of files that are no lasting part of the run's folder, as in dogbreed.run_folder
+# suffixes of temporary files in the run's folder, as in dogbreed.run_folder
 _HALF_WRITTEN = ".sagemaker-ignore"
 _PASSING = (_HALF_WRITTEN, ".sagemaker-uploading", ".sagemaker-uploaded")
-_FEATURES = "features"  # below the checkpoints and as an input: kept for other runs, and no part of this run's folder
+_FEATURES = "features"  # below the checkpoints and as an input: kept for other runs, not part of this run's folder
 _POLL_S = 0.05
 _LAST_WORDS_S = 15.0  # for processes to notice that one of them has failed, and again until they are killed
 _ROOT_CAUSE_S = 45.0  # that a machine which lost another waits: longer than the other takes to end with its reason
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def _prepare(base: Path, group: "_ProcessGroup", sent: dict[str, Any]) -> tuple[list[str], int]:
-    """Unpack and install what the run needs. Return the command of train.py and how often the run was begun before."""
+    """Unpack and install what the run needs. Return the command of train.py and the number of earlier attempts."""
     project, folder = base / "code", base / "checkpoints"
     _unpack(base / "input/data/code/bundle.tar.gz", project)
     _install(project, sent)
@@ -90,12 +90,12 @@ def _prepare(base: Path, group: "_ProcessGroup", sent: dict[str, Any]) -> tuple[
 
 
 class _Failure(Exception):  # noqa: N818 (of the machine)
-    """Why the machine cannot do what it was asked to, as `[cause] words`."""
+    """The reason why the machine cannot run the command, as `[cause] message`."""
 
 
 @dataclass(frozen=True)
 class _Exit:
-    """How a process ended. rank: on this machine. by_us: it was told to end because another one had failed."""
+    """How a process ended. rank: on this machine. by_us: it was signalled because another one had failed."""
 
     rank: int
     status: int
@@ -115,7 +115,7 @@ class _Training:
     def run(self, argv: list[str], folder: Path, environments: list[dict[str, str]]) -> list[_Exit]:
         """Start a process for each environment, and return how they ended, in that order.
 
-        If one fails by itself the others are told to end, and killed if they do not.
+        If one fails by itself, the others receive SIGTERM, then SIGKILL.
         """
         if self._received is not None:
             raise _Failure("[interrupted] stopped before training had begun")
@@ -133,7 +133,7 @@ class _Training:
                     exits[rank] = _Exit(rank, 128 - status if status < 0 else status, by_us)
             failed = any(each.status for each in exits.values())
             if not failed or self._received is not None:
-                continue  # who was asked to end saves first, in its own time
+                continue  # processes that were asked to end save first, in their own time
             next_at = next_at or time.monotonic() + _LAST_WORDS_S
             if time.monotonic() > next_at and (number := next(escalation, None)) is not None:
                 self._send(number)
@@ -177,7 +177,7 @@ class _ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this is the first machine."""
+        """Return whether this is the first machine."""
         return self.machine == 0
 
     @property
@@ -188,7 +188,7 @@ class _ProcessGroup:
         return self.machine * self.local_size + local_rank
 
     def environments(self, base: Path, attempt: int) -> list[dict[str, str]]:
-        """Return the variables of each process on this machine. A process alone is told of no others."""
+        """Return the variables of each process on this machine. A single process gets no rendezvous variables."""
         reasons = [{"DOGBREED_REASON": str(_reason_file(base, rank))} for rank in range(self.local_size)]
         if self.size == 1:
             return reasons
@@ -196,7 +196,7 @@ class _ProcessGroup:
         drawn = int(hashlib.sha256(f"{job} {attempt}".encode()).hexdigest(), 16)
         common = {
             "MASTER_ADDR": self.hosts[0],
-            "MASTER_PORT": str(_PORTS[drawn % len(_PORTS)]),  # two jobs on one machine must not meet
+            "MASTER_PORT": str(_PORTS[drawn % len(_PORTS)]),  # two jobs on one machine must not share a port
             "WORLD_SIZE": str(self.size),
             "LOCAL_WORLD_SIZE": str(self.local_size),
             "GROUP_RANK": str(self.machine),
@@ -239,7 +239,7 @@ def _gpus() -> int:
 
 
 def _attempt(folder: Path) -> int:
-    """Return how often the run was begun before; the same on all machines, which find the same folder."""
+    """Return the number of earlier attempts; the same on all machines, which have the same folder."""
     try:
         return int(json.loads((folder / "state.json").read_bytes()).get("attempt", 0))
     except (OSError, ValueError):
@@ -251,7 +251,7 @@ def _unpack(bundle: Path, project: Path) -> None:
     with tarfile.open(bundle) as archive:
         archive.extractall(project, filter="data")
     if not (project / "train.py").is_file():
-        raise _Failure("[bad_config] the code holds no train.py")
+        raise _Failure("[bad_config] the code bundle contains no train.py")
 
 
 def _unpack_photos(channel: Path, root: Path) -> None:
@@ -269,7 +269,9 @@ def _unpack_photos(channel: Path, root: Path) -> None:
                 f"[bad_config] {shard['name']} of the photos is missing in S3: submit the run again"
             ) from None
         if hashlib.sha256(content).hexdigest() != shard["sha256"]:
-            raise _Failure(f"[bad_config] {shard['name']} of the photos is damaged in S3: remove it, submit again")
+            raise _Failure(
+                f"[bad_config] {shard['name']} of the photos is damaged in S3: remove it and submit the run again"
+            )
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(root, filter="data")
 
@@ -324,14 +326,14 @@ def _local(text: str, base: Path) -> str:
 
 
 def _mark_interrupted(folder: Path) -> None:
-    """Correct the state of a run, or of a search's trials, that ran on a machine which is gone."""
+    """Correct the state of a run, or of a search's trials, whose machine was interrupted."""
     for file in (folder / "state.json", *folder.glob("*/state.json")):
         try:
             state = json.loads(file.read_bytes())
         except (OSError, ValueError):
             continue
         if state.get("phase") == "running":
-            lost = {**state, "phase": "failed", "cause": "interrupted", "detail": "the machine was taken away"}
+            lost = {**state, "phase": "failed", "cause": "interrupted", "detail": "the machine was interrupted"}
             file.write_text(json.dumps(lost, indent=2) + "\n")
 
 
@@ -342,7 +344,7 @@ def _copy_run_folder(folder: Path, output: Path) -> None:
         if path.is_file() and not path.name.endswith(_PASSING) and within.parts[0] != _FEATURES:
             target = output / within
             target.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # it has vanished meanwhile
+            with suppress(FileNotFoundError):  # it has been deleted meanwhile
                 try:
                     os.link(path, target)
                 except OSError:  # another file system
@@ -350,16 +352,16 @@ def _copy_run_folder(folder: Path, output: Path) -> None:
 
 
 def _unpack_model(archive: Path, target: Path) -> None:
-    """Make the served model the job's own artifact: SageMaker packs what lies in this folder."""
+    """Make the served model the job's own artifact: SageMaker packs the contents of this folder."""
     if archive.is_file():
         with tarfile.open(archive) as packed:
             packed.extractall(target, filter="data")
 
 
 def _wait_for_uploads(base: Path, before: dict[Path, Any], signalled_at: float | None, *, failed: bool) -> None:
-    """Stay until SageMaker has saved what other machines need of this one's folder.
+    """Wait until SageMaker has saved the files of this machine that other machines need.
 
-    before: the stamps of what was there when it began. signalled_at: None if nobody has asked it to end.
+    before: the stamps at the start. signalled_at: None if the machine received no signal.
     """
     uploads, folder = _module(base / "code", "uploads"), base / "checkpoints"
     longest_s: float = uploads["longest_s"]()
@@ -367,7 +369,7 @@ def _wait_for_uploads(base: Path, before: dict[Path, Any], signalled_at: float |
         longest_s /= 5  # other machines wait for this one's reason
     until = (signalled_at or time.monotonic()) + longest_s
     if not uploads["wait_for"](uploads["needed"](folder, before, failed=failed), folder, until=until):
-        print("SageMaker has not marked all that was saved as uploaded: some of it may be missing in S3", flush=True)
+        print("SageMaker has not marked all saved files as uploaded: some of them may be missing in S3", flush=True)
 
 
 def _reason_file(base: Path, rank: int) -> Path:
@@ -375,7 +377,7 @@ def _reason_file(base: Path, rank: int) -> Path:
 
 
 def _root_cause(base: Path, group: _ProcessGroup, exits: list[_Exit]) -> tuple[int, str, bool]:
-    """Return status and reason of the process that failed first, and whether it only followed from another's end."""
+    """Return status and reason of the process that failed first, and whether another's end caused it."""
     found = []
     for order, each in enumerate(exits):
         if each.status:
@@ -389,7 +391,7 @@ def _root_cause(base: Path, group: _ProcessGroup, exits: list[_Exit]) -> tuple[i
 def _reason(base: Path, ended: _Exit, *, several: bool) -> tuple[str, str, bool]:
     """Return cause, detail and whether it is a consequence of another process's end.
 
-    As train.py itself wrote it down; else as far as its exit status tells.
+    Reads the reason that train.py wrote, else derives one from its exit status.
     """
     try:
         written: dict[str, Any] = json.loads(_reason_file(base, ended.rank).read_bytes())
@@ -399,8 +401,8 @@ def _reason(base: Path, ended: _Exit, *, several: bool) -> tuple[str, str, bool]
     if ended.status == 128 + signal.SIGKILL:
         return "user_code", "train.py was killed, most likely because memory ran out", False
     if ended.status == 128 + signal.SIGABRT and several:  # NCCL's watchdog, and C++ where another's connection breaks
-        return "unknown", "train.py was aborted, as NCCL does where another process is lost (the log says why)", True
-    return "unknown", f"train.py ended with exit status {ended.status} (the log says why)", False
+        return "unknown", "train.py was aborted, as NCCL does when another process is lost (see the log)", True
+    return "unknown", f"train.py ended with exit status {ended.status} (see the log)", False
 
 
 def _end(base: Path, status: int, reason: str, *, announce: bool = True) -> int:

@@ -1,7 +1,7 @@
 """Find out on a rented machine whether CUDA can use its GPUs.
 
-A driver that is older than the image's CUDA is not noticed else: nvidia-smi lists the GPUs, and torch quietly trains on
-the CPU. Uses the standard library alone: launchers/remote/entry.py loads it from the code that was sent.
+A driver that is older than the image's CUDA would go unnoticed: nvidia-smi lists the GPUs, and torch quietly trains
+on the CPU. Uses the standard library alone: launchers/remote/entry.py loads it from the code that was sent.
 """
 
 import os
@@ -31,7 +31,7 @@ def make_usable(compat: Path = _COMPAT) -> tuple[dict[str, str], str]:
         tried = f", not even with the libraries in {compat}"
     return {}, (
         f"[bad_config] CUDA {cuda} of the image's torch cannot use this machine's GPU, whose driver is {_driver()}"
-        f"{tried}. Nothing is trained on the CPU at the price of a GPU. "
+        f"{tried}. The run stops here rather than train on the CPU at the price of a GPU. "
         "Try: launcher.image=<one with an older CUDA>, or another launcher.instance_type"
     )
 

@@ -1,4 +1,4 @@
-"""Install on a rented machine what its image lacks of the project's requirements.
+"""Install the project's requirements that the image of a rented machine lacks.
 
 Uses the standard library and pip alone: launchers/remote/entry.py loads it from the code that was sent.
 """
@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-_KEPT = ("torch", "torchvision")  # never another one than the image's own
+_KEPT = ("torch", "torchvision")  # always the image's own version
 
 
 def install(project: Path, extras: Sequence[str], versions: Mapping[str, str]) -> str:
-    """Install what is lacking. Return why the machine cannot be used; empty if it can.
+    """Install missing packages. Return why the machine cannot be used, or an empty string if it can.
 
-    versions: of packages on the machine that sent the run, by name. Two attempts of a run get the same packages by
-    them. Where there is no wheel of one of them for this machine's Python, any version that the project allows will do.
+    versions: of packages on the machine that sent the run, by name, so that all attempts get the same packages.
+    If one of them has no wheel for this machine's Python, any version that the project allows is installed.
     """
     with (project / "pyproject.toml").open("rb") as file:
         about = tomllib.load(file)["project"]
@@ -28,18 +28,18 @@ def install(project: Path, extras: Sequence[str], versions: Mapping[str, str]) -
     if not lacking:
         return ""
     if os.environ.get("DOGBREED_INSTALL") == "no":
-        return f"[bad_config] without a network nothing can be installed, and the image lacks: {', '.join(lacking)}"
-    print("Installing what the image lacks:", ", ".join(lacking), flush=True)
+        return f"[bad_config] packages cannot be installed without a network, and the image lacks: {', '.join(lacking)}"
+    print("Installing packages that the image lacks:", ", ".join(lacking), flush=True)
     present = ((name, version_of(name)) for name in _KEPT)
     kept = {name: version for name, version in present if version}
     pins = {name: version for name, version in versions.items() if version_of(name) is None}
     if not (pins and _pip(lacking, {**pins, **kept}, "--only-binary=:all:")) and not _pip(lacking, kept):
-        return f"[bad_config] pip could not install {', '.join(lacking)} (the log says why)"
+        return f"[bad_config] pip could not install {', '.join(lacking)} (see the log)"
     return ""
 
 
 def is_installed(text: str) -> bool:
-    """Whether the image meets a requirement, as pyproject.toml writes it."""
+    """Return whether the image meets a requirement, as pyproject.toml writes it."""
     from pip._vendor.packaging.requirements import Requirement  # the parser that pip itself uses
 
     requirement = Requirement(text)
@@ -50,7 +50,7 @@ def is_installed(text: str) -> bool:
 
 
 def version_of(name: str) -> str | None:
-    """Return the version that is installed here; None if there is none."""
+    """Return the installed version of a package, or None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -58,7 +58,7 @@ def version_of(name: str) -> str | None:
 
 
 def _pip(lacking: Sequence[str], versions: Mapping[str, str], *options: str) -> bool:
-    """Install with these versions of what is needed for it. Return whether pip could."""
+    """Install packages, constrained to these versions. Return whether pip succeeded."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.write("".join(f"{name}=={version}\n" for name, version in versions.items()))
         constraints.flush()

@@ -1,7 +1,7 @@
 """Wait on a rented machine until SageMaker's agent has saved what the next machine resumes from.
 
 The agent copies the run folder to S3 while the job runs. Beside each file it writes a marker, FILE.sagemaker-uploading
-and then FILE.sagemaker-uploaded. That it saves anything after the job's command has ended is promised nowhere.
+and then FILE.sagemaker-uploaded. AWS does not document that it saves anything after the job's command has ended.
 Uses the standard library alone: launchers/remote/entry.py loads it from the code that was sent.
 """
 
@@ -25,11 +25,11 @@ def longest_s() -> float:
 
 
 def stamps(folder: Path) -> dict[Path, Stamp]:
-    """Return all files below the folder that the agent saves, with what differs each time one of them is written."""
+    """Return all files below the folder that the agent saves, with a stamp that changes whenever one is written."""
     found = {}
     for path in folder.rglob("*"):
         if path.is_file() and not path.name.endswith((_IGNORED, _UPLOADING, _UPLOADED)):
-            with suppress(FileNotFoundError):  # deleted meanwhile
+            with suppress(FileNotFoundError):  # deleted in the meantime
                 found[path] = _stamp(path)
     return found
 
@@ -37,7 +37,7 @@ def stamps(folder: Path) -> dict[Path, Stamp]:
 def needed(folder: Path, before: Mapping[Path, Stamp], *, failed: bool) -> list[Path]:
     """Return what the next machine resumes from or, of a run that has succeeded, the features for later runs.
 
-    before: the stamps as the machine began. What has not changed since is in S3 already.
+    before: the stamps at the start of the machine. Unchanged files are already in S3.
     """
     changed = (path for path, stamp in stamps(folder).items() if before.get(path) != stamp)
     if failed:
@@ -46,14 +46,14 @@ def needed(folder: Path, before: Mapping[Path, Stamp], *, failed: bool) -> list[
 
 
 def wait_for(files: Sequence[Path], folder: Path, *, until: float) -> bool:
-    """Stay until the agent has marked all of these files of the folder as uploaded, and uploads no other one.
+    """Wait until the agent has marked all of these files as uploaded and no other upload is in progress.
 
-    Where the agent shows no markers at all, which tells nothing, a fifth of `longest_s` must do. until: when to give
-    up, by time.monotonic(). Return whether the files are known to be in S3.
+    If the agent writes no markers at all, wait for a fifth of `longest_s`. until: when to give up, by
+    time.monotonic(). Return whether the files are known to be in S3.
     """
     if not files:
         return True
-    # a marker may tell of the upload before, and the agent may not have seen yet what else has changed
+    # a marker may belong to the previous upload, and the agent may not have seen other changes yet
     settling_s, silent_s = longest_s() / 50, longest_s() / 5
     began = time.monotonic()
     done_at: float | None = None
@@ -72,7 +72,7 @@ def wait_for(files: Sequence[Path], folder: Path, *, until: float) -> bool:
 
 
 def _is_uploaded(path: Path) -> bool:
-    """Whether the marker is newer than the file and the name that it was given. A file that is gone needs none."""
+    """Return whether the marker is newer than the file's last write and rename; True for a deleted file."""
     try:
         written = path.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What is wrong with the settings of a job, as far as can be told without a network."""
+"""Check the settings of a job, as far as that is possible without a network."""
 
 import json
 import re
@@ -18,7 +18,7 @@ _MOST_RUN_S = 28 * 86400  # SageMaker's own limit
 
 
 def findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
-    """Yield all that is wrong. Each finding says what it is, what was seen and what to try."""
+    """Yield every problem found. Each finding says what is wrong, what was seen and what to try."""
     yield from settings.cloud.findings()
     yield from _place_findings(settings)
     yield from _machine_findings(settings, spec)
@@ -26,22 +26,25 @@ def findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
     yield from images.findings(settings.image, settings.cloud.region, settings.instance_type, spec.created_at)
     yield from _data_findings(settings, spec)
     if bool(settings.subnets) != bool(settings.security_groups):
-        yield "A VPC needs both.\nTry: launcher.subnets=[subnet-...] launcher.security_groups=[sg-...]"
+        yield (
+            "A VPC needs both subnets and security groups; only one of them is set.\n"
+            "Try: launcher.subnets=[subnet-...] launcher.security_groups=[sg-...]"
+        )
     yield from _sent_findings(spec)
 
 
 def _place_findings(settings: JobSettings) -> Iterator[str]:
-    """Of the bucket and the role."""
+    """Check the bucket and the role."""
     if settings.bucket is None:
-        yield "It is not said into which bucket.\nTry: launcher.bucket=<yours>; or rehearse first: aws=rehearsal"
+        yield "No bucket is configured.\nTry: launcher.bucket=<yours>; or rehearse first: aws=rehearsal"
     elif not _BUCKET.fullmatch(settings.bucket):
-        yield f"launcher.bucket={settings.bucket!r} cannot name a bucket.\nTry: its name alone, without s3://"
+        yield f"launcher.bucket={settings.bucket!r} is not a valid bucket name.\nTry: the name alone, without s3://"
     if settings.role is None:
-        yield "It is not said as which role the job runs.\nTry: aws.role=<name or ARN of an execution role>"
+        yield "No execution role is configured for the job.\nTry: aws.role=<name or ARN of an execution role>"
     elif not iam.is_role(settings.role):
-        yield f"launcher.role={settings.role!r} is neither a role's name nor its ARN.\nTry: aws iam list-roles"
+        yield f"launcher.role={settings.role!r} is neither a role name nor a role ARN.\nTry: aws iam list-roles"
     if not re.fullmatch(r"[\w./-]{1,200}", settings.prefix) or settings.prefix.strip("/") != settings.prefix:
-        yield f"launcher.prefix={settings.prefix!r} cannot begin a key.\nTry: such as dogbreed, or team/dogbreed"
+        yield f"launcher.prefix={settings.prefix!r} is not a valid key prefix.\nTry: dogbreed, or team/dogbreed"
 
 
 def _machine_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
@@ -49,49 +52,55 @@ def _machine_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
         near = ", ".join(prices.closest(settings.instance_type)) or "ml.g4dn.xlarge"
         yield f"launcher.instance_type={settings.instance_type} is unknown.\nTry: {near}"
     if settings.instances < 1:
-        yield f"launcher.instances={settings.instances} cannot be.\nTry: 1 or more"
+        yield f"launcher.instances must be at least 1, got {settings.instances}.\nTry: launcher.instances=1"
     match spec.output:
         case SearchOutput() if settings.instances > 1:
-            yield "A search in one job has one machine.\nTry: launcher.instances=1, or hpo.one_job=false"
+            yield (
+                f"A search in one job runs on one machine, got launcher.instances={settings.instances}.\n"
+                "Try: launcher.instances=1, or hpo.one_job=false"
+            )
     if settings.volume_gb != JobSettings.volume_gb and has_own_disks(settings.instance_type):
         yield (
-            f"launcher.volume_gb={settings.volume_gb} has no effect: {settings.instance_type} has disks of its own, "
-            "of a fixed size.\nTry: without it, or an instance type with larger disks"
+            f"launcher.volume_gb={settings.volume_gb} has no effect: {settings.instance_type} has its own disks "
+            "of a fixed size.\nTry: leaving it out, or an instance type with larger disks"
         )
     if not 1 <= settings.volume_gb <= 16384:
-        yield f"launcher.volume_gb={settings.volume_gb} cannot be.\nTry: 1 to 16384"
+        yield f"launcher.volume_gb must be between 1 and 16384, got {settings.volume_gb}.\nTry: launcher.volume_gb=50"
 
 
 def _time_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
-    """Of how long the job may take, and of what an interruption would cost."""
+    """Check how long the job may take, and what an interruption would cost."""
     run_s, wait_s = settings.max_run_s, settings.max_wait_s
     if not 1 <= run_s <= _MOST_RUN_S:
-        yield f"launcher.max_run_s={run_s} cannot be.\nTry: 1 to {_MOST_RUN_S} seconds, such as 14400"
+        yield (
+            f"launcher.max_run_s must be between 1 and {_MOST_RUN_S} seconds, got {run_s}.\n"
+            "Try: launcher.max_run_s=14400"
+        )
     if settings.spot:
         if wait_s is None or wait_s < run_s:
             yield (
-                f"launcher.max_wait_s={wait_s} is less than max_run_s={run_s}, but includes it.\n"
+                f"launcher.max_wait_s={wait_s} must be at least launcher.max_run_s={run_s}, which it includes.\n"
                 f"Try: launcher.max_wait_s={2 * run_s}"
             )
         save = spec.config.get("save") or {}
         if not save.get("every_n_steps") and not (0 < (save.get("every_s") or 0) <= run_s):
-            yield "Spot machines are taken away, and this run would save nothing.\nTry: save.every_s=60"
+            yield "Spot instances can be interrupted, and this run would save no checkpoint.\nTry: save.every_s=60"
     elif wait_s is not None:
-        yield "launcher.max_wait_s is for spot alone.\nTry: without it, or launcher=sagemaker_spot"
+        yield "launcher.max_wait_s is only valid for spot jobs.\nTry: leaving it out, or launcher=sagemaker_spot"
 
 
 def _data_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
-    """Of the photos and weights, which must reach the machine."""
+    """Check the photos and weights, which must reach the machine."""
     data, model = spec.config["data"], spec.config["model"]
     if spec.photos is not None:
         yield from spec.photos.findings
     weights = str(model.get("weights") or "")
     if weights.startswith(("/", "./", "../", "~")):
-        yield f"model.weights={weights} lies on this machine, and is not sent.\nTry: an address, or https://..."
+        yield f"model.weights={weights} is a local file, which is not uploaded with the run.\nTry: a URL, such as https://..."
     if settings.network_isolation and settings.image == images.AUTO:
         yield (
-            "Without a network nothing can be installed, and AWS's image lacks "
-            f"{', '.join(images.LACKING)}.\nTry: launcher.image=<the URI of one that holds them>"
+            "Packages cannot be installed without a network, and AWS's image lacks "
+            f"{', '.join(images.LACKING)}.\nTry: launcher.image=<the URI of one that has them>"
         )
     source = str((data.get("source") or {}).get("_target_", ""))
     if settings.network_isolation and source.endswith("DogImages"):
@@ -99,10 +108,10 @@ def _data_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
 
 
 def _sent_findings(spec: RunSpec) -> Iterator[str]:
-    """Of what must not be sent, and what has to be."""
+    """Check for secrets, which must not be sent, and for the code, which must be."""
     if kinds := sorted({kind for _, kind in secrets_in(json.dumps([spec.config, spec.overrides]).encode())}):
-        yield f"The settings hold what looks like {', '.join(kinds)}.\nTry: without it; settings are kept"
+        yield f"The settings contain what looks like {', '.join(kinds)}.\nTry: removing it, since settings are stored"
     if spec.code is None:
-        yield "There is no code to send.\nTry: launchers.prepare(...), which looks at it"
+        yield "The run has no code to send.\nTry: launchers.prepare(...), which packs it"
     else:
         yield from spec.code.findings

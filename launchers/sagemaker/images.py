@@ -14,7 +14,7 @@ AUTO = "auto"
 TORCH_AT_LEAST = (2, 10)  # as in pyproject.toml, so that the machine reinstalls nothing; a test holds them equal
 WARN_DAYS = 90
 TABLE = Path(__file__).with_name("images.yaml")
-_NAME = "launchers/sagemaker/images.yaml"  # as a person sees it
+_NAME = "launchers/sagemaker/images.yaml"  # as shown in messages
 
 _WITHOUT_IMAGE = re.compile(r"ml\.(p2|p3|p3dn|trn\w+|inf\w+|p6e-\w+)\.")  # CUDA 13 needs Turing or later, on x86
 # what pyproject.toml requires and AWS's PyTorch images have not got; a test compares it with their package lists
@@ -62,7 +62,7 @@ def _file() -> dict[str, Any]:
 
 @lru_cache
 def table() -> tuple[Image, ...]:
-    """Return the images that fit our bound of torch, newest first."""
+    """Return the images with a supported torch version, newest first."""
     by_hand = _file()["support"]["versions"]
     rows = []
     for row in _file()["images"]:
@@ -82,7 +82,7 @@ def _accounts() -> dict[str, str]:
 
 
 def chosen(region: str | None, today: str) -> Image | None:
-    """Return what `auto` stands for in a region; None if it has no image.
+    """Return the image that `auto` selects in a region, or None if it has none.
 
     That is the newest that is known to be supported on that day; else the newest of which that is unknown; else the
     newest.
@@ -98,7 +98,7 @@ def chosen(region: str | None, today: str) -> Image | None:
 
 
 def resolve(image: str, region: str, instance_type: str, today: str) -> str:
-    """Return the URI that `auto` stands for; any other image is returned as it is.
+    """Return the URI that `auto` selects; return any other image unchanged.
 
     today: the day of the plan, so that the same plan has the same image.
     """
@@ -113,25 +113,25 @@ def resolve(image: str, region: str, instance_type: str, today: str) -> str:
 
 
 def findings(image: str, region: str | None, instance_type: str, today: str) -> Iterator[str]:
-    """What is wrong with the choice of an image."""
+    """Yield the problems of the chosen image."""
     if image == AUTO:
         if _WITHOUT_IMAGE.match(instance_type):
-            yield f"No image of AWS's that is known here is for {instance_type}.\nTry: launcher.image=<a URI>"
+            yield f"{_NAME} lists no AWS image for {instance_type}.\nTry: launcher.image=<a URI>"
         if chosen(region, today) is None:
-            yield f"{_NAME} knows no image in {region}.\nTry: launcher.image=<the URI of one there>"
+            yield f"{_NAME} lists no image in {region}.\nTry: launcher.image=<the URI of one in that region>"
         return
     uri = _URI.fullmatch(image)
     if uri is None:
         yield (
-            f"launcher.image={image} is no image in Amazon ECR.\n"
+            f"launcher.image={image} is not a valid Amazon ECR image URI.\n"
             "Try: auto, or ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG"
         )
     elif region is not None and uri["region"] != region:
-        yield f"launcher.image is in {uri['region']}, and the job in {region}.\nTry: an image in {region}"
+        yield f"launcher.image is in {uri['region']}, but the job runs in {region}.\nTry: an image in {region}"
 
 
 def note(image: str, region: str | None, today: str) -> str:
-    """Say whether support of the image is over, soon over or unknown; "" if there is nothing to say.
+    """Return a note if support of the image has ended, ends soon or is unknown; otherwise an empty string.
 
     today: ISO 8601.
     """
@@ -145,14 +145,14 @@ def note(image: str, region: str | None, today: str) -> str:
     days = found.days_left(today)
     see = "see python -m launchers images"
     if days is None:
-        return f"Until when AWS patches this image is not known here: {see}"
+        return f"The end-of-patch date of this image is unknown: {see}"
     if days < 0:
         return f"AWS has not patched this image since {found.ends}: {see}"
     return f"AWS stops patching this image on {found.ends}, in {days} days: {see}" if days <= WARN_DAYS else ""
 
 
 def shown(today: str) -> str:
-    """Return the whole table in 80 columns, and what `auto` takes from it in a region that has them all."""
+    """Return the whole table in 80 columns, and the image that `auto` selects in a region that has them all."""
     auto = chosen(None, today)
     lines = [f"{'torch':<7}{'Python':<9}{'image':<45}patched until"]
     for row in table():
@@ -167,9 +167,9 @@ def shown(today: str) -> str:
     lines += ["", *_why(auto, today)]
     for row in table():
         if row.not_in:
-            lines += _wrapped(f"torch {row.torch} is in all regions but {', '.join(sorted(row.not_in))}.")
+            lines += _wrapped(f"torch {row.torch} is in all regions except {', '.join(sorted(row.not_in))}.")
     if unknown := [row.torch for row in table() if row.ends is None]:
-        lines += _wrapped(f"Unknown, of torch {', '.join(unknown)}: add it to {_NAME} once AWS says it.")
+        lines += _wrapped(f"Unknown, of torch {', '.join(unknown)}: add it to {_NAME} once AWS publishes it.")
     lines += [
         f"Registries of {len(_accounts())} regions are in {_NAME},",
         f"from {_file()['sdk']}.",

@@ -14,7 +14,7 @@ MARK = "# --- below this line: written by python -m launchers images --refresh -
 
 _FRAMEWORKS = ("pytorch", "pytorch-amzn2023")  # up to torch 2.10, and from 2.11 on; if both have one, the latter
 _CPU, _GPU = "ml.m5.large", "ml.g5.xlarge"  # any of their kind
-_ISOLATED = re.compile(r"(us-iso|eu-iso|eusc-)")  # partitions of other domains, where nothing of ours has been planned
+_ISOLATED = re.compile(r"(us-iso|eu-iso|eusc-)")  # partitions with other domains, which are not supported here
 
 
 def refresh(file: Path) -> None:
@@ -30,7 +30,7 @@ def refreshed(text: str) -> str:
     by_hand, mark, _ = text.partition(MARK)
     if not mark:
         raise LaunchError(
-            f"images.yaml lacks its line {MARK.strip()!r}.\nTry: git checkout launchers/sagemaker/images.yaml"
+            f"images.yaml has no line {MARK.strip()!r}.\nTry: git checkout launchers/sagemaker/images.yaml"
         )
     return by_hand + mark + _generated()
 
@@ -60,11 +60,13 @@ def _generated() -> str:
                 registries = {where: who for where, who in row["registries"].items() if not _ISOLATED.match(where)}
                 images[name] = {**_names(image_uris, framework, name, row, next(iter(registries))), "in": registries}
                 if moved := [where for where, who in registries.items() if accounts.setdefault(where, who) != who]:
-                    raise LaunchError(f"Versions of torch lie in different registries of {', '.join(moved)}.")
+                    raise LaunchError(
+                        f"Images of different torch versions are in different registries of {', '.join(moved)}."
+                    )
     except (KeyError, ValueError, StopIteration, OSError, AttributeError) as error:
-        raise LaunchError(f"{sdk} is not as expected: {error!r}.\nTry: another release of it") from error
+        raise LaunchError(f"{sdk} does not have the expected tables: {error!r}.\nTry: another release of it") from error
     if not images:
-        raise LaunchError(f"{sdk} knows no image of torch {'.'.join(map(str, TORCH_AT_LEAST))} or newer.")
+        raise LaunchError(f"{sdk} lists no image of torch {'.'.join(map(str, TORCH_AT_LEAST))} or newer.")
     return _yaml(sdk, images, accounts)
 
 

@@ -1,4 +1,4 @@
-"""What is special about some of SageMaker's instance types."""
+"""Describe special properties of some SageMaker instance types."""
 
 import re
 
@@ -6,7 +6,7 @@ _OWN_DISKS = re.compile(r"\.(g[4-9]\w*|p3dn|p[4-9]\w*(-\w+)?|trn\w+|[a-z]+\d[a-z
 
 
 def has_own_disks(instance_type: str) -> bool:
-    """Whether instances have NVMe disks of their own, of a fixed size: what is asked for as a volume has no effect.
+    """Return whether an instance type has its own NVMe disks of a fixed size, so that a volume size has no effect.
 
     They are encrypted as they are, and a key for them is refused
     (https://docs.aws.amazon.com/sagemaker/latest/APIReference/API_ResourceConfig.html).

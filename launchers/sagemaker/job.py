@@ -104,12 +104,12 @@ class TrainingJob:
 
     @property
     def stopped_on_request(self) -> bool:
-        """Whether somebody stopped it, and not one of its time limits."""
+        """Return whether a person stopped it, rather than one of its time limits."""
         return self.status == "Stopped" and self.secondary not in _TIME_LIMITS
 
     @property
     def attempts(self) -> int:
-        """How often machines were asked for: once, and once after each interruption or error of SageMaker's own.
+        """How often machines were requested: once, and again after each interruption or internal error of SageMaker.
 
         After such an error a job with a RetryStrategy is in `Starting` again, without having been `Interrupted`.
         """
@@ -124,17 +124,17 @@ class TrainingJob:
 
     @property
     def message(self) -> str:
-        """What SageMaker says of the latest step."""
+        """SageMaker's message about the latest step."""
         return self.transitions[-1].message if self.transitions else ""
 
     @property
     def location(self) -> RunLocation:
-        """Where everything of the job's run lies."""
+        """The location of the run's files in the bucket."""
         return RunLocation.of_checkpoints(self.checkpoints_uri)
 
     @property
     def archive_uri(self) -> str:
-        """The results that it leaves if it succeeds."""
+        """The archive of the results, which exists if the job succeeds."""
         return archive_uri(self.output_uri, self.name)
 
     def usd(self, now: float) -> float | None:
@@ -163,8 +163,10 @@ class TrainingJob:
 _CAUSED = re.compile(
     r"^AlgorithmError: (?:ExecuteUserScriptError:?\s*)?\[(?P<cause>[a-z_]+)\] (?P<detail>.*?)(?:, exit code: \d+)?$",
     re.S,
-)  # what launchers/remote/entry.py wrote down
-_REASONS: tuple[tuple[str, Cause, str], ...] = (  # in a FailureReason, the first that fits; {type}, {again} and {disk}
+)  # as launchers/remote/entry.py writes it
+_REASONS: tuple[
+    tuple[str, Cause, str], ...
+] = (  # the first one found in a FailureReason applies; {type}, {again} and {disk}
     (
         "CapacityError",
         Cause.CAPACITY,
@@ -172,29 +174,29 @@ _REASONS: tuple[tuple[str, Cause, str], ...] = (  # in a FailureReason, the firs
     ),
     ("No space left on device", Cause.QUOTA, "Try: {again} with {disk}"),
     ("ResourceLimitExceeded", Cause.QUOTA, "Raise the quota of {type}, then: {again}"),
-    ("AccessDenied", Cause.PERMISSION, "Give the job's role this permission, then: {again}"),
-    ("Access denied", Cause.PERMISSION, "Give the job's role this permission, then: {again}"),
-    ("not authorized", Cause.PERMISSION, "Give the job's role this permission, then: {again}"),
-    ("No S3 objects found", Cause.BAD_CONFIG, "See what is in data.root, then: {again}"),
+    ("AccessDenied", Cause.PERMISSION, "Grant this permission to the job's role, then: {again}"),
+    ("Access denied", Cause.PERMISSION, "Grant this permission to the job's role, then: {again}"),
+    ("not authorized", Cause.PERMISSION, "Grant this permission to the job's role, then: {again}"),
+    ("No S3 objects found", Cause.BAD_CONFIG, "Check the contents of data.root, then: {again}"),
     (
         "CannotPullContainer",
         Cause.BAD_CONFIG,
-        "See whether launcher.image is there and the role may pull it, then: {again}",
+        "Check that launcher.image exists and that the role may pull it, then: {again}",
     ),
     ("OutOfMemory", Cause.USER_CODE, "Try: {again} with a smaller data.batch_size or a larger launcher.instance_type"),
-    ("ClientError", Cause.BAD_CONFIG, "Mend that, then: {again}"),
-    ("InternalServerError", Cause.INTERRUPTED, "Nothing of yours was wrong. Go on with: {again}"),
-    ("AlgorithmError", Cause.USER_CODE, "The log says more. Then go on with: {again}"),
-    ("", Cause.UNKNOWN, "The log may say more. Then go on with: {again}"),
+    ("ClientError", Cause.BAD_CONFIG, "Fix that, then: {again}"),
+    ("InternalServerError", Cause.INTERRUPTED, "This was an internal error of SageMaker. Resume it with: {again}"),
+    ("AlgorithmError", Cause.USER_CODE, "See the log for details. Then resume it with: {again}"),
+    ("", Cause.UNKNOWN, "The log may have details. Then resume it with: {again}"),
 )
 
 
 def status_of(
     job: TrainingJob, handle: Handle, *, ended_early: bool, now: float, earlier: Sequence[TrainingJob] = ()
 ) -> Status:
-    """Return how a run stands whose latest job this is.
+    """Return the status of the run whose latest job this is.
 
-    ended_early: whether the job is marked as stopped because its numbers were enough. now: seconds since 1970.
+    ended_early: whether the job is marked as stopped because its metrics were sufficient. now: seconds since 1970.
     earlier: jobs of the run before this one, in order.
     """
     costs = [each.usd(now) or 0.0 for each in earlier]
@@ -208,7 +210,7 @@ def status_of(
         job=job.name,
     )
     resume = shlex.join(["python", "train.py", f"resume={handle}"])
-    again = resume if job.study is None else "the command that began this search"
+    again = resume if job.study is None else "the command that started this search"
     match job.status:
         case "InProgress":
             return _in_progress(job, here)
@@ -217,7 +219,7 @@ def status_of(
         case "Completed":
             return replace(here, phase=Phase.SUCCEEDED)
         case "Stopped" if ended_early and job.stopped_on_request:
-            return replace(here, phase=Phase.SUCCEEDED, detail="ended early: its numbers were enough")
+            return replace(here, phase=Phase.SUCCEEDED, detail="stopped early: its metrics were sufficient")
         case "Stopped":
             return _stopped(job, here, again)
         case _:
@@ -233,15 +235,15 @@ def _in_progress(job: TrainingJob, here: Status) -> Status:
 
 def _stopped(job: TrainingJob, here: Status, again: str) -> Status:
     if job.secondary not in _TIME_LIMITS:
-        hint = f"Go on with: {again}"
+        hint = f"Resume it with: {again}"
         return replace(here, phase=Phase.CANCELLED, cause=Cause.BY_USER, detail="stopped on request", next_action=hint)
     key = f"launcher.{_TIME_LIMITS[job.secondary]}"
     return replace(
         here,
         phase=Phase.FAILED,
         cause=Cause.TIME_LIMIT,
-        detail=f"{key} was over; what was trained is saved",
-        next_action=f"Go on with: {again} {key}=...",
+        detail=f"{key} was exceeded; the progress is saved",
+        next_action=f"Resume it with: {again} {key}=...",
     )
 
 
@@ -251,11 +253,11 @@ def _failed(job: TrainingJob, here: Status, again: str) -> Status:
         detail = own["detail"].strip()
         match cause:
             case Cause.USER_CODE:
-                hint = f"The log says more. Then go on with: {again}"
+                hint = f"See the log for details. Then resume it with: {again}"
             case Cause.QUOTA:
                 hint = f"The disk is full. Try: {again} with {_larger_disk(job)}"
             case _:
-                hint = f"Then go on with: {again}"
+                hint = f"Resume it with: {again}"
     else:
         cause, hint = next((cause, hint) for text, cause, hint in _REASONS if text in job.reason)
         detail, hint = job.reason, hint.format(type=job.instance_type, again=again, disk=_larger_disk(job))
@@ -264,5 +266,5 @@ def _failed(job: TrainingJob, here: Status, again: str) -> Status:
 
 def _larger_disk(job: TrainingJob) -> str:
     if has_own_disks(job.instance_type):
-        return f"a larger launcher.instance_type: the disks of {job.instance_type} are its own"
+        return f"a larger launcher.instance_type: {job.instance_type} has disks of a fixed size"
     return "a larger launcher.volume_gb"

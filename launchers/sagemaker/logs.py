@@ -15,7 +15,7 @@ TAIL_LINES = 10
 
 _STREAM = re.compile(r".+/algo-(?P<node>\d+)-(?P<started>\d+)$")
 _LATE_POLLS = 20  # after a job's end, for lines that are not in CloudWatch yet
-_LATE_S = 60  # after which none is waited for
+_LATE_S = 60  # then stop waiting
 
 
 @dataclass
@@ -31,12 +31,12 @@ def read_job_logs(cloud: Cloud, jobs: Callable[[], Sequence[TrainingJob]], *, fo
     """Yield lines as they come; with `follow` until the last job has ended and its last line has been read, or no line
     has come for a while.
 
-    jobs: asks for the run's jobs, in order.
+    jobs: returns the run's jobs, in order.
     """
     streams: dict[str, _Stream] = {}
-    quiet = 0  # rounds since the end that found nothing
+    quiet = 0  # polls since the end that found no line
     while True:
-        seen = jobs()  # before reading, so that nothing is missed
+        seen = jobs()  # before reading, so that no line is missed
         _find(cloud, seen, streams)
         latest = max((stream.attempt for stream in streams.values()), default=0)
         count = 0
@@ -56,7 +56,7 @@ def read_job_logs(cloud: Cloud, jobs: Callable[[], Sequence[TrainingJob]], *, fo
 
 
 def _read(cloud: Cloud, streams: Mapping[str, _Stream], latest: int) -> Iterator[LogLine]:
-    """Yield what is new in the streams, by attempt and node; of attempts before the latest only until their end."""
+    """Yield new lines of the streams, by attempt and node; of attempts before the latest only until their end."""
     for stream in sorted(streams.values(), key=lambda stream: (stream.attempt, stream.node)):
         if stream.ended and stream.attempt < latest:
             continue
@@ -70,7 +70,7 @@ def _finished(jobs: Sequence[TrainingJob]) -> bool:
 
 
 def _complete(jobs: Sequence[TrainingJob], streams: Mapping[str, _Stream], latest: int) -> bool:
-    """Whether the last line of every node of the newest attempt has been read, as far as that attempt has any."""
+    """Return whether the last line of every node of the newest attempt has been read, if that attempt has any."""
     begun = bool(jobs) and jobs[-1].started is not None
     newest = [stream.ended for stream in streams.values() if stream.attempt == latest]
     return all(newest) and bool(newest or not begun) and _all_attempts(jobs, latest)
@@ -111,7 +111,7 @@ def _started(stream: str) -> int:
 
 
 def _all_attempts(jobs: Sequence[TrainingJob], latest: int) -> bool:
-    """Whether the newest attempt that has begun is among those that have streams."""
+    """Return whether the newest attempt that has begun is among those that have streams."""
     begun = sum(job.attempts for job in jobs[:-1]) + sum(job.trainings for job in jobs[-1:])
     return latest >= begun
 
@@ -133,7 +133,7 @@ def _names(cloud: Cloud, job: str) -> list[str]:
 
 
 def _new_lines(cloud: Cloud, stream: _Stream) -> Iterator[str]:
-    """Yield what was added since the last call. CloudWatch returns the same token once there is no more."""
+    """Yield the lines added since the last call. CloudWatch returns the same token once there is no more."""
     while True:
         token = {"nextToken": stream.token} if stream.token else {}
         with errors("reading the log"):
@@ -142,7 +142,7 @@ def _new_lines(cloud: Cloud, stream: _Stream) -> Iterator[str]:
             )
         for event in page["events"]:
             yield event["message"].rstrip("\r\n")
-        repeated = page["nextForwardToken"] == stream.token  # an empty page alone is no end (GetLogEvents)
+        repeated = page["nextForwardToken"] == stream.token  # an empty page alone does not mean the end (GetLogEvents)
         stream.token = page["nextForwardToken"]
         if repeated:
             return

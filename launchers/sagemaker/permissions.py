@@ -1,4 +1,4 @@
-"""What must be permitted: to the person who submits, and to the role that the job runs as."""
+"""List the permissions that are needed by the caller and by the role that the job runs as."""
 
 import json
 import textwrap
@@ -21,7 +21,7 @@ _CALLER = (  # a test holds them equal to the calls of a run's whole life
     "s3:AbortMultipartUpload",
     "s3:ListBucketMultipartUploads",
     "iam:GetRole",
-    "iam:SimulatePrincipalPolicy",  # not needed, but then nobody can tell before whether the job's role will do
+    "iam:SimulatePrincipalPolicy",  # optional: checks beforehand whether the job's role is sufficient
     "iam:PassRole",
     "sagemaker:CreateTrainingJob",
     "sagemaker:DescribeTrainingJob",
@@ -67,12 +67,12 @@ _COVERED = ("sagemaker", "aws-glue")
 
 
 def of_caller(settings: JobSettings) -> tuple[str, ...]:
-    """Return what the person who submits must be allowed to do, by IAM's names."""
+    """Return the IAM actions that the caller needs."""
     return (*_CALLER, *(_CALLER_KMS if settings.kms_key else ()))
 
 
 def policy(settings: JobSettings, spec: RunSpec) -> list[dict[str, Any]]:
-    """Return the statements of a policy with all that the job's role must be allowed to do, and no more."""
+    """Return the statements of a minimal policy for the job's role."""
     assert settings.bucket is not None
     prefix = f"arn:{iam.partition(settings.cloud.region)}:s3:::"
     statements = [
@@ -89,12 +89,12 @@ def policy(settings: JobSettings, spec: RunSpec) -> list[dict[str, Any]]:
 
 
 def of_role(settings: JobSettings, spec: RunSpec) -> tuple[str, ...]:
-    """Return what the job's role must be allowed to do, by IAM's names."""
+    """Return the IAM actions that the job's role needs."""
     return tuple(dict.fromkeys(action for statement in policy(settings, spec) for action in statement["Action"]))
 
 
 def rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
-    """Yield the rows of a plan: both lists, and a policy that is ready to be pasted."""
+    """Yield the rows of a plan: both lists, and a policy that is ready to paste."""
     yield "permissions", _wrapped(", ".join(of_caller(settings)))
     yield "job's role", _wrapped(", ".join(of_role(settings, spec)))
     if note := bucket_note(settings):
@@ -104,7 +104,7 @@ def rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
 
 
 def bucket_note(settings: JobSettings) -> str:
-    """Say that the usual policy does not cover the bucket; empty if it does."""
+    """Return a note if the AWS managed policy does not cover the bucket; empty if it does."""
     if settings.bucket is None or any(word in settings.bucket for word in _COVERED):
         return ""
     return (
@@ -114,7 +114,7 @@ def bucket_note(settings: JobSettings) -> str:
 
 
 def role_warning(settings: JobSettings, spec: RunSpec, role_arn: str) -> str:
-    """Say what the job's role lacks, as far as AWS tells; else what it may lack. Empty if there is nothing to say."""
+    """Return a warning of what the job's role lacks, or may lack if AWS does not tell; empty if nothing is missing."""
     objects, bucket = policy(settings, spec)[:2]
     answers = [_denied(settings.cloud, role_arn, statement) for statement in (objects, bucket)]
     known = [answer for answer in answers if answer is not None]
@@ -124,8 +124,8 @@ def role_warning(settings: JobSettings, spec: RunSpec, role_arn: str) -> str:
     if not lacking:
         return ""
     return (
-        f"By its own policies the job's role may not use {objects['Resource']}: {', '.join(lacking)}. Unless the "
-        f"bucket's policy lets it, the job will fail.\n{_SEE_POLICY}"
+        f"The policies of the job's role do not let it use {objects['Resource']}: {', '.join(lacking)}. Unless the "
+        f"bucket's policy allows it, the job will fail.\n{_SEE_POLICY}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What is sent for a run: objects in the bucket, the command of the rented machine, and the CreateTrainingJob request.
+"""Build what is sent for a run: objects in the bucket, the command of the machine, and the CreateTrainingJob request.
 
 All of it follows from the launcher's settings and the RunSpec.
 """
@@ -74,7 +74,7 @@ class Command:
 
 
 def command(spec: RunSpec, *, resumes: bool) -> Command:
-    """Return what the machine runs. resumes: whether it finds what an earlier machine saved of the run."""
+    """Return the command of the machine. resumes: whether an earlier machine has saved files of the run."""
     folder = f"{_ML}/checkpoints"
     match spec.output:
         case SearchOutput(study):  # always the same command: it resumes what it finds in the folder
@@ -90,7 +90,7 @@ def command(spec: RunSpec, *, resumes: bool) -> Command:
 
 
 def _data_root(spec: RunSpec) -> str:
-    """Return where the photos lie on the machine: unpacked, downloaded by the run itself, or an input from S3."""
+    """Return the path of the photos on the machine: unpacked, downloaded by the run itself, or an input from S3."""
     if spec.photos is not None:
         return _unpacked_photos()
     data = spec.config["data"]
@@ -116,7 +116,7 @@ def extras(spec: RunSpec) -> list[str]:
 def sent(spec: RunSpec) -> dict[str, Any]:
     """Return the content of spec.json in the bucket, which launchers/remote/entry.py reads.
 
-    fresh, again: the command of a machine that finds nothing saved, and of one that does; `again` is None for a run
+    fresh, again: the command of a machine without saved files, and of one with them; `again` is None for a run
     that was not resumed, whose command resumes by itself.
     """
     return {
@@ -169,7 +169,7 @@ def training_job(settings: JobSettings, spec: RunSpec) -> dict[str, Any]:
 
 
 def _digest(request: Mapping[str, Any], spec: RunSpec) -> str:
-    """Return what tells a plan from others of the same run. request: without tags, which hold the time."""
+    """Return a digest that identifies a plan among those of its run. request: without tags, which depend on time."""
     about = [request, asdict(command(spec, resumes=False)), spec.going_on]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 

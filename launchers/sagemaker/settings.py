@@ -1,4 +1,4 @@
-"""What is asked for of a training job and its machines."""
+"""Define the settings of a training job and its machines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class JobSettings:
 
     @property
     def encryption(self) -> dict[str, str]:
-        """Arguments of each upload."""
+        """The encryption arguments of each upload."""
         return s3.encryption(self.kms_key)
 
     def image_uri(self, day: str) -> str:

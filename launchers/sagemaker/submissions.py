@@ -1,4 +1,4 @@
-"""The jobs of a run: each time that it is resumed is a further job, known by its name."""
+"""Find the jobs of a run by name; each time that a run is resumed creates a further job."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Submissions:
     _counts: dict[str, int] = field(default_factory=dict)  # of the jobs that were seen, by run id
 
     def latest(self, run_id: str) -> TrainingJob | None:
-        """Return the newest job of a run; None if it has none."""
+        """Return the newest job of a run, or None if it has none."""
         number = self._counts.get(run_id, 0)
         job = self._describe(job_name(run_id, number)) if number else None
         while (later := self._describe(job_name(run_id, number + 1))) is not None:
@@ -50,7 +50,7 @@ class Submissions:
         return job_name(run_id, number)
 
     def run_ids(self, *, active_only: bool) -> Iterator[str]:
-        """Yield the runs of the account's newest 100 jobs that were launched from here, each once, newest first."""
+        """Yield the runs of the account's newest 100 jobs that this package launched, each once, newest first."""
         request: dict[str, Any] = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": 100}
         with errors("listing training jobs"):
             summaries = self.cloud.client("sagemaker").list_training_jobs(**request)["TrainingJobSummaries"]
@@ -66,7 +66,7 @@ class Submissions:
     def _describe(self, name: str) -> TrainingJob | None:
         from botocore.exceptions import ClientError
 
-        with errors(f"looking at the job {name}"):
+        with errors(f"describing the job {name}"):
             try:
                 return TrainingJob.of(self.cloud.client("sagemaker").describe_training_job(TrainingJobName=name))
             except ClientError as error:

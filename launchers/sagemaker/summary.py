@@ -1,4 +1,4 @@
-"""What a person wants to know of a job before it starts: where it runs, which command, what is sent, what it costs."""
+"""Summarize a job before it starts: where it runs, which command, what is sent, what it costs."""
 
 import shlex
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def rows(settings: JobSettings, spec: RunSpec, handle: Handle) -> Iterator[tuple
 
 
 def _machine_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
-    """Where it runs, for how long, and what that costs."""
+    """Yield where the job runs, for how long, and what that costs."""
     several = settings.instances > 1
     machines = f"{settings.instances} x {settings.instance_type}" if several else settings.instance_type
     how = "spot" if settings.spot else "on demand"
@@ -62,8 +62,10 @@ def _machine_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, s
 
 def _cost(settings: JobSettings, cost: estimate.Cost | None) -> str:
     if cost is None:
-        return f"unknown: no price of {settings.instance_type} is in launchers/cost/prices.yaml"
-    expected = "expected cannot be told" if cost.expected is None else f"about {formatting.usd(cost.expected)} expected"
+        return f"unknown: launchers/cost/prices.yaml has no price for {settings.instance_type}"
+    expected = (
+        "the expected cost is unknown" if cost.expected is None else f"about {formatting.usd(cost.expected)} expected"
+    )
     low, high = prices.spot_range()
     spot = f", on spot {low:.0%} to {high:.0%} of it as a rule" if settings.spot else ""
     free = "" if settings.cloud.bills else "nothing here; on AWS "
@@ -79,11 +81,11 @@ def _image_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str
         yield "", note
     if settings.network_isolation:
         needs = ", ".join(["what pyproject.toml requires", *request.extras(spec)])
-        yield "network", f"none: nothing is installed on start, so the image must hold {needs}"
+        yield "network", f"none: nothing is installed on start, so the image must contain {needs}"
 
 
 def _sent_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
-    """Which code and photos are sent, and where features are kept."""
+    """Yield which code and photos are sent, and where features are kept."""
     code, photos = spec.code, spec.photos
     assert code is not None
     size = f"{len(code.files)} files, {code.size / 1e6:.1f} MB, digest {code.digest[:12]}"

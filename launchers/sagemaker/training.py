@@ -88,9 +88,9 @@ class SageMakerLauncher(JobSettings):
         return Plan(spec, handle, rows, request.requests(self, spec), permissions.of_caller(self))
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
-        """Check what only the account knows, upload what is not there, create the job; with `watch`, stay to its end.
+        """Check the account, upload what is missing, create the job; with `watch`, stay until it ends.
 
-        The same plan again is the same job: while it runs and once it has succeeded nothing is done; if it has failed
+        Submitting the same plan again does nothing while its job runs or once it has succeeded; if the job has failed
         or was stopped, a further job resumes it from its checkpoint.
         """
         spec = plan.spec
@@ -102,17 +102,19 @@ class SageMakerLauncher(JobSettings):
             remember(Path(spec.folder), plan, self.cloud.place)
             try:
                 self._create(plan, create)
-            except BaseException as error:  # Ctrl-C, a lost network: whether it was created nobody can tell
-                error.add_note(f"It may have been submitted: python -m launchers status {self.name_of(plan.handle)}")
+            except BaseException as error:  # Ctrl-C or a lost connection: the job may or may not have been created
+                error.add_note(
+                    f"The job may have been submitted. Try: python -m launchers status {self.name_of(plan.handle)}"
+                )
                 raise
         if watch is not None and ask_after_each_epoch(self, plan.handle, watch):
             self._end_early(plan.handle)
         return plan.handle
 
     def _check_account(self, spec: RunSpec) -> str:
-        """Return the role's ARN, and warn of what it may not do.
+        """Return the role's ARN, and warn of permissions that it lacks.
 
-        Raises LaunchError for all that is wrong with the bucket and the role, at once.
+        Raises LaunchError listing every problem of the bucket and the role.
         """
         assert self.bucket is not None
         assert self.role is not None
@@ -135,20 +137,20 @@ class SageMakerLauncher(JobSettings):
     def _create(self, plan: Plan, create: Mapping[str, Any]) -> None:
         client, run_id = self.cloud.client("sagemaker"), plan.spec.run_id
         kind = "spot training" if self.spot else "training"
-        quota = f"(the quota of this machine: `{self.instance_type} for {kind} job usage`, 0 in new accounts)"
+        quota = f"(the quota for this machine: `{self.instance_type} for {kind} job usage`, 0 in new accounts)"
         while True:
             name = self.jobs.next_name(run_id)
             with errors("creating the training job", then=quota):
                 try:
                     client.create_training_job(**{**create, "TrainingJobName": name})
                     return
-                except client.exceptions.ResourceInUse:  # somebody was faster: with the same plan?
+                except client.exceptions.ResourceInUse:  # another process was faster: with the same plan?
                     job = self.jobs.latest(run_id)
                     if job is not None and self._is_wanted(job, plan):
                         return
 
     def _is_wanted(self, job: TrainingJob, plan: Plan) -> bool:
-        """Whether `job`, the run's latest, is what the plan asks for; if not, a further job is needed.
+        """Return whether `job`, the run's latest, is the job of the plan; if not, a further job is needed.
 
         Raises LaunchError if the job runs with other settings.
         """
@@ -164,13 +166,13 @@ class SageMakerLauncher(JobSettings):
             return False
         if not same:
             raise LaunchError(
-                f"Run {spec.run_id} is going on with other settings.\n"
+                f"Run {spec.run_id} is still running with other settings.\n"
                 f"Try: python -m launchers attach {plan.handle}, or python -m launchers cancel {plan.handle} first"
             )
         return True
 
     def _end_early(self, handle: Handle) -> None:
-        """Stop a run whose numbers are good enough to know, and mark its job: that is no failure."""
+        """Stop a run whose metrics are already sufficient, and mark its job so that it does not count as failed."""
         job = self.jobs.latest(handle.run_id)
         if job is not None and not job.finished:
             tags.add(self.cloud, job.arn, {tags.ENDED_EARLY: "yes"})
@@ -197,7 +199,7 @@ class SageMakerLauncher(JobSettings):
         return (line for line in lines if attempt in (None, line.attempt) and node in (None, line.node))
 
     def cancel(self, handle: Handle, *, grace_s: float = 110) -> Status:
-        """SageMaker itself waits 120 s between SIGTERM and the end, whatever grace_s is."""
+        """Stop the job and wait for its end. SageMaker waits 120 s after SIGTERM, whatever grace_s is."""
         job = self.jobs.latest(handle.run_id)
         if job is None or job.finished:
             return self.status(handle)
@@ -232,19 +234,19 @@ class SageMakerLauncher(JobSettings):
             return
         try:
             transfer.share_features(self.cloud, job.location.features_uri, job.features_uri, s3.encryption(job.kms_key))
-        except LaunchError as error:  # the next run computes them again: no reason to withhold this one's results
+        except LaunchError as error:  # the next run computes them again; this run's results are still valid
             log.warning("%s", error)
 
     def fetch(self, handle: Handle, folder: Path | None, *, checkpoints: bool) -> Path:
         job = self._job(handle)
         if checkpoints and not job.finished:
             raise LaunchError(
-                f"Run {handle} is still going on there.\nTry: python -m launchers attach {handle}, or cancel it first"
+                f"Run {handle} is still running remotely.\nTry: python -m launchers attach {handle}, or cancel it first"
             )
         return download_to_resume(self.cloud, handle, job.location, folder, checkpoints=checkpoints)
 
     def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
-        """Of the newest 100 jobs of the account, those that were launched from here."""
+        """Yield the runs among the account's newest 100 jobs that were launched by this package."""
         for run_id in self.jobs.run_ids(active_only=active_only):
             handle = Handle(self.scheme, self.cloud.scope, run_id)
             status = self.status(handle)
@@ -252,12 +254,12 @@ class SageMakerLauncher(JobSettings):
                 yield handle, status
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
-        """Settings of runs that were uploaded and never became a job, and uploads that broke off, which cost money.
+        """Find, and with `apply` remove, settings of runs without a job, and unfinished uploads, which cost money.
 
-        What a run has saved is never touched.
+        Files that a run has saved are never touched.
         """
         if self.bucket is None:
-            raise LaunchError("It is not said in which bucket to look.\nTry: --bucket NAME")
+            raise LaunchError("No bucket is configured for the cleanup.\nTry: --bucket NAME")
 
         def has_job(run_id: str) -> bool:
             return self.jobs.latest(run_id) is not None
@@ -278,4 +280,4 @@ class SageMakerLauncher(JobSettings):
         return job
 
     def _unknown(self, handle: Handle) -> str:
-        return f"No run {handle.run_id} is known in {self.cloud.describe()}."
+        return f"Run {handle.run_id} was not found in {self.cloud.describe()}."

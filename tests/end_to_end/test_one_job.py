@@ -1,4 +1,4 @@
-"""A whole search in one job: machines are taken away, files come back in no order, and every trial is there once."""
+"""A whole search in one job: machines are interrupted, files come back in no order, and every trial is there once."""
 
 import functools
 import json
@@ -42,7 +42,7 @@ from tests.support.sweeps import states as states_of_trials
 
 pytestmark = pytest.mark.cloud
 
-# --- a database on a machine that may be taken away ---
+# --- a database on a machine that may be interrupted ---
 
 
 @pytest.fixture
@@ -409,7 +409,7 @@ def check_home(folder: Path, n_trials: int, photos: Path) -> None:
     assert best["complete"] + best["pruned"] == n_trials
     for trial in trials:
         here = folder / f"{trial.number:05d}"
-        if not (here / "spec.json").exists():  # a machine that was taken away without a notice may not have saved it
+        if not (here / "spec.json").exists():  # a machine that was interrupted without notice may not have saved it
             continue
         config = json.loads((here / "spec.json").read_text())["config"]
         assert {"lr": config["model"]["lr"], "batch": config["data"]["batch_size"]} == {
@@ -459,11 +459,11 @@ def test_a_search_is_not_gone_on_with_as_if_it_were_a_run(
 ) -> None:
     command = words(place, photos, 100, "aws.reclaims=0")
     said_by(tmp_path, *command, "launcher.wait=false")
-    assert "is a search.\nTry: the command that began it" in said_by(tmp_path, "resume=sweeps/mine", status=1)
+    assert "is a search.\nTry: the command that started it" in said_by(tmp_path, "resume=sweeps/mine", status=1)
     local = [text for text in command if not text.startswith(("launcher", "aws"))]
     said = said_by(tmp_path, *local, status=1)
     assert "as job " in said
     assert "python -m launchers attach sagemaker://rehearsal/mine-" in said
-    assert "going on with other settings" in said_by(tmp_path, *command, "hpo.n_trials=99", status=1)
+    assert "still running with other settings" in said_by(tmp_path, *command, "hpo.n_trials=99", status=1)
     run_id = json.loads((tmp_path / "sweeps/mine/spec.json").read_text())["run_id"]
     SageMakerLauncher(cloud, bucket=BUCKET).cancel(Handle("sagemaker", "rehearsal", run_id))

@@ -68,13 +68,13 @@ def refused(code: str, message: str) -> exceptions.ClientError:
             Cause.PERMISSION,
             ["Sending it failed. Not permitted: s3:PutObject on arn:aws:s3:::b.", "Try: have this permission added; "],
         ),
-        (refused("SlowDown", "Reduce it"), Cause.CAPACITY, ["Sending it failed. AWS asks", "Reduce it", "Try: "]),
+        (refused("SlowDown", "Reduce it"), Cause.CAPACITY, ["Sending it failed. AWS throttled", "Reduce it", "Try: "]),
         (refused("Odd", "No such thing"), Cause.UNKNOWN, ["Sending it failed.", "No such thing", "Try: debug=true"]),
-        (exceptions.NoCredentialsError(), Cause.PERMISSION, ["Sending it failed. There are no AWS creden", "Try: aws"]),
+        (exceptions.NoCredentialsError(), Cause.PERMISSION, ["Sending it failed. No AWS credentials", "Try: aws"]),
         (
             exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:1"),
             Cause.CAPACITY,
-            ["Sending it failed. AWS cannot be reached.", "Could not connect to", "Try: is the network there"],
+            ["Sending it failed. AWS cannot be reached.", "Could not connect to", "Try: check the network"],
         ),
         (
             exceptions.NoRegionError(),

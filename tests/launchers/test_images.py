@@ -84,7 +84,7 @@ def test_the_end_of_support_is_said_before_and_after_it() -> None:
     assert "not patched this image since 2027-01-21" in images.note(mine, "eu-west-1", "2027-01-22")
     assert images.note("123456789012.dkr.ecr.eu-west-1.amazonaws.com/mine:1", "eu-west-1", TODAY) == ""
     unknown = next(row.torch for row in images.table() if row.ends is None)
-    assert "not known" in images.note(uri(unknown), "eu-west-1", TODAY)
+    assert "is unknown" in images.note(uri(unknown), "eu-west-1", TODAY)
 
 
 def test_auto_warns_of_nothing_while_something_is_supported() -> None:
@@ -110,7 +110,7 @@ def planned_with(created_at: str) -> tuple[object, object]:
 
 
 def test_a_region_without_a_registry_is_refused() -> None:
-    assert "knows no image in mars-1" in next(images.findings("auto", "mars-1", CPU, TODAY))
+    assert "lists no image in mars-1" in next(images.findings("auto", "mars-1", CPU, TODAY))
     assert not list(images.findings("auto", None, CPU, TODAY))
 
 
@@ -219,9 +219,9 @@ def test_refresh_writes_the_table_from_the_sdk_and_keeps_what_is_kept_by_hand(cl
 @pytest.mark.parametrize(
     ("module", "says"),
     [
-        ("", "is not as expected"),
-        (FAKE.replace('"versions"', '"editions"'), "is not as expected"),
-        (FAKE.replace('"2.10', '"1.10').replace('"2.13', '"1.13').replace('"2.20', '"1.20'), "knows no image"),
+        ("", "does not have the expected tables"),
+        (FAKE.replace('"versions"', '"editions"'), "does not have the expected tables"),
+        (FAKE.replace('"2.10', '"1.10').replace('"2.13', '"1.13').replace('"2.20', '"1.20'), "lists no image"),
         (FAKE.replace('return f"{ACC', "raise ValueError('gone')\n    return f\"{ACC"), "gone"),
     ],
 )
@@ -246,7 +246,7 @@ def test_without_the_sdk_it_is_said_what_to_install(clone: Path, tmp_path: Path)
 
 
 def test_a_table_without_its_mark_is_not_written_over() -> None:
-    with pytest.raises(LaunchError, match="lacks its line"):
+    with pytest.raises(LaunchError, match="has no line"):
         images_refresh.refreshed("images: []\n")
 
 

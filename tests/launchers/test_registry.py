@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 import train
 from dogbreed.errors import ConfigError
+from dogbreed.run_folder import NOT_SAVED
 from launchers import prepare, registry
 from launchers.base import Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec
 from launchers.cli.verbs import main as launchers_command
@@ -263,8 +264,7 @@ def test_a_run_without_the_monitored_metric_is_not_a_failure(
 @pytest.mark.ordinary_start  # quicker here: what would be forked has imported torch, and nothing below needs that
 def test_a_search_runs_its_trials_on_the_toy_launcher(tmp_path: Path) -> None:
     search = Sweep(tmp_path / "here")
-    known = f"from dogbreed.run_folder import NOT_SAVED
-from launchers import registry; registry.LAUNCHERS['toy'] = {TOY!r}; "
+    known = f"from launchers import registry; registry.LAUNCHERS['toy'] = {TOY!r}; "
     started = f"""
 {known}
 import runpy, sys

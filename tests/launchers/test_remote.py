@@ -145,7 +145,7 @@ def test_what_the_image_lacks_is_installed_and_nothing_else(tmp_path: Path) -> N
         PIP_NO_INDEX="1", PIP_FIND_LINKS=str(wheel.parent), PIP_TARGET=str(tmp_path / "installed")
     )
     assert status == 0, lines
-    assert lines[0] == "Installing what the image lacks: needed-here>=2"
+    assert lines[0] == "Installing packages that the image lacks: needed-here>=2"
     assert (tmp_path / "installed" / "needed_here.py").exists()
     assert len(list((tmp_path / "installed").glob("*.dist-info"))) == 1
 
@@ -161,7 +161,7 @@ def test_a_bundle_without_train_py_is_said_to_be_one(tmp_path: Path) -> None:
     with tarfile.open(machine.base / "input/data/code/bundle.tar.gz", "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("other.py"))
     assert machine.run()[0] == 1
-    assert machine.failure == "[bad_config] the code holds no train.py"
+    assert machine.failure == "[bad_config] the code bundle contains no train.py"
 
 
 # --- several processes ---

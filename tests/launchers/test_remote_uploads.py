@@ -118,7 +118,7 @@ def test_a_marker_that_is_older_than_the_checkpoint_tells_nothing_and_it_gives_u
     (place / MARKERS[1]).touch()
     os.utime(place / MARKERS[1], (1e9, 1e9))
     process, began = stopped(machine, DOGBREED_UPLOADS_S="3"), time.monotonic()
-    assert "some of it may be missing in S3" in process.communicate(timeout=30)[0]
+    assert "some of them may be missing in S3" in process.communicate(timeout=30)[0]
     assert 1 < time.monotonic() - began < 9
 
 

@@ -224,7 +224,7 @@ def test_a_run_that_goes_on_with_other_settings_is_not_taken_for_the_same(
     launcher, plan = prepared(place, tmp_path / "run", "trainer.max_epochs=100000", "aws.reclaims=0")
     launcher.submit(plan)
     words = ["trainer.max_epochs=7", f"run_id={plan.spec.run_id}", "aws.reclaims=0"]
-    with pytest.raises(LaunchError, match="going on with other settings"):
+    with pytest.raises(LaunchError, match="still running with other settings"):
         launcher.submit(prepared(place, tmp_path / "other", *words)[1])
     launcher.cancel(plan.handle)
 
@@ -371,7 +371,7 @@ def test_watching_ends_a_run_early_and_that_is_no_failure(cloud: Rehearsal, plac
     ("faults", "cause", "text"),
     [
         ("faults.no_capacity=1", Cause.CAPACITY, "launcher=sagemaker_gpu"),
-        ("faults.crash_at=epoch 1, faults.crashes=3", Cause.INTERRUPTED, "Go on with"),
+        ("faults.crash_at=epoch 1, faults.crashes=3", Cause.INTERRUPTED, "Resume it with"),
         ("faults.disk_mb=0.3", Cause.QUOTA, "launcher.volume_gb"),
         ("launcher.max_run_s=1", Cause.TIME_LIMIT, "launcher.max_run_s"),
         (f"data.root=s3://{BUCKET}/nothing-here", Cause.BAD_CONFIG, "data.root"),
@@ -405,10 +405,10 @@ def test_sagemaker_repeats_a_job_whose_node_dies_and_nothing_is_lost(
 @pytest.mark.parametrize(
     ("overrides", "message", "cause"),
     [
-        (["launcher.bucket=nobody", "faults.no_bucket=true"], "There is no bucket nobody", Cause.UNKNOWN),
-        (["aws.role=NoSuchRole"], "There is no role NoSuchRole", Cause.UNKNOWN),
+        (["launcher.bucket=nobody", "faults.no_bucket=true"], "The bucket nobody does not exist", Cause.UNKNOWN),
+        (["aws.role=NoSuchRole"], "The role NoSuchRole does not exist", Cause.UNKNOWN),
         (["aws.role=OfLambda"], "SageMaker may not assume the role OfLambda", Cause.UNKNOWN),
-        (["launcher.bucket=open-to-all"], "Everybody can read the bucket open-to-all", Cause.UNKNOWN),
+        (["launcher.bucket=open-to-all"], "The bucket open-to-all is publicly readable", Cause.UNKNOWN),
         (["launcher.bucket=in-ireland"], "The bucket in-ireland is in eu-west-1", Cause.UNKNOWN),
         (["launcher.bucket=none", "faults.no_bucket=true", "aws.role=None"], "2 problems found", Cause.UNKNOWN),
         (["faults.quotas={ml.m5.large:0}"], "ml.m5.large for spot training job usage", Cause.QUOTA),
@@ -465,7 +465,7 @@ def test_a_launcher_without_an_account_says_so(tmp_path: Path, monkeypatch: pyte
     launcher, plan = prepare([*words, f"hydra.run.dir={tmp_path}/run"])
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(LaunchError, match="There are no AWS credentials") as caught:
+    with pytest.raises(LaunchError, match="No AWS credentials were found") as caught:
         launcher.submit(plan)
     assert caught.value.cause is Cause.PERMISSION
     assert "aws=rehearsal" in str(caught.value)
@@ -474,21 +474,21 @@ def test_a_launcher_without_an_account_says_so(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("overrides", "messages"),
     [
-        ([], ["in which region", "into which bucket", "as which role"]),
+        ([], ["No AWS region", "No bucket", "No execution role"]),
         (["launcher.instance_type=ml.g4dn.xlrge"], ["ml.g4dn.xlarge"]),
-        (["launcher.max_wait_s=60"], ["max_wait_s=60 is less than max_run_s=14400"]),
-        (["save.every_s=0"], ["would save nothing"]),
-        (["launcher.instances=0"], ["launcher.instances=0 cannot be"]),
-        (["launcher.image=python:3.12"], ["no image in Amazon ECR"]),
+        (["launcher.max_wait_s=60"], ["launcher.max_wait_s=60 must be at least launcher.max_run_s=14400"]),
+        (["save.every_s=0"], ["would save no checkpoint"]),
+        (["launcher.instances=0"], ["launcher.instances must be at least 1, got 0"]),
+        (["launcher.image=python:3.12"], ["is not a valid Amazon ECR image"]),
         (["launcher.subnets=[subnet-1]"], ["A VPC needs both"]),
         (["launcher.network_isolation=true", "data=dogimages"], ["Without a network the photos cannot be downloaded"]),
         (["launcher.network_isolation=true"], ["AWS's image lacks lightning, torchmetrics, timm", "launcher.image="]),
         (["launcher.instance_type=ml.g5.xlarge", "launcher.volume_gb=200"], ["launcher.volume_gb=200 has no effect"]),
         (["data=folder", "data.root=/home/me/photos"], ["The data folder /home/me/photos does not exist"]),
-        (["model.weights=/home/me/w.pth"], ["is not sent"]),
-        (["launcher=sagemaker_gpu", "launcher.max_wait_s=9"], ["for spot alone"]),
-        (["launcher.bucket=s3://mine"], ["its name alone, without s3://"]),
-        (["aws=rehearsal", "+aws.faults.reclaim_at=[noon]", "+aws.faults.x=1"], ["Unknown in aws.faults: x"]),
+        (["model.weights=/home/me/w.pth"], ["is not uploaded"]),
+        (["launcher=sagemaker_gpu", "launcher.max_wait_s=9"], ["only valid for spot jobs"]),
+        (["launcher.bucket=s3://mine"], ["the name alone, without s3://"]),
+        (["aws=rehearsal", "+aws.faults.reclaim_at=[noon]", "+aws.faults.x=1"], ["Unknown keys in aws.faults: x"]),
     ],
 )
 def test_what_a_plan_can_see_is_refused_there(overrides: list[str], messages: list[str], tmp_path: Path) -> None:

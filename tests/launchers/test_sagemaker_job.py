@@ -57,8 +57,8 @@ def status(described: Mapping[str, Any], *, ended_early: bool = False, now: floa
         (answer("Stopping", "Stopping"), Phase.STOPPING, Cause.BY_USER, "Stopping it"),
         (answer("Completed", "Completed"), Phase.SUCCEEDED, Cause.NONE, ""),
         (answer("Stopped", "Stopped"), Phase.CANCELLED, Cause.BY_USER, "stopped on request"),
-        (answer("Stopped", "MaxRuntimeExceeded"), Phase.FAILED, Cause.TIME_LIMIT, "launcher.max_run_s was over"),
-        (answer("Stopped", "MaxWaitTimeExceeded"), Phase.FAILED, Cause.TIME_LIMIT, "launcher.max_wait_s was over"),
+        (answer("Stopped", "MaxRuntimeExceeded"), Phase.FAILED, Cause.TIME_LIMIT, "launcher.max_run_s was exceeded"),
+        (answer("Stopped", "MaxWaitTimeExceeded"), Phase.FAILED, Cause.TIME_LIMIT, "launcher.max_wait_s was exceeded"),
     ],
 )
 def test_a_status_of_sagemaker_s_is_a_phase_with_its_cause(
@@ -74,7 +74,7 @@ def test_a_status_of_sagemaker_s_is_a_phase_with_its_cause(
 @pytest.mark.parametrize(
     ("reason", "cause", "detail", "hint"),
     [
-        ("AlgorithmError: [user_code] KeyError: 'x', exit code: 1", Cause.USER_CODE, "KeyError: 'x'", "The log says"),
+        ("AlgorithmError: [user_code] KeyError: 'x', exit code: 1", Cause.USER_CODE, "KeyError: 'x'", "See the log"),
         ("AlgorithmError: [quota] no space, exit code: 1", Cause.QUOTA, "no space", "launcher.volume_gb"),
         ("AlgorithmError: ExecuteUserScriptError:\n[bad_config] a\nb", Cause.BAD_CONFIG, "a\nb", "resume="),
         ("AlgorithmError: [of_no_kind] x", Cause.UNKNOWN, "x", "resume="),
@@ -82,10 +82,10 @@ def test_a_status_of_sagemaker_s_is_a_phase_with_its_cause(
         ("ClientError: ResourceLimitExceeded: 0", Cause.QUOTA, "ClientError: R", f"the quota of {TYPE}"),
         ("ClientError: Access denied to s3", Cause.PERMISSION, "ClientError: A", "the job's role"),
         ("ClientError: No S3 objects found under s3://x", Cause.BAD_CONFIG, "ClientError: N", "data.root"),
-        ("InternalServerError: sorry", Cause.INTERRUPTED, "InternalServerError", "Nothing of yours was wrong"),
-        ("AlgorithmError: exit code 1", Cause.USER_CODE, "AlgorithmError", "The log says more"),
-        ("Something new", Cause.UNKNOWN, "Something new", "The log may say more"),
-        ("", Cause.UNKNOWN, "", "The log may say more"),
+        ("InternalServerError: sorry", Cause.INTERRUPTED, "InternalServerError", "an internal error of SageMaker"),
+        ("AlgorithmError: exit code 1", Cause.USER_CODE, "AlgorithmError", "See the log for details"),
+        ("Something new", Cause.UNKNOWN, "Something new", "The log may have details"),
+        ("", Cause.UNKNOWN, "", "The log may have details"),
     ],
 )
 def test_a_failure_has_a_cause_and_a_next_action(reason: str, cause: Cause, detail: str, hint: str) -> None:
@@ -103,7 +103,7 @@ def test_a_job_that_was_marked_and_stopped_has_succeeded_unless_its_time_was_ove
 
 def test_a_search_is_resumed_by_its_own_command() -> None:
     found = status(answer("Failed", "Failed", Environment={STUDY: "mine"}))
-    assert "the command that began this search" in found.next_action
+    assert "the command that started this search" in found.next_action
     assert "resume=" not in found.next_action
 
 

@@ -24,15 +24,15 @@ def asked_for(**changes: Any) -> JobSettings:
 @pytest.mark.parametrize(
     ("asked", "spec", "text"),
     [
-        (asked_for(bucket=None), SPEC, "into which bucket"),
-        (asked_for(role="not a role"), SPEC, "neither a role's name nor its ARN"),
+        (asked_for(bucket=None), SPEC, "No bucket is configured"),
+        (asked_for(role="not a role"), SPEC, "neither a role name nor a role ARN"),
         (asked_for(prefix="/x"), SPEC, "launcher.prefix='/x'"),
         (asked_for(instance_type="m5.large"), SPEC, "launcher.instance_type=m5.large"),
-        (asked_for(instances=2), SEARCH, "A search in one job has one machine"),
-        (asked_for(max_run_s=0), SPEC, "launcher.max_run_s=0"),
-        (asked_for(volume_gb=0, instance_type="ml.m5.large"), SPEC, "launcher.volume_gb=0"),
+        (asked_for(instances=2), SEARCH, "A search in one job runs on one machine"),
+        (asked_for(max_run_s=0), SPEC, "launcher.max_run_s must be between"),
+        (asked_for(volume_gb=0, instance_type="ml.m5.large"), SPEC, "launcher.volume_gb must be between"),
         (asked_for(security_groups=["sg-1"]), SPEC, "A VPC needs both"),
-        (MINE, replace(SPEC, code=None), "There is no code to send"),
+        (MINE, replace(SPEC, code=None), "The run has no code to send"),
         (MINE, replace(SPEC, overrides=("x=AKIA" + "IOSFODNN7EXAMPL2",)), "an AWS access key"),
     ],
 )

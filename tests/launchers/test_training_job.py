@@ -73,8 +73,8 @@ FAILURES = [
         Cause.QUOTA,
         "Raise the quota of ml.g4dn.xlarge",
     ),
-    ("InternalServerError: We encountered an internal error. Please try again.", Cause.INTERRUPTED, "Go on with"),
-    ("", Cause.UNKNOWN, "The log may say more"),
+    ("InternalServerError: We encountered an internal error. Please try again.", Cause.INTERRUPTED, "Resume it with"),
+    ("", Cause.UNKNOWN, "The log may have details"),
 ]
 
 
@@ -89,7 +89,7 @@ def test_a_failure_s_text_says_whose_fault_it_was(reason: str, cause: Cause, tex
 @pytest.mark.parametrize(
     ("last", "phase", "cause", "text"),
     [
-        ("Stopped", Phase.CANCELLED, Cause.BY_USER, "Go on with"),
+        ("Stopped", Phase.CANCELLED, Cause.BY_USER, "Resume it with"),
         ("MaxRuntimeExceeded", Phase.FAILED, Cause.TIME_LIMIT, "launcher.max_run_s=..."),
         ("MaxWaitTimeExceeded", Phase.FAILED, Cause.TIME_LIMIT, "launcher.max_wait_s=..."),
     ],

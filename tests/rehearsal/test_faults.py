@@ -54,7 +54,7 @@ def test_what_is_counted_is_counted_by_kind() -> None:
     [
         ({}, []),
         ({"faults": {"reclaim_at": ["12.5s", "epoch 2", "start"], "crash_at": "trial 4"}}, []),
-        ({"faults": {"wind": 1}}, ["Unknown in aws.faults: wind."]),
+        ({"faults": {"wind": 1}}, ["Unknown keys in aws.faults: wind."]),
         ({"reclaims": -1}, ["aws.reclaims must be a number of at least 0, got -1."]),
         ({"faults": {"s3_delay_s": "2"}}, ["aws.faults.s3_delay_s must be a number of at least 0, got '2'."]),
         ({"faults": {"reclaim_at": []}}, ["aws.faults.reclaim_at is empty."]),

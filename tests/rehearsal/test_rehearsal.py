@@ -298,7 +298,7 @@ def test_what_it_keeps_is_there_again_after_a_kill(photos: Path, tmp_path: Path)
         assert list(again.logs(plan.handle)) == lines
         lost = again.status(endless.handle)
         assert lost.phase is Phase.FAILED  # not running for ever
-        assert "go on with" in lost.next_action.lower()
+        assert "resume it with" in lost.next_action.lower()
         until(lambda: not any(worker.is_running() for worker in workers))
 
 

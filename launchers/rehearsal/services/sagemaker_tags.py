@@ -19,8 +19,8 @@ class Tagged(Protocol):
 def tag_operations(of_arn: Callable[[str], Tagged | None]) -> dict[tuple[str, str], Handler]:
     """Return the operations on tags, for the resources of one service.
 
-    of_arn: finds the resource. It returns None if the ARN is of another kind than the service keeps, and raises Refused
-    if there is no such resource.
+    of_arn: finds the resource. It returns None if the ARN is not of a kind that the service manages, and raises Refused
+    if the resource does not exist.
     """
 
     def list_tags(call: Call) -> Answer | None:
@@ -56,7 +56,7 @@ def kind_and_name(arn: str) -> tuple[str, str]:
 
 
 def check_tags(tags: list[dict[str, str]], before: Mapping[str, str]) -> None:
-    """Raise Refused for tags that SageMaker does not add to a resource. before: those that it has."""
+    """Raise Refused for tags that SageMaker does not accept. before: the tags that the resource has."""
     keys = [tag["Key"] for tag in tags]
     if len(set(keys)) < len(keys):
         raise invalid("Duplicate tag keys found. Please note that tag keys are case insensitive.")

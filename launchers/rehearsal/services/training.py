@@ -15,7 +15,7 @@ from launchers.rehearsal.services.training_run import JobRun, remove_machines
 
 
 class TrainingJobs:
-    """All training jobs. folder: has a folder for each of them."""
+    """All training jobs. folder: contains a folder for each of them."""
 
     def __init__(self, folder: Path, store: ObjectStore) -> None:
         self.folder, self.store = folder, store

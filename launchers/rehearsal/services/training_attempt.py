@@ -16,7 +16,7 @@ from launchers.rehearsal.services.training_logs import LogPump
 from launchers.rehearsal.services.training_record import JobRecord, now
 
 POLL_S = 0.01  # so that a step can be hit
-_SYNC_S = 0.1  # between two looks of SageMaker's agent at the checkpoint folder
+_SYNC_S = 0.1  # between two scans of the checkpoint folder by SageMaker's agent
 _GRACE_S = 120.0  # from SIGTERM to SIGKILL, as documented for StopTrainingJob
 _FAILED_GRACE_S = 20.0  # the same once a machine of several has failed
 
@@ -38,7 +38,7 @@ class Outcome(StrEnum):
 class Attempt:
     """Runs the job's command once. number: from 1.
 
-    read: gets each line that is printed, and notes in `progress` what it says. stop_asked: StopTrainingJob.
+    read: called with each printed line, to update `progress`. stop_asked: set by StopTrainingJob.
     """
 
     number: int
@@ -57,7 +57,7 @@ class Attempt:
     _last_ckpt: tuple[int, int] | None = field(default=None, init=False)
 
     def run(self, server: Server) -> Outcome:
-        """Run it, and count the time for which the job pays."""
+        """Run the command, and count the billable time."""
         for host in self.hosts:
             argv, variables = command(self.job.request), environment(host, self.job, server, self.faults.upload_lag_s)
             host.machine.start(argv, variables, disk_mb=self.faults.disk_mb)
@@ -77,7 +77,7 @@ class Attempt:
         return outcome or (Outcome.FAILED if any(codes) else Outcome.COMPLETED)
 
     def _watch(self) -> Outcome | None:
-        """Follow the command until nothing of it runs, or what runs is to be killed. None if it ended by itself."""
+        """Follow the command until it ends or must be killed. Return None if it ended by itself."""
         outcome: Outcome | None = None
         until = 0.0
         while any(host.machine.running for host in self.hosts):
@@ -99,7 +99,7 @@ class Attempt:
         return outcome
 
     def _end_is_due(self) -> Outcome | None:
-        """Why the command must end now, while it still runs somewhere."""
+        """Return why the command must end now, while it still runs on some host."""
         limits, progress = self.job.request["StoppingCondition"], self._progress
         wait_s = limits.get("MaxWaitTimeInSeconds")
         if progress.reached(self.faults.crash_moment(self.number)):
@@ -116,7 +116,7 @@ class Attempt:
         return Outcome.FAILED if self.failed else None
 
     def _look(self) -> None:
-        """Bring `progress` and the log up to date."""
+        """Update `progress` and the log."""
         self._pump()
         written = self.checkpoints.last_written(self.hosts[0].machine)
         if written is not None and written != self._last_ckpt:

@@ -23,7 +23,7 @@ _Stamp = tuple[int, int]  # a file's time and size
 
 
 class Checkpoints:
-    """Those of one job; without a CheckpointConfig there is nothing to do. lag_s: how late files are in S3 at most."""
+    """Syncs the checkpoints of one job, if it has a CheckpointConfig. lag_s: the maximum delay of uploads to S3."""
 
     def __init__(self, job: JobRecord, store: ObjectStore, lag_s: float) -> None:
         self.store, self.lag_s = store, lag_s
@@ -35,7 +35,7 @@ class Checkpoints:
         self._random = random.Random(job.name)
 
     def download(self, machines: Sequence[Machine]) -> None:
-        """Bring what S3 has to fresh machines. The first of them is the one that uploads."""
+        """Download the checkpoints in S3 to fresh machines. Only the first of them uploads."""
         if self._place is not None:
             folders = [machine.path(self._place) for machine in machines]
             for folder in folders:
@@ -44,7 +44,7 @@ class Checkpoints:
             self._saved, self._due = _stamps(folders[0]), {}
 
     def sync(self, machine: Machine, moment: float) -> None:
-        """Do what is due: delete, begin to upload, end to upload. moment: seconds on any clock, the same each time."""
+        """Perform the deletions and uploads that are due. moment: seconds, always on the same clock."""
         if self._place is None:
             return
         folder = machine.path(self._place)
@@ -56,7 +56,7 @@ class Checkpoints:
             self._due.pop(name, None)
         for name, stamp in found.items():
             if name not in self._due and self._saved.get(name) != stamp:
-                # some sooner and some later, in no order that one could rely on
+                # in no reliable order
                 self._due[name] = moment + self.lag_s * self._random.uniform(0.3, 1)
                 with suppress(FileNotFoundError):  # of the file's folder
                     _marker(folder / name, "uploading").touch()
@@ -68,7 +68,7 @@ class Checkpoints:
                 marker.unlink(missing_ok=True)
 
     def last_written(self, machine: Machine) -> _Stamp | None:
-        """Something that differs each time last.ckpt is written; None while there is none."""
+        """Return a stamp that changes each time last.ckpt is written, or None if it does not exist."""
         if self._place is not None:
             with suppress(FileNotFoundError):
                 stat = (machine.path(self._place) / "checkpoints" / "last.ckpt").stat()
@@ -94,7 +94,7 @@ def _marker(path: Path, what: str) -> Path:
 
 
 def _stamps(folder: Path) -> dict[str, _Stamp]:
-    """Of all files that the agent saves, by name below the folder."""
+    """Return the stamps of all files that the agent saves, by name relative to the folder."""
     stamps = {}
     for path in lasting_files(folder):
         with suppress(FileNotFoundError):

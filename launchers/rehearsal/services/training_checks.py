@@ -1,4 +1,4 @@
-"""What SageMaker refuses of a CreateTrainingJob request by rules that are in its documentation, not in its model."""
+"""Check a CreateTrainingJob request against rules in SageMaker's documentation that are not in its model."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What a container of a training job finds on its machine: files under /opt/ml, environment variables, a command."""
+"""Prepare a training job's container: files under /opt/ml, environment variables, the command."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def hosts_of(job: JobRecord, attempt: int, second: int) -> list[Host]:
 
 
 def furnish(host: Host, hosts: Sequence[Host], request: Mapping[str, Any], store: ObjectStore) -> str:
-    """Put folders, configuration and the data of all channels under /opt/ml. Returns why the job fails, if it does."""
+    """Put folders, configuration and the data of all channels under /opt/ml. Return the reason if the job fails."""
     ml = host.machine.path(ML)
     for name in ("input/config", "input/data", "model", "output/data", "code"):
         (ml / name).mkdir(parents=True, exist_ok=True)
@@ -84,9 +84,10 @@ def command(request: Mapping[str, Any]) -> list[str]:
 
 
 def environment(host: Host, job: JobRecord, server: Server, upload_lag_s: float) -> dict[str, str]:
-    """What the command gets besides what every machine has. Without a network it can reach neither S3 nor an index.
+    """Return the variables of the command, in addition to those of every machine.
 
-    upload_lag_s: how late the checkpoint folder is in S3, here where minutes are seconds.
+    Without a network the command can reach neither S3 nor a package index. upload_lag_s: the maximum delay of
+    checkpoint uploads; minutes on AWS are seconds here.
     """
     isolated = job.request.get("EnableNetworkIsolation")
     return {

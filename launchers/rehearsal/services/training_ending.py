@@ -1,4 +1,4 @@
-"""How a training job ends: what it leaves in S3, and what DescribeTrainingJob says of it."""
+"""End a training job: the results in S3, and the outcome that DescribeTrainingJob reports."""
 
 import io
 import tarfile
@@ -17,7 +17,7 @@ _FAILURE_MOST = 1024  # characters of a FailureReason
 
 @dataclass(frozen=True)
 class Ending:
-    """status: Completed, Failed or Stopped. message: of its last step, and of a failure the reason."""
+    """How a job ended. status: Completed, Failed or Stopped. message: of its last step; the reason of a failure."""
 
     status: str
     secondary: str
@@ -56,7 +56,7 @@ def _algorithm_error(hosts: Sequence[Host], failed_first: Sequence[Host]) -> str
 
 
 def upload(job: JobRecord, host: Host, store: ObjectStore, *, model: bool) -> None:
-    """Leave output.tar.gz in S3, if there is any output, and model.tar.gz if there is a model to keep."""
+    """Upload output.tar.gz to S3 if there is any output, and model.tar.gz if there is a model."""
     ml = host.machine.path(ML)
     bucket, key = split_uri(f"{job.request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job.name}/output")
     if any((ml / "output" / "data").iterdir()):

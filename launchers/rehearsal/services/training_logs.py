@@ -1,4 +1,4 @@
-"""What the machines of a training job print, on its way to CloudWatch."""
+"""Forward the output of a training job's machines to CloudWatch."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ _Events = list[dict[str, Any]]
 
 
 class LogPump:
-    """Moves whole lines from the machines of one job to CloudWatch. delay_s: how late they are there."""
+    """Moves whole lines from the machines of one job to CloudWatch. delay_s: the delay until they are visible."""
 
     def __init__(self, job: JobRecord, delay_s: float) -> None:
         self.job, self.delay_s = job, delay_s
@@ -22,7 +22,7 @@ class LogPump:
         self._held_back: dict[str, _Events] = {}  # by stream, what is not there yet
 
     def free_second(self) -> int:
-        """The present second, or a later one that no stream is named after."""
+        """Return the current second, or a later one that no stream is named after."""
         return max([int(time.time()), *(int(stream.rpartition("-")[2]) + 1 for stream in self._events)])
 
     def open(self, stream: str) -> None:
@@ -48,7 +48,7 @@ class LogPump:
         return lines
 
     def close(self) -> None:
-        """Have the record keep all lines, since the job ends."""
+        """Store all lines in the record when the job ends."""
         self.job.logs = self._events
 
     def _put(self, stream: str, events: _Events) -> None:

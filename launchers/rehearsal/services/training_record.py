@@ -49,7 +49,7 @@ class JobRecord:
         return bool(self.request.get("EnableManagedSpotTraining"))
 
     def to(self, secondary: str, message: str, *, status: str | None = None) -> None:
-        """Go to another secondary status, and save. status: of a job that ends with it."""
+        """Change the secondary status, and save. status: the final one, if the job ends with it."""
         moment = now()
         if self.transitions:
             self.transitions[-1]["EndTime"] = moment
@@ -69,7 +69,7 @@ class JobRecord:
 
     @classmethod
     def load_all(cls, folder: Path) -> list[Self]:
-        """The records of all jobs below a folder. What other versions of this program noted besides is left out."""
+        """Return the records of all jobs below a folder, ignoring unknown keys written by other versions."""
         known = {each.name for each in fields(cls)}
         saved = {file.parent: json.loads(file.read_bytes()) for file in sorted(folder.glob(f"*/{_FILE}"))}
         return [

@@ -50,7 +50,7 @@ class JobRun(threading.Thread):
                 self._stop_asked.set()
 
     def abandon(self) -> None:
-        """Kill the job's processes, because the server ends."""
+        """Kill the job's processes, because the server shuts down."""
         self._abandoned.set()
 
     def run(self) -> None:
@@ -66,7 +66,7 @@ class JobRun(threading.Thread):
             remove_machines(self.job)
 
     def _run(self) -> Ending | None:
-        """Run the job. Returns how it ended; None if it has not, because the server ends before it."""
+        """Run the job. Return how it ended, or None if the server shuts down before that."""
         attempt, retries = 0, self.job.request.get("RetryStrategy", {}).get("MaximumRetryAttempts", 0)
         while True:
             attempt += 1
@@ -94,7 +94,7 @@ class JobRun(threading.Thread):
             if self._abandoned.is_set():
                 return None
             if outcome is Outcome.CRASHED and retries > 0:
-                retries -= 1  # it is in `Starting` again, and nothing says why
+                retries -= 1  # it is in `Starting` again, without any message
             elif outcome is Outcome.INTERRUPTED:
                 self._to("Interrupted", "The training job was interrupted because the spot instance was reclaimed")
             else:
@@ -105,7 +105,7 @@ class JobRun(threading.Thread):
                 return self._unstarted()
 
     def _furnish(self, attempt: int) -> str:
-        """Get machines, and put on them what the container finds there. Returns why the job fails, if it does."""
+        """Get machines and prepare their files. Return the reason if the job fails, else an empty string."""
         self._hosts = hosts_of(self.job, attempt, self._log.free_second())
         for host in self._hosts:
             self._log.open(host.stream)
@@ -116,7 +116,7 @@ class JobRun(threading.Thread):
         return ""
 
     def _read(self, line: str, progress: Progress) -> None:
-        """Note what a line of the log says about the job's progress and metrics."""
+        """Record the job's progress and metrics from a line of the log."""
         if found := Epoch.find(line):
             progress.epoch = max(progress.epoch, found.epoch)
         if TrialEnd.find(line):
@@ -155,7 +155,7 @@ class JobRun(threading.Thread):
             self.job.to(ending.secondary, ending.message, status=ending.status)
 
     def _pause(self, seconds: float) -> bool:
-        """Wait. Returns whether the job is not wanted any more."""
+        """Wait, and return whether the job has been stopped meanwhile."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and not (self._abandoned.is_set() or self._stop_asked.is_set()):
             time.sleep(POLL_S)
@@ -167,7 +167,7 @@ class JobRun(threading.Thread):
 
 
 def remove_machines(job: JobRecord) -> None:
-    """Delete the folders of the job's machines, and end what a server that was killed has left running on them."""
+    """Delete the folders of the job's machines, and end processes that a killed server has left running on them."""
     for folder in job.folder.glob("machines/*/*"):
         remove_left_over(folder)
     shutil.rmtree(job.folder / "machines", ignore_errors=True)
