@@ -41,7 +41,7 @@ BEGAN = ("Starting", "Downloading", "Training")
 FAILURES = [
     # with the text of /opt/ml/output/failure, as launchers/remote/entry.py writes it
     ("AlgorithmError: [user_code] ZeroDivisionError: here, exit code: 1", Cause.USER_CODE, "ZeroDivisionError: here"),
-    ("AlgorithmError: [quota] No space left on device, exit code: 1", Cause.QUOTA, "its own"),
+    ("AlgorithmError: [quota] No space left on device, exit code: 1", Cause.QUOTA, "has disks of a fixed size"),
     # without a text
     ("AlgorithmError: , exit code: 1", Cause.USER_CODE, "exit code: 1"),
     ('AlgorithmError: ExecuteUserScriptError:\nExitCode 1\nErrorMessage ""', Cause.USER_CODE, "ExitCode 1"),
@@ -49,7 +49,7 @@ FAILURES = [
         "AccessDeniedException: User: arn:aws:sts::123456789012:assumed-role/MyRole/SageMaker is not authorized to "
         'perform: s3:ListBucket on resource: "arn:aws:s3:::my-bucket"',
         Cause.PERMISSION,
-        "role this permission",
+        "Grant this permission to the job's role",
     ),
     (
         "ClientError: Data download failed:PermanentRedirect (301): The bucket is in this region: us-east-1",
