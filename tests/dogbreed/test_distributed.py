@@ -267,7 +267,7 @@ def test_a_process_that_is_killed_ends_all_of_them(tmp_path: Path, many_photos: 
         until_trained(started)
         started.processes[victim].kill()
         assert started.ended(60)[1 - victim] == 1
-        assert f"Process {1 - victim} of 2 has lost another one" in started.said(1 - victim)
+        assert f"Process {1 - victim} of 2 has lost another process" in started.said(1 - victim)
 
 
 def test_a_process_that_hangs_is_named(tmp_path: Path, many_photos: Path) -> None:

@@ -157,7 +157,7 @@ def test_the_second_job_on_the_same_photos_sends_its_settings_alone_and_extracts
     first, plan = planned(place, photos, tmp_path / "first", "aws.reclaims=1")
     said, writes = run(first, plan)
     assert states(job_of(first, plan)).count("Interrupted") == 1
-    assert sum(line.startswith("Computing features of 42 views") for line in said) == 1, said  # by the first machine
+    assert sum(line.startswith("Computing features of 42 photo views") for line in said) == 1, said  # by the first machine
     assert plan.spec.photos is not None
     there = kept(cloud, f"dogbreed/features/{plan.spec.photos.digest}/")
     assert sum(name.endswith(".npy") for name in there) == sum(name.endswith(".json") for name in there) - 2 == 1
@@ -180,7 +180,7 @@ def test_two_machines_leave_their_features_to_the_next_two(cloud: Rehearsal, pla
     two = ("launcher=sagemaker_multi", "launcher.instances=2", "trainer.max_epochs=3")
     first, plan = planned(place, photos, tmp_path / "first", *two)
     said, _ = run(first, plan)
-    assert sum(line.startswith("Computing features of 24 views") for line in said) == 1, said  # its share
+    assert sum(line.startswith("Computing features of 24 photo views") for line in said) == 1, said  # its share
     second, again = planned(place, photos, tmp_path / "second", *two)
     said, writes = run(second, again)
     assert writes == {"PutObject spec.json": 1}

@@ -367,7 +367,7 @@ def test_the_command_starts_finds_and_stops_it(tmp_path: Path, capsys: pytest.Ca
     assert f"AWS_ENDPOINT_URL={server.url}" in said
     assert f"AWS_ACCESS_KEY_ID={server.key}" in said
     assert launchers_command(["rehearsal", "stop", *words]) == 0
-    assert "has ended" in capsys.readouterr().out
+    assert "was stopped" in capsys.readouterr().out
 
 
 def test_who_may_not_read_its_state_may_not_use_it(cloud: Rehearsal, place: Path) -> None:
