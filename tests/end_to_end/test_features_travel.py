@@ -157,7 +157,7 @@ def test_the_second_job_on_the_same_photos_sends_its_settings_alone_and_extracts
     first, plan = planned(place, photos, tmp_path / "first", "aws.reclaims=1")
     said, writes = run(first, plan)
     assert states(job_of(first, plan)).count("Interrupted") == 1
-    assert sum(line.startswith("Computing features of 42 photo views") for line in said) == 1, said  # by the first machine
+    assert sum(line.startswith("Computing features of 42 photo views") for line in said) == 1, said  # the first one
     assert plan.spec.photos is not None
     there = kept(cloud, f"dogbreed/features/{plan.spec.photos.digest}/")
     assert sum(name.endswith(".npy") for name in there) == sum(name.endswith(".json") for name in there) - 2 == 1
