@@ -17,14 +17,15 @@ from tests.support.photos import make_photos, tiny_settings
 pytest.register_assert_rewrite("tests.support.launcher_contract")  # its asserts are to show what they compared
 
 # what is started by a shell with `&`, or by nohup, ignores these, and would hand that on to all that tests start
-for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, _handler)
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 _CHILDREN = str(Path(__file__).parent / "support" / "children")
 _reached = Path(tempfile.mkdtemp()) / "reached"
 os.environ["REACHED_OUT"] = str(_reached)
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_CHILDREN, os.environ.get("PYTHONPATH")]))
+_paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([_CHILDREN, *_paths]))  # once, in xdist's workers too
 
 for _name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
     os.environ.pop(_name, None)

@@ -269,7 +269,7 @@ REFUSED: dict[str, tuple[dict[str, bytes], str]] = {
         ),
         "x, listed in the manifest, is missing",
     ),
-    "code": (changed(**{"inference.py": b"import os"}), "'inference.py' is not expected"),
+    "code": (changed(**{"inference.py": b"import os"}), "'inference.py' is not an expected file"),
     "an absolute path": (changed(**{"/etc/passwd": b""}), "'/etc/passwd' would be extracted outside"),
     "a path upwards": (changed(**{"../model.onnx": b""}), "would be extracted outside"),
     "a path upwards from within": (changed(**{"code/../../model.onnx": b""}), "would be extracted outside"),

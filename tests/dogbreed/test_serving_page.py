@@ -156,7 +156,7 @@ def test_what_is_not_an_answer_of_the_server_is_said_aloud_too(page: Any, photo:
         "**/invocations*", lambda route: route.fulfill(status=413, content_type="text/html", body="<h1>413</h1>")
     )
     page.set_input_files("#file", photo)
-    assert "answered 413" in problem(page)
+    assert "failed with status 413" in problem(page)
     page.unroute("**/invocations*")
     page.route("**/invocations*", lambda route: route.abort())
     page.set_input_files("#file", photo)

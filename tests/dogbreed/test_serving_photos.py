@@ -147,8 +147,8 @@ def test_a_photo_that_lies_on_its_side_is_converted_upright(page: Any, tmp_path:
     [
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500), "HEIC"),
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(500), "HEIC"),
-        (b"%PDF-1.7 ...", "IMG_0001 is no picture that this browser can open"),
-        (b"", "no picture"),
+        (b"%PDF-1.7 ...", "IMG_0001 is not a picture that this browser can open"),
+        (b"", "not a picture"),
     ],
 )
 def test_what_the_browser_cannot_open_is_named(content: bytes, words: str, page: Any) -> None:
@@ -167,7 +167,7 @@ def test_an_address_from_another_tab_is_called_that(kind: str, page: Any) -> Non
         }""",
         kind,
     )
-    assert "address" in problem(page)
+    assert "a link or text" in problem(page)
     assert "save the picture" in problem(page)
 
 
@@ -248,7 +248,7 @@ def test_page_and_docs_work_behind_a_proxy_that_the_server_does_not_know(front: 
         assert len(answer(opened)) == 5
         assert opened.evaluate("getComputedStyle(document.body).maxWidth") != "none"  # it has its style
         assert f" {front}/invocations" in opened.inner_text("#code")
-        opened.click("text=The interface")
+        opened.click("text=API documentation")
         opened.wait_for_selector("body.docs")
         assert opened.url == f"{front}/docs"
         assert f"curl -F file=@photo.jpg {front}/invocations" in opened.inner_text("main")

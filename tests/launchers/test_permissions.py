@@ -88,7 +88,7 @@ class Account:
     [
         ((), "my-bucket", ""),
         (("s3:PutObject", "s3:ListBucket"), "my-bucket", "s3:PutObject, s3:ListBucket"),
-        (("s3:PutObject",), "my-sagemaker-bucket", "may not use arn:aws:s3:::my-sagemaker-bucket/dogbreed/*"),
+        (("s3:PutObject",), "my-sagemaker-bucket", "do not let it use arn:aws:s3:::my-sagemaker-bucket/dogbreed/*"),
         (None, "my-bucket", "AmazonSageMakerFullAccess alone"),
         (None, "my-sagemaker-bucket", ""),
     ],
