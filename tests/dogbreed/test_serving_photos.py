@@ -255,6 +255,6 @@ def test_page_and_docs_work_behind_a_proxy_that_the_server_does_not_know(front: 
         assert "127.0.0.1:8080" not in opened.inner_text("main")
         opened.goto(f"{front}/docs/")
         assert opened.url == f"{front}/docs"
-        opened.click("text=Try it")
+        opened.click("text=Try the demo page")
         opened.wait_for_selector("#drop")
         assert opened.url == f"{front}/"
