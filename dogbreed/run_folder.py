@@ -108,7 +108,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def is_passing(name: str) -> bool:
-    """Whether a file is no lasting part of a run's folder: half-written, or a marker of SageMaker's agent.
+    """Return whether a file is only temporary: half-written, or a marker of SageMaker's agent.
 
     name: of the file, or its path. Such files may vanish at any moment.
     """
@@ -116,7 +116,7 @@ def is_passing(name: str) -> bool:
 
 
 def lasting_files(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder in order, but for those that are `is_passing`."""
+    """Yield all files below a folder in order, except the temporary ones (see `is_passing`)."""
     for path in sorted(folder.rglob("*")):
         if not is_passing(path.name) and path.is_file():
             yield path

@@ -1,1 +1,1 @@
-"""From a finished run to a server in the cloud."""
+"""What a deployment needs: today the image of the model server."""

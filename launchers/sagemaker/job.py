@@ -164,9 +164,8 @@ _CAUSED = re.compile(
     r"^AlgorithmError: (?:ExecuteUserScriptError:?\s*)?\[(?P<cause>[a-z_]+)\] (?P<detail>.*?)(?:, exit code: \d+)?$",
     re.S,
 )  # as launchers/remote/entry.py writes it
-_REASONS: tuple[
-    tuple[str, Cause, str], ...
-] = (  # the first one found in a FailureReason applies; {type}, {again} and {disk}
+# The first text that a FailureReason contains applies. The hints are filled in with {type}, {again} and {disk}.
+_REASONS: tuple[tuple[str, Cause, str], ...] = (
     (
         "CapacityError",
         Cause.CAPACITY,
