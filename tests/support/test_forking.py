@@ -4,6 +4,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -269,3 +270,32 @@ def test_many_at_once_are_kept_apart(start: Start) -> None:
     for number, process in enumerate(started):
         assert process.communicate(timeout=60)[0] == f"{number}\n"
         assert process.returncode == number
+
+
+def test_one_that_is_killed_before_it_has_asked_spoils_nothing_for_the_others(start: Start) -> None:
+    address = os.environ[forking.SERVER].partition(":")[2]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as killed:
+        killed.connect(address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stopped:
+        stopped.connect(address)
+        process = start("print('here')")
+        assert process.communicate(timeout=60)[0] == "here\n"
+        assert forked(process)
+
+
+def test_without_a_server_it_begins_as_ever(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(forking.SERVER, f"{os.getsid(0)}:{tmp_path / 'gone'}")
+    process = start("print('here')")
+    assert process.communicate(timeout=60)[0] == "here\n"
+    assert not forked(process)
+
+
+def test_a_child_that_cannot_begin_ends(start: Start, tmp_path: Path) -> None:
+    """In a folder that is removed meanwhile, say: it is not to go on as a second server."""
+    unusable = forking.Program("file", "train.py", False, ["train.py"])
+    child = forking.Start(unusable, ["python", "train.py"], {}, str(tmp_path / "gone"), [], os.getpgid(0), [0])
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        forking.become(child, [0, 1, 2])
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1

@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import sys
+import traceback
 
 import forking
 
@@ -45,7 +46,9 @@ MODULES = (
 )
 
 
-def main() -> None:
+def main() -> int:
+    """Return the exit status: 1 where a child could not be started, with the traceback on standard error."""
+    status = 0
     listener = socket.socket(fileno=int(sys.argv[1]))
     selector = selectors.DefaultSelector()
     ended, woken = socket.socketpair()
@@ -60,24 +63,37 @@ def main() -> None:
     while True:
         for key, _ in selector.select():
             if key.fileobj is listener:
-                _accept(listener, children)
+                selector.register(listener.accept()[0], selectors.EVENT_READ)
             elif key.fileobj is ended:
                 ended.recv(4096)
                 _tell(children)
+            elif isinstance(key.fileobj, socket.socket):
+                selector.unregister(key.fileobj)
+                try:
+                    _answer(key.fileobj, children)
+                except Exception:  # the others that ask must not suffer from it
+                    traceback.print_exc()
+                    status = 1
+                    key.fileobj.close()
             else:
-                return  # the tests have ended
+                return status  # the tests have ended
 
 
-def _accept(listener: socket.socket, children: dict[int, socket.socket]) -> None:
-    connection, _ = listener.accept()
+def _answer(connection: socket.socket, children: dict[int, socket.socket]) -> None:
+    """Fork the child that this connection asks for. Its asker may have been killed, even before it had asked."""
     message, files, _, _ = socket.recv_fds(connection, forking.MESSAGE_BYTES, MOST_FILES)
-    _import()
-    start = json.loads(message)
-    pid = os.fork()
-    if pid == 0:
-        forking.become(forking.Start(**{**start, "program": forking.Program(**start["program"])}), files)
-    for file in files:
-        os.close(file)
+    try:
+        if not message:
+            connection.close()
+            return
+        _import()
+        start = json.loads(message)
+        pid = os.fork()
+        if pid == 0:
+            forking.become(forking.Start(**{**start, "program": forking.Program(**start["program"])}), files)
+    finally:
+        for file in files:
+            os.close(file)
     with contextlib.suppress(OSError):
         connection.send(struct.pack("i", pid))
     children[pid] = connection
@@ -104,4 +120,4 @@ def _import() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

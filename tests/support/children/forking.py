@@ -19,6 +19,7 @@ import struct
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -99,21 +100,31 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         if given["env"] is not None and _is_python(given["args"]):
             given["env"] = _with_ours(given["env"])
         start, (session, address) = _start(given), _server()
-        if start is not None and (session == os.getsid(0) or (start.group is None and address)):
-            self._ask(address, start, given)
-        elif start is not None and start.group is not None and came_from_server and threading.active_count() == 1:
+        asks = start is not None and (session == os.getsid(0) or (start.group is None and address))
+        if start is not None and asks and self._ask(address, start, given):
+            return
+        if start is not None and start.group is not None and came_from_server and threading.active_count() == 1:
             self._fork(start, given)
         else:
             super()._execute_child(*given.values())  # type: ignore[misc]
 
-    def _ask(self, address: str, start: Start, given: Mapping[str, Any]) -> None:
+    def _ask(self, address: str, start: Start, given: Mapping[str, Any]) -> bool:
+        """Have the server fork the child. Return False where the server has ended or cannot."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
-        connection.connect(address)
-        socket.send_fds(connection, [json.dumps(asdict(start)).encode()], _files(given))
-        (self.pid,) = struct.unpack("i", connection.recv(4))
+        try:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+            connection.connect(address)
+            socket.send_fds(connection, [json.dumps(asdict(start)).encode()], _files(given))
+            answer = connection.recv(4)
+        except OSError:
+            answer = b""
+        if not answer:
+            connection.close()
+            return False
+        (self.pid,) = struct.unpack("i", answer)
         self._connection = connection
         self._begun(given)
+        return True
 
     def _fork(self, start: Start, given: Mapping[str, Any]) -> None:
         sys.stdout.flush()
@@ -193,7 +204,10 @@ def server(address: Path) -> Iterator[None]:
     finally:
         del os.environ[SERVER]
         os.close(theirs)
-        print(process.communicate()[0], end="", file=sys.stderr)
+        output = process.communicate()[0]
+        print(output, end="", file=sys.stderr)
+        if process.returncode != 0:
+            raise RuntimeError(f"The fork server ended with exit code {process.returncode}:\n{output}")
 
 
 @contextmanager
@@ -258,6 +272,16 @@ def _files(given: Mapping[str, Any]) -> list[int]:
 
 def become(start: Start, files: Sequence[int]) -> NoReturn:
     """Run the program in this process, which has just been forked, and end as Python would. files: as in `_files`."""
+    try:
+        _take_over(start, files)
+        status = _run_to_its_end(start.program)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    os._exit(status)
+
+
+def _take_over(start: Start, files: Sequence[int]) -> None:
     global came_from_server
     came_from_server = True
     if start.group is None:
@@ -274,7 +298,6 @@ def become(start: Start, files: Sequence[int]) -> NoReturn:
     _forget_environment(start.environment)
     _show_in_lists_of_processes(start)
     sys.argv, sys.orig_argv = list(start.program.argv), list(start.command)
-    os._exit(_run_to_its_end(start.program))
 
 
 def _take(files: Sequence[int], numbers: Sequence[int]) -> None:
