@@ -290,12 +290,21 @@ def test_without_a_server_it_begins_as_ever(start: Start, monkeypatch: pytest.Mo
     assert not forked(process)
 
 
-def test_a_child_that_cannot_begin_ends(start: Start, tmp_path: Path) -> None:
+CANNOT_BEGIN = """
+import forking, os, sys
+program = forking.Program("file", "train.py", False, ["train.py"])
+cpus = sorted(os.sched_getaffinity(0))
+start = forking.Start(program, ["python", "train.py"], {}, sys.argv[1], [], os.getpgid(0), cpus)
+pid = os.fork()
+if pid == 0:
+    forking.become(start, [0, 1, 2])
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_child_that_cannot_begin_ends(tmp_path: Path) -> None:
     """In a folder that is removed meanwhile, say: it is not to go on as a second server."""
-    unusable = forking.Program("file", "train.py", False, ["train.py"])
-    child = forking.Start(unusable, ["python", "train.py"], {}, str(tmp_path / "gone"), [], os.getpgid(0), [0])
-    pid = os.fork()
-    if pid == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        forking.become(child, [0, 1, 2])
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    command = [sys.executable, "-c", CANNOT_BEGIN, str(tmp_path / "gone")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "1\n"
+    assert "FileNotFoundError" in done.stderr
