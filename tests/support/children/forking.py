@@ -272,13 +272,14 @@ def _files(given: Mapping[str, Any]) -> list[int]:
 
 def become(start: Start, files: Sequence[int]) -> NoReturn:
     """Run the program in this process, which has just been forked, and end as Python would. files: as in `_files`."""
+    status = 1
     try:
         _take_over(start, files)
         status = _run_to_its_end(start.program)
     except BaseException:
         traceback.print_exc()
-        status = 1
-    os._exit(status)
+    finally:  # whatever happens, such as a standard error that is closed: it never goes on as its parent
+        os._exit(status)
 
 
 def _take_over(start: Start, files: Sequence[int]) -> None:
