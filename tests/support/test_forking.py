@@ -272,7 +272,7 @@ def test_many_at_once_are_kept_apart(start: Start) -> None:
         assert process.returncode == number
 
 
-def test_one_that_is_killed_before_it_has_asked_spoils_nothing_for_the_others(start: Start) -> None:
+def test_clients_that_are_killed_or_stopped_before_sending_do_not_block_the_server(start: Start) -> None:
     address = os.environ[forking.SERVER].partition(":")[2]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as killed:
         killed.connect(address)
@@ -283,28 +283,31 @@ def test_one_that_is_killed_before_it_has_asked_spoils_nothing_for_the_others(st
         assert forked(process)
 
 
-def test_without_a_server_it_begins_as_ever(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_server_python_starts_as_usual(start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(forking.SERVER, f"{os.getsid(0)}:{tmp_path / 'gone'}")
     process = start("print('here')")
     assert process.communicate(timeout=60)[0] == "here\n"
     assert not forked(process)
 
 
-CANNOT_BEGIN = """
+CANNOT_START = """
 import forking, os, sys
 program = forking.Program("file", "train.py", False, ["train.py"])
 cpus = sorted(os.sched_getaffinity(0))
 start = forking.Start(program, ["python", "train.py"], {}, sys.argv[1], [], os.getpgid(0), cpus)
 pid = os.fork()
 if pid == 0:
+    if sys.argv[2] == "closed":
+        sys.stderr.close()
     forking.become(start, [0, 1, 2])
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
-def test_a_child_that_cannot_begin_ends(tmp_path: Path) -> None:
-    """In a folder that is removed meanwhile, say: it is not to go on as a second server."""
-    command = [sys.executable, "-c", CANNOT_BEGIN, str(tmp_path / "gone")]
+@pytest.mark.parametrize("stderr", ["open", "closed"])
+def test_a_child_that_cannot_start_its_program_exits(stderr: str, tmp_path: Path) -> None:
+    """Here its folder is missing. It must not continue as a second server."""
+    command = [sys.executable, "-c", CANNOT_START, str(tmp_path / "gone"), stderr]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "1\n"
-    assert "FileNotFoundError" in done.stderr
+    assert ("FileNotFoundError" in done.stderr) is (stderr == "open")

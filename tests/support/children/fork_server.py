@@ -47,7 +47,7 @@ MODULES = (
 
 
 def main() -> int:
-    """Return the exit status: 1 where a child could not be started, with the traceback on standard error."""
+    """Fork children until the tests end. Return 1 if a child could not be started, else 0."""
     status = 0
     listener = socket.socket(fileno=int(sys.argv[1]))
     selector = selectors.DefaultSelector()
@@ -71,7 +71,7 @@ def main() -> int:
                 selector.unregister(key.fileobj)
                 try:
                     _answer(key.fileobj, children)
-                except Exception:  # the others that ask must not suffer from it
+                except Exception:  # one bad request must not stop the server
                     traceback.print_exc()
                     status = 1
                     key.fileobj.close()
@@ -80,7 +80,10 @@ def main() -> int:
 
 
 def _answer(connection: socket.socket, children: dict[int, socket.socket]) -> None:
-    """Fork the child that this connection asks for. Its asker may have been killed, even before it had asked."""
+    """Read one request, fork the child, and send back its pid.
+
+    The message is empty if the client was killed after connecting and before sending.
+    """
     message, files, _, _ = socket.recv_fds(connection, forking.MESSAGE_BYTES, MOST_FILES)
     try:
         if not message:

@@ -99,17 +99,16 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         given = dict(zip(_GIVEN, values, strict=True))
         if given["env"] is not None and _is_python(given["args"]):
             given["env"] = _with_ours(given["env"])
-        start, (session, address) = _start(given), _server()
-        asks = start is not None and (session == os.getsid(0) or (start.group is None and address))
-        if start is not None and asks and self._ask(address, start, given):
+        start = _start(given)
+        if start is not None and (self._ask_server(start, given) or self._fork_here(start, given)):
             return
-        if start is not None and start.group is not None and came_from_server and threading.active_count() == 1:
-            self._fork(start, given)
-        else:
-            super()._execute_child(*given.values())  # type: ignore[misc]
+        super()._execute_child(*given.values())  # type: ignore[misc]
 
-    def _ask(self, address: str, start: Start, given: Mapping[str, Any]) -> bool:
-        """Have the server fork the child. Return False where the server has ended or cannot."""
+    def _ask_server(self, start: Start, given: Mapping[str, Any]) -> bool:
+        """Have the server fork the child. Return False if there is no server for it, or if it could not."""
+        session, address = _server()
+        if not address or (session != os.getsid(0) and start.group is not None):
+            return False
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
@@ -126,7 +125,10 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         self._begun(given)
         return True
 
-    def _fork(self, start: Start, given: Mapping[str, Any]) -> None:
+    def _fork_here(self, start: Start, given: Mapping[str, Any]) -> bool:
+        """Fork the child from this process. Return False if it was not forked by the server itself, or has threads."""
+        if start.group is None or not came_from_server or threading.active_count() > 1:
+            return False
         sys.stdout.flush()
         sys.stderr.flush()
         files = _files(given)
@@ -134,6 +136,7 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
         if self.pid == 0:
             become(start, files)
         self._begun(given)
+        return True
 
     def _begun(self, given: Mapping[str, Any]) -> None:
         self._child_created = True
@@ -278,7 +281,7 @@ def become(start: Start, files: Sequence[int]) -> NoReturn:
         status = _run_to_its_end(start.program)
     except BaseException:
         traceback.print_exc()
-    finally:  # whatever happens, such as a standard error that is closed: it never goes on as its parent
+    finally:  # also if standard error is closed: the child must never continue as a copy of its parent
         os._exit(status)
 
 
