@@ -99,7 +99,7 @@ class LocalLauncher:
         """
         folder = RunFolder(Path(plan.spec.folder))
         if not ranks.here().first:  # the first process records the state of all
-            _train(plan.spec, folder, watch)
+            self._train(plan.spec, folder, watch)
             return plan.handle
         state: State | None = None
         try:
@@ -128,8 +128,15 @@ class LocalLauncher:
     def _run(self, spec: RunSpec, folder: RunFolder, state: State, watch: "Watch | None") -> None:
         with LogFile(folder.log) as log:
             log.begin(state.attempt, state.pid, state.host)
-            _train(spec, folder, watch)
+            self._train(spec, folder, watch)
         state.ended(Phase.SUCCEEDED, Cause.NONE, "").write(folder.path)
+
+    def _train(self, spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
+        from dogbreed import training  # here, because it loads torch, which `plan` and `--help` must not wait for
+
+        git = {"commit": spec.commit, "dirty": spec.dirty}  # recorded with the environment
+        config = {key: value for key, value in _plain(spec.config).items() if key != "aws"}
+        training.run({**config, "git": git}, folder.path, watch)
 
     def status(self, handle: Handle) -> Status:
         folder = folder_of(handle)
@@ -244,14 +251,6 @@ def _record_end(folder: RunFolder, state: State, error: BaseException) -> None:
         ended.write(folder.path)
     if hint := _next_action(ended, folder.path):
         error.add_note(hint)
-
-
-def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
-    from dogbreed import training  # here, because it loads torch, which `plan` and `--help` must not wait for
-
-    git = {"commit": spec.commit, "dirty": spec.dirty}  # recorded with the environment
-    config = {key: value for key, value in _plain(spec.config).items() if key != "aws"}
-    training.run({**config, "git": git}, folder.path, watch)
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

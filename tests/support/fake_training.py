@@ -1,6 +1,6 @@
 """Trials without training: a launcher as the local one is, in whose runs a formula takes the place of the network.
 
-Only `launchers.local._train` is replaced, where torch would begin. Everything else is real: processes, run folders,
+Only `LocalLauncher._train` is overridden, where torch would begin. Everything else is real: processes, run folders,
 states, the database.
 """
 
@@ -20,8 +20,8 @@ from dogbreed.errors import ConfigError
 from dogbreed.interruption import Interruption
 from dogbreed.progress import Epoch
 from dogbreed.run_folder import RunFolder, write_json, write_text
-from launchers import local
-from launchers.base import Handle, Plan, RunSpec
+from launchers.base import RunSpec
+from launchers.local import LocalLauncher
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
@@ -42,14 +42,13 @@ def objective(config: Mapping[str, Any], epoch: int) -> float:
     return float(1 - 0.1 * (math.log10(model["lr"]) + 2) ** 2 - 0.1 * model["dropout"] - 0.3 / epoch)
 
 
-class FakeLauncher(local.LocalLauncher):
-    def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
-        local._train = _train
-        return super().submit(plan, watch=watch)
+class FakeLauncher(LocalLauncher):
+    def _train(self, spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
+        train(spec, folder, watch)
 
 
-def _train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
-    """Takes the seconds, and ends in the way, that the environment asks for; notes when it began and ended."""
+def train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
+    """Take the seconds and end in the way that the environment asks for; record when it began and ended."""
     if spec.config["test"] and os.environ.get("FAKE_TEST") == "dies":
         os._exit(9)
     if spec.config["test"] and folder.metrics.exists():

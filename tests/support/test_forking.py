@@ -299,7 +299,10 @@ pid = os.fork()
 if pid == 0:
     if sys.argv[2] == "closed":
         sys.stderr.close()
-    forking.become(start, [0, 1, 2])
+    try:
+        forking.become(start, [0, 1, 2])
+    finally:
+        os._exit(7)  # it would have continued as a copy of its parent
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
