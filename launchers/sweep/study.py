@@ -147,14 +147,17 @@ class Study:
 
     def _claim(self, n_trials: int) -> Trial | None:
         with self._errors(), self._lock():
-            for trial in self._study.get_trials(deepcopy=False):
-                if trial.state.name == "RUNNING" and not self._alive(trial):
-                    self._queue_again(trial.number)
             while True:
-                counts = self.counts()
-                if counts.finished + counts.running >= n_trials:
+                trials = self._study.get_trials(deepcopy=False)
+                running = [trial for trial in trials if trial.state.name == "RUNNING"]
+                # asked once for each: one that counted as alive here and as dead below would be replaced, not repeated
+                dead = [trial for trial in running if not self._alive(trial)]
+                for trial in dead:
+                    self._queue_again(trial.number)
+                finished = sum(trial.state.is_finished() for trial in trials)
+                if finished + len(running) - len(dead) >= n_trials:
                     return None
-                self._study.sampler = self.sampler(len(self._study.get_trials(deepcopy=False)))
+                self._study.sampler = self.sampler(len(trials))
                 asked = self._study.ask(self.about.space.distributions())
                 asked.set_user_attr(_SWEEPER, self.me)
                 self._asked[asked.number] = asked

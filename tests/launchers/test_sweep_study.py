@@ -152,6 +152,26 @@ def test_a_living_sweeper_keeps_its_trials(about: StudyAbout, storage: str) -> N
     assert other.counts().running == 2
 
 
+@pytest.mark.parametrize("dies_at_look", range(1, 7))
+def test_a_sweeper_that_dies_while_another_claims_costs_no_further_trial(
+    about: StudyAbout, storage: str, monkeypatch: pytest.MonkeyPatch, dies_at_look: int
+) -> None:
+    dying, other = opened(about, storage), opened(about, storage)
+    assert dying.claim(2) is not None
+    second = other.claim(2)
+    assert second is not None
+    looks = iter(range(1, 100))
+
+    def alive(pid: int, started: float) -> object:
+        return None if next(looks) >= dies_at_look else living_process(pid, started)
+
+    monkeypatch.setattr(study_module, "living_process", alive)
+    other.complete(second.number, 0.5, Path("other"), 1)
+    claimed = [trial.number for _ in range(dies_at_look) if (trial := other.claim(2)) is not None]
+    assert claimed == [0]  # the dead sweeper's, not a third one
+    assert len(other.trials()) == 2
+
+
 def test_a_sweeper_on_another_machine_is_dead_when_its_heartbeat_stops(
     about: StudyAbout, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
