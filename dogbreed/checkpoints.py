@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import random
 import time
 import zipfile
@@ -14,6 +15,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from dogbreed.best_epoch import LOSS, merit
 from dogbreed.data import TrainLoader
 from dogbreed.distributed import collectives, ranks
 from dogbreed.errors import CheckpointError
@@ -44,13 +46,24 @@ def read(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def is_own(content: Any) -> bool:
+    """Return whether this is the content of a dogbreed run's checkpoint with a network."""
+    settings = content.get("hyper_parameters") if isinstance(content, dict) else None
+    return isinstance(settings, dict) and {"classes", "library", "backbone"} <= settings.keys()
+
+
+def frozen_beside(path: Path) -> Path:
+    """Return where the frozen part of the network is kept, if it is not in the checkpoint at `path`."""
+    return path.with_name(RunFolder(path).frozen.name)
+
+
 def read_whole(path: Path) -> dict[str, Any]:
     """Read a checkpoint with the whole network, also of an unfinished run on cached features."""
     checkpoint = read(path)
     frozen = checkpoint.pop(FROZEN, None)
     if frozen is None:
         return checkpoint
-    beside = path.with_name(RunFolder(path).frozen.name)
+    beside = frozen_beside(path)
     if not beside.is_file():
         raise CheckpointError(
             f"{path} holds only the trained part of the network, and {beside.name} is not beside it.\n"
@@ -91,11 +104,17 @@ def _has_its_best(checkpoint: dict[str, Any], folder: RunFolder) -> bool:
     score, monitor = best.get("best_model_score"), best.get("monitor")
     if score is None:
         return True
-    epoch = next((row["epoch"] for row in rows if row[monitor] == float(score)), 0)
+    # earlier versions did not record the epoch, and kept the first of equals
+    epoch = best.get("epoch") or next((row["epoch"] for row in rows if row[monitor] == float(score)), 0)
     try:
-        return int(read(folder.best)["epoch"]) + 1 >= epoch
+        return epoch_of(folder.best) >= epoch
     except CheckpointError:
         return False
+
+
+def epoch_of(path: Path) -> int:
+    """Return the epoch, from 1, in or after which a checkpoint was written. Raises CheckpointError like `read`."""
+    return int(read(path)["epoch"]) + 1
 
 
 def write(checkpoint: dict[str, Any], path: Path) -> None:
@@ -116,13 +135,29 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps checkpoints/best.ckpt, the best epoch by the monitored validation metric."""
+    """Keeps checkpoints/best.ckpt, the best epoch by the rule in `dogbreed.best_epoch`."""
 
     def __init__(self, folder: RunFolder, monitor: str, mode: str) -> None:
         super().__init__(
             dirpath=folder.checkpoints, filename="best", monitor=monitor, mode=mode, enable_version_counter=False
         )
         self._best = str(folder.best)
+        self._merit: tuple[float, float, float] | None = None  # of the epoch in best.ckpt
+        self._epoch: int | None = None  # the same, from 1
+
+    def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
+        """Return whether this epoch is the best so far; Lightning would keep the first of several equal ones."""
+        if current is None:
+            return False
+        loss, epoch = float(trainer.callback_metrics[LOSS]), trainer.current_epoch + 1
+        found = merit(float(current), loss=loss, epoch=epoch, mode=self.mode)
+        better = trainer.strategy.reduce_boolean_decision(self._merit is None or found > self._merit)
+        if better:
+            self._merit, self._epoch = found, epoch
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "merit": self._merit, "epoch": self._epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # In a folder that was moved or downloaded from another machine, Lightning would forget the best score so far
@@ -131,6 +166,9 @@ class BestCheckpoint(ModelCheckpoint):
             score = next(iter(state_dict["best_k_models"].values()))
             here |= dict.fromkeys(("best_model_path", "kth_best_model_path"), self._best)
             here |= {"best_k_models": {self._best: score}}
+            # a state of an earlier version has no more than the score: an equal epoch that follows is better trained
+            oldest = merit(float(score), loss=math.inf, epoch=0, mode=self.mode)
+            self._merit, self._epoch = state_dict.get("merit") or oldest, state_dict.get("epoch")
         super().load_state_dict(state_dict | here)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from dogbreed.best_epoch import best_row
 from dogbreed.breeds import display_names
 from dogbreed.report import analysis, plots
 from dogbreed.report.analysis import BreedScores, Cells
@@ -157,12 +158,16 @@ def size(size_bytes: int) -> str:
 
 
 def best_epoch(run: Run) -> float | None:
-    """Return the epoch whose weights were tested: the best by `monitor` and `mode`, the first of equals."""
-    values = run.history.get(str(run.config.get("monitor", "val/acc")))
-    if values is None or not np.isfinite(values).any():
+    """Return the epoch whose weights were tested, as recorded; otherwise the best by `monitor` and `mode`."""
+    recorded = as_float(run.metrics.get("best_epoch"))
+    if recorded in run.history.get("epoch", ()):
+        return recorded
+    monitor = str(run.config.get("monitor", "val/acc"))
+    if not np.isfinite(run.history.get(monitor, np.empty(0))).any():
         return None
-    place = np.nanargmin(values) if run.config.get("mode", "max") == "min" else np.nanargmax(values)
-    return float(run.history["epoch"][place])
+    columns = zip(*(values.tolist() for values in run.history.values()), strict=True)
+    rows = [dict(zip(run.history, row, strict=True)) for row in columns]
+    return best_row(rows, monitor, str(run.config.get("mode", "max")))["epoch"]
 
 
 class _Environment:

@@ -12,6 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from dogbreed import calibration, checkpoints
+from dogbreed.best_epoch import best_row
 from dogbreed.data import DogBreedData, PhotoLoader
 from dogbreed.distributed import collectives, ranks
 from dogbreed.features import cached
@@ -20,7 +21,6 @@ from dogbreed.features.settings import settings_of
 from dogbreed.interruption import Interruption
 from dogbreed.model import DogBreedClassifier, metrics
 from dogbreed.run_folder import RunFolder, read_json, write_json, write_text
-from dogbreed.training.history import best_row
 from dogbreed.training.inputs import device_and_precision, read_whole
 from dogbreed.training.trainer import make_trainer, only_useful_warnings, progress_bar
 
@@ -68,7 +68,8 @@ def validated(config: Mapping[str, Any], here: RunFolder) -> dict[str, float]:
     """Return the metrics of best.ckpt that training alone gives: its epoch's row of metrics.csv."""
     with here.history.open(newline="") as file:
         rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    best = best_row(rows, config)
+    kept = [row for row in rows if row["epoch"] == read_json(here.fit).get("best_epoch")]
+    best = kept[-1] if kept else best_row(rows, config["monitor"], config["mode"])
     return {
         **{name: value for name, value in best.items() if name.startswith("val/")},
         "best_epoch": best["epoch"],

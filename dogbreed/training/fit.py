@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from lightning import Trainer
 
+from dogbreed import checkpoints
 from dogbreed.checkpoints import BestCheckpoint, ResumePoint
 from dogbreed.data import DogBreedData
-from dogbreed.distributed import ranks
+from dogbreed.distributed import collectives, ranks
 from dogbreed.errors import ConfigError
 from dogbreed.features import cached
 from dogbreed.features.loaders import CachedFeatures
@@ -23,7 +24,7 @@ from dogbreed.memory import least_bytes
 from dogbreed.model import DogBreedClassifier
 from dogbreed.run_folder import RunFolder, write_json
 from dogbreed.training.environment import describe_model, write_config, write_environment
-from dogbreed.training.history import History, Watch, best_row
+from dogbreed.training.history import History, Watch
 from dogbreed.training.inputs import device_and_precision, read_whole, write_frozen
 from dogbreed.training.resumed import Resumed
 from dogbreed.training.trainer import build, describe_device, make_trainer, only_useful_warnings, progress_bar
@@ -166,7 +167,9 @@ def _threads_for(features: CachedFeatures | None) -> Iterator[None]:
 
 def _write_fit(config: Mapping[str, Any], here: RunFolder, history: History) -> None:
     """Write fit.json, which marks the run as trained."""
-    totals, best = history.totals(), best_row(history.rows, config)
+    totals = history.totals()
+    # from the file, because an earlier version may have kept another one of equal epochs
+    best_epoch = collectives.broadcast(lambda: checkpoints.epoch_of(here.best))
     if totals["epochs"] < config["trainer"]["max_epochs"]:
         log.info("Ended after epoch %d of %d", totals["epochs"], config["trainer"]["max_epochs"])
-    write_json(here.fit, {**totals, "max_epochs": totals["epochs"], "best_epoch": best["epoch"]})
+    write_json(here.fit, {**totals, "max_epochs": totals["epochs"], "best_epoch": best_epoch})

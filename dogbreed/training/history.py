@@ -5,7 +5,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, cast
 
 from lightning import Callback, LightningModule, Trainer
@@ -21,12 +21,6 @@ log = logging.getLogger("dogbreed")
 
 
 Watch: TypeAlias = Callable[[int, Mapping[str, float]], bool]  # epoch (from 1), its val/ metrics -> whether to stop
-
-
-def best_row(rows: Sequence[Mapping[str, float]], config: Mapping[str, Any]) -> Mapping[str, float]:
-    """Return the best epoch's row; the first one of equals, like BestCheckpoint."""
-    better = max if config["mode"] == "max" else min
-    return better(rows, key=lambda row: row[config["monitor"]])
 
 
 class History(Callback):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dogbreed.best_epoch import best_row
 from dogbreed.run_folder import RunFolder
 from launchers.base import Handle, LaunchError, RunResult
 from launchers.formatting import shown_path
@@ -42,8 +43,6 @@ def best_so_far(folder: Path) -> dict[str, float]:
         rows = []
     if not rows:
         raise LaunchError(f"No epoch of the run in {folder} has ended, so it has no metrics.")
-    monitor = str(config.get("monitor", "val/acc"))
-    better = max if config.get("mode", "max") == "max" else min
-    best = better(rows, key=lambda row: row[monitor])
+    best = best_row(rows, str(config.get("monitor", "val/acc")), str(config.get("mode", "max")))
     numbers = {name: value for name, value in best.items() if name.startswith("val/")}
     return {**numbers, "best_epoch": best["epoch"], "epochs": float(len(rows)), "steps": rows[-1]["step"]}

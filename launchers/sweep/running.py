@@ -190,8 +190,8 @@ class RunningSearch:
             return
         value = float(outcome.metrics.get(self.monitor, math.nan))
         if outcome.ended == "well" and math.isfinite(value):
-            epochs = int(outcome.metrics["epochs"])
-            self.study.complete(number, value, self._folders.of(number), epochs, pruned=epochs < outcome.max_epochs)
+            pruned = int(outcome.metrics["epochs"]) < outcome.max_epochs
+            self.study.complete(number, value, self._folders.of(number), outcome.metrics, pruned=pruned)
             self._causes.append("")
             return
         cause = outcome.detail or f"{self.monitor} is {value}"

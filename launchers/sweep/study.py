@@ -14,16 +14,17 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dogbreed.best_epoch import LOSS
 from launchers.runs.processes import living_process
 from launchers.sweep.identity import StudyAbout, differences
 from launchers.sweep.storage import StudyError, close, exclusive, open_storage, storage_errors
-from launchers.sweep.trials import CAUSE, EPOCHS, FOLDER, Counts, Trial, trial_of
+from launchers.sweep.trials import BEST_EPOCH, CAUSE, EPOCHS, FOLDER, VAL_LOSS, Counts, Trial, trial_of
 
 if TYPE_CHECKING:
     import optuna
@@ -241,10 +242,17 @@ class Study:
         self._notified_at = self.clock()
         self.changed()
 
-    def complete(self, number: int, value: float, folder: Path, epochs: int, *, pruned: bool = False) -> None:
+    def complete(
+        self, number: int, value: float, folder: Path, metrics: Mapping[str, float], *, pruned: bool = False
+    ) -> None:
+        """Record the outcome of a trial's run. metrics: of its best epoch, with the number of `epochs` trained."""
+        epochs = int(metrics["epochs"])
         with self._own(number) as asked:
             if asked is not None:
                 asked.set_user_attr(FOLDER, str(folder))
+                if LOSS in metrics:  # decides between equal trials
+                    asked.set_user_attr(VAL_LOSS, float(metrics[LOSS]))
+                    asked.set_user_attr(BEST_EPOCH, int(metrics.get("best_epoch", epochs)))
                 self._tell(number, None if pruned else value, epochs=epochs)
 
     def failed(self, number: int, cause: str) -> None:
@@ -277,14 +285,13 @@ class Study:
             return [trial_of(trial) for trial in self._study.get_trials(deepcopy=False)]
 
     def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
-        """Return the best complete trial, the first of several equal ones; None if there is no complete trial yet.
+        """Return the best complete trial (see `Trial.merit`); None if there is no complete trial yet.
 
         trials: those of the study, if the caller has just read them.
         """
         trials = self.trials() if trials is None else trials
         complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
-        sign = -1 if self.about.mode == "max" else 1
-        return min(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
+        return max(complete, key=lambda trial: trial.merit(self.about.mode), default=None)
 
     @property
     def prunes(self) -> bool:

@@ -1,9 +1,11 @@
 """A trial as the study records it, and the number of trials by outcome."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from dogbreed.best_epoch import merit
 from launchers.runs.search_folder import Value
 
 if TYPE_CHECKING:
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 CAUSE, FOLDER, EPOCHS = "cause", "folder", "epochs"  # attributes of a trial in the database
+VAL_LOSS, BEST_EPOCH = "val_loss", "best_epoch"  # the same, of its best epoch
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Trial:
     """One trial as the study records it.
 
     value: the objective; for a pruned trial that of its last epoch. cause: why it failed, in words. seconds: its
-    duration, so far if it is running.
+    duration, so far if it is running. val_loss, best_epoch: of its best epoch; infinite and 0 if they are not recorded.
     """
 
     number: int
@@ -29,10 +32,21 @@ class Trial:
     seconds: float
     epochs: int  # trained, as far as they have been reported
     folder: str  # of its run; "" if unknown
+    val_loss: float = math.inf
+    best_epoch: int = 0
 
     @property
     def finished(self) -> bool:
         return self.state in ("complete", "pruned", "failed")
+
+    def merit(self, mode: str) -> tuple[float, float, float, int]:
+        """Return a key for sorting complete trials, the larger the better. mode: the better direction of the value.
+
+        Equal trials are ordered like a run's epochs, by the rule in `dogbreed.best_epoch`, and then by their number, of
+        which the first is the best.
+        """
+        value = math.nan if self.value is None else self.value
+        return *merit(value, loss=self.val_loss, epoch=self.best_epoch, mode=mode), -self.number
 
 
 @dataclass(frozen=True)
@@ -66,4 +80,6 @@ def trial_of(frozen: "FrozenTrial") -> Trial:
         (ended - begun).total_seconds() if begun and state != "waiting" else 0.0,
         int(frozen.user_attrs.get(EPOCHS, max(frozen.intermediate_values, default=0))),
         str(frozen.user_attrs.get(FOLDER, "")),
+        float(frozen.user_attrs.get(VAL_LOSS, math.inf)),
+        int(frozen.user_attrs.get(BEST_EPOCH, 0)),
     )

@@ -406,11 +406,22 @@ def test_an_epoch_written_twice_counts_as_the_later_one(small: tuple[RunFolder, 
 def test_best_epoch_follows_the_runs_monitor(small: tuple[RunFolder, Path]) -> None:
     run, _ = small
     run.history.write_text("epoch,val/acc,val/loss\n1,0.5,3\n2,0.9,2\n3,0.9,1\n4,0.1,4\n")
+    assert page.best_epoch(reading.read(run)) == 3  # of the equal ones, that with the lower loss
+    run.config.write_text("monitor: val/f1\nmode: max\n")
+    run.history.write_text("epoch,val/f1,val/loss\n1,0.9,\n2,0.9,2\n3,0.9,3\n4,,1\n")
     assert page.best_epoch(reading.read(run)) == 2
     run.config.write_text("monitor: val/loss\nmode: min\n")
-    assert page.best_epoch(reading.read(run)) == 3
+    assert page.best_epoch(reading.read(run)) == 4
     run.config.write_text("monitor: val/unheard\n")
     assert page.best_epoch(reading.read(run)) is None
+
+
+def test_the_best_epoch_is_the_one_that_was_tested(small: tuple[RunFolder, Path]) -> None:
+    run, _ = small
+    run.history.write_text("epoch,val/acc,val/loss\n1,0.5,3\n2,0.9,2\n3,0.9,1\n")
+    metrics = json.loads(run.metrics.read_text())
+    run.metrics.write_text(json.dumps({**metrics, "best_epoch": 2.0}))  # of a version that kept the first of equals
+    assert page.best_epoch(reading.read(run)) == 2
 
 
 def test_only_metrics_and_predictions_are_needed(small: tuple[RunFolder, Path]) -> None:

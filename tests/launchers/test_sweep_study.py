@@ -74,13 +74,13 @@ def test_trials_are_numbered_once_and_counted_exactly(about: StudyAbout, storage
     while (trial := study.claim(5)) is not None:
         numbers.append(trial.number)
         if trial.number % 2:
-            study.complete(trial.number, 0.5 + trial.number / 100, Path("there"), 3)
+            study.complete(trial.number, 0.5 + trial.number / 100, Path("there"), {"epochs": 3})
         else:
             study.report(trial.number, 1, 0.9)
     assert numbers == [0, 1, 2, 3, 4]
     assert (study.counts().complete, study.counts().running) == (2, 3)
     study.failed(0, "no good")
-    study.complete(2, 0.9, Path("there"), 1, pruned=True)
+    study.complete(2, 0.9, Path("there"), {"epochs": 1}, pruned=True)
     counts = study.counts()
     assert (counts.complete, counts.pruned, counts.failed, counts.running, counts.finished) == (2, 1, 1, 1, 4)
     assert study.claim(5) is None
@@ -88,6 +88,22 @@ def test_trials_are_numbered_once_and_counted_exactly(about: StudyAbout, storage
     assert best is not None
     assert (best.number, best.value, best.epochs) == (3, 0.53, 3)  # the pruned trial was better, but is not complete
     assert study.trial(0).cause == "no good"
+
+
+def test_of_equal_trials_the_best_epoch_decides_and_then_the_first_trial(about: StudyAbout, storage: str) -> None:
+    study = opened(about, storage)
+    best_epochs = [(0.4, 9), (0.2, 3), (0.2, 5), (0.2, 5)]
+    of_an_earlier_version: dict[str, float] = {}
+    recorded = [{"val/loss": loss, "best_epoch": epoch} for loss, epoch in best_epochs]
+    best = []
+    for metrics in (of_an_earlier_version, *recorded):
+        trial = study.claim(5)
+        assert trial is not None
+        study.complete(trial.number, 0.5, Path("there"), {"epochs": 9, **metrics})
+        found = opened(about, storage).best()  # as another process reads it
+        assert found is not None
+        best.append(found.number)
+    assert best == [0, 1, 2, 3, 3]
 
 
 def test_many_threads_of_several_studies_share_the_trials(about: StudyAbout, storage: str) -> None:
@@ -98,7 +114,7 @@ def test_many_threads_of_several_studies_share_the_trials(about: StudyAbout, sto
         own = opened(about, storage)
         while (trial := own.claim(24)) is not None:
             claimed.append(trial.number)
-            own.complete(trial.number, 0.5, Path("there"), 1)
+            own.complete(trial.number, 0.5, Path("there"), {"epochs": 1})
         own.close()  # in its own thread
 
     threads = [threading.Thread(target=work) for _ in range(3)]
@@ -210,14 +226,14 @@ def test_a_sweeper_whose_trial_was_taken_over_changes_nothing(
     again = [here.claim(9) for _ in range(4)]
     assert [trial.number for trial in again if trial] == [trial.number for trial in taken if trial] == [0, 1, 2, 3]
     assert asleep.report(0, 1, 0.9) is True  # its training should end
-    asleep.complete(0, 0.9, Path("there"), 1)
+    asleep.complete(0, 0.9, Path("there"), {"epochs": 1})
     asleep.failed(1, "no good")
     asleep.give_back(2)
     assert asleep.died(3, "killed") == ""
     assert (here.counts().finished, here.counts().running) == (0, 4)
     for number in range(4):
         assert here.report(number, 1, 0.5) is False
-        here.complete(number, 0.5, Path("here"), 1)
+        here.complete(number, 0.5, Path("here"), {"epochs": 1})
     assert here.counts().complete == 4
     assert asleep.counts().running == 0
 
@@ -326,7 +342,7 @@ def test_a_locked_file_is_a_clear_error_and_nothing_is_lost(tmp_path: Path, monk
     assert "network disk" in str(raised.value)
     other.execute("ROLLBACK")
     other.close()
-    study.complete(trial.number, 0.5, Path("there"), 1)
+    study.complete(trial.number, 0.5, Path("there"), {"epochs": 1})
     assert study.counts().complete == 1
 
 
@@ -387,7 +403,7 @@ def test_each_grid_point_is_drawn_once_also_by_several_sweepers(about: StudyAbou
             trial = study.claim(9)
             assert trial is not None
             seen.append(tuple(trial.values.values()))
-            study.complete(trial.number, 0.5, Path("there"), 1)
+            study.complete(trial.number, 0.5, Path("there"), {"epochs": 1})
     assert len(set(seen)) == 9
 
 
@@ -414,7 +430,7 @@ def test_a_nan_objective_never_becomes_the_best(about: StudyAbout, storage: str)
         if math.isnan(value):
             study.failed(trial.number, "val/acc is nan")
         else:
-            study.complete(trial.number, value, Path("there"), 1)
+            study.complete(trial.number, value, Path("there"), {"epochs": 1})
     best = study.best()
     assert best is not None
     assert best.value == 0.5
