@@ -40,7 +40,7 @@ from launchers.runs.find import folder_of, handle_for, resume_command, run_folde
 from launchers.runs.half_written import half_written
 from launchers.runs.log import LogFile, read_lines, tail
 from launchers.runs.processes import claimed
-from launchers.runs.results import read_result
+from launchers.runs.results import has_result, read_result
 from launchers.runs.state import CANCEL_FILE, RUNNING_HERE, State, alive_message, cancel_requested, outcome
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ class LocalLauncher:
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Train, and return when training has ended. An error of the run is recorded, then raised.
 
-        A run that has succeeded is not trained again, and one that was interrupted is resumed. Raises LaunchError if
-        another process is training it, and StorageError if its folder cannot be written.
+        A run that has succeeded is not trained again, unless files of its result are missing, and one that was
+        interrupted is resumed. Raises LaunchError if another process is training it, and StorageError if its folder
+        cannot be written.
         """
         folder = RunFolder(Path(plan.spec.folder))
         if not ranks.here().first:  # the first process records the state of all
@@ -106,7 +107,7 @@ class LocalLauncher:
             with _storage_errors(folder.path), claimed(folder.path):
                 before = self.status(plan.handle)
                 alone = not ranks.here().several  # otherwise the others have started training and wait for this one
-                if alone and before.phase is Phase.SUCCEEDED and _same_run(plan.spec, folder.path):
+                if alone and before.phase is Phase.SUCCEEDED and _is_done(plan.spec, folder):
                     return plan.handle
                 if not before.finished:
                     raise LaunchError(alive_message(folder.path))
@@ -258,12 +259,14 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return copied
 
 
-def _same_run(spec: RunSpec, folder: Path) -> bool:
+def _is_done(spec: RunSpec, folder: RunFolder) -> bool:
+    """Return whether the folder holds the result of this very run."""
     try:
-        before = RunSpec.from_json((folder / SPEC_FILE).read_text()).config
+        before = RunSpec.from_json((folder.path / SPEC_FILE).read_text()).config
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return _about_the_run(before) == _about_the_run(_plain(spec.config))
+    same = _about_the_run(before) == _about_the_run(_plain(spec.config))
+    return same and has_result(folder, tested=bool(spec.config.get("test", True)))
 
 
 def _about_the_run(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,18 @@ def read_result(handle: Handle, folder: RunFolder) -> RunResult:
     return RunResult(handle, folder.path, metrics, {name: path for name, path in paths.items() if path.exists()})
 
 
+def has_result(folder: RunFolder, *, tested: bool) -> bool:
+    """Return whether the files of a result are there. tested: whether the run ends with a test and a report.
+
+    A rented machine's files are saved one by one, so its state may be there without them.
+    """
+    try:
+        metrics = json.loads(folder.metrics.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return not tested or ("test/acc" in metrics and folder.report.exists())
+
+
 def best_so_far(folder: Path) -> dict[str, float]:
     """Read the metrics of the best epoch so far, as metrics.json of a run with test=false holds them.
 

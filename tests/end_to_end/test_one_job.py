@@ -184,6 +184,7 @@ class Taken(Sweep):
 
     def check(self, n_trials: int) -> None:
         study = self.study(f"sqlite:///{self.folder_now / 'study.db'}")
+        assert {trial.number: trial.user_attrs["cause"] for trial in study.trials if "cause" in trial.user_attrs} == {}
         assert states_of_trials(study) == {"COMPLETE": n_trials}
         assert [trial.number for trial in study.trials] == list(range(n_trials))
         folders = [path for path in self.folder_now.iterdir() if re.fullmatch(r"\d{5}(-\d+)?", path.name)]

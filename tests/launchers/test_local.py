@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 
 from dogbreed.distributed.ranks import PeerLost
 from dogbreed.errors import ConfigError, DataError, StorageError
-from launchers import launch, prepare
+from dogbreed.run_folder import RunFolder
+from launchers import launch, local, prepare
 from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import wait
@@ -324,6 +325,37 @@ def stored(tmp_path: Path, tiny_overrides: list[str]) -> Plan:
     (folder / "train.log").write_text("2026-11-23 00:00:00,000 INFO attempt 1 (pid 7 on here)\n")
     State.of_this_process(Status(Phase.LOST)).ended(Phase.SUCCEEDED, Cause.NONE, "").write(folder)
     return plan
+
+
+@pytest.mark.parametrize(
+    ("metrics", "report", "trained"),
+    [
+        (None, True, True),
+        ('{"val/acc": 0.5}', True, True),  # of an earlier end, before the test
+        ('{"val/acc": 0.5, "test/acc": 0.25}', False, True),
+        ('{"val/acc": 0.5, "test/acc": 0.25}', True, False),
+    ],
+)
+def test_a_run_whose_result_was_saved_only_in_part_is_gone_on_with(
+    metrics: str | None, report: bool, trained: bool, stored: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a rented machine files are saved one by one, in any order: the state may be there without the result."""
+    folder, calls = RunFolder(Path(stored.spec.folder)), []
+
+    def train(spec: RunSpec, folder: RunFolder, watch: object) -> None:
+        calls.append(spec.run_id)
+        folder.metrics.write_text('{"val/acc": 0.75, "test/acc": 0.25}')
+
+    monkeypatch.setattr(local, "_train", train)
+    folder.metrics.unlink()
+    if metrics is not None:
+        folder.metrics.write_text(metrics)
+    if report:
+        folder.report.write_text("a report")
+    launcher = LocalLauncher()
+    result = wait(launcher, launcher.submit(stored))
+    assert result.metrics["val/acc"] == (0.75 if trained else 0.5)
+    assert len(calls) == trained
 
 
 class TestResume:
