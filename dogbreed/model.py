@@ -226,9 +226,14 @@ class DogBreedClassifier(LightningModule):
             collectives.broadcast_buffers(self)
 
     def on_validation_epoch_start(self) -> None:
-        """Broadcast again: Lightning has just swapped in the averaged weights, which have buffers of their own."""
+        # after trainer.validate() their sums are inference tensors, which trainer.fit() could not add to
+        _reset(self.val_loss, self.val_metrics)
         if self.hparams["ema_decay"]:
+            # broadcast again: Lightning has just swapped in the averaged weights, which have buffers of their own
             self.on_validation_start()
+
+    def on_test_epoch_start(self) -> None:
+        _reset(self.test_loss, self.test_metrics)
 
     def on_before_backward(self, loss: Tensor) -> None:
         collectives.moved_on()
@@ -331,6 +336,11 @@ def _plain_counting(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warns)
+
+
+def _reset(*evaluated: MeanMetric | MetricCollection) -> None:
+    for metric in evaluated:
+        metric.reset()
 
 
 def metrics(classes: int) -> MetricCollection:

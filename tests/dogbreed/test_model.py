@@ -4,10 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from dogbreed.memory import least_bytes
 from dogbreed.model import DogBreedClassifier, _warmup_cosine
+from dogbreed.training.trainer import only_useful_warnings
 
 SMALL: dict[str, Any] = {"library": "torchvision", "backbone": "resnet18", "weights": None, "image_px": 32}
 
@@ -87,6 +90,24 @@ def test_the_least_memory_grows_with_the_batch_and_with_what_is_trained() -> Non
     assert gigabytes("all", 64) == pytest.approx(64 * gigabytes("all", 1), rel=0.01)
     assert gigabytes("head", 64) < gigabytes("layer4", 64) < gigabytes("all", 64)
     assert 0.5 < gigabytes("all", 64) < 4  # resnet18 at 224 px keeps some 20 MB an image for backward
+
+
+@pytest.mark.parametrize("before", ["validate", "test", "validate test validate"])
+def test_a_model_can_be_evaluated_before_and_between_its_trainings(before: str) -> None:
+    images, labels = batch(8)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=4)
+    model = DogBreedClassifier("abc", trainable="head", **SMALL)
+    trainer = Trainer(max_epochs=1, logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    with only_useful_warnings():
+        first = [getattr(trainer, name)(model, loader, verbose=False) for name in before.split()]
+        trainer.fit(model, loader, loader)
+        assert [model.training, model.backbone.training] == [True, False]
+        seen = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        (again,) = trainer.validate(model, loader, verbose=False)
+        trainer.fit_loop.max_epochs = 2
+        trainer.fit(model, loader, loader)
+    assert seen == pytest.approx(again)  # nothing of the evaluation before is counted
+    assert "val/loss" in first[0][0] or "test/loss" in first[0][0]
 
 
 def test_all_its_settings_are_plain_keyword_arguments_with_defaults() -> None:
