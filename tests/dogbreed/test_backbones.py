@@ -148,7 +148,7 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"layer": nn.Linear(1, 1)}, tmp_path / "code.pth")
-    with pytest.raises(WeightsError, match="not a state dict that torch can load"):
+    with pytest.raises(WeightsError, match="a pickle that needs the code of"):
         backbones.build("torchvision", "resnet18", str(tmp_path / "code.pth"))
 
 
