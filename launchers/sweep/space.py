@@ -50,7 +50,7 @@ class Choice:
     texts: tuple[str, ...]
 
     def override(self, value: Value) -> str:
-        return next(text for text in self.texts if _plain(text) == value and type(_plain(text)) is type(value))
+        return next(text for text in self.texts if repr(_plain(text)) == repr(value))  # NaN equals itself here
 
     @property
     def values(self) -> tuple[Value, ...]:

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from dogbreed.distributed.ranks import PeerLost
 from dogbreed.errors import ConfigError, DataError, StorageError
 from dogbreed.run_folder import RunFolder
-from launchers import launch, local, prepare
+from launchers import launch, prepare
 from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import wait
@@ -322,6 +322,7 @@ def stored(tmp_path: Path, tiny_overrides: list[str]) -> Plan:
     (folder / "spec.json").write_text(plan.spec.to_json())
     OmegaConf.save(dict(plan.spec.config), folder / "config.yaml")
     (folder / "metrics.json").write_text('{"val/acc": 0.5, "test/acc": 0.25}')
+    (folder / "report.html").write_text("a report")
     (folder / "train.log").write_text("2026-11-23 00:00:00,000 INFO attempt 1 (pid 7 on here)\n")
     State.of_this_process(Status(Phase.LOST)).ended(Phase.SUCCEEDED, Cause.NONE, "").write(folder)
     return plan
@@ -342,16 +343,16 @@ def test_a_run_whose_result_was_saved_only_in_part_is_gone_on_with(
     """On a rented machine files are saved one by one, in any order: the state may be there without the result."""
     folder, calls = RunFolder(Path(stored.spec.folder)), []
 
-    def train(spec: RunSpec, folder: RunFolder, watch: object) -> None:
+    def train(_: LocalLauncher, spec: RunSpec, folder: RunFolder, watch: object) -> None:
         calls.append(spec.run_id)
         folder.metrics.write_text('{"val/acc": 0.75, "test/acc": 0.25}')
 
-    monkeypatch.setattr(local, "_train", train)
+    monkeypatch.setattr(LocalLauncher, "_train", train)
     folder.metrics.unlink()
     if metrics is not None:
         folder.metrics.write_text(metrics)
-    if report:
-        folder.report.write_text("a report")
+    if not report:
+        folder.report.unlink()
     launcher = LocalLauncher()
     result = wait(launcher, launcher.submit(stored))
     assert result.metrics["val/acc"] == (0.75 if trained else 0.5)

@@ -182,7 +182,7 @@ def test_a_sweeper_that_dies_while_another_claims_costs_no_further_trial(
         return None if next(looks) >= dies_at_look else living_process(pid, started)
 
     monkeypatch.setattr(study_module, "living_process", alive)
-    other.complete(second.number, 0.5, Path("other"), 1)
+    other.complete(second.number, 0.5, Path("other"), {"epochs": 1})
     claimed = [trial.number for _ in range(dies_at_look) if (trial := other.claim(2)) is not None]
     assert claimed == [0]  # the dead sweeper's, not a third one
     assert len(other.trials()) == 2
