@@ -6,6 +6,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import forking
 import pytest
@@ -13,6 +14,9 @@ import quick_runs
 import sitecustomize  # noqa: F401 (this process is one of those that are kept from the network)
 
 from tests.support.photos import make_photos, tiny_settings
+
+if TYPE_CHECKING:
+    from launchers.rehearsal.cloud import Rehearsal
 
 pytest.register_assert_rewrite("tests.support.launcher_contract")  # its asserts are to show what they compared
 
@@ -63,6 +67,30 @@ def nobodys_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """3 classes, 8 + 3 + 3 photos each. Shared: not to be changed."""
     return make_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state folder of the cloud that tests share."""
+    return tmp_path_factory.mktemp("cloud") / "state"
+
+
+@pytest.fixture(scope="session")
+def cloud(place: Path, photos: Path) -> "Iterator[Rehearsal]":
+    """With those photos in its bucket. Shared: tests that kill it, or that need nobody else's jobs, start their own."""
+    from tests.support.rehearsing import rehearsal_cloud
+
+    with rehearsal_cloud(place, photos) as cloud:
+        yield cloud
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a database server. Shared: `empty_database` makes a database there for one test."""
+    from tests.support.postgres import server
+
+    with server() as address:
+        yield address
 
 
 @pytest.fixture

@@ -533,7 +533,7 @@ def test_processes_that_build_the_same_rows_at_once_compute_each_once(seeds: tup
         assert maintenance.leftovers(store.path) == []
 
 
-@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 60))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 60))])
 def test_others_complete_what_processes_killed_at_any_moment_have_begun(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
     with builders(tmp_path, (0, 0, seed), pause_s=0.002) as processes:

@@ -70,7 +70,9 @@ def uninterrupted(request: pytest.FixtureRequest, photos: Path, tmp_path_factory
         return settings, folder, run(settings, folder), len(steps)
 
 
-@pytest.mark.parametrize("when", [0.0, 0.35, 0.5, 0.65, 0.9])  # of all checkpoints: in epochs, and at their ends
+@pytest.mark.parametrize(  # of all checkpoints: in an epoch, and at its end
+    "when", [0.35, 0.5, *(pytest.param(when, marks=pytest.mark.slow) for when in (0.0, 0.65, 0.9))]
+)
 def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been_interrupted(
     uninterrupted: Any, when: float, tmp_path: Path
 ) -> None:
@@ -168,7 +170,11 @@ def test_a_finished_run_can_be_extended(copy: Path, photos: Path) -> None:
     assert [row["epoch"] for row in history(copy)] == ["1", "2", "3"]
 
 
-@pytest.mark.parametrize("damage", ["torn", "flipped", "empty"])
+@pytest.mark.parametrize(
+    ("uninterrupted", "damage"),
+    [("plain", "flipped"), ("plain", "empty"), *((variant, "torn") for variant in VARIANTS)],
+    indirect=["uninterrupted"],
+)
 def test_a_damaged_newest_checkpoint_is_set_aside_and_the_one_before_is_used(
     uninterrupted: Any, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -353,9 +359,9 @@ def test_a_full_disk_ends_the_run_with_what_was_saved_intact(copy: Path, photos:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_training_saves_before_it_stops(
-    photos: Path, tmp_path: Path, signum: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    finished: Path, photos: Path, tmp_path: Path, signum: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = config(photos, "trainer.max_epochs=3")
+    settings = config(photos)
     start = checkpoints.ResumePoint.on_train_batch_start
 
     def signal_in_step_8(self: Any, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
@@ -370,15 +376,14 @@ def test_a_signal_in_training_saves_before_it_stops(
     assert caught.value.signum == signum
     assert checkpoints.read(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 9
     run(settings, tmp_path / "run")
-    run(settings, tmp_path / "whole")
-    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert same(weights(tmp_path / "run"), weights(finished))
 
 
 @pytest.mark.parametrize(
     "where", ["setup", "on_train_start", "training_step", "on_train_batch_end", "on_train_epoch_end", "validation_step"]
 )
 def test_a_signal_stops_training_at_any_point(
-    photos: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+    finished: Path, photos: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning's own handler would exit here with status 0, as after success."""
     original = getattr(DogBreedClassifier, where)
@@ -397,9 +402,8 @@ def test_a_signal_stops_training_at_any_point(
     assert caught.value.signum == signal.SIGTERM
     assert sent
     run(config(photos), tmp_path / "run")
-    run(config(photos), tmp_path / "whole")
-    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
-    assert history(tmp_path / "run") == history(tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(finished))
+    assert history(tmp_path / "run") == history(finished)
 
 
 def test_the_parts_work_without_hydra(photos: Path, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Augmented views as pure functions of a picture and a key, and the light of a whole batch."""
 
 import io
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from torchvision.transforms.v2 import functional as torchvision
 from dogbreed.preprocess import Interpolation, PictureSource
 from dogbreed.transforms import Augment, normalised, relight
 from tests.support.odd_pictures import ODD, jpeg, saved, upright
+from tests.support.project import ROOT
 
 PX = 24
 keys = st.tuples(st.integers(0, 2**63), st.integers(0, 10_000), st.integers(0, 2**31))
@@ -88,11 +90,14 @@ def test_the_gpus_random_numbers_are_not_touched(monkeypatch: pytest.MonkeyPatch
     view((0, 0, 0))
 
 
-def test_views_are_the_same_in_a_worker_process() -> None:
+def test_views_are_the_same_in_another_process() -> None:
     some = [(seed, epoch, index) for seed in (0, 7) for epoch in (0, 3) for index in (0, 41)]
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        elsewhere = pool.submit(views_after_other_draws, some).result()
-    for key, other in zip(some, elsewhere, strict=True):
+    code = (
+        "import pickle, sys; from tests.dogbreed.test_transforms import views_after_other_draws; "
+        f"pickle.dump(views_after_other_draws({some}), sys.stdout.buffer)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    for key, other in zip(some, pickle.loads(done.stdout), strict=True):
         assert np.array_equal(view(key), other)
 
 

@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.machines import SAYS, Machine
 from tests.support.photos import make_photos, tiny_settings
-from tests.support.rehearsing import BUCKET, job_of, rehearsal_cloud, states
+from tests.support.rehearsing import BUCKET, job_of, states
 from tests.support.runs import same, weights
 from tests.support.stores import RECIPE, assert_holds, data_files, fill, keys, small_shards, values  # noqa: F401 (a fixture)
 
@@ -113,17 +112,6 @@ print(os.environ["DOGBREED_FEATURES_FROM"])
 # --- in the rehearsal cloud ---
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cloud") / "state"
-
-
-@pytest.fixture(scope="module")
-def cloud(place: Path, photos: Path) -> Iterator[Rehearsal]:
-    with rehearsal_cloud(place, photos) as cloud:
-        yield cloud
-
-
 def planned(place: Path, photos: Path, home: Path, *overrides: str) -> tuple[SageMakerLauncher, Plan]:
     there = ["launcher=sagemaker_spot", "aws=rehearsal", f"aws.state_dir={place}", "aws.reclaims=0"]
     head = ["model.trainable=head", "trainer.max_epochs=60", f"hydra.run.dir={home}"]
@@ -152,8 +140,9 @@ def kept(cloud: Rehearsal, prefix: str) -> set[str]:
 
 
 def test_the_second_job_on_the_same_photos_sends_its_settings_alone_and_extracts_nothing(
-    cloud: Rehearsal, place: Path, photos: Path, tmp_path: Path
+    cloud: Rehearsal, place: Path, tmp_path: Path
 ) -> None:
+    photos = make_photos(tmp_path / "photos", px=42)  # none of another test's
     first, plan = planned(place, photos, tmp_path / "first", "aws.reclaims=1")
     said, writes = run(first, plan)
     assert states(job_of(first, plan)).count("Interrupted") == 1

@@ -1,7 +1,8 @@
 """The README and the guides beside the code are true: links, paths, settings, tables, and the commands, which run.
 
-Those marked `cloud` run every command that can run here. A command that is new in a guide goes into one of three lists:
-HERE and REHEARSED say what is added to it, so that it takes seconds and means the same; SKIPPED says why it cannot run.
+Those marked `cloud` run every command that can run here. A command that is new in a guide goes into one of these lists:
+MODEL, HERE and REHEARSED say what is added to it, so that it takes seconds and means the same; SKIPPED says why it
+cannot run.
 """
 
 import re
@@ -15,6 +16,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import DictConfig
+from quick_runs import EXPORTS
 
 from launchers.rehearsal import process
 from launchers.rehearsal.faults import Faults
@@ -28,26 +30,29 @@ from tests.support.shell import Shell
 NETWORK = "model.library=timm model.backbone=test_resnet model.weights=null model.image_px=32"  # no weights to download
 TINY = f"{NETWORK} data.batch_size=4 data.workers=0 trainer.max_epochs=2"
 OWN_PHOTOS = "data=folder data.root=PHOTOS"
-FEW_DOGS = "+data.source.breeds=20 data.source.train=20 data.source.valid=2 data.source.test=2"
-FEW_TRIALS = "experiment=quickstart hpo.n_trials=2"
+FEW_OF_EACH = "data.source.train=2 data.source.valid=1 data.source.test=1"
+FEW_DOGS = "+data.source.breeds=8 data.source.train=10 data.source.valid=2 data.source.test=2"
+FEW_TRIALS = f"experiment=quickstart {FEW_OF_EACH} hpo.n_trials=2"
 
 SERVE = "python -m dogbreed.serving runs/RUN"  # while the next one asks it
 ASK = "curl --data-binary @PHOTO.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8080/invocations"
 
 # In this order: what is used later is made first
-HERE = {
-    "python train.py experiment=quickstart": "",
+MODEL = {  # runs end with their model.tar.gz
+    "python train.py experiment=quickstart": FEW_OF_EACH,
     "python -m dogbreed.predict runs/RUN PHOTO.jpg": "",
     "python -m dogbreed.report runs/RUN": "",
     "python -m dogbreed.export runs/RUN": "",
     "python -m dogbreed.export runs/RUN --int8": "",
     ASK: "--fail",
+}
+HERE = {
     "python train.py resume=runs/RUN": "",
     "python train.py resume=runs/RUN trainer.max_epochs=20": "test=false",
     "python train.py data=folder data.root=PHOTOS": TINY,
     "python train.py data=drawn model.trainable=layer4": f"{TINY} {FEW_DOGS} test=false",
     "torchrun --nproc_per_node=2 train.py experiment=finetune data=folder data.root=PHOTOS": f"{TINY} test=false",
-    "python train.py -m hpo=optuna experiment=quickstart": "hpo.n_trials=5",
+    "python train.py -m hpo=optuna experiment=quickstart": f"{FEW_OF_EACH} hpo.n_trials=3",
     "python train.py --config-dir sweeps/SEARCH experiment=best": "trainer.max_epochs=1 test=false",
     "python train.py -m hpo=optuna 'model.lr=tag(log, interval(1e-4,1e-2))' model.dropout=0.3": FEW_TRIALS,
     "python train.py -m hpo=optuna hpo.space=null 'model.warmup=interval(0,0.3)' 'seed=range(3)'": FEW_TRIALS,
@@ -245,9 +250,9 @@ def test_commands_compose(command: str) -> None:
 
 
 def test_every_command_is_run_or_skipped_for_a_reason() -> None:
-    known = [*HERE, SERVE, *REHEARSED, *SKIPPED]
+    known = [*MODEL, *HERE, SERVE, *REHEARSED, *SKIPPED]
     assert sorted(known) == sorted(set(known)), "a command is in two lists"
-    assert not set(all_commands()) - set(known), "add these to HERE, REHEARSED or SKIPPED"
+    assert not set(all_commands()) - set(known), "add these to MODEL, HERE, REHEARSED or SKIPPED"
     assert not set(known) - set(all_commands()), "no guide has these"
 
 
@@ -255,11 +260,14 @@ def test_every_command_is_run_or_skipped_for_a_reason() -> None:
 @pytest.mark.exports
 @pytest.mark.onnx
 @pytest.mark.timeout(1800)
-def test_commands_run_on_this_machine(tmp_path: Path) -> None:
+def test_commands_run_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = Shell(tmp_path, make_photos(tmp_path / "photos"))
-    for command, added in HERE.items():
+    for command, added in MODEL.items():
         with shell.serving(SERVE) if command == ASK else nullcontext():
             shell.type(command, added)
+    monkeypatch.delenv(EXPORTS)
+    for command, added in HERE.items():
+        shell.type(command, added)
     for code in Guide(README).python():
         small = 'DogBreedClassifier(data.classes, library="timm", backbone="test_resnet", weights=None,'
         shell.type_python(code.replace("DogBreedClassifier(data.classes,", small))

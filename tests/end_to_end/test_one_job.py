@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from launchers.sweep.study import Study
 from tests.support.fake_training import OVERRIDES
 from tests.support.photos import tiny_settings
 from tests.support.project import ROOT
-from tests.support.rehearsing import BUCKET, prepared, rehearsal_cloud, states
+from tests.support.rehearsing import BUCKET, prepared, states
 from tests.support.stores import file_size_limit
 from tests.support.sweeps import Sweep, wait_for
 from tests.support.sweeps import states as states_of_trials
@@ -260,17 +259,6 @@ def test_a_machine_that_makes_other_settings_of_the_command_refuses(tmp_path: Pa
 
 
 # --- from a person's command to what comes home ---
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cloud") / "state"
-
-
-@pytest.fixture(scope="module")
-def cloud(place: Path, photos: Path) -> Iterator[Rehearsal]:
-    with rehearsal_cloud(place, photos) as cloud:
-        yield cloud
 
 
 def words(place: Path, photos: Path, n_trials: int, *more: str) -> list[str]:

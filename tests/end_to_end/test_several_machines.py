@@ -4,20 +4,19 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from launchers import launch, prepare
-from launchers.base import Cause, LaunchError, Phase, Plan
+from launchers.base import Cause, LaunchError, LogLine, Phase, Plan
 from launchers.follow import wait
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.launcher_contract import until
 from tests.support.photos import make_photos, tiny_settings
-from tests.support.rehearsing import job_of, prepared, rehearsal_cloud, states
+from tests.support.rehearsing import BUCKET, job_of, prepared, rehearsal_cloud, send_photos, states
 from tests.support.runs import SAME, close, history, weights
 
 pytestmark = pytest.mark.cloud
@@ -28,47 +27,51 @@ ENDLESS = ("trainer.max_epochs=100000", "test=false", "ranks.timeout_s=6")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cloud") / "state"
-
-
-@pytest.fixture(scope="module")
 def many_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("photos") / "photos", train=25)
 
 
-@pytest.fixture(scope="module")
-def cloud(place: Path, many_photos: Path) -> Iterator[Rehearsal]:
-    with rehearsal_cloud(place, many_photos) as cloud:
-        yield cloud
+@pytest.fixture(scope="module", autouse=True)
+def many_photos_there(cloud: Rehearsal, many_photos: Path) -> None:
+    send_photos(cloud, many_photos, "many-photos")
 
 
-def submitted(place: Path, home: Path, *overrides: str) -> tuple[SageMakerLauncher, Plan]:
-    launcher, plan = prepared(place, home, MANY, *overrides, launcher="sagemaker_multi")
+def submitted(place: Path, home: Path, *overrides: str, photos: str = "many-photos") -> tuple[SageMakerLauncher, Plan]:
+    root = f"data.root=s3://{BUCKET}/{photos}"
+    launcher, plan = prepared(place, home, MANY, root, *overrides, launcher="sagemaker_multi")
     launcher.submit(plan)
     return launcher, plan
 
 
-@pytest.mark.exports
-@pytest.mark.ordinary_start
-@pytest.mark.parametrize("mode", ["off", "cached"])
-def test_two_machines_train_the_model_that_one_would(mode: str, many_photos: Path, tmp_path: Path) -> None:
-    """In a cloud of its own, whose jobs begin as on rented machines and end with their model.tar.gz."""
-    how = (*HEAD, f"features.mode={mode}")
-    launch([*tiny_settings(many_photos), *how, "data.batch_size=16", f"hydra.run.dir={tmp_path}/alone"])
-    with rehearsal_cloud(tmp_path / "state", many_photos):
-        launcher, plan = submitted(tmp_path / "state", tmp_path / "run", *how, "data.batch_size=8")
-        assert wait(launcher, plan.handle).folder == tmp_path / "run"
-        lines = list(launcher.logs(plan.handle))
+def trained_by_two_as_by_one(place: Path, photos: Path, tmp_path: Path, *how: str, sent: str) -> list[LogLine]:
+    """Train on one and on two machines, compare, and return the lines that the two have logged."""
+    launch([*tiny_settings(photos), *HEAD, *how, "data.batch_size=16", f"hydra.run.dir={tmp_path}/alone"])
+    launcher, plan = submitted(place, tmp_path / "run", *HEAD, *how, "data.batch_size=8", photos=sent)
+    assert wait(launcher, plan.handle).folder == tmp_path / "run"
     close(tmp_path / "run", tmp_path / "alone")
     files = [{path.name for path in (tmp_path / name).iterdir()} for name in ("run", "alone")]
-    assert "model.tar.gz" in files[0]
     assert files[0] - files[1] == {"launched.json"}
+    lines = list(launcher.logs(plan.handle))
     assert {line.node for line in lines} == {0, 1}
     assert sum("epoch 3/3" in line.text for line in lines) == 1  # said once
-    if mode == "cached":
-        computed = [line.text for line in lines if "Computing features of" in line.text]
-        assert computed == ["Computing features of 46 photo views (cached for later runs)"]  # of 93
+    return lines
+
+
+def test_two_machines_train_on_photos_the_model_that_one_would(place: Path, many_photos: Path, tmp_path: Path) -> None:
+    trained_by_two_as_by_one(place, many_photos, tmp_path, "features.mode=off", sent="many-photos")
+
+
+@pytest.mark.exports
+@pytest.mark.ordinary_start
+def test_two_machines_train_on_features_the_model_that_one_would(many_photos: Path, tmp_path: Path) -> None:
+    """In a cloud of its own, whose jobs begin as on rented machines and end with their model.tar.gz."""
+    with rehearsal_cloud(tmp_path / "state", many_photos):
+        lines = trained_by_two_as_by_one(
+            tmp_path / "state", many_photos, tmp_path, "features.mode=cached", sent="photos"
+        )
+    assert (tmp_path / "run" / "model.tar.gz").exists()
+    computed = [line.text for line in lines if "Computing features of" in line.text]
+    assert computed == ["Computing features of 46 photo views (cached for later runs)"]  # of 93
 
 
 def test_both_machines_are_taken_away_and_the_run_goes_on_exactly(

@@ -32,18 +32,8 @@ def train_launchers(*words: str, cwd: Path) -> str:
 
 def start(*words: str, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, TRAIN, *words],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=_accept_ctrl_c,
+        [sys.executable, TRAIN, *words], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-
-
-def _accept_ctrl_c() -> None:
-    """Restore SIGINT as in a terminal: a process that a shell starts with & ignores it, and so do its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def stop(process: subprocess.Popen[str], signum: int) -> tuple[str, float]:
@@ -227,6 +217,7 @@ def test_sigterm_saves_and_the_printed_command_resumes(tmp_path: Path, tiny_over
     assert only_run(tmp_path) == run
 
 
+@pytest.mark.ordinary_start
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_while_torch_is_loaded_ends_it_at_once(
     signum: int, status: int, tmp_path: Path, tiny_overrides: list[str]

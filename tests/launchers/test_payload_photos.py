@@ -23,7 +23,7 @@ from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.launcher_contract import until
 from tests.support.machines import SAYS, Machine
 from tests.support.photos import make_photos, tiny_settings
-from tests.support.rehearsing import BUCKET, rehearsal_cloud
+from tests.support.rehearsing import BUCKET
 from tests.support.runs import same, weights
 
 pytestmark = pytest.mark.cloud
@@ -94,17 +94,6 @@ def test_a_folder_that_changes_while_it_is_sent_is_refused(change: str, folder: 
 
 
 # --- in the rehearsal cloud ---
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cloud") / "state"
-
-
-@pytest.fixture(scope="module")
-def cloud(place: Path, photos: Path) -> Iterator[Rehearsal]:
-    with rehearsal_cloud(place, photos) as cloud:
-        yield cloud
 
 
 def planned(place: Path, photos: Path, home: Path, *overrides: str) -> tuple[SageMakerLauncher, Any]:

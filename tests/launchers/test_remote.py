@@ -179,7 +179,7 @@ def end(**said):
 if os.environ["LOCAL_RANK"] == "0":
     end(cause="unknown", detail="has lost another one", consequence=True)
 if os.environ["LOCAL_RANK"] == "1":
-    time.sleep(1); end(cause="user_code", detail="ZeroDivisionError: here", consequence=False)
+    time.sleep(0.5); end(cause="user_code", detail="ZeroDivisionError: here", consequence=False)
 time.sleep(600)
 """
 
@@ -248,7 +248,7 @@ def test_later_attempts_meet_at_another_port(tmp_path: Path) -> None:
 
 
 def test_the_process_that_failed_by_itself_is_named_and_none_is_left(tmp_path: Path) -> None:
-    machine = Machine(tmp_path / "ml", FAILS_IN_1)
+    machine = Machine(tmp_path / "ml", FAILS_IN_1, last_words_s=5.0)
     status, lines = machine.run(**of_several(machine, tmp_path, hosts=["algo-1"], current="algo-1", gpus=3))
     assert status == 1
     assert machine.failure == "[user_code] process 1 (algo-1): ZeroDivisionError: here"

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,23 +24,12 @@ from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.launcher_contract import LauncherContract, until
 from tests.support.photos import tiny_settings
 from tests.support.project import TRAIN
-from tests.support.rehearsing import BUCKET, job_of, prepared, rehearsal_cloud, settings, states
+from tests.support.rehearsing import BUCKET, job_of, prepared, settings, states
 from tests.support.runs import history, same, unclocked, weights
 
 pytestmark = pytest.mark.cloud
 
 LONGER = ("trainer.max_epochs=6", "model.dropout=0.5", "save.every_n_steps=1")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cloud") / "state"
-
-
-@pytest.fixture(scope="module")
-def cloud(place: Path, photos: Path) -> Iterator[Rehearsal]:
-    with rehearsal_cloud(place, photos) as cloud:
-        yield cloud
 
 
 @pytest.fixture(scope="module")
@@ -501,10 +489,17 @@ def test_what_a_plan_can_see_is_refused_there(overrides: list[str], messages: li
 
 def test_a_search_runs_its_trials_as_jobs(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
     words = settings(place, "trainer.max_epochs=2", "aws.reclaims=0")
-    search = ["-m", "hpo=optuna", "hpo.n_trials=2", "hpo.parallel=2", "hpo.space={model.lr:'interval(1e-4,1e-2)'}"]
+    search = [
+        "-m",
+        "hpo=optuna",
+        "hpo.n_trials=2",
+        "hpo.parallel=2",
+        "hpo.study=some-heads",
+        "hpo.space={model.lr:'interval(1e-4,1e-2)'}",
+    ]
     process = command(place, *search, *words, cwd=tmp_path)
     said = process.communicate(timeout=400)[0]
     assert process.returncode == 0, said
     assert "2 trials complete" in said or "1 trials complete, 1 pruned" in said, said
-    names = jobs_named(cloud, "folder-")
+    names = jobs_named(cloud, "some-heads-")
     assert len([name for name in names if "--" not in name]) == 2, (names, said)

@@ -24,17 +24,10 @@ from launchers.sweep.samplers import build_pruner, build_sampler
 from launchers.sweep.space import Choice, Number, SearchSpace
 from launchers.sweep.storage import StudyError, hidden
 from launchers.sweep.study import DEAD_AFTER_S, MOST_DEATHS, Study
-from tests.support.postgres import server
 from tests.support.project import ROOT
 
 SPACE = SearchSpace({"model.lr": Number(1e-4, 1e-1, log=True), "model.optimizer": Choice(("adamw", "sgd"))})
 ABOUT = StudyAbout("try", SPACE, "val/acc", "max", "experiment=quickstart", "digest")
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[str]:
-    with server() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
@@ -34,17 +34,6 @@ from tests.support.rehearsing import BUCKET, job_of, prepared, rehearsal_cloud
 pytestmark = pytest.mark.cloud
 
 IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch:2.13-cpu-amzn2023-sagemaker"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cloud") / "state"
-
-
-@pytest.fixture(scope="module")
-def cloud(place: Path, photos: Path) -> Iterator[Rehearsal]:
-    with rehearsal_cloud(place, photos) as cloud:
-        yield cloud
 
 
 def request(name: str, script: str = "print('hello')", **changes: Any) -> dict[str, Any]:

@@ -48,7 +48,10 @@ class FakeLauncher(LocalLauncher):
 
 
 def train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
-    """Take the seconds and end in the way that the environment asks for; record when it began and ended."""
+    """Take the seconds and end in the way that the environment asks for; record when it began and ended.
+
+    FAKE_WAITS, such as {"1": 7}: trial 1 begins to train when 7 others have ended, or after a minute without them.
+    """
     if spec.config["test"] and os.environ.get("FAKE_TEST") == "dies":
         os._exit(9)
     if spec.config["test"] and folder.metrics.exists():
@@ -63,6 +66,7 @@ def train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
         _note({"overlap": number})
     _note({"trial": number, "pid": os.getpid(), "began": began})
     _fail(os.environ.get("FAKE_FAILS", ""), number)
+    _wait_for_others(json.loads(os.environ.get("FAKE_WAITS", "{}")).get(str(number), 0))
     slow = json.loads(os.environ.get("FAKE_SECONDS", "{}"))
     seconds = slow.get(str(number), slow.get("others", 0.02))
     epochs = spec.config["trainer"]["max_epochs"]
@@ -82,6 +86,12 @@ def train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
     write_text(folder.report, "a report\n")
     write_json(folder.metrics, {"val/acc": best, "epochs": trained})
     _note({"trial": number, "pid": os.getpid(), "began": began, "ended": time.time()})
+
+
+def _wait_for_others(count: int) -> None:
+    until = time.monotonic() + 60
+    while Path(os.environ["FAKE_LOG"]).read_text().count('"ended"') < count and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _fail(how: str, number: int) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -26,6 +27,18 @@ def server() -> Iterator[str]:
     """The address of one, as SQLAlchemy wants it."""
     with server_and_restart() as (url, _):
         yield url
+
+
+def empty_database(address: str) -> str:
+    """Make a database on the server at this address, and return its own."""
+    import sqlalchemy
+
+    name = f"made_{uuid.uuid4().hex}"
+    engine = sqlalchemy.create_engine(address, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{address.rpartition('/')[0]}/{name}"
 
 
 @contextmanager

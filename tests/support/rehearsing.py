@@ -21,13 +21,17 @@ def rehearsal_cloud(place: Path, photos: Path | None = None) -> Iterator[Rehears
     """With photos in its bucket. Its process is ended at the end."""
     cloud = Rehearsal(bucket=BUCKET, state_dir=str(place), reclaims=0)
     try:
-        s3 = cloud.client("s3")
-        for path in sorted((photos or make_photos(place.parent / "photos-of-the-cloud")).rglob("*.jpg")):
-            key = path.relative_to(photos or place.parent / "photos-of-the-cloud").as_posix()
-            s3.put_object(Bucket=BUCKET, Key=f"photos/{key}", Body=path.read_bytes())
+        send_photos(cloud, photos or make_photos(place.parent / "photos-of-the-cloud"), "photos")
         yield cloud
     finally:
         process.stop(place)
+
+
+def send_photos(cloud: Rehearsal, photos: Path, prefix: str) -> None:
+    """Put a folder of photos into the cloud's bucket."""
+    s3 = cloud.client("s3")
+    for path in sorted(photos.rglob("*.jpg")):
+        s3.put_object(Bucket=BUCKET, Key=f"{prefix}/{path.relative_to(photos).as_posix()}", Body=path.read_bytes())
 
 
 def settings(place: Path, *overrides: str, launcher: str = "sagemaker_spot") -> list[str]:

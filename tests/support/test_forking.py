@@ -27,12 +27,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start this code as train.py."""
     started = ExitStack()
 
-    def starting(code: str, *words: str, **options: Any) -> "subprocess.Popen[str]":
+    def starting(code: str, *words: str, flags: Sequence[str] = (), **options: Any) -> "subprocess.Popen[str]":
         script = tmp_path / "train.py"
         if not script.exists() or script.read_text() != code:
             script.write_text(code)
         streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, str(script), *words], text=True, **{**streams, **options})
+        process = subprocess.Popen([sys.executable, *flags, str(script), *words], text=True, **{**streams, **options})
         started.enter_context(process)
         started.callback(process.kill)
         return process
@@ -170,13 +170,14 @@ def test_psutil_finds_it_by_its_words_and_its_environment(start: Start, tmp_path
     process.communicate("\n", timeout=60)
 
 
-@pytest.mark.parametrize("unbuffered", [True, False])
-def test_lines_are_written_at_once_where_that_is_asked_for(start: Start, unbuffered: bool) -> None:
+@pytest.mark.parametrize(("variable", "flags"), [("1", []), ("", ["-u"]), ("", [])])
+def test_lines_are_written_at_once_where_that_is_asked_for(start: Start, variable: str, flags: list[str]) -> None:
     code = "import sys; print('up'); sys.stdin.readline(); print('end')"
-    process = start(code, env={**os.environ, "PYTHONUNBUFFERED": "1" * unbuffered})
+    process = start(code, flags=flags, env={**os.environ, "PYTHONUNBUFFERED": variable})
+    assert forked(process)
     assert process.stdout is not None
     assert process.stdin is not None
-    if unbuffered:
+    if variable or flags:
         assert process.stdout.readline() == "up\n"
     else:
         assert not select.select([process.stdout], [], [], 0.3)[0]

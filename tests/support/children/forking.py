@@ -32,8 +32,16 @@ import quick_runs
 SERVER = "DOGBREED_TESTS_FORK_SERVER"  # where it listens, and the session that it is in: 1234:/tmp/there
 HANDED_ON = (SERVER, "REACHED_OUT", quick_runs.EXPORTS, quick_runs.ONNX)
 _SCRIPTS = ("train.py", "remote.py", "entry.py")
-_MODULES = ("dogbreed.report", "dogbreed.predict")
-_CODE = ("launchers.sweep.worker",)
+_MODULES = ("dogbreed.benchmark", "dogbreed.export", "dogbreed.predict", "dogbreed.report")
+_CODE = (  # of what imports torch
+    "launchers.sweep.worker",
+    "from dogbreed import training",
+    "from dogbreed.benchmark import",
+    "from dogbreed.data import",
+    "from dogbreed.distributed import",
+    "from dogbreed.features import engine",
+    "from tests.dogbreed.",
+)
 _ROOM_BYTES = 16_384
 MESSAGE_BYTES = 1 << 20
 _HEEDED = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")  # of Python's own variables
@@ -46,12 +54,15 @@ came_from_server = False  # this process: what it would import is there, and not
 
 @dataclass(frozen=True)
 class Program:
-    """What Python runs: kind is "file", "-m" or "-c"; safe_path: whether -P was there; argv: as Python shows it."""
+    """What Python runs: kind is "file", "-m" or "-c"; safe_path and unbuffered: whether -P and -u were there; argv: as
+    Python shows it.
+    """
 
     kind: str
     name: str
     safe_path: bool
     argv: list[str]
+    unbuffered: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,14 +87,15 @@ def program(command: Any) -> Program | None:
     words = [os.fsdecode(word) for word in command]
     if len(words) < 2 or words[0] != sys.executable:
         return None
-    safe_path = words[1] == "-P"
-    rest = words[2:] if safe_path else words[1:]
+    safe_path, unbuffered = words[1] == "-P", words[1] == "-u"  # torchrun's flag
+    rest = words[2:] if safe_path or unbuffered else words[1:]
     if not rest[0].startswith("-"):
-        return Program("file", rest[0], safe_path, rest) if Path(rest[0]).name in _SCRIPTS else None
+        found = Program("file", rest[0], safe_path, rest, unbuffered)
+        return found if Path(rest[0]).name in _SCRIPTS else None
     if rest[0] == "-m" and rest[1] in _MODULES:
-        return Program("-m", rest[1], safe_path, rest[1:])
+        return Program("-m", rest[1], safe_path, rest[1:], unbuffered)
     if rest[0] == "-c" and any(part in rest[1] for part in _CODE):
-        return Program("-c", rest[1], safe_path, ["-c", *rest[2:]])
+        return Program("-c", rest[1], safe_path, ["-c", *rest[2:]], unbuffered)
     return None
 
 
@@ -299,7 +311,7 @@ def _take_over(start: Start, files: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(start.environment)
     os.chdir(start.folder)
-    _forget_environment(start.environment)
+    _forget_environment(start.environment, unbuffered=start.program.unbuffered)
     _show_in_lists_of_processes(start)
     sys.argv, sys.orig_argv = list(start.program.argv), list(start.command)
 
@@ -329,14 +341,14 @@ def _forget_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _forget_environment(environment: Mapping[str, str]) -> None:
+def _forget_environment(environment: Mapping[str, str], *, unbuffered: bool) -> None:
     """What modules read as they are imported, or draw, which in this process was before."""
     import tempfile
 
     tempfile.tempdir = None
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     random.seed()
-    unbuffered = bool(environment.get("PYTHONUNBUFFERED"))
+    unbuffered = unbuffered or bool(environment.get("PYTHONUNBUFFERED"))
     sys.stdout.reconfigure(line_buffering=unbuffered or sys.stdout.isatty())  # type: ignore[union-attr]
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
