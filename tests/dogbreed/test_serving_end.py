@@ -50,7 +50,7 @@ def classify_until_closed(served: Served, counts: "Counter[Any]", stop: threadin
             connection = None
 
 
-@pytest.mark.parametrize("attempt", range(2))
+@pytest.mark.parametrize("attempt", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))])
 def test_sigterm_under_load_loses_no_request(attempt: int, model: Path, tmp_path: Path) -> None:
     counts: Counter[Any] = Counter()
     stop = threading.Event()
@@ -157,7 +157,7 @@ def soak(model: Path, scratch: Path, requests: int, clients: int = 4) -> None:
 
 
 def test_thousands_of_requests_leave_memory_and_descriptors_as_they_were(model: Path, tmp_path: Path) -> None:
-    soak(model, tmp_path, 4000)
+    soak(model, tmp_path, 2500)
 
 
 @pytest.mark.slow

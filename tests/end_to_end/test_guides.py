@@ -52,7 +52,7 @@ HERE = {
     "python train.py data=folder data.root=PHOTOS": TINY,
     "python train.py data=drawn model.trainable=layer4": f"{TINY} {FEW_DOGS} test=false",
     "torchrun --nproc_per_node=2 train.py experiment=finetune data=folder data.root=PHOTOS": f"{TINY} test=false",
-    "python train.py -m hpo=optuna experiment=quickstart": f"{FEW_OF_EACH} hpo.n_trials=3",
+    "python train.py -m hpo=optuna experiment=quickstart": f"{FEW_OF_EACH} hpo.n_trials=5",
     "python train.py --config-dir sweeps/SEARCH experiment=best": "trainer.max_epochs=1 test=false",
     "python train.py -m hpo=optuna 'model.lr=tag(log, interval(1e-4,1e-2))' model.dropout=0.3": FEW_TRIALS,
     "python train.py -m hpo=optuna hpo.space=null 'model.warmup=interval(0,0.3)' 'seed=range(3)'": FEW_TRIALS,
