@@ -47,12 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    command = commands.add_parser("list", help="list all stores", description="List all stores, last used first.")
+    command = commands.add_parser("list", help="List all stores.", description="List all stores, last used first.")
     command.set_defaults(action=_list)
 
     command = commands.add_parser(
         "verify",
-        help="read all rows and verify their checksums",
+        help="Read all rows and verify their checksums.",
         description="Read all rows and verify their checksums. The exit status is 1 if damage remains.",
     )
     command.add_argument("names", nargs="*", metavar="NAME", help="a store's name or its prefix (default: all)")
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser(
         "prune",
-        help="remove what is no longer needed",
+        help="Remove what is no longer needed.",
         description=(
             "Show what would be removed: leftovers of interrupted runs, and the stores that the options select. "
             "With --apply, remove it. A store that a live process uses is kept."

@@ -13,7 +13,10 @@ from dogbreed.run_folder import RunFolder
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report and return the exit status: 0, or 1 after an error, which is printed to stderr."""
-    parser = argparse.ArgumentParser(prog="python -m dogbreed.report", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(
+        prog="python -m dogbreed.report",
+        description="Write the report of a run folder again, without training or testing.",
+    )
     parser.add_argument("run_folder", type=Path, help="the folder that holds metrics.json and predictions.csv")
     parser.add_argument(
         "--photos", type=Path, help="where the photos are (default: data.root of the run's config.yaml)"
