@@ -91,7 +91,7 @@ run = subprocess.run
 def dry(command, **options):
     return run([*command[:4], "--dry-run", "--report", sys.argv[1], *command[4:]], **options)
 subprocess.run = dry
-sys.exit(found["install"](Path({str(ROOT)!r}), [], json.loads(sys.argv[2])))
+sys.exit(found["install"](Path({str(ROOT)!r}), [], json.loads(sys.argv[2])) or 0)
 """
     report = python.parent.parent / "report.json"
     pins = json.dumps(versions(ROOT, []) if pinned else {})
