@@ -3,11 +3,7 @@
 It contains no code. Needs neither torch nor lightning. The same contents always give the same bytes; an archive with
 any problem is refused.
 
-For other runtimes: the network's input `pixels` is uint8 [N, image_px, image_px, 3], RGB; it normalises them itself.
-They are the middle square of the upright photo, `crop_pct` of its shorter side, resized with `interpolation` and
-antialiasing (preprocess.json). Its output `logits` is float32 [N, classes], in the order of labels.json; the softmax of
-logits divided by `temperature` (manifest.json) gives probabilities. `heat_maps`, if present, is float32
-[N, classes, h, w], whose mean over h and w are the logits.
+The network's input and outputs, for other runtimes, are in dogbreed/serving/README.md.
 """
 
 import gzip
