@@ -54,7 +54,7 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
     if there is not None and isinstance(there.output, RunOutput):
         check_as_sent(config, there)
     commit, dirty = git_state()
-    code = _code(hydra) if launcher.sends_code else None
+    code = _code(hydra, config, folder) if launcher.sends_code else None
     photos = _photos(config) if code else None
     lasting = None if now is None else _lasting(now)
     return RunSpec(run_id, _lasting(overrides), config, str(folder), created_at, commit, dirty, code, photos, lasting)
@@ -70,14 +70,33 @@ def _lasting(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(text for text in overrides if text.lstrip("+~").partition("=")[0] not in ABOUT_THIS_COMMAND)
 
 
-def _code(hydra: Any) -> CodeBundle:
+def _code(hydra: Any, config: Mapping[str, Any], folder: Path) -> CodeBundle:
     """Scan the code that would be sent to another machine, with the config folders that the command named."""
     from_command = ("command-line", "hydra.searchpath in command-line")
     sources = OmegaConf.select(hydra, "runtime.config_sources", throw_on_missing=False) or []
     folders = [str(source.path) for source in sources if source.provider in from_command]
     named = [str(folder) for folder in OmegaConf.select(hydra, "searchpath", throw_on_missing=False) or []]
     folders += [folder.removeprefix("file://") for folder in named if folder.startswith("file://")]
-    return scan(PROJECT, [Path(folder).absolute() for folder in dict.fromkeys(folders)])
+    return scan(
+        PROJECT,
+        [Path(folder).absolute() for folder in dict.fromkeys(folders)],
+        stays=_stays(hydra, config, folder),
+        model_weights=config["model"].get("weights"),
+    )
+
+
+def _stays(hydra: Any, config: Mapping[str, Any], folder: Path) -> dict[Path, str]:
+    """Return the folders of results and data, which are not code even if they are inside the project."""
+    named = {
+        "data.root": config["data"].get("root"),
+        "aws.state_dir": config["aws"].get("state_dir"),
+        "DOGBREED_CACHE": os.environ.get("DOGBREED_CACHE"),
+        "hydra.sweep.dir": OmegaConf.select(hydra, "sweep.dir", throw_on_missing=False),
+    }
+    found = {
+        Path(str(text)).expanduser().absolute(): name for name, text in named.items() if text and "://" not in str(text)
+    }
+    return {**found, folder: "the run's folder"}
 
 
 def check_as_sent(config: Mapping[str, Any], there: RunSpec) -> None:

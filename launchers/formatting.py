@@ -21,6 +21,11 @@ def usd(amount: float) -> str:
     return f"${amount:.3g}" if amount >= 0.0001 else "less than $0.0001"
 
 
+def size(count: int) -> str:
+    """Format a number of bytes: 12 kB, 3.4 MB."""
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.0f} kB"
+
+
 def result_files(artifacts: Mapping[str, Path], folder: Path) -> list[str]:
     """Return lines that say where the files of a run are, and what to try next."""
     names = {"report": "report", "best": "checkpoint", "model": "model", "metrics": "numbers"}

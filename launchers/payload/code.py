@@ -8,11 +8,13 @@ import re
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from dogbreed.errors import ConfigError
+from launchers.payload import weights
+from launchers.payload.files import MOST_FILES, Choice, choose
 
 BUNDLE_FILE, ENTRY_FILE = "bundle.tar.gz", "remote.py"
 MAX_BYTES = 50_000_000
@@ -20,7 +22,6 @@ CONFIGS = "config-dirs"  # in the bundle: folders of YAML files that the command
 
 _MAX_DIFF = 100_000  # characters that are kept for people to read; the bundle itself has all
 _MAX_SCANNED = 2_000_000  # bytes of one file in which secrets are looked for
-_WITHOUT_GIT = frozenset({"__pycache__", "runs", "sweeps", "build", "dist", "node_modules"})
 _SECRETS = {
     "an AWS access key": rb"(?<![A-Za-z0-9])(?:AKIA|ASIA)[A-Z2-7]{16}(?![A-Za-z0-9])",
     "an AWS secret key": rb"(?i)aws_?secret_?(?:access_?)?key['\"]?\s*[:=]\s*['\"]?[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])",
@@ -42,7 +43,8 @@ class CodeBundle:
 
     files: (name in the bundle, bytes, SHA-256), sorted by name. sources: paths of those files that are not in the
     project under that name. config_dirs: folders in the bundle that Hydra searches, in order. diff: of tracked files
-    against the commit, for people. findings: reasons not to send it.
+    against the commit, for people. findings: reasons not to send it. left_out: what is not sent, in words, a line for
+    each rule; it stays on this machine, since it names files that do.
     """
 
     digest: str
@@ -51,6 +53,7 @@ class CodeBundle:
     diff: str = ""
     findings: tuple[str, ...] = ()
     sources: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -67,14 +70,26 @@ class CodeBundle:
         """Bytes, before compression."""
         return sum(size for _, size, _ in self.files)
 
+    def largest(self, count: int) -> list[tuple[str, int]]:
+        """Return name and bytes of the largest files, the largest first."""
+        return [(name, size) for name, size, _ in sorted(self.files, key=lambda file: -file[1])[:count]]
 
-def scan(project: Path, config_dirs: Sequence[Path] = ()) -> CodeBundle:
+
+def scan(
+    project: Path,
+    config_dirs: Sequence[Path] = (),
+    *,
+    stays: Mapping[Path, str] | None = None,
+    model_weights: object = None,
+) -> CodeBundle:
     """Scan the files of `project` that would be sent: those that git tracks or would track.
 
-    Without git these are all files except hidden and derived ones. config_dirs: further folders, whose YAML files are
-    sent too.
+    config_dirs: further folders, whose YAML files are sent too. stays: folders that are never sent, with the reason.
+    model_weights: the setting; a file of the project that it names is sent, whatever .gitignore says.
     """
-    chosen = {name: project / name for name in _names(project)}
+    choice = choose(project, stays or {})
+    unsent = weights.include(model_weights, project, choice)
+    chosen = choice.files
     named = {f"{CONFIGS}/{number}": folder for number, folder in enumerate(config_dirs)}
     for name, folder in named.items():
         chosen |= {f"{name}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*.yaml")}
@@ -88,17 +103,41 @@ def scan(project: Path, config_dirs: Sequence[Path] = ()) -> CodeBundle:
         digest.update(f"{name}\0{executable:d}\0{sha}\n".encode(errors="surrogateescape"))
         files.append((name, len(content), sha))
         secrets += [f"{name}:{line} seems to hold {kind}." for line, kind in secrets_in(content)]
-    findings = [*_secrets_finding(secrets), *_size_finding(files)]
-    if "train.py" not in chosen or not chosen["train.py"].is_file():
-        findings.append(f"{project} has no train.py to run.\nTry: a clone of the project")
     return CodeBundle(
         digest=digest.hexdigest()[:32],
         files=tuple(files),
         config_dirs=tuple(named),
         diff=_diff(project),
-        findings=tuple(findings),
-        sources=tuple((name, str(chosen[name])) for name, _, _ in files if name.startswith(f"{CONFIGS}/")),
+        findings=(
+            *_secrets_finding(secrets),
+            *_size_finding(files),
+            *_choice_findings(project, stays or {}, choice),
+            *unsent,
+        ),
+        sources=tuple((name, str(chosen[name])) for name, _, _ in files if chosen[name] != project / name),
+        left_out=choice.lines(),
     )
+
+
+def _choice_findings(project: Path, stays: Mapping[Path, str], choice: Choice) -> Iterator[str]:
+    """Yield what is wrong with the choice of files."""
+    for folder, reason in stays.items():
+        if project.resolve().is_relative_to(folder.resolve()):
+            yield (
+                f"The project {project} is inside {folder} ({reason}), which is not sent.\n"
+                f"Try: another folder for {reason}, beside the project or below it"
+            )
+    if choice.too_many:
+        yield (
+            f"The project has more than {MOST_FILES:,} files to send.\n"
+            "Try: list folders that are not code in .gitignore; data belongs in data.root"
+        )
+    elif "train.py" not in choice.files:
+        if (project / "train.py").is_file():
+            rule = choice.rule_of("train.py")
+            yield f"train.py would not be sent, by the rule {rule}.\nTry: a line !/train.py after it, and others"
+        else:
+            yield f"{project} has no train.py to run.\nTry: a clone of the project"
 
 
 def _secrets_finding(secrets: Sequence[str]) -> Iterator[str]:
@@ -115,7 +154,7 @@ def _size_finding(files: Sequence[tuple[str, int, str]]) -> Iterator[str]:
         listed = "\n".join(f"{size / 1e6:8.1f} MB  {name}" for name, size, _ in largest)
         yield (
             f"The code is {total / 1e6:.0f} MB, but at most {MAX_BYTES / 1e6:.0f} MB can be sent. The largest files:\n"
-            f"{listed}\nTry: list files that are not code in .gitignore; data belongs in data.root"
+            f"{listed}\nTry: list files that are not code in .gitignore; data belongs in data.root, weights at a URL"
         )
 
 
@@ -159,33 +198,6 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
-
-
-def _names(project: Path) -> list[str]:
-    try:
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=project,
-            capture_output=True,
-            check=True,
-            timeout=30,
-        ).stdout
-        names = {os.fsdecode(name) for name in listed.split(b"\0") if name}
-    except (OSError, subprocess.SubprocessError):
-        names = {
-            (Path(folder) / name).relative_to(project).as_posix()
-            for folder, folders, files in os.walk(project)
-            if _keep(folders)
-            for name in files
-            if not name.startswith(".")
-        }
-    return sorted(name for name in names if (project / name).is_file())
-
-
-def _keep(folders: list[str]) -> bool:
-    """Remove hidden and derived folders from `folders`, so that os.walk skips them."""
-    folders[:] = [n for n in folders if not (n.startswith(".") or n in _WITHOUT_GIT or n.endswith(".egg-info"))]
-    return True
 
 
 def _diff(project: Path) -> str:

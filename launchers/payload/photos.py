@@ -187,8 +187,17 @@ def _files(root: Path, cache: Path) -> list[_File]:
 
 
 def _paths(root: Path) -> list[Path]:
-    found = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
-    return sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(root).as_posix())
+    """List the files of a folder, following links, but none to a folder that it is in: that would never end."""
+    found, to_read = [], [(root, frozenset[tuple[int, int]]())]
+    while to_read:
+        folder, above = to_read.pop()
+        try:
+            identity = folder.stat()
+            entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        except OSError:
+            continue
+        here = (identity.st_dev, identity.st_ino)
+        if here not in above:
+            found += [path for path in entries if path.is_file()]
+            to_read += [(path, above | {here}) for path in entries if path.is_dir()]
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())

@@ -90,13 +90,10 @@ def _time_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
 
 
 def _data_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
-    """Check the photos and weights, which must reach the machine."""
-    data, model = spec.config["data"], spec.config["model"]
+    """Check the photos, which must reach the machine."""
+    data = spec.config["data"]
     if spec.photos is not None:
         yield from spec.photos.findings
-    weights = str(model.get("weights") or "")
-    if weights.startswith(("/", "./", "../", "~")):
-        yield f"model.weights={weights} is a local file, which is not uploaded with the run.\nTry: a URL, such as https://..."
     if settings.network_isolation and settings.image == images.AUTO:
         yield (
             "Packages cannot be installed without a network, and AWS's image lacks "

@@ -89,7 +89,10 @@ def _sent_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]
     code, photos = spec.code, spec.photos
     assert code is not None
     size = f"{len(code.files)} files, {code.size / 1e6:.1f} MB, digest {code.digest[:12]}"
-    yield "code", f"{describe_commit(spec.commit, spec.dirty)}\n{size}"
+    largest = ", ".join(f"{name} ({formatting.size(count)})" for name, count in code.largest(3))
+    yield "code", f"{describe_commit(spec.commit, spec.dirty)}\n{size}\nthe largest: {largest}"
+    if code.left_out:
+        yield "not sent", "\n".join(code.left_out)
     if photos is not None:
         shards = f"{len(photos.shards)} files" if len(photos.shards) > 1 else "one file"
         yield "photos", f"{photos.files:,} files, {photos.size / 1e6:,.0f} MB, sent once as {shards}"

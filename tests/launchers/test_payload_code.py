@@ -97,17 +97,6 @@ def test_a_file_that_changes_between_plan_and_upload_is_noticed(project: Path) -
         pack(project, found)
 
 
-def test_without_git_hidden_and_derived_files_are_not_sent(project: Path) -> None:
-    subprocess.run(["rm", "-rf", str(project / ".git")], check=True)
-    (project / "runs/x").mkdir(parents=True)
-    (project / "runs/x/last.ckpt").write_text("no")
-    (project / "pkg/__pycache__").mkdir()
-    (project / "pkg/__pycache__/code.pyc").write_text("no")
-    sent = names(pack(project, scan(project)))
-    assert {"train.py", "pkg/code.py", "new file.py"} <= set(sent)
-    assert not {name for name in sent if "runs" in name or "pycache" in name or name.startswith(".")}
-
-
 def test_config_folders_of_the_command_are_sent(project: Path, tmp_path: Path) -> None:
     (tmp_path / "mine/experiment").mkdir(parents=True)
     (tmp_path / "mine/experiment/best.yaml").write_text("seed: 1\n")
