@@ -21,6 +21,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, DataError, raise_findings
 from dogbreed.hardware import available_cpus, available_memory_bytes
+from dogbreed.interruption import HANG_UP
 from dogbreed.photos import Photo, PhotoSet, scan
 from dogbreed.preprocess import Interpolation, Preprocess
 from dogbreed.transforms import Augment, relight
@@ -381,11 +382,13 @@ def _bytes(batch: Batch) -> int:
 
 
 def quiet_worker(worker_id: int) -> None:
-    """Ignore signals for the whole process group (Ctrl-C, docker stop) in a worker: the main process saves and stops.
+    """Ignore signals for the whole process group (Ctrl-C, a closed terminal) in a worker: the main process saves.
 
     A second SIGTERM ends the worker, so that it can be stopped even if its parent is stuck.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if HANG_UP is not None:
+        signal.signal(HANG_UP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 

@@ -1,5 +1,6 @@
-"""Handle SIGTERM and Ctrl-C as a request to stop where no work is lost."""
+"""Handle SIGTERM, Ctrl-C and a closed terminal as a request to stop where no work is lost."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,10 +10,29 @@ from typing import Any
 
 from dogbreed.errors import Interrupted
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
+HANG_UP = getattr(signal, "SIGHUP", None)  # sent when the terminal or its ssh connection ends; Windows has none
+_TERMINALS = [number for number in (0, 1, 2) if os.isatty(number)]
 _early: list[int] = []
+
+
+def signals() -> list[signal.Signals]:
+    """Return the signals that ask this process to stop: SIGHUP is none of them if it is ignored, as under nohup."""
+    heeds_hang_up = HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([signal.Signals(HANG_UP)] if heeds_hang_up else [])]
+
+
+def signal_of_exit(error: SystemExit) -> signal.Signals | None:
+    """Return the signal that ended the process outside training, by its exit status; None if it was none."""
+    return next((number for number in (signal.SIGTERM, HANG_UP) if number and error.code == 128 + number), None)
+
+
+def let_go_of_terminal() -> None:
+    """Send further output nowhere if the terminal has gone: each line would raise an error in the midst of saving."""
+    for number in _TERMINALS:
+        if not os.isatty(number):
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
 
 
 def note(signum: int) -> None:
@@ -21,11 +41,12 @@ def note(signum: int) -> None:
 
 
 class Interruption:
-    """A context in which SIGTERM and SIGINT raise Interrupted, at once or, in `deferred()`, when the caller checks.
+    """A context in which a signal to stop raises Interrupted, at once or, in `deferred()`, when the caller checks.
 
     A signal that was recorded by `note` before raises on entering. Training defers, so that a signal in the middle of a
-    step waits for the step's end and its checkpoint. A second signal is not deferred. Outside the main thread, where
-    Python allows no handlers, signals are not handled.
+    step waits for the step's end and its checkpoint. A second signal is not deferred; SIGHUP does not count for that,
+    because a terminal that closes sends several, and SIGTERM with them. Outside the main thread, where Python allows no
+    handlers, signals are not handled.
     """
 
     def __init__(self) -> None:
@@ -49,7 +70,7 @@ class Interruption:
         """Install our signal handlers (again), and return the previous ones."""
         if threading.current_thread() is not threading.main_thread():
             return {}
-        return {number: signal.signal(number, self._heed) for number in SIGNALS}
+        return {number: signal.signal(number, self._heed) for number in signals()}
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._give_back()
@@ -82,6 +103,10 @@ class Interruption:
         raise Interrupted(f"Stopped by {signal.Signals(signum).name} {where}.", signum)
 
     def _heed(self, signum: int, frame: FrameType | None) -> None:
-        first, self.signum = self.signum is None, signum
+        if signum == HANG_UP:
+            let_go_of_terminal()
+            if self.signum is not None:
+                return
+        first, self.signum = self.signum in (None, HANG_UP), signum
         if not (self._deferred and first):
             self.stop("at once" if not first else "before training had begun or after it had ended")

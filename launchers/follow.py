@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dogbreed.errors import Interrupted
+from dogbreed.interruption import signal_of_exit
 from dogbreed.progress import Epoch, is_result_row
 from launchers.base import Handle, Launcher, LaunchError, LogLine, Phase, RunResult, Status
 
@@ -26,7 +27,7 @@ _WORDS = {
 def follow(launcher: Launcher, handle: Handle) -> RunResult:
     """Print the run's log and one line with its status until it has ended, then return its result.
 
-    Raises LaunchError if it did not succeed, and Interrupted after Ctrl-C or SIGTERM, while the run continues.
+    Raises LaunchError if it did not succeed, and Interrupted after a signal to stop, while the run continues.
     """
     try:
         if launcher.status(handle).finished:  # a local run has ended by now
@@ -44,9 +45,9 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
             error.add_note(detached(launcher, handle))
         raise
     except (KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code != 128 + signal.SIGTERM:
+        signum = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal_of_exit(error)
+        if signum is None:
             raise
-        signum = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
         raise Interrupted(detached(launcher, handle), signum) from None
 
 

@@ -22,8 +22,10 @@ def usd(amount: float) -> str:
 
 
 def size(count: int) -> str:
-    """Format a number of bytes: 12 kB, 3.4 MB."""
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.0f} kB"
+    """Format a number of bytes: 120 bytes, 12 kB, 3.4 MB."""
+    if count < 1000:
+        return f"{count} bytes"
+    return f"{count / 1e6:.1f} MB" if count >= 1_000_000 else f"{count / 1e3:.0f} kB"
 
 
 def result_files(artifacts: Mapping[str, Path], folder: Path) -> list[str]:

@@ -22,7 +22,7 @@ import launchers.cli.sweeper
 import launchers.resolvers  # noqa: F401 (registers the resolvers of conf/)
 from dogbreed.distributed import ranks
 from dogbreed.errors import DogBreedError, Interrupted
-from dogbreed.interruption import note
+from dogbreed.interruption import HANG_UP, let_go_of_terminal, note, signal_of_exit, signals
 from dogbreed.run_folder import storage_error, write_json
 from launchers.cli.help import print_help
 from launchers.project import PROJECT
@@ -63,7 +63,7 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def command_line() -> Iterator[None]:
-    """Run Hydra's main inside this context. Exits with 1 after an error, 130 after Ctrl-C and 143 after SIGTERM.
+    """Run Hydra's main inside this context. Exits with 1 after an error, and with 128 + its number after a signal.
 
     Prints an error's message on stderr; debug=true prints the traceback as well.
     """
@@ -74,7 +74,9 @@ def command_line() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are not UTF-8
-    signal.signal(signal.SIGTERM, _leave)
+    for number in signals():
+        if number != signal.SIGINT:
+            signal.signal(number, _leave)
     ranks.last_words = _end_of_waiting
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # otherwise it is ignored, as after nohup
         signal.signal(signal.SIGINT, _interrupt)
@@ -89,9 +91,9 @@ def command_line() -> Iterator[None]:
         _say("Stopped.", error)
         sys.exit(128 + signal.SIGINT)
     except SystemExit as error:
-        if error.code == 128 + signal.SIGTERM:
+        if (signum := signal_of_exit(error)) is not None:
             _write_reason(error)
-            _say("Stopped by SIGTERM.", error)
+            _say(f"Stopped by {signum.name}.", error)
         raise
     except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -163,7 +165,11 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM outside training: record it and exit. A second one ends the process at once."""
+    """Handle SIGTERM and SIGHUP outside training: record it and exit. A second SIGTERM ends the process at once."""
     note(signum)
-    signal.signal(signum, lambda number, _: os._exit(128 + number))
+    if signum == HANG_UP:
+        let_go_of_terminal()
+        signal.signal(signum, signal.SIG_IGN)  # a terminal that closes sends several
+    else:
+        signal.signal(signum, lambda number, _: os._exit(128 + number))
     sys.exit(128 + signum)  # SystemExit, because a library that is being imported might swallow an Exception

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from dogbreed.distributed import ranks
 from dogbreed.errors import DogBreedError, Interrupted, StorageError
+from dogbreed.interruption import signal_of_exit
 from dogbreed.run_folder import write_json
 from launchers.base import Cause, LaunchError, Phase, Status
 from launchers.formatting import shown_path
@@ -142,9 +143,7 @@ def _signal_of(error: BaseException) -> int | None:
         return error.signum
     if isinstance(error, KeyboardInterrupt):
         return signal.SIGINT
-    if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
-        return signal.SIGTERM
-    return None
+    return signal_of_exit(error) if isinstance(error, SystemExit) else None
 
 
 def refuse_if_alive_here(folder: Path) -> None:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import cast
 
 from dogbreed.errors import ConfigError, Interrupted
+from dogbreed.interruption import HANG_UP, let_go_of_terminal, signals
 from dogbreed.run_folder import RunFolder
 from launchers.base import LaunchError
 from launchers.formatting import shown_path
@@ -328,14 +329,18 @@ class RunningSearch:
         """Handle signals: after the first, trials are saved; the second ends all processes at once."""
 
         def heed(signum: int, frame: FrameType | None) -> None:
-            if self._signum is not None:
+            if signum == HANG_UP:
+                let_go_of_terminal()
+            if self._signum in (None, HANG_UP):  # a terminal that closes sends several, and SIGTERM with them
+                self._interrupted_at = self._interrupted_at or time.monotonic()
+                self._signum = signum
+            elif signum != HANG_UP:
                 self._kill_all()
                 if sys.stdout.isatty():
                     os.write(1, b"\x1b[?25h")  # the cursor, which the table hides
                 os._exit(128 + signum)
-            self._signum, self._interrupted_at = signum, time.monotonic()
 
-        before = {number: signal.signal(number, heed) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, heed) for number in signals()}
         try:
             yield
         finally:

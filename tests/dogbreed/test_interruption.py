@@ -1,16 +1,20 @@
 """A signal stops the run even if a library swallows the exception that it raised."""
 
 import os
+import pty
 import signal
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from dogbreed.errors import Interrupted
-from dogbreed.interruption import Interruption, note
+from dogbreed.interruption import Interruption, note, signals
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_came_before_training_and_was_swallowed_ends_it(signum: signal.Signals) -> None:
     before = signal.getsignal(signum)
     note(signum)
@@ -27,3 +31,55 @@ def test_a_signal_whose_exception_is_swallowed_in_training_ends_it_at_the_next_c
         with suppress(Interrupted):  # as a library may
             os.kill(os.getpid(), signal.SIGTERM)
         stop.check()
+
+
+def test_several_hang_ups_and_the_sigterm_that_comes_with_them_are_one_request_to_save() -> None:
+    saved = False
+    with pytest.raises(Interrupted) as raised, Interruption() as stop, stop.deferred():  # noqa: PT012
+        for signum in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), signum)
+        saved = True  # a step goes on to its end
+        stop.stop("after step 1", signal.SIGHUP)
+    assert saved
+    assert raised.value.signum == signal.SIGHUP
+
+
+def test_a_hang_up_that_is_ignored_at_the_start_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert signal.SIGHUP not in signals()
+        with Interruption():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+_PRINTS_WHILE_SAVING = """
+import signal, sys
+from dogbreed.errors import Interrupted
+from dogbreed.interruption import Interruption
+try:
+    with Interruption() as stop, stop.deferred():
+        print("begun", flush=True)
+        while stop.signum is None:
+            signal.pause()
+        print("saving", flush=True)  # the terminal has gone
+        open(sys.argv[1], "w").write("saved")
+except Interrupted as stopped:
+    print(stopped, file=sys.stderr, flush=True)
+    sys.exit(128 + stopped.signum)
+"""
+
+
+@pytest.mark.ordinary_start
+def test_output_to_a_terminal_that_has_gone_does_not_disturb_saving(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", _PRINTS_WHILE_SAVING, str(tmp_path / "saved")]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    assert b"begun" in os.read(ours, 100)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)  # what a shell that ends sends
+    assert process.wait(30) == 128 + signal.SIGHUP
+    assert (tmp_path / "saved").read_text() == "saved"
