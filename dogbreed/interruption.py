@@ -10,20 +10,23 @@ from typing import Any
 
 from dogbreed.errors import Interrupted
 
-HANG_UP = getattr(signal, "SIGHUP", None)  # sent when the terminal or its ssh connection ends; Windows has none
+HANG_UP: int | None = getattr(signal, "SIGHUP", None)  # the terminal or its ssh connection ends; Windows has none
 _TERMINALS = [number for number in (0, 1, 2) if os.isatty(number)]
 _early: list[int] = []
 
 
 def signals() -> list[signal.Signals]:
     """Return the signals that ask this process to stop: SIGHUP is none of them if it is ignored, as under nohup."""
-    heeds_hang_up = HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN
-    return [signal.SIGTERM, signal.SIGINT, *([signal.Signals(HANG_UP)] if heeds_hang_up else [])]
+    found = [signal.SIGTERM, signal.SIGINT]
+    if HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:
+        found.append(signal.Signals(HANG_UP))
+    return found
 
 
 def signal_of_exit(error: SystemExit) -> signal.Signals | None:
     """Return the signal that ended the process outside training, by its exit status; None if it was none."""
-    return next((number for number in (signal.SIGTERM, HANG_UP) if number and error.code == 128 + number), None)
+    numbers = [number for number in (signal.SIGTERM, HANG_UP) if number is not None]
+    return next((signal.Signals(number) for number in numbers if error.code == 128 + number), None)
 
 
 def let_go_of_terminal() -> None:

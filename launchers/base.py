@@ -400,8 +400,8 @@ class Launcher(Protocol):
         """Return the result. Raises LaunchError, with the run's status, if there is none yet."""
         ...
 
-    def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
-        """List the known runs, newest first."""
+    def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
+        """List the known runs, newest first. name: a part of their ids."""
         ...
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:

@@ -217,8 +217,8 @@ class LocalLauncher:
             raise LaunchError(f"The run in {where} has no result: {status}")
         return read_result(handle, folder)
 
-    def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
-        handles = map(handle_for, run_folders(self.runs_dir, self.sweeps_dir))
+    def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
+        handles = [handle_for(folder) for folder in run_folders(self.runs_dir, self.sweeps_dir) if name in folder.name]
         runs = [(handle, self.status(handle)) for handle in handles]
         runs.sort(key=lambda run: run[1].started_at, reverse=True)
         return (run for run in runs if not (active_only and run[1].finished))

@@ -54,7 +54,8 @@ def _launcher_at(args: argparse.Namespace) -> Launcher:
 
 def _list(args: argparse.Namespace) -> int:
     launcher = _launcher_at(args)
-    runs = [_Listed(launcher, handle, status) for handle, status in launcher.list(active_only=not args.all)]
+    found = launcher.list(active_only=not args.all, name=args.name)
+    runs = [_Listed(launcher, handle, status) for handle, status in found]
     if not args.place:
         runs = [*_launched_from_here(args), *runs]
     if args.json:
@@ -96,7 +97,7 @@ def _launched_from_here(args: argparse.Namespace) -> Iterator[_Listed]:
     files = (Path(args.runs_dir).glob(f"*/{LAUNCHED_FILE}"), *sweeps)
     for file in sorted((file for found in files for file in found), reverse=True):
         note = launched(file.parent) or {}
-        if "handle" not in note or "home" in note:
+        if "handle" not in note or "home" in note or args.name not in Handle.parse(note["handle"]).run_id:
             continue
         try:
             launcher, handle = launched_run(note)
@@ -223,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = add("list", _list, "List the runs in progress, newest first.", place, as_json)
     listing.add_argument("--all", action="store_true", help="include runs that have ended")
+    listing.add_argument("--name", default="", metavar="TEXT", help="only runs whose id contains this")
     add("status", _status, "Show a run's status and what to do next.", one_run, as_json)
     logs = add("logs", _logs, "Print a run's log, each line with its attempt.", one_run)
     logs.add_argument("--follow", "-f", action="store_true", help="keep printing until the run has ended")

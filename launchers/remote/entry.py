@@ -306,6 +306,9 @@ def _environment(base: Path, group: _ProcessGroup) -> dict[str, str]:
     return {
         **features,
         "PYTHONUNBUFFERED": "1",  # a line is in the log when it is printed
+        "ORT_DISABLE_TELEMETRY": os.environ.get(
+            "ORT_DISABLE_TELEMETRY", "1"
+        ),  # no reports of ONNX Runtime to Microsoft
         **_bytecode(base),
         "DOGBREED_CACHE": _local(_TMP, base),
         "DOGBREED_SENT": str(base / "input/data/spec/spec.json"),

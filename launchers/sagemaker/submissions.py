@@ -1,7 +1,10 @@
 """Find the jobs of a run by name; each time that a run is resumed creates a further job."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from heapq import merge
+from itertools import islice
 from typing import Any
 
 from launchers.aws import tags
@@ -10,6 +13,8 @@ from launchers.base import Cause, Cloud, LaunchError
 from launchers.sagemaker.job import TrainingJob
 
 _MOST_JOBS = 99  # two digits of a job's name
+_PAGE = 100  # the most summaries that AWS returns at once
+_AT_ONCE = 8  # requests for tags
 
 
 def job_name(run_id: str, number: int) -> str:
@@ -49,19 +54,38 @@ class Submissions:
             raise LaunchError(f"Run {run_id} has been submitted {_MOST_JOBS} times.\nTry: a new run", Cause.BAD_CONFIG)
         return job_name(run_id, number)
 
-    def run_ids(self, *, active_only: bool) -> Iterator[str]:
-        """Yield the runs of the account's newest 100 jobs that this package launched, each once, newest first."""
-        request: dict[str, Any] = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": 100}
-        with errors("listing training jobs"):
-            summaries = self.cloud.client("sagemaker").list_training_jobs(**request)["TrainingJobSummaries"]
+    def run_ids(self, *, active_only: bool, name: str = "") -> Iterator[str]:
+        """Yield the runs in the account that this package launched, each once, newest first.
+
+        name: a part of the names of their jobs. AWS filters by name and status; only the tags tell whose a job is, and
+        they are a request for each job that is left.
+        """
+        named = {"NameContains": name} if name else {}
+        if active_only:  # others' jobs that have ended may be thousands
+            pages = [self._summaries(**named, StatusEquals=status) for status in ("InProgress", "Stopping")]
+            summaries = merge(*pages, key=lambda summary: summary["CreationTime"], reverse=True)
+        else:
+            summaries = self._summaries(**named)
         seen = set()
-        for summary in summaries:
-            if active_only and summary["TrainingJobStatus"] not in ("InProgress", "Stopping"):
-                continue
-            run_id = tags.read(self.cloud, summary["TrainingJobArn"]).get(tags.RUN_ID)
-            if run_id and run_id not in seen:
-                seen.add(run_id)
-                yield run_id
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for some in _batches(summary["TrainingJobArn"] for summary in summaries):
+                for found in pool.map(lambda arn: tags.read(self.cloud, arn), some):
+                    run_id = found.get(tags.RUN_ID)
+                    if run_id and run_id not in seen:
+                        seen.add(run_id)
+                        yield run_id
+
+    def _summaries(self, **filters: str) -> Iterator[dict[str, Any]]:
+        """Yield the summaries of all jobs that pass the filters, newest first. They are read page by page."""
+        request = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": _PAGE, **filters}
+        client = self.cloud.client("sagemaker")
+        while True:
+            with errors("listing training jobs"):
+                page = client.list_training_jobs(**request)
+            yield from page["TrainingJobSummaries"]
+            if not (token := page.get("NextToken")):
+                return
+            request["NextToken"] = token
 
     def _describe(self, name: str) -> TrainingJob | None:
         from botocore.exceptions import ClientError
@@ -73,3 +97,10 @@ class Submissions:
                 if code_of(error) in ("ValidationException", "ResourceNotFound"):
                     return None
                 raise
+
+
+def _batches(items: Iterable[str]) -> Iterator[list[str]]:
+    """Yield as many items as are asked for at once, so that the first are known before the last page is read."""
+    iterator = iter(items)
+    while some := list(islice(iterator, _AT_ONCE)):
+        yield some

@@ -245,9 +245,9 @@ class SageMakerLauncher(JobSettings):
             )
         return download_to_resume(self.cloud, handle, job.location, folder, checkpoints=checkpoints)
 
-    def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
-        """Yield the runs among the account's newest 100 jobs that were launched by this package."""
-        for run_id in self.jobs.run_ids(active_only=active_only):
+    def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
+        """Yield the runs in the account that were launched by this package."""
+        for run_id in self.jobs.run_ids(active_only=active_only, name=name):
             handle = Handle(self.scheme, self.cloud.scope, run_id)
             status = self.status(handle)
             if not (active_only and status.finished):

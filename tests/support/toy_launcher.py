@@ -116,8 +116,8 @@ class ToyLauncher:
         note = {"saved": RunFolder(_path(handle)).last.exists()}
         return _bring_home(handle, folder, note, without=[STATE_FILE] if checkpoints else [STATE_FILE, "checkpoints"])
 
-    def list(self, *, active_only: bool = True) -> Iterator[tuple[Handle, Status]]:
-        for there, _ in self._local.list(active_only=active_only):
+    def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
+        for there, _ in self._local.list(active_only=active_only, name=name):
             handle = Handle(self.scheme, self.machine, there.run_id)
             yield handle, self.status(handle)
 
