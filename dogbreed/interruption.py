@@ -108,6 +108,8 @@ class Interruption:
     def _heed(self, signum: int, frame: FrameType | None) -> None:
         if signum == HANG_UP:
             let_go_of_terminal()
+            signal.signal(signum, signal.SIG_IGN)  # the next one may come while the end of the run is being recorded
+            self._before.pop(signal.Signals(signum), None)
             if self.signum is not None:
                 return
         first, self.signum = self.signum in (None, HANG_UP), signum

@@ -61,6 +61,7 @@ class Submissions:
         they are a request for each job that is left.
         """
         named = {"NameContains": name} if name else {}
+        summaries: Iterator[dict[str, Any]]
         if active_only:  # others' jobs that have ended may be thousands
             pages = [self._summaries(**named, StatusEquals=status) for status in ("InProgress", "Stopping")]
             summaries = merge(*pages, key=lambda summary: summary["CreationTime"], reverse=True)

@@ -203,6 +203,23 @@ def test_classes_with_equal_display_names_keep_their_folder_names(checkpoint: Pa
     assert Predictor(first._network, labels=("1.Cat", "2.Dog"), **arguments).breeds == ("Cat", "Dog")
 
 
+@pytest.mark.parametrize(("said", "called"), [(None, 1), ("0", 0), ("1", 0)])
+def test_onnx_runtime_that_was_imported_before_is_told_and_what_the_user_has_set_wins(
+    said: str | None, called: int
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"ORT_DISABLE_TELEMETRY": said} if said else {}
+    code = """
+import os, sys, types
+calls = []
+sys.modules["onnxruntime"] = types.SimpleNamespace(disable_telemetry_events=lambda: calls.append(1))
+import dogbreed
+print(len(calls), os.environ["ORT_DISABLE_TELEMETRY"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [str(called), said or "1"]
+
+
 def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
     """ONNX Runtime writes a device id into the home folder when it loads a network, unless telemetry is disabled."""
     model, home = tiny_model(tmp_path / "model.tar.gz"), tmp_path / "home"

@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +34,15 @@ def test_a_signal_whose_exception_is_swallowed_in_training_ends_it_at_the_next_c
         stop.check()
 
 
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    """Restore what SIGHUP does in this process."""
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up")
 def test_several_hang_ups_and_the_sigterm_that_comes_with_them_are_one_request_to_save() -> None:
     saved = False
     with pytest.raises(Interrupted) as raised, Interruption() as stop, stop.deferred():  # noqa: PT012
@@ -42,17 +52,16 @@ def test_several_hang_ups_and_the_sigterm_that_comes_with_them_are_one_request_t
         stop.stop("after step 1", signal.SIGHUP)
     assert saved
     assert raised.value.signum == signal.SIGHUP
+    os.kill(os.getpid(), signal.SIGHUP)  # while the end is being recorded: it would end this process
 
 
+@pytest.mark.usefixtures("hang_up")
 def test_a_hang_up_that_is_ignored_at_the_start_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
-        assert signal.SIGHUP not in signals()
-        with Interruption():
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    assert signal.SIGHUP not in signals()
+    with Interruption():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 _PRINTS_WHILE_SAVING = """
