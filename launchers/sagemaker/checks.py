@@ -99,9 +99,21 @@ def _data_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
             "Packages cannot be installed without a network, and AWS's image lacks "
             f"{', '.join(images.LACKING)}.\nTry: launcher.image=<the URI of one that has them>"
         )
+    yield from _logger_findings(settings, spec)
     source = str((data.get("source") or {}).get("_target_", ""))
     if settings.network_isolation and source.endswith("DogImages"):
         yield "Without a network the photos cannot be downloaded.\nTry: data=folder data.root=s3://BUCKET/photos"
+
+
+def _logger_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
+    """Check that the logger will not ask for a key, which is not sent. An image of one's own may contain it."""
+    logger = spec.config.get("logger") or {}
+    name = str(logger.get("_target_", "")).rpartition(".")[2]
+    if name == "WandbLogger" and settings.image == images.AUTO and not logger.get("offline"):
+        yield (
+            "logger=wandb needs the key of an account, and AWS's image has none.\n"
+            "Try: +logger.offline=true, then `wandb sync` of what the run leaves; or logger=tensorboard"
+        )
 
 
 def _sent_findings(spec: RunSpec) -> Iterator[str]:

@@ -115,8 +115,9 @@ def refuse_if_elsewhere(folder: Path) -> None:
         f"The search in {shown_path(folder)} {'ran' if status.finished else 'is running'} as job {handle}"
         f" ({status.phase}).\n"
         + (
-            f"Try: the same command with its launcher, to resume it; python -m launchers result {name}; "
-            "or hpo.fresh=true, for a new search beside it"
+            f"Try: python -m launchers result {name}; or hpo.fresh=true, for a new search beside it"
+            if status.phase is Phase.SUCCEEDED
+            else "Try: the same command with its launcher, to resume it; or hpo.fresh=true, for a new search beside it"
             if status.finished
             else f"Try: python -m launchers attach {name}, or python -m launchers cancel {name} first"
         )
