@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> float | None:
     handle = launcher.submit(plan)
     if not ranks.here().first:  # when several processes train one run, only the first reports its result
         return None
-    if not launcher.wait:
+    if not launcher.wait and not launcher.status(handle).finished:
         print(detached(launcher, handle))
         return None
     result = follow(launcher, handle)

@@ -18,6 +18,7 @@ from email.message import Message
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dogbreed import commands
 from dogbreed.breeds import BREEDS, PHOTOS
 from dogbreed.errors import DataError, StorageError, raise_findings
 
@@ -83,8 +84,8 @@ class DogImages:
             if found != expected:
                 findings.append(
                     f"{root / split} has {found:,} photos; dogImages has {expected:,}.\n"
-                    f"Try: move {root} away, so that it is downloaded again, or data=folder data.root={root} to train "
-                    "on these photos"
+                    f"Try: move {root} away, so that it is downloaded again; or, to train on these photos, "
+                    f"data=folder {commands.setting('data.root', root)}"
                 )
         return findings
 

@@ -5,7 +5,7 @@ Nothing heavy is imported here: printing a plan or a status must not wait for to
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from enum import StrEnum, auto
@@ -320,8 +320,13 @@ class Cloud(Protocol):
         ...
 
     @property
-    def option(self) -> str:
-        """The option that `python -m launchers` needs besides a handle to find this cloud, with a leading space."""
+    def option(self) -> list[str]:
+        """The words that `python -m launchers` needs besides a handle to find this cloud."""
+        ...
+
+    @property
+    def overrides(self) -> list[str]:
+        """The overrides that `train.py` needs besides `resume=HANDLE` to find this cloud."""
         ...
 
     @property
@@ -411,8 +416,8 @@ class Launcher(Protocol):
         """
         ...
 
-    def name_of(self, handle: Handle) -> str:
-        """Return what to type after `python -m launchers status` and the like."""
+    def name_of(self, handle: Handle) -> Sequence[str]:
+        """Return the words to type after `python -m launchers status` and the like."""
         ...
 
     def folder(self, handle: Handle) -> Path | None:

@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dogbreed.errors import ConfigError
+from dogbreed.errors import ConfigError, raise_findings
+from launchers import known
 from launchers.base import RunOutput, RunSpec
 from launchers.overrides import ABOUT_THIS_COMMAND, STAYS_HERE
 from launchers.payload import photos
@@ -20,6 +21,7 @@ from launchers.project import PROJECT, git_state
 from launchers.registry import capabilities_of
 from launchers.remote.context import SENT
 from launchers.resume import differences, fetch_checkpoints, resumed_config, saved, typed_after_resume
+from launchers.typed import absolute
 
 
 def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
@@ -34,8 +36,10 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
             f"{len(missing)} value{'s are' if len(missing) > 1 else ' is'} missing: {', '.join(missing)}\n"
             f"Try: {' '.join(f'{key}=...' for key in missing)}"
         )
+    raise_findings(ConfigError, list(known.findings(OmegaConf.to_container(cfg, resolve=False))))  # type: ignore[arg-type]
     composed: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     overrides = list(hydra.overrides.task)
+    composed["data"]["root"] = _root(str(composed["data"]["root"]))
     folder = Path(OmegaConf.select(hydra, "runtime.output_dir", throw_on_missing=False) or hydra.run.dir).absolute()
     run_id, created_at, config = str(composed["run_id"]), datetime.now(UTC).isoformat(timespec="seconds"), composed
     now: list[str] | None = None
@@ -58,6 +62,11 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
     photos = _photos(config) if code else None
     lasting = None if now is None else _lasting(now)
     return RunSpec(run_id, _lasting(overrides), config, str(folder), created_at, commit, dirty, code, photos, lasting)
+
+
+def _root(root: str) -> str:
+    """Return the data folder independent of the current one. In S3, or below the home folder, it is that already."""
+    return root if "://" in root or root.startswith("~") else str(absolute(root))
 
 
 def _photos(config: Mapping[str, Any]) -> photos.SentFolder | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dogbreed import commands
 from dogbreed.errors import Interrupted
 from dogbreed.interruption import signal_of_exit
 from dogbreed.progress import Epoch, is_result_row
@@ -71,8 +72,8 @@ def detached(launcher: Launcher, handle: Handle) -> str:
     name = launcher.name_of(handle)
     return (
         f"The run continues without this terminal: {handle}\n"
-        f"Follow it:  python -m launchers attach {name}\n"
-        f"Stop it:    python -m launchers cancel {name}"
+        f"Follow it:  {commands.launchers('attach', *name)}\n"
+        f"Stop it:    {commands.launchers('cancel', *name)}"
     )
 
 

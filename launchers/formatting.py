@@ -1,17 +1,10 @@
-"""Format dollars, paths and result files for people."""
+"""Format dollars and result files for people."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-
-def shown_path(path: Path) -> str:
-    """Return `path` as a person would type it: relative to the current folder if that is shorter."""
-    try:
-        relative = os.path.relpath(path)
-    except (ValueError, OSError):  # another drive; or the current folder is gone
-        return str(path)
-    return min(relative, str(path), key=len)
+from dogbreed import commands
+from dogbreed.commands import shown_path
 
 
 def usd(amount: float) -> str:
@@ -35,7 +28,8 @@ def result_files(artifacts: Mapping[str, Path], folder: Path) -> list[str]:
     lines = [f"{name:<10}  {shown_path(path)}" for name, path in [*files, ("run folder", folder)]]
     if "model" in artifacts:
         here = shown_path(folder)
-        lines += ["", f"Next: python -m dogbreed.predict {here} PHOTO", f"or:   python -m dogbreed.serving {here}"]
+        predict, serve = commands.module("dogbreed.predict", here, "PHOTO"), commands.module("dogbreed.serving", here)
+        lines += ["", f"Next: {predict}", f"or:   {serve}"]
     elif "best" in artifacts:
-        lines += ["", f"Next: python -m dogbreed.predict {shown_path(artifacts['best'])} PHOTO"]
+        lines += ["", f"Next: {commands.module('dogbreed.predict', shown_path(artifacts['best']), 'PHOTO')}"]
     return lines

@@ -3,15 +3,16 @@
 import json
 import logging
 import os
-import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from dogbreed import commands
+from dogbreed.commands import override, shown_path
 from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, StorageError, raise_findings
 from dogbreed.run_folder import RunFolder, storage_error, write_text
@@ -32,8 +33,7 @@ from launchers.base import (
     Status,
     name_findings,
 )
-from launchers.formatting import shown_path
-from launchers.overrides import STAYS_HERE, override
+from launchers.overrides import STAYS_HERE
 from launchers.project import describe_commit
 from launchers.remote.context import on_rented_machine
 from launchers.runs.find import folder_of, handle_for, resume_command, run_folders
@@ -84,8 +84,8 @@ class LocalLauncher:
         rows = (
             ("where", "this machine, in this process"),
             ("folder", str(folder)),
-            ("command", shlex.join(["python", "train.py", *spec.overrides, *going_on])),
-            ("resume", resume_command(folder, absolute=True)),
+            ("command", commands.in_project(*spec.overrides, *going_on)),
+            ("resume", commands.in_project(override("resume", str(folder)))),
             ("code", describe_commit(spec.commit, spec.dirty)),
             ("cost", "no cost"),
         )
@@ -223,8 +223,8 @@ class LocalLauncher:
         runs.sort(key=lambda run: run[1].started_at, reverse=True)
         return (run for run in runs if not (active_only and run[1].finished))
 
-    def name_of(self, handle: Handle) -> str:
-        return shown_path(folder_of(handle))
+    def name_of(self, handle: Handle) -> Sequence[str]:
+        return [shown_path(folder_of(handle))]
 
     def folder(self, handle: Handle) -> Path | None:
         return folder_of(handle)

@@ -1,8 +1,9 @@
-"""Hydra overrides as text: their keys, their quoting, and which of them stay on this machine."""
+"""Hydra overrides as text: their keys, which of them stay on this machine, and what resuming a run leaves out."""
 
 import re
 from collections.abc import Iterable
 
+from dogbreed import commands
 from dogbreed.errors import ConfigError
 
 ABOUT_THIS_COMMAND = frozenset({"resume", "run_id", "dry_run", "debug"})  # keys that say nothing about the run itself
@@ -19,29 +20,28 @@ def refuse_renamed(overrides: Iterable[str]) -> None:
             if typed[: len(key_path(old))] == key_path(old):
                 rest = "".join(f".{part}" for part in typed[len(key_path(old)) :])
                 value = "".join(text.partition("=")[1:])
-                raise ConfigError(f"{old} is now {new}, got {text}.\nTry: +{new}{rest}{value}")
+                raise ConfigError(f"{old} is now {new}, got {text}.\nTry: {commands.shell(f'+{new}{rest}{value}')}")
 
 
-def override(key: str, value: str) -> str:
-    """Return `key=value`, quoted so that Hydra reads back exactly `value`."""
-    if re.fullmatch(r"[\w./@:+%-]+", value, re.ASCII):
-        return f"{key}={value}"
-    # Inside quotes Hydra wants a backslash before each quote, and doubled backslashes only in front of a quote.
-    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
-    return f"{key}='{escaped}'"
+def without_faults(overrides: Iterable[str]) -> list[str]:
+    """Leave out the faults that a rehearsal was told to inject: a command that goes on does not replay them."""
+    return [text for text in overrides if not _injects(text)]
+
+
+def _injects(text: str) -> bool:
+    path = key_path(override_key(text))
+    more_reclaims = path == ["aws", "reclaims"] and text.partition("=")[2].strip() != "0"
+    return path[:2] == ["aws", "faults"] or more_reclaims
+
+
+def about_waiting(text: str) -> bool:
+    """Whether an override says if the command that submits a run waits for it, which the next command may not want."""
+    return key_path(override_key(text)) == ["launcher", "wait"]
 
 
 def key_path(key: str) -> list[str]:
     """Split a key, which Hydra allows to be written in two ways: `a.b[c]` becomes a, b, c."""
     return re.findall(r"[^.\[\]]+", key)
-
-
-def unquoted(value: str) -> str:
-    """Return the text as Hydra would read it: inside quotes, a backslash escapes only a quote that follows it."""
-    quote = value[:1]
-    if len(value) < 2 or quote not in ("'", '"') or value[-1] != quote:
-        return value
-    return re.sub(rf"(\\+)(?={quote}|\Z)", lambda found: found[1][: len(found[1]) // 2], value[1:-1])
 
 
 def root_key(text: str) -> str:

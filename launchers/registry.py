@@ -11,7 +11,7 @@ from typing import Any
 from dogbreed.errors import ConfigError
 from launchers.base import Capabilities, Cloud, Handle, Launcher, LaunchError
 from launchers.runs.find import LOCAL, find, folder_of
-from launchers.runs.launched import NOT_OF_THE_PLACE, launched
+from launchers.runs.launched import NOT_OF_THE_PLACE, folder_here, launched
 
 LAUNCHERS: dict[str, str] = {  # scheme of its handles -> its class, which is imported when it is needed
     LOCAL: "launchers.local.LocalLauncher",
@@ -65,6 +65,9 @@ def find_run(text: str, *, runs_dir: str = "runs", state_dir: str | None = None)
     """
     if "://" in text and Handle.parse(text).launcher != LOCAL:
         handle = Handle.parse(text)
+        here = None if state_dir else folder_here(handle, runs_dir)  # where its cloud was noted
+        if here is not None and (note := launched(here)):
+            return launched_run(note, runs_dir=runs_dir)
         return launcher_of(handle, _place(state_dir), runs_dir=runs_dir), handle
     handle = find(text, runs_dir)
     if note := launched(folder_of(handle)):

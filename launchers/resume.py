@@ -5,13 +5,15 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from dogbreed.commands import override, shown_path, unquoted
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
 from launchers.base import SPEC_FILE, Phase, RunOutput, RunSpec
-from launchers.formatting import shown_path
-from launchers.overrides import STAYS_HERE, key_path, override, refuse_renamed, unquoted
+from launchers.overrides import STAYS_HERE, about_waiting, key_path, override_key, refuse_renamed, without_faults
 from launchers.registry import find_run, launched_run
+from launchers.runs.find import search_command
 from launchers.runs.launched import launched
+from launchers.typed import readable
 
 MAY_CHANGE = frozenset(  # settings that say where and how to train, not what; weights come with the checkpoint
     {"data.root", "data.workers", "data.max_bad_fraction", "model.weights", "model.compile", "features.max_gb"}
@@ -26,18 +28,22 @@ def expand(typed: Sequence[str]) -> list[str]:
     The order is: what the run was started with, its id and folder, `resume=FOLDER`, then what was typed now. So Hydra
     checks new overrides against the run's own groups, and `typed_after_resume` can tell them from the old ones.
 
-    Raises ConfigError for a key that has been renamed, and for a run that cannot be resumed.
+    Faults that the run was told to inject are left out. Paths are made absolute. Raises ConfigError for words that
+    Hydra cannot read, for a key that has been renamed, and for a run that cannot be resumed.
     """
     refuse_renamed(typed)
+    typed = readable(typed)
     asked = [text for text in typed if text.startswith("resume=")]
     value = asked[-1].removeprefix("resume=") if asked else "null"
     if value in ("null", ""):
         return list(typed)
-    folder = _folder(unquoted(value))
+    state_dirs = [text.partition("=")[2] for text in typed if override_key(text) == "aws.state_dir"]
+    folder = _folder(unquoted(value), unquoted(state_dirs[-1]) if state_dirs else None)
     spec, _ = saved(folder)
     if not isinstance(spec.output, RunOutput):
         raise ConfigError(
-            f"{shown_path(folder)} is a search, not a run.\nTry: its own command again, without resume=, resumes it"
+            f"{shown_path(folder)} is a search, not a run; its own command again resumes it.\n"
+            f"Try: {search_command(spec)}"
         )
     flags, rest, about = [], [], {"run_id": spec.run_id, "hydra.run.dir": str(folder)}
     for text in typed:
@@ -53,7 +59,8 @@ def expand(typed: Sequence[str]) -> list[str]:
     replaced = {_key(text) for text in rest}
     # A new choice for a group, as in logger=csv, drops the old choice's settings: csv has no logger.version
     below = tuple(f"{_key(text)}." for text in rest if text not in spec.overrides)
-    kept = [o for o in spec.overrides if _key(o) not in replaced and not o.lstrip("+~").startswith(below)]
+    before = [text for text in without_faults(spec.overrides) if not about_waiting(text)]
+    kept = [text for text in before if _key(text) not in replaced and not text.lstrip("+~").startswith(below)]
     return [
         *flags,
         *kept,
@@ -64,9 +71,12 @@ def expand(typed: Sequence[str]) -> list[str]:
     ]
 
 
-def _folder(value: str) -> Path:
-    """Return the folder of the run that `resume=` names; download a remote run's settings into it."""
-    launcher, handle = find_run(value)
+def _folder(value: str, state_dir: str | None) -> Path:
+    """Return the folder of the run that `resume=` names; download a remote run's settings into it.
+
+    state_dir: of the rehearsal cloud, if it was typed.
+    """
+    launcher, handle = find_run(value, state_dir=state_dir)
     if (here := launcher.folder(handle)) is not None:
         return here
     folder = None if "://" in value else Path(value).absolute()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dogbreed import commands
 from dogbreed.errors import DogBreedError
 
 Sample = dict[str, Any]  # what one process measured: numbers by name, and other data worth keeping
@@ -143,7 +143,7 @@ def timed(words: Sequence[str], output: Path, *, clock: Callable[[], float] = ti
         seconds = clock() - began
     if status:
         tail = "\n".join(output.read_text(errors="replace").rstrip().splitlines()[-12:])
-        raise SideError(f"{shlex.join(words)}\nended with exit status {status}. The end of its output:\n{tail}")
+        raise SideError(f"{commands.shell(*words)}\nended with exit status {status}. The end of its output:\n{tail}")
     return seconds
 
 

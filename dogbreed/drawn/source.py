@@ -213,7 +213,7 @@ class DrawnDogs:
                     raise DataError(
                         f"A process that draws dogs ended with status {max(status, key=abs)}: "
                         f"{' '.join(output) or 'no output'}.\n"
-                        "Try: data.source.processes=1 (a negative status is a signal; -9 is often a lack of memory)"
+                        "Try: +data.source.processes=1 (a negative status is a signal; -9 is often a lack of memory)"
                     )
             finally:
                 if writing >= 0:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import OmegaConf
 
+from dogbreed import commands
 from dogbreed.errors import DogBreedError, raise_findings
 from dogbreed.run_folder import RunFolder, lasting_files
 
@@ -70,8 +71,9 @@ def read(folder: RunFolder) -> Run:
         raise ReportError(
             f"The run folder {folder.path} does not exist.\nTry: the folder that holds the run's metrics.json"
         )
+    again = commands.train(commands.override("resume", commands.shown_path(folder.path)))
     findings = [
-        f"{path} is missing: this run has not finished its test.\nTry: python train.py resume={folder.path}"
+        f"{path} is missing: this run has not finished its test.\nTry: {again}"
         for path in (folder.metrics, folder.predictions)
         if not path.is_file()
     ]

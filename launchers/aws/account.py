@@ -50,8 +50,12 @@ class Account:
         return {}
 
     @property
-    def option(self) -> str:
-        return ""
+    def option(self) -> list[str]:
+        return []
+
+    @property
+    def overrides(self) -> list[str]:
+        return []
 
     @property
     def makes_buckets(self) -> bool:

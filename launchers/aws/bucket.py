@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from dogbreed import commands
 from launchers.aws.errors import code_of, errors, network_errors
 from launchers.aws.layout import Layout
 from launchers.aws.s3 import MISSING, head, objects
@@ -28,7 +29,8 @@ def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
             client.create_bucket(Bucket=bucket)
             return []
         if code in MISSING:
-            return [f"The bucket {bucket} does not exist.\nTry: aws s3 mb s3://{bucket} --region {cloud.region}"]
+            create = commands.shell("aws", "s3", "mb", f"s3://{bucket}", "--region", str(cloud.region))
+            return [f"The bucket {bucket} does not exist.\nTry: {create}"]
         if code in ("301", "PermanentRedirect") or (code == "400" and region):
             return [_elsewhere(bucket, str(region), cloud)]
         if code in ("403", "AccessDenied"):
@@ -43,11 +45,10 @@ def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
     if region and region != cloud.region:
         findings.append(_elsewhere(bucket, region, cloud))
     if _is_public(client, bucket):
-        findings.append(
-            f"The bucket {bucket} is publicly readable.\nTry: a private one; or aws s3api put-public-access-block "
-            f"--bucket {bucket} --public-access-block-configuration BlockPublicAcls=true,IgnorePublicAcls=true,"
-            "BlockPublicPolicy=true,RestrictPublicBuckets=true"
-        )
+        all_blocked = "BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true"
+        block = ("put-public-access-block", "--bucket", bucket, "--public-access-block-configuration", all_blocked)
+        ways = ["a private one", commands.shell("aws", "s3api", *block)]
+        findings.append(f"The bucket {bucket} is publicly readable.\n{commands.one_per_line(ways)}")
     return findings
 
 

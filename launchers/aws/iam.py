@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dogbreed import commands
 from launchers.aws.errors import code_of, errors, network_errors
 from launchers.base import Cloud
 
@@ -70,8 +71,8 @@ def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
             raise
     arn = str(found["Arn"])
     if typed and arn != typed:
-        return Role(arn, (f"The role {typed} does not exist; the role of that name is {arn}.\nTry: aws.role={arn}",))
-    principal = f"{service.lower()}.amazonaws.com"
+        found = f"The role {typed} does not exist; the role of that name is {arn}."
+        return Role(arn, (f"{found}\nTry: {commands.setting('aws.role', arn)}",))
     if principal not in json.dumps(found["AssumeRolePolicyDocument"]):
         finding = (
             f"{service} may not assume the role {name}: {principal} is not in its trust policy.\n"
@@ -109,5 +110,5 @@ def _unknown_arn(name: str, caller: Caller) -> str:
     example = f"arn:{caller.partition}:iam::{caller.account}:role/service-role/{name}"
     return (
         f"The ARN of the role {name} cannot be looked up: iam:GetRole is not permitted, and the role may have a path.\n"
-        f"Try: aws.role={example}, as the IAM console shows it"
+        f"Try the ARN that the IAM console shows: {commands.setting('aws.role', example)}"
     )

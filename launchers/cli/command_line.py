@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -24,6 +24,7 @@ from dogbreed.distributed import ranks
 from dogbreed.errors import DogBreedError, Interrupted
 from dogbreed.interruption import HANG_UP, let_go_of_terminal, note, signal_of_exit, signals
 from dogbreed.run_folder import storage_error, write_json
+from launchers.cli import hydra_errors
 from launchers.cli.help import print_help
 from launchers.project import PROJECT
 from launchers.remote.context import REASON
@@ -74,6 +75,8 @@ def command_line() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are not UTF-8
+    if cache := os.environ.get("DOGBREED_CACHE"):  # hydra.job.chdir=true leaves the folder that it is relative to
+        os.environ["DOGBREED_CACHE"] = str(Path(cache).expanduser().absolute())
     for number in signals():
         if number != signal.SIGINT:
             signal.signal(number, _leave)
@@ -137,11 +140,7 @@ def _message(error: BaseException) -> str:
     if isinstance(error, DogBreedError):
         return str(error)
     if isinstance(error, HydraException | OmegaConfBaseException):
-        typed = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
-        causes = [f"{typed}{error}"]
-        if isinstance(error.__cause__, OmegaConfBaseException | DogBreedError):
-            causes.append(str(error.__cause__))
-        return "\n".join(causes)
+        return hydra_errors.message(error)
     if isinstance(error, OSError) and error.filename and not getattr(error, "__notes__", None):
         return str(storage_error(Path(error.filename), error))  # Hydra creates the run folder before the run starts
     hint = "" if getattr(error, "__notes__", None) else "\nTry: debug=true, which shows the traceback"

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from dogbreed.commands import shown_path
 from dogbreed.errors import DogBreedError, Interrupted
 from launchers.base import LAUNCHED_FILE, Handle, Launcher, LaunchError, Phase, RunResult, Status
-from launchers.formatting import shown_path
 from launchers.registry import find_run, launched_run, launcher_at, targets
 from launchers.runs.find import SWEEPS_DIR
 from launchers.runs.launched import launched

@@ -4,13 +4,13 @@ It is a separate process that starts when it is first needed and is found throug
 `python -m launchers rehearsal stop`, or by itself after `idle_s` without work.
 """
 
-import shlex
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws.account import TIMEOUTS
 from launchers.aws.errors import import_boto3
@@ -51,7 +51,7 @@ class Rehearsal:
 
     @property
     def state_folder(self) -> Path:
-        return Path(self.state_dir).expanduser()
+        return commands.working_folder() / Path(self.state_dir).expanduser()
 
     def findings(self) -> list[str]:
         """Return the problems found in the settings."""
@@ -86,9 +86,13 @@ class Rehearsal:
         return {"state_dir": str(self.state_folder)}
 
     @property
-    def option(self) -> str:
+    def option(self) -> list[str]:
+        return [] if self.state_folder == default_place() else ["--state-dir", str(self.state_folder)]
+
+    @property
+    def overrides(self) -> list[str]:
         usual = self.state_folder == default_place()
-        return "" if usual else f" --state-dir {shlex.quote(str(self.state_folder))}"
+        return [] if usual else [commands.override("aws.state_dir", str(self.state_folder))]
 
     @property
     def makes_buckets(self) -> bool:

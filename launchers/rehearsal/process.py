@@ -9,8 +9,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from dogbreed import commands
+from dogbreed.commands import shown_path
 from launchers.base import Cause, LaunchError
-from launchers.formatting import shown_path
 from launchers.rehearsal.names import LOCK_FILE, LOG_FILE, SERVER_FILE, Server
 from launchers.runs.processes import living_process
 
@@ -21,7 +22,8 @@ _started: list[subprocess.Popen[bytes]] = []  # servers, of which this process i
 
 def default_place() -> Path:
     """Return the default state folder, the same as in conf/aws/rehearsal.yaml."""
-    return Path(os.environ.get("DOGBREED_CACHE", "~/.cache/dogbreed")).expanduser() / "rehearsal"
+    cache = Path(os.environ.get("DOGBREED_CACHE") or "~/.cache/dogbreed").expanduser()
+    return commands.working_folder() / cache / "rehearsal"
 
 
 def start(place: Path, idle_s: float) -> Server:

@@ -1,13 +1,13 @@
 """Find a run of this machine by what a person typed, and name it."""
 
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from launchers.base import Handle, LaunchError
-from launchers.formatting import shown_path
-from launchers.overrides import override
+from dogbreed import commands
+from dogbreed.commands import override, shown_path
+from launchers.base import Handle, LaunchError, RunSpec
+from launchers.overrides import without_faults
 from launchers.runs.state import STATE_FILE, State
 
 LOCAL = "local"  # scheme of the handles of this machine's runs
@@ -43,9 +43,14 @@ def find(text: str, runs_dir: str = RUNS_DIR) -> Handle:
     )
 
 
-def resume_command(folder: Path, *, absolute: bool = False) -> str:
+def resume_command(folder: Path) -> str:
     """Return the command that resumes the run in `folder`, quoted for a shell and for Hydra."""
-    return shlex.join(["python", "train.py", override("resume", str(folder) if absolute else shown_path(folder))])
+    return commands.train(override("resume", shown_path(folder)))
+
+
+def search_command(spec: RunSpec) -> str:
+    """Return the command that resumes a search, without the faults that it was told to inject."""
+    return commands.train("-m", *without_faults(spec.overrides))
 
 
 def run_folders(runs_dir: str = RUNS_DIR, sweeps_dir: str = SWEEPS_DIR) -> Iterator[Path]:

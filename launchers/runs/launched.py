@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from dogbreed import commands
 from dogbreed.run_folder import write_json, write_text
 from launchers.base import LAUNCHED_FILE, SPEC_FILE, Handle, Plan, RunSpec
 
@@ -27,10 +28,19 @@ def launched(folder: Path) -> dict[str, str] | None:
         return None
 
 
+def folder_here(handle: Handle, runs_dir: str = "runs", sweeps_dir: str = "sweeps") -> Path | None:
+    """Return the folder of a remote run or search below the present one; None if it was launched from elsewhere."""
+    here = commands.working_folder()
+    for folder in (here / runs_dir / handle.run_id, *sorted((here / sweeps_dir).glob("*"))):
+        if (launched(folder) or {}).get("handle") == str(handle):
+            return folder
+    return None
+
+
 def home_of(handle: Handle, spec: RunSpec) -> Path:
     """Return the run's folder on this machine: the one it was submitted from, or the default if that was elsewhere."""
     folder = Path(spec.folder)
     note = launched(folder)
     if note is not None and note.get("handle") == str(handle):
         return folder
-    return spec.output.default_folder(handle.run_id).absolute()
+    return commands.working_folder() / spec.output.default_folder(handle.run_id)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed.best_epoch import best_row
+from dogbreed.commands import shown_path
 from dogbreed.run_folder import RunFolder
 from launchers.base import Handle, LaunchError, RunResult
-from launchers.formatting import shown_path
 
 _ARTIFACTS = (  # attributes of a RunFolder
     *("report", "model", "best", "last", "metrics", "history", "predictions"),

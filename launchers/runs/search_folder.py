@@ -1,7 +1,6 @@
 """The result of a search, as a file for programs and as text for people: of a local search or of one job."""
 
 import json
-import shlex
 import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,9 +9,10 @@ from typing import Self, TypeAlias, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from dogbreed import commands
+from dogbreed.commands import shown_path
 from dogbreed.run_folder import RunFolder, write_json, write_text
 from launchers.base import SEARCH_FILE, STUDY_FILE, Handle, LaunchError, RunResult
-from launchers.formatting import shown_path
 from launchers.runs.results import read_result
 
 BEST = "best"
@@ -110,7 +110,7 @@ def move_data(sweep: Path, root: str | None) -> None:
 
 
 def retrain_command(sweep: Path) -> str:
-    return shlex.join(["python", "train.py", "--config-dir", shown_path(sweep), f"experiment={BEST}"])
+    return commands.train("--config-dir", shown_path(sweep), f"experiment={BEST}")
 
 
 def short(key: str) -> str:

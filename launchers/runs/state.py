@@ -4,19 +4,19 @@ import errno
 import json
 import os
 import platform
-import shlex
 import signal
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from dogbreed import commands
+from dogbreed.commands import shown_path
 from dogbreed.distributed import ranks
 from dogbreed.errors import DogBreedError, Interrupted, StorageError
 from dogbreed.interruption import signal_of_exit
 from dogbreed.run_folder import write_json
 from launchers.base import Cause, LaunchError, Phase, Status
-from launchers.formatting import shown_path
 from launchers.runs.processes import living_process
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -156,13 +156,13 @@ def refuse_if_alive_here(folder: Path) -> None:
 def alive_message(folder: Path) -> str:
     state = State.read(folder)
     assert state is not None
-    where, quoted = shown_path(folder), shlex.quote(shown_path(folder))
+    where = shown_path(folder)
     if not state.of_this_host:
         return (
             f"The run in {where} was last in process {state.pid} on {state.host}, which cannot be checked from here.\n"
-            f"Try: if that machine no longer exists, rm {quoted}/{STATE_FILE}, then the same command again"
+            f"If that machine no longer exists, try: {commands.shell('rm', shown_path(folder / STATE_FILE))}\n"
+            "and then the same command again"
         )
-    return (
-        f"The run in {where} is already running, in process {state.pid}.\n"
-        f"Try: python -m launchers logs --follow {quoted}, or python -m launchers cancel {quoted}"
+    return f"The run in {where} is already running, in process {state.pid}.\n" + commands.one_per_line(
+        [commands.launchers("logs", "--follow", where), commands.launchers("cancel", where)]
     )

@@ -4,14 +4,13 @@ DescribeTrainingJob's answer is read here and nowhere else.
 """
 
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from launchers.aws.layout import RunLocation, archive_uri
-from launchers.base import Cause, Handle, Phase, Status
+from launchers.base import Cause, Phase, Status
 from launchers.cost import prices
 from launchers.payload.photos import FEATURES
 from launchers.sagemaker.instances import has_own_disks
@@ -169,9 +168,9 @@ _REASONS: tuple[tuple[str, Cause, str], ...] = (
     (
         "CapacityError",
         Cause.CAPACITY,
-        "Try: {again}, later, or with another launcher.instance_type or launcher=sagemaker_gpu",
+        "Try later, or add another launcher.instance_type or launcher=sagemaker_gpu: {again}",
     ),
-    ("No space left on device", Cause.QUOTA, "Try: {again} with {disk}"),
+    ("No space left on device", Cause.QUOTA, "Try, with {disk}: {again}"),
     ("ResourceLimitExceeded", Cause.QUOTA, "Raise the quota of {type}, then: {again}"),
     ("AccessDenied", Cause.PERMISSION, "Grant this permission to the job's role, then: {again}"),
     ("Access denied", Cause.PERMISSION, "Grant this permission to the job's role, then: {again}"),
@@ -182,7 +181,7 @@ _REASONS: tuple[tuple[str, Cause, str], ...] = (
         Cause.BAD_CONFIG,
         "Check that launcher.image exists and that the role may pull it, then: {again}",
     ),
-    ("OutOfMemory", Cause.USER_CODE, "Try: {again} with a smaller data.batch_size or a larger launcher.instance_type"),
+    ("OutOfMemory", Cause.USER_CODE, "Try, with a smaller data.batch_size or a larger launcher.instance_type: {again}"),
     ("ClientError", Cause.BAD_CONFIG, "Fix that, then: {again}"),
     ("InternalServerError", Cause.INTERRUPTED, "This was an internal error of SageMaker. Resume it with: {again}"),
     ("AlgorithmError", Cause.USER_CODE, "See the log for details. Then resume it with: {again}"),
@@ -191,12 +190,12 @@ _REASONS: tuple[tuple[str, Cause, str], ...] = (
 
 
 def status_of(
-    job: TrainingJob, handle: Handle, *, ended_early: bool, now: float, earlier: Sequence[TrainingJob] = ()
+    job: TrainingJob, *, ended_early: bool, now: float, earlier: Sequence[TrainingJob] = (), again: str = ""
 ) -> Status:
     """Return the status of the run whose latest job this is.
 
-    ended_early: whether the job is marked as stopped because its metrics were sufficient. now: seconds since 1970.
-    earlier: jobs of the run before this one, in order.
+    again: the command that resumes the run. ended_early: whether the job is marked as stopped because its metrics were
+    sufficient. now: seconds since 1970. earlier: jobs of the run before this one, in order.
     """
     costs = [each.usd(now) or 0.0 for each in earlier]
     usd = job.usd(now)
@@ -208,8 +207,6 @@ def status_of(
         usd=None if usd is None else usd + sum(costs),
         job=job.name,
     )
-    resume = shlex.join(["python", "train.py", f"resume={handle}"])
-    again = resume if job.study is None else "the command that started this search"
     match job.status:
         case "InProgress":
             return _in_progress(job, here)
@@ -242,7 +239,7 @@ def _stopped(job: TrainingJob, here: Status, again: str) -> Status:
         phase=Phase.FAILED,
         cause=Cause.TIME_LIMIT,
         detail=f"{key} was exceeded; the progress is saved",
-        next_action=f"Resume it with: {again} {key}=...",
+        next_action=f"Resume it, for the same time again or with a larger {key}: {again}",
     )
 
 
@@ -254,7 +251,7 @@ def _failed(job: TrainingJob, here: Status, again: str) -> Status:
             case Cause.USER_CODE:
                 hint = f"See the log for details. Then resume it with: {again}"
             case Cause.QUOTA:
-                hint = f"The disk is full. Try: {again} with {_larger_disk(job)}"
+                hint = f"The disk is full. Try, with {_larger_disk(job)}: {again}"
             case _:
                 hint = f"Resume it with: {again}"
     else:

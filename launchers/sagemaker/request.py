@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dogbreed.commands import override
 from dogbreed.progress import METRIC_PATTERNS
 from launchers.aws import iam, tags
 from launchers.base import Request, RunOutput, RunSpec, SearchOutput
-from launchers.overrides import STAYS_HERE, override, override_key, root_key
+from launchers.overrides import STAYS_HERE, override_key, root_key
 from launchers.payload.code import BUNDLE_FILE, ENTRY_FILE
 from launchers.payload.photos import FEATURES, FEATURES_ABOUT
 from launchers.sagemaker.instances import has_own_disks
@@ -86,7 +87,9 @@ def command(spec: RunSpec, *, resumes: bool) -> Command:
             about = [override("resume", folder)] if resumes else fresh
     words = (spec.going_on or ()) if resumes else spec.overrides
     typed = [text for text in words if root_key(text) not in stays and override_key(text) not in _SET_HERE]
-    return Command([*flags, *typed], ["launcher=local", *about, f"data.root={_data_root(spec)}", *_config_dirs(spec)])
+    return Command(
+        [*flags, *typed], ["launcher=local", *about, override("data.root", _data_root(spec)), *_config_dirs(spec)]
+    )
 
 
 def _data_root(spec: RunSpec) -> str:

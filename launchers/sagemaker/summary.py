@@ -1,8 +1,8 @@
 """Summarize a job before it starts: where it runs, which command, what is sent, what it costs."""
 
-import shlex
 from collections.abc import Iterator
 
+from dogbreed import commands
 from launchers import formatting
 from launchers.base import Handle, RunOutput, RunSpec, SearchOutput
 from launchers.cost import estimate, instances, prices
@@ -20,14 +20,14 @@ _VPC_OF_SEVERAL = (
 def rows(settings: JobSettings, spec: RunSpec, handle: Handle) -> Iterator[tuple[str, str]]:
     """Yield the rows of the plan, as (name, text)."""
     yield from _machine_rows(settings, spec)
-    yield "command", shlex.join(request.command(spec, resumes=spec.going_on is not None).argv)
+    yield "command", commands.shell(*request.command(spec, resumes=spec.going_on is not None).argv)
     yield from _image_rows(settings, spec)
     if settings.subnets and settings.instances > 1:
         yield "network", _VPC_OF_SEVERAL
     yield from _sent_rows(settings, spec)
     yield "files", settings.layout.run(spec.run_id).uri
     yield "folder", spec.folder
-    resume = shlex.join(["python", "train.py", f"resume={handle}"])
+    resume = commands.in_project(commands.override("resume", str(handle)), *settings.cloud.overrides)
     yield "resume", "the same command again" if spec.output.same_command_resumes else resume
     yield from permissions.rows(settings, spec)
 

@@ -2,17 +2,18 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws import bucket, iam, s3, tags, transfer
 from launchers.aws.errors import code_of, errors
-from launchers.aws.results import download_results, download_to_resume
+from launchers.aws.results import download_results, download_to_resume, read_spec
 from launchers.base import (
     Capabilities,
     Cause,
@@ -32,7 +33,8 @@ from launchers.follow import ask_after_each_epoch
 from launchers.payload.packages import versions
 from launchers.project import PROJECT
 from launchers.runs.collect import read_downloaded
-from launchers.runs.launched import remember
+from launchers.runs.find import resume_command, search_command
+from launchers.runs.launched import folder_here, remember
 from launchers.runs.state import refuse_if_alive_here
 from launchers.sagemaker import checks, permissions, request, summary
 from launchers.sagemaker.job import TrainingJob, status_of
@@ -103,9 +105,8 @@ class SageMakerLauncher(JobSettings):
             try:
                 self._create(plan, create)
             except BaseException as error:  # Ctrl-C or a lost connection: the job may or may not have been created
-                error.add_note(
-                    f"The job may have been submitted. Try: python -m launchers status {self.name_of(plan.handle)}"
-                )
+                status = commands.launchers("status", *self.name_of(plan.handle))
+                error.add_note(f"The job may have been submitted. Try: {status}")
                 raise
         if watch is not None and ask_after_each_epoch(self, plan.handle, watch):
             self._end_early(plan.handle)
@@ -159,15 +160,14 @@ class SageMakerLauncher(JobSettings):
         nothing_new = resumed and not request.command(spec, resumes=True).typed
         wanted = tags.from_aws(plan.requests[-1].parameters["Tags"])[tags.PLAN]
         same = found.get(tags.PLAN) == wanted or nothing_new
-        status = status_of(job, plan.handle, ended_early=tags.ENDED_EARLY in found, now=time.time())
+        status = status_of(job, ended_early=tags.ENDED_EARLY in found, now=time.time())
         if status.phase is Phase.SUCCEEDED:
             return same or not (resumed or spec.output.same_command_resumes)  # either may ask for more
         if job.finished:
             return False
         if not same:
             raise LaunchError(
-                f"Run {spec.run_id} is still running with other settings.\n"
-                f"Try: python -m launchers attach {plan.handle}, or python -m launchers cancel {plan.handle} first"
+                f"Run {spec.run_id} is still running with other settings.\n" + self._attach_or_cancel(plan.handle)
             )
         return True
 
@@ -186,7 +186,8 @@ class SageMakerLauncher(JobSettings):
             return Status(Phase.LOST, Cause.UNKNOWN, self._unknown(handle))
         ended_early = job.stopped_on_request and tags.ENDED_EARLY in tags.read(self.cloud, job.arn)
         earlier = self.jobs.earlier(handle.run_id)
-        status = status_of(job, handle, ended_early=ended_early, now=time.time(), earlier=earlier)
+        again = self._again(job, handle) if job.finished and job.status != "Completed" else ""
+        status = status_of(job, ended_early=ended_early, now=time.time(), earlier=earlier, again=again)
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
             status = replace(status, log_tail=tail(self.cloud, job.name, status.detail))
         return status
@@ -240,9 +241,7 @@ class SageMakerLauncher(JobSettings):
     def fetch(self, handle: Handle, folder: Path | None, *, checkpoints: bool) -> Path:
         job = self._job(handle)
         if checkpoints and not job.finished:
-            raise LaunchError(
-                f"Run {handle} is still running remotely.\nTry: python -m launchers attach {handle}, or cancel it first"
-            )
+            raise LaunchError(f"Run {handle} is still running remotely.\n" + self._attach_or_cancel(handle))
         return download_to_resume(self.cloud, handle, job.location, folder, checkpoints=checkpoints)
 
     def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
@@ -266,8 +265,8 @@ class SageMakerLauncher(JobSettings):
 
         return bucket.cleanup(self.cloud, self.layout, has_job, older_than, apply)
 
-    def name_of(self, handle: Handle) -> str:
-        return f"{handle}{self.cloud.option}"
+    def name_of(self, handle: Handle) -> Sequence[str]:
+        return [str(handle), *self.cloud.option]
 
     def folder(self, handle: Handle) -> Path | None:
         return None  # it writes to S3; `result` and `fetch` download
@@ -278,6 +277,22 @@ class SageMakerLauncher(JobSettings):
         if job is None:
             raise LaunchError(self._unknown(handle))
         return job
+
+    def _again(self, job: TrainingJob, handle: Handle) -> str:
+        """Return the command that resumes a run or a search."""
+        if job.study is None:
+            folder = folder_here(handle)
+            if folder is not None:
+                return resume_command(folder)
+            return commands.train(commands.override("resume", str(handle)), *self.cloud.overrides)
+        try:
+            return search_command(read_spec(self.cloud, job.location))
+        except LaunchError:  # its settings were deleted
+            return "the command that started this search"
+
+    def _attach_or_cancel(self, handle: Handle) -> str:
+        name = self.name_of(handle)
+        return commands.one_per_line([commands.launchers("attach", *name), commands.launchers("cancel", *name)])
 
     def _unknown(self, handle: Handle) -> str:
         return f"Run {handle.run_id} was not found in {self.cloud.describe()}."

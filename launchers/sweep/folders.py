@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dogbreed.commands import shown_path
 from launchers.base import SPEC_FILE, TRIAL_FOLDERS, RunSpec
-from launchers.formatting import shown_path
 from launchers.runs.search_folder import trial_folder
 from launchers.sweep.space import SearchSpace
 from launchers.sweep.study import Study

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, read_write
 
+from dogbreed import commands
 from dogbreed.errors import ConfigError
 from launchers.base import LAUNCHED_FILE, STUDY_FILE, Plan, RunSpec
 from launchers.overrides import ABOUT_THIS_COMMAND, root_key
@@ -102,7 +102,7 @@ def study_of(
         space,
         str(plan.spec.config["monitor"]),
         str(plan.spec.config["mode"]),
-        shlex.join(text for text in fixed if root_key(text) not in ("launcher", "aws")) or "the defaults",
+        commands.shell(*(text for text in fixed if root_key(text) not in ("launcher", "aws"))) or "the defaults",
         digest,
     )
     database = (place if there is None else Path(tempfile.mkdtemp(prefix="dogbreed-study-"))) / STUDY_FILE

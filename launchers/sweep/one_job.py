@@ -12,6 +12,8 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from dogbreed import commands
+from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError
 from launchers.base import (
     SEARCH_FILE,
@@ -26,10 +28,9 @@ from launchers.base import (
     SearchOutput,
 )
 from launchers.follow import detached, follow
-from launchers.formatting import shown_path
 from launchers.overrides import ABOUT_THIS_COMMAND
 from launchers.registry import launched_run
-from launchers.runs.find import handle_for
+from launchers.runs.find import handle_for, search_command
 from launchers.runs.launched import launched
 from launchers.runs.search_folder import SearchResult, read_search
 from launchers.sweep.snapshots import Snapshots
@@ -70,7 +71,7 @@ def run(launcher: Launcher, plan: Plan) -> SearchResult | None:
     """Submit the search, or attach to it, and wait for its result; return None if the launcher does not wait."""
     print(plan.brief())  # the price, before anything costs money
     handle = launcher.submit(plan)
-    if not launcher.wait:
+    if not launcher.wait and not launcher.status(handle).finished:
         print(detached(launcher, handle))
         return None
     result = follow(launcher, handle)
@@ -108,17 +109,20 @@ def refuse_if_elsewhere(folder: Path) -> None:
         return
     launcher, handle = launched_run(note)
     status = launcher.status(handle)
-    name = launcher.name_of(handle)
     if status.phase is Phase.LOST:  # submitting it has failed
         return
-    raise ConfigError(
-        f"The search in {shown_path(folder)} {'ran' if status.finished else 'is running'} as job {handle}"
-        f" ({status.phase}).\n"
-        + (
-            f"Try: python -m launchers result {name}; or hpo.fresh=true, for a new search beside it"
-            if status.phase is Phase.SUCCEEDED
-            else "Try: the same command with its launcher, to resume it; or hpo.fresh=true, for a new search beside it"
-            if status.finished
-            else f"Try: python -m launchers attach {name}, or python -m launchers cancel {name} first"
+    where, name = shown_path(folder), launcher.name_of(handle)
+    if not status.finished:
+        attach_or_cancel = [commands.launchers("attach", *name), commands.launchers("cancel", *name)]
+        raise ConfigError(
+            f"The search in {where} is running as job {handle} ({status.phase}).\n"
+            f"{commands.one_per_line(attach_or_cancel)}"
         )
+    ways = [commands.launchers("result", *name)] if status.phase is Phase.SUCCEEDED else []
+    if (before := _before(folder)) is not None:
+        ways.append(search_command(before))
+    raise ConfigError(
+        f"The search in {where} ran as job {handle} ({status.phase}), whose trials are not on this machine.\n"
+        f"{commands.one_per_line(ways)}\n"
+        "or: hpo.fresh=true, for a new search beside it"
     )

@@ -3,7 +3,6 @@
 import math
 import os
 import re
-import shlex
 import shutil
 import signal
 import sys
@@ -16,12 +15,13 @@ from pathlib import Path
 from types import FrameType
 from typing import cast
 
+from dogbreed import commands
+from dogbreed.commands import override, shown_path
 from dogbreed.errors import ConfigError, Interrupted
 from dogbreed.interruption import HANG_UP, let_go_of_terminal, signals
 from dogbreed.run_folder import RunFolder
 from launchers.base import LaunchError
-from launchers.formatting import shown_path
-from launchers.overrides import override
+from launchers.overrides import override_key, without_faults
 from launchers.remote.context import on_rented_machine
 from launchers.runs.search_folder import SearchSummary
 from launchers.sweep import page
@@ -236,7 +236,7 @@ class RunningSearch:
                 f"{SAME_CAUSE} trials in a row failed for the same reason, so the search has stopped:\n"
                 f"{latest.cause}\n"
                 f"The latest is {shown_path(self._folders.of(latest.number))}. Earlier trials are kept.\n"
-                f"Try: fix the cause, then {_again()}"
+                f"Try, once the cause is fixed: {_again()}"
             )
 
     def _raise_interrupted(self) -> None:
@@ -255,7 +255,7 @@ class RunningSearch:
         if best is None or best.value is None:
             print(f"\n0 trials complete, {counts.pruned} pruned, {counts.failed} failed")
             raise LaunchError(
-                f"No trial is complete, so there is no best one.\nTry: {_again()} with a larger hpo.n_trials"
+                f"No trial is complete, so there is no best one.\nTry: {_again(f'hpo.n_trials={2 * self.n_trials}')}"
             )
         ended = [trial for trial in trials if trial.finished]
         full = max(trial.epochs for trial in trials if trial.state == "complete")
@@ -393,7 +393,8 @@ class _Tail:
             print(whole.decode(errors="replace"), end="", flush=True)
 
 
-def _again() -> str:
-    """Return the command that resumes this search, with the database's password masked."""
-    typed = [hidden(text) for text in sys.argv[1:] if text.replace(" ", "").lower() != "hpo.fresh=true"]
-    return shlex.join(["python", "train.py", *typed])
+def _again(*further: str) -> str:
+    """Return the command that resumes this search, with the database's password masked. further: overrides to add."""
+    left_out = {"hpo.fresh", *(override_key(text) for text in further)}
+    kept = [hidden(text) for text in without_faults(sys.argv[1:]) if override_key(text) not in left_out]
+    return commands.train(*kept, *further)

@@ -2,23 +2,24 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
+from dogbreed.commands import override
 from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError
 from dogbreed.hardware import available_cpus
+from launchers import known
 from launchers.api import prepare
 from launchers.base import STUDY_FILE, Launcher, Plan, RunSpec
 from launchers.describe import check_as_sent, sent
-from launchers.overrides import override, root_key
+from launchers.overrides import root_key
 from launchers.sweep import one_job
 from launchers.sweep.identity import NamedStudy, about_trials, study_of
 from launchers.sweep.running import RunningSearch
@@ -179,17 +180,7 @@ def _checked(overrides: Sequence[str], space: SearchSpace) -> tuple[Launcher, Pl
         unknown = re.search(r"Could not override '\+?([^']+)'", str(error))
         if unknown is None:
             raise
-        close = get_close_matches(unknown[1], _keys(prepare([])[1].spec.config), 3, 0.6)
-        hint = f"\nTry: {' or '.join(close)}" if close else ""
-        raise ConfigError(f"{str(error).strip()}{hint}") from error
-
-
-def _keys(config: Mapping[str, Any], at: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _keys(value, f"{at}{key}.")
-        else:
-            yield f"{at}{key}"
+        raise ConfigError(f"{unknown[1]} is not a setting.\n{known.hint(unknown[1])}") from error
 
 
 def _searchpath(cfg: DictConfig) -> list[str]:

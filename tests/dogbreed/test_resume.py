@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from dogbreed import run_folder
+from dogbreed.commands import shown_path
 from dogbreed.run_folder import RunFolder
-from launchers.formatting import shown_path
 from tests.support.photos import make_photos, tiny_settings
 from tests.support.project import ROOT
 from tests.support.runs import config, history, run, same, weights

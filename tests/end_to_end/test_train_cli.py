@@ -120,7 +120,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("words", "expected"),
         [
-            (["model.lrr=1"], "To append to your config use +model.lrr=1"),
+            (["model.lrr=1"], "Try: model.lr=1"),
             (["data=nope"], "Available options in 'data'"),
             (["data=folder", "model.lr=???"], "2 values are missing: data.root, model.lr"),
             (["resume=runs/nope"], "no run folder runs/nope"),
@@ -207,10 +207,11 @@ def test_sigterm_saves_and_the_printed_command_resumes(tmp_path: Path, tiny_over
     run = only_run(tmp_path)
     assert state(run) == ("cancelled", "interrupted", 1)
     assert (run / "checkpoints" / "last.ckpt").exists()
-    (command,) = re.findall(r"^Resume it with: (python train\.py resume=.+)$", output, re.MULTILINE)
+    (command,) = re.findall(r"^Resume it with: (python \S+ resume=.+)$", output, re.MULTILINE)
     with (run / "metrics.csv").open() as file:
         epochs = len(list(csv.reader(file))) - 1
-    done = train(*shlex.split(command)[2:], f"trainer.max_epochs={epochs + 1}", cwd=tmp_path)
+    pasted = [sys.executable, *shlex.split(command)[1:], f"trainer.max_epochs={epochs + 1}"]
+    done = subprocess.run(pasted, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert state(run) == ("succeeded", "none", 2)
     assert json.loads((run / "metrics.json").read_text())["epochs"] == epochs + 1
@@ -223,3 +224,52 @@ def test_sigterm_saves_and_the_printed_command_resumes(tmp_path: Path, tiny_over
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
     ids=["SIGINT", "SIGTERM", "SIGHUP"],
 )
+def test_a_signal_while_torch_is_loaded_ends_it_at_once(
+    signum: int, status: int, tmp_path: Path, tiny_overrides: list[str]
+) -> None:
+    process = start(*tiny_overrides, "trainer.max_epochs=100000", cwd=tmp_path)
+    until(lambda: any((tmp_path / "runs").glob("*/state.json")))
+    output, _ = stop(process, signum)
+    assert process.returncode == status
+    assert "Traceback" not in output
+    assert "Resume it with: python " in output
+    assert "train.py resume=" in output
+    assert state(only_run(tmp_path))[0] == "cancelled"
+
+
+def test_a_sweep_continues_after_a_failed_run_and_ctrl_c_ends_all_of_it(
+    tmp_path: Path, tiny_overrides: list[str]
+) -> None:
+    roots = f"data.root={tmp_path}/none,{tiny_overrides[1].removeprefix('data.root=')}"
+    process = start("-m", *tiny_overrides, "trainer.max_epochs=100000", roots, "seed=0,1", cwd=tmp_path)
+    until(lambda: any((tmp_path / "sweeps").glob("*/2/metrics.csv")))
+    output, _ = stop(process, signal.SIGINT)
+    assert process.returncode == 130
+    assert "Resume it with: python " in output
+    assert "train.py resume=" in output
+    (sweep,) = (tmp_path / "sweeps").iterdir()
+    bad, stopped = ("failed", "bad_config"), ("cancelled", "by_user")
+    assert [state(sweep / job)[:2] for job in "012"] == [bad, bad, stopped]
+    assert not (sweep / "3").exists()
+    assert len({json.loads((sweep / job / "spec.json").read_text())["run_id"] for job in "012"}) == 3
+    listed = train_launchers("list", "--all", cwd=tmp_path)
+    assert f"sweeps/{sweep.name}/2" in listed
+
+
+def test_a_sweep_with_a_failed_run_fails(tmp_path: Path) -> None:
+    done = train("-m", "run_id=a_b,c_d", cwd=tmp_path)
+    assert done.returncode == 1
+    assert_one_message(done.stderr.partition("\n")[2])
+    assert "#1 : run_id=c_d" in done.stdout  # the second run was started
+
+
+def test_colour_is_for_terminals_that_want_it(tmp_path: Path) -> None:
+    import pty
+
+    for environment, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        ours, theirs = pty.openpty()
+        env = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | environment
+        subprocess.run([sys.executable, TRAIN, "foo=1"], cwd=tmp_path, stderr=theirs, env=env, check=False)
+        os.close(theirs)
+        assert (b"\x1b[" in os.read(ours, 10_000)) is coloured
+        os.close(ours)

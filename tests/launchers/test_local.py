@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from dogbreed.commands import override, shown_path, unquoted
 from dogbreed.distributed.ranks import PeerLost
 from dogbreed.errors import ConfigError, DataError, StorageError
 from dogbreed.run_folder import RunFolder
@@ -27,9 +28,7 @@ from launchers import launch, prepare
 from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import wait
-from launchers.formatting import shown_path
 from launchers.local import LocalLauncher
-from launchers.overrides import override, unquoted
 from launchers.runs.find import find, folder_of
 from launchers.runs.state import STATE_FILE, State
 from tests.support.launcher_contract import LauncherContract, submitted, until

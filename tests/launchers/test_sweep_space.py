@@ -113,7 +113,7 @@ words = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "Zs"]), 
 @st.composite
 def parameters(draw: st.DrawFn) -> Number | Choice:
     if draw(st.booleans()):
-        from launchers.overrides import override
+        from dogbreed.commands import override
 
         kinds = st.one_of(words.map(lambda w: override("k", w)[2:]), st.integers().map(str), numbers.map(repr))
         return Choice(tuple(dict.fromkeys(draw(st.lists(kinds, min_size=2, max_size=5)))))

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from launchers.base import Cause, Handle, Phase, Status
+from launchers.base import Cause, Phase, Status
 from launchers.sagemaker.job import TrainingJob, status_of
 
 CREATED = datetime(2026, 1, 15, 9, 0, tzinfo=UTC)
-HANDLE = Handle("sagemaker", "eu-west-1", "a-run")
+AGAIN = "python train.py resume=sagemaker://eu-west-1/a-run"
 
 
 def answer(status: str, *steps: str, **more: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def answer(status: str, *steps: str, **more: Any) -> dict[str, Any]:
 
 def seen(status: str, *steps: str, **more: Any) -> Status:
     job = TrainingJob.of(answer(status, *steps, **more))
-    return status_of(job, HANDLE, ended_early=False, now=CREATED.timestamp() + 3600)
+    return status_of(job, again=AGAIN, ended_early=False, now=CREATED.timestamp() + 3600)
 
 
 BEGAN = ("Starting", "Downloading", "Training")
@@ -90,8 +90,8 @@ def test_a_failure_s_text_says_whose_fault_it_was(reason: str, cause: Cause, tex
     ("last", "phase", "cause", "text"),
     [
         ("Stopped", Phase.CANCELLED, Cause.BY_USER, "Resume it with"),
-        ("MaxRuntimeExceeded", Phase.FAILED, Cause.TIME_LIMIT, "launcher.max_run_s=..."),
-        ("MaxWaitTimeExceeded", Phase.FAILED, Cause.TIME_LIMIT, "launcher.max_wait_s=..."),
+        ("MaxRuntimeExceeded", Phase.FAILED, Cause.TIME_LIMIT, AGAIN),
+        ("MaxWaitTimeExceeded", Phase.FAILED, Cause.TIME_LIMIT, "launcher.max_wait_s"),
     ],
 )
 def test_a_stop_on_request_and_by_a_limit_are_told_apart(last: str, phase: Phase, cause: Cause, text: str) -> None:
@@ -115,7 +115,7 @@ def test_a_stop_on_request_and_by_a_limit_are_told_apart(last: str, phase: Phase
 def test_attempts_are_counted_whoever_repeats_them(steps: tuple[str, ...], attempts: int) -> None:
     job = TrainingJob.of(answer("InProgress", *steps))
     assert job.attempts == attempts
-    status = status_of(job, HANDLE, ended_early=False, now=CREATED.timestamp())
+    status = status_of(job, again=AGAIN, ended_early=False, now=CREATED.timestamp())
     assert status.attempt == attempts
     assert (status.phase is Phase.RECOVERING) == (attempts > 1 and steps[-1] != "Training")
 

@@ -121,8 +121,8 @@ class ToyLauncher:
             handle = Handle(self.scheme, self.machine, there.run_id)
             yield handle, self.status(handle)
 
-    def name_of(self, handle: Handle) -> str:
-        return str(handle)
+    def name_of(self, handle: Handle) -> Sequence[str]:
+        return [str(handle)]
 
     def folder(self, handle: Handle) -> Path | None:
         return None

@@ -1,0 +1,73 @@
+"""A setting that nothing reads is refused, with what may have been meant."""
+
+from pathlib import Path
+
+import pytest
+
+from dogbreed.errors import ConfigError
+from launchers import prepare
+from launchers.known import hint, near
+
+
+@pytest.mark.parametrize(
+    ("typed", "key", "meant"),
+    [
+        ("+epochs=1", "epochs", "trainer.max_epochs=1"),
+        ("++epochs=1", "epochs", "trainer.max_epochs=1"),
+        ("+early_stopping.patience=3", "early_stopping.patience", "trainer.max_epochs"),
+        ("+early_stopping={patience: 3, monitor: x}", "early_stopping.monitor", "monitor"),
+        ("+trainer.epochs=3", "trainer.epochs", "trainer.max_epochs=3"),
+        ("+model.learning_rate=0.1", "model.learning_rate", "model.lr=0.1"),
+        ("+model.drop_out=0.1", "model.drop_out", "model.dropout=0.1"),
+        ("+data.batchsize=8", "data.batchsize", "data.batch_size=8"),
+        ("+data.augment.rotate=1", "data.augment.rotate", "--help"),
+        ("+save.every_epochs=1", "save.every_epochs", "save.every_s=1"),
+        ("+features.view=2", "features.view", "features.views=2"),
+        ("+ranks.timeout=2", "ranks.timeout", "ranks.timeout_s=2"),
+        ("+sed=1", "sed", "seed=1"),
+    ],
+)
+def test_what_nothing_reads_is_refused(typed: str, key: str, meant: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        prepare([typed, f"hydra.run.dir={tmp_path}"])
+    assert f"Nothing reads the setting {key}." in str(raised.value)
+    assert meant in str(raised.value)
+
+
+def test_all_such_settings_are_listed_at_once_also_those_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nepochs: 3\nmodel:\n  rate: 0.1\n")
+    with pytest.raises(ConfigError) as raised:
+        prepare(
+            ["experiment=mine", "+gpus=1", f"hydra.searchpath=[file://{tmp_path}]", f"hydra.run.dir={tmp_path}/run"]
+        )
+    assert [name for name in ("epochs.", "model.rate.", "gpus.") if f"setting {name}" not in str(raised.value)] == []
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["+trainer.limit_train_batches=2"],
+        ["+trainer.benchmark=true"],
+        ["+mine=1e-3", "model.lr=${mine}"],
+        ["+my={rate: 1e-3}", "model.lr=${my.rate}"],
+        ["logger=csv", "+logger.flush_logs_every_n_steps=1"],
+        ["data=drawn", "+data.source.processes=1"],
+        ["aws=rehearsal", "+aws.faults.no_capacity=1"],
+        ["data.augment=null"],
+        ["model._target_=tests.support.somebody.Model", "+model.depth=3"],
+    ],
+)
+def test_what_something_reads_is_taken(typed: list[str], tmp_path: Path) -> None:
+    prepare([*typed, f"hydra.run.dir={tmp_path}"])
+
+
+def test_an_argument_of_lightning_s_trainer_is_to_be_added() -> None:
+    assert hint("trainer.limit_train_batches", 2) == "Try: +trainer.limit_train_batches=2"
+
+
+def test_no_setting_is_made_up() -> None:
+    from launchers.known import _MEANT, _keys
+
+    assert set(_MEANT.values()) - set(_keys()) == {"hydra.run.dir"}
+    assert near("something_else_entirely") == []
