@@ -4,6 +4,7 @@ The files are read as they are, without Hydra, so that the check takes milliseco
 """
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
@@ -31,7 +32,10 @@ def findings(config: Mapping[str, Any]) -> Iterator[str]:
 
     config: as composed, with its interpolations: a setting that another one refers to is read.
     """
+    interpolated = " ".join(_texts(config))
     for key, value in _unread(config):
+        if re.search(rf"\$\{{{re.escape(key)}\b", interpolated):
+            continue
         yield f"Nothing reads the setting {key}.\n{hint(key, value)}"
 
 
@@ -63,9 +67,8 @@ def _shown(key: str, value: Any) -> str:
 
 def _unread(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     tree = _tree()
-    text = " ".join(_texts(config))
     for key, value in config.items():
-        if key in _OPEN or f"${{{key}" in text:
+        if key in _OPEN:
             continue
         if key not in tree:
             yield from _leaves(key, value)

@@ -38,6 +38,8 @@ from launchers.project import describe_commit
 from launchers.remote.context import on_rented_machine
 from launchers.runs.find import folder_of, handle_for, resume_command, run_folders
 from launchers.runs.half_written import half_written
+from launchers.runs.kept import FinishedRun
+from launchers.runs.launched import launched
 from launchers.runs.log import LogFile, read_lines, tail
 from launchers.runs.processes import claimed
 from launchers.runs.results import has_result, read_result
@@ -103,6 +105,7 @@ class LocalLauncher:
             self._train(plan.spec, folder, watch)
             return plan.handle
         state: State | None = None
+        finished: FinishedRun | None = None
         try:
             with _storage_errors(folder.path), claimed(folder.path):
                 before = self.status(plan.handle)
@@ -111,6 +114,8 @@ class LocalLauncher:
                     return plan.handle
                 if not before.finished:
                     raise LaunchError(alive_message(folder.path))
+                if before.phase is Phase.SUCCEEDED or (launched(folder.path) or {}).get("home"):
+                    finished = FinishedRun.in_folder(folder.path)
                 write_text(folder.path / SPEC_FILE, plan.spec.to_json())
                 for stale in (CANCEL_FILE, LAUNCHED_FILE):  # from here on it is a local run
                     (folder.path / stale).unlink(missing_ok=True)
@@ -120,7 +125,7 @@ class LocalLauncher:
             self._run(plan.spec, folder, state, watch)
         except BaseException as error:  # including Ctrl-C while torch is being imported
             if state is not None:
-                _record_end(folder, state, error)
+                _record_end(folder, state, error, finished)
             raise
         finally:
             RUNNING_HERE.discard(folder.path)
@@ -242,12 +247,19 @@ class LocalLauncher:
         return CleanupReport(tuple(map(str, found)), tuple(str(path) for path in found if apply and not path.exists()))
 
 
-def _record_end(folder: RunFolder, state: State, error: BaseException) -> None:
-    """Record how a run ended, in its log and its state, and add the next action to the error as a note."""
+def _record_end(folder: RunFolder, state: State, error: BaseException, finished: FinishedRun | None) -> None:
+    """Record how a run ended, in its log and its state, and add the next action to the error as a note.
+
+    finished: the run as it was, if it had finished before; if its results are still there it stays finished.
+    """
     ended = state.ended(*outcome(error, cancelled=cancel_requested(folder.path)))
     with LogFile(folder.log) as log:
         unexpected = error if ended.cause is Cause.USER_CODE else None
         log.write(logging.ERROR, f"{ended.phase}: {ended.detail}", unexpected)
+    with suppress(StorageError):
+        if finished is not None and finished.restore():
+            error.add_note(f"The finished run in {shown_path(folder.path)} is as it was.")
+            return
     with suppress(StorageError):  # if the disk is full, the first error is the one to show
         ended.write(folder.path)
     if hint := _next_action(ended, folder.path):

@@ -14,12 +14,15 @@ def describe_commit(commit: str | None, dirty: bool) -> str:
 
 
 def git_state() -> tuple[str | None, bool]:
-    """Return the project's commit and whether tracked files differ from it; None and False outside a git repository."""
+    """Return the project's commit and whether tracked files differ from it; None and False outside a git repository,
+    and in one around the project that does not track it.
+    """
     try:
         commit, changes = (
             subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=10).stdout
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
+        subprocess.run(["git", "ls-files", "--error-unmatch", "train.py"], cwd=PROJECT, capture_output=True, check=True)
     except (OSError, subprocess.SubprocessError):
         return None, False
     return commit.strip(), bool(changes.strip())

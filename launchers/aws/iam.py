@@ -71,8 +71,9 @@ def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
             raise
     arn = str(found["Arn"])
     if typed and arn != typed:
-        found = f"The role {typed} does not exist; the role of that name is {arn}."
-        return Role(arn, (f"{found}\nTry: {commands.setting('aws.role', arn)}",))
+        problem = f"The role {typed} does not exist; the role of that name is {arn}."
+        return Role(arn, (f"{problem}\nTry: {commands.setting('aws.role', arn)}",))
+    principal = f"{service.lower()}.amazonaws.com"
     if principal not in json.dumps(found["AssumeRolePolicyDocument"]):
         finding = (
             f"{service} may not assume the role {name}: {principal} is not in its trust policy.\n"

@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import io
 import os
-import re
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dogbreed.errors import ConfigError
-from launchers.payload import weights
+from launchers.payload import secrets, weights
 from launchers.payload.files import MOST_FILES, Choice, choose
 
 BUNDLE_FILE, ENTRY_FILE = "bundle.tar.gz", "remote.py"
@@ -21,20 +20,6 @@ MAX_BYTES = 50_000_000
 CONFIGS = "config-dirs"  # in the bundle: folders of YAML files that the command named
 
 _MAX_DIFF = 100_000  # characters that are kept for people to read; the bundle itself has all
-_MAX_SCANNED = 2_000_000  # bytes of one file in which secrets are looked for
-_SECRETS = {
-    "an AWS access key": rb"(?<![A-Za-z0-9])(?:AKIA|ASIA)[A-Z2-7]{16}(?![A-Za-z0-9])",
-    "an AWS secret key": rb"(?i)aws_?secret_?(?:access_?)?key['\"]?\s*[:=]\s*['\"]?[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])",
-    "a private key": rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{16}",
-    "a GitHub token": rb"(?<![A-Za-z0-9_])(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,})",
-    "a Hugging Face token": rb"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{34}(?![A-Za-z0-9])",
-    "a Slack token": rb"(?<![A-Za-z0-9])xox[abprs]-[A-Za-z0-9-]{20,}",
-    "an OpenAI or Anthropic key": rb"(?<![A-Za-z0-9])sk-(?:ant-|proj-)[A-Za-z0-9_-]{20,}",
-    "a W&B key": rb"(?i)wandb_api_key['\"]?\s*[:=]\s*['\"]?[0-9a-f]{40}(?![0-9a-f])",
-}
-_ANY_SECRET = re.compile(
-    b"|".join(b"(?:" + pattern.replace(b"(?i)", b"") + b")" for pattern in _SECRETS.values()), re.I
-)
 
 
 @dataclass(frozen=True)
@@ -43,7 +28,8 @@ class CodeBundle:
 
     files: (name in the bundle, bytes, SHA-256), sorted by name. sources: paths of those files that are not in the
     project under that name. config_dirs: folders in the bundle that Hydra searches, in order. diff: of tracked files
-    against the commit, for people. findings: reasons not to send it. left_out: what is not sent, in words, a line for
+    against the commit, for people. findings: reasons not to send it. secrets: (name in the bundle,
+    line, kind) of each string that looks like a key. left_out: what is not sent, in words, a line for
     each rule; it stays on this machine, since it names files that do.
     """
 
@@ -53,6 +39,7 @@ class CodeBundle:
     diff: str = ""
     findings: tuple[str, ...] = ()
     sources: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[tuple[str, int, str], ...] = ()
     left_out: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
@@ -93,7 +80,7 @@ def scan(
     named = {f"{CONFIGS}/{number}": folder for number, folder in enumerate(config_dirs)}
     for name, folder in named.items():
         chosen |= {f"{name}/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*.yaml")}
-    files, secrets, digest = [], [], hashlib.sha256()
+    files, found, digest = [], list[tuple[str, int, str]](), hashlib.sha256()
     for name in sorted(chosen):
         content = _content(chosen[name])
         if content is None:
@@ -102,19 +89,19 @@ def scan(
         sha = hashlib.sha256(content).hexdigest()
         digest.update(f"{name}\0{executable:d}\0{sha}\n".encode(errors="surrogateescape"))
         files.append((name, len(content), sha))
-        secrets += [f"{name}:{line} seems to hold {kind}." for line, kind in secrets_in(content)]
+        found += [(name, line, kind) for line, kind in secrets.found_in(content)]
     return CodeBundle(
         digest=digest.hexdigest()[:32],
         files=tuple(files),
         config_dirs=tuple(named),
         diff=_diff(project),
         findings=(
-            *_secrets_finding(secrets),
             *_size_finding(files),
             *_choice_findings(project, stays or {}, choice),
             *unsent,
         ),
         sources=tuple((name, str(chosen[name])) for name, _, _ in files if chosen[name] != project / name),
+        secrets=tuple(found),
         left_out=choice.lines(),
     )
 
@@ -140,13 +127,6 @@ def _choice_findings(project: Path, stays: Mapping[Path, str], choice: Choice) -
             yield f"{project} has no train.py to run.\nTry: a clone of the project"
 
 
-def _secrets_finding(secrets: Sequence[str]) -> Iterator[str]:
-    if secrets:
-        listed = "\n".join([*secrets[:20], *(["..."] if len(secrets) > 20 else [])])
-        hint = "Try: an environment variable, or a file that .gitignore lists"
-        yield f"The code that would be sent contains secrets:\n{listed}\n{hint}"
-
-
 def _size_finding(files: Sequence[tuple[str, int, str]]) -> Iterator[str]:
     total = sum(size for _, size, _ in files)
     if total > MAX_BYTES:
@@ -156,17 +136,6 @@ def _size_finding(files: Sequence[tuple[str, int, str]]) -> Iterator[str]:
             f"The code is {total / 1e6:.0f} MB, but at most {MAX_BYTES / 1e6:.0f} MB can be sent. The largest files:\n"
             f"{listed}\nTry: list files that are not code in .gitignore; data belongs in data.root, weights at a URL"
         )
-
-
-def secrets_in(content: bytes) -> Iterator[tuple[int, str]]:
-    """Yield the line number and kind of each string that looks like a key, never the string. Skips binary files."""
-    if b"\0" in content[:8192] or not _ANY_SECRET.search(content[:_MAX_SCANNED]):
-        return
-    for number, line in enumerate(content[:_MAX_SCANNED].splitlines(keepends=True), 1):
-        for kind, pattern in _SECRETS.items():
-            # a private key's first line is harmless without the next one
-            if re.search(pattern, line if kind != "a private key" else _from(content, number)):
-                yield number, kind
 
 
 def pack(project: Path, bundle: CodeBundle) -> bytes:
@@ -188,11 +157,6 @@ def pack(project: Path, bundle: CodeBundle) -> bytes:
     return gzip.compress(tar_bytes.getvalue(), compresslevel=6, mtime=0)
 
 
-def _from(content: bytes, line: int) -> bytes:
-    """Return line `line`, from 1, and the one after it."""
-    return b"".join(content.splitlines(keepends=True)[line - 1 : line + 1])
-
-
 def _content(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
@@ -211,7 +175,7 @@ def _diff(project: Path) -> str:
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    if any(secrets_in(run.stdout)):  # a secret that was removed is still in the diff
+    if any(secrets.found_in(run.stdout)):  # a secret that was removed is still in the diff
         return "(left out: it seems to hold a secret)\n"
     text = run.stdout.decode(errors="replace")
     return text if len(text) <= _MAX_DIFF else text[:_MAX_DIFF] + "\n... (cut here; the bundle has all of it)\n"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from launchers.aws import iam
 from launchers.base import RunSpec, SearchOutput
 from launchers.cost import prices
-from launchers.payload.code import secrets_in
+from launchers.payload import secrets
 from launchers.sagemaker import images
 from launchers.sagemaker.instances import has_own_disks
 from launchers.sagemaker.settings import JobSettings
@@ -30,7 +30,7 @@ def findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
             "A VPC needs both subnets and security groups; only one of them is set.\n"
             "Try: launcher.subnets=[subnet-...] launcher.security_groups=[sg-...]"
         )
-    yield from _sent_findings(spec)
+    yield from _sent_findings(settings, spec)
 
 
 def _place_findings(settings: JobSettings) -> Iterator[str]:
@@ -116,11 +116,12 @@ def _logger_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
         )
 
 
-def _sent_findings(spec: RunSpec) -> Iterator[str]:
+def _sent_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
     """Check for secrets, which must not be sent, and for the code, which must be."""
-    if kinds := sorted({kind for _, kind in secrets_in(json.dumps([spec.config, spec.overrides]).encode())}):
+    if kinds := sorted({kind for _, kind in secrets.found_in(json.dumps([spec.config, spec.overrides]).encode())}):
         yield f"The settings contain what looks like {', '.join(kinds)}.\nTry: removing it, since settings are stored"
     if spec.code is None:
         yield "The run has no code to send.\nTry: launchers.prepare(...), which packs it"
     else:
         yield from spec.code.findings
+        yield from secrets.findings(spec.code.secrets, settings.allow_secrets, "launcher.allow_secrets")

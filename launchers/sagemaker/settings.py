@@ -32,6 +32,7 @@ class JobSettings:
     subnets: Sequence[str] = ()
     security_groups: Sequence[str] = ()
     network_isolation: bool = False
+    allow_secrets: Sequence[str] = ()
 
     @property
     def layout(self) -> Layout:

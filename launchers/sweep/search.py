@@ -2,18 +2,19 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from dogbreed import commands
 from dogbreed.commands import override
 from dogbreed.distributed import ranks
-from dogbreed.errors import ConfigError
+from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.hardware import available_cpus
 from launchers import known
 from launchers.api import prepare
@@ -119,6 +120,7 @@ def _read(cfg: DictConfig, typed: Sequence[str]) -> _Search:
     if not any(root_key(text) == "logger" for text in fixed):
         always.append("logger=none")  # the study records the metrics of its many short runs
     overrides = (*_searchpath(cfg), *fixed, *always)
+    raise_findings(ConfigError, list(_whole_findings(overrides, space)))
     launcher, trial = _checked(overrides, space)
     there = sent()
     if there is not None:
@@ -170,6 +172,20 @@ def _from_here(asked: _Search) -> float:
     )
     with closing(study):
         return running.run()
+
+
+def _whole_findings(overrides: Sequence[str], space: SearchSpace) -> Iterator[str]:
+    """Yield which settings take whole numbers, but are searched with any number between two ends."""
+    ranges = space.large_fractions()
+    if not ranges:
+        return  # composing the config once more takes a moment
+    config = OmegaConf.create(dict(prepare([*overrides, "dry_run=false"])[1].spec.config))
+    for key, number in ranges.items():
+        value = OmegaConf.select(config, key.lstrip("+~"))
+        if isinstance(value, int) and not isinstance(value, bool):
+            ends = f"int(interval({math.ceil(number.low)},{math.floor(number.high)}))"
+            typed = commands.shell(f"{key}={f'tag(log, {ends})' if number.log else ends}")
+            yield f"{key} takes whole numbers, but any number between its ends could be drawn.\nTry: {typed}"
 
 
 def _checked(overrides: Sequence[str], space: SearchSpace) -> tuple[Launcher, Plan]:

@@ -74,6 +74,11 @@ class SearchSpace:
         """Return the Hydra overrides for one point of the space."""
         return [f"{key}={parameter.override(values[key])}" for key, parameter in self.parameters.items()]
 
+    def large_fractions(self) -> dict[str, Number]:
+        """Return the parameters that any number is drawn for, up to more than 1: these may be meant to be whole."""
+        numbers = {key: p for key, p in self.parameters.items() if isinstance(p, Number)}
+        return {key: p for key, p in numbers.items() if not p.whole and p.step is None and p.high > 1}
+
     def first(self) -> dict[str, Value]:
         """Return one point of the space: the lowest numbers and the first choices."""
         return {

@@ -22,10 +22,10 @@ from omegaconf import OmegaConf
 
 from dogbreed.commands import override, shown_path, unquoted
 from dogbreed.distributed.ranks import PeerLost
-from dogbreed.errors import ConfigError, DataError, StorageError
-from dogbreed.run_folder import RunFolder
+from dogbreed.errors import CheckpointError, ConfigError, DataError, StorageError
+from dogbreed.run_folder import RunFolder, write_text
 from launchers import launch, prepare
-from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status
+from launchers.base import LAUNCHED_FILE, Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import wait
 from launchers.local import LocalLauncher
@@ -494,3 +494,43 @@ def test_a_result_fits_80_columns(tmp_path: Path) -> None:
 def _folder(path: Path) -> Path:
     path.mkdir(parents=True)
     return path
+
+
+@pytest.mark.parametrize("downloaded", [False, True])
+def test_a_refused_resume_leaves_a_finished_run_finished(
+    downloaded: bool, tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher, plan = prepare([*tiny_overrides, f"hydra.run.dir={tmp_path}/run"])
+    folder = tmp_path / "run"
+    monkeypatch.setattr("launchers.local._train", lambda spec, here, watch: write_text(here.metrics, "{}"))
+    launcher.submit(plan)
+    if downloaded:  # of a remote run there is no state here
+        (folder / STATE_FILE).unlink()
+        write_text(folder / LAUNCHED_FILE, '{"handle": "sagemaker://eu-west-1/x", "home": "x"}')
+    before = {path.name: path.read_bytes() for path in folder.glob("*.json")}
+
+    def refuse(*_: object) -> None:
+        raise CheckpointError("the photos differ")
+
+    monkeypatch.setattr("launchers.local._train", refuse)
+    further, longer = (
+        prepare([override("resume", str(folder)), "trainer.max_epochs=9"])
+        if not downloaded
+        else (
+            launcher,
+            launcher.plan(replace(plan.spec, config={**plan.spec.config, "seed": 1})),
+        )
+    )
+    with pytest.raises(CheckpointError) as raised:
+        further.submit(longer)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.json")} == before
+    assert not any("resume=" in note for note in raised.value.__notes__)
+
+    def begin(spec: RunSpec, here: RunFolder, watch: object) -> None:
+        here.metrics.unlink()  # as training does
+        raise CheckpointError("the disk was removed")
+
+    monkeypatch.setattr("launchers.local._train", begin)
+    with pytest.raises(CheckpointError):
+        further.submit(longer)
+    assert further.status(longer.handle).phase is Phase.FAILED

@@ -3,18 +3,21 @@
 import gzip
 import io
 import os
+import shlex
 import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
 from launchers.base import RunSpec
 from launchers.payload import code as bundle
-from launchers.payload.code import CodeBundle, pack, scan, secrets_in
+from launchers.payload.code import CodeBundle, pack, scan
+from launchers.payload.secrets import findings, found_in
 from launchers.project import PROJECT
 
 
@@ -121,6 +124,7 @@ def test_code_without_train_py_is_refused(project: Path) -> None:
 
 
 KEY = "AKIA" + "IOSFODNN7EXAMPL2"  # in two parts, because this file is sent as well
+RANDOM = "x7Kq2mZ9vB4nL8sD1wR6tY3uH5jF0gPaEcQo"
 PRIVATE = "-----BEGIN " + "PRIVATE KEY-----"
 
 
@@ -128,30 +132,74 @@ PRIVATE = "-----BEGIN " + "PRIVATE KEY-----"
     ("text", "kind"),
     [
         (KEY, "an AWS access key"),
-        (f"aws_secret_access_key = {'wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY'}", "an AWS secret key"),
+        ("aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG/bPxRfiCYQ8sTzW2mNp", "an AWS secret key"),
         (f"{PRIVATE}\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC", "a private key"),
-        ("gh" + "p_" + 36 * "a", "a GitHub token"),
-        ("hf" + "_" + 34 * "b", "a Hugging Face token"),
-        ("WANDB_API_KEY=" + 40 * "0", "a W&B key"),
+        ("gh" + "p_" + RANDOM[:36], "a GitHub token"),
+        ("hf" + "_" + RANDOM[:34], "a Hugging Face token"),
+        ("WANDB_API_KEY=" + 5 * "0a1b2c3d", "a W&B key"),
     ],
 )
 def test_strings_that_look_like_keys_are_reported_by_file_and_line_and_never_shown(
     text: str, kind: str, project: Path
 ) -> None:
     (project / "pkg/code.py").write_text(f"# first line\n# second\n{text}\n")
-    (finding,) = scan(project).findings
+    (finding,) = findings(scan(project).secrets, [], "launcher.allow_secrets")
     assert f"pkg/code.py:3 seems to hold {kind}." in finding
     assert text.splitlines()[-1] not in finding
 
 
 @given(st.binary(max_size=300))
 def test_ordinary_bytes_are_not_reported_as_secrets(content: bytes) -> None:
-    assert not list(secrets_in(content))
+    assert not list(found_in(content))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AKIA" + "IOSFODNN7EXAMPLE",
+        "ASIA" + "IOSFODNN7EXAMPLE and AKIA" + "I44QH8DHBEXAMPLE",
+        "aws_secret_access_key = " + "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        "'aws_secret_key': '" + "je7MtGbClwBF/2Zp9Utk/h3yCo8nvbEXAMPLEKEY'",
+        "gh" + "p_16C7e42F292c6912E7710c838347Ae178B4a",
+        "gh" + "p_" + 36 * "x",
+        "hf" + "_" + 34 * "X",
+        "WANDB_API_KEY=" + 40 * "0",
+        KEY + "  # pragma: allowlist secret",
+        "key: " + KEY + "  # gitleaks:allow",
+    ],
+)
+def test_examples_of_documentation_and_allowed_lines_are_no_secrets(text: str) -> None:
+    assert not list(found_in(f"# first\n{text}\n".encode()))
+
+
+def test_an_example_does_not_hide_a_key_beside_it_nor_a_comment_one_in_the_next_line() -> None:
+    both = "AKIA" + "IOSFODNN7EXAMPLE " + KEY
+    assert list(found_in(f"{both}\n".encode())) == [(1, "an AWS access key")]
+    assert list(found_in(f"# pragma: allowlist secret\n{KEY}\n".encode())) == [(2, "an AWS access key")]
+
+
+def test_each_way_that_the_finding_proposes_works(project: Path) -> None:
+    (project / "my notes.md").write_text(f"first\n{KEY}\n")
+    git(project, "add", "-A")
+    git(project, "commit", "-qm", "notes")
+    (finding,) = findings(scan(project).secrets, ["a.md"], "launcher.allow_secrets")
+    ways = dict(line.rsplit(": ", 1) for line in finding.splitlines()[2:] if ": " in line)
+    (setting,) = shlex.split(ways["or allow the file"])
+    patterns = OverridesParser.create().parse_override(setting).value()
+    assert [str(each) for each in patterns] == ["a.md", "my notes.md"]
+    assert not list(findings(scan(project).secrets, list(map(str, patterns)), "launcher.allow_secrets"))
+    (project / "my notes.md").write_text(f"first\n{KEY}  <!-- pragma: allowlist secret -->\n")
+    assert not scan(project).secrets
+    (project / "my notes.md").write_text(f"first\n{KEY}\n")
+    subprocess.run(ways["or list the file in .gitignore and, if git tracks it"], shell=True, cwd=project, check=True)
+    (project / ".gitignore").write_text("my notes.md\n")
+    assert not scan(project).secrets
 
 
 def test_this_project_can_be_sent_and_its_bundle_survives_json() -> None:
     found = scan(PROJECT)
     assert not found.findings
+    assert not found.secrets
     assert {"train.py", "launchers/remote/entry.py", "launchers/cost/prices.yaml", "conf/config.yaml"} <= {
         n for n, _, _ in found.files
     }

@@ -3,12 +3,15 @@
 import json
 import math
 import random
+import shlex
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
+from launchers.sweep.search import _whole_findings
 from launchers.sweep.space import Choice, Number, SearchSpace, read
 
 
@@ -144,3 +147,33 @@ def test_optuna_draws_in_range_and_what_it_draws_can_be_typed(given_: dict[str, 
                 assert parameter.low <= value <= parameter.high
                 assert isinstance(value, int) or not parameter.whole
                 assert math.isclose(value, drawn[parsed.key_or_group])
+
+
+@pytest.mark.parametrize(
+    ("typed", "instead"),
+    [
+        ("data.batch_size=interval(16,64)", "data.batch_size=int(interval(16,64))"),
+        ("data.batch_size=interval(15.5,64.5)", "data.batch_size=int(interval(16,64))"),
+        ("data.batch_size=tag(log,interval(8,64))", "data.batch_size=tag(log, int(interval(8,64)))"),
+        ("trainer.max_epochs=interval(1,5)", "trainer.max_epochs=int(interval(1,5))"),
+        ("seed=interval(0,9)", "seed=int(interval(0,9))"),
+    ],
+)
+def test_a_whole_number_is_not_searched_among_fractions(
+    typed: str, instead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    space, fixed = read([typed, "hpo=none"], {})
+    (finding,) = _whole_findings(fixed, space)
+    key = typed.partition("=")[0]
+    assert finding.startswith(f"{key} takes whole numbers")
+    (word,) = shlex.split(finding.partition("Try: ")[2])
+    assert word == instead
+    again, fixed = read([word, "hpo=none"], {})
+    assert list(_whole_findings(fixed, again)) == []
+
+
+def test_a_fraction_is_searched_among_fractions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    space, fixed = read(["model.lr=interval(1,5)", "model.warmup=interval(0,0.3)", "trainer.gradient_clip_val=1,2"], {})
+    assert list(_whole_findings(fixed, space)) == []
