@@ -310,6 +310,11 @@ class Cloud(Protocol):
         ...
 
     @property
+    def answers(self) -> bool:
+        """Whether it can be asked without starting it."""
+        ...
+
+    @property
     def default_bucket(self) -> str | None:
         """The bucket of launchers that have none configured."""
         ...
@@ -359,6 +364,11 @@ class Launcher(Protocol):
 
         runs_dir: the folder of run folders on this machine. bucket: the one that `cleanup` inspects.
         """
+        ...
+
+    @property
+    def answers(self) -> bool:
+        """Whether its runs can be listed without starting a server."""
         ...
 
     @property

@@ -131,7 +131,7 @@ def _tree() -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     loaded: dict[str, Any] = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return loaded or {}

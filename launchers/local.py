@@ -69,6 +69,7 @@ class LocalLauncher:
         whole_search=False,
     )
     wait: ClassVar[bool] = True
+    answers: ClassVar[bool] = True
     instances: ClassVar[int] = 1
 
     runs_dir: str = "runs"

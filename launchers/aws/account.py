@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from launchers.aws.endpoint import refuse_rehearsal
 from launchers.aws.errors import errors, import_boto3
 
 
@@ -31,6 +32,10 @@ class Account:
         return self.region or "nowhere"
 
     @property
+    def answers(self) -> bool:
+        return True
+
+    @property
     def default_bucket(self) -> str | None:
         return self.bucket
 
@@ -40,9 +45,11 @@ class Account:
             from botocore.config import Config
 
             with errors(f"connecting to {service}"):
-                self._clients[service] = boto3.client(
+                client = boto3.client(
                     service, region_name=self.region, config=Config(**TIMEOUTS, user_agent_extra="dogbreed")
                 )
+            refuse_rehearsal(client.meta.endpoint_url)
+            self._clients[service] = client
         return self._clients[service]
 
     @property
@@ -87,7 +94,7 @@ def configured_region() -> str | None:
     parser = configparser.RawConfigParser()
     try:
         parser.read(Path(os.environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser())
-    except configparser.Error:
+    except (configparser.Error, UnicodeDecodeError):  # a broken file is reported by what needs it
         return None
     section: Mapping[str, str] = next(
         (dict(parser[name]) for name in (f"profile {profile}", profile) if parser.has_section(name)), {}

@@ -1,5 +1,6 @@
 """Translate AWS's errors into what happened, why, and what to try."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ _DENIED = re.compile(r"not authorized to perform:? (\S+)(?: on resource:? (\S+))
 _CREDENTIALS = (
     "Try: aws configure, aws sso login, or AWS_PROFILE=<a profile>; or rehearse without an account: aws=rehearsal"
 )
+_REACH = "Try: check the network connection and aws.region"
 # code -> cause, what it means, what to try. Where AWS's message says more it is shown as well.
 _ERRORS: dict[str, tuple[Cause, str, str]] = {
     **dict.fromkeys(
@@ -99,6 +101,11 @@ def translated(error: Exception, doing: str, then: str = "") -> LaunchError:
     return LaunchError("\n".join(line for line in (first, shown, hint, then) if line), cause)
 
 
+def _named_endpoint() -> str:
+    url = os.environ.get("AWS_ENDPOINT_URL")
+    return f", or unset AWS_ENDPOINT_URL, which is {url}" if url else ""
+
+
 def _code_and_message(error: Exception) -> tuple[str, str]:
     from botocore.exceptions import ClientError
 
@@ -121,7 +128,7 @@ def _meaning(error: Exception, code: str) -> tuple[Cause, str, str]:
         case exceptions.NoRegionError():
             return Cause.BAD_CONFIG, "No AWS region is configured.", "Try: aws.region=eu-west-1, or AWS_REGION"
         case exceptions.HTTPClientError() | exceptions.ConnectionError():
-            return Cause.CAPACITY, "AWS cannot be reached.", "Try: check the network connection and aws.region"
+            return Cause.CAPACITY, "AWS cannot be reached.", _REACH + _named_endpoint()
         case _:
             return _ERRORS.get(code, (Cause.UNKNOWN, "", "Try: debug=true, which shows the call"))
 

@@ -4,18 +4,17 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from dogbreed.commands import shown_path
 from dogbreed.errors import DogBreedError, Interrupted
-from launchers.base import LAUNCHED_FILE, Handle, Launcher, LaunchError, Phase, RunResult, Status
-from launchers.registry import find_run, launched_run, launcher_at, targets
+from launchers.base import Handle, Launcher, Phase, RunResult
+from launchers.cli.listing import Listed, launched_from_here, table
+from launchers.registry import find_run, launcher_at, targets
 from launchers.runs.find import SWEEPS_DIR
-from launchers.runs.launched import launched
 
 _EPILOG = """\
 Name a run by its folder (runs/20261123-001122-x7k2), by the folder's name, or
@@ -54,66 +53,27 @@ def _launcher_at(args: argparse.Namespace) -> Launcher:
 
 def _list(args: argparse.Namespace) -> int:
     launcher = _launcher_at(args)
-    found = launcher.list(active_only=not args.all, name=args.name)
-    runs = [_Listed(launcher, handle, status) for handle, status in found]
-    if not args.place:
-        runs = [*_launched_from_here(args), *runs]
+    runs = [] if args.place else launched_from_here(args.runs_dir, ended=args.all, name=args.name)
+    if launcher.answers:
+        runs += [Listed(launcher, *run) for run in launcher.list(active_only=not args.all, name=args.name)]
+    elif args.place:
+        print(f"{args.place} is not running, and neither are its runs.", file=sys.stderr)
+    runs.sort(key=lambda run: run.status.started_at, reverse=True)
     if args.json:
         print(json.dumps([run.facts() for run in runs], indent=2))
     elif runs:
-        rows = [(run.name, str(run.status.phase), str(run.status.attempt), run.status.started_at[:19]) for run in runs]
-        rows = [("run", "phase", "attempt", "started (UTC)"), *rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(table(runs))
     else:
         where = f"at {args.place}" if args.place else f"in {args.runs_dir} or {SWEEPS_DIR}"
         print(f"No runs {where}." if args.all else f"No runs in progress {where}. To include ended ones: list --all")
     return 0
 
 
-@dataclass(frozen=True)
-class _Listed:
-    """A run and its status, for people and for programs."""
-
-    launcher: Launcher
-    handle: Handle
-    status: Status
-
-    @property
-    def name(self) -> str:
-        folder = self.launcher.folder(self.handle)
-        return str(self.handle) if folder is None else shown_path(folder)
-
-    def facts(self) -> dict[str, Any]:
-        folder = self.launcher.folder(self.handle)
-        here = {} if folder is None else {"folder": str(folder)}
-        return {"handle": str(self.handle), **here, **asdict(self.status)}
-
-
-def _launched_from_here(args: argparse.Namespace) -> Iterator[_Listed]:
-    """Find remote runs that were submitted from this folder and whose results have not been downloaded."""
-    sweeps = (Path(SWEEPS_DIR).glob(f"{below}/{LAUNCHED_FILE}") for below in ("*", "*/*"))  # one-job searches; trials
-    files = (Path(args.runs_dir).glob(f"*/{LAUNCHED_FILE}"), *sweeps)
-    for file in sorted((file for found in files for file in found), reverse=True):
-        note = launched(file.parent) or {}
-        if "handle" not in note or "home" in note or args.name not in Handle.parse(note["handle"]).run_id:
-            continue
-        try:
-            launcher, handle = launched_run(note)
-            status = launcher.status(handle)
-        except LaunchError as error:  # an unknown launcher or an unreachable cloud must not hide the other runs
-            print(f"{note['handle']}: {error}", file=sys.stderr)
-            continue
-        if args.all or not status.finished:
-            yield _Listed(launcher, handle, status)
-
-
 def _status(args: argparse.Namespace) -> int:
     launcher, handle = _find_run(args)
     status = launcher.status(handle)
     if args.json:
-        print(json.dumps(_Listed(launcher, handle, status).facts(), indent=2))
+        print(json.dumps(Listed(launcher, handle, status).facts(), indent=2))
     else:
         print(status)
     return 1 if status.phase is Phase.LOST else 0

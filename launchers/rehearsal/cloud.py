@@ -4,6 +4,7 @@ It is a separate process that starts when it is first needed and is found throug
 `python -m launchers rehearsal stop`, or by itself after `idle_s` without work.
 """
 
+import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from launchers.aws.account import TIMEOUTS
 from launchers.aws.errors import import_boto3
 from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.names import BUCKET, FAULTS_HEADER, REGION, SESSION_HEADER
-from launchers.rehearsal.process import IDLE_S, default_place, start
+from launchers.rehearsal.process import IDLE_S, default_place, running, start
 
 
 @dataclass
@@ -66,13 +67,14 @@ class Rehearsal:
             from botocore.config import Config
 
             server = start(self.state_folder, self.idle_s)
-            client = boto3.client(
+            client = boto3.Session(botocore_session=_of_nobody()).client(
                 service,
                 region_name=self.region,
                 endpoint_url=server.url,
                 aws_access_key_id=server.key,
                 aws_secret_access_key=server.key,
-                config=Config(**TIMEOUTS, s3={"addressing_style": "path"}),
+                # no proxies: none of a company reaches this machine's loopback
+                config=Config(**TIMEOUTS, s3={"addressing_style": "path"}, proxies={}),
             )
             headers = {FAULTS_HEADER: self._faults().to_header(), SESSION_HEADER: self._session}
             # before signing, so that they are in each retry as well
@@ -80,6 +82,10 @@ class Rehearsal:
             client.meta.events.register("before-parameter-build", _validate)
             self._clients[service] = client
         return self._clients[service]
+
+    @property
+    def answers(self) -> bool:
+        return running(self.state_folder) is not None
 
     @property
     def place(self) -> dict[str, str]:
@@ -103,6 +109,16 @@ class Rehearsal:
 
     def _faults(self) -> Faults:
         return Faults(**{"reclaims": self.reclaims, **self.faults})
+
+
+def _of_nobody() -> Any:
+    """Return a botocore session with default settings: no profile, file or variable of the user's account counts."""
+    import botocore.session
+    from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES as VARIABLES
+
+    files = {"config_file": os.devnull, "credentials_file": os.devnull}
+    unset = {name: (None, None, files.get(name, row[2]), row[3]) for name, row in VARIABLES.items()}
+    return botocore.session.Session(session_vars=unset)
 
 
 def _validate(params: Mapping[str, Any], model: Any, **_: Any) -> None:

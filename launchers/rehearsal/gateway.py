@@ -23,7 +23,7 @@ from moto.core.utils import get_service_model
 from werkzeug.datastructures import MultiDict
 
 from launchers.rehearsal.faults import Faults, Session
-from launchers.rehearsal.names import ACCOUNT, FAULTS_HEADER, SESSION_HEADER
+from launchers.rehearsal.names import ACCOUNT, FAULTS_HEADER, IDENTITY_HEADER, SESSION_HEADER
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.service import Answer, Call, Handler, Refused, Service
 from launchers.rehearsal.validation import findings
@@ -190,6 +190,6 @@ def _reply(
     start_response: StartResponse, status: int, kind: str, body: bytes, headers: list[tuple[str, str]]
 ) -> Iterable[bytes]:
     words = {200: "OK", 400: "Bad Request", 403: "Forbidden", 503: "Service Unavailable"}
-    length = [("Content-Type", kind), ("Content-Length", str(len(body))), *headers]
+    length = [("Content-Type", kind), ("Content-Length", str(len(body))), (IDENTITY_HEADER, "yes"), *headers]
     start_response(f"{status} {words.get(status, 'Error')}", length)
     return [body]

@@ -6,6 +6,7 @@ ACCOUNT = "123456789012"
 REGION = "us-east-1"
 BUCKET = "dogbreed-rehearsal"
 ROLE, ROLE_PATH = "DogBreedTraining", "/service-role/"  # as SageMaker's console makes roles
+IDENTITY_HEADER = "X-Dogbreed-Rehearsal"  # of every answer, so that it is not taken for AWS
 FAULTS_HEADER, SESSION_HEADER = "X-Rehearsal-Faults", "X-Rehearsal-Session"
 SERVER_FILE, LOCK_FILE, LOG_FILE = "server.json", "server.lock", "server.log"
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def start(place: Path, idle_s: float) -> Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # so that Ctrl-C does not reach it
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_python_path())},
+                env={**_of_nobody(), "PYTHONPATH": os.pathsep.join(_python_path())},
             )
         _started.append(process)
         until = time.monotonic() + _START_S
@@ -103,6 +104,12 @@ def stop(place: Path) -> bool:
             child.wait()
         child.poll()
     return True
+
+
+def _of_nobody() -> dict[str, str]:
+    """Return the environment without the user's AWS account and proxies, which the rehearsal must not depend on."""
+    kept = {name: value for name, value in os.environ.items() if not re.match(r"AWS_|.*_PROXY$", name, re.I)}
+    return {**kept, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
 
 def _python_path() -> list[str]:

@@ -37,7 +37,6 @@ def services(state_dir: Path, store: ObjectStore) -> list[Service]:
 
 
 def main(state_dir: Path, idle_s: float) -> None:
-    os.environ.pop("AWS_ENDPOINT_URL", None)  # moto would call itself
     for noisy in ("werkzeug", "botocore", "boto3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     store = ObjectStore(state_dir / "s3")

@@ -74,6 +74,10 @@ class SageMakerLauncher(JobSettings):
         return cls(cloud, bucket=bucket or cloud.default_bucket)
 
     @property
+    def answers(self) -> bool:
+        return self.cloud.answers
+
+    @property
     def poll_s(self) -> float:
         return self.cloud.poll_s
 

@@ -20,7 +20,7 @@ from launchers.known import hint, near
         ("+model.learning_rate=0.1", "model.learning_rate", "model.lr=0.1"),
         ("+model.drop_out=0.1", "model.drop_out", "model.dropout=0.1"),
         ("+data.batchsize=8", "data.batchsize", "data.batch_size=8"),
-        ("+data.augment.rotate=1", "data.augment.rotate", "--help"),
+        ("+data.augment.rotate=1", "data.augment.rotate", "data.augment"),
         ("+save.every_epochs=1", "save.every_epochs", "save.every_s=1"),
         ("+features.view=2", "features.view", "features.views=2"),
         ("+ranks.timeout=2", "ranks.timeout", "ranks.timeout_s=2"),

@@ -64,6 +64,7 @@ class ToyLauncher:
         whole_search=False,
     )
     instances: ClassVar[int] = 1
+    answers: ClassVar[bool] = True
 
     machine: str
     wait: bool = True
