@@ -317,7 +317,7 @@ def test_a_search_in_one_job_comes_home_as_from_this_machine(
     assert said.count("Computing features of") <= (1 + len(moments) if hard else 1)
     assert f"trial {best_of(folder)['trial']}, val/acc" in said
     assert said.count("val/acc   ") == 1  # not the machine's table as well
-    assert "Train with these settings: python train.py --config-dir sweeps/mine experiment=best" in said
+    assert "train.py --config-dir sweeps/mine experiment=best" in said
     assert str(place) not in (folder / "study.html").read_text()
     check_home(folder, n_trials, photos)
     # there is nothing more to do

@@ -263,7 +263,8 @@ def test_a_signal_ends_the_search_cleanly_and_says_how_to_resume_it(sweep: Sweep
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + number, output
     assert "3 of 4 trials have ended" in output
-    assert "Resume with: python train.py -m hpo=optuna" in output
+    assert "Resume with: python " in output
+    assert "train.py -m hpo=optuna" in output
     assert not left_over(sweep)
     assert states(sweep.study()) == {"COMPLETE": 3, "WAITING": 1}
     sweep.run("hpo.n_trials=4", "hpo.parallel=2")
@@ -451,7 +452,7 @@ def test_three_failures_in_a_row_for_one_reason_end_the_search(sweep: Sweep) -> 
     assert states(sweep.study()) == {"COMPLETE": 2, "FAIL": 4}
     assert "3 trials in a row failed for the same reason" in output
     assert "Training has diverged" in output
-    assert "python train.py -m" in output
+    assert "train.py -m" in output
     sweep.run("hpo.n_trials=8")  # the cause is fixed, so the search continues
     assert states(sweep.study()) == {"COMPLETE": 4, "FAIL": 4}
 
