@@ -3,6 +3,7 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from dogbreed import commands
 from launchers.payload.files import Choice
 
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".tar")
@@ -43,5 +44,5 @@ def _refusal(weights: str, path: Path, project: Path, *, here: bool) -> str:
     copy = "" if inside else f"copy it to {project / name}; then, "
     return (
         f"model.weights={weights} is a file of this machine; a rented one would not find it under that path.\n"
-        f"Try: {copy}in {project}, model.weights={name}; or a URL, such as https://..."
+        f"Try: {copy}in {project}, {commands.setting('model.weights', str(name))}; or a URL, such as https://..."
     )
