@@ -31,7 +31,6 @@ from launchers.base import (
     RunResult,
     RunSpec,
     Status,
-    name_findings,
 )
 from launchers.overrides import STAYS_HERE
 from launchers.project import describe_commit
@@ -41,6 +40,7 @@ from launchers.runs.half_written import half_written
 from launchers.runs.kept import FinishedRun
 from launchers.runs.launched import launched
 from launchers.runs.log import LogFile, read_lines, tail
+from launchers.runs.names import name_findings
 from launchers.runs.processes import claimed
 from launchers.runs.results import has_result, read_result
 from launchers.runs.state import CANCEL_FILE, RUNNING_HERE, State, alive_message, cancel_requested, outcome

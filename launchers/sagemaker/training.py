@@ -27,7 +27,6 @@ from launchers.base import (
     RunResult,
     RunSpec,
     Status,
-    name_findings,
 )
 from launchers.follow import ask_after_each_epoch
 from launchers.payload.packages import versions
@@ -35,6 +34,7 @@ from launchers.project import PROJECT
 from launchers.runs.collect import read_downloaded
 from launchers.runs.find import resume_command, search_command
 from launchers.runs.launched import folder_here, remember
+from launchers.runs.names import name_findings
 from launchers.runs.state import refuse_if_alive_here
 from launchers.sagemaker import checks, permissions, request, summary
 from launchers.sagemaker.job import TrainingJob, status_of

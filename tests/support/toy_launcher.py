@@ -30,7 +30,6 @@ from launchers.base import (
     RunResult,
     RunSpec,
     Status,
-    name_findings,
 )
 from launchers.follow import ask_after_each_epoch
 from launchers.local import LocalLauncher
@@ -38,6 +37,7 @@ from launchers.project import PROJECT
 from launchers.runs.collect import settle
 from launchers.runs.find import handle_for
 from launchers.runs.launched import home_of, remember
+from launchers.runs.names import name_findings
 from launchers.runs.results import read_result
 from launchers.runs.state import STATE_FILE, State
 from tests.support.fake_training import FakeLauncher
