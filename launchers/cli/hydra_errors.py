@@ -2,7 +2,9 @@
 
 import re
 import sys
+from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,9 +37,10 @@ def message(error: Exception) -> str:
     return "\n".join(causes)
 
 
-def _typed_value(key: str) -> str | None:
-    values = [word.partition("=")[2] for word in sys.argv[1:] if word.lstrip("+").partition("=")[0] == key]
-    return values[-1] if values else None
+def _typed_value(key: str) -> Any:
+    """Return the value that was typed for a key, as Hydra reads it; None if there is none."""
+    words = [word for word in sys.argv[1:] if word.lstrip("+").partition("=")[0] == key]
+    return OverridesParser.create().parse_override(words[-1]).value() if words else None
 
 
 def _replaced(old: str, new: str) -> list[str]:

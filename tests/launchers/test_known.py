@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from dogbreed.errors import ConfigError
 from launchers import prepare
+from launchers.cli.hydra_errors import message
 from launchers.known import hint, near
 
 
@@ -71,3 +73,9 @@ def test_no_setting_is_made_up() -> None:
 
     assert set(_MEANT.values()) - set(_keys()) == {"hydra.run.dir"}
     assert near("something_else_entirely") == []
+
+
+def test_hydra_s_advice_to_add_an_unknown_setting_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py", "epochs=1"])
+    error = ConfigCompositionException("Could not override 'epochs'.\nTo append to your config use +epochs=1")
+    assert message(error) == "epochs is not a setting.\nTry: trainer.max_epochs=1"
