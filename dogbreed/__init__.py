@@ -7,8 +7,8 @@ Nothing heavy is imported here, so that `import dogbreed.errors` loads neither t
     from dogbreed.inference import Predictor
 """
 
-from dogbreed import telemetry
+from dogbreed.telemetry import turn_off_reports
 
 __version__ = "0.1.0"
 
-telemetry.off()  # before ONNX Runtime is imported by whichever module or library needs it first
+turn_off_reports()  # before ONNX Runtime is imported by whichever module or library needs it first

@@ -9,7 +9,7 @@ import sys
 VARIABLE = "ORT_DISABLE_TELEMETRY"  # which ONNX Runtime reads when it is imported
 
 
-def off() -> None:
+def turn_off_reports() -> None:
     """Turn the reports off, in this process and those that it starts; leave alone what the user has set.
 
     In a process that has imported ONNX Runtime already, as a notebook may have, they are turned off from now on.

@@ -130,8 +130,6 @@ class RunSpec:
     def to_json(self) -> str:
         fields = asdict(self)
         del fields["output"]
-        if self.code is not None:
-            del fields["code"]["left_out"]  # names of files that stay here
         match self.output:
             case SearchOutput(study, trials):
                 fields |= {"search": study, "trials": trials}

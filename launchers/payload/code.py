@@ -7,7 +7,7 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,8 +29,7 @@ class CodeBundle:
     files: (name in the bundle, bytes, SHA-256), sorted by name. sources: paths of those files that are not in the
     project under that name. config_dirs: folders in the bundle that Hydra searches, in order. diff: of tracked files
     against the commit, for people. findings: reasons not to send it. secrets: (name in the bundle,
-    line, kind) of each string that looks like a key. left_out: what is not sent, in words, a line for
-    each rule; it stays on this machine, since it names files that do.
+    line, kind) of each string that looks like a key. left_out: what is not sent, in words, a line for each rule.
     """
 
     digest: str
@@ -51,6 +50,10 @@ class CodeBundle:
             if isinstance(value, list | tuple)
         }
         return cls(**{**fields, **tuples})
+
+    def as_sent(self) -> Self:
+        """Return the description that is sent along: it does not name files that stay here."""
+        return replace(self, left_out=())
 
     @property
     def size(self) -> int:

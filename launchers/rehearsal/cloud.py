@@ -39,8 +39,14 @@ class Rehearsal:
     faults: Mapping[str, Any] = field(default_factory=dict)
     idle_s: float = IDLE_S
     poll_s: float = 0.3
+    state_folder: Path = field(init=False)  # absolute, wherever this process goes later
+    _usual: bool = field(init=False, repr=False, compare=False)  # whether a handle alone finds it
     _clients: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _session: str = field(default_factory=lambda: uuid.uuid4().hex, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.state_folder = commands.working_folder() / Path(self.state_dir).expanduser()
+        self._usual = self.state_folder == default_place()
 
     @property
     def scope(self) -> str:
@@ -49,10 +55,6 @@ class Rehearsal:
     @property
     def default_bucket(self) -> str | None:
         return self.bucket or BUCKET
-
-    @property
-    def state_folder(self) -> Path:
-        return commands.working_folder() / Path(self.state_dir).expanduser()
 
     def findings(self) -> list[str]:
         """Return the problems found in the settings."""
@@ -93,12 +95,11 @@ class Rehearsal:
 
     @property
     def option(self) -> list[str]:
-        return [] if self.state_folder == default_place() else ["--state-dir", str(self.state_folder)]
+        return [] if self._usual else ["--state-dir", str(self.state_folder)]
 
     @property
     def overrides(self) -> list[str]:
-        usual = self.state_folder == default_place()
-        return [] if usual else [commands.override("aws.state_dir", str(self.state_folder))]
+        return [] if self._usual else [commands.override("aws.state_dir", str(self.state_folder))]
 
     @property
     def makes_buckets(self) -> bool:

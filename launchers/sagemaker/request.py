@@ -6,7 +6,7 @@ All of it follows from the launcher's settings and the RunSpec.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,9 @@ def sent(spec: RunSpec) -> dict[str, Any]:
     fresh, again: the command of a machine without saved files, and of one with them; `again` is None for a run
     that was not resumed, whose command resumes by itself.
     """
+    described = spec if spec.code is None else replace(spec, code=spec.code.as_sent())
     return {
-        "spec": json.loads(spec.to_json()),
+        "spec": json.loads(described.to_json()),
         "fresh": asdict(command(spec, resumes=False)),
         "again": asdict(command(spec, resumes=True)) if spec.going_on is not None else None,
         "extras": extras(spec),

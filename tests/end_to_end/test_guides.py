@@ -211,6 +211,7 @@ def _keys(node: DictConfig, above: str = "") -> Iterator[str]:
             yield from _keys(value, f"{above}{key}.")
 
 
+FILES = ("model.tar.gz", "model.onnx")  # of a run, named as settings are
 _SETTING = re.compile(r"\+?(?P<key>(data|model|trainer|features|hpo|launcher|aws|ranks|save|logger)(\.\w+)+)(=.*)?")
 
 
@@ -218,7 +219,7 @@ _SETTING = re.compile(r"\+?(?P<key>(data|model|trainer|features|hpo|launcher|aws
 def test_settings_exist(guide: Guide, settings: set[str]) -> None:
     for text in guide.code():
         found = _SETTING.fullmatch(text)
-        if found and not text.startswith("+trainer.") and text != "model.tar.gz":  # of Lightning's own arguments
+        if found and not text.startswith("+trainer.") and text not in FILES:  # of Lightning's own arguments
             assert found["key"] in settings, text
 
 

@@ -502,7 +502,7 @@ def test_a_refused_resume_leaves_a_finished_run_finished(
 ) -> None:
     launcher, plan = prepare([*tiny_overrides, f"hydra.run.dir={tmp_path}/run"])
     folder = tmp_path / "run"
-    monkeypatch.setattr("launchers.local._train", lambda spec, here, watch: write_text(here.metrics, "{}"))
+    monkeypatch.setattr(LocalLauncher, "_train", lambda self, spec, here, watch: write_text(here.metrics, "{}"))
     launcher.submit(plan)
     if downloaded:  # of a remote run there is no state here
         (folder / STATE_FILE).unlink()
@@ -512,7 +512,7 @@ def test_a_refused_resume_leaves_a_finished_run_finished(
     def refuse(*_: object) -> None:
         raise CheckpointError("the photos differ")
 
-    monkeypatch.setattr("launchers.local._train", refuse)
+    monkeypatch.setattr(LocalLauncher, "_train", refuse)
     further, longer = (
         prepare([override("resume", str(folder)), "trainer.max_epochs=9"])
         if not downloaded
@@ -526,11 +526,11 @@ def test_a_refused_resume_leaves_a_finished_run_finished(
     assert {path.name: path.read_bytes() for path in folder.glob("*.json")} == before
     assert not any("resume=" in note for note in raised.value.__notes__)
 
-    def begin(spec: RunSpec, here: RunFolder, watch: object) -> None:
+    def begin(_: LocalLauncher, spec: RunSpec, here: RunFolder, watch: object) -> None:
         here.metrics.unlink()  # as training does
         raise CheckpointError("the disk was removed")
 
-    monkeypatch.setattr("launchers.local._train", begin)
+    monkeypatch.setattr(LocalLauncher, "_train", begin)
     with pytest.raises(CheckpointError):
         further.submit(longer)
     assert further.status(longer.handle).phase is Phase.FAILED

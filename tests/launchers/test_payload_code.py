@@ -19,11 +19,7 @@ from launchers.payload import code as bundle
 from launchers.payload.code import CodeBundle, pack, scan
 from launchers.payload.secrets import findings, found_in
 from launchers.project import PROJECT
-
-
-def git(folder: Path, *words: str) -> None:
-    who = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"]
-    subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True)
+from tests.support.bundles import git, names
 
 
 @pytest.fixture
@@ -43,11 +39,6 @@ def project(tmp_path: Path) -> Path:
     git(folder, "commit", "-qm", "first")
     (folder / "new file.py").write_text("y = 2\n")  # not tracked yet, and not ignored
     return folder
-
-
-def names(content: bytes) -> list[str]:
-    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-        return archive.getnames()
 
 
 def test_tracked_and_new_files_are_sent_and_ignored_ones_are_not(project: Path) -> None:

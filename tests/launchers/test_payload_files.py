@@ -1,5 +1,6 @@
 """Which files of the project are sent: with git, without it, and through links; never results and data."""
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launchers.base import RunSpec
 from launchers.payload import files
 from launchers.payload.code import pack, scan
 from launchers.payload.files import choose
 from launchers.payload.photos import scan as scan_photos
-from tests.launchers.test_payload_code import git, names
+from launchers.sagemaker import request
+from tests.support.bundles import git, names
 
 IGNORED = ("secrets.yaml", "photos/a.jpg", "deep/er/x.pem", "sub/local.env", "all.log")
 SENT = ("train.py", "pkg/code.py", "sub/keep.env", "kept.log", "photos.py")
@@ -172,11 +175,10 @@ def test_more_files_than_any_code_has_are_refused(project: Path, monkeypatch: py
 
 
 def test_what_stays_here_is_not_named_in_what_is_sent(project: Path) -> None:
-    from launchers.base import RunSpec
-
-    spec = RunSpec("x", (), {}, "/x", "", None, False, scan(project))
+    config = {"data": {"root": "photos"}, "logger": None}
+    spec = RunSpec("x", (), config, "/x", "", None, False, scan(project))
     assert "secrets.yaml" in str(spec.code)
-    assert "secrets.yaml" not in spec.to_json()
+    assert "secrets.yaml" not in json.dumps(request.sent(spec))
 
 
 def test_photos_behind_links_in_a_circle_are_scanned_once(tmp_path: Path) -> None:

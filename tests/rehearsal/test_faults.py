@@ -1,5 +1,6 @@
 """What goes wrong on demand: when, for whom, and in which words it is asked for."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_the_former_name_of_a_setting_is_answered_with_the_present_one(typed: st
     words = ["data=drawn", "launcher=sagemaker_spot", "aws=rehearsal", f"aws.state_dir={tmp_path}/state"]
     with pytest.raises(ConfigError) as caught:
         prepare([*words, f"hydra.run.dir={tmp_path}/run", typed])
-    assert str(caught.value) == f"aws.trouble is now aws.faults, got {typed}.\nTry: {now}"
+    assert str(caught.value) == f"aws.trouble is now aws.faults, got {typed}.\nTry: {shlex.quote(now)}"
     launcher, _ = prepare([*words, f"hydra.run.dir={tmp_path}/run", now])
     assert launcher
     assert not (tmp_path / "state").exists()
