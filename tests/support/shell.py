@@ -144,7 +144,14 @@ def _not_printed(session: Session, printed: list[str]) -> Iterator[str]:
 
 
 def _as_pattern(line: str) -> re.Pattern[str]:
-    """A line of a guide, with any numbers, run, search, cache folder and column widths."""
-    parts = re.split(r"(\d{8}-\d{6}-\w{4}|quickstart-\w{8}|~/\.cache/dogbreed|\d+(?:[.,]\d+)*|\s+)", line)
-    free = [r"\s+" if part.isspace() else r"\S*\w" for part in parts[1::2]]
-    return re.compile("".join(map("{}{}".format, map(re.escape, parts[::2]), [*free, ""])))
+    """A line of a guide, with any numbers, run, search, cache folder, path of train.py and column widths."""
+    free = r"\d{8}-\d{6}-\w{4}|quickstart-\w{8}|~/\.cache/dogbreed|\btrain\.py\b|\d+(?:[.,]\d+)*|\s+"
+    parts = re.split(f"({free})", line)
+    between = [_freely(part) for part in parts[1::2]]
+    return re.compile("".join(map("{}{}".format, map(re.escape, parts[::2]), [*between, ""])))
+
+
+def _freely(part: str) -> str:
+    if part.isspace():
+        return r"\s+"
+    return r"\S*train\.py" if part == "train.py" else r"\S*\w"
