@@ -123,3 +123,37 @@ def test_a_folder_whose_files_are_of_different_moments_ends_with_the_same_result
     assert history(whole) == history(tmp_path)
     assert metrics["test/acc"] == json.loads(RunFolder(whole).metrics.read_text())["test/acc"]
     assert RunFolder(tmp_path).report.exists()
+
+
+@pytest.mark.parametrize(
+    ("lost", "older"),
+    [
+        ("predictions.csv", False),
+        ("predictions.csv", True),
+        ("metrics.csv", False),
+        ("metrics.csv", True),
+        ("fit.json", False),
+        ("metrics.json", False),
+        ("config.yaml", False),
+    ],
+)
+def test_a_file_that_was_not_uploaded_is_made_again(
+    lost: str, older: bool, moments: tuple[Path, Path, list[dict[str, bytes]]], tmp_path: Path
+) -> None:
+    """The machine was taken away after the test, with all files uploaded but the report and this one."""
+    photos, whole, seen = moments
+    for name, content in seen[-1].items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    RunFolder(tmp_path).report.unlink(missing_ok=True)
+    file = tmp_path / lost
+    if older:
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))  # as it was a row before
+    else:
+        file.unlink()
+    run(config(photos, "trainer.max_epochs=4", "save.every_n_steps=1", "model.dropout=0.5"), tmp_path)
+    assert RunFolder(tmp_path).report.exists()
+    for name in ("predictions.csv", "metrics.csv"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
+    kept = [json.loads((folder / "metrics.json").read_text()) for folder in (whole, tmp_path)]
+    assert kept[0] == kept[1]
