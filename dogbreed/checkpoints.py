@@ -21,6 +21,7 @@ from dogbreed.distributed import collectives, ranks
 from dogbreed.errors import CheckpointError
 from dogbreed.interruption import Interruption
 from dogbreed.run_folder import RunFolder, write_bytes
+from dogbreed.saved_progress import SavedProgress, file_beside
 
 log = logging.getLogger("dogbreed")
 
@@ -76,13 +77,12 @@ def read_whole(path: Path) -> dict[str, Any]:
 
 
 def newest(folder: RunFolder) -> Path | None:
-    """Return the newest intact checkpoint whose best.ckpt exists; set damaged ones aside with a warning.
+    """Return the furthest intact checkpoint whose best.ckpt exists; set damaged ones aside with a warning.
 
-    Return None to start over. On a rented machine files are saved one by one, so one may be restored without the other.
+    Return None to start over. On a rented machine files are saved one by one, so one may be restored without the other,
+    or last.ckpt as it was before previous.ckpt.
     """
-    for path in (folder.last, folder.previous):
-        if not path.exists():
-            continue
+    for path in _furthest_first(folder):
         try:
             if _has_its_best(read(path), folder):
                 return path
@@ -92,8 +92,16 @@ def newest(folder: RunFolder) -> Path | None:
             damage = str(error)
         aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         path.replace(aside)
+        file_beside(path).unlink(missing_ok=True)
         log.warning("The checkpoint %s is damaged and was renamed to %s: %s", path, aside.name, damage)
     return None
+
+
+def _furthest_first(folder: RunFolder) -> list[Path]:
+    found = [path for path in (folder.last, folder.previous) if path.exists()]
+    progress = {path: SavedProgress.of(path) for path in found}
+    damaged = (math.inf, math.inf)  # first, so that it is set aside
+    return sorted(found, key=lambda path: damaged if (p := progress[path]) is None else p.at, reverse=True)
 
 
 def _has_its_best(checkpoint: dict[str, Any], folder: RunFolder) -> bool:
@@ -182,10 +190,14 @@ class ResumePoint(Checkpoint):
 
     A checkpoint includes the random number generators' states of all training processes; they are restored at the first
     step, when the loader's iterator exists.
+
+    A small file beside each checkpoint says how far it is (SavedProgress), for machines that do not have it.
     """
 
-    def __init__(self, folder: RunFolder, stop: Interruption, every_s: float, every_n_steps: int | None) -> None:
-        self.folder, self.stop = folder, stop
+    def __init__(
+        self, folder: RunFolder, stop: Interruption, run_id: str | None, every_s: float, every_n_steps: int | None
+    ) -> None:
+        self.folder, self.stop, self.run_id = folder, stop, run_id
         self.every_s, self.every_n_steps = every_s, every_n_steps
         self._saved_at = time.monotonic()
         self._saved_step = 0
@@ -267,10 +279,29 @@ class ResumePoint(Checkpoint):
         return self.every_n_steps is not None and steps >= self.every_n_steps
 
     def _save(self, trainer: Trainer) -> None:
-        if self.folder.last.exists():
-            self.folder.last.replace(self.folder.previous)
-        trainer.save_checkpoint(self.folder.last, weights_only=False)
+        last, previous = self.folder.last, self.folder.previous
+        if last.exists():
+            file_beside(previous).unlink(
+                missing_ok=True
+            )  # in this order, a kill leaves no file beside a later checkpoint
+            last.replace(previous)
+            if file_beside(last).exists():
+                file_beside(last).replace(file_beside(previous))
+        trainer.save_checkpoint(last, weights_only=False)
+        if ranks.here().first:
+            self._progress(trainer).write(last)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def _progress(self, trainer: Trainer) -> SavedProgress:
+        photos = cast(Any, trainer).datamodule.state_dict()
+        return SavedProgress(
+            epoch=trainer.current_epoch,
+            step=trainer.global_step,
+            run_id=self.run_id,
+            photos=photos["digest"],
+            batch=photos["global_batch"],
+            epoch_steps=math.ceil(int(trainer.num_training_batches) / trainer.accumulate_grad_batches),
+        )
 
 
 def _damage(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Start a run from a notebook: `launch`, or `prepare` for its plan."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from launchers.base import Handle, Launcher, LaunchError, Plan
 
@@ -20,7 +21,8 @@ def launch(overrides: Sequence[str] = ()) -> Handle:
 def prepare(overrides: Sequence[str] = ()) -> tuple[Launcher, Plan]:
     """Plan a run: `launcher.submit(plan)` then starts it, and `launcher.result(plan.handle)` reads its result.
 
-    Raises LaunchError for a search.
+    overrides: as the words of a command, so --config-name, --config-path and --config-dir may be among them. Raises
+    LaunchError for a search.
     """
     from contextlib import nullcontext
     from copy import deepcopy
@@ -31,15 +33,20 @@ def prepare(overrides: Sequence[str] = ()) -> tuple[Launcher, Plan]:
     from omegaconf import open_dict
 
     import launchers.resolvers  # noqa: F401 (registers the resolvers of conf/)
+    from launchers.config_sources import ConfigSources
     from launchers.describe import describe
     from launchers.project import PROJECT
     from launchers.resume import expand
 
     if not (PROJECT / "conf" / "config.yaml").exists():
         raise LaunchError(f"{PROJECT} has no conf/config.yaml.\nTry: pip install -e . in a clone of the project")
+    sources, typed = ConfigSources.split(expand(overrides))
     composing = GlobalHydra.instance().is_initialized()  # inside a Hydra application, such as a sweep
-    with nullcontext() if composing else initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        whole = compose("config", expand(overrides), return_hydra_config=True)
+    folder = sources.folder or str(PROJECT / "conf")
+    with nullcontext() if composing else initialize_config_dir(folder, version_base="1.3"):
+        if not composing and sources.beside is not None:
+            _search_beside(sources.beside)
+        whole = compose(sources.name, [*sources.searchpath, *typed], return_hydra_config=True)
     if whole.hydra.runtime.choices.get("hpo") not in (None, "none"):
         raise LaunchError(
             "launch and prepare start one run, but hpo= asks for a search.\nTry: python train.py -m hpo=optuna ..."
@@ -51,3 +58,14 @@ def prepare(overrides: Sequence[str] = ()) -> tuple[Launcher, Plan]:
     spec = describe(cfg, whole.hydra)
     launcher: Launcher = instantiate(cfg.launcher, _convert_="all")
     return launcher, launcher.plan(spec)
+
+
+def _search_beside(folder: str) -> None:
+    """Add a folder of configs as --config-dir does: unlike hydra.searchpath, it may hold the primary config."""
+    from hydra.core.config_search_path import SearchPathQuery
+    from hydra.core.global_hydra import GlobalHydra
+
+    loader: Any = GlobalHydra.instance().config_loader()
+    path = loader.get_search_path()
+    path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    loader.repository.initialize_sources(path)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from dogbreed.errors import DogBreedError
 from dogbreed.progress import result_table
 from dogbreed.workload import Workload
+from launchers.config_sources import PROJECTS_OWN, ConfigSources
 from launchers.formatting import result_files
 from launchers.payload.code import CodeBundle
 from launchers.payload.photos import SentFolder
@@ -77,7 +78,7 @@ class RunOutput:
     """The files that one run leaves in its folder."""
 
     purpose: ClassVar[str] = "training"  # for tags
-    # below the folder: the newest is resumed from; the first is missing for a moment while it is replaced
+    # below the folder: the furthest is resumed from; the first is missing for a moment while it is replaced
     resume_points: ClassVar[tuple[str, ...]] = ("checkpoints/last.ckpt", "checkpoints/previous.ckpt")
     result_file: ClassVar[str] = "metrics.json"  # below the folder: written last
     same_command_resumes: ClassVar[bool] = False  # resuming needs resume=
@@ -91,11 +92,13 @@ class RunOutput:
 class SearchOutput:
     """The files that a search leaves in its folder when it runs as one job: its study, and a folder for each trial.
 
-    study: its name. trials: how many trials the finished search has.
+    study: its name. trials: how many trials the finished search has. digest: of its settings and search space; empty if
+    an earlier version recorded none.
     """
 
     study: str
     trials: int
+    digest: str = ""
     purpose: ClassVar[str] = "search"
     resume_points: ClassVar[tuple[str, ...]] = (STUDY_FILE,)
     result_file: ClassVar[str] = SEARCH_FILE
@@ -121,6 +124,7 @@ class RunSpec:
     photos: SentFolder | None = None  # the data folder of this machine that is sent there; None if none is
     going_on: tuple[str, ...] | None = None  # the overrides of the command that resumes the run; None for a new run
     output: RunOutput | SearchOutput = RunOutput()  # for a search, `config` is that of one trial
+    sources: ConfigSources = PROJECTS_OWN  # what the overrides are composed with
 
     @cached_property
     def workload(self) -> Workload:
@@ -131,8 +135,8 @@ class RunSpec:
         fields = asdict(self)
         del fields["output"]
         match self.output:
-            case SearchOutput(study, trials):
-                fields |= {"search": study, "trials": trials}
+            case SearchOutput(study, trials, digest):
+                fields |= {"search": study, "trials": trials, "study_digest": digest}
             case RunOutput():
                 fields |= {"search": None, "trials": 0}
         return json.dumps(fields, indent=2) + "\n"
@@ -141,9 +145,11 @@ class RunSpec:
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError if `text` is not a RunSpec."""
         fields = json.loads(text)
-        study, trials = fields.pop("search", None), fields.pop("trials", 0)
+        study, trials, digest = fields.pop("search", None), fields.pop("trials", 0), fields.pop("study_digest", "")
         if study is not None:
-            fields["output"] = SearchOutput(study, trials)
+            fields["output"] = SearchOutput(study, trials, digest)
+        if "sources" in fields:
+            fields["sources"] = ConfigSources.from_fields(fields["sources"])
         if fields.get("code") is not None:
             fields["code"] = CodeBundle.from_fields(fields["code"])
         if fields.get("photos") is not None:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from dogbreed import commands
+from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError, raise_findings
 from launchers import known
-from launchers.base import RunOutput, RunSpec
+from launchers.base import Phase, RunOutput, RunSpec
+from launchers.config_sources import ConfigSources
 from launchers.overrides import ABOUT_THIS_COMMAND, STAYS_HERE
 from launchers.payload import photos
 from launchers.payload.code import CodeBundle, scan
 from launchers.project import PROJECT, git_state
 from launchers.registry import capabilities_of
 from launchers.remote.context import SENT
-from launchers.resume import differences, fetch_checkpoints, resumed_config, saved, typed_after_resume
+from launchers.resume import begun_here, fetch_checkpoints, refuse_another, resumed_config, typed_after_resume
+from launchers.runs.identity import differences, saved
+from launchers.runs.launched import launched
+from launchers.runs.state import State
 from launchers.typed import absolute
 
 
@@ -37,13 +44,11 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
             f"Try: {' '.join(f'{key}=...' for key in missing)}"
         )
     raise_findings(ConfigError, list(known.findings(OmegaConf.to_container(cfg, resolve=False))))  # type: ignore[arg-type]
-    composed: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)  # type: ignore[assignment]
-    overrides = list(hydra.overrides.task)
-    composed["data"]["root"] = _root(str(composed["data"]["root"]))
+    composed, overrides, there = _resolved(cfg), list(hydra.overrides.task), sent()
     folder = Path(OmegaConf.select(hydra, "runtime.output_dir", throw_on_missing=False) or hydra.run.dir).absolute()
     run_id, created_at, config = str(composed["run_id"]), datetime.now(UTC).isoformat(timespec="seconds"), composed
     now: list[str] | None = None
-    launcher = capabilities_of(composed["launcher"])
+    launcher, sources = capabilities_of(composed["launcher"]), ConfigSources.of(hydra)
     if composed["resume"]:
         if hydra.mode == RunMode.MULTIRUN:
             raise ConfigError("resume= resumes one run, but -m starts several.\nTry: the same command without -m")
@@ -53,15 +58,51 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
         config = resumed_config(folder, composed, now, hydra.runtime.choices)
         if not launcher.remote:
             fetch_checkpoints(folder)
-    there = sent()
+    elif there is None and (begun := begun_here(folder)) is not None:  # rented machines resume by the same command
+        run_id, created_at = begun.run_id, begun.created_at or created_at
+        config = _resolved(_with_run_id(cfg, run_id))
+        refuse_another(folder, begun, config)
+        now = _go_on(folder, remote=launcher.remote)
     # a search checks this itself, because each of its trials has other settings
     if there is not None and isinstance(there.output, RunOutput):
         check_as_sent(config, there)
     commit, dirty = git_state()
-    code = _code(hydra, config, folder) if launcher.sends_code else None
+    code = _code(sources, hydra, config, folder) if launcher.sends_code else None
     photos = _photos(config) if code else None
     lasting = None if now is None else _lasting(now)
-    return RunSpec(run_id, _lasting(overrides), config, str(folder), created_at, commit, dirty, code, photos, lasting)
+    about = (run_id, _lasting(overrides), config, str(folder), created_at, commit, dirty, code, photos, lasting)
+    return RunSpec(*about, sources=sources)
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)  # type: ignore[assignment]
+    config["data"]["root"] = _root(str(config["data"]["root"]))
+    return config
+
+
+def _with_run_id(cfg: DictConfig, run_id: str) -> DictConfig:
+    """Return the config with another run id, which other settings may refer to."""
+    changed = deepcopy(cfg)
+    changed.run_id = run_id
+    return changed
+
+
+def _go_on(folder: Path, *, remote: bool) -> list[str] | None:
+    """Make the begun run of this folder, whose command was given again, ready to continue.
+
+    Return the overrides of `RunSpec.going_on`: none, or None if the run's files are not on this machine. Raises
+    ConfigError for a run that has finished here if it would be sent to another machine.
+    """
+    if not remote:
+        fetch_checkpoints(folder)
+    elif launched(folder) is not None:
+        return None
+    elif (state := State.seen(folder)) is not None and state.phase is Phase.SUCCEEDED:
+        raise ConfigError(
+            f"The run in {shown_path(folder)} has finished, with these settings.\n"
+            f"Try: {commands.launchers('result', shown_path(folder))}"
+        )
+    return []
 
 
 def _root(root: str) -> str:
@@ -79,19 +120,10 @@ def _lasting(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(text for text in overrides if text.lstrip("+~").partition("=")[0] not in ABOUT_THIS_COMMAND)
 
 
-def _code(hydra: Any, config: Mapping[str, Any], folder: Path) -> CodeBundle:
+def _code(sources: ConfigSources, hydra: Any, config: Mapping[str, Any], folder: Path) -> CodeBundle:
     """Scan the code that would be sent to another machine, with the config folders that the command named."""
-    from_command = ("command-line", "hydra.searchpath in command-line")
-    sources = OmegaConf.select(hydra, "runtime.config_sources", throw_on_missing=False) or []
-    folders = [str(source.path) for source in sources if source.provider in from_command]
-    named = [str(folder) for folder in OmegaConf.select(hydra, "searchpath", throw_on_missing=False) or []]
-    folders += [folder.removeprefix("file://") for folder in named if folder.startswith("file://")]
-    return scan(
-        PROJECT,
-        [Path(folder).absolute() for folder in dict.fromkeys(folders)],
-        stays=_stays(hydra, config, folder),
-        model_weights=config["model"].get("weights"),
-    )
+    stays, weights = _stays(hydra, config, folder), config["model"].get("weights")
+    return scan(PROJECT, sources.sent, stays=stays, model_weights=weights)
 
 
 def _stays(hydra: Any, config: Mapping[str, Any], folder: Path) -> dict[Path, str]:

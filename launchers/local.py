@@ -37,6 +37,7 @@ from launchers.project import describe_commit
 from launchers.remote.context import on_rented_machine
 from launchers.runs.find import folder_of, handle_for, resume_command, run_folders
 from launchers.runs.half_written import half_written
+from launchers.runs.identity import refuse_other_settings
 from launchers.runs.kept import FinishedRun
 from launchers.runs.launched import launched
 from launchers.runs.log import LogFile, read_lines, tail
@@ -87,7 +88,7 @@ class LocalLauncher:
         rows = (
             ("where", "this machine, in this process"),
             ("folder", str(folder)),
-            ("command", commands.in_project(*spec.overrides, *going_on)),
+            ("command", commands.in_project(*spec.sources.words, *spec.overrides, *going_on)),
             ("resume", commands.in_project(override("resume", str(folder)))),
             ("code", describe_commit(spec.commit, spec.dirty)),
             ("cost", "no cost"),
@@ -115,6 +116,8 @@ class LocalLauncher:
                     return plan.handle
                 if not before.finished:
                     raise LaunchError(alive_message(folder.path))
+                if plan.spec.going_on is None and not on_rented_machine():  # it may have been begun since the plan
+                    refuse_other_settings(folder.path, _plain(plan.spec.config))
                 if before.phase is Phase.SUCCEEDED or (launched(folder.path) or {}).get("home"):
                     finished = FinishedRun.in_folder(folder.path)
                 write_text(folder.path / SPEC_FILE, plan.spec.to_json())

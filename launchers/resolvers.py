@@ -14,8 +14,10 @@ from launchers.aws.account import configured_region
 _LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
-def new_run_id() -> str:
+def new_run_id(of: str = "run") -> str:
     """Make a run id that sorts by time and is valid in names of folders, jobs and tags: 20261123-001122-x7k2, UTC.
+
+    of: what it names; within one command, each kind of thing gets an id of its own.
 
     Processes that torchrun started for one run draw the same id, from torchrun's process number and start time.
     Raises ConfigError if one run trains on several machines, which cannot agree on an id.
@@ -34,6 +36,6 @@ def new_run_id() -> str:
 
 
 # Cached, so that run_id and the folder named after it agree. Each job of a sweep is composed separately and gets its
-# own.
+# own; the sweep's name is resolved before, and its jobs share it.
 OmegaConf.register_new_resolver("new_run_id", new_run_id, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("aws_region", configured_region, replace=True)

@@ -1,17 +1,27 @@
 """Resuming a run: which overrides Hydra composes again, and which settings may change."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dogbreed.commands import override, shown_path, unquoted
 from dogbreed.errors import ConfigError
-from dogbreed.run_folder import RunFolder
-from launchers.base import SPEC_FILE, Phase, RunOutput, RunSpec
+from launchers.base import Phase, RunSpec
+from launchers.config_sources import ConfigSources
 from launchers.overrides import STAYS_HERE, about_waiting, key_path, override_key, refuse_renamed, without_faults
 from launchers.registry import find_run, launched_run
-from launchers.runs.find import search_command
+from launchers.runs.identity import (
+    another_run,
+    describe_difference,
+    differences,
+    has_begun,
+    is_run_folder,
+    other_settings,
+    refuse_search,
+    saved,
+)
 from launchers.runs.launched import launched
 from launchers.typed import readable
 
@@ -19,17 +29,17 @@ MAY_CHANGE = frozenset(  # settings that say where and how to train, not what; w
     {"data.root", "data.workers", "data.max_bad_fraction", "model.weights", "model.compile", "features.max_gb"}
 )
 
-_ABSENT = object()
-
 
 def expand(typed: Sequence[str]) -> list[str]:
     """Return the overrides that Hydra should compose: those typed, after the run's own ones if there is a `resume=`.
 
     The order is: what the run was started with, its id and folder, `resume=FOLDER`, then what was typed now. So Hydra
-    checks new overrides against the run's own groups, and `typed_after_resume` can tell them from the old ones.
+    checks new overrides against the run's own groups, and `typed_after_resume` can tell them from the old ones. The
+    run's own config sources come first.
 
     Faults that the run was told to inject are left out. Paths are made absolute. Raises ConfigError for words that
-    Hydra cannot read, for a key that has been renamed, and for a run that cannot be resumed.
+    Hydra cannot read, for a key that has been renamed, for a run that cannot be resumed, and for another primary config
+    than its own.
     """
     refuse_renamed(typed)
     typed = readable(typed)
@@ -40,12 +50,10 @@ def expand(typed: Sequence[str]) -> list[str]:
     state_dirs = [text.partition("=")[2] for text in typed if override_key(text) == "aws.state_dir"]
     folder = _folder(unquoted(value), unquoted(state_dirs[-1]) if state_dirs else None)
     spec, _ = saved(folder)
-    if not isinstance(spec.output, RunOutput):
-        raise ConfigError(
-            f"{shown_path(folder)} is a search, not a run; its own command again resumes it.\n"
-            f"Try: {search_command(spec)}"
-        )
-    flags, rest, about = [], [], {"run_id": spec.run_id, "hydra.run.dir": str(folder)}
+    refuse_search(folder, spec)
+    sources, typed = ConfigSources.split(typed)
+    sources = spec.sources.joined(sources)
+    flags, rest, about = sources.flags, [], {"run_id": spec.run_id, "hydra.run.dir": str(folder)}
     for text in typed:
         key, assigned, given = text.partition("=")
         if text.startswith("-") or not (assigned or text.startswith("~")):
@@ -63,6 +71,7 @@ def expand(typed: Sequence[str]) -> list[str]:
     kept = [text for text in before if _key(text) not in replaced and not text.lstrip("+~").startswith(below)]
     return [
         *flags,
+        *sources.searchpath,
         *kept,
         override("run_id", spec.run_id),
         override("hydra.run.dir", str(folder)),
@@ -104,41 +113,30 @@ def _away(folder: Path) -> bool:
     return launcher.status(handle).phase is not Phase.LOST  # LOST: submitting it has failed
 
 
+def begun_here(folder: Path) -> RunSpec | None:
+    """Return the run whose folder a command names again without `resume=`; None if nothing of a run is there.
+
+    A run that failed before it had trained anything starts over. Raises ConfigError for a search's folder.
+    """
+    if not is_run_folder(folder) or not (has_begun(folder) or _away(folder)):
+        return None
+    spec, config = saved(folder)
+    refuse_search(folder, spec)
+    return replace(spec, config=config)
+
+
+def refuse_another(folder: Path, before: RunSpec, now: Mapping[str, Any]) -> None:
+    """Raise ConfigError, listing the differences, if `now` has other settings than the run that began in the folder."""
+    if listed := other_settings(before.config, now):
+        raise ConfigError(another_run(folder, listed))
+
+
 def typed_after_resume(overrides: Sequence[str]) -> list[str]:
     """Return the overrides of this command alone, from the result of `expand`."""
     positions = [n for n, text in enumerate(overrides) if text.startswith("resume=")]
     if not positions:
         raise ConfigError("resume is set in a file, not on the command line.\nTry: python train.py resume=RUN_FOLDER")
     return list(overrides[positions[-1] + 1 :])
-
-
-def saved(folder: Path) -> tuple[RunSpec, dict[str, Any]]:
-    """Return the spec of the run in `folder` and its config: config.yaml, or the spec's if the run died before that.
-
-    Raises ConfigError if both files are missing or one cannot be read.
-    """
-    spec_file, config_file, where = folder / SPEC_FILE, RunFolder(folder).config, shown_path(folder)
-    config: dict[str, Any] | None = None
-    spec: RunSpec | None = None
-    try:
-        if config_file.exists():
-            from omegaconf import OmegaConf  # its reader takes 1e-4 for a number; PyYAML's does not
-
-            config = dict(OmegaConf.to_container(OmegaConf.load(config_file), resolve=True))  # type: ignore[arg-type]
-            config.pop("git", None)  # the code may have changed since
-        if spec_file.exists():
-            spec = RunSpec.from_json(spec_file.read_text())
-    except Exception as error:  # a damaged file can make its reader raise anything
-        raise ConfigError(f"{where} holds a damaged config.yaml or spec.json: {error}\nTry: a new run") from error
-    if spec is None and config is None:
-        raise ConfigError(
-            f"{where} is not a run folder: it holds neither config.yaml nor spec.json.\nTry: the run's own folder"
-        )
-    if spec is None:
-        assert config is not None
-        run_id = str(config.get("run_id") or folder.name)
-        spec = RunSpec(run_id, (), config, str(folder), created_at="", commit=None, dirty=False)
-    return spec, dict(spec.config) if config is None else config
 
 
 def resumed_config(
@@ -165,12 +163,10 @@ def resumed_config(
             _copy(key_path(key), composed, after)
     for key in sorted(STAYS_HERE & (composed.keys() | after.keys())):
         _copy([key], composed, after)
-    here = RunFolder(folder)
-    begun = any(path.exists() for path in (here.last, here.previous, here.best, here.metrics))
-    if begun or (launched(folder) or {}).get("saved"):  # otherwise there is nothing to resume, and it starts over
-        findings += [
-            f"{key} was {_shown(old)}, now {_shown(new)}" for key, old, new in differences(before, after) if _fixed(key)
-        ]
+    if has_begun(folder) or (launched(folder) or {}).get(
+        "saved"
+    ):  # otherwise there is nothing to resume, and it starts over
+        findings += [describe_difference(*each) for each in differences(before, after) if _fixed(each[0])]
     if findings:
         raise ConfigError(
             f"Cannot resume the run in {shown_path(folder)} with other data, another model or another seed:\n"
@@ -183,15 +179,6 @@ def resumed_config(
 def _fixed(key: str) -> bool:
     """Whether another value of this key would make it another run."""
     return key == "seed" or (key.split(".")[0] in ("data", "model", "features") and key not in MAY_CHANGE)
-
-
-def differences(before: Any, after: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (key, value before, value after) for each value that differs between two nested dicts."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        for key in [*before, *(key for key in after if key not in before)]:
-            yield from differences(before.get(key, _ABSENT), after.get(key, _ABSENT), f"{at}.{key}" if at else str(key))
-    elif before != after:
-        yield at, before, after
 
 
 def _copy(path: Sequence[str], source: Any, target: Any) -> None:
@@ -212,7 +199,3 @@ def _copy(path: Sequence[str], source: Any, target: Any) -> None:
 
 def _key(text: str) -> str:
     return text.partition("=")[0]
-
-
-def _shown(value: Any) -> str:
-    return "not set" if value is _ABSENT else repr(value)

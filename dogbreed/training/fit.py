@@ -132,7 +132,7 @@ def _trainer(config: Mapping[str, Any], here: RunFolder, history: History, stop:
         *progress_bar(),
         history,
         BestCheckpoint(here, config["monitor"], config["mode"]),
-        ResumePoint(here, stop, **config["save"]),
+        ResumePoint(here, stop, config.get("run_id"), **config["save"]),
     ]
     logger = build(config["logger"], save_dir=str(here.path)) if config.get("logger") else False
     return make_trainer(config, here, callbacks, logger=logger)

@@ -12,10 +12,12 @@ from launchers.aws import s3
 from launchers.aws.errors import errors
 from launchers.aws.layout import RunLocation
 from launchers.aws.s3 import split_uri
+from launchers.aws.saved import progress_there
 from launchers.base import LAUNCHED_FILE, TRIAL_FOLDERS, Cloud, Handle, LaunchError, RunOutput, RunSpec
 from launchers.payload.photos import FEATURES
-from launchers.runs.collect import complete, newest_here, settle
+from launchers.runs.collect import complete, settle
 from launchers.runs.launched import home_of, launched
+from launchers.runs.progress import is_further, progress_here
 from launchers.runs.state import STATE_FILE, refuse_if_alive_here
 
 # what describes how a run was made and its progress; checkpoints and models stay in S3
@@ -56,13 +58,13 @@ def download_to_resume(
     folder = folder or home_of(handle, spec)
     refuse_if_alive_here(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    here, there = newest_here(folder, spec.output.resume_points), s3.newest(cloud, uri, spec.output.resume_points)
-    if not (here and there and here > there + 1):
+    here, there = progress_here(spec.output, folder), progress_there(cloud, uri, spec.output)
+    if not is_further(here, there, folder, uri):
         s3.download(cloud, uri, folder, lambda name: _is_of_the_run(name) if checkpoints else name in _LIGHT)
     settle(folder, spec)
     (folder / STATE_FILE).unlink(missing_ok=True)  # left by a machine that no longer exists
     # saved: there is a checkpoint, here or only there, that other settings would not go with
-    write_json(folder / LAUNCHED_FILE, {"handle": str(handle), **(launched(folder) or {}), "saved": bool(there)})
+    write_json(folder / LAUNCHED_FILE, {"handle": str(handle), **(launched(folder) or {}), "saved": there is not None})
     return folder
 
 

@@ -1,7 +1,7 @@
 """Read, list and download objects in S3."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -26,14 +26,6 @@ def head(cloud: Cloud, bucket: str, key: str) -> dict[str, Any] | None:
             return None
         raise
     return found
-
-
-def newest(cloud: Cloud, uri: str, names: Sequence[str]) -> float | None:
-    """Return when the newest of these objects below `uri` was written, in seconds since 1970; None if none exists."""
-    bucket, prefix = split_uri(uri)
-    with errors(f"checking {uri}"):
-        found = [head(cloud, bucket, f"{prefix}/{name}") for name in names]
-    return max((each["LastModified"].timestamp() for each in found if each), default=None)
 
 
 def read(cloud: Cloud, uri: str) -> bytes | None:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from launchers.aws.errors import errors
-from launchers.aws.s3 import AT_ONCE, head, newest, objects, split_uri
+from launchers.aws.s3 import AT_ONCE, head, objects, split_uri
+from launchers.aws.saved import progress_there
 from launchers.base import SPEC_FILE, Cloud, RunSpec
 from launchers.payload import code, photos
 from launchers.project import PROJECT
-from launchers.runs.collect import files_to_resume_from, newest_here
+from launchers.runs.collect import files_to_resume_from
+from launchers.runs.progress import is_further, progress_here
 
 _ENTRY = PROJECT / "launchers" / "remote" / "entry.py"
 _FEATURE = re.compile(r"[^/]+/(?:recipe\.json|shards/[0-9a-f]{32}\.(?:npy|json))")  # the lasting files of a store
@@ -155,13 +157,13 @@ def _numbers_of(index: str) -> str:
 
 
 def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[str, Any]) -> None:
-    """Upload what this machine trained of a run that is resumed elsewhere, unless the cloud has something newer.
+    """Upload what this machine trained of a run that is resumed elsewhere, unless what the cloud has is as far.
 
     uri: of the run's checkpoints.
     """
-    folder, points = Path(spec.folder), spec.output.resume_points
-    here, there = newest_here(folder, points), newest(cloud, uri, points)
-    if here is None or (there is not None and here <= there + 1):
+    folder = Path(spec.folder)
+    here = progress_here(spec.output, folder)
+    if here is None or not is_further(here, progress_there(cloud, uri, spec.output), folder, uri):
         return
     bucket, prefix = split_uri(uri)
     with errors(f"uploading checkpoints to {uri}"):

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _UPLOADING, _UPLOADED, _IGNORED = ".sagemaker-uploading", ".sagemaker-uploaded", ".sagemaker-ignore"
-_CHECKPOINT, _STUDY = "checkpoints/last.ckpt", "study.db"  # of a run, or each of a search's trials; of a search
+_CHECKPOINT, _STUDY = "checkpoints/last.*", "study.db"  # of a run, or each of a search's trials; of a search
 _FEATURES = "features"
 _POLL_S = 0.05
 

@@ -1,7 +1,6 @@
 """Adapt a downloaded run folder to this machine, and read its result."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +39,14 @@ def settle(folder: Path, spec: RunSpec) -> None:
         case RunOutput():
             _settle_config(RunFolder(folder).config, here)
         case SearchOutput():
-            from launchers.runs.search_folder import move_data
+            from launchers.runs.search_folder import move_data, move_words
 
             for config_file in folder.glob("*/config.yaml"):
                 _settle_config(config_file, here)
             typed = any(text.lstrip("+").startswith("data.root=") for text in spec.overrides)
-            move_data(folder, here.data.root if typed or not here.data.get("source") else None)
+            root = here.data.root if typed or not here.data.get("source") else None
+            move_data(folder, root)
+            move_words(folder, spec.sources, root)
 
 
 def _settle_config(config_file: Path, here: Any) -> None:
@@ -69,11 +70,6 @@ def complete(folder: Path, spec: RunSpec, missing: str) -> None:
             write_json(RunFolder(folder).metrics, best_so_far(folder))
         case SearchOutput():
             raise LaunchError(f"{missing}, which held the search's results, no longer exists.")
-
-
-def newest_here(folder: Path, names: Sequence[str]) -> float | None:
-    """Return when the newest of these files below the folder was written, in seconds since 1970; None without any."""
-    return max((path.stat().st_mtime for name in names if (path := folder / name).exists()), default=None)
 
 
 def files_to_resume_from(spec: RunSpec) -> list[Path]:

@@ -50,7 +50,7 @@ def resume_command(folder: Path) -> str:
 
 def search_command(spec: RunSpec) -> str:
     """Return the command that resumes a search, without the faults that it was told to inject."""
-    return commands.train("-m", *without_faults(spec.overrides))
+    return commands.train(*spec.sources.flags, "-m", *spec.sources.searchpath, *without_faults(spec.overrides))
 
 
 def run_folders(runs_dir: str = RUNS_DIR, sweeps_dir: str = SWEEPS_DIR) -> Iterator[Path]:

@@ -2,17 +2,18 @@
 
 import json
 import textwrap
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self, TypeAlias, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed import commands
-from dogbreed.commands import shown_path
+from dogbreed.commands import override, shown_path
 from dogbreed.run_folder import RunFolder, write_json, write_text
 from launchers.base import SEARCH_FILE, STUDY_FILE, Handle, LaunchError, RunResult
+from launchers.config_sources import ConfigSources
 from launchers.runs.results import read_result
 
 BEST = "best"
@@ -27,7 +28,8 @@ class SearchSummary:
 
     trial: number of the best trial. value: its objective. values: its parameters. complete, pruned, failed: numbers of
     trials. epochs_share: share of the epochs that were trained, of all that unpruned trials would have had. database:
-    None for study.db in the search's own folder.
+    None for study.db in the search's own folder. words: of the command that trains with the best settings; empty if the
+    experiment best.yaml does, which it cannot beside a primary config of the user's, whose values come later.
     """
 
     study: str
@@ -40,6 +42,7 @@ class SearchSummary:
     failed: int
     epochs_share: float
     database: str | None
+    words: Sequence[str] = ()
 
     def write(self, folder: Path) -> None:
         write_json(folder / SEARCH_FILE, asdict(self))
@@ -64,7 +67,7 @@ class SearchSummary:
             f"{textwrap.fill(in_words(self.values), 80, initial_indent=_INDENT, subsequent_indent=_INDENT)}\n"
             f"study       {shown_path(folder / 'study.html')}\n"
             f"database    {database}\n"
-            f"\nTrain with these settings: {retrain_command(folder)}"
+            f"\nTrain with these settings: {commands.shell(*self.words) if self.words else retrain_command(folder)}"
         )
 
 
@@ -91,12 +94,27 @@ def trial_folder(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}"
 
 
+def move_words(sweep: Path, sources: ConfigSources, root: str | None) -> None:
+    """Set the paths of this machine in the command that a search on another machine ended with.
+
+    sources: those of the search here. root: the photos' folder here; None removes the setting.
+    """
+    summary = SearchSummary.read(sweep)
+    if summary.words:
+        python, script, *rest = summary.words
+        kept = [w for w in rest if not w.startswith(("--", "hydra.searchpath=", "data.root="))]
+        photos = [] if root is None else [override("data.root", root)]
+        replace(summary, words=[python, script, *sources.words, *kept, *photos]).write(sweep)
+
+
 def move_data(sweep: Path, root: str | None) -> None:
     """Set the photos' folder on this machine in the experiment that `write_best` wrote on another one.
 
     root: the folder; None removes the setting, so that the default applies.
     """
     path = sweep / "experiment" / f"{BEST}.yaml"
+    if not path.exists():
+        return
     text = path.read_text()
     settings = cast(DictConfig, OmegaConf.create(text))
     if root is not None:

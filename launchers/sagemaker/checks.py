@@ -125,3 +125,6 @@ def _sent_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
     else:
         yield from spec.code.findings
         yield from secrets.findings(spec.code.secrets, settings.allow_secrets, "launcher.allow_secrets")
+        files = {name for name, _, _ in spec.code.files}
+        for what in spec.sources.not_among(files, spec.code.config_dirs):
+            yield f"{what}.\nTry: a file that .gitignore does not list, or a folder of YAML files with --config-dir"

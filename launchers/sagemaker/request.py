@@ -79,17 +79,18 @@ def command(spec: RunSpec, *, resumes: bool) -> Command:
     folder = f"{_ML}/checkpoints"
     match spec.output:
         case SearchOutput(study):  # always the same command: it resumes what it finds in the folder
-            flags, stays = ["-m"], STAYS_HERE - {"hpo"}
+            multirun, stays = ["-m"], STAYS_HERE - {"hpo"}
             about = [f"hpo.study={study}", "hpo.one_job=false", "hpo.fresh=false", f"hydra.sweep.dir={folder}"]
         case RunOutput():
-            flags, stays = [], STAYS_HERE
+            multirun, stays = [], STAYS_HERE
             fresh = [f"run_id={spec.run_id}", f"hydra.run.dir={folder}"]
             about = [override("resume", folder)] if resumes else fresh
     words = (spec.going_on or ()) if resumes else spec.overrides
     typed = [text for text in words if root_key(text) not in stays and override_key(text) not in _SET_HERE]
-    return Command(
-        [*flags, *typed], ["launcher=local", *about, override("data.root", _data_root(spec)), *_config_dirs(spec)]
-    )
+    own = ["launcher=local", *about, override("data.root", _data_root(spec))]
+    assert spec.code is not None
+    sources = spec.sources.moved(f"{_ML}/code", spec.code.config_dirs)
+    return Command([*sources.flags, *multirun, *typed], [*own, *sources.searchpath])
 
 
 def _data_root(spec: RunSpec) -> str:
@@ -102,12 +103,6 @@ def _data_root(spec: RunSpec) -> str:
 
 def _unpacked_photos() -> str:
     return f"{_TMP}/photos"
-
-
-def _config_dirs(spec: RunSpec) -> list[str]:
-    assert spec.code is not None
-    places = ",".join(f"file://{_ML}/code/{name}" for name in spec.code.config_dirs)
-    return [f"hydra.searchpath=[{places}]"] if places else []
 
 
 def extras(spec: RunSpec) -> list[str]:

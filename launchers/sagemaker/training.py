@@ -33,6 +33,7 @@ from launchers.payload.packages import versions
 from launchers.project import PROJECT
 from launchers.runs.collect import read_downloaded
 from launchers.runs.find import resume_command, search_command
+from launchers.runs.identity import refuse_another_run
 from launchers.runs.launched import folder_here, remember
 from launchers.runs.names import name_findings
 from launchers.runs.state import refuse_if_alive_here
@@ -157,10 +158,12 @@ class SageMakerLauncher(JobSettings):
     def _is_wanted(self, job: TrainingJob, plan: Plan) -> bool:
         """Return whether `job`, the run's latest, is the job of the plan; if not, a further job is needed.
 
-        Raises LaunchError if the job runs with other settings.
+        Raises LaunchError if the job runs on another machine than the plan's, or its run has other settings.
         """
         spec, found = plan.spec, tags.read(self.cloud, job.arn)
         resumed = spec.going_on is not None
+        if not resumed:
+            refuse_another_run(spec, read_spec(self.cloud, job.location), plan.handle)
         nothing_new = resumed and not request.command(spec, resumes=True).typed
         wanted = tags.from_aws(plan.requests[-1].parameters["Tags"])[tags.PLAN]
         same = found.get(tags.PLAN) == wanted or nothing_new
@@ -171,7 +174,8 @@ class SageMakerLauncher(JobSettings):
             return False
         if not same:
             raise LaunchError(
-                f"Run {spec.run_id} is still running with other settings.\n" + self._attach_or_cancel(plan.handle)
+                f"Run {spec.run_id} is still running, on another kind of machine or with other code.\n"
+                + self._attach_or_cancel(plan.handle)
             )
         return True
 

@@ -8,6 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from dogbreed.run_folder import write_text
+from launchers.config_sources import PROJECTS_OWN, ConfigSources
+from launchers.overrides import root_key
 from launchers.project import PROJECT
 from launchers.runs.search_folder import BEST
 
@@ -20,22 +22,20 @@ def write_best(sweep: Path, study: str, overrides: Sequence[str], drawn: Sequenc
     groups: dict[str, Any] = {}
     values = OmegaConf.create({})
     removed: list[str] = []
-    places: list[Path] = []
-    for parsed in OverridesParser.create().parse_overrides([*overrides, *drawn]):
+    sources, rest = ConfigSources.split(overrides)
+    for parsed in OverridesParser.create().parse_overrides([*rest, *drawn]):
         key, value = parsed.key_or_group, cast(Any, parsed.value())
-        if (key.split(".")[0] in _LEFT_OUT and key != "hydra.searchpath") or (key == "logger" and value == "none"):
+        if key.split(".")[0] in _LEFT_OUT or (key == "logger" and value == "none"):
             continue
         if parsed.is_delete():
             removed.append(str(parsed.input_line))
         elif key == "experiment":
             experiments = [str(value)] if value is not None else []
-        elif key == "hydra.searchpath":
-            places = [Path(str(place).removeprefix("file://")) for place in value]
         elif (PROJECT / "conf" / key).is_dir() and "." not in key:
             groups[key] = value
         else:
             OmegaConf.update(values, key, value, force_add=True)
-    experiments = [_copied(sweep, places, experiment) for experiment in experiments]
+    experiments = [_copied(sweep, sources.sent, experiment) for experiment in experiments]
     defaults: list[Any] = [*experiments, *({f"override /{key}": value} for key, value in groups.items()), "_self_"]
     notes = [f"# also needs, on the command line: {text}" for text in removed]
     head = ["# @package _global_", f"# the best trial of the search {study}", *notes]
@@ -45,6 +45,19 @@ def write_best(sweep: Path, study: str, overrides: Sequence[str], drawn: Sequenc
     path = sweep / "experiment" / f"{BEST}.yaml"
     write_text(path, text)
     return path
+
+
+def best_words(overrides: Sequence[str], drawn: Sequence[str]) -> list[str]:
+    """Return the command that trains with the best trial's settings if the search had a primary config of the user's.
+
+    `best.yaml` would be composed before that config, which could replace its values. Return no words if it had none.
+    overrides, drawn: as in `write_best`.
+    """
+    sources, rest = ConfigSources.split(overrides)
+    if (sources.name, sources.folder) == (PROJECTS_OWN.name, PROJECTS_OWN.folder):
+        return []
+    kept = [text for text in rest if root_key(text) not in _LEFT_OUT and text != "logger=none"]
+    return ["python", "train.py", *sources.words, *kept, *drawn]
 
 
 def _copied(sweep: Path, places: Sequence[Path], experiment: str) -> str:

@@ -3,13 +3,16 @@
 import itertools
 import re
 import shutil
+import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dogbreed.commands import shown_path
-from launchers.base import SPEC_FILE, TRIAL_FOLDERS, RunSpec
+from dogbreed.errors import ConfigError
+from launchers.base import SPEC_FILE, STUDY_FILE, TRIAL_FOLDERS, RunSpec, SearchOutput
 from launchers.runs.search_folder import trial_folder
 from launchers.sweep.space import SearchSpace
 from launchers.sweep.study import Study
@@ -81,6 +84,40 @@ class TrialFolders:
         spec = _spec_in(folder)
         drawn = set(self.space.overrides(trial.values))
         return spec is not None and spec.run_id == self.run_id(trial.number) and drawn <= set(spec.overrides)
+
+
+def refuse_folder_of_another(search: Path, name: str) -> None:
+    """Raise ConfigError if the folder holds another search than the one of this name: its trials have the same folders.
+
+    A folder that only holds trials is another search's if their run ids name one.
+    """
+    specs = [_spec_in(search), *(_spec_in(trial_folder(search, number)) for number in range(3))]
+    owners = {owner for spec in specs if spec is not None and (owner := _study_of(spec))} | _studies_in(search)
+    if owners and name not in owners:
+        raise ConfigError(
+            f"{shown_path(search)} is the folder of another search, {', '.join(sorted(owners))}; this one is {name}.\n"
+            "Try: hydra.sweep.dir=<another folder>, or that search's own settings"
+        )
+
+
+def _study_of(spec: RunSpec) -> str | None:
+    """Return the name of the study that a search or a trial belongs to; None for any other run."""
+    if isinstance(spec.output, SearchOutput):
+        return spec.output.study
+    found = re.fullmatch(r"(.+)-[0-9a-f]{6}-\d+", spec.run_id)
+    return found[1] if found else None
+
+
+def _studies_in(search: Path) -> set[str]:
+    """Return the names of the studies in a search's own database."""
+    file = search / STUDY_FILE
+    if not file.exists():
+        return set()
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return {str(name) for (name,) in database.execute("SELECT study_name FROM studies")}
+    except sqlite3.Error:
+        return set()  # damaged, or without its tables yet: opening it says so
 
 
 def _spec_in(folder: Path) -> RunSpec | None:

@@ -60,6 +60,7 @@ def study_of(
     saved while it is being written. Raises ConfigError if `fresh` has no folder of its own.
     """
     config = {key: value for key, value in plan.spec.config.items() if key not in _NOT_OF_THE_STUDY}
+    flags = plan.spec.sources.flags
     if there is not None:
         config["data"] = {**config["data"], "root": there.config["data"]["root"]}
         _, fixed = read(about_trials(there.overrides), settings.space or {})
@@ -102,7 +103,8 @@ def study_of(
         space,
         str(plan.spec.config["monitor"]),
         str(plan.spec.config["mode"]),
-        commands.shell(*(text for text in fixed if root_key(text) not in ("launcher", "aws"))) or "the defaults",
+        commands.shell(*flags, *(text for text in fixed if root_key(text) not in ("launcher", "aws")))
+        or "the defaults",
         digest,
     )
     database = (place if there is None else Path(tempfile.mkdtemp(prefix="dogbreed-study-"))) / STUDY_FILE

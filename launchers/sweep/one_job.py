@@ -5,6 +5,7 @@ study, trials and features. So an interruption loses at most what running trials
 saved, and the downloaded results are the same as those of a search on this machine.
 """
 
+import secrets
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -31,10 +32,14 @@ from launchers.follow import detached, follow
 from launchers.overrides import ABOUT_THIS_COMMAND
 from launchers.registry import launched_run
 from launchers.runs.find import handle_for, search_command
+from launchers.runs.identity import refuse_another_run
 from launchers.runs.launched import launched
 from launchers.runs.search_folder import SearchResult, read_search
+from launchers.sweep.identity import StudyAbout
 from launchers.sweep.snapshots import Snapshots
 from launchers.sweep.study import Study
+
+_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
 def is_wanted(one_job: bool | None, launcher: Launcher, *, trains_heads: bool) -> bool:
@@ -44,16 +49,21 @@ def is_wanted(one_job: bool | None, launcher: Launcher, *, trains_heads: bool) -
     return trains_heads and launcher.instances == 1 if one_job is None else one_job
 
 
-def describe(trial: RunSpec, study: str, folder: Path, n_trials: int, typed: Sequence[str]) -> RunSpec:
+def describe(trial: RunSpec, study: StudyAbout, folder: Path, n_trials: int, typed: Sequence[str]) -> RunSpec:
     """Return the spec of a search as one run. The same search in the same folder keeps its run id.
 
-    trial: the spec of one trial, which supplies code, photos and settings. typed: the search's overrides.
+    trial: the spec of one trial, which supplies code, photos and settings. typed: the search's overrides. Raises
+    LaunchError if the folder belongs to a search with other settings.
     """
-    run_id = f"{study}-{datetime.fromisoformat(trial.created_at):%y%m%d%H%M%S}"
-    if (before := _before(folder)) is not None:
-        run_id = before.run_id
     lasting = tuple(text for text in typed if text.lstrip("+~").partition("=")[0] not in ABOUT_THIS_COMMAND)
-    return replace(trial, run_id=run_id, overrides=lasting, folder=str(folder), output=SearchOutput(study, n_trials))
+    drawn = "".join(secrets.choice(_LETTERS) for _ in range(6))  # two searches may begin in the same second
+    run_id = f"{study.name}-{datetime.fromisoformat(trial.created_at):%y%m%d}-{drawn}"
+    output = SearchOutput(study.name, n_trials, study.digest)
+    spec = replace(trial, run_id=run_id, overrides=lasting, folder=str(folder), output=output)
+    if (before := _before(folder)) is not None:
+        spec = replace(spec, run_id=before.run_id)
+        refuse_another_run(spec, before, handle_for(folder))
+    return spec
 
 
 def _before(folder: Path) -> RunSpec | None:

@@ -21,11 +21,12 @@ from dogbreed.errors import ConfigError, Interrupted
 from dogbreed.interruption import HANG_UP, let_go_of_terminal, signals
 from dogbreed.run_folder import RunFolder
 from launchers.base import LaunchError
+from launchers.config_sources import ConfigSources
 from launchers.overrides import override_key, without_faults
 from launchers.remote.context import on_rented_machine
 from launchers.runs.search_folder import SearchSummary
 from launchers.sweep import page
-from launchers.sweep.best import write_best
+from launchers.sweep.best import best_words, write_best
 from launchers.sweep.folders import TrialFolders
 from launchers.sweep.processors import all_cpus, cpus_of
 from launchers.sweep.space import SearchSpace
@@ -270,11 +271,13 @@ class RunningSearch:
             counts.failed,
             sum(trial.epochs for trial in ended) / (full * len(ended)) if full else 1.0,
             None if sqlite_file(self.study.storage) else hidden(self.study.storage),
+            words := best_words(self.overrides, drawn := self.space.overrides(best.values)),
         )
         rented = on_rented_machine()  # then the summary is printed after the results are downloaded
         if not rented:
             print(f"\n{summary.head}")
-        write_best(self.folder, self.study.about.name, self.overrides, self.space.overrides(best.values))
+        if not words:
+            write_best(self.folder, self.study.about.name, self.overrides, drawn)
         page.write(self.study, self.folder / "study.html", self.home)
         if self.has_leftovers:
             self._folders.keep_only(trials)
@@ -296,7 +299,8 @@ class RunningSearch:
         if not (whole and there.best.exists()) and self.has_leftovers:  # the study was saved, but not all of this run
             shutil.rmtree(folder, ignore_errors=True)
             tasks.append(self._overrides_of(best))
-        found = [text for text in self.overrides if text.startswith(("hydra.searchpath=", "data.root="))]
+        root = [text for text in self.overrides if text.startswith("data.root=")]
+        found = [*ConfigSources.split(self.overrides)[0].words, *root]
         tasks.append((*found, override("resume", str(folder)), "test=true"))
         for overrides in tasks:
             outcome = self._done(Task(overrides, cpus=tuple(sorted(all_cpus())), takes_over=self.has_leftovers))

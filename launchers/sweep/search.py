@@ -12,16 +12,17 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed import commands
-from dogbreed.commands import override
 from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.hardware import available_cpus
 from launchers import known
 from launchers.api import prepare
 from launchers.base import STUDY_FILE, Launcher, Plan, RunSpec
+from launchers.config_sources import ConfigSources
 from launchers.describe import check_as_sent, sent
 from launchers.overrides import root_key
 from launchers.sweep import one_job
+from launchers.sweep.folders import refuse_folder_of_another
 from launchers.sweep.identity import NamedStudy, about_trials, study_of
 from launchers.sweep.running import RunningSearch
 from launchers.sweep.samplers import build_pruner, build_sampler, is_grid
@@ -93,7 +94,7 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
     """
     asked = _read(cfg, typed)
     if one_job.is_wanted(asked.settings.one_job, asked.launcher, trains_heads=asked.shares_features):
-        spec = one_job.describe(asked.trial.spec, asked.study.about.name, asked.folder, asked.n_trials, typed)
+        spec = one_job.describe(asked.trial.spec, asked.study.about, asked.folder, asked.n_trials, typed)
         plan = asked.launcher.plan(spec)
         if not cfg.dry_run:
             return _in_one_job(asked, plan)
@@ -119,7 +120,8 @@ def _read(cfg: DictConfig, typed: Sequence[str]) -> _Search:
     always = ["hpo=none", "test=false"]
     if not any(root_key(text) == "logger" for text in fixed):
         always.append("logger=none")  # the study records the metrics of its many short runs
-    overrides = (*_searchpath(cfg), *fixed, *always)
+    sources = ConfigSources.of(cfg.hydra)
+    overrides = (*sources.words, *fixed, *always)
     raise_findings(ConfigError, list(_whole_findings(overrides, space)))
     launcher, trial = _checked(overrides, space)
     there = sent()
@@ -131,6 +133,7 @@ def _read(cfg: DictConfig, typed: Sequence[str]) -> _Search:
     if is_grid(settings.sampler):
         n_trials = min(n_trials, math.prod(map(len, space.grid().values())))
     study = study_of(cfg, settings, space, trial, fixed, there)
+    refuse_folder_of_another(Path(study.folder), study.about.name)
     return _Search(settings, space, overrides, launcher, trial, study, n_trials, there)
 
 
@@ -197,14 +200,6 @@ def _checked(overrides: Sequence[str], space: SearchSpace) -> tuple[Launcher, Pl
         if unknown is None:
             raise
         raise ConfigError(f"{unknown[1]} is not a setting.\n{known.hint(unknown[1])}") from error
-
-
-def _searchpath(cfg: DictConfig) -> list[str]:
-    """Return an override with the config folders that the command named (--config-dir), which trials need as well."""
-    sources = cfg.hydra.runtime.config_sources
-    from_command = ("command-line", "hydra.searchpath in command-line")
-    folders = [override("p", f"file://{source.path}")[2:] for source in sources if source.provider in from_command]
-    return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 
 def _dry(asked: _Search, trials: str, plan: str) -> str:

@@ -18,7 +18,6 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from dogbreed.commands import override, shown_path, unquoted
 from dogbreed.distributed.ranks import PeerLost
@@ -34,6 +33,7 @@ from launchers.runs.state import STATE_FILE, State
 from tests.support.launcher_contract import LauncherContract, submitted, until
 from tests.support.photos import tiny_settings
 from tests.support.project import TRAIN
+from tests.support.stored import stored_run
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1)
 
@@ -315,16 +315,7 @@ def test_each_composition_has_its_own_run_id(tmp_path: Path) -> None:
 @pytest.fixture
 def stored(tmp_path: Path, tiny_overrides: list[str]) -> Plan:
     """Write the files of a run that succeeded, as far as launchers read them, without training."""
-    folder = tmp_path / "runs" / "good"
-    plan = prepare([*tiny_overrides, "trainer.max_epochs=1", f"hydra.run.dir={folder}"])[1]
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "spec.json").write_text(plan.spec.to_json())
-    OmegaConf.save(dict(plan.spec.config), folder / "config.yaml")
-    (folder / "metrics.json").write_text('{"val/acc": 0.5, "test/acc": 0.25}')
-    (folder / "report.html").write_text("a report")
-    (folder / "train.log").write_text("2026-11-23 00:00:00,000 INFO attempt 1 (pid 7 on here)\n")
-    State.of_this_process(Status(Phase.LOST)).ended(Phase.SUCCEEDED, Cause.NONE, "").write(folder)
-    return plan
+    return stored_run(tmp_path / "runs" / "good", *tiny_overrides, "trainer.max_epochs=1")
 
 
 @pytest.mark.parametrize(
@@ -518,7 +509,7 @@ def test_a_refused_resume_leaves_a_finished_run_finished(
         if not downloaded
         else (
             launcher,
-            launcher.plan(replace(plan.spec, config={**plan.spec.config, "seed": 1})),
+            launcher.plan(replace(plan.spec, config={**plan.spec.config, "seed": 1}, going_on=())),
         )
     )
     with pytest.raises(CheckpointError) as raised:

@@ -41,6 +41,17 @@ def good(cloud: Rehearsal, place: Path, tmp_path_factory: pytest.TempPathFactory
     return launcher, plan
 
 
+def test_a_run_id_is_used_again_for_the_same_settings_only(
+    good: tuple[SageMakerLauncher, Plan], place: Path, tmp_path: Path
+) -> None:
+    launcher, plan = good
+    words = ("trainer.max_epochs=1", "aws.reclaims=0", f"run_id={plan.spec.run_id}")
+    assert launcher.submit(prepared(place, tmp_path / "same", *words)[1]) == plan.handle
+    with pytest.raises(LaunchError, match=r"model\.lr was 0\.002, now 0\.5"):
+        launcher.submit(prepared(place, tmp_path / "other", *words, "model.lr=0.5")[1])
+    assert len(launcher.jobs.all(plan.spec.run_id)) == 1
+
+
 class TestSageMakerLauncher(LauncherContract):
     @pytest.fixture
     def launcher(self, good: tuple[SageMakerLauncher, Plan]) -> Launcher:

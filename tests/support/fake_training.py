@@ -84,7 +84,8 @@ def train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
     write_text(folder.config, OmegaConf.to_yaml(OmegaConf.create(dict(spec.config))))
     write_text(folder.best, f"weights of {spec.config['model']['lr']}\n")
     write_text(folder.report, "a report\n")
-    write_json(folder.metrics, {"val/acc": best, "epochs": trained})
+    tested = {"test/acc": 0.5} if spec.config["test"] else {}
+    write_json(folder.metrics, {"val/acc": best, "epochs": trained, **tested})
     _note({"trial": number, "pid": os.getpid(), "began": began, "ended": time.time()})
 
 
