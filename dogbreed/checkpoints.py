@@ -281,9 +281,8 @@ class ResumePoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         last, previous = self.folder.last, self.folder.previous
         if last.exists():
-            file_beside(previous).unlink(
-                missing_ok=True
-            )  # in this order, a kill leaves no file beside a later checkpoint
+            # in this order, a kill leaves no file beside a later checkpoint
+            file_beside(previous).unlink(missing_ok=True)
             last.replace(previous)
             if file_beside(last).exists():
                 file_beside(last).replace(file_beside(previous))

@@ -163,9 +163,8 @@ def resumed_config(
             _copy(key_path(key), composed, after)
     for key in sorted(STAYS_HERE & (composed.keys() | after.keys())):
         _copy([key], composed, after)
-    if has_begun(folder) or (launched(folder) or {}).get(
-        "saved"
-    ):  # otherwise there is nothing to resume, and it starts over
+    # without a checkpoint, here or there, there is nothing to resume, and it starts over
+    if has_begun(folder) or (launched(folder) or {}).get("saved"):
         findings += [describe_difference(*each) for each in differences(before, after) if _fixed(each[0])]
     if findings:
         raise ConfigError(
