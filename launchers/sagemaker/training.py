@@ -158,7 +158,7 @@ class SageMakerLauncher(JobSettings):
     def _is_wanted(self, job: TrainingJob, plan: Plan) -> bool:
         """Return whether `job`, the run's latest, is the job of the plan; if not, a further job is needed.
 
-        Raises LaunchError if the job runs on another machine than the plan's, or its run has other settings.
+        Raises LaunchError if the job is running otherwise than the plan asks, or its run has other settings.
         """
         spec, found = plan.spec, tags.read(self.cloud, job.arn)
         resumed = spec.going_on is not None
@@ -173,9 +173,9 @@ class SageMakerLauncher(JobSettings):
         if job.finished:
             return False
         if not same:
+            other = "machine, code or number of trials" if spec.output.same_command_resumes else "machine or code"
             raise LaunchError(
-                f"Run {spec.run_id} is still running, on another kind of machine or with other code.\n"
-                + self._attach_or_cancel(plan.handle)
+                f"Run {spec.run_id} is still running with another {other}.\n" + self._attach_or_cancel(plan.handle)
             )
         return True
 

@@ -353,8 +353,9 @@ def check_more_trials_are_a_further_job(folder: Path, place: Path, photos: Path,
     assert len(jobs(launcher, spec.run_id)) == 1
     with closing(sqlite3.connect(folder / "study.db")) as database:
         database.execute("CREATE TABLE added_at_home (number INTEGER)")
-    study = spec.output.study
-    more = launcher.plan(replace(spec, overrides=(*spec.overrides, "hpo.n_trials=99"), output=SearchOutput(study, 99)))
+    assert isinstance(spec.output, SearchOutput)
+    output = replace(spec.output, trials=99)
+    more = launcher.plan(replace(spec, overrides=(*spec.overrides, "hpo.n_trials=99"), output=output))
     launcher.submit(more)
     assert len(jobs(launcher, spec.run_id)) == 2
     key = f"dogbreed/runs/{spec.run_id}/checkpoints/study.db"
@@ -453,6 +454,7 @@ def test_a_search_is_not_gone_on_with_as_if_it_were_a_run(
     said = said_by(tmp_path, *local, status=1)
     assert "as job " in said
     assert "python -m launchers attach sagemaker://rehearsal/mine-" in said
-    assert "still running with other settings" in said_by(tmp_path, *command, "hpo.n_trials=99", status=1)
+    said = said_by(tmp_path, *command, "hpo.n_trials=99", status=1)
+    assert "still running with another machine, code or number of trials" in said
     run_id = json.loads((tmp_path / "sweeps/mine/spec.json").read_text())["run_id"]
     SageMakerLauncher(cloud, bucket=BUCKET).cancel(Handle("sagemaker", "rehearsal", run_id))

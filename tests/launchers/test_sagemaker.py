@@ -223,8 +223,9 @@ def test_a_run_that_goes_on_with_other_settings_is_not_taken_for_the_same(
     launcher, plan = prepared(place, tmp_path / "run", "trainer.max_epochs=100000", "aws.reclaims=0")
     launcher.submit(plan)
     words = ["trainer.max_epochs=7", f"run_id={plan.spec.run_id}", "aws.reclaims=0"]
-    with pytest.raises(LaunchError, match="still running with other settings"):
+    with pytest.raises(LaunchError, match="belongs to another run, with other settings") as caught:
         launcher.submit(prepared(place, tmp_path / "other", *words)[1])
+    assert "\n  trainer.max_epochs was 100000, now 7\n" in str(caught.value)
     launcher.cancel(plan.handle)
 
 
