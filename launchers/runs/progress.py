@@ -14,11 +14,14 @@ from launchers.base import STUDY_FILE, LaunchError, RunOutput, SearchOutput
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """The progress of a search. uid: of its study. ended: trials. epochs: reported by all trials."""
+    """The progress of a search. uid: of its study. ended: trials. epochs: reported by all trials. trials: all of them,
+    also those that wait.
+    """
 
     uid: str
     ended: int
     epochs: int
+    trials: int
 
     @classmethod
     def of(cls, database: Path) -> Self | None:
@@ -26,24 +29,24 @@ class StudyProgress:
         query = (
             "SELECT (SELECT value_json FROM study_user_attributes WHERE key = 'dogbreed'), "
             "(SELECT COUNT(*) FROM trials WHERE state IN ('COMPLETE', 'PRUNED', 'FAIL')), "
-            "(SELECT COUNT(*) FROM trial_intermediate_values)"
+            "(SELECT COUNT(*) FROM trial_intermediate_values), (SELECT COUNT(*) FROM trials)"
         )
         try:
             with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as opened:
-                about, ended, epochs = opened.execute(query).fetchone()
+                about, ended, epochs, trials = opened.execute(query).fetchone()
         except sqlite3.Error:
             return None
-        return None if about is None else cls(str(about), int(ended), int(epochs))
+        return None if about is None else cls(str(about), int(ended), int(epochs), int(trials))
 
     @property
-    def at(self) -> tuple[int, int]:
-        return self.ended, self.epochs
+    def at(self) -> tuple[int, ...]:
+        return self.ended, self.epochs, self.trials
 
     def differs_from(self, other: "StudyProgress") -> bool:
         return self.uid != other.uid
 
     def __str__(self) -> str:
-        return f"{self.ended} trials ended, {self.epochs} epochs reported"
+        return f"{self.ended} of {self.trials} trials ended, {self.epochs} epochs reported"
 
 
 Progress = SavedProgress | StudyProgress

@@ -351,8 +351,7 @@ def check_more_trials_are_a_further_job(folder: Path, place: Path, photos: Path,
     launcher, _ = prepared(place, tmp_path / "other", "aws.reclaims=0")
     launcher.submit(launcher.plan(spec))
     assert len(jobs(launcher, spec.run_id)) == 1
-    with closing(sqlite3.connect(folder / "study.db")) as database:
-        database.execute("CREATE TABLE added_at_home (number INTEGER)")
+    queued_at_home(folder / "study.db")
     assert isinstance(spec.output, SearchOutput)
     output = replace(spec.output, trials=99)
     more = launcher.plan(replace(spec, overrides=(*spec.overrides, "hpo.n_trials=99"), output=output))
@@ -362,6 +361,13 @@ def check_more_trials_are_a_further_job(folder: Path, place: Path, photos: Path,
     sent = launcher.cloud.client("s3").get_object(Bucket=BUCKET, Key=key)["Body"].read()
     assert sent == (folder / "study.db").read_bytes()
     launcher.cancel(more.handle)
+
+
+def queued_at_home(database: Path) -> None:
+    """Add a trial to a study, to be run next."""
+    import optuna
+
+    optuna.load_study(study_name="mine", storage=f"sqlite:///{database}").enqueue_trial({"data.batch_size": 2})
 
 
 def trials_in(database: Path) -> list[Any]:
