@@ -184,5 +184,5 @@ def test_a_search_is_further_with_more_trials(studies: list[Path]) -> None:
     os.utime(studies[0] / "study.db", (2e9, 2e9))
     assert is_further(two, one, studies[1], "s3://b/x")
     assert not is_further(one, two, studies[0], "s3://b/x")
-    with pytest.raises(LaunchError, match="1 trials ended"):
+    with pytest.raises(LaunchError, match="1 of 1 trials ended"):
         is_further(one, replace(one, uid="another"), studies[0], "s3://b/x")
