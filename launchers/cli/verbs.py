@@ -12,6 +12,7 @@ from typing import Any
 from dogbreed.commands import shown_path
 from dogbreed.errors import DogBreedError, Interrupted
 from launchers.base import Handle, Launcher, Phase, RunResult
+from launchers.cli import capacity
 from launchers.cli.listing import Listed, launched_from_here, table
 from launchers.registry import find_run, launcher_at, targets
 from launchers.runs.find import SWEEPS_DIR
@@ -209,4 +210,10 @@ def _parser() -> argparse.ArgumentParser:
         "List the images for training jobs, until when AWS patches them, and which one image=auto selects.",
     )
     images.add_argument("--refresh", action="store_true", help="update the table from the SageMaker SDK")
+    planner = commands.add_parser(
+        "capacity", help=capacity.HELP, description=capacity.HELP, epilog=capacity.EPILOG, parents=[as_json],
+        formatter_class=shape,
+    )  # fmt: skip
+    capacity.add_arguments(planner)
+    planner.set_defaults(command=capacity.run)
     return parser

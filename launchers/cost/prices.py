@@ -26,6 +26,35 @@ class Instance:
         return Network(self.net_gbps * 1e9 / 8, _table()["net_latency_us"] / 1e6)
 
 
+@dataclass(frozen=True)
+class Hosting:
+    """An instance type of a real-time endpoint. usd: per hour, on demand."""
+
+    type: str
+    usd: float
+    as_of: str
+    vcpus: int
+
+
+@dataclass(frozen=True)
+class LambdaPrices:
+    """What Lambda costs, in US dollars per GB-second and per million requests, and what is free every month.
+
+    provisioned: for each GB-second that is kept warm; provisioned_use: for each one of those that is used.
+    vcpu_mb: memory that comes with one vCPU. front_mb: memory of a function that only passes requests on.
+    """
+
+    as_of: str
+    usd_per_gb_s: float
+    usd_per_million: float
+    provisioned_usd_per_gb_s: float
+    provisioned_use_usd_per_gb_s: float
+    free_gb_s: float
+    free_requests: float
+    vcpu_mb: int
+    front_mb: int
+
+
 REGION = "us-east-1"  # the region that the prices apply to
 
 
@@ -40,6 +69,23 @@ def instance(name: str) -> Instance | None:
     """Return the row of an instance type; None if the table does not have it."""
     row = _table()["instances"].get(name)
     return None if row is None else Instance(name, **{**row, "as_of": str(row["as_of"])})
+
+
+def hosting(name: str) -> Hosting | None:
+    """Return the price of an endpoint's instance type; None if the table does not have it."""
+    row = _table()["hosting"].get(name)
+    return None if row is None else Hosting(name, float(row["usd"]), str(row["as_of"]), int(row["vcpus"]))
+
+
+def hosting_types() -> list[str]:
+    """Return the instance types for endpoints whose price is known, the cheapest first."""
+    rows = _table()["hosting"]
+    return sorted(rows, key=lambda name: (float(rows[name]["usd"]), name))
+
+
+def lambda_prices() -> LambdaPrices:
+    row = _table()["lambda"]
+    return LambdaPrices(**{**row, "as_of": str(row["as_of"])})
 
 
 def exists(name: str) -> bool:

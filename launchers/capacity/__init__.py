@@ -1,0 +1,1 @@
+"""Predict from traffic which limit binds, what to deploy, and what it costs."""

@@ -1,0 +1,324 @@
+"""Traffic to plan for: read from a trace, or generated."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dogbreed.errors import DataError
+from launchers.capacity.simulation import Traffic
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Shape = Literal["steady", "daily", "weekly", "burst", "flash"]
+SHAPES: tuple[Shape, ...] = ("steady", "daily", "weekly", "burst", "flash")
+HOURS: dict[Shape, float] = {"steady": 24, "daily": 24, "weekly": 168, "burst": 70 / 60, "flash": 2}
+MOST_REQUESTS = 5_000_000
+GAP = 20  # times the usual distance between two counts, or a tenth of the trace, without a request: worth a note
+
+_BIN_S = 10.0
+_TIMES = ("timestamp", "timestamps", "time", "datetime", "date", "ts", "at", "requested_at")
+_COUNTS = ("count", "counts", "requests", "invocations", "sum", "value", "values")
+_WEEKEND = 0.4  # of a working day's traffic
+_FORMS = (
+    "a CSV file with a column of timestamps (one row for each request), or of timestamps and counts, or the JSON of "
+    "`aws cloudwatch get-metric-data`"
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Requests by time. at: seconds from the first, ascending. end_s: how long it lasts. notes: what was assumed."""
+
+    at: "np.ndarray"
+    end_s: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def mean_rps(self) -> float:
+        return len(self.at) / self.end_s
+
+    def peak_rps(self, over_s: float = 60.0) -> float:
+        """Return the mean rate in the busiest window of this length."""
+        import numpy as np
+
+        width = min(over_s, self.end_s)
+        counts = np.bincount((self.at / width).astype(int))
+        return float(counts.max()) / width
+
+    def busiest(self, span_s: float) -> "Trace":
+        """Return the busiest part of this length, as a trace of its own."""
+        import numpy as np
+
+        if span_s >= self.end_s:
+            return self
+        last = np.searchsorted(self.at, self.at + span_s)
+        first = int(np.argmax(last - np.arange(len(self.at))))
+        begin = min(float(self.at[first]), self.end_s - span_s)
+        inside = self.at[(self.at >= begin) & (self.at < begin + span_s)]
+        return Trace(inside - begin, span_s)
+
+    def traffic(self, service_s: Sequence[float], seed: int) -> Traffic:
+        """Give each request a service time, drawn from `service_s`."""
+        import numpy as np
+
+        drawn = np.random.default_rng([seed, 1]).choice(np.asarray(service_s, float), len(self.at))
+        return Traffic(self.at.tolist(), drawn.tolist(), self.end_s)
+
+
+def generate(rps: float, peak: float | None, shape: Shape, hours: float, seed: int) -> Trace:
+    """Draw requests at random around a rate that changes with time.
+
+    rps: the mean rate; of a burst and of a flash crowd, the rate before and after it. peak: the highest rate. Raises
+    DataError if the peak is below the mean, or if there would be more than MOST_REQUESTS.
+    """
+    import numpy as np
+
+    if not rps > 0:
+        raise DataError(f"--rps must be above 0, got {rps:g}.")
+    if peak is not None and peak < rps:
+        raise DataError(f"The peak of {peak:g} requests/s is below the mean of {rps:g}.\nTry: --peak {rps:g} or more")
+    if not hours > 0:
+        raise DataError(f"--hours must be above 0, got {hours:g}.")
+    end_s = hours * 3600
+    starts = np.arange(0, end_s, _BIN_S)
+    widths = np.minimum(_BIN_S, end_s - starts)
+    rates = _rates(shape, rps, rps if peak is None else peak, end_s)(starts + widths / 2)
+    if (expected := float((rates * widths).sum())) > MOST_REQUESTS:
+        raise DataError(
+            f"These are {expected:,.0f} requests, more than the {MOST_REQUESTS:,} that are simulated.\n"
+            f"Try: --hours {hours * MOST_REQUESTS / expected:.3g}"
+        )
+    rng = np.random.default_rng([seed, 0])
+    counts = rng.poisson(rates * widths)
+    if not counts.sum():
+        raise DataError(f"No request falls into {hours:g} hours at {rps:g} requests/s.\nTry: more --hours")
+    at = np.repeat(starts, counts) + rng.random(int(counts.sum())) * np.repeat(widths, counts)
+    return Trace(np.sort(at), end_s)
+
+
+def _rates(shape: Shape, rps: float, peak: float, end_s: float) -> "Callable[[np.ndarray], np.ndarray]":
+    """Return the function from seconds to requests per second."""
+    import numpy as np
+
+    day = 86_400.0
+    if shape == "steady":
+        return lambda at: np.full_like(at, rps)
+    if shape == "burst":
+        begin, length = end_s * 20 / 70, end_s * 30 / 70
+        return lambda at: np.where((at >= begin) & (at < begin + length), peak, rps)
+    if shape == "flash":
+        begin = end_s / 4
+        return lambda at: np.where(
+            at < begin, rps, rps + (peak - rps) * np.exp(-np.maximum(at - begin, 0) / (end_s / 8))
+        )
+    hours = np.arange(0, day, 60.0)
+    lowest = 0.1 * rps
+    if shape == "weekly":
+        scale = 7 / (5 + 2 * _WEEKEND)
+        power = _power(hours, (rps * scale - lowest) / max(peak - lowest, 1e-9))
+        return lambda at: (lowest + (peak - lowest) * _hump(at, power)) * np.where(at // day % 7 < 5, 1.0, _WEEKEND)
+    power = _power(hours, (rps - lowest) / max(peak - lowest, 1e-9))
+    return lambda at: lowest + (peak - lowest) * _hump(at, power)
+
+
+def _hump(at: "np.ndarray", power: float) -> "np.ndarray":
+    """Return a curve from 0 to 1 and back within a day, highest at noon; the larger the power, the narrower."""
+    import numpy as np
+
+    return ((1 - np.cos(2 * math.pi * at / 86_400.0)) / 2) ** power
+
+
+def _power(at: "np.ndarray", mean: float) -> float:
+    """Return the power with which a day's curve has this mean, from 0 to 1."""
+    low, high = 0.0, 60.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if _hump(at, middle).mean() > mean:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+# --- traces ---
+
+
+def read(path: Path, seed: int) -> Trace:
+    """Read a trace: a CSV of timestamps or of timestamps and counts, or CloudWatch's JSON.
+
+    Times may be ISO 8601, or seconds or milliseconds since 1970 or since the beginning. Requests of a count are spread
+    at random over its period. Raises DataError saying what cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read the trace {path}: {error}\nTry: {_FORMS}") from error
+    if not text.strip():
+        raise DataError(f"The trace {path} is empty.\nTry: {_FORMS}")
+    times, counts = _of_cloudwatch(path, text) if text.lstrip().startswith(("{", "[")) else _of_csv(path, text)
+    return _of_requests(path, times) if counts is None else _spread(path, times, counts, seed)
+
+
+def _of_requests(path: Path, times: list[float]) -> Trace:
+    import numpy as np
+
+    at = np.asarray(times) - times[0]
+    back = np.flatnonzero(np.diff(at) < 0)
+    if len(back):
+        row = int(back[0]) + 2
+        raise DataError(
+            f"The times in {path} go backwards, first at request {row}: from {at[row - 2]:g} s after the first to "
+            f"{at[row - 1]:g} s.\nTry: sort the rows by time"
+        )
+    end_s = float(at[-1])
+    if end_s <= 0:
+        raise DataError(f"All requests in {path} have the same time.\nTry: times with at least a second between them")
+    gap = float(np.diff(at).max())
+    notes = [f"The longest time without a request is {gap:,.0f} s."] if gap > max(end_s / 10, 60) else []
+    return Trace(at, end_s, tuple(notes))
+
+
+def _spread(path: Path, times: list[float], counts: list[float], seed: int) -> Trace:
+    import numpy as np
+
+    order = np.argsort(times, kind="stable")
+    at, many = np.asarray(times)[order], np.asarray(counts)[order]
+    if len(at) < 2:
+        raise DataError(f"{path} has one count alone, so its period is unknown.\nTry: at least two rows")
+    if (np.diff(at) <= 0).any():
+        twice = at[:-1][np.diff(at) <= 0][0]
+        raise DataError(f"{path} has two counts for one time ({_shown_time(twice)}).\nTry: one row for each period")
+    period = float(np.median(np.diff(at)))
+    gaps = int((np.diff(at) > GAP * period).sum())
+    missing = round(float((np.diff(at) / period - 1).clip(0).sum()))
+    notes = [f"{missing} periods of {period:g} s have no count, and are taken as without requests."] if missing else []
+    if gaps:
+        notes.append(f"{gaps} gaps are longer than {GAP} periods.")
+    whole = np.rint(many).astype(int)
+    if not whole.sum():
+        raise DataError(f"{path} counts no requests at all.")
+    if whole.sum() > MOST_REQUESTS:
+        raise DataError(f"{path} has {whole.sum():,} requests, more than the {MOST_REQUESTS:,} that are simulated.")
+    rng = np.random.default_rng([seed, 0])
+    spread = np.repeat(at - at[0], whole) + rng.random(int(whole.sum())) * period
+    return Trace(np.sort(spread), float(at[-1] - at[0]) + period, tuple(notes))
+
+
+def _of_cloudwatch(path: Path, text: str) -> tuple[list[float], list[float] | None]:
+    try:
+        found = json.loads(text)
+        results = found["MetricDataResults"] if isinstance(found, dict) else found
+        pairs = [
+            (stamp, value) for one in results for stamp, value in zip(one["Timestamps"], one["Values"], strict=True)
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not the JSON of get-metric-data: {type(error).__name__}: {error}\nTry: {_FORMS}"
+        ) from error
+    if len(results) > 1:
+        names = ", ".join(str(one.get("Label", one.get("Id", "?"))) for one in results)
+        raise DataError(f"{path} has {len(results)} metrics ({names}); which are the requests?\nTry: keep one of them")
+    if not pairs:
+        raise DataError(f"{path} has no data points.\nTry: a longer time range")
+    values = [float(value) for _, value in pairs]
+    _check_counts(path, values)
+    return [_time(path, str(stamp), row) for row, (stamp, _) in enumerate(pairs, 1)], values
+
+
+def _of_csv(path: Path, text: str) -> tuple[list[float], list[float] | None]:
+    sample = text[:4096]
+    delimiter = max(",;\t", key=sample.count)
+    rows = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(cell.strip() for cell in row)]
+    head = [cell.strip().lower() for cell in rows[0]]
+    named = all(_parsed(cell) is None for cell in head)
+    rows = rows[1:] if named else rows
+    if not rows:
+        raise DataError(f"The trace {path} has a header and no rows.\nTry: {_FORMS}")
+    if named:
+        time_column = next((head.index(name) for name in _TIMES if name in head), None)
+        count_column = next((head.index(name) for name in _COUNTS if name in head), None)
+        if time_column is None:
+            raise DataError(
+                f"No column of {path} is known to hold times; its columns are {', '.join(head)}.\n"
+                f"Try: name it timestamp, and the counts, if there are any, count"
+            )
+    else:
+        widths = {len(row) for row in rows}
+        if widths - {1, 2}:
+            raise DataError(
+                f"{path} has {max(widths)} columns without names, so which one holds the times is unknown.\n"
+                "Try: a first row with names such as timestamp,count"
+            )
+        time_column, count_column = 0, 1 if widths == {2} else None
+    first = 2 if named else 1
+    try:
+        stamps = [row[time_column].strip() for row in rows]
+        numbers = None if count_column is None else [row[count_column].strip() for row in rows]
+    except IndexError:
+        raise DataError(
+            f"Rows of {path} have different numbers of columns.\nTry: the same columns in each row"
+        ) from None
+    times = [_time(path, stamp, row) for row, stamp in enumerate(stamps, first)]
+    if numbers is None:
+        return times, None
+    counts = []
+    for row, number in enumerate(numbers, first):
+        try:
+            counts.append(float(number))
+        except ValueError:
+            raise DataError(f"Row {row} of {path} has the count {number!r}, which is not a number.") from None
+    _check_counts(path, counts)
+    return times, counts
+
+
+def _check_counts(path: Path, counts: list[float]) -> None:
+    bad = next((value for value in counts if not (value >= 0 and math.isfinite(value))), None)
+    if bad is not None:
+        raise DataError(f"{path} has a count of {bad:g}.\nTry: counts of 0 or more")
+
+
+def _time(path: Path, text: str, row: int) -> float:
+    value = _parsed(text)
+    if value is None:
+        raise DataError(
+            f"Row {row} of {path} has the time {text!r}.\n"
+            "Try: ISO 8601 such as 2026-11-29T08:30:00Z, or seconds or milliseconds since 1970"
+        )
+    return value
+
+
+def _parsed(text: str) -> float | None:
+    """Return a time in seconds; None if it is none. Numbers above 10^11 are milliseconds since 1970: seconds would be
+    of the year 5138.
+    """
+    if re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", text):
+        number = float(text)
+        return number / 1000 if number > 1e11 else number
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+def _shown_time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds > 1e8 else f"{seconds:g}"
+
+
+def service_times(path: Path) -> list[float]:
+    """Read measured service times from the JSON that `loadtest` or `dogbreed.benchmark serve` writes, in seconds."""
+    try:
+        found: Any = json.loads(path.read_text())
+        times = [float(value) / 1000 for value in (found["service_ms"] if isinstance(found, dict) else found)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"Cannot read service times from {path}: {error}\nTry: JSON with a list service_ms") from error
+    if not times or not all(value > 0 and math.isfinite(value) for value in times):
+        raise DataError(f"{path} must hold service times above 0 ms.")
+    return times

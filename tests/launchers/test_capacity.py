@@ -1,0 +1,381 @@
+"""The capacity planner: its simulation against closed forms and an independent library, its advice and its command."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dogbreed.errors import DogBreedError
+from launchers.capacity import queueing, traffic
+from launchers.capacity.advice import Assumptions, Objective, advise, endpoint, judge, with_front
+from launchers.capacity.dollars import MONTH_S, bill, break_even_rps
+from launchers.capacity.setting import Endpoint, Function, Retries, Setting
+from launchers.capacity.simulation import Outcome, Traffic, simulate
+from launchers.cli import verbs
+from launchers.cost import prices
+
+ENDLESS = 10**9  # a queue that refuses nobody
+ONCE = Retries(0)
+
+
+def poisson(rate: float, count: int, seed: int, *, mean_s: float, exponential: bool) -> Traffic:
+    rng = np.random.default_rng(seed)
+    at = np.cumsum(rng.exponential(1 / rate, count))
+    service = rng.exponential(mean_s, count) if exponential else np.full(count, mean_s)
+    return Traffic(at.tolist(), service.tolist(), float(at[-1]))
+
+
+def mean_wait(outcome: Outcome, traffic: Traffic) -> float:
+    return (math.fsum(outcome.latency_s) - math.fsum(traffic.service_s)) / len(traffic.at)
+
+
+# --- against what is known ---
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8, 1.0, 1.4])
+def test_slots_refuse_what_erlang_b_says(load: float, slots: int) -> None:
+    requests = poisson(load * slots / 0.1, 30_000, slots, mean_s=0.1, exponential=slots % 2 == 0)
+    expected = queueing.erlang_b(load * slots, slots)
+    found = simulate(Setting(Function(slots), retries=ONCE), requests).refused_share
+    assert found == pytest.approx(expected, rel=0.05, abs=0.0015)
+
+
+@pytest.mark.parametrize("servers", [1, 2, 4, 6, 10])
+@pytest.mark.parametrize("busy", [0.3, 0.5, 0.6, 0.7, 0.8])
+def test_a_queue_waits_as_erlang_c_says(busy: float, servers: int) -> None:
+    """Mean over antithetic streams: one stream of this length is off by more than the simulation is."""
+    rate, waits = busy * servers / 0.1, []
+    for seed in range(4):
+        requests = poisson(rate, 20_000, seed, mean_s=0.1, exponential=True)
+        scale = 0.1 / np.mean(requests.service_s), (20_000 / rate) / requests.end_s
+        requests = Traffic(
+            (np.asarray(requests.at) * scale[1]).tolist(),
+            (np.asarray(requests.service_s) * scale[0]).tolist(),
+            20_000 / rate,
+        )
+        fleet = Endpoint(1, 1, servers, waiting=ENDLESS)
+        waits.append(mean_wait(simulate(Setting(endpoint=fleet), requests), requests))
+    assert np.mean(waits) == pytest.approx(queueing.mean_wait(rate, 0.1, servers), rel=0.05, abs=0.0004)
+
+
+@pytest.mark.parametrize("clients", [1, 2, 3, 6])
+@pytest.mark.parametrize("think_s", [0.0, 0.05, 0.2])
+def test_a_closed_loop_answers_as_mean_value_analysis_says(clients: int, think_s: float) -> None:
+    rng = np.random.default_rng(clients)
+    requests = Traffic([], rng.exponential(0.05, 30_000).tolist(), 600.0, clients, think_s)
+    outcome = simulate(Setting(endpoint=Endpoint(1, 1, 1, waiting=ENDLESS)), requests)
+    expected = queueing.closed_throughput(clients, think_s, [0.05])
+    assert len(outcome.latency_s) / 600 == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("rate", "servers", "waiting", "spread"),
+    [(15, 2, 1, 0.5), (18, 2, 4, 0.2), (25, 2, 2, 1.0), (30, 3, 3, 0.4), (45, 4, 5, 0.6),
+     (9, 1, 2, 0.3), (12, 1, 8, 0.9), (55, 6, 4, 0.25), (20, 2, 10, 0.75), (80, 8, 2, 0.1)],
+)  # fmt: skip
+def test_settings_without_a_closed_form_agree_with_another_library(
+    rate: float, servers: int, waiting: int, spread: float
+) -> None:
+    """Finite queues with service times that are neither constant nor exponential: uniform about 100 ms."""
+    import ciw
+
+    low, high = 0.1 * (1 - spread), 0.1 * (1 + spread)
+    network = ciw.create_network(
+        arrival_distributions=[ciw.dists.Exponential(rate)],
+        service_distributions=[ciw.dists.Uniform(low, high)],
+        number_of_servers=[servers],
+        queue_capacities=[waiting],
+    )
+    ciw.seed(1)
+    other = ciw.Simulation(network)
+    other.simulate_until_max_customers(12_000, method="Arrive")
+    records = other.get_all_records()
+    lost = sum(record.record_type == "rejection" for record in records) / len(records)
+    waits = float(np.mean([record.waiting_time for record in records if record.record_type == "service"]))
+    rng = np.random.default_rng(2)
+    at = np.cumsum(rng.exponential(1 / rate, 40_000))
+    ours = Traffic(at.tolist(), rng.uniform(low, high, 40_000).tolist(), float(at[-1]))
+    outcome = simulate(Setting(endpoint=Endpoint(1, 1, servers, waiting=waiting), retries=ONCE), ours)
+    assert outcome.refused_share == pytest.approx(lost, rel=0.05, abs=0.012)
+    assert np.mean(outcome.latency_s) == pytest.approx(waits + 0.1, rel=0.05)
+
+
+# --- what must hold of any traffic ---
+
+
+arrivals = st.lists(st.floats(0, 60), min_size=1, max_size=120).map(sorted)
+services = st.floats(0.01, 3)
+
+
+@given(arrivals, services, st.integers(1, 4), st.integers(0, 2), st.integers(0, 3))
+@settings(max_examples=60)
+def test_every_request_is_answered_or_refused_and_takes_its_service_time(
+    at: list[float], service_s: float, slots: int, retries: int, waiting: int
+) -> None:
+    requests = Traffic(at, [service_s] * len(at), 60.0)
+    for setting in (
+        Setting(Function(slots, cold_s=0.5), retries=Retries(retries)),
+        Setting(endpoint=Endpoint(1, 1, slots, waiting=waiting), retries=Retries(retries)),
+        Setting(Function(slots, cold_s=0.5), Endpoint(2, 2, 1, waiting=waiting), 0.1, Retries(retries)),
+    ):
+        outcome = simulate(setting, requests)
+        assert len(outcome.latency_s) + sum(outcome.refused.values()) == len(at)
+        assert all(latency >= service_s + setting.overhead_s - 1e-9 for latency in outcome.latency_s)
+        if setting.endpoint is not None:  # work is conserved
+            assert outcome.busy_s == pytest.approx(service_s * len(outcome.latency_s))
+
+
+@given(arrivals, services, st.integers(1, 5))
+@settings(max_examples=60)
+def test_more_slots_never_refuse_more(at: list[float], service_s: float, slots: int) -> None:
+    requests = Traffic(at, [service_s] * len(at), 60.0)
+    few, many = (simulate(Setting(Function(count), retries=ONCE), requests) for count in (slots, slots + 1))
+    assert many.refused_share <= few.refused_share
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6), st.integers(0, 10**7), st.integers(0, 5))
+def test_dollars_add_up(instance_s: float, function_s: float, calls: int, provisioned: int) -> None:
+    whole = Setting(Function(9, provisioned), Endpoint())
+    both = Outcome(MONTH_S, instance_s=instance_s, function_s=function_s, calls=calls)
+    total = bill(whole, both).total
+    apart = bill(Setting(endpoint=Endpoint()), both).total + bill(Setting(Function(9, provisioned)), both).total
+    assert total == pytest.approx(apart)
+    assert bill(whole, both).free <= bill(whole, both).calls + 1e-9
+
+
+def test_dollars_by_hand() -> None:
+    outcome = Outcome(MONTH_S, instance_s=2 * MONTH_S, function_s=100_000, calls=1_000_000)
+    cost = bill(Setting(Function(9, memory_mb=1769), Endpoint(type="ml.m5.large")), outcome)
+    assert cost.instances == pytest.approx(2 * 730 * 0.115)
+    assert cost.calls == pytest.approx(0.20 + 100_000 * 1769 / 1024 * 0.0000166667)
+    assert break_even_rps(0.1, 0.1, "ml.m5.large") == pytest.approx(83.95 / 2.4631 / 2.628, rel=0.01)
+
+
+# --- instances that come and go ---
+
+
+def burst(rps: float = 12, peak: float = 45) -> traffic.Trace:
+    return traffic.generate(rps, peak, "burst", 70 / 60, 0)
+
+
+def test_default_target_tracking_is_five_minutes_late_and_scales_in_after_fifteen() -> None:
+    trace = traffic.generate(12, 44, "burst", 2, 0)  # which keeps two instances between 90 % of the target and it
+    assumed = Assumptions([0.06])
+    outcome = judge(endpoint(assumed, 1, 2, "cpu"), trace, assumed, Objective(), 0).outcome
+    rise, fall = 2 * 3600 * 20 / 70, 2 * 3600 * 50 / 70
+    more = next(at for at, count in outcome.instances if count > 1)
+    fewer = next(at for at, count in outcome.instances if at > fall)
+    assert 5 * 60 < more - rise < 10 * 60
+    assert 15 * 60 <= fewer - fall < 20 * 60
+
+
+def test_two_instances_at_all_times_remove_what_scaling_leaves() -> None:
+    trace, assumed, objective = burst(), Assumptions([0.06]), Objective(0.5)
+    alone, steady = (
+        judge(endpoint(assumed, least, 3, "concurrency"), trace, assumed, objective, 0) for least in (1, 2)
+    )
+    late = [one.late + one.outcome.refused_share for one in (alone, steady)]
+    assert late[1] <= 0.1 * late[0]
+    assert alone.binding == "start_delay"
+    assert steady.outcome.instance_s < 1.15 * alone.outcome.instance_s
+
+
+def test_of_the_report_the_slots_bind_and_the_third_instance_is_never_reached() -> None:
+    assumed = Assumptions([0.06], overhead_s=0.04, instance_type="ml.m5.large", retries=ONCE)
+    setting = with_front(endpoint(assumed, 1, 3, "report"), 3, assumed)
+    verdict = judge(setting, traffic.generate(60, None, "steady", 1, 0), assumed, Objective(), 0)
+    assert verdict.binding == "lambda_slots"
+    assert max(count for _, count in verdict.outcome.instances) == 2
+    slow = Setting(Function(3), retries=ONCE)  # 100 ms a call: not 30 requests a second, but 4.5 below 1 % refused
+    refused = [
+        simulate(slow, poisson(rate, 60_000, 0, mean_s=0.1, exponential=False)).refused_share for rate in (4.4, 5.0)
+    ]
+    assert refused[0] < 0.01 < refused[1]
+
+
+def test_a_higher_threshold_saves_instance_hours_and_costs_latency() -> None:
+    """The question of the report: raise the threshold from 70 to 90 % of the CPU?"""
+    from launchers.aws.alarms import Alarm, StepScaling
+
+    trace = traffic.generate(10, 30, "daily", 24, 0)
+    assumed = Assumptions([0.06])
+    found = []
+    for share in (70, 90):
+        rules = StepScaling(Alarm(2 * share, period_s=10), Alarm(share, False, 60, 15, 15))
+        fleet = Endpoint(1, 3, 2, rules, "cpu")
+        found.append(judge(Setting(endpoint=fleet), trace, assumed, Objective(), 0))
+    assert found[1].outcome.instance_s < found[0].outcome.instance_s
+    assert found[1].p99_s > found[0].p99_s
+
+
+# --- advice ---
+
+
+def test_at_a_test_event_now_and_then_a_lambda_alone_costs_nothing() -> None:
+    advice = advise(traffic.generate(0.01, None, "steady", 24, 0), Assumptions([0.1], cold_s=0.2), Objective(0.5), 0)
+    assert advice.best.setting.endpoint is None
+    assert advice.best.bill.total - advice.best.bill.free < 0.01
+
+
+def test_where_cold_starts_are_too_slow_provisioned_slots_are_advised() -> None:
+    trace = traffic.generate(0.0008, None, "steady", 24, 0)  # most calls find no warm environment
+    advice = advise(trace, Assumptions([0.1], cold_s=8.0), Objective(0.3, 0.001), 0)
+    assert advice.best.meets
+    assert advice.best.setting.function is not None
+    assert advice.best.setting.function.provisioned > 0
+
+
+def test_where_nothing_meets_the_objective_the_nearest_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["capacity", "--rps", "2", "--hours", "0.2", "--service-ms", "100", "--p99-ms", "100", "--cold-ms", "900"]
+    assert verbs.main([*command, "--refused", "0"]) == 0
+    output = capsys.readouterr().out
+    assert "* " in output
+    assert max(map(len, output.splitlines())) <= 80
+
+
+# --- the command ---
+
+
+def asked(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert verbs.main(["capacity", *words, "--json"]) == 0
+    facts: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return facts
+
+
+def test_the_example_of_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--rps", "10", "--service-ms", "100", "--slots", "3", "--no-retries", "--seed", "1", "--hours", "6")
+    facts = asked(capsys, *words)
+    assert facts["refused"] == pytest.approx(queueing.erlang_b(1.0, 3), rel=0.05)
+    assert facts["binding_limit"] == "lambda_slots"
+    assert facts["p50_ms"] == facts["p99_ms"] == 100
+    assert facts["usd_per_month"] > 0
+    assert asked(capsys, *words) == facts
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ((), ("a trace or --rps",)),
+        (("--rps", "12", "--peak", "5"), ("peak of 5 requests/s is below the mean of 12",)),
+        (("--rps", "0"), ("--rps must be above 0",)),
+        (("--rps", "1", "--service-ms", "40000"), ("longer than the time-out of 29000 ms",)),
+        (("--rps", "1", "--p99-ms", "50"), ("No setting answers within 50 ms", "--p99-ms 120")),
+        (("--rps", "1", "--instances", "3-1"), ("--instances must be",)),
+        (("--rps", "1", "--refused", "much"), ("--refused must be a share",)),
+        (
+            ("--rps", "1", "--slots", "0", "--provisioned", "2"),
+            ("2 problems", "--slots must be at least 1", "--provisioned 2"),
+        ),
+        (("--rps", "1", "--instance-type", "ml.x9.large"), ("price of ml.x9.large", "ml.c7i.large")),
+        (("--rps", "900", "--hours", "24"), ("77,760,000 requests", "--hours 1.54")),
+        (("--rps", "1", "--instances", "2", "--policy", "report"), ("needs a range of instances",)),
+    ],
+)
+def test_bad_input_is_answered_with_what_to_change(
+    words: tuple[str, ...], parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verbs.main(["capacity", *words]) == 1
+    error = capsys.readouterr().err
+    assert all(part in error for part in parts), error
+
+
+# --- traces ---
+
+
+def written(tmp_path: Path, text: str, name: str = "trace.csv") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+START = 1_790_000_000
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"{START + n}" for n in range(5)],
+        [f"{(START + n) * 1000}" for n in range(5)],
+        ["timestamp", *(f"2026-11-29T08:30:0{n}Z" for n in range(5))],
+        ["id,time,user", *(f"{n},2026-11-29 08:30:0{n},x" for n in range(5))],
+        ["time;status", *(f"{n}.0;200" for n in range(5))],
+    ],
+    ids=["seconds", "milliseconds", "iso", "more columns", "semicolons"],
+)
+def test_requests_are_read_in_all_usual_forms(lines: list[str], tmp_path: Path) -> None:
+    trace = traffic.read(written(tmp_path, "\n".join(lines)), 0)
+    assert trace.at.tolist() == [0, 1, 2, 3, 4]
+    assert trace.end_s == 4
+
+
+def test_counts_are_spread_over_their_periods_and_gaps_are_said(tmp_path: Path) -> None:
+    rows = [(0, 30), (60, 0), (120, 60), (300, 6)]
+    text = "timestamp,count\n" + "\n".join(f"{START + at},{count}" for at, count in rows)
+    trace = traffic.read(written(tmp_path, text), 0)
+    assert np.bincount((trace.at / 60).astype(int)).tolist() == [30, 0, 60, 0, 0, 6]
+    assert trace.end_s == 360
+    assert "2 periods of 60 s have no count" in trace.notes[0]
+
+
+def test_cloudwatchs_json_is_read_in_any_order(tmp_path: Path) -> None:
+    stamps = [f"2026-11-29T08:3{n}:00+00:00" for n in (2, 0, 1)]
+    data = {"MetricDataResults": [{"Id": "m", "Timestamps": stamps, "Values": [7.0, 5.0, 0.0]}]}
+    trace = traffic.read(written(tmp_path, json.dumps(data), "data.json"), 0)
+    assert np.bincount((trace.at / 60).astype(int)).tolist() == [5, 0, 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "is empty"),
+        ("timestamp\n", "a header and no rows"),
+        ("5\n3\n4\n", "go backwards, first at request 2"),
+        ("timestamp,count\n1,-4\n2,3\n", "a count of -4"),
+        ("timestamp,count\n1,x\n2,3\n", "the count 'x'"),
+        ("when,who\na,b\n", "No column"),
+        ("1,2,3\n4,5,6\n", "3 columns without names"),
+        ("1\nnever\n", "the time 'never'"),
+        ("7\n7\n", "the same time"),
+        ("timestamp,count\n1,3\n", "one count alone"),
+        ('{"MetricDataResults": 3}', "not the JSON of get-metric-data"),
+        ('{"MetricDataResults": [{"Timestamps": [], "Values": []}]}', "no data points"),
+    ],
+)
+def test_traces_that_cannot_be_read_say_why(text: str, part: str, tmp_path: Path) -> None:
+    with pytest.raises(DogBreedError, match="(?s)" + part.replace("(", r"\(")):
+        traffic.read(written(tmp_path, text), 0)
+
+
+@pytest.mark.parametrize("shape", traffic.SHAPES)
+def test_generated_traffic_has_the_rates_that_were_asked_for(shape: traffic.Shape) -> None:
+    trace = traffic.generate(8, 20, shape, traffic.HOURS[shape], 3)
+    assert (np.diff(trace.at) >= 0).all()
+    assert trace.at[-1] < trace.end_s
+    assert len(traffic.generate(8, 20, shape, traffic.HOURS[shape], 3).at) == len(trace.at)
+    if shape in ("daily", "weekly"):
+        assert trace.mean_rps == pytest.approx(8, rel=0.03)
+    if shape != "steady":
+        assert trace.peak_rps() == pytest.approx(20, rel=0.15)
+
+
+def test_the_busiest_part_of_a_trace_is_found() -> None:
+    trace = burst()
+    part = trace.busiest(600)
+    assert part.end_s == 600
+    assert part.mean_rps == pytest.approx(45, rel=0.06)
+    assert random.Random(0).choice(part.at.tolist()) >= 0
+
+
+def test_every_hosting_type_has_a_dated_price() -> None:
+    for name in prices.hosting_types():
+        row = prices.hosting(name)
+        assert row is not None
+        assert 0.01 < row.usd < 100
+        assert row.as_of.startswith("20")
