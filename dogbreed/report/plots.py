@@ -65,7 +65,7 @@ def curves(
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=3, columnspacing=1.4, handlelength=1.8)
 
     described = [f"{label}: {values[np.isfinite(values)][-1]:.4g} at the end" for label, values in lines.items()]
-    return _svg(draw, 400, 270, name, title, f"{epochs.size} epochs; " + "; ".join(described))
+    return svg(draw, 400, 270, name, title, f"{epochs.size} epochs; " + "; ".join(described))
 
 
 def reliability_diagram(bins: Reliability, name: str) -> Markup:
@@ -99,7 +99,7 @@ def reliability_diagram(bins: Reliability, name: str) -> Markup:
         for low, count, right in zip(bins.edges[:-1], bins.count, bins.accuracy, strict=True)
         if count
     ]
-    return _svg(draw, 400, 385, name, "Reliability diagram", "; ".join(rows))
+    return svg(draw, 400, 385, name, "Reliability diagram", "; ".join(rows))
 
 
 def confusion_matrix(cells: Cells, labels: Sequence[str], name: str) -> Markup:
@@ -141,7 +141,7 @@ def confusion_matrix(cells: Cells, labels: Sequence[str], name: str) -> Markup:
     description = f"{classes} breeds; {right} of {int(cells.count.sum())} photos are on the diagonal (correct)"
     scale = matrix_px / max(classes, 1)
     tooltips = _tooltips(cells, labels, f"translate({margin:.2f} 10) scale({scale:.5f})")
-    return _svg(draw, width, height, name, "Confusion matrix", description, tooltips)
+    return svg(draw, width, height, name, "Confusion matrix", description, tooltips)
 
 
 def _matrix_picture(cells: Cells, side: int, block: int, *, faint: bool) -> Any:
@@ -184,7 +184,7 @@ def _shorten(label: str, length: int = 30) -> str:
     return label if len(label) <= length else label[: length - 1] + "…"
 
 
-def _svg(
+def svg(
     draw: Callable[["Figure"], None],
     width_px: float,
     height_px: float,
@@ -193,7 +193,10 @@ def _svg(
     description: str,
     more: str = "",
 ) -> Markup:
-    """Return the figure that `draw` fills as an <svg> element, scaled by the page. more: SVG to overlay, in pixels."""
+    """Return the figure that `draw` fills as an <svg> element, scaled by the page.
+
+    name: unique in the page. title, description: for those who hear the page. more: SVG to overlay, in pixels.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -134,6 +134,10 @@ class _Instances:
             return _VCPUS
         return _MOST if len(self.serving) == self.about.most else _START
 
+    @property
+    def full(self) -> bool:
+        return self.total_busy >= self.about.vcpus * len(self.serving)
+
     def least_outstanding(self) -> int:
         serving = self.serving
         if len(serving) == 1:
@@ -272,7 +276,8 @@ class _Run:
             self._to_endpoint(now, request)
             return
         if self.in_use >= function.slots:
-            self._refuse(now, request, _SLOTS)
+            fleet = self.instances  # where its vCPUs are what keeps the slots in use, they are the limit
+            self._refuse(now, request, fleet.cause if fleet is not None and fleet.full else _SLOTS)
             return
         self.in_use += 1
         self.since[request] = now

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.capacity import traffic
 from launchers.capacity.advice import Advice, Assumptions, Objective, Verdict, advise, endpoint, judge, with_front
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(_shown(chosen, trace, assumed, advice))
         if args.html:
-            print(f"\npage        {args.html}")
+            print("\n".join(_field("Page", shown_path(args.html))))
     return 0
 
 

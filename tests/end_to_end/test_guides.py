@@ -67,6 +67,9 @@ HERE = {
     "python -m dogbreed.benchmark --help": "",
     "python -m dogbreed.serving --help": "",
     "python -m launchers images": "",
+    "python -m launchers capacity --rps 12 --peak 45": "--hours 1",
+    "python -m launchers capacity --rps 12 --peak 45 --shape burst --instances 1-3 --policy report --slots 3 "
+    "--service-ms 60": "",
 }
 SPOT = "python train.py launcher=sagemaker_spot"
 REHEARSED = {

@@ -379,3 +379,27 @@ def test_every_hosting_type_has_a_dated_price() -> None:
         assert row is not None
         assert 0.01 < row.usd < 100
         assert row.as_of.startswith("20")
+
+
+def test_the_page_says_what_the_terminal_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--rps",
+        "4",
+        "--peak",
+        "20",
+        "--shape",
+        "burst",
+        "--hours",
+        "0.3",
+        "--instances",
+        "1-2",
+        "--p99-ms",
+        "400",
+    ]
+    facts = asked(capsys, *words, "--html", str(tmp_path / "page.html"))
+    text = (tmp_path / "page.html").read_text()
+    assert facts["setting"] in text
+    assert f"{facts['p99_ms']:,.0f} ms" in text
+    assert all(one["setting"] in text for one in facts["pareto"])
+    assert text.count("<svg") == 2
+    assert "http" not in text.replace("http://www.w3.org", "")

@@ -1,0 +1,97 @@
+"""Write what a capacity plan found as one HTML page that needs no network."""
+
+import math
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dogbreed.run_folder import write_text
+from launchers.capacity.advice import Advice, Assumptions, Verdict
+from launchers.capacity.dollars import break_even_rps
+from launchers.capacity.traffic import Trace
+from launchers.cost import prices
+from launchers.formatting import usd
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_POINTS = 288  # of a line: every five minutes of a day
+
+
+def write(path: Path, chosen: Verdict, trace: Trace, assumed: Assumptions, advice: Advice | None) -> None:
+    """Write the page. advice: what `chosen` was compared with; None if it was judged alone."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    template = environment.from_string((files("launchers.capacity") / "page.html.jinja").read_text())
+    rate = break_even_rps(assumed.mean_s, assumed.mean_s + assumed.overhead_s, assumed.instance_type)
+    content = template.render(
+        css=Markup((files("dogbreed.report") / "page.css").read_text()),
+        chosen=chosen,
+        requests=chosen.outcome.requests,
+        hours=trace.end_s / 3600,
+        mean=trace.mean_rps,
+        peak=trace.peak_rps(),
+        notes=trace.notes,
+        plots=_plots(chosen, trace),
+        tried=advice.tried if advice else (),
+        best=advice.best if advice else None,
+        as_of=prices.lambda_prices().as_of,
+        break_even=f"{rate:.3g}" if math.isfinite(rate) else "",
+        instance_type=assumed.instance_type,
+        dollars=usd,
+        ms=lambda seconds: f"{seconds * 1000:,.0f}" if math.isfinite(seconds) else "-",
+    )
+    write_text(path, content)
+
+
+def _plots(chosen: Verdict, trace: Trace) -> list[tuple[str, str, Any]]:
+    plots = [("Requests", "Requests per second over time.", _requests(trace))]
+    if chosen.setting.endpoint is not None:
+        plots.append(("Instances", "Those in service.", _instances(chosen, trace)))
+    return plots
+
+
+def _requests(trace: Trace) -> Any:
+    import numpy as np
+
+    from dogbreed.report.plots import VALID, svg
+
+    width = trace.end_s / min(_POINTS, max(1, len(trace.at) // 10))
+    counts = np.bincount((trace.at / width).astype(int), minlength=math.ceil(trace.end_s / width))
+    unit, name = _unit(trace.end_s)
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.add_axes((0.09, 0.2, 0.89, 0.74))
+        axes.plot(np.arange(len(counts)) * width / unit, counts / width, color=VALID, lw=1.4)
+        axes.set(xlim=(0, trace.end_s / unit), ylim=(0, None), xlabel=name, ylabel="requests/s")
+
+    described = f"{trace.mean_rps:.3g} on average, {trace.peak_rps():.3g} in the busiest minute"
+    return svg(draw, 620, 200, "requests", "Requests per second", described)
+
+
+def _instances(chosen: Verdict, trace: Trace) -> Any:
+    from dogbreed.report.plots import TRAIN, svg
+
+    changes = chosen.outcome.instances
+    unit, name = _unit(trace.end_s)
+    times = [at / unit for at, _ in changes] + [trace.end_s / unit]
+    numbers = [count for _, count in changes] + [changes[-1][1]]
+
+    def draw(figure: "Figure") -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        axes = figure.add_axes((0.09, 0.24, 0.89, 0.7))
+        axes.step(times, numbers, where="post", color=TRAIN, lw=1.8)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set(xlim=(0, trace.end_s / unit), ylim=(0, max(numbers) + 0.4), xlabel=name, ylabel="instances")
+
+    return svg(draw, 620, 160, "instances", "Instances in service", f"from {min(numbers)} to {max(numbers)}")
+
+
+def _unit(end_s: float) -> tuple[float, str]:
+    """Return the seconds of a unit of time that suits a trace of this length, and its name."""
+    if end_s > 3 * 86_400:
+        return 86_400.0, "days"
+    return (3600.0, "hours") if end_s > 7200 else (60.0, "minutes")
