@@ -1,36 +1,31 @@
 """Load photos as batches: the DataModule for any folder of photos in class folders."""
 
-import atexit
 import logging
 import math
-import multiprocessing
-import signal
-import time
 from collections.abc import Iterator, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
-import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from dogbreed.copies import Copies
+from dogbreed.copies import find as find_copies
 from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, DataError, raise_findings
-from dogbreed.hardware import available_cpus, available_memory_bytes
-from dogbreed.interruption import HANG_UP
+from dogbreed.hardware import available_cpus
+from dogbreed.loading import Batch, PhotoLoader
 from dogbreed.photos import Photo, PhotoSet, scan
 from dogbreed.preprocess import Interpolation, Preprocess
 from dogbreed.transforms import Augment, relight
 
 log = logging.getLogger("dogbreed")
 
-Batch = tuple[Tensor, ...]  # uint8 [N, 3, H, W] in channels_last strides, labels int64 [N], maybe light float32 [N, 3]
 Sample = tuple[NDArray[np.uint8], int] | tuple[NDArray[np.uint8], int, NDArray[np.float32]] | DataError
-KEPT_SHARE = 1 / 8  # of available memory: the limit for a decoded evaluation set
+LEFT_OUT = 1 / 10  # of the training photos: an epoch that would leave out more takes smaller steps
 GRID_PX = 32  # networks halve their input five times, so sizes are multiples of this
 
 
@@ -48,7 +43,8 @@ class DogBreedData(LightningDataModule):
     processes together, which a resumed run keeps, however many processes it has.
     image_px, crop_pct, interpolation: the network's (DogBreedClassifier.preprocess). augment: None for none.
     workers: processes that decode; None for one per CPU, at most 8. max_bad_fraction: the largest share of unreadable
-    files that may be skipped. valid_fraction, test_fraction: used if this class splits the photos.
+    files that may be skipped. max_conflicts: the largest share of photos that may be in two classes. valid_fraction,
+    test_fraction: used for splits that `root` lacks; with a test_fraction of 0 such a test split stays empty.
     start_px: side of the training images in the first epoch, which grows to image_px (progressive resizing, see
     `epoch_px`); None for image_px throughout. grow_epochs: the number of epochs in the schedule.
 
@@ -72,6 +68,7 @@ class DogBreedData(LightningDataModule):
         augment: Augment | None = None,
         workers: int | None = None,
         max_bad_fraction: float = 0.05,
+        max_conflicts: float = 0.01,
         valid_fraction: float = 0.1,
         test_fraction: float = 0.1,
         start_px: int | None = None,
@@ -84,11 +81,13 @@ class DogBreedData(LightningDataModule):
         self.preprocess = Preprocess(image_px, crop_pct, interpolation)
         self.augment = augment
         self.workers = min(available_cpus(), 8) if workers is None else workers
-        self.max_bad_fraction = max_bad_fraction
+        self.max_bad_fraction, self.max_conflicts = max_bad_fraction, max_conflicts
         self.valid_fraction, self.test_fraction = valid_fraction, test_fraction
         self.start_px, self.grow_epochs = start_px, grow_epochs
-        self.global_batch = batch_size * ranks.here().world_size
+        self.like = ""  # the digest of the photos of the run that is resumed
+        self._global_batch: int | None = None  # of the run that is resumed
         self._photos: PhotoSet | None = None
+        self._copies: Copies | None = None
         self._evaluation_loaders: dict[str, PhotoLoader] = {}
 
     def prepare_data(self) -> None:
@@ -104,12 +103,25 @@ class DogBreedData(LightningDataModule):
                 test_fraction=self.test_fraction,
                 seed=self.seed,
                 max_bad_fraction=self.max_bad_fraction,
+                like=self.like,
             )
         return self._photos
 
     def setup(self, stage: str | None = None) -> None:
         raise_findings(ConfigError, self._wrong_settings())
-        raise_findings(DataError, [*self.scan().findings, *self._too_few()])
+        raise_findings(DataError, [*self.scan().findings, *self._too_few(), *self.conflicts(self.copies)])
+
+    @property
+    def copies(self) -> Copies:
+        """The photos whose files are in two splits or two classes."""
+        if self._copies is None:
+            self._copies = find_copies(self.scan())
+        return self._copies
+
+    def conflicts(self, found: Copies) -> list[str]:
+        """Return a finding if more than `max_conflicts` of the photos are in two classes; a resumed run keeps them."""
+        resumes = bool(self.like) and self.like == self.scan().digest
+        return [] if resumes else found.conflict_findings(self.scan(), self.max_conflicts)
 
     def _wrong_settings(self) -> list[str]:
         findings = []
@@ -123,12 +135,41 @@ class DogBreedData(LightningDataModule):
         return findings
 
     def _too_few(self) -> list[str]:
-        """Check that each process gets a photo of each split and of each step."""
+        """Check that each process gets a photo of each split and of each step; only a test split may be empty."""
         world = ranks.here().world_size
-        fewest = min(len(photos) for photos in self.scan().splits.values()) if not self.scan().findings else world
+        if self.scan().findings:
+            return []
+        splits = self.scan().splits
+        fewest = min(len(photos) for split, photos in splits.items() if photos or split != "test")
         if min(fewest, self.global_batch) >= world:
             return []
         return [f"A split has {fewest} photos for {world} processes.\nTry: fewer processes, or more photos"]
+
+    @property
+    def global_batch(self) -> int:
+        """The photos of a step, of all processes: batch_size of each, or fewer (see `even_batch`)."""
+        if self._global_batch is not None:
+            return self._global_batch
+        asked, size = self.batch_size * ranks.here().world_size, len(self.scan().splits["train"])
+        even = even_batch(size, asked)
+        return even if even >= ranks.here().world_size else asked
+
+    @global_batch.setter
+    def global_batch(self, photos: int) -> None:
+        self._global_batch = photos
+
+    def describe_steps(self) -> str:
+        """Say in a line if steps are smaller than asked for, or if epochs leave out many photos; "" otherwise."""
+        asked, size = self.batch_size * ranks.here().world_size, len(self.photos.splits["train"])
+        batch = min(self.global_batch, size)
+        if batch != min(asked, size):
+            return (
+                f"Steps of {batch:,} photos instead of {asked:,}, which would leave out {size % asked:,} of the "
+                f"{size:,} training photos in each epoch"
+            )
+        if batch and size % batch > LEFT_OUT * size:
+            return f"Each epoch leaves out {size % batch:,} of the {size:,} training photos, others each time"
+        return ""
 
     @property
     def photos(self) -> PhotoSet:
@@ -160,7 +201,12 @@ class DogBreedData(LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"digest": self.photos.digest, "global_batch": self.global_batch}  # a resumed run checks and keeps them
+        # a resumed run checks and keeps them
+        return {
+            "digest": self.photos.digest,
+            "global_batch": self.global_batch,
+            "processes": ranks.here().world_size,
+        }
 
     def _evaluation_loader(self, split: str) -> "PhotoLoader":
         if split not in self._evaluation_loaders:
@@ -179,6 +225,17 @@ class DogBreedData(LightningDataModule):
         grows = split == "train" and self.start_px is not None
         grow = (self.start_px or 0, self.grow_epochs or 1) if grows else None
         return PhotoDataset(photos.root, photos.splits[split], self.preprocess, augment, self.seed, grow)
+
+
+def even_batch(size: int, batch: int) -> int:
+    """Return `batch`, or fewer photos if its incomplete last step would leave out over LEFT_OUT of `size` photos.
+
+    All steps stay equally large, so that each photo counts the same: 127 photos in batches of 64 are two steps of 63.
+    """
+    if batch < 1 or batch >= size or size % batch <= LEFT_OUT * size:
+        return batch
+    even = size // math.ceil(size / batch)
+    return even if size % even < size % batch else batch
 
 
 def epoch_px(epoch: int, *, start_px: int, image_px: int, epochs: int) -> int:
@@ -284,66 +341,6 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             yield [(self.sampler.epoch, int(index)) for index in share]
 
 
-class PhotoLoader(DataLoader[Batch]):
-    """Loads batches of photos, decoded in worker processes. Raises DataError for a photo that can no longer be read.
-
-    dataset: returns, for each key in the lists that `batches` yields, a tuple of an image, uint8 [H, W, 3], and further
-    numbers or arrays; a DataError in place of the tuple is raised here. Batches hold them stacked, the images as
-    [N, 3, H, W].
-    keep: keep the batches of the first complete pass if all fit in KEPT_SHARE of available memory, and repeat them:
-    later passes decode nothing, ignore changed files, and need no workers, which end. Only for keys and images that
-    stay the same.
-
-    waited_s: how long the caller has waited for batches so far, over all passes, in seconds.
-    """
-
-    def __init__(self, dataset: Dataset[Any], workers: int, batches: Any, *, keep: bool = False) -> None:
-        self.waited_s = 0.0
-        self._keep, self._kept = keep, list[Batch]()
-        super().__init__(
-            cast("Dataset[Batch]", dataset),
-            batch_sampler=batches,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=_collate,
-            worker_init_fn=quiet_worker,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # the loader must not advance the global random number generator
-        )
-
-    def __iter__(self) -> Any:
-        return self._batches()
-
-    def _batches(self) -> Iterator[Batch]:
-        if self._kept:
-            yield from self._kept
-            return
-        batches = self._decoded_batches()
-        if not self._keep:
-            yield from batches
-            return
-        seen: list[Batch] | None = []
-        for batch in batches:
-            if seen == [] and _bytes(batch) * len(self) > KEPT_SHARE * available_memory_bytes():
-                seen = None
-            if seen is not None:
-                # workers send batches through /dev/shm, which is small in a container
-                seen.append(tuple(part.clone() if part.untyped_storage().is_shared() else part for part in batch))
-            yield batch
-        if seen:
-            self._kept = seen
-            self._iterator = None  # ends the workers
-
-    def _decoded_batches(self) -> Iterator[Batch]:
-        begun = time.perf_counter()
-        for batch in super().__iter__():
-            self.waited_s += time.perf_counter() - begun
-            if isinstance(batch, DataError):
-                raise DataError(f"A photo that existed before training can no longer be read.\n{batch}")
-            yield batch
-            begun = time.perf_counter()
-
-
 class TrainLoader(PhotoLoader):
     """Loads shuffled batches, and resumes in the middle of an epoch (Lightning's state_dict protocol for loaders)."""
 
@@ -365,35 +362,3 @@ class TrainLoader(PhotoLoader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._to_skip = self._delivered = state["batches"]
-
-
-def _collate(samples: Sequence[tuple[Any, ...] | DataError]) -> Batch | DataError:
-    read = []
-    for sample in samples:
-        if isinstance(sample, DataError):
-            return sample
-        read.append(sample)
-    pictures, *rest = (torch.from_numpy(np.stack(column)) for column in zip(*read, strict=True))
-    return pictures.permute(0, 3, 1, 2), *rest
-
-
-def _bytes(batch: Batch) -> int:
-    return sum(part.nbytes for part in batch)
-
-
-def quiet_worker(worker_id: int) -> None:
-    """Ignore signals for the whole process group (Ctrl-C, a closed terminal) in a worker: the main process saves.
-
-    A second SIGTERM ends the worker, so that it can be stopped even if its parent is stuck.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if HANG_UP is not None:
-        signal.signal(HANG_UP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
-
-
-@atexit.register  # runs before multiprocessing's handler, which sends one SIGTERM and waits forever
-def _end_workers() -> None:
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()

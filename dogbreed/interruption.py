@@ -13,6 +13,15 @@ from dogbreed.errors import Interrupted
 HANG_UP: int | None = getattr(signal, "SIGHUP", None)  # the terminal or its ssh connection ends; Windows has none
 _TERMINALS = [number for number in (0, 1, 2) if os.isatty(number)]
 _early: list[int] = []
+_entered: list["Interruption"] = []
+
+
+def pending() -> "Interruption | None":
+    """Return the context that has received a signal and defers it; None if there is none.
+
+    A wait that may take long asks here, because the caller that would check next comes after it.
+    """
+    return next((context for context in _entered if context.signum is not None), None)
 
 
 def signals() -> list[signal.Signals]:
@@ -59,6 +68,7 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         self._before = self.listen()
+        _entered.append(self)
         if _early:
             self.signum = _early.pop()
             _early.clear()
@@ -81,6 +91,8 @@ class Interruption:
             self.stop("at once")  # a library caught our exception and raised its own
 
     def _give_back(self) -> None:
+        if self in _entered:
+            _entered.remove(self)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

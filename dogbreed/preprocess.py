@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError, features
 
 from dogbreed.errors import DataError
 
@@ -177,8 +177,9 @@ def decode(picture: PictureSource) -> Image.Image:
 
     Takes a path, bytes or a Pillow image. Converts grey, palette, CMYK and 16-bit pictures, puts transparent ones on
     white, applies the EXIF rotation, and takes the first frame of an animation.
-    Raises DataError if it is empty, truncated, not a photo, of another format than FORMATS, above MAX_PIXELS or above
-    MAX_BYTES. Does not detect damage that still decodes: a JPEG with a few wrong bits gives a picture with stripes.
+    Reads AVIF and HEIC where Pillow can, HEIC with the package pillow-heif.
+    Raises DataError if it is empty, truncated, not a photo, of another format, above MAX_PIXELS or above MAX_BYTES.
+    Does not detect damage that still decodes: a JPEG with a few wrong bits gives a picture with stripes.
     """
     with _data_errors(picture), _quiet(), _open(picture) as (image, _):
         image.load()
@@ -251,9 +252,39 @@ def _open(picture: PictureSource) -> Iterator[tuple[Image.Image, bytes | None]]:
     content = picture if isinstance(picture, bytes) else read_picture(picture)
     if not content:
         raise DataError("the file is empty (0 bytes)")
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(content), formats=_formats(content)) as image:
         _check_size(image)
         yield image, content
+
+
+_AVIF, _HEIC = {b"avif", b"avis"}, {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+
+
+def _formats(content: bytes) -> tuple[str, ...]:
+    """Return the formats to open a file with. Raises DataError for a HEIC or AVIF photo that needs more.
+
+    Both begin with a box "ftyp", which lists their brands (ISO/IEC 14496-12, 4.3).
+    """
+    if content[4:8] != b"ftyp":
+        return FORMATS
+    end = min(int.from_bytes(content[:4]), 128)
+    brands = {content[8:12], *(content[n : n + 4] for n in range(16, end, 4))}
+    if brands & _AVIF:
+        if not features.check("avif"):
+            raise DataError(
+                "an AVIF photo, which this Pillow cannot read: pip install -U pillow, or convert it to JPEG"
+            )
+        return (*FORMATS, "AVIF")
+    if brands & _HEIC:
+        try:
+            import pillow_heif  # an optional package, loaded for the first photo that needs it
+        except ImportError:
+            raise DataError(
+                "a HEIC photo, which Pillow cannot read alone: pip install 'dogbreed[heif]', or convert it to JPEG"
+            ) from None
+        pillow_heif.register_heif_opener(thumbnails=False)
+        return (*FORMATS, "HEIF")
+    raise DataError("a video, not a photo")
 
 
 def _read_jpeg(content: bytes, width: int, height: int) -> NDArray[np.uint8] | None:

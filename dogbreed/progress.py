@@ -150,6 +150,11 @@ def _duration(seconds: float) -> str:
 _RESULTS: Mapping[str, tuple[str, Callable[[float], str], str]] = {  # key: name, how to print it, what it is
     "val/acc": ("val/acc", "{:.4f}".format, "share of the validation photos named right"),
     "test/acc": ("test/acc", "{:.4f}".format, "share of the test photos named right"),
+    "test/acc_without_copies": (
+        "test/own",
+        "{:.4f}".format,
+        "the same, without test photos that are in train or valid",
+    ),
     "test/top5": ("test/top5", "{:.4f}".format, "right breed among the first five guesses"),
     "test/f1": ("test/f1", "{:.4f}".format, "macro F1: every breed counts the same"),
     "test/ece": ("test/ece", "{:.4f}".format, "calibration error: how far off its probabilities are"),

@@ -58,6 +58,11 @@ class RunFolder:
         return self.path / "skipped.csv"
 
     @property
+    def copies(self) -> Path:
+        """Photos that are in two splits or two classes."""
+        return self.path / "copies.csv"
+
+    @property
     def report(self) -> Path:
         """One self-contained page."""
         return self.path / "report.html"

@@ -26,7 +26,8 @@ from launchers.runs.launched import launched
 from launchers.typed import readable
 
 MAY_CHANGE = frozenset(  # settings that say where and how to train, not what; weights come with the checkpoint
-    {"data.root", "data.workers", "data.max_bad_fraction", "model.weights", "model.compile", "features.max_gb"}
+    {"data.root", "data.workers", "data.max_bad_fraction", "data.max_conflicts"}
+    | {"model.weights", "model.compile", "features.max_gb"}
 )
 
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import BatchSampler, Dataset
 
-from dogbreed.data import DogBreedData, PhotoLoader
+from dogbreed.data import DogBreedData
+from dogbreed.loading import PhotoLoader
 from dogbreed.photos import Photo
 
 

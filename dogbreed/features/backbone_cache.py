@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dogbreed import backbones
+from dogbreed.cache import cache_folder
 from dogbreed.errors import StorageError
-from dogbreed.photos import cache_folder
 from dogbreed.run_folder import write_json
 
 CODE = 1  # increase when a change of this library's code changes a photo's features or the weights that are loaded

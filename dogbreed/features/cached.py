@@ -14,7 +14,7 @@ from dogbreed import backbones
 from dogbreed.data import DogBreedData
 from dogbreed.distributed import collectives
 from dogbreed.errors import CacheError, ConfigError, StorageError
-from dogbreed.features import backbone_cache, engine
+from dogbreed.features import backbone_cache, compared, engine
 from dogbreed.features.backbone_cache import KnownBackbone
 from dogbreed.features.extraction import Extraction, FrozenNetwork
 from dogbreed.features.loaders import CachedFeatures
@@ -22,7 +22,7 @@ from dogbreed.features.rows import FeatureKey, Part, parts_of
 from dogbreed.features.settings import Settings
 from dogbreed.features.store import FeatureStore, stores_folder
 from dogbreed.model import DogBreedClassifier
-from dogbreed.photos import SPLITS
+from dogbreed.scanning.layout import SPLITS
 
 log = logging.getLogger("dogbreed")
 
@@ -66,7 +66,8 @@ def prepare(
         key = FeatureKey(model.hparams, weights, shape, engine.dtype(device, precision))
         _check_size(key, parts, settings)
         paths = {photo.digest: photo.path for split in splits for photo in data.photos.splits[split]}
-        extraction = Extraction(data.photos.root, paths, model.preprocess, None, data.workers, check)
+        printed = compared.store(model.hparams) if "train" in splits else None
+        extraction = Extraction(data.photos.root, paths, model.preprocess, None, data.workers, check, printed)
         compute = functools.partial(_compute, extraction, network, key, parts, device, insist=settings.mode == "cached")
         name = engine.name(device, precision, compiled=model.hparams["compile"])
         try:
@@ -125,7 +126,8 @@ def _compute(
     _check_disk(parts, stores)
     make = functools.cache(lambda: engine.make(engine_name, network, extraction.preprocess.image_px, device))
     for part, store in zip(parts, stores, strict=True):
-        replace(extraction, augment=part.augment).compute(part.rows, store, make)
+        printed = extraction.prints if part.augment is None else None
+        replace(extraction, augment=part.augment, prints=printed).compute(part.rows, store, make)
     return stores
 
 

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
-from dogbreed.data import PhotoLoader
 from dogbreed.distributed import collectives, ranks
 from dogbreed.errors import DataError
+from dogbreed.features import prints
 from dogbreed.features.engine import Engine, EngineError
 from dogbreed.features.store import Claim, FeatureStore, RowKey
+from dogbreed.loading import PhotoLoader
 from dogbreed.preprocess import Preprocess, read_picture
 from dogbreed.transforms import Augment, relight
 
@@ -58,7 +59,8 @@ class FrozenNetwork(nn.Module):
 @dataclass(frozen=True)
 class Extraction:
     """Computes views of photos. photos: the path below `root`, by content digest. augment: None for view 0.
-    check: raises if the process was asked to stop; a library may have swallowed the signal's exception.
+    check: raises if the process was asked to stop; a library may have swallowed the signal's exception. prints: where
+    the print of each photo goes that is decoded for view 0; None if nobody compares them.
 
     View 0 is the center crop, as in evaluation. The others are functions of (content, view number) alone, so that they
     are the same in every run, whatever its seed and its other photos.
@@ -70,6 +72,7 @@ class Extraction:
     augment: Augment | None
     workers: int
     check: Callable[[], None]
+    prints: FeatureStore | None = None
 
     def compute(self, rows: Sequence[RowKey], store: FeatureStore, engine: Callable[[], Engine]) -> None:
         """Fill `store` with all of `rows`; wait for rows that other processes are already computing.
@@ -92,6 +95,8 @@ class Extraction:
         if failed := collectives.any_of(failed):  # all processes switch to another engine, or none
             raise EngineError(failed)
         _exchange(wanted, store, self.check)
+        if self.prints is not None:
+            _exchange(wanted, self.prints, self.check, gaps=True)
 
     def _compute(self, rows: Sequence[RowKey], store: FeatureStore, engine: Callable[[], Engine]) -> None:
         missing = store.missing(rows)
@@ -135,14 +140,17 @@ class Extraction:
                 claims.append(claim)
                 yield from (place[row] for row in claim.rows)
 
-        views = _Views(self.root, self.photos, self.preprocess, self.augment, missing)
+        views = _Views(self.root, self.photos, self.preprocess, self.augment, missing, prints=self.prints is not None)
         batches = BatchSampler(cast("Sampler[int]", keys()), engine.batch_size, drop_last=False)
         loader = PhotoLoader(views, self.workers, batches)
         part: list[NDArray[np.generic]] = []  # of the first claim
+        printed: deque[NDArray[np.generic]] = deque()  # of the rows that are not written yet
         try:
             for batch in loader:
-                images, *light = batch
-                rows = engine(relight(images, *light) if light else images)
+                images, *more = batch
+                if self.prints is not None:
+                    printed.extend(more.pop().numpy())
+                rows = engine(relight(images, *more) if more else images)
                 yield len(rows)
                 while len(rows):
                     lacking = len(claims[0].rows) - sum(map(len, part))
@@ -150,15 +158,26 @@ class Extraction:
                     rows = rows[lacking:]
                     if len(part[-1]) == lacking:
                         claims[0].write(np.concatenate(part))
-                        claims.popleft()
+                        done = claims.popleft()
                         part = []
+                        if self.prints is not None:
+                            _keep(self.prints, {row: printed.popleft() for row in done.rows})
         finally:
             for claim in claims:
                 claim.release()
 
 
-def _exchange(rows: Sequence[RowKey], store: FeatureStore, check: Callable[[], None]) -> None:
-    """Exchange the computed `rows` between machines; the shares are consecutive slices, as in `compute`."""
+def _keep(store: FeatureStore, rows: Mapping[RowKey, NDArray[np.generic]]) -> None:
+    """Write the rows that the store lacks and that no other process writes."""
+    for claim in store.claim(list(rows)):
+        claim.write(np.stack([rows[row] for row in claim.rows]))
+
+
+def _exchange(rows: Sequence[RowKey], store: FeatureStore, check: Callable[[], None], *, gaps: bool = False) -> None:
+    """Exchange the computed `rows` between machines; the shares are consecutive slices, as in `compute`.
+
+    gaps: whether a machine may lack rows of its share. It sends zeros for them, which no machine writes.
+    """
     here = ranks.here()
     if here.nodes == 1:
         return
@@ -168,19 +187,31 @@ def _exchange(rows: Sequence[RowKey], store: FeatureStore, check: Callable[[], N
         for first in range(begin, end, store.recipe.shard_rows):
             part = rows[first : min(first + store.recipe.shard_rows, end)]
             sends = here.local_rank == 0 and here.rank == node * each
-            found = store.read(part).take(np.arange(len(part))) if sends else None
+            found = _read(part, store, gaps=gaps) if sends else None
             shape = (len(part), *store.recipe.shape)
             sent = collectives.broadcast_rows(found, node, shape, store.recipe.array_dtype)
             if sent is not None:
-                place = {row: n for n, row in enumerate(part)}
+                place = {row: n for n, row in enumerate(part) if not gaps or sent[n].any()}
+                part = list(place)
                 for claim in store.claim(part):
                     claim.write(sent[[place[row] for row in claim.rows]])
             check()
     collectives.barrier()
 
 
+def _read(rows: Sequence[RowKey], store: FeatureStore, *, gaps: bool) -> NDArray[np.generic]:
+    missing = set(store.missing(rows)) if gaps else set()
+    have = np.array([row not in missing for row in rows], np.bool_)
+    found = np.zeros((len(rows), *store.recipe.shape), store.recipe.array_dtype)
+    found[have] = store.read([row for row in rows if row not in missing]).take(np.arange(have.sum()))
+    return found
+
+
 class _Views(Dataset[Any]):
-    """Yields (pixels [H, W, 3],) for each row, plus light [3] if the augmentation has it; errors as in PhotoDataset."""
+    """Yields (pixels [H, W, 3],) for each row, plus light [3] if the augmentation has it; errors as in PhotoDataset.
+
+    prints: add the photo's print to view 0.
+    """
 
     def __init__(
         self,
@@ -189,8 +220,11 @@ class _Views(Dataset[Any]):
         preprocess: Preprocess,
         augment: Augment | None,
         rows: Sequence[RowKey],
+        *,
+        prints: bool = False,
     ) -> None:
         self.root, self.photos, self.preprocess, self.augment, self.rows = root, photos, preprocess, augment, rows
+        self.prints = prints
 
     def __getitem__(self, place: int) -> Any:
         digest, view = self.rows[place]
@@ -200,7 +234,8 @@ class _Views(Dataset[Any]):
             if hashlib.blake2b(content, digest_size=16).hexdigest() != digest:
                 return DataError(f"{path} has changed since it was scanned.\nTry: run the same command again")
             if view == 0:
-                return (self.preprocess.pixels(content),)
+                crop = self.preprocess.pixels(content)
+                return (crop, prints.measure(crop)) if self.prints else (crop,)
             assert self.augment is not None
             pixels, light = self.augment.view(
                 content,

@@ -12,9 +12,9 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from dogbreed.cache import cache_folder
 from dogbreed.features.claims import mutex
 from dogbreed.features.shards import SHARD_NAME, write_file
-from dogbreed.photos import cache_folder
 
 log = logging.getLogger("dogbreed")
 

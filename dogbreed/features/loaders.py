@@ -16,7 +16,7 @@ from dogbreed.distributed import ranks
 from dogbreed.features.mapped import Features
 from dogbreed.features.store import FeatureStore
 from dogbreed.hardware import available_memory_bytes
-from dogbreed.photos import SPLITS
+from dogbreed.scanning.layout import SPLITS
 
 _IN_MEMORY_SHARE = 1 / 8  # of available memory: smaller features are read whole, larger ones stay memory-mapped
 _EVALUATED_BYTES = 4 * 2**20  # of features in one batch

@@ -31,6 +31,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from dogbreed.cache import cache_folder
 from dogbreed.errors import CacheError
 from dogbreed.features.claims import Claims
 from dogbreed.features.imported import bring
@@ -48,7 +49,6 @@ from dogbreed.features.shards import (
     write_shard,
     wrong_recipe,
 )
-from dogbreed.photos import cache_folder
 from dogbreed.run_folder import storage_error
 
 log = logging.getLogger("dogbreed")
@@ -310,7 +310,7 @@ class Claim:
 
 
 def stores_folder() -> Path:
-    """Return the folder of all stores: DOGBREED_FEATURES, or features/ in `dogbreed.photos.cache_folder()`."""
+    """Return the folder of all stores: DOGBREED_FEATURES, or features/ in `dogbreed.cache.cache_folder()`."""
     named = os.environ.get("DOGBREED_FEATURES")
     return Path(named).expanduser() if named else cache_folder() / "features"
 

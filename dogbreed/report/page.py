@@ -95,6 +95,8 @@ def render(run: Run, photos_root: Path) -> str:
         accuracy=accuracy,
         counted=right / photos if photos else NAN,
         interval=(float(low[0]), float(high[0])),
+        leaked=len(run.copies.leaked["test"]),
+        without_copies=as_float(run.metrics.get("test/acc_without_copies")),
         tiles=_tiles(run, photos, len(labels)),
         best=(best := best_epoch(run)),
         loss_curves=_curves(run, "loss", best),

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from omegaconf import OmegaConf
 
 from dogbreed import commands
+from dogbreed.copies import Copies
 from dogbreed.errors import DogBreedError, raise_findings
 from dogbreed.run_folder import RunFolder, lasting_files
 
@@ -59,6 +60,7 @@ class Run:
     history: dict[str, Floats]  # metrics.csv by column, each [epochs], ascending by "epoch"; NaN where a cell is empty
     predictions: Predictions
     skipped: list[tuple[str, str]]  # path, reason
+    copies: Copies
     files: list[StoredFile]
 
 
@@ -100,6 +102,7 @@ def read(folder: RunFolder) -> Run:
             index_predictions([], []),
         ),
         skipped=attempt(_read_skipped, folder.skipped, []),
+        copies=attempt(Copies.from_csv, folder.copies, Copies()),
         files=list(_stored_files(folder)),
     )
     raise_findings(ReportError, findings)

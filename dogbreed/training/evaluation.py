@@ -13,14 +13,17 @@ from torch import Tensor
 
 from dogbreed import calibration, checkpoints
 from dogbreed.best_epoch import best_row
-from dogbreed.data import DogBreedData, PhotoLoader
+from dogbreed.data import DogBreedData
 from dogbreed.distributed import collectives, ranks
 from dogbreed.features import cached
 from dogbreed.features.loaders import CachedFeatures, FeatureLoader
 from dogbreed.features.settings import settings_of
 from dogbreed.interruption import Interruption
+from dogbreed.loading import PhotoLoader
 from dogbreed.model import DogBreedClassifier, metrics
 from dogbreed.run_folder import RunFolder, read_json, write_json, write_text
+from dogbreed.scanning.names import printable
+from dogbreed.training import copies
 from dogbreed.training.inputs import device_and_precision, read_whole
 from dogbreed.training.trainer import make_trainer, only_useful_warnings, progress_bar
 
@@ -44,9 +47,14 @@ def test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
             check=stop.check,
         )
         source = features or data
-    log.info("Testing the best epoch (%s)", int(best["epoch"]) + 1)
+    tests = bool(data.photos.splits["test"])
+    log.info("%s the best epoch (%s)", "Testing" if tests else "Calibrating", int(best["epoch"]) + 1)
+    if not tests:
+        log.info("Nothing is tested: there are no test photos (data.test_fraction=0)")
     val_logits, val_labels = _logits(config, here, model, source.val_dataloader())
-    test_logits, test_labels = _logits(config, here, model, source.test_dataloader())
+    test_logits, test_labels = val_logits[:0], val_labels[:0]
+    if tests:
+        test_logits, test_labels = _logits(config, here, model, source.test_dataloader())
     temperature = calibration.fit_temperature(val_logits, val_labels)
     best["state_dict"]["temperature"] = torch.tensor(temperature)
     if ranks.here().first:
@@ -54,14 +62,32 @@ def test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
     test_probabilities = (test_logits / temperature).softmax(-1)
     results = {
         **_scores("val", val_logits / temperature, val_labels),
-        **_scores("test", test_logits / temperature, test_labels),
-        "test/ece_uncalibrated": _scores("test", test_logits, test_labels)["test/ece"],
+        **(_test_scores(test_logits, test_labels, temperature) if tests else {}),
+        **_without_copies(here, data, test_probabilities, test_labels),
         "temperature": temperature,
         "best_epoch": float(best["epoch"]) + 1,
         **_of_the_fit(here),
     }
     write_text(here.predictions, _predictions_csv(data, test_probabilities))
     write_json(here.metrics, results)
+
+
+def _test_scores(logits: Tensor, labels: Tensor, temperature: float) -> dict[str, float]:
+    return {
+        **_scores("test", logits / temperature, labels),
+        "test/ece_uncalibrated": _scores("test", logits, labels)["test/ece"],
+    }
+
+
+def _without_copies(here: RunFolder, data: DogBreedData, probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return how many test photos are in train or valid as well, and the accuracy on the others."""
+    leaked = copies.recorded(here, data).leaked["test"]
+    own = [n for n, photo in enumerate(data.photos.splits["test"]) if printable(photo.path) not in leaked]
+    if not leaked:
+        return {}
+    right = (probabilities.argmax(-1) == labels)[own].float()
+    accuracy = {"test/acc_without_copies": float(right.mean())} if own else {}
+    return {"test/copies": float(len(leaked)), **accuracy}
 
 
 def validated(config: Mapping[str, Any], here: RunFolder) -> dict[str, float]:

@@ -17,9 +17,9 @@ def memory_errors(config: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if "DataLoader worker" in str(error) and "killed" in str(error):
+        if "DataLoader worker" in str(error):  # killed, or exited unexpectedly
             raise ConfigError(
-                f"The system killed a data loader worker: {str(error).splitlines()[0]}\n"
+                f"A process that decodes photos ended: {str(error).splitlines()[0]}\n"
                 "Try: data.workers=0, a smaller data.batch_size in a new run, or in a container more shared memory "
                 "(docker run --shm-size=2g)"
             ) from error

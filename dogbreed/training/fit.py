@@ -23,6 +23,7 @@ from dogbreed.interruption import Interruption
 from dogbreed.memory import least_bytes
 from dogbreed.model import DogBreedClassifier
 from dogbreed.run_folder import RunFolder, write_json
+from dogbreed.training import copies
 from dogbreed.training.environment import describe_model, write_config, write_environment
 from dogbreed.training.history import History, Watch
 from dogbreed.training.inputs import device_and_precision, read_whole, write_frozen
@@ -43,12 +44,15 @@ def fit(
     resumed = Resumed.newest(here)
     model, features = _model_and_features(config, here, data, resumed, stop)
     _check_memory(model, _largest_share(data), features.shape if features else None, resumes=resumed is not None)
+    copies.record(here, data, model.hparams if features else None)
     write_config(config, here)  # only now: a failed resume must leave the folder unchanged
     _remove_results(here)
     history = History(here, watch)
     trainer = _trainer(config, here, history, stop)
     write_environment(config, here, data, trainer)
     _log_start(model, features, trainer, resumed)
+    if resumed is None and (steps := data.describe_steps()):
+        log.info("%s", steps)
     if resumed is None:
         here.frozen.unlink(missing_ok=True)  # left by an attempt with other settings
     if features and not model.released:

@@ -12,7 +12,8 @@ from dogbreed.data import DogBreedData
 from dogbreed.distributed import collectives
 from dogbreed.errors import CheckpointError, DataError, DogBreedError, raise_findings
 from dogbreed.model import DogBreedClassifier
-from dogbreed.run_folder import RunFolder, write_text
+from dogbreed.run_folder import RunFolder, read_json, write_text
+from dogbreed.training import copies
 from dogbreed.training.trainer import build, make_trainer
 
 log = logging.getLogger("dogbreed")
@@ -20,6 +21,8 @@ log = logging.getLogger("dogbreed")
 
 def read_photos(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
     data: DogBreedData = build(config["data"])
+    if here.environment.exists():
+        data.like = str(read_json(here.environment).get("photos_digest", ""))
     with collectives.leaders_first():
         try:
             data.prepare_data()
@@ -30,10 +33,13 @@ def read_photos(config: Mapping[str, Any], here: RunFolder) -> DogBreedData:
     if photos.skipped:
         write_text(here.skipped, photos.skipped_csv())
         log.warning("Skipped %s photos; the reasons are in %s", f"{len(photos.skipped):,}", here.skipped)
+    if data.copies.conflicts:
+        copies.write(here, data.copies)  # before `setup`, which may refuse them
     data.setup()
     collectives.check_alike("photos", data.photos.digest)
-    counts = ", ".join(f"{len(part):,} {split}" for split, part in photos.splits.items())
-    log.info("Data: %s photos of %s classes", counts, len(photos.classes))
+    log.info("Data: %s", photos.understood)
+    for note in photos.notes:
+        log.info("%s", note)
     return data
 
 

@@ -61,8 +61,8 @@ class Resumed:
         """Keep the number of photos per step, however many processes share them now."""
         state = next(self.contents[source] for source in _SOURCES if source in self.contents)
         before = int(state.get("global_batch", data.batch_size))
-        if before != data.global_batch:
-            then, now = before // data.batch_size, ranks.here().world_size
+        then, now = int(state.get("processes", before // data.batch_size)), ranks.here().world_size
+        if then != now:
             log.warning(
                 "Resuming a run of %d processes with %d: a step still has %d photos, about %d per process; dropout "
                 "draws new masks, and trainable BatchNorm sees other shares",

@@ -18,7 +18,8 @@ def is_trained(config: Mapping[str, Any], here: RunFolder) -> bool:
 
 
 def is_tested(here: RunFolder) -> bool:
-    return here.predictions.exists() and here.metrics.exists() and "test/acc" in read_json(here.metrics)
+    """Return whether the best epoch was calibrated, and tested if there are test photos."""
+    return here.predictions.exists() and here.metrics.exists() and "temperature" in read_json(here.metrics)
 
 
 def is_finished(config: Mapping[str, Any], here: RunFolder) -> bool:

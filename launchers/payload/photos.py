@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from dogbreed.cache import cache_folder
 from dogbreed.errors import DataError
 from dogbreed.run_folder import write_json
+from dogbreed.scanning.layout import SPLITS, Layout, understand
 
 SHARD_BYTES = 64_000_000  # a request for each photo would cost more time than its bytes
 MANIFEST = "manifest.json"
@@ -22,15 +24,13 @@ FEATURES_ABOUT = "about.json"  # in that folder: which photos the features belon
 
 _AT_ONCE = 8  # files that are read in parallel
 
-SPLITS = ("train", "valid", "test")  # as in dogbreed.photos, which loads NumPy and Pillow; a test holds them equal
-
 
 @dataclass(frozen=True)
 class SentFolder:
     """A data folder as it would be sent, scanned but not packed.
 
     digest: of all names and contents, so the same photos have the same digest anywhere. shards: bytes of photos in
-    each shard, in order. by_folder: number of files below each folder of the root.
+    each shard, in order. by_folder: number of files in each split, or below each folder of the root.
     """
 
     root: str
@@ -43,10 +43,13 @@ class SentFolder:
 
     def counts(self, data: Mapping[str, Any]) -> dict[str, int]:
         """Return the number of photos by split, before damaged ones are left out. data: the config node."""
-        if self.by_folder.keys() >= set(SPLITS):
-            return {split: self.by_folder[split] for split in SPLITS}
-        held_out = {split: round(self.files * float(data.get(f"{split}_fraction") or 0)) for split in SPLITS[1:]}
-        return {SPLITS[0]: max(0, self.files - sum(held_out.values())), **held_out}
+        divided = "train" in self.by_folder and self.by_folder.keys() <= set(SPLITS)
+        known = {split: self.by_folder[split] for split in SPLITS if divided and split in self.by_folder}
+        source = known.pop("train", self.files)
+        lacking = [split for split in SPLITS[1:] if split not in known]
+        held_out = {split: round(source * float(data.get(f"{split}_fraction") or 0)) for split in lacking}
+        counts = {"train": max(0, source - sum(held_out.values())), **known, **held_out}
+        return {split: counts[split] for split in SPLITS}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -75,8 +78,15 @@ def scan(root: Path, cache: Path | None = None) -> SentFolder:
     if not files:
         return SentFolder(str(root), "", 0, 0, (), (f"The data folder {root} is empty.",))
     shards = tuple(sum(file.size for file in shard) for shard in _shards(files))
-    by_folder = Counter(file.name.partition("/")[0] for file in files)
-    return SentFolder(str(root), _digest(files), len(files), sum(shards), shards, by_folder=dict(by_folder))
+    layout = understand(root)
+    by_folder = dict(Counter(_part(file.name, layout) for file in files))
+    return SentFolder(str(root), _digest(files), len(files), sum(shards), shards, layout.findings, by_folder)
+
+
+def _part(name: str, layout: Layout) -> str:
+    """Return the split that a file is in, or the first folder of its path."""
+    splits = layout.folders.items() if layout.splits else ()
+    return next((split for split, folder in splits if name.startswith(f"{folder}/")), name.partition("/")[0])
 
 
 def pack(folder: SentFolder, cache: Path, *, have: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
@@ -109,8 +119,6 @@ def pack(folder: SentFolder, cache: Path, *, have: Collection[str] = ()) -> Iter
 
 def digests_folder() -> Path:
     """Return the library's own folder for digests."""
-    from dogbreed.photos import cache_folder  # here, because it loads NumPy and Pillow
-
     return cache_folder() / "digests"
 
 

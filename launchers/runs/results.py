@@ -12,7 +12,7 @@ from launchers.base import Handle, LaunchError, RunResult
 
 _ARTIFACTS = (  # attributes of a RunFolder
     *("report", "model", "best", "last", "metrics", "history", "predictions"),
-    *("skipped", "config", "environment", "log"),
+    *("skipped", "copies", "config", "environment", "log"),
 )
 
 
@@ -36,7 +36,8 @@ def has_result(folder: RunFolder, *, tested: bool) -> bool:
         metrics = json.loads(folder.metrics.read_bytes())
     except (OSError, ValueError):
         return False
-    return not tested or ("test/acc" in metrics and folder.report.exists())
+    ended = "test/acc" in metrics or "temperature" in metrics  # the latter alone if there are no test photos
+    return not tested or (ended and folder.report.exists())
 
 
 def best_so_far(folder: Path) -> dict[str, float]:

@@ -1,8 +1,11 @@
 import math
 import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dogbreed import data as data_module
-from dogbreed.data import DogBreedData, EpochOrder, PhotoLoader, StepSampler, TrainLoader, epoch_px
-from dogbreed.errors import ConfigError, DataError
+from dogbreed import loading
+from dogbreed.data import LEFT_OUT, DogBreedData, EpochOrder, StepSampler, TrainLoader, epoch_px, even_batch
+from dogbreed.errors import ConfigError, DataError, Interrupted
+from dogbreed.interruption import Interruption
+from dogbreed.loading import PhotoLoader
 from dogbreed.preprocess import Preprocess
 from dogbreed.transforms import Augment, relight
+from tests.support.photos import make_photos
 
 
 def data(photos: Path, **settings: object) -> DogBreedData:
@@ -172,7 +178,7 @@ def test_an_evaluation_set_that_does_not_fit_is_decoded_again(
     photos: Path, decodes: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = 9 * 3 * 32 * 32
-    monkeypatch.setattr(data_module, "available_memory_bytes", lambda: 8 * images)  # and labels
+    monkeypatch.setattr(loading, "available_memory_bytes", lambda: 8 * images)  # and labels
     loader = data(photos).val_dataloader()
     assert equal(list(loader), list(loader))
     assert len(decodes) == 18
@@ -206,7 +212,7 @@ class Slow(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
 def test_waiting_is_counted_and_what_the_caller_does_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(data_module.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(loading.time, "perf_counter", lambda: clock[0])
     loader = PhotoLoader(Slow(clock), 0, [["a", "bb"], ["ccc"]])
     assert loader.waited_s == 0
     seen = []
@@ -313,3 +319,97 @@ def test_a_photo_that_vanishes_is_named_plainly_and_the_process_ends(photos: Pat
     assert "can no longer be read" in ended.stdout
     assert "copy/train/00" in ended.stdout
     assert len(ended.stdout.splitlines()) == 2, ended.stdout
+
+
+# --- steps of a small set ---
+
+
+@given(size=st.integers(1, 400), batch=st.integers(1, 128))
+def test_an_epoch_leaves_out_at_most_a_tenth_or_no_more_than_with_the_batch_asked_for(size: int, batch: int) -> None:
+    even = even_batch(size, batch)
+    assert 1 <= even <= batch
+    if batch < size:
+        assert size % even <= size % batch
+        assert even == batch or size % batch > LEFT_OUT * size
+
+
+@pytest.mark.parametrize(("size", "batch", "even"), [(127, 64, 63), (96, 64, 48), (6680, 64, 64), (40, 64, 64)])
+def test_steps_are_evened_only_where_much_would_be_left_out(size: int, batch: int, even: int) -> None:
+    assert even_batch(size, batch) == even
+
+
+def test_smaller_steps_are_said_and_used(tmp_path: Path) -> None:
+    root = make_photos(tmp_path / "data", train=5, valid=1, test=1)  # 15 training photos
+    loaded = DogBreedData(root, batch_size=8, image_px=32, workers=0)
+    loaded.setup()
+    assert [len(labels) for _, labels, *_ in loaded.train_dataloader()] == [7, 7]
+    assert loaded.describe_steps() == (
+        "Steps of 7 photos instead of 8, which would leave out 7 of the 15 training photos in each epoch"
+    )
+    assert DogBreedData(root, batch_size=5, image_px=32, workers=0).describe_steps() == ""
+
+
+# --- waiting for workers ---
+
+
+class Stuck(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    """Sleeps for `seconds` in the worker process, then yields a picture of 2 x 2 pixels."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __getitem__(self, key: str) -> tuple[np.ndarray, int]:  # type: ignore[type-arg]
+        time.sleep(self.seconds)
+        return np.zeros((2, 2, 3), np.uint8), 1
+
+
+def test_a_worker_that_sends_nothing_ends_the_run_with_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_POLL_S", 0.05)
+    monkeypatch.setattr(loading, "STALLED_S", 0.2)
+    with pytest.raises(ConfigError, match=r"sent nothing for \d+ s(.|\n)*data\.workers=0;(.|\n)*--shm-size") as caught:
+        list(PhotoLoader(Stuck(3), 1, [["a"]]))
+    assert "/dev/shm: " in str(caught.value)
+
+
+def test_a_slow_batch_is_waited_for_and_later_passes_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_POLL_S", 0.05)
+    loader = PhotoLoader(Stuck(0.2), 1, [["a"], ["b", "c"]])
+    for _ in range(2):
+        assert [len(labels) for _, labels in loader] == [1, 2]
+
+
+def test_a_signal_ends_the_wait_for_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_POLL_S", 0.05)
+
+    def load() -> None:
+        with Interruption():
+            os.kill(os.getpid(), signal.SIGTERM)
+            list(PhotoLoader(Stuck(3), 1, [["a"]]))
+
+    with pytest.raises(Interrupted):
+        load()
+
+
+def test_batches_go_through_pipes_where_shared_memory_is_full(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loading, "_room_left", lambda: 10.0)
+    batches = list(PhotoLoader(Stuck(0), 2, [["a"], ["b", "c"]]))
+    assert [tuple(pixels.shape) for pixels, _ in batches] == [(1, 3, 2, 2), (2, 3, 2, 2)]
+    assert not batches[0][0].is_shared()
+    (warning,) = [record.getMessage() for record in caplog.records if "Shared memory is too small" in record.message]
+    assert "docker run --shm-size=2g" in warning
+
+
+def test_without_semaphores_the_caller_decodes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loading.multiprocessing, "Semaphore", refused)
+    loading._can_start_workers.cache_clear()
+    loader = PhotoLoader(Stuck(0), 4, [["a"]])
+    loading._can_start_workers.cache_clear()
+    assert (loader.num_workers, len(list(loader))) == (0, 1)
+    assert "Photos are decoded without worker processes" in caplog.text

@@ -210,9 +210,3 @@ def test_the_plan_of_a_data_folder_has_an_expected_cost(tmp_path: Path) -> None:
     assert (plan.spec.workload.train_photos, plan.spec.workload.other_photos) == (24, 18)
     cost = dict(plan.rows)["cost"]
     assert re.search(r"about \$\S+ expected", cost), cost
-
-
-def test_splits_have_the_same_names_as_in_training() -> None:
-    from dogbreed.photos import SPLITS
-
-    assert datasets.SPLITS == SPLITS
