@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed.run_folder import is_passing, temporary_path
-from launchers.aws.errors import code_of, errors
+from launchers.aws.errors import code_of, errors, network_errors
 from launchers.base import Cloud
 
 AT_ONCE = 8  # transfers
@@ -50,6 +50,22 @@ def objects(cloud: Cloud, uri: str) -> Iterator[tuple[str, datetime]]:
         for page in pages:
             for item in page.get("Contents", []):
                 yield item["Key"][len(prefix) :], item["LastModified"]
+
+
+def missing(cloud: Cloud, uri: str) -> str:
+    """Return why there is nothing under `uri`, which is a folder; an empty string if there is something.
+
+    What these credentials may not list counts as something: the job's role may be allowed to.
+    """
+    from botocore.exceptions import ClientError
+
+    bucket, prefix = split_uri(uri.rstrip("/") + "/")
+    try:
+        with network_errors(f"looking into {uri}"):
+            found = cloud.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix.lstrip("/"), MaxKeys=1)
+    except ClientError as error:
+        return f"The bucket {bucket} does not exist." if code_of(error) in MISSING else ""
+    return "" if found["KeyCount"] else f"There are no files under {uri}."
 
 
 def download(cloud: Cloud, uri: str, folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> int:

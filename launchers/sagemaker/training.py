@@ -105,6 +105,7 @@ class SageMakerLauncher(JobSettings):
         create = {**plan.requests[-1].parameters, "RoleArn": self._check_account(spec)}
         job = self.jobs.latest(spec.run_id)
         if job is None or not self._is_wanted(job, plan):
+            self._check_photos(spec)
             self._upload(plan)
             remember(Path(spec.folder), plan, self.cloud.place)
             try:
@@ -131,6 +132,13 @@ class SageMakerLauncher(JobSettings):
         if self.cloud.bills and (warning := permissions.role_warning(self, spec, role.arn)):
             log.warning("%s", warning)
         return role.arn
+
+    def _check_photos(self, spec: RunSpec) -> None:
+        """Raise LaunchError if the photos are to come from a folder in S3 in which there is nothing."""
+        root = str(spec.config["data"]["root"])
+        if root.startswith("s3://") and (problem := s3.missing(self.cloud, root)):
+            listed = commands.shell("aws", "s3", "ls", f"{root.rstrip('/').rpartition('/')[0]}/")
+            raise LaunchError(f"{problem}\nTry: data.root=<a folder that `{listed}` shows>", Cause.BAD_CONFIG)
 
     def _upload(self, plan: Plan) -> None:
         spec, sent = plan.spec, {**request.sent(plan.spec), "versions": versions(PROJECT, request.extras(plan.spec))}

@@ -487,6 +487,21 @@ def _folder(path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("root", "ways"),
+    [
+        ("s3://pets/my dogs/", "Try: aws s3 sync 's3://pets/my dogs/' 'my dogs'\nthen 'data.root=\"my dogs\"'"),
+        ("gs://pets/dogs", "Try: download it\nthen data.root=dogs"),
+    ],
+)
+def test_photos_that_are_not_on_this_machine_are_refused_with_how_to_get_them(
+    root: str, ways: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        prepare(["data=folder", f"data.root={root}", f"hydra.run.dir={tmp_path}/run"])
+    assert str(raised.value).partition("\n")[2] == ways
+
+
 @pytest.mark.parametrize("downloaded", [False, True])
 def test_a_refused_resume_leaves_a_finished_run_finished(
     downloaded: bool, tiny_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -374,12 +374,13 @@ def test_watching_ends_a_run_early_and_that_is_no_failure(cloud: Rehearsal, plac
         ("faults.crash_at=epoch 1, faults.crashes=3", Cause.INTERRUPTED, "Resume it with"),
         ("faults.disk_mb=0.3", Cause.QUOTA, "launcher.volume_gb"),
         ("launcher.max_run_s=1", Cause.TIME_LIMIT, "launcher.max_run_s"),
-        (f"data.root=s3://{BUCKET}/nothing-here", Cause.BAD_CONFIG, "data.root"),
+        (f"data.root=s3://{BUCKET}/no-photos", Cause.BAD_CONFIG, "Resume it with"),
     ],
 )
 def test_what_stops_a_job_has_a_cause_and_a_next_action(
     faults: str, cause: Cause, text: str, cloud: Rehearsal, place: Path, tmp_path: Path
 ) -> None:
+    cloud.client("s3").put_object(Bucket=BUCKET, Key="no-photos/readme.txt", Body=b"none here")
     launcher, plan = prepared(place, tmp_path / "run", *LONGER, "aws.reclaims=0", *faults.split(", "))
     launcher.submit(plan)
     until(lambda: launcher.status(plan.handle).finished)
@@ -412,6 +413,8 @@ def test_sagemaker_repeats_a_job_whose_node_dies_and_nothing_is_lost(
         (["launcher.bucket=in-ireland"], "The bucket in-ireland is in eu-west-1", Cause.UNKNOWN),
         (["launcher.bucket=none", "faults.no_bucket=true", "aws.role=None"], "2 problems found", Cause.UNKNOWN),
         (["faults.quotas={ml.m5.large:0}"], "ml.m5.large for spot training job usage", Cause.QUOTA),
+        ([f"data.root=s3://{BUCKET}/pho"], f"There are no files under s3://{BUCKET}/pho", Cause.BAD_CONFIG),
+        (["data.root=s3://nobody/photos"], "The bucket nobody does not exist", Cause.BAD_CONFIG),
         (["faults.expires_after=0"], "The AWS credentials have expired", Cause.PERMISSION),
     ],
 )
