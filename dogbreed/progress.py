@@ -2,7 +2,7 @@
 
     epoch 2/10  train loss 2.13 acc 81.1%  val loss 1.76 acc 61.9%  12615 images/s  0 s
     trial 3  0.5639  pruned after epoch 4  2.1 s  best so far 0.8797 (trial 2)
-    val/acc    0.8170   share of the validation photos named right
+    val/acc    0.8170   share of the validation photos classified correctly
 
 Loads no torch.
 """
@@ -148,19 +148,19 @@ def _duration(seconds: float) -> str:
 
 
 _RESULTS: Mapping[str, tuple[str, Callable[[float], str], str]] = {  # key: name, how to print it, what it is
-    "val/acc": ("val/acc", "{:.4f}".format, "share of the validation photos named right"),
-    "test/acc": ("test/acc", "{:.4f}".format, "share of the test photos named right"),
+    "val/acc": ("val/acc", "{:.4f}".format, "share of the validation photos classified correctly"),
+    "test/acc": ("test/acc", "{:.4f}".format, "share of the test photos classified correctly"),
     "test/acc_without_copies": (
         "test/own",
         "{:.4f}".format,
         "the same, without test photos that are in train or valid",
     ),
-    "test/top5": ("test/top5", "{:.4f}".format, "right breed among the first five guesses"),
-    "test/f1": ("test/f1", "{:.4f}".format, "macro F1: every breed counts the same"),
-    "test/ece": ("test/ece", "{:.4f}".format, "calibration error: how far off its probabilities are"),
-    "train/images_per_s": ("images/s", "{:.1f}".format, "trained on, each second"),
-    "train/data_wait": ("waiting", "{:.1%}".format, "share of the training that waited for data"),
-    "train/efficiency": ("efficiency", "{:.1%}".format, "share of a step that did not wait for other processes"),
-    "train/seconds": ("duration", _duration, "of the training"),
+    "test/top5": ("test/top5", "{:.4f}".format, "correct class among the five most probable"),
+    "test/f1": ("test/f1", "{:.4f}".format, "macro F1: every class counts equally"),
+    "test/ece": ("test/ece", "{:.4f}".format, "calibration error: how far off the probabilities are"),
+    "train/images_per_s": ("images/s", "{:.1f}".format, "training speed"),
+    "train/data_wait": ("waiting", "{:.1%}".format, "share of the training time spent waiting for data"),
+    "train/efficiency": ("efficiency", "{:.1%}".format, "share of a step not spent waiting for other processes"),
+    "train/seconds": ("duration", _duration, "training time"),
 }
 _RESULT_ROW = re.compile(rf"(?:{'|'.join(name for name, _, _ in _RESULTS.values())}) {{2,}}\S.* {{2,}}\S")

@@ -248,7 +248,7 @@ class Status:
         if self.usd is not None:
             lines.append(f"cost so far: ${self.usd:.4f}")
         lines += [f"  | {line}" for line in self.log_tail]
-        return "\n".join(lines + ([f"Next: {self.next_action}"] if self.next_action else []))
+        return "\n".join([*lines, self.next_action] if self.next_action else lines)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,11 @@ def _list(args: argparse.Namespace) -> int:
         print(table(runs))
     else:
         where = f"at {args.place}" if args.place else f"in {args.runs_dir} or {SWEEPS_DIR}"
-        print(f"No runs {where}." if args.all else f"No runs in progress {where}. To include ended ones: list --all")
+        print(
+            f"No runs {where}."
+            if args.all
+            else f"No runs in progress {where}. To include ended ones: python -m launchers list --all"
+        )
     return 0
 
 
@@ -202,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         "--older-than-h", type=float, metavar="H", help="only those older than H hours; in a cloud at least 24"
     )
     cleanup.add_argument("--bucket", metavar="NAME", help="the bucket that the launchers use, for a cloud")
-    rehearsing = add("rehearsal", _rehearsal, "Start, find or stop the rehearsal cloud.")
+    rehearsing = add("rehearsal", _rehearsal, "Start, show or stop the rehearsal cloud.")
     rehearsing.add_argument("do", choices=["start", "status", "stop"], metavar="start|status|stop")
     images = add(
         "images",

@@ -67,11 +67,12 @@ def _cost(settings: JobSettings, cost: estimate.Cost | None) -> str:
         "the expected cost is unknown" if cost.expected is None else f"about {formatting.usd(cost.expected)} expected"
     )
     low, high = prices.spot_range()
-    spot = f", on spot {low:.0%} to {high:.0%} of it as a rule" if settings.spot else ""
+    spot = f", usually {low:.0%} to {high:.0%} of that on spot" if settings.spot else ""
     free = "" if settings.cloud.bills else "nothing here; on AWS "
     return (
         f"{free}{expected}, {formatting.usd(cost.worst)} at worst\n"
-        f"{formatting.usd(cost.usd_per_hour)} an hour on demand{spot} (list price, {prices.REGION}, {cost.as_of})"
+        f"{formatting.usd(cost.usd_per_hour)} an hour on demand{spot}\n"
+        f"(list price of {prices.REGION}, {cost.as_of})"
     )
 
 
@@ -97,7 +98,7 @@ def _sent_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]
         shards = f"{len(photos.shards)} files" if len(photos.shards) > 1 else "one file"
         yield "photos", f"{photos.files:,} files, {photos.size / 1e6:,.0f} MB, sent once as {shards}"
     if key := request.features_key(settings, spec):
-        yield "features", f"computed once for all runs on these photos, kept in {settings.layout.uri(key)}"
+        yield "features", f"computed once for all runs on these photos, kept in\n{settings.layout.uri(key)}"
 
 
 def _hours(seconds: int) -> str:
