@@ -23,6 +23,7 @@ from launchers.remote.context import on_rented_machine
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch  # which brings torch
+    from launchers.aws.policy import Identity
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
 SEARCH_FILE = "best.json"  # in a search's folder: its result
@@ -388,6 +389,9 @@ class Launcher(Protocol):
     def poll_s(self) -> float:
         """Seconds between two polls of a run's status."""
         ...
+
+    def identities(self, config: Mapping[str, Any], day: str, account: str) -> "Sequence[Identity]":
+        """Return who needs which permissions for runs of this config: the person who launches, and each role."""
 
     def plan(self, spec: RunSpec) -> Plan:
         """Return what `submit` would do. Uses no network, clock, disk or environment. Raises all findings at once."""

@@ -81,6 +81,9 @@ class LocalLauncher:
     def at(cls, cloud: Cloud, *, runs_dir: str = "runs", bucket: str | None = None) -> Self:
         return cls(runs_dir)
 
+    def identities(self, config: Mapping[str, Any], day: str, account: str) -> tuple[()]:
+        return ()  # a process of one's own needs no permissions
+
     def plan(self, spec: RunSpec) -> Plan:
         raise_findings(ConfigError, [*name_findings(spec), *_root_findings(spec)])
         folder = Path(spec.folder)

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dogbreed import commands
-from launchers.aws.errors import code_of, errors, network_errors
+from launchers.aws.actions import Where
+from launchers.aws.errors import code_of, errors, network_errors, rehearsal_of
 from launchers.aws.layout import Layout
 from launchers.aws.s3 import MISSING, head, objects
 from launchers.base import SPEC_FILE, CleanupReport, Cloud
@@ -34,9 +35,14 @@ def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
         if code in ("301", "PermanentRedirect") or (code == "400" and region):
             return [_elsewhere(bucket, str(region), cloud)]
         if code in ("403", "AccessDenied"):
+            arn = Where(cloud.region or "").bucket(bucket)
+            state_dir = rehearsal_of(error)
+            where = [] if state_dir is None else ["--state-dir", state_dir]
+            grant = commands.launchers("iam", "--apply", "--bucket", bucket, *where)
+            ways = ["launcher.bucket=<one of yours>", grant]
             return [
-                f"The bucket {bucket} is in another account, or you have no access to it.\n"
-                "Try: launcher.bucket=<one of yours>"
+                f"The bucket {bucket} is in another account, or s3:ListBucket on {arn} is not permitted to you.\n"
+                + commands.one_per_line(ways)
             ]
         with errors(f"checking the bucket {bucket}"):
             raise

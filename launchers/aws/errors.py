@@ -1,14 +1,23 @@
 """Translate AWS's errors into what happened, why, and what to try."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
+from dogbreed import commands
+from launchers.aws.actions import action_of
 from launchers.base import Cause, LaunchError
 
-_DENIED = re.compile(r"not authorized to perform:? (\S+)(?: on resource:? (\S+))?")
+_DENIED = re.compile(
+    r"(?:User: (?P<who>\S+) is )?not authorized to perform:? (?P<action>[\w-]+:\w+)"
+    r'(?: on resource:? "?(?P<resource>[^\s"]+)"?)?'
+)
+_STATE_HEADER = "x-dogbreed-rehearsal-state"  # as in launchers/rehearsal/names.py; a test holds them equal
 _CREDENTIALS = (
     "Try: aws configure, aws sso login, or AWS_PROFILE=<a profile>; or rehearse without an account: aws=rehearsal"
 )
@@ -32,7 +41,7 @@ _ERRORS: dict[str, tuple[Cause, str, str]] = {
         (
             Cause.PERMISSION,
             "AWS denied the request.",
-            "Try: have this permission added; dry_run=true lists every permission that is needed",
+            "Try: python -m launchers iam, which prints every permission that is needed",
         ),
     ),
     **dict.fromkeys(
@@ -94,11 +103,62 @@ def translated(error: Exception, doing: str, then: str = "") -> LaunchError:
     """Return the LaunchError that explains a botocore or transfer error. doing, then: as for `errors`."""
     code, message = _code_and_message(error)
     cause, meaning, hint = _meaning(error, code)
-    if denied := _DENIED.search(message):
-        meaning = f"Not permitted: {denied[1]}" + (f" on {denied[2]}" if denied[2] else "") + "."
+    denied = denial(message) or (_denied_head(error) if cause is Cause.PERMISSION else None)
+    if denied is not None:
+        meaning, hint = f"Not permitted: {denied}.", f"Try: {denied.grant(rehearsal_of(error))}"
+        if "explicit deny" in message:
+            hint = "A policy denies it explicitly, which no other policy can outweigh.\nTry: have that policy changed"
     first = f"{doing[0].upper()}{doing[1:]} failed. {meaning}".strip()
     shown = "" if denied or message in meaning else message
     return LaunchError("\n".join(line for line in (first, shown, hint, then) if line), cause)
+
+
+@dataclass(frozen=True)
+class Denial:
+    """What AWS did not permit. who: the ARN of the caller, and resource: empty where AWS does not tell."""
+
+    action: str
+    resource: str = ""
+    who: str = ""
+
+    def __str__(self) -> str:
+        return self.action + (f" on {self.resource}" if self.resource else "")
+
+    def grant(self, state_dir: str | None = None) -> str:
+        """Return the command with which an administrator grants it. state_dir: of a rehearsal cloud, if it was one."""
+        if state_dir is not None:
+            return commands.launchers("iam", "--apply", "--state-dir", state_dir)
+        kind, _, rest = self.who.rpartition(":")[2].partition("/")
+        if kind not in ("user", "assumed-role") or not self.resource:
+            return commands.launchers("iam")
+        of = "user" if kind == "user" else "role"
+        name = rest.rpartition("/")[2] if kind == "user" else rest.partition("/")[0]
+        statement = {"Effect": "Allow", "Action": self.action, "Resource": self.resource}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]}, separators=(",", ":"))
+        what = ("--policy-name", self.action.replace(":", "-"), "--policy-document", policy)
+        return commands.shell("aws", "iam", f"put-{of}-policy", f"--{of}-name", name, *what)
+
+
+def denial(message: str) -> Denial | None:
+    """Return what AWS's message says that is not permitted; None if it does not say that."""
+    found = _DENIED.search(message)
+    return Denial(found["action"], (found["resource"] or "").rstrip("."), found["who"] or "") if found else None
+
+
+def _denied_head(error: Exception) -> Denial | None:
+    """Return what is not permitted where S3 answers HEAD, and so has no words."""
+    operation = getattr(error, "operation_name", "")
+    return Denial(action_of("s3", operation)) if operation in ("HeadBucket", "HeadObject") else None
+
+
+def rehearsal_of(error: BaseException | None) -> str | None:
+    """Return the state folder of the rehearsal cloud that answered; None if AWS did."""
+    while error is not None:
+        headers = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        if _STATE_HEADER in headers:
+            return unquote(headers[_STATE_HEADER])
+        error = error.__cause__ or error.__context__  # a transfer's error has none of its own
+    return None
 
 
 def _named_endpoint() -> str:

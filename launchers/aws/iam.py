@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dogbreed import commands
@@ -25,17 +24,22 @@ def arn_in_plan(role: str) -> str:
 
 @dataclass(frozen=True)
 class Caller:
-    """The account that the credentials belong to. partition: aws, aws-cn or aws-us-gov."""
+    """Whose credentials these are.
+
+    arn: of the user, or of a session of a role. partition: aws, aws-cn or aws-us-gov.
+    """
 
     account: str
     partition: str
+    arn: str
 
 
 def caller(cloud: Cloud) -> Caller:
     """Ask AWS which account the credentials belong to. Raises LaunchError if there are none."""
     with errors("asking AWS for the caller identity"):
         identity = cloud.client("sts").get_caller_identity()
-    return Caller(str(identity["Account"]), str(identity["Arn"]).split(":")[1])
+    arn = str(identity["Arn"])
+    return Caller(str(identity["Account"]), arn.split(":")[1], arn)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Role:
 def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
     """Look up a role, and list its problems as far as the caller's permissions allow.
 
-    role: name or ARN. service: the one that assumes the role, such as `SageMaker`.
+    role: name or ARN. service: the one that takes the role, such as sagemaker.amazonaws.com.
     """
     from botocore.exceptions import ClientError
 
@@ -73,38 +77,13 @@ def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
     if typed and arn != typed:
         problem = f"The role {typed} does not exist; the role of that name is {arn}."
         return Role(arn, (f"{problem}\nTry: {commands.setting('aws.role', arn)}",))
-    principal = f"{service.lower()}.amazonaws.com"
-    if principal not in json.dumps(found["AssumeRolePolicyDocument"]):
+    if service not in json.dumps(found["AssumeRolePolicyDocument"]):
         finding = (
-            f"{service} may not assume the role {name}: {principal} is not in its trust policy.\n"
+            f"{service} may not assume the role {name}: it is not in its trust policy.\n"
             "Try: another role, or add the principal to the policy"
         )
         return Role(arn, (finding,))
     return Role(arn)
-
-
-def partition(region: str | None) -> str:
-    """Return the partition of a region, with which all its ARNs begin."""
-    name = region or ""
-    return "aws-cn" if name.startswith("cn-") else "aws-us-gov" if name.startswith("us-gov-") else "aws"
-
-
-def denied(cloud: Cloud, role_arn: str, actions: Sequence[str], resource: str) -> list[str] | None:
-    """Return the actions that the role's own policies deny on the resource, as AWS simulates it.
-
-    Return None if the caller may not ask. Does not check what the resource's own policy permits.
-    """
-    from botocore.exceptions import ClientError
-
-    try:
-        with network_errors("checking the permissions of the job's role"):
-            answer = cloud.client("iam").simulate_principal_policy(
-                PolicySourceArn=role_arn, ActionNames=list(actions), ResourceArns=[resource]
-            )
-    except ClientError:  # most people may not ask
-        return None
-    results = answer["EvaluationResults"]
-    return [result["EvalActionName"] for result in results if result["EvalDecision"] != "allowed"]
 
 
 def _unknown_arn(name: str, caller: Caller) -> str:

@@ -160,6 +160,12 @@ def _images(args: argparse.Namespace) -> int:
     return 0
 
 
+def _iam(args: argparse.Namespace) -> int:
+    from launchers.cli.iam import run  # here, because it composes settings with Hydra
+
+    return run(args)
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -220,4 +226,19 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     capacity.add_arguments(planner)
     planner.set_defaults(command=capacity.run)
+    iam = add("iam", _iam, "Print the roles and policies that launchers need; create, check or remove them.", as_json)
+    iam.add_argument(
+        "--for",
+        dest="settings",
+        action="append",
+        nargs="+",
+        metavar="SETTING",
+        help="only what these settings of train.py need, such as launcher=sagemaker_spot; again for further ones",
+    )
+    iam.add_argument("--account", metavar="ID", help="the account's 12 digits (default: that of your credentials)")
+    iam.add_argument("--bucket", metavar="NAME", help="the bucket; with --apply it is created, private and encrypted")
+    doing = iam.add_mutually_exclusive_group()
+    doing.add_argument("--apply", action="store_true", help="create the roles, or change what differs")
+    doing.add_argument("--check", action="store_true", help="say what you and the configured role lack")
+    doing.add_argument("--remove", action="store_true", help="remove the roles that --apply created")
     return parser

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws.account import TIMEOUTS
-from launchers.aws.errors import import_boto3
+from launchers.aws.errors import errors, import_boto3
+from launchers.base import Cause, LaunchError
 from launchers.rehearsal.faults import Faults
-from launchers.rehearsal.names import BUCKET, FAULTS_HEADER, REGION, SESSION_HEADER
+from launchers.rehearsal.names import BUCKET, FAULTS_HEADER, REGION, SESSION_HEADER, Server
 from launchers.rehearsal.process import IDLE_S, default_place, running, start
 
 
@@ -25,8 +26,8 @@ class Rehearsal:
     """Stands in for an account: `aws=rehearsal`.
 
     state_dir: the folder of its S3 and job records. reclaims: the number of spot interruptions of each job.
-    faults: other faults to inject, see `Faults`. idle_s: seconds without a request
-    or job after which its process ends.
+    launch_as: the name of a role of its IAM whose permissions you have; None for all permissions. faults: other faults
+    to inject, see `Faults`. idle_s: seconds without a request or job after which its process ends.
     """
 
     bills: ClassVar[bool] = False
@@ -37,6 +38,7 @@ class Rehearsal:
     state_dir: str = field(default_factory=lambda: str(default_place()))
     reclaims: int = 1
     faults: Mapping[str, Any] = field(default_factory=dict)
+    launch_as: str | None = None
     idle_s: float = IDLE_S
     poll_s: float = 0.3
     state_folder: Path = field(init=False)  # absolute, wherever this process goes later
@@ -65,19 +67,8 @@ class Rehearsal:
     def client(self, service: str) -> Any:
         if service not in self._clients:
             raise_findings(ConfigError, self.findings())
-            boto3 = import_boto3("rehearsal")
-            from botocore.config import Config
-
             server = start(self.state_folder, self.idle_s)
-            client = boto3.Session(botocore_session=_of_nobody()).client(
-                service,
-                region_name=self.region,
-                endpoint_url=server.url,
-                aws_access_key_id=server.key,
-                aws_secret_access_key=server.key,
-                # no proxies: none of a company reaches this machine's loopback
-                config=Config(**TIMEOUTS, s3={"addressing_style": "path"}, proxies={}),
-            )
+            client = self._connect(service, server, self._credentials(server))
             headers = {FAULTS_HEADER: self._faults().to_header(), SESSION_HEADER: self._session}
             # before signing, so that they are in each retry as well
             client.meta.events.register("before-call", lambda params, **_: params["headers"].update(headers))
@@ -85,13 +76,26 @@ class Rehearsal:
             self._clients[service] = client
         return self._clients[service]
 
+    def _connect(self, service: str, server: Server, credentials: Mapping[str, str]) -> Any:
+        boto3 = import_boto3("rehearsal")
+        from botocore.config import Config
+
+        return boto3.Session(botocore_session=_of_nobody()).client(
+            service,
+            region_name=self.region,
+            endpoint_url=server.url,
+            **credentials,
+            # no proxies: none of a company reaches this machine's loopback
+            config=Config(**TIMEOUTS, s3={"addressing_style": "path"}, proxies={}),
+        )
+
     @property
     def answers(self) -> bool:
         return running(self.state_folder) is not None
 
     @property
     def place(self) -> dict[str, str]:
-        return {"state_dir": str(self.state_folder)}
+        return {"state_dir": str(self.state_folder), **({"launch_as": self.launch_as} if self.launch_as else {})}
 
     @property
     def option(self) -> list[str]:
@@ -107,6 +111,27 @@ class Rehearsal:
 
     def describe(self) -> str:
         return f"the rehearsal cloud on this machine, in {self.state_dir}"
+
+    def _credentials(self, server: Server) -> dict[str, str]:
+        """Return the credentials of the administrator, or temporary ones of the role `launch_as`."""
+        admin = {"aws_access_key_id": server.key, "aws_secret_access_key": server.key}
+        if self.launch_as is None:
+            return admin
+        iam, sts = (self._connect(name, server, admin) for name in ("iam", "sts"))
+        with errors(f"taking the role {self.launch_as} in the rehearsal cloud"):
+            try:
+                arn = iam.get_role(RoleName=self.launch_as)["Role"]["Arn"]
+            except iam.exceptions.NoSuchEntityException:
+                create = commands.launchers("iam", "--apply", "--state-dir", str(self.state_folder))
+                raise LaunchError(
+                    f"The role {self.launch_as} of aws.launch_as does not exist.\nTry: {create}", Cause.BAD_CONFIG
+                ) from None
+            found = sts.assume_role(RoleArn=arn, RoleSessionName="launcher")["Credentials"]
+        return {
+            "aws_access_key_id": found["AccessKeyId"],
+            "aws_secret_access_key": found["SecretAccessKey"],
+            "aws_session_token": found["SessionToken"],
+        }
 
     def _faults(self) -> Faults:
         return Faults(**{"reclaims": self.reclaims, **self.faults})

@@ -57,7 +57,8 @@ class Faults:
     no longer valid. crash_at: the moment when a node dies, in each of a job's first `crashes` attempts. disk_mb:
     files on a machine cannot grow beyond this. log_delay_s: how late lines are in CloudWatch; upload_lag_s: how late
     files of the checkpoint folder are in S3. quotas: instances that may run at once, by type. no_bucket: a bucket that
-    is named is missing; otherwise it is created, in place of one that you have.
+    is named is missing; otherwise it is created, in place of one that you have. denied: IAM actions that you may not
+    take, as [s3:PutObject]; denied_to_role: those that the job's role may not.
     """
 
     reclaims: int = 0
@@ -75,6 +76,8 @@ class Faults:
     upload_lag_s: float = 0.4
     quotas: Mapping[str, int] = field(default_factory=dict)
     no_bucket: bool = False
+    denied: Sequence[str] = ()
+    denied_to_role: Sequence[str] = ()
 
     @classmethod
     def unknown(cls, settings: Mapping[str, Any]) -> str:
@@ -97,6 +100,10 @@ class Faults:
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 key = "aws.reclaims" if name == "reclaims" else f"aws.faults.{name}"
                 yield f"{key} must be a number of at least 0, got {value!r}.\nTry: leaving it out, or 1"
+        for name in ("denied", "denied_to_role"):
+            for action in getattr(self, name):
+                if not re.fullmatch(r"[a-z0-9-]+:[A-Za-z]+", str(action)):
+                    yield f"aws.faults.{name}: {action!r} is not an IAM action.\nTry: aws.faults.{name}=[s3:PutObject]"
         moments = [*self.reclaim_at, *([self.crash_at] if self.crash_at else [])]
         if self.reclaims and not self.reclaim_at:
             yield "aws.faults.reclaim_at is empty.\nTry: [epoch 1]"

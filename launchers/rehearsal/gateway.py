@@ -4,27 +4,33 @@ and routes requests to the rehearsal's own services.
 
 import io
 import json
-import re
-import secrets
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 from xml.sax.saxutils import escape
 
 import botocore.session
 from botocore.exceptions import UnknownServiceError
 from moto.core.parse import QueryParser
+from moto.core.serialize import get_serializer_class
 from moto.core.utils import get_service_model
 from werkzeug.datastructures import MultiDict
 
+from launchers.aws.actions import Need
+from launchers.rehearsal import access
 from launchers.rehearsal.faults import Faults, Session
-from launchers.rehearsal.names import ACCOUNT, FAULTS_HEADER, IDENTITY_HEADER, SESSION_HEADER
+from launchers.rehearsal.names import ACCOUNT, FAULTS_HEADER, IDENTITY_HEADER, SESSION_HEADER, STATE_HEADER
 from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.principals import Principal, Signature, caller_of, check_signature
+from launchers.rehearsal.role_store import RoleStore
+from launchers.rehearsal.s3_calls import s3_call
 from launchers.rehearsal.service import Answer, Call, Handler, Refused, Service
 from launchers.rehearsal.validation import findings
 
@@ -32,7 +38,7 @@ Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-_SCOPE = re.compile(r"Credential=(?P<key>[^/]+)/\d+/(?P<region>[^/]+)/(?P<service>[^/]+)/aws4_request")
+_IAM_NAMES = {"monitoring": "cloudwatch", "tagging": "tag"}  # signing name -> prefix of IAM actions
 _NAMES = {"servicequotas": "service-quotas", "monitoring": "cloudwatch", "tagging": "resourcegroupstaggingapi"}
 
 
@@ -53,12 +59,12 @@ class _Message:
 class Gateway:
     """A WSGI application.
 
-    key: the access key that requests must be signed with. Jobs are commands that run as the user who started the
-    server, so neither other users of the machine nor web pages may submit any.
+    key: of the account's administrator; roles and users have keys of their own. Jobs are commands that run as the user
+    who started the server, so neither other users of the machine nor web pages may submit any.
     """
 
-    def __init__(self, moto: App, services: Sequence[Service], store: ObjectStore, key: str) -> None:
-        self.moto, self.store, self.key = moto, store, key
+    def __init__(self, moto: App, services: Sequence[Service], store: ObjectStore, roles: RoleStore, key: str) -> None:
+        self.moto, self.store, self.roles, self.key = moto, store, roles, key
         self.last_request = time.monotonic()
         self._handlers: dict[tuple[str, str], list[Handler]] = defaultdict(list)
         for service in services:
@@ -68,26 +74,29 @@ class Gateway:
         self._lock = threading.Lock()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-        if scope is None or not secrets.compare_digest(scope["key"], self.key):
-            text = "The AWS Access Key Id you provided does not exist in our records."
-            return _refuse(start_response, _Message("", None, b"", "xml"), Refused("InvalidAccessKeyId", text, 403))
-        self.last_request = time.monotonic()
-        message = _understood(environ, scope["service"])
+        message = _Message("", None, b"", "xml")
         try:
-            answer = self._own_answer(environ, message)
+            signature = Signature.of(environ)
+            if signature is None:
+                raise Refused("MissingAuthenticationToken", "Request is missing Authentication Token", 403)
+            message = _understood(environ, signature.service)
+            principal = caller_of(signature, self.key)
+            self.last_request = time.monotonic()
+            check_signature(environ, message.body, signature, principal)
+            answer = self._own_answer(environ, message, principal)
         except Refused as refusal:
-            return _refuse(start_response, message, refusal)
+            return _refuse(start_response, message, refusal, self.roles.file.parent)
         if answer is not None:
-            return _reply(start_response, 200, "application/x-amz-json-1.1", json.dumps(answer).encode(), [])
+            return _answered(start_response, message, answer)
         return self._answer_of_moto(environ, start_response, message)
 
-    def _own_answer(self, environ: Environ, message: _Message) -> Answer | None:
+    def _own_answer(self, environ: Environ, message: _Message, principal: Principal) -> Answer | None:
         """Return a service's answer, or None if moto handles the request. Raises Refused."""
         faults = Faults.from_header(environ.get(_wsgi(FAULTS_HEADER)))
         session = self._session(environ.get(_wsgi(SESSION_HEADER), ""))
         _cause(faults, session, message)
-        call = Call(_validated(message), faults, session)
+        call = Call(_validated(message), faults, session, principal.arn)
+        self._authorize(environ, message, replace(principal, denied=tuple(faults.denied)), call)
         for handler in self._handlers.get((message.service, message.operation or ""), ()):
             if (answer := handler(call)) is not None:
                 return answer
@@ -95,6 +104,26 @@ class Gateway:
         if message.service == "s3" and owner != ACCOUNT:  # moto does not check it
             raise Refused("AccessDenied", "Access Denied", 403)
         return None
+
+    def _authorize(self, environ: Environ, message: _Message, principal: Principal, call: Call) -> None:
+        """Raise Refused if the caller may not do this. Tags of a resource are known where it is one of our own."""
+        if message.service == "s3":
+            operation, parameters = s3_call(environ, message.body)
+        else:
+            operation, parameters = message.operation or "", dict(call.parameters)
+        wanted = access.needs_of(_IAM_NAMES.get(message.service, message.service), operation, parameters)
+        access.authorize(principal, [replace(need, context={**self._tags(need), **need.context}) for need in wanted])
+        if (message.service, operation) == ("sts", "AssumeRole"):
+            access.check_trust(str(parameters["RoleArn"]), {"AWS": [principal.arn, ACCOUNT]}, {})
+
+    def _tags(self, need: Need) -> dict[str, list[str]]:
+        """Return the tags of the resource, as condition keys."""
+        for handler in self._handlers.get((need.action.partition(":")[0], "ListTags"), ()):
+            with suppress(Refused):
+                found = handler(Call({"ResourceArn": need.resource}, Faults(), Session()))
+                if found is not None:
+                    return {f"aws:ResourceTag/{tag['Key']}": [tag["Value"]] for tag in found["Tags"]}
+        return {}
 
     def _answer_of_moto(self, environ: Environ, start_response: StartResponse, message: _Message) -> Iterable[bytes]:
         answer = self.moto(environ, start_response)
@@ -104,6 +133,9 @@ class Gateway:
             bucket, _, key = path.lstrip("/").partition("/")
             if bucket:
                 self.store.follow(bucket, key or None)
+        if message.service == "iam" and not (message.operation or "").startswith(("Get", "List")):
+            answer = list(answer)
+            self.roles.save()
         return answer
 
     def _session(self, name: str) -> Session:
@@ -130,10 +162,13 @@ def _wsgi(header: str) -> str:
 
 def _understood(environ: Environ, service: str) -> _Message:
     target = environ.get("HTTP_X_AMZ_TARGET", "")
-    if service == "s3":
+    lists_keys = environ["REQUEST_METHOD"] == "POST" and "delete" in environ.get("QUERY_STRING", "")
+    if service == "s3" and not lists_keys:
         return _Message(service, None, b"", "xml")  # its bodies may be large, so moto reads them
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     environ["wsgi.input"] = io.BytesIO(body)
+    if service == "s3":
+        return _Message(service, None, body, "xml")
     if target:
         return _Message(service, target.rpartition(".")[2], body, "json")
     action = dict(parse_qsl(body.decode(errors="replace"))).get("Action")
@@ -175,21 +210,37 @@ def _validated(message: _Message) -> Mapping[str, Any]:
     return dict(parameters)
 
 
-def _refuse(start_response: StartResponse, message: _Message, refusal: Refused) -> Iterable[bytes]:
+def _answered(start_response: StartResponse, message: _Message, answer: Answer) -> Iterable[bytes]:
+    """Send a service's answer in the format of its protocol."""
+    if message.style == "json":
+        return _reply(start_response, 200, "application/x-amz-json-1.1", json.dumps(answer).encode(), [])
+    model = get_service_model(_NAMES.get(message.service, message.service))
+    kind = get_serializer_class(model.service_name, model.metadata["protocol"])
+    body = kind(operation_model=model.operation_model(message.operation)).serialize(answer)["body"]
+    return _reply(start_response, 200, "text/xml", body.encode() if isinstance(body, str) else body, [])
+
+
+def _refuse(start_response: StartResponse, message: _Message, refusal: Refused, state: Path) -> Iterable[bytes]:
+    """Send an error. state: the folder of the rehearsal's state."""
+    denied = refusal.code == "AccessDeniedException"
+    headers = [(STATE_HEADER, quote(str(state)))] if denied else []
     if message.style == "json":
         body = json.dumps({"__type": refusal.code, "message": refusal.text}).encode()
-        return _reply(start_response, refusal.status, "application/x-amz-json-1.1", body, [])
-    error = f"<Error><Code>{refusal.code}</Code><Message>{escape(refusal.text)}</Message></Error>"
+        return _reply(start_response, refusal.status, "application/x-amz-json-1.1", body, headers)
+    code = "AccessDenied" if denied else refusal.code
+    error = f"<Error><Code>{code}</Code><Message>{escape(refusal.text)}</Message></Error>"
     if message.service != "s3":
         error = f"<ErrorResponse>{error}</ErrorResponse>"
     # the request's body may not have been read: the connection cannot be used again
-    return _reply(start_response, refusal.status, "application/xml", error.encode(), [("Connection", "close")])
+    return _reply(
+        start_response, refusal.status, "application/xml", error.encode(), [*headers, ("Connection", "close")]
+    )
 
 
 def _reply(
     start_response: StartResponse, status: int, kind: str, body: bytes, headers: list[tuple[str, str]]
 ) -> Iterable[bytes]:
-    words = {200: "OK", 400: "Bad Request", 403: "Forbidden", 503: "Service Unavailable"}
+    words = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 503: "Service Unavailable"}
     length = [("Content-Type", kind), ("Content-Length", str(len(body))), (IDENTITY_HEADER, "yes"), *headers]
     start_response(f"{status} {words.get(status, 'Error')}", length)
     return [body]

@@ -14,56 +14,40 @@ from types import FrameType
 from typing import Any
 
 import psutil
-from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import make_server
 
 from dogbreed.run_folder import write_json
 from launchers.rehearsal.gateway import Gateway
-from launchers.rehearsal.names import ACCOUNT, BUCKET, REGION, ROLE, ROLE_PATH, SERVER_FILE, Server
+from launchers.rehearsal.names import BUCKET, REGION, SERVER_FILE, Server
 from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.role_store import RoleStore
 from launchers.rehearsal.service import Service
+from launchers.rehearsal.services.identities import Identities
 from launchers.rehearsal.services.training import TrainingJobs
-
-_TRUST = (
-    '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", '
-    '"Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}]}'
-)
 
 
 def services(state_dir: Path, store: ObjectStore) -> list[Service]:
     """Return the rehearsal's own services; moto answers everything else."""
-    return [TrainingJobs(state_dir / "jobs", store)]
+    return [TrainingJobs(state_dir / "jobs", store), Identities()]
 
 
 def main(state_dir: Path, idle_s: float) -> None:
     for noisy in ("werkzeug", "botocore", "boto3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    store = ObjectStore(state_dir / "s3")
+    store, roles = ObjectStore(state_dir / "s3"), RoleStore(state_dir / "iam.json")
     store.load()
-    _create_what_an_account_has(store)
-    serve(state_dir, services(state_dir, store), store, idle_s)
-
-
-def _create_what_an_account_has(store: ObjectStore) -> None:
     if not store.has_bucket(BUCKET):
         store.backend.create_bucket(BUCKET, REGION)
         store.follow(BUCKET)
-    iam_backends[ACCOUNT]["aws"].create_role(
-        ROLE,
-        _TRUST,
-        path=ROLE_PATH,
-        permissions_boundary=None,
-        description="of training jobs",
-        tags=[],
-        max_session_duration="3600",
-    )
+    roles.load()
+    serve(state_dir, services(state_dir, store), store, roles, idle_s)
 
 
-def serve(state_dir: Path, own: Sequence[Service], store: ObjectStore, idle_s: float) -> None:
+def serve(state_dir: Path, own: Sequence[Service], store: ObjectStore, roles: RoleStore, idle_s: float) -> None:
     """Answer requests until SIGTERM or SIGINT, or until there was no request and no job for `idle_s` seconds."""
     key = secrets.token_hex(16)
-    gateway = Gateway(DomainDispatcherApplication(create_backend_app), own, store, key)
+    gateway = Gateway(DomainDispatcherApplication(create_backend_app), own, store, roles, key)
     http = make_server("127.0.0.1", 0, gateway, threaded=True, request_handler=_Handler)
     server = Server(f"http://127.0.0.1:{http.port}", key)
     for service in own:

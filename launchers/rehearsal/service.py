@@ -27,12 +27,13 @@ def invalid(text: str) -> Refused:
 class Call:
     """One request to an operation. parameters: as boto3 takes them, checked against AWS's own model.
 
-    faults: the faults that the client configured. session: counts of the client's earlier requests.
+    faults: the faults that the client configured. session: counts of the client's earlier requests. caller: its ARN.
     """
 
     parameters: Mapping[str, Any]
     faults: Faults
     session: Session
+    caller: str = ""
 
 
 Answer = dict[str, Any]
@@ -47,8 +48,8 @@ class Service(Protocol):
         """Return the handlers by signing name of the service, and operation: ("sagemaker", "CreateTrainingJob").
 
         Several services may answer the same operation, each for its own resources, such as ListTags: they are
-        called in turn, and moto answers if all of them return None. For these handlers the gateway supports only
-        AWS's JSON protocol, in which a header names the operation.
+        called in turn, and moto answers if all of them return None. Their services use AWS's JSON protocol or, as IAM,
+        its query protocol.
         """
         ...
 

@@ -1,106 +1,210 @@
-"""List the permissions that are needed by the caller and by the role that the job runs as."""
+"""Define what the person who launches a job needs to be permitted, and the role that the job runs as."""
 
 import json
+import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from launchers.aws import iam
+from dogbreed import commands
+from dogbreed.errors import ConfigError, raise_findings
+from launchers.aws import roles, tags
+from launchers.aws.actions import SAGEMAKER, Where
+from launchers.aws.iam import Caller
+from launchers.aws.policy import Grant, Identity
 from launchers.aws.s3 import split_uri
-from launchers.base import Cloud, RunSpec
+from launchers.base import RunSpec
+from launchers.overrides import override_key, root_key
+from launchers.sagemaker import images
 from launchers.sagemaker.settings import JobSettings
 
-_CALLER = (  # a test holds them equal to the calls of a run's whole life
-    "sts:GetCallerIdentity",
-    "s3:ListBucket",
-    "s3:GetBucketAcl",
-    "s3:GetBucketPolicyStatus",
-    "s3:GetObject",
-    "s3:PutObject",
-    "s3:DeleteObject",  # this and the next two: cleanup, and uploads that break off
-    "s3:AbortMultipartUpload",
-    "s3:ListBucketMultipartUploads",
-    "iam:GetRole",
-    "iam:SimulatePrincipalPolicy",  # optional: checks beforehand whether the job's role is sufficient
-    "iam:PassRole",
-    "sagemaker:CreateTrainingJob",
-    "sagemaker:DescribeTrainingJob",
-    "sagemaker:StopTrainingJob",
-    "sagemaker:ListTrainingJobs",
-    "sagemaker:ListTags",
-    "sagemaker:AddTags",
-    "logs:DescribeLogStreams",
-    "logs:GetLogEvents",
-)
-_CALLER_KMS = ("kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey")
-
-# what SageMaker itself calls in the name of the job's role; it says so under "CreateTrainingJob API: Execution Role
-# Permissions" of https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html
-_OBJECTS = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload")
-_BUCKET = ("s3:ListBucket", "s3:GetBucketLocation")
-_EVERYWHERE = (
-    "logs:CreateLogGroup",
-    "logs:CreateLogStream",
-    "logs:DescribeLogStreams",
-    "logs:PutLogEvents",
-    "cloudwatch:PutMetricData",
-    "ecr:GetAuthorizationToken",
-    "ecr:BatchCheckLayerAvailability",
-    "ecr:GetDownloadUrlForLayer",
-    "ecr:BatchGetImage",
-)
-_KMS = ("kms:Decrypt", "kms:GenerateDataKey", "kms:CreateGrant", "kms:DescribeKey")
-_VPC = (
-    "ec2:CreateNetworkInterface",
-    "ec2:CreateNetworkInterfacePermission",
-    "ec2:DeleteNetworkInterface",
-    "ec2:DeleteNetworkInterfacePermission",
-    "ec2:DescribeNetworkInterfaces",
-    "ec2:DescribeVpcs",
-    "ec2:DescribeDhcpOptions",
-    "ec2:DescribeSubnets",
-    "ec2:DescribeSecurityGroups",
+_LOGS = "log-group:/aws/sagemaker/TrainingJobs:*"
+_OURS = {"Null": {f"aws:ResourceTag/{tags.RUN_ID}": "false"}}  # only what a launcher has tagged
+_KMS = ("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey")
+_ECR_IMAGE = re.compile(
+    r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)"
 )
 # AmazonSageMakerFullAccess permits objects in buckets of such names alone
 # (https://docs.aws.amazon.com/aws-managed-policy/latest/reference/AmazonSageMakerFullAccess.html)
 _COVERED = ("sagemaker", "aws-glue")
 
 
-def of_caller(settings: JobSettings) -> tuple[str, ...]:
-    """Return the IAM actions that the caller needs."""
-    return (*_CALLER, *(_CALLER_KMS if settings.kms_key else ()))
+def identities(settings: JobSettings, config: Mapping[str, Any], day: str, account: str = "*") -> list[Identity]:
+    """Return the person who launches and the job's role. day: ISO 8601; support of images ends.
+
+    config: of the run. account: the 12 digits of the account; "*" fits any.
+    """
+    findings = images.findings(settings.image, settings.cloud.region, settings.instance_type, day)
+    raise_findings(ConfigError, list(findings))
+    return [caller(settings, account), job_role(settings, config, day, account)]
 
 
-def policy(settings: JobSettings, spec: RunSpec) -> list[dict[str, Any]]:
-    """Return the statements of a minimal policy for the job's role."""
-    assert settings.bucket is not None
-    prefix = f"arn:{iam.partition(settings.cloud.region)}:s3:::"
-    statements = [
-        _allow(_OBJECTS, f"{prefix}{settings.bucket}/{settings.prefix}/*"),
-        _allow(_BUCKET, f"{prefix}{settings.bucket}"),
+def caller(settings: JobSettings, account: str = "*") -> Identity:
+    """Return what the person who launches needs: a test holds it equal to the calls of a run's whole life."""
+    where = Where(settings.cloud.region or "*", account)
+    bucket, objects = where.bucket(settings.bucket or "*"), where.bucket(settings.bucket or "*", f"{settings.prefix}/*")
+    jobs, passed = where.arn("sagemaker", "training-job/*"), _role_arns(settings, where)
+    return Identity(
+        "launch",
+        "the person who launches",
+        (
+            # no condition on s3:prefix: HeadBucket has none, and without ListBucket a missing object is "denied"
+            Grant(
+                ("s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:GetBucketAcl", "s3:GetBucketPolicyStatus"),
+                (bucket,),
+            ),
+            Grant(("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"), (objects,)),
+            # of the job's role, and of one's own: what they lack is reported before anything is submitted
+            Grant(("iam:GetRole", "iam:SimulatePrincipalPolicy"), (*passed, where.role(roles.role_path("launch")))),
+            Grant(("iam:PassRole",), passed, {"StringEquals": {"iam:PassedToService": SAGEMAKER}}),
+            Grant(("sagemaker:CreateTrainingJob",), (jobs,), _job_conditions(settings)),
+            Grant(("sagemaker:AddTags",), (jobs,), {"StringEquals": {"sagemaker:TaggingAction": "CreateTrainingJob"}}),
+            Grant(("sagemaker:AddTags", "sagemaker:StopTrainingJob"), (jobs,), _OURS),
+            # by name, also of jobs that do not exist and so have no tags
+            Grant(("sagemaker:DescribeTrainingJob", "sagemaker:ListTags"), (jobs,)),
+            Grant(("sagemaker:ListTrainingJobs",), everywhere=_NO_RESOURCE),
+            Grant(("logs:DescribeLogStreams", "logs:GetLogEvents"), (where.arn("logs", _LOGS),)),
+            *_kms(settings, where),
+        ),
+    )
+
+
+def job_role(settings: JobSettings, config: Mapping[str, Any], day: str, account: str = "*") -> Identity:
+    """Return what SageMaker calls in the name of the job's role.
+
+    It says so under "CreateTrainingJob API: Execution Role Permissions" of
+    https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html.
+    """
+    where = Where(settings.cloud.region or "*", account)
+    bucket, prefix = settings.bucket or "*", settings.prefix
+    grants = [
+        Grant(("s3:GetObject",), (where.bucket(bucket, f"{prefix}/*"),)),
+        # DeleteObject: what a run deletes in its checkpoint folder is deleted in the bucket
+        Grant(
+            ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"), (where.bucket(bucket, f"{prefix}/runs/*"),)
+        ),
+        Grant(("s3:ListBucket", "s3:GetBucketLocation"), (where.bucket(bucket),)),
+        Grant(
+            ("logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"),
+            (where.arn("logs", _LOGS),),
+        ),
+        Grant(
+            ("cloudwatch:PutMetricData",),
+            conditions={"StringLike": {"cloudwatch:namespace": "/aws/sagemaker/*"}},
+            everywhere="metrics have no ARN; the condition limits them to the namespace of training jobs",
+        ),
+        Grant(("ecr:GetAuthorizationToken",), everywhere=_NO_RESOURCE),
+        Grant(
+            ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage"),
+            _repositories(settings, day, where),
+        ),
+        *_photos(config, where),
+        *_kms(settings, where),
+        *_vpc(settings, where),
     ]
-    if (root := str(spec.config["data"].get("root") or "")).startswith("s3://"):
+    trust = {} if account == "*" else {"StringEquals": {"aws:SourceAccount": account}}
+    return Identity("training", "the training job", tuple(grants), SAGEMAKER, trust, bucket_note(settings))
+
+
+_NO_RESOURCE = "AWS has no resource for this action"
+
+
+def _job_conditions(settings: JobSettings) -> dict[str, dict[str, str | list[str]]]:
+    """Return what the request for a job must be like: our tag, the machines of the settings, and their network."""
+    tagged: dict[str, str | list[str]] = {f"aws:RequestTag/{tags.RUN_ID}": "false"}
+    every: dict[str, str | list[str]] = {"sagemaker:InstanceTypes": settings.instance_type}
+    for key, values in (("VpcSubnets", settings.subnets), ("VpcSecurityGroupIds", settings.security_groups)):
+        if values:
+            tagged[f"sagemaker:{key}"] = "false"
+            every[f"sagemaker:{key}"] = sorted(values)
+    isolated: dict[str, dict[str, str | list[str]]] = {"Bool": {"sagemaker:NetworkIsolation": "true"}}
+    return {"ForAllValues:StringEquals": every, "Null": tagged, **(isolated if settings.network_isolation else {})}
+
+
+def _role_arns(settings: JobSettings, where: Where) -> tuple[str, ...]:
+    """Return the ARN of the job's role; of one that is given by name, with and without a path."""
+    role = settings.role or "*"
+    if role == roles.role_name("training"):
+        return (where.role(roles.role_path("training")),)
+    return (role,) if role.startswith("arn:") else (where.role(role), where.role(f"*/{role}"))
+
+
+def _repositories(settings: JobSettings, day: str, where: Where) -> tuple[str, ...]:
+    uri = settings.image_uri(day)
+    found = _ECR_IMAGE.match(uri)
+    if found is None:
+        return (f"arn:{where.partition}:ecr:*:*:repository/*",)
+    return (f"arn:{where.partition}:ecr:{found['region']}:{found['account']}:repository/{found['name']}",)
+
+
+def _photos(config: Mapping[str, Any], where: Where) -> Iterator[Grant]:
+    """Grant reading photos that are elsewhere in S3."""
+    root = str((config.get("data") or {}).get("root") or "")
+    if root.startswith("s3://"):
         bucket, key = split_uri(root.rstrip("/"))
-        statements.append(_allow(("s3:GetObject",), f"{prefix}{bucket}/{key}/*" if key else f"{prefix}{bucket}/*"))
-        statements.append(_allow(_BUCKET, f"{prefix}{bucket}"))
-    if settings.kms_key:
-        statements.append(_allow(_KMS, settings.kms_key if settings.kms_key.startswith("arn:") else "*"))
-    return [*statements, _allow((*_EVERYWHERE, *(_VPC if settings.subnets else ())), "*")]
+        yield Grant(("s3:GetObject",), (where.bucket(bucket, f"{key}/*" if key else "*"),))
+        yield Grant(("s3:ListBucket", "s3:GetBucketLocation"), (where.bucket(bucket),))
 
 
-def of_role(settings: JobSettings, spec: RunSpec) -> tuple[str, ...]:
-    """Return the IAM actions that the job's role needs."""
-    return tuple(dict.fromkeys(action for statement in policy(settings, spec) for action in statement["Action"]))
+def _kms(settings: JobSettings, where: Where) -> Iterator[Grant]:
+    key = settings.kms_key
+    if not key:
+        return
+    name = key.rpartition(":")[2]  # of an ARN
+    if name.startswith("alias/"):  # an alias is no resource of these actions
+        conditions, resource = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": name}}, where.arn("kms", "key/*")
+    else:
+        conditions, resource = {}, key if key.startswith("arn:") else where.arn("kms", f"key/{key}")
+    yield Grant(_KMS, (resource,), conditions)
+    # the disk of the machine is encrypted by a grant, which AWS alone may use
+    yield Grant(("kms:CreateGrant",), (resource,), {**conditions, "Bool": {"kms:GrantIsForAWSResource": "true"}})
+
+
+def _vpc(settings: JobSettings, where: Where) -> Iterator[Grant]:
+    if not settings.subnets:
+        return
+    interface = where.arn("ec2", "network-interface/*")
+    parts = [f"subnet/{name}" for name in settings.subnets]
+    parts += [f"security-group/{name}" for name in settings.security_groups]
+    yield Grant(("ec2:CreateNetworkInterface",), (interface, *(where.arn("ec2", part) for part in parts)))
+    yield Grant(
+        (
+            "ec2:CreateNetworkInterfacePermission",
+            "ec2:DeleteNetworkInterface",
+            "ec2:DeleteNetworkInterfacePermission",
+        ),
+        (interface,),
+    )
+    yield Grant(
+        (
+            "ec2:DescribeDhcpOptions",
+            "ec2:DescribeNetworkInterfaces",
+            "ec2:DescribeSecurityGroups",
+            "ec2:DescribeSubnets",
+            "ec2:DescribeVpcs",
+        ),
+        everywhere=_NO_RESOURCE,
+    )
+
+
+# --- in the plan, and before the job is submitted ---
+
+
+def actions(identity: Identity) -> tuple[str, ...]:
+    """Return the IAM actions that a person or role needs."""
+    return tuple(sorted({action for grant in identity.grants for action in grant.actions}))
 
 
 def rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
     """Yield the rows of a plan: both lists, and a policy that is ready to paste."""
-    yield "permissions", _wrapped(", ".join(of_caller(settings)))
-    yield "job's role", _wrapped(", ".join(of_role(settings, spec)))
+    launch, role = identities(settings, spec.config, spec.created_at)
+    yield "permissions", _wrapped(", ".join(actions(launch)))
+    yield "job's role", _wrapped(", ".join(actions(role)))
     if note := bucket_note(settings):
         yield "", _wrapped(note)
-    statements = ",\n".join(_wrapped(json.dumps(each)) for each in policy(settings, spec))
-    yield "its policy", f'{{"Version": "2012-10-17", "Statement": [\n{statements}\n]}}'
+    policy = role.policy()
+    statements = ",\n".join(_wrapped(json.dumps(each)) for each in policy["Statement"])
+    yield "its policy", f'{{"Version": "{policy["Version"]}", "Statement": [\n{statements}\n]}}'
 
 
 def bucket_note(settings: JobSettings) -> str:
@@ -113,31 +217,41 @@ def bucket_note(settings: JobSettings) -> str:
     )
 
 
-def role_warning(settings: JobSettings, spec: RunSpec, role_arn: str) -> str:
-    """Return a warning of what the job's role lacks, or may lack if AWS does not tell; empty if nothing is missing."""
-    objects, bucket = policy(settings, spec)[:2]
-    answers = [_denied(settings.cloud, role_arn, statement) for statement in (objects, bucket)]
-    known = [answer for answer in answers if answer is not None]
-    if len(known) < len(answers):
-        return bucket_note(settings) and f"{bucket_note(settings)}\n{_SEE_POLICY}"
-    lacking = [action for answer in known for action in answer]
-    if not lacking:
-        return ""
-    return (
-        f"The policies of the job's role do not let it use {objects['Resource']}: {', '.join(lacking)}. Unless the "
-        f"bucket's policy allows it, the job will fail.\n{_SEE_POLICY}"
-    )
+def warning(settings: JobSettings, spec: RunSpec, caller: Caller, role_arn: str) -> str:
+    """Return a warning of what the caller and the job's role lack, or may lack if AWS does not tell; empty if nothing.
+
+    It is a warning, because the policy of a bucket or key may allow what a role's own policies do not, and because a
+    simulation does not know all of a request, such as whether the caller has used a second factor.
+    """
+    launch, training = identities(settings, spec.config, spec.created_at, caller.account)
+    found = []
+    if lacks := roles.lacking(settings.cloud, roles.principal_arn(settings.cloud, caller.arn), launch.grants):
+        found.append(f"You ({caller.arn}) lack permissions, by your own policies:\n{_listed(lacks)}")
+    lacks = roles.lacking(settings.cloud, role_arn, training.grants)
+    if lacks:
+        found.append(
+            f"The job's role {role_arn} lacks permissions, by its own policies:\n{_listed(lacks)}\n"
+            "Unless a policy of the resource allows it, the job will fail."
+        )
+    elif lacks is None and (note := bucket_note(settings)):
+        asked = f"iam:SimulatePrincipalPolicy on {role_arn} is not permitted to you"
+        found.append(f"{asked}, so it is not known what the job's role lacks.\n{note}")
+    return "\n".join([*found, f"Try: {grant_command(spec)}"]) if found else ""
 
 
-_SEE_POLICY = "Try: dry_run=true, which prints a policy for the role"
+def grant_command(spec: RunSpec) -> str:
+    """Return the command that gives our roles what this run needs. An administrator of the account types it."""
+    faults = ("aws.faults", "aws.reclaims")  # of a rehearsal
+    chosen = [
+        text
+        for text in spec.overrides
+        if root_key(text) in ("launcher", "aws", "data") and not (override_key(text) or "").startswith(faults)
+    ]
+    return commands.launchers("iam", "--apply", "--for", *chosen)
 
 
-def _denied(cloud: Cloud, role_arn: str, statement: dict[str, Any]) -> list[str] | None:
-    return iam.denied(cloud, role_arn, statement["Action"], statement["Resource"])
-
-
-def _allow(actions: tuple[str, ...], resource: str) -> dict[str, Any]:
-    return {"Effect": "Allow", "Action": list(actions), "Resource": resource}
+def _listed(lacks: Iterable[roles.Lack]) -> str:
+    return "\n".join(f"  {lack}" for lack in lacks)
 
 
 def _wrapped(text: str) -> str:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws import bucket, iam, s3, tags, transfer
+from launchers.aws.actions import SAGEMAKER
 from launchers.aws.errors import code_of, errors
+from launchers.aws.policy import Identity
 from launchers.aws.results import download_results, download_to_resume, read_spec
 from launchers.base import (
     Capabilities,
@@ -86,13 +88,16 @@ class SageMakerLauncher(JobSettings):
     def jobs(self) -> Submissions:
         return Submissions(self.cloud)
 
+    def identities(self, config: Mapping[str, Any], day: str, account: str) -> Sequence[Identity]:
+        return permissions.identities(self, config, day, account)
+
     # --- before ---
 
     def plan(self, spec: RunSpec) -> Plan:
         raise_findings(ConfigError, [*name_findings(spec), *checks.findings(self, spec)])
         handle = Handle(self.scheme, self.cloud.scope, spec.run_id)
         rows = tuple(summary.rows(self, spec, handle))
-        return Plan(spec, handle, rows, request.requests(self, spec), permissions.of_caller(self))
+        return Plan(spec, handle, rows, request.requests(self, spec), permissions.actions(permissions.caller(self)))
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Check the account, upload what is missing, create the job; with `watch`, stay until it ends.
@@ -127,9 +132,9 @@ class SageMakerLauncher(JobSettings):
         assert self.role is not None
         caller = iam.caller(self.cloud)
         findings = bucket.bucket_findings(self.cloud, self.bucket, caller.account)
-        role = iam.find_role(self.cloud, self.role, "SageMaker", caller)
+        role = iam.find_role(self.cloud, self.role, SAGEMAKER, caller)
         raise_findings(LaunchError, [*findings, *role.findings])
-        if self.cloud.bills and (warning := permissions.role_warning(self, spec, role.arn)):
+        if warning := permissions.warning(self, spec, caller, role.arn):
             log.warning("%s", warning)
         return role.arn
 
@@ -204,6 +209,10 @@ class SageMakerLauncher(JobSettings):
         earlier = self.jobs.earlier(handle.run_id)
         again = self._again(job, handle) if job.finished and job.status != "Completed" else ""
         status = status_of(job, ended_early=ended_early, now=time.time(), earlier=earlier, again=again)
+        if status.phase is Phase.FAILED and status.cause is Cause.PERMISSION:
+            # of other roles an administrator sees in the reason what to add
+            hint = f"An administrator grants it to the role dogbreed-training with: {self._grant(job)}"
+            status = replace(status, next_action=f"{hint}\nThen: {again}")
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
             status = replace(status, log_tail=tail(self.cloud, job.name, status.detail))
         return status
@@ -305,6 +314,13 @@ class SageMakerLauncher(JobSettings):
             return search_command(read_spec(self.cloud, job.location))
         except LaunchError:  # its settings were deleted
             return "the command that started this search"
+
+    def _grant(self, job: TrainingJob) -> str:
+        """Return the command that gives our roles what the job needs."""
+        try:
+            return permissions.grant_command(read_spec(self.cloud, job.location))
+        except LaunchError:  # its settings were deleted
+            return commands.launchers("iam", "--apply")
 
     def _attach_or_cancel(self, handle: Handle) -> str:
         name = self.name_of(handle)

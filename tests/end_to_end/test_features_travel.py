@@ -19,7 +19,7 @@ from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.machines import SAYS, Machine
 from tests.support.photos import make_photos, tiny_settings
-from tests.support.rehearsing import BUCKET, job_of, states
+from tests.support.rehearsing import BUCKET, ROLES, job_of, states
 from tests.support.runs import same, weights
 from tests.support.stores import RECIPE, assert_holds, data_files, fill, keys, small_shards, values  # noqa: F401 (a fixture)
 
@@ -113,7 +113,7 @@ print(os.environ["DOGBREED_FEATURES_FROM"])
 
 
 def planned(place: Path, photos: Path, home: Path, *overrides: str) -> tuple[SageMakerLauncher, Plan]:
-    there = ["launcher=sagemaker_spot", "aws=rehearsal", f"aws.state_dir={place}", "aws.reclaims=0"]
+    there = ["launcher=sagemaker_spot", "aws=rehearsal", f"aws.state_dir={place}", *ROLES, "aws.reclaims=0"]
     head = ["model.trainable=head", "trainer.max_epochs=60", f"hydra.run.dir={home}"]
     launcher, plan = prepare([*tiny_settings(photos), *there, *head, *overrides])
     assert isinstance(launcher, SageMakerLauncher)

@@ -97,6 +97,7 @@ REHEARSED = {
     f"{SPOT} launcher.bucket=my-bucket aws.role=MySageMakerRole dry_run=true": "",
     "python train.py -m hpo=optuna launcher=sagemaker_gpu launcher.bucket=my-bucket aws.role=MySageMakerRole "
     "dry_run=true": "",
+    "python -m launchers iam --apply --for aws=rehearsal": "",
     "python -m launchers rehearsal stop": "",
 }
 FAILS = {f"{SPOT} aws=rehearsal +aws.faults.no_capacity=1"}  # as the guide says
@@ -127,6 +128,13 @@ SKIPPED = {
     "python train.py -m hpo=optuna hpo.storage=postgresql://user:password@host/database hpo.study=NAME": (
         "needs a database server; test_sweep.py starts one for two searches that share a study"
     ),
+    "python -m launchers iam": _ACCOUNT,
+    "python -m launchers iam --bucket my-bucket": _ACCOUNT,
+    "python -m launchers iam --bucket my-bucket --check": _ACCOUNT,
+    "python -m launchers iam --bucket my-bucket --apply": _ACCOUNT,
+    "python -m launchers iam --remove": _ACCOUNT,
+    "python -m launchers iam --bucket my-bucket --apply --for launcher=sagemaker_gpu "
+    "launcher.instance_type=ml.g5.xlarge --for launcher=sagemaker_spot": _ACCOUNT,
     "python -m launchers images --refresh": "needs the SageMaker SDK, and writes into the project",
     "docker build -f launchers/deploy/image/Dockerfile -t dogbreed-serve .": _DOCKER,
     'docker run -p 8080:8080 -v "$PWD/model:/opt/ml/model:ro" dogbreed-serve serve': _DOCKER,

@@ -34,7 +34,7 @@ from launchers.sweep.study import Study
 from tests.support.fake_training import OVERRIDES
 from tests.support.photos import tiny_settings
 from tests.support.project import ROOT
-from tests.support.rehearsing import BUCKET, prepared, states
+from tests.support.rehearsing import BUCKET, ROLES, prepared, states
 from tests.support.stores import file_size_limit
 from tests.support.sweeps import Sweep, wait_for
 from tests.support.sweeps import states as states_of_trials
@@ -264,7 +264,7 @@ def test_a_machine_that_makes_other_settings_of_the_command_refuses(tmp_path: Pa
 def words(place: Path, photos: Path, n_trials: int, *more: str) -> list[str]:
     tiny = [text for text in tiny_settings(photos) if not text.startswith(("data.batch_size", "logger", "model.train"))]
     head = ["model.trainable=head", "data.batch_size=choice(2,4)", "trainer.max_epochs=3"]
-    there = ["launcher=sagemaker_spot", "aws=rehearsal", f"aws.state_dir={place}"]
+    there = ["launcher=sagemaker_spot", "aws=rehearsal", f"aws.state_dir={place}", *ROLES]
     return ["-m", "hpo=optuna", "hpo.study=mine", f"hpo.n_trials={n_trials}", *tiny, *head, *there, *more]
 
 

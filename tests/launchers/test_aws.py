@@ -66,7 +66,7 @@ def refused(code: str, message: str) -> exceptions.ClientError:
         (
             refused("AccessDenied", "User: x is not authorized to perform: s3:PutObject on resource: arn:aws:s3:::b"),
             Cause.PERMISSION,
-            ["Sending it failed. Not permitted: s3:PutObject on arn:aws:s3:::b.", "Try: have this permission added; "],
+            ["Sending it failed. Not permitted: s3:PutObject on arn:aws:s3:::b.", "Try: python -m launchers iam"],
         ),
         (refused("SlowDown", "Reduce it"), Cause.CAPACITY, ["Sending it failed. AWS throttled", "Reduce it", "Try: "]),
         (refused("Odd", "No such thing"), Cause.UNKNOWN, ["Sending it failed.", "No such thing", "Try: debug=true"]),
@@ -91,3 +91,46 @@ def test_an_error_of_aws_says_what_happened_and_what_to_try(error: Any, cause: C
     assert found[-1] == "(a hint)"
     assert [text.startswith(line) for text, line in zip(found, lines, strict=False)] == [True] * len(lines), found
     assert len(found) == len(lines) + 1
+
+
+WHY = "because no identity-based policy allows the s3:PutObject action"
+POLICY = (
+    '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"s3:PutObject","Resource":"arn:aws:s3:::b/k"}]}'
+)
+
+
+@pytest.mark.parametrize(
+    ("who", "grant"),
+    [
+        ("arn:aws:iam::123456789012:user/team/me", "aws iam put-user-policy --user-name me"),
+        ("arn:aws:sts::123456789012:assumed-role/Dev/me@x", "aws iam put-role-policy --role-name Dev"),
+    ],
+)
+def test_a_denial_ends_with_the_action_the_resource_and_the_command_that_grants_it(who: str, grant: str) -> None:
+    text = f'User: {who} is not authorized to perform: s3:PutObject on resource: "arn:aws:s3:::b/k" {WHY}'
+    with pytest.raises(LaunchError) as caught, errors("sending it"):
+        raise refused("AccessDenied", text)
+    first, hint = str(caught.value).splitlines()
+    assert first == "Sending it failed. Not permitted: s3:PutObject on arn:aws:s3:::b/k."
+    assert hint == f"Try: {grant} --policy-name s3-PutObject --policy-document '{POLICY}'"
+
+
+def test_a_denial_by_a_rehearsal_ends_with_the_command_for_that_rehearsal() -> None:
+    text = "User: arn:aws:sts::123456789012:assumed-role/dogbreed-launch/x is not authorized to perform: s3:GetObject"
+    error = refused("AccessDenied", text)
+    error.response["ResponseMetadata"] = {"HTTPHeaders": {"x-dogbreed-rehearsal-state": "/a%20place"}}
+    with pytest.raises(LaunchError) as caught, errors("sending it"):
+        raise error
+    assert str(caught.value).splitlines()[-1] == "Try: python -m launchers iam --apply --state-dir '/a place'"
+
+
+def test_what_no_policy_can_grant_is_said_and_head_is_named_though_s3_says_nothing() -> None:
+    text = "User: arn:aws:iam::1:user/me is not authorized to perform: s3:GetObject with an explicit deny in a policy"
+    with pytest.raises(LaunchError, match="A policy denies it explicitly"), errors("sending it"):
+        raise refused("AccessDenied", text)
+    head = exceptions.ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, "HeadObject")
+    with pytest.raises(LaunchError) as caught, errors("checking s3://b/k"):
+        raise head
+    first, hint = str(caught.value).splitlines()
+    assert first == "Checking s3://b/k failed. Not permitted: s3:GetObject."
+    assert hint == "Try: python -m launchers iam"

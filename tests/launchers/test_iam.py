@@ -10,7 +10,7 @@ import pytest
 from moto import mock_aws
 
 from launchers import prepare
-from launchers.aws import iam
+from launchers.aws import iam, roles
 from launchers.aws.account import Account
 
 ACCOUNT = "123456789012"
@@ -26,7 +26,7 @@ PARTITIONS = {"eu-west-1": "aws", "cn-north-1": "aws-cn"}
 def region(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
-    monkeypatch.setattr(iam, "denied", lambda *_: None)  # moto has no SimulatePrincipalPolicy: nobody may ask here
+    monkeypatch.setattr(roles, "lacking", lambda *_: None)  # moto has no SimulatePrincipalPolicy: nobody may ask here
     with mock_aws():
         client = boto3.client("iam", region_name=request.param)
         client.create_role(RoleName=NAME, Path="/service-role/", AssumeRolePolicyDocument=json.dumps(TRUST))
@@ -55,12 +55,13 @@ def test_a_role_with_a_path_is_passed_on_by_its_whole_arn(by: str, region: str, 
 def test_an_arn_of_another_path_account_or_partition_is_refused_with_the_right_one(region: str) -> None:
     cloud = Account(region=region)
     caller = iam.caller(cloud)
-    assert caller == iam.Caller(ACCOUNT, PARTITIONS[region])
+    assert caller == iam.Caller(ACCOUNT, PARTITIONS[region], caller.arn)
+    assert caller.arn.startswith(f"arn:{PARTITIONS[region]}:sts::{ACCOUNT}:")
     wrong = arn(region).replace("/service-role", "")
-    assert f"aws.role={arn(region)}" in iam.find_role(cloud, wrong, "SageMaker", caller).findings[0]
+    assert f"aws.role={arn(region)}" in iam.find_role(cloud, wrong, "sagemaker.amazonaws.com", caller).findings[0]
     for other in (arn(region).replace(ACCOUNT, "999999999999"), arn(region).replace("arn:aws", "arn:aws-iso")):
-        assert "is not in this account" in iam.find_role(cloud, other, "SageMaker", caller).findings[0]
-    assert iam.find_role(cloud, arn(region), "SageMaker", caller) == iam.Role(arn(region))
+        assert "is not in this account" in iam.find_role(cloud, other, "sagemaker.amazonaws.com", caller).findings[0]
+    assert iam.find_role(cloud, arn(region), "sagemaker.amazonaws.com", caller) == iam.Role(arn(region))
 
 
 class _Blind:
@@ -85,9 +86,9 @@ class _Blind:
 def test_where_roles_may_not_be_looked_at_the_arn_is_asked_for(region: str) -> None:
     cloud: Any = _Blind(Account(region=region))
     caller = iam.caller(cloud)
-    (finding,) = iam.find_role(cloud, NAME, "SageMaker", caller).findings
+    (finding,) = iam.find_role(cloud, NAME, "sagemaker.amazonaws.com", caller).findings
     assert finding.splitlines()[-1] == f"Try the ARN that the IAM console shows: aws.role={arn(region)}"
-    assert iam.find_role(cloud, arn(region), "SageMaker", caller) == iam.Role(arn(region))
+    assert iam.find_role(cloud, arn(region), "sagemaker.amazonaws.com", caller) == iam.Role(arn(region))
 
 
 def test_a_plan_says_that_it_does_not_know_the_arn_of_a_role_given_by_name() -> None:

@@ -22,7 +22,8 @@ PACKAGES = [name for name, path in FILES.items() if path.name == "__init__.py"]
 FACES = ("launchers", "dogbreed", "dogbreed.training", "dogbreed.drawn", "dogbreed.report")  # imported from by name
 HEAVY = ("torch", "lightning", "torchvision", "timm", "boto3", "botocore", "moto")
 # The rehearsal cloud's process is built on moto. Its client, which commands import, is cloud, process and faults.
-SERVER = tuple(f"launchers.rehearsal.{name}" for name in ("gateway", "logs", "object_store", "server", "services"))
+_SERVER = ("access", "gateway", "logs", "object_store", "principals", "role_store", "s3_calls", "server", "services")
+SERVER = tuple(f"launchers.rehearsal.{name}" for name in _SERVER)
 
 
 def tree(module: str) -> ast.Module:

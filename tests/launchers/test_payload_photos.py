@@ -23,7 +23,7 @@ from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.launcher_contract import until
 from tests.support.machines import SAYS, Machine
 from tests.support.photos import make_photos, tiny_settings
-from tests.support.rehearsing import BUCKET
+from tests.support.rehearsing import BUCKET, ROLES
 from tests.support.runs import same, weights
 
 pytestmark = pytest.mark.cloud
@@ -97,7 +97,7 @@ def test_a_folder_that_changes_while_it_is_sent_is_refused(change: str, folder: 
 
 
 def planned(place: Path, photos: Path, home: Path, *overrides: str) -> tuple[SageMakerLauncher, Any]:
-    there = ["launcher=sagemaker_spot", "aws=rehearsal", f"aws.state_dir={place}", "aws.reclaims=0"]
+    there = ["launcher=sagemaker_spot", "aws=rehearsal", f"aws.state_dir={place}", *ROLES, "aws.reclaims=0"]
     launcher, plan = prepare([*tiny_settings(photos), *there, f"hydra.run.dir={home}", *overrides])
     assert isinstance(launcher, SageMakerLauncher)
     return launcher, plan

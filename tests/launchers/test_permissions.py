@@ -14,37 +14,82 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from launchers import prepare
-from launchers.aws import account, tags
+from launchers.aws import account, actions, iam, tags
+from launchers.aws.access import Decision, decide
+from launchers.aws.policy import Identity
 from launchers.base import Plan
 from launchers.sagemaker import permissions
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.plans import COMMANDS, REAL, launched, planned
 
 
+def listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def actions_of(policy: Any) -> list[str]:
+    return [action for statement in policy["Statement"] for action in listed(statement["Action"])]
+
+
 def row(plan: Plan, name: str) -> str:
     return dict(plan.rows)[name]
+
+
+DAY = "2026-11-24"
+
+
+def of(name: str) -> list[Identity]:
+    return permissions.identities(launched(name), planned(name).spec.config, DAY, "123456789012")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_plan_lists_what_the_job_s_role_needs_and_its_policy_permits_just_that(name: str) -> None:
     plan = planned(name)
     policy = json.loads(row(plan, "its policy"))
-    allowed = [action for statement in policy["Statement"] for action in statement["Action"]]
-    assert set(allowed) == set(re.split(r",\s+", row(plan, "job's role")))
-    assert set(allowed) >= {"s3:GetObject", "s3:PutObject", "s3:DeleteObject", "ecr:BatchGetImage"}
-    resources = json.dumps([each["Resource"] for each in policy["Statement"] if "s3:ListBucket" not in each["Action"]])
-    for request in plan.requests[:-1]:
-        assert f":s3:::{request.parameters['Bucket']}/dogbreed/*" in resources
+    allowed = set(actions_of(policy))
+    assert allowed == set(re.split(r",\s+", row(plan, "job's role")))
+    assert allowed >= {"s3:GetObject", "s3:PutObject", "s3:DeleteObject", "ecr:BatchGetImage"}
+    for request in plan.requests[:-1]:  # what is sent is what the job reads
+        arn = f"arn:aws:s3:::{request.parameters['Bucket']}/{request.parameters['Key']}"
+        assert decide([policy], "s3:GetObject", arn, {}) is Decision.ALLOWED
+        own = arn.startswith(f"arn:aws:s3:::{request.parameters['Bucket']}/dogbreed/runs/")
+        assert (decide([policy], "s3:PutObject", arn, {}) is Decision.ALLOWED) == own  # of the rest it changes nothing
     assert all(len(line) <= 120 for line in row(plan, "its policy").splitlines())
 
 
 def test_keys_networks_and_photos_elsewhere_need_more() -> None:
-    guarded = json.loads(row(planned("guarded"), "its policy"))["Statement"]
-    assert {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": "arn:aws:s3:::my-photos/dogs/*"} in guarded
-    text, plain = json.dumps(guarded), row(planned("gpu"), "its policy")
+    guarded, plain = [of(name)[1].policy()["Statement"] for name in ("guarded", "gpu")]
+    assert {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::my-photos/dogs/*"} in [
+        {**each, "Resource": next(r for r in listed(each["Resource"]) if "photos" in r)}
+        for each in guarded
+        if each["Action"] == "s3:GetObject"
+    ]
     for action in ("kms:GenerateDataKey", "ec2:CreateNetworkInterfacePermission"):
-        assert action in text
-        assert action not in plain
+        assert action in json.dumps(guarded)
+        assert action not in json.dumps(plain)
+
+
+def test_a_job_may_only_be_like_the_settings_and_only_one_s_own_may_be_stopped() -> None:
+    policy = of("guarded")[0].policy()
+    job = "arn:aws:sagemaker:eu-west-1:123456789012:training-job/any"
+    like = {
+        "aws:RequestTag/dogbreed:run-id": ["any"],
+        "sagemaker:InstanceTypes": ["ml.m5.xlarge"],
+        "sagemaker:NetworkIsolation": ["true"],
+        "sagemaker:VpcSubnets": ["subnet-0a1b2c3d"],
+        "sagemaker:VpcSecurityGroupIds": ["sg-0a1b2c3d"],
+    }
+    assert decide([policy], "sagemaker:CreateTrainingJob", job, like) is Decision.ALLOWED
+    for key in like:
+        other, absent = {**like, key: ["false"]}, {name: values for name, values in like.items() if name != key}
+        if not key.startswith("aws:"):
+            assert decide([policy], "sagemaker:CreateTrainingJob", job, other) is Decision.IMPLICIT_DENY, key
+        if key != "sagemaker:InstanceTypes":  # every request has them
+            assert decide([policy], "sagemaker:CreateTrainingJob", job, absent) is Decision.IMPLICIT_DENY, key
+    ours = {"aws:ResourceTag/dogbreed:run-id": ["any"]}
+    assert decide([policy], "sagemaker:StopTrainingJob", job, ours) is Decision.ALLOWED
+    assert decide([policy], "sagemaker:StopTrainingJob", job, {}) is Decision.IMPLICIT_DENY
+    assert decide([policy], "sagemaker:AddTags", job, {}) is Decision.IMPLICIT_DENY  # which would make it one's own
 
 
 def test_a_bucket_that_the_usual_policy_does_not_cover_is_named() -> None:
@@ -59,48 +104,75 @@ def test_a_bucket_that_the_usual_policy_does_not_cover_is_named() -> None:
 def test_policies_are_written_for_the_region_s_partition() -> None:
     launcher = launched("gpu")
     launcher.cloud.region = "cn-north-1"
-    (objects, *_) = permissions.policy(launcher, planned("gpu").spec)
-    assert objects["Resource"] == "arn:aws-cn:s3:::my-bucket/dogbreed/*"
+    for identity in permissions.identities(launcher, planned("gpu").spec.config, DAY, "123456789012"):
+        arns = [arn for each in identity.policy()["Statement"] for arn in listed(each["Resource"]) if arn != "*"]
+        assert {arn.split(":")[1] for arn in arns} == {"aws-cn"}
 
 
 class Account:
-    """Answers SimulatePrincipalPolicy. denied: what the role may not do; None if nobody may ask."""
+    """Answers SimulatePrincipalPolicy and GetRole. denied: what may not be done; None if nobody may ask."""
 
     region = "eu-west-1"
 
     def __init__(self, denied: tuple[str, ...] | None) -> None:
-        self.denied = denied
+        self.denied, self.asked = denied, []
 
     def client(self, service: str) -> Any:
         assert service == "iam"
         return self
 
-    def simulate_principal_policy(self, **asked: Any) -> dict[str, Any]:
+    def get_paginator(self, name: str) -> Any:
+        assert name == "simulate_principal_policy"
+        return self
+
+    def get_role(self, RoleName: str) -> Any:  # noqa: N803 (boto3's name)
+        return {"Role": {"Arn": f"arn:aws:iam::123456789012:role/path/{RoleName}"}}
+
+    def paginate(self, **asked: Any) -> Any:
         if self.denied is None:
             raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "SimulatePrincipalPolicy")
-        assert asked["PolicySourceArn"] == "arn:aws:iam::1:role/x"
-        decisions = {name: "implicitDeny" if name in self.denied else "allowed" for name in asked["ActionNames"]}
-        return {"EvaluationResults": [{"EvalActionName": n, "EvalDecision": d} for n, d in decisions.items()]}
+        self.asked.append(asked)
+        results = [
+            {
+                "EvalActionName": name,
+                "EvalResourceName": resource,
+                "EvalDecision": "implicitDeny" if name in self.denied else "allowed",
+            }
+            for name in asked["ActionNames"]
+            for resource in asked["ResourceArns"]
+        ]
+        return [{"EvaluationResults": results}]
+
+    def list_role_policies(self, RoleName: str) -> Any:  # noqa: N803 (boto3's name)
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "ListRolePolicies")
 
 
 @pytest.mark.parametrize(
-    ("denied", "bucket", "text"),
+    ("denied", "bucket", "texts"),
     [
-        ((), "my-bucket", ""),
-        (("s3:PutObject", "s3:ListBucket"), "my-bucket", "s3:PutObject, s3:ListBucket"),
-        (("s3:PutObject",), "my-sagemaker-bucket", "do not let it use arn:aws:s3:::my-sagemaker-bucket/dogbreed/*"),
-        (None, "my-bucket", "AmazonSageMakerFullAccess alone"),
-        (None, "my-sagemaker-bucket", ""),
+        ((), "my-bucket", []),
+        (("s3:PutObject",), "my-bucket", ["You (arn:aws:sts::", "The job's role", "s3:PutObject on arn:aws:s3:::my-"]),
+        (("ecr:BatchGetImage",), "my-bucket", ["The job's role", "ecr:BatchGetImage on arn:aws:ecr:eu-west-1:763"]),
+        (("sagemaker:StopTrainingJob",), "my-bucket", ["You (", "sagemaker:StopTrainingJob on arn:aws:sagemaker:"]),
+        (("sagemaker:CreateTrainingJob",), "my-bucket", ["(for sagemaker:InstanceTypes=ml.g4dn.xlarge)"]),
+        (None, "my-bucket", ["iam:SimulatePrincipalPolicy on arn:", "AmazonSageMakerFullAccess alone"]),
+        (None, "my-sagemaker-bucket", []),
     ],
 )
-def test_what_the_role_lacks_is_asked_of_aws_where_that_is_permitted(
-    denied: tuple[str, ...] | None, bucket: str, text: str
+def test_what_one_lacks_is_asked_of_aws_where_that_is_permitted(
+    denied: tuple[str, ...] | None, bucket: str, texts: list[str]
 ) -> None:
-    launcher: Any = replace(launched("gpu"), bucket=bucket, cloud=Account(denied))
-    warning = permissions.role_warning(launcher, planned("gpu").spec, "arn:aws:iam::1:role/x")
-    assert text in warning
-    assert bool(warning) == bool(text)
-    assert not warning or "Try: dry_run=true" in warning
+    account = Account(denied)
+    launcher: Any = replace(launched("gpu"), bucket=bucket, cloud=account)
+    caller = iam.Caller("123456789012", "aws", "arn:aws:sts::123456789012:assumed-role/me/session")
+    spec = planned("gpu").spec
+    warning = permissions.warning(launcher, spec, caller, "arn:aws:iam::123456789012:role/x")
+    assert [text for text in texts if text not in warning] == []
+    assert bool(warning) == bool(texts)
+    command = "Try: python -m launchers iam --apply --for launcher=sagemaker_gpu aws.region=eu-west-1"
+    assert not warning or warning.splitlines()[-1].startswith(command)
+    asked = {each["PolicySourceArn"] for each in account.asked}
+    assert asked == (set() if denied is None else {f"arn:aws:iam::123456789012:role/{n}" for n in ("path/me", "x")})
 
 
 def test_several_machines_in_a_vpc_are_told_what_their_security_group_must_permit() -> None:
@@ -111,20 +183,10 @@ def test_several_machines_in_a_vpc_are_told_what_their_security_group_must_permi
 
 # --- the calls of a run's whole life ---
 
-IAM_NAMES = {  # of operations whose permission is called otherwise
-    "s3:HeadBucket": ["s3:ListBucket"],
-    "s3:HeadObject": ["s3:GetObject"],
-    "s3:ListObjectsV2": ["s3:ListBucket"],
-    "s3:ListMultipartUploads": ["s3:ListBucketMultipartUploads"],
-    "s3:CreateMultipartUpload": ["s3:PutObject"],
-    "s3:UploadPart": ["s3:PutObject"],
-    "s3:CompleteMultipartUpload": ["s3:PutObject"],
-    "s3:CopyObject": ["s3:GetObject", "s3:PutObject"],
-    "sagemaker:CreateTrainingJob": ["sagemaker:CreateTrainingJob", "iam:PassRole"],
+NOT_IN_MOTO: dict[str, Any] = {
+    "SimulatePrincipalPolicy": {"EvaluationResults": [], "IsTruncated": False},
+    "StopTrainingJob": {},
 }
-
-
-NOT_IN_MOTO: dict[str, Any] = {"SimulatePrincipalPolicy": {"EvaluationResults": []}, "StopTrainingJob": {}}
 
 
 class Http:
@@ -133,20 +195,25 @@ class Http:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
-    """The operations that launchers call, by service, in moto's account."""
+    """The IAM actions of what launchers call, in moto's account."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     seen: set[str] = set()
+    where = actions.Where("eu-west-1")
     connect = account.Account.client
 
+    def keep(params: Any, model: Any, **_: Any) -> None:
+        service = model.service_model.service_name
+        seen.update(need.action for need in actions.needs(service, model.name, params, where))
+
     def note(model: Any, **_: Any) -> Any:
-        seen.add(f"{model.service_model.service_name}:{model.name}")
         return (Http(), NOT_IN_MOTO[model.name]) if model.name in NOT_IN_MOTO else None
 
     def client(self: account.Account, service: str) -> Any:
         known = service in self._clients
         made = connect(self, service)
         if not known:
+            made.meta.events.register("provide-client-params", keep)
             made.meta.events.register("before-call", note)
         return made
 
@@ -180,5 +247,4 @@ def test_the_caller_s_list_is_what_a_run_calls_from_submission_to_cleanup(calls:
     set_up["s3"].put_object(Bucket="my-bucket", Key="dogbreed/runs/never-a-job/spec.json", Body=b"{}")
     set_up["s3"].create_multipart_upload(Bucket="my-bucket", Key="dogbreed/data/broken")
     assert len(launcher.cleanup(older_than=timedelta(seconds=-5), apply=True).removed) == 2
-    needed = {name for call in calls for name in IAM_NAMES.get(call, [call])}
-    assert needed == set(permissions.of_caller(launcher))
+    assert calls == set(permissions.actions(permissions.caller(launcher)))

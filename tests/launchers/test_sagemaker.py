@@ -408,7 +408,7 @@ def test_sagemaker_repeats_a_job_whose_node_dies_and_nothing_is_lost(
     [
         (["launcher.bucket=nobody", "faults.no_bucket=true"], "The bucket nobody does not exist", Cause.UNKNOWN),
         (["aws.role=NoSuchRole"], "The role NoSuchRole does not exist", Cause.UNKNOWN),
-        (["aws.role=OfLambda"], "SageMaker may not assume the role OfLambda", Cause.UNKNOWN),
+        (["aws.role=OfLambda"], "sagemaker.amazonaws.com may not assume the role OfLambda", Cause.UNKNOWN),
         (["launcher.bucket=open-to-all"], "The bucket open-to-all is publicly readable", Cause.UNKNOWN),
         (["launcher.bucket=in-ireland"], "The bucket in-ireland is in eu-west-1", Cause.UNKNOWN),
         (["launcher.bucket=none", "faults.no_bucket=true", "aws.role=None"], "2 problems found", Cause.UNKNOWN),
@@ -433,7 +433,7 @@ def test_what_only_the_account_knows_is_found_before_anything_is_created(
             ],
         }
         iam.create_role(RoleName="OfLambda", AssumeRolePolicyDocument=json.dumps(trust))
-    launcher, plan = prepared(place, tmp_path / "run", *overrides)
+    launcher, plan = prepared(place, tmp_path / "run", "aws.launch_as=null", *overrides)  # who may look at all of it
     with pytest.raises(LaunchError, match=message) as caught:
         launcher.submit(plan)
     assert caught.value.cause is cause
@@ -453,7 +453,7 @@ def test_credentials_that_expire_while_a_run_is_followed_do_not_stop_it(
     cloud: Rehearsal, place: Path, tmp_path: Path
 ) -> None:
     launcher, plan = prepared(
-        place, tmp_path / "run", "trainer.max_epochs=1", "aws.reclaims=0", "faults.expires_after=25"
+        place, tmp_path / "run", "trainer.max_epochs=1", "aws.reclaims=0", "faults.expires_after=50"
     )
     launcher.submit(plan)
     with pytest.raises(LaunchError, match="have expired") as caught:

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from launchers.rehearsal import process
@@ -20,6 +23,7 @@ from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.gateway import Gateway
 from launchers.rehearsal.names import ACCOUNT, FAULTS_HEADER, REGION, SERVER_FILE, SESSION_HEADER, Server
 from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.role_store import RoleStore
 from launchers.rehearsal.service import Answer, Call, Refused
 from launchers.rehearsal.services.training_record import JobRecord
 from tests.support.launcher_contract import until
@@ -109,13 +113,17 @@ class Answers:
 
 
 def ask(gateway: Gateway, operation: str, service: str = "sagemaker", **parameters: Any) -> tuple[int, Any]:
-    """Send one request. Parameters that are headers begin with HTTP_."""
+    """Send one request, signed. Parameters that are headers begin with HTTP_."""
     body = json.dumps({name: value for name, value in parameters.items() if not name.startswith("HTTP_")}).encode()
+    target = {"X-Amz-Target": f"Any.{operation}"}
+    request = AWSRequest("POST", "http://127.0.0.1:1/", target, body)
+    SigV4Auth(Credentials("key", "key"), service, REGION).add_auth(request)
     environ = {
-        "HTTP_AUTHORIZATION": f"AWS4-HMAC-SHA256 Credential=key/20261128/{REGION}/{service}/aws4_request, Signature=x",
-        "HTTP_X_AMZ_TARGET": f"Any.{operation}",
+        **{_header(name): value for name, value in request.headers.items()},
+        "HTTP_HOST": "127.0.0.1:1",
         "REQUEST_METHOD": "POST",
         "PATH_INFO": "/",
+        "REQUEST_URI": "/",
         "CONTENT_LENGTH": str(len(body)),
         "wsgi.input": io.BytesIO(body),
         **{name: value for name, value in parameters.items() if name.startswith("HTTP_")},
@@ -127,7 +135,7 @@ def ask(gateway: Gateway, operation: str, service: str = "sagemaker", **paramete
 
 def gateway_of(tmp_path: Path, *services: Any) -> tuple[Gateway, Recorder]:
     moto = Recorder()
-    return Gateway(moto, services, ObjectStore(tmp_path / "s3"), "key"), moto
+    return Gateway(moto, services, ObjectStore(tmp_path / "s3"), RoleStore(tmp_path / "iam.json"), "key"), moto
 
 
 def test_services_answer_for_tags_of_their_own_arns_alone(tmp_path: Path) -> None:

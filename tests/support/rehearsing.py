@@ -7,21 +7,26 @@ from typing import Any
 
 from launchers import prepare
 from launchers.base import Plan
+from launchers.cli.verbs import main as launchers_command
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.photos import make_photos, tiny_settings
 
 BUCKET = "dogbreed-rehearsal"
-PHOTOS = f"s3://{BUCKET}/photos"
+PHOTOS, NO_PHOTOS = f"s3://{BUCKET}/photos", f"s3://{BUCKET}/no-photos"
+ROOTS = (PHOTOS, NO_PHOTOS, f"s3://{BUCKET}/many-photos")  # what the job's role may read besides what is sent
+ROLES = ("aws.role=dogbreed-training", "aws.launch_as=dogbreed-launch")
 
 
 @contextlib.contextmanager
 def rehearsal_cloud(place: Path, photos: Path | None = None) -> Iterator[Rehearsal]:
-    """With photos in its bucket. Its process is ended at the end."""
+    """With photos in its bucket, and the roles that launchers need. Its process is ended at the end."""
     cloud = Rehearsal(bucket=BUCKET, state_dir=str(place), reclaims=0)
     try:
         send_photos(cloud, photos or make_photos(place.parent / "photos-of-the-cloud"), "photos")
+        roots = [word for root in ROOTS for word in ("--for", "data=folder", f"data.root={root}")]
+        assert launchers_command(["iam", "--apply", "--state-dir", str(place), *roots]) == 0
         yield cloud
     finally:
         process.stop(place)
@@ -35,10 +40,11 @@ def send_photos(cloud: Rehearsal, photos: Path, prefix: str) -> None:
 
 
 def settings(place: Path, *overrides: str, launcher: str = "sagemaker_spot") -> list[str]:
-    """Of a run of seconds in that cloud; `faults.x=y` is aws.faults.x."""
+    """Of a run of seconds in that cloud, under the roles that launchers print; `faults.x=y` is aws.faults.x."""
     spelled = [text.replace("faults.", "+aws.faults.", 1) if text.startswith("faults.") else text for text in overrides]
     tiny = [text for text in tiny_settings(Path(PHOTOS)) if not text.startswith("data.root=")]
-    return [*tiny, f"data.root={PHOTOS}", f"launcher={launcher}", "aws=rehearsal", f"aws.state_dir={place}", *spelled]
+    where = ["aws=rehearsal", f"aws.state_dir={place}", *ROLES]
+    return [*tiny, f"data.root={PHOTOS}", f"launcher={launcher}", *where, *spelled]
 
 
 def prepared(

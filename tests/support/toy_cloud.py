@@ -8,6 +8,7 @@ from pathlib import Path
 
 from launchers.rehearsal.names import ACCOUNT, REGION, Server
 from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.role_store import RoleStore
 from launchers.rehearsal.server import serve
 from launchers.rehearsal.service import Answer, Call, Handler, invalid
 from launchers.rehearsal.services.sagemaker_tags import kind_and_name, tag_operations
@@ -83,5 +84,6 @@ def _arn(name: str) -> str:
 
 if __name__ == "__main__":
     state_dir = Path(sys.argv[1])
-    serve(state_dir, [ModelPackageGroups(state_dir / "groups")], ObjectStore(state_dir / "s3"), float(sys.argv[2]))
+    store, roles = ObjectStore(state_dir / "s3"), RoleStore(state_dir / "iam.json")
+    serve(state_dir, [ModelPackageGroups(state_dir / "groups")], store, roles, float(sys.argv[2]))
     os._exit(0)  # as the cloud's own process ends

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -73,6 +73,9 @@ class ToyLauncher:
     @classmethod
     def at(cls, cloud: Cloud, *, runs_dir: str = "runs", bucket: str | None = None) -> Self:
         return cls(cloud.scope)
+
+    def identities(self, config: Mapping[str, Any], day: str, account: str) -> tuple[()]:
+        return ()
 
     def plan(self, spec: RunSpec) -> Plan:
         raise_findings(ConfigError, name_findings(spec))

@@ -3,9 +3,11 @@
 import threading
 from pathlib import Path
 
+from launchers.rehearsal.access import StoreOfRole
 from launchers.rehearsal.logs import put_log
 from launchers.rehearsal.names import Server
 from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.principals import of_role
 from launchers.rehearsal.service import Answer, Call, Handler, Refused, invalid
 from launchers.rehearsal.services.sagemaker_tags import from_list, kind_and_name, tag_operations
 from launchers.rehearsal.services.training_checks import check
@@ -65,10 +67,12 @@ class TrainingJobs:
                     "exists already",
                 )
             check(record, self._jobs.values(), call.faults.quotas, self.store)
+            role = of_role(request["RoleArn"], "SageMaker", call.faults.denied_to_role)
             record.to("Starting", "Starting the training job")
             self._jobs[name] = record
             no_capacity = call.session.among_first(call.faults.no_capacity, "jobs")
-            self._runs[name] = JobRun(record, self.store, self._server, call.faults, no_capacity=no_capacity)
+            store = StoreOfRole(self.store, role)
+            self._runs[name] = JobRun(record, store, self._server, call.faults, no_capacity=no_capacity)
             self._runs[name].start()
         return {"TrainingJobArn": record.arn}
 

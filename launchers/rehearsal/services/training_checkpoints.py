@@ -14,8 +14,8 @@ from pathlib import Path
 
 from dogbreed.run_folder import lasting_files
 from launchers.aws.s3 import split_uri
+from launchers.rehearsal.access import StoreOfRole
 from launchers.rehearsal.machine import Machine
-from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.services.training_container import ML
 from launchers.rehearsal.services.training_record import JobRecord
 
@@ -25,7 +25,7 @@ _Stamp = tuple[int, int]  # a file's time and size
 class Checkpoints:
     """Syncs the checkpoints of one job, if it has a CheckpointConfig. lag_s: the maximum delay of uploads to S3."""
 
-    def __init__(self, job: JobRecord, store: ObjectStore, lag_s: float) -> None:
+    def __init__(self, job: JobRecord, store: StoreOfRole, lag_s: float) -> None:
         self.store, self.lag_s = store, lag_s
         config = job.request.get("CheckpointConfig")
         self._place = None if config is None else str(config.get("LocalPath", f"{ML}/checkpoints"))

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from moto.iam.models import iam_backends
-
+from launchers.aws.actions import SAGEMAKER
+from launchers.rehearsal.access import check_trust
 from launchers.rehearsal.names import ACCOUNT, REGION
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.service import Refused, invalid
@@ -27,7 +27,7 @@ def check(job: JobRecord, jobs: Iterable[JobRecord], quotas: Mapping[str, int], 
     image = request["AlgorithmSpecification"].get("TrainingImage", "")
     if (found := _ECR.fullmatch(image)) is None or found[2] != REGION:
         raise invalid(f"Invalid image URI {image}. It must be in Amazon ECR, in the region {REGION}")
-    _check_role(request["RoleArn"])
+    _check_role(job)
     for uri in (request["OutputDataConfig"]["S3OutputPath"], (request.get("CheckpointConfig") or {}).get("S3Uri")):
         if uri and not store.has_bucket(uri.removeprefix("s3://").partition("/")[0]):
             raise invalid(f"The S3 bucket of {uri} does not exist or cannot be reached in {REGION}")
@@ -52,15 +52,15 @@ def _check_times(job: JobRecord) -> None:
         raise invalid("A warm pool (KeepAlivePeriodInSeconds) cannot be combined with managed spot training")
 
 
-def _check_role(arn: str) -> None:
-    roles = {known.arn: known for known in iam_backends[ACCOUNT]["aws"].get_roles()}
-    if arn not in roles:
-        raise invalid(f"Could not access the role {arn}: it does not exist, or another account's")
-    if "sagemaker.amazonaws.com" not in str(roles[arn].assume_role_policy_document):
+def _check_role(job: JobRecord) -> None:
+    arn = job.request["RoleArn"]
+    try:
+        check_trust(arn, {"Service": [SAGEMAKER]}, {"aws:SourceAccount": [ACCOUNT], "aws:SourceArn": [job.arn]})
+    except Refused:
         raise invalid(
             f"Could not assume role {arn}. Please ensure that the role exists and allows principal "
-            "'sagemaker.amazonaws.com' to assume the role."
-        )
+            f"'{SAGEMAKER}' to assume the role."
+        ) from None
 
 
 def _check_quota(job: JobRecord, jobs: Iterable[JobRecord], quotas: Mapping[str, int]) -> None:

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dogbreed.run_folder import write_json
+from launchers.aws.actions import Need
 from launchers.aws.s3 import split_uri
+from launchers.rehearsal.access import HERE, StoreOfRole, authorize
 from launchers.rehearsal.machine import Machine
 from launchers.rehearsal.names import REGION, Server
-from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.principals import role_session
+from launchers.rehearsal.service import Refused
 from launchers.rehearsal.services.training_record import JobRecord
 
 ML = "/opt/ml"
@@ -35,8 +38,10 @@ def hosts_of(job: JobRecord, attempt: int, second: int) -> list[Host]:
     return hosts
 
 
-def furnish(host: Host, hosts: Sequence[Host], request: Mapping[str, Any], store: ObjectStore) -> str:
+def furnish(host: Host, hosts: Sequence[Host], request: Mapping[str, Any], store: StoreOfRole) -> str:
     """Put folders, configuration and the data of all channels under /opt/ml. Return the reason if the job fails."""
+    if denied := _image_denied(request["AlgorithmSpecification"].get("TrainingImage", ""), store):
+        return denied
     ml = host.machine.path(ML)
     for name in ("input/config", "input/data", "model", "output/data", "code"):
         (ml / name).mkdir(parents=True, exist_ok=True)
@@ -47,12 +52,30 @@ def furnish(host: Host, hosts: Sequence[Host], request: Mapping[str, Any], store
     write_json(config / "resourceconfig.json", _resources(host, hosts, request["ResourceConfig"]["InstanceType"]))
     for channel in channels:
         uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
-        if not store.download(*split_uri(uri), ml / "input" / "data" / channel["ChannelName"]):
+        try:
+            found = store.download(*split_uri(uri), ml / "input" / "data" / channel["ChannelName"])
+        except Refused as refused:
+            return f'ClientError: Data download failed from S3 URL "{uri}": AccessDenied: {refused.text}'
+        if not found:
             return (
                 f'ClientError: Data download failed: No S3 objects found under S3 URL "{uri}" given in input data '
                 f"source. Please ensure that the bucket exists in the selected region ({REGION}), that objects "
                 "exist under that S3 prefix, and that the role has s3:ListBucket permissions"
             )
+    return ""
+
+
+def _image_denied(image: str, store: StoreOfRole) -> str:
+    """Return why the role may not pull the image; empty if it may."""
+    host, _, rest = image.partition("/")
+    account, region = host.split(".")[0], host.split(".")[3]
+    repository = f"arn:{HERE.partition}:ecr:{region}:{account}:repository/{rest.partition(':')[0].partition('@')[0]}"
+    pulling = [Need("ecr:GetAuthorizationToken")]
+    pulling += [Need(f"ecr:{name}", repository) for name in ("BatchGetImage", "GetDownloadUrlForLayer")]
+    try:
+        authorize(store.role, pulling)
+    except Refused as refused:
+        return f"ClientError: Cannot pull the image {image}: AccessDenied: {refused.text}"
     return ""
 
 
@@ -100,5 +123,9 @@ def environment(host: Host, job: JobRecord, server: Server, upload_lag_s: float)
         "GLOO_SOCKET_IFNAME": "lo",
         "DOGBREED_UPLOADS_S": str(25 * upload_lag_s),
         **job.request.get("Environment", {}),
-        **({"PIP_NO_INDEX": "1"} if isolated else server.environment),
+        **(
+            {"PIP_NO_INDEX": "1"}
+            if isolated
+            else {"AWS_ENDPOINT_URL": server.url, **role_session(job.request["RoleArn"], "SageMaker")}
+        ),
     }

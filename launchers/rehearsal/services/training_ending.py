@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launchers.aws.s3 import split_uri
-from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.access import StoreOfRole
 from launchers.rehearsal.services.training_attempt import Outcome
 from launchers.rehearsal.services.training_container import ML, Host
 from launchers.rehearsal.services.training_record import JobRecord
@@ -55,7 +55,7 @@ def _algorithm_error(hosts: Sequence[Host], failed_first: Sequence[Host]) -> str
     return f"AlgorithmError: {text}, exit code: {code if code > 0 else 128 - code}"[:_FAILURE_MOST]
 
 
-def upload(job: JobRecord, host: Host, store: ObjectStore, *, model: bool) -> None:
+def upload(job: JobRecord, host: Host, store: StoreOfRole, *, model: bool) -> None:
     """Upload output.tar.gz to S3 if there is any output, and model.tar.gz if there is a model."""
     ml = host.machine.path(ML)
     bucket, key = split_uri(f"{job.request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job.name}/output")

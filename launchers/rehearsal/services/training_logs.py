@@ -14,10 +14,13 @@ _Events = list[dict[str, Any]]
 
 
 class LogPump:
-    """Moves whole lines from the machines of one job to CloudWatch. delay_s: the delay until they are visible."""
+    """Moves whole lines from the machines of one job to CloudWatch. delay_s: the delay until they are visible.
 
-    def __init__(self, job: JobRecord, delay_s: float) -> None:
-        self.job, self.delay_s = job, delay_s
+    permitted: whether the job's role may write logs; otherwise its lines are lost, as they are on AWS.
+    """
+
+    def __init__(self, job: JobRecord, delay_s: float, *, permitted: bool) -> None:
+        self.job, self.delay_s, self.permitted = job, delay_s, permitted
         self._events: dict[str, _Events] = {}  # by stream, all that is in CloudWatch
         self._held_back: dict[str, _Events] = {}  # by stream, what is not there yet
 
@@ -27,7 +30,8 @@ class LogPump:
 
     def open(self, stream: str) -> None:
         self._events[stream], self._held_back[stream] = [], []
-        put_log(LOG_GROUP, stream, [])
+        if self.permitted:
+            put_log(LOG_GROUP, stream, [])
 
     def pump(self, host: Host, *, last: bool = False) -> list[str]:
         """Move what a machine has printed since the last time, and return it. last: of this machine, all that is left.
@@ -52,6 +56,8 @@ class LogPump:
         self.job.logs = self._events
 
     def _put(self, stream: str, events: _Events) -> None:
+        if not self.permitted:
+            return
         self._events[stream] += events
         put_log(LOG_GROUP, stream, events)
         if self.job.ended is not None:

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from dogbreed.progress import Epoch, TrialEnd
+from launchers.rehearsal.access import StoreOfRole, may_log
 from launchers.rehearsal.faults import Faults, Progress
 from launchers.rehearsal.machine import remove_left_over
 from launchers.rehearsal.names import Server
-from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.service import Refused
 from launchers.rehearsal.services.training_attempt import POLL_S, Attempt, Outcome
 from launchers.rehearsal.services.training_checkpoints import Checkpoints
 from launchers.rehearsal.services.training_container import Host, furnish, hosts_of
 from launchers.rehearsal.services.training_ending import STOPPED, Ending, ending_of, failed, upload
-from launchers.rehearsal.services.training_logs import LogPump
+from launchers.rehearsal.services.training_logs import LOG_GROUP, LogPump
 from launchers.rehearsal.services.training_record import FINISHED, JobRecord, now
 
 _STEP_S = 0.1  # that phases take here which take minutes there
@@ -28,13 +29,13 @@ class JobRun(threading.Thread):
     """Runs one job, from its first attempt to its end. no_capacity: whether no machine is found for it."""
 
     def __init__(
-        self, job: JobRecord, store: ObjectStore, server: Server, faults: Faults, *, no_capacity: bool
+        self, job: JobRecord, store: StoreOfRole, server: Server, faults: Faults, *, no_capacity: bool
     ) -> None:
         super().__init__(daemon=True, name=job.name)
         self.job, self.store, self.server, self.faults = job, store, server, faults
         self.no_capacity = no_capacity
         self._checkpoints = Checkpoints(job, store, faults.upload_lag_s)
-        self._log = LogPump(job, faults.log_delay_s)
+        self._log = LogPump(job, faults.log_delay_s, permitted=may_log(store.role, LOG_GROUP))
         self._hosts: Sequence[Host] = ()  # of the present attempt
         self._values: dict[str, float] = {}  # of the metric definitions, the latest
         self._stop_asked = threading.Event()
@@ -90,7 +91,10 @@ class JobRun(threading.Thread):
                 self._stop_asked,
                 self._abandoned,
             )
-            outcome = attempted.run(self.server)
+            try:
+                outcome = attempted.run(self.server)
+            except Refused as refused:
+                return failed(f"ClientError: Checkpoint upload failed: AccessDenied: {refused.text}")
             if self._abandoned.is_set():
                 return None
             if outcome is Outcome.CRASHED and retries > 0:
@@ -112,7 +116,10 @@ class JobRun(threading.Thread):
         for host in self._hosts:
             if missing := furnish(host, self._hosts, self.job.request, self.store):
                 return missing
-        self._checkpoints.download([host.machine for host in self._hosts])
+        try:
+            self._checkpoints.download([host.machine for host in self._hosts])
+        except Refused as refused:
+            return f"ClientError: Checkpoint download failed: AccessDenied: {refused.text}"
         return ""
 
     def _read(self, line: str, progress: Progress) -> None:
@@ -130,7 +137,10 @@ class JobRun(threading.Thread):
     def _finished(self, outcome: Outcome, failed_first: Sequence[Host]) -> Ending:
         if outcome is not Outcome.CRASHED:
             self._to("Uploading", "Uploading generated training model")
-            upload(self.job, self._hosts[0], self.store, model=outcome is not Outcome.FAILED)
+            try:
+                upload(self.job, self._hosts[0], self.store, model=outcome is not Outcome.FAILED)
+            except Refused as refused:
+                return failed(f"ClientError: Artifact upload failed: AccessDenied: {refused.text}")
         moment = now()
         self.job.metrics = [
             {"MetricName": name, "Value": value, "Timestamp": moment} for name, value in self._values.items()

@@ -1,0 +1,197 @@
+"""Map calls of AWS's interfaces to the IAM actions that they need, and to the resources. Pure: no network.
+
+Most operations need the action of their own name. The exceptions are the table `_EXCEPTIONS`: AWS states them in the
+Service Authorization Reference (https://docs.aws.amazon.com/service-authorization/latest/reference/), for S3 under
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-with-s3-policy-actions.html.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from launchers.aws.policy import partition_of
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Where:
+    """An account and a region, from which ARNs are built. account: "*" where it is not known."""
+
+    region: str
+    account: str = "*"
+
+    @property
+    def partition(self) -> str:
+        return partition_of(self.region)
+
+    def arn(self, service: str, resource: str) -> str:
+        return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
+
+    def role(self, name: str) -> str:
+        """Return the ARN of a role given by name or ARN; name may be a pattern."""
+        return name if name.startswith("arn:") else f"arn:{self.partition}:iam::{self.account}:role/{name}"
+
+    def bucket(self, name: str, key: str = "") -> str:
+        return f"arn:{self.partition}:s3:::{name}" + (f"/{key}" if key else "")
+
+
+@dataclass(frozen=True)
+class Need:
+    """One action on one resource. context: the values of condition keys that the request has."""
+
+    action: str
+    resource: str = "*"
+    context: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def needs(service: str, operation: str, parameters: Parameters, where: Where) -> list[Need]:
+    """Return what a call needs. service: as in IAM's actions, `s3` or `sagemaker`. operation: as in AWS's model."""
+    exception = _EXCEPTIONS.get((service, operation))
+    if exception is not None:
+        return list(exception(parameters, where))
+    return [Need(f"{service}:{operation}", _resource(service, parameters, where), _tags(parameters))]
+
+
+def action_of(service: str, operation: str) -> str:
+    """Return the first action that a call needs, whatever its parameters are; empty if it needs none."""
+    found = needs(service, operation, _Anything(), Where("*"))
+    return found[0].action if found else ""
+
+
+class _Anything(dict[str, Any]):
+    """Parameters of which nothing is known."""
+
+    def __missing__(self, key: str) -> str:
+        return "*"
+
+
+def _resource(service: str, parameters: Parameters, where: Where) -> str:
+    """Return the resource that a parameter names, or "*" if none does."""
+    if service == "iam" and "RoleName" in parameters:
+        return where.role(str(parameters["RoleName"]))
+    if service == "s3" and "Bucket" in parameters:
+        return where.bucket(str(parameters["Bucket"]), str(parameters.get("Key", "")))
+    for name, kind in _KINDS.get(service, {}).items():
+        if name in parameters:
+            value = str(parameters[name])
+            return value if value.startswith("arn:") else where.arn(service, f"{kind}{value}")
+    return "*"
+
+
+_KINDS: Mapping[str, Mapping[str, str]] = {  # service -> parameter -> what stands before its value in an ARN
+    "sagemaker": {"TrainingJobName": "training-job/", "ResourceArn": ""},
+    "secretsmanager": {"SecretId": "secret:"},
+    "iam": {"PolicySourceArn": "", "PolicyArn": "", "RoleArn": ""},
+    "sts": {"RoleArn": ""},
+}
+
+
+def _tags(parameters: Parameters) -> dict[str, list[str]]:
+    tags = parameters.get("Tags")
+    if not isinstance(tags, Sequence) or isinstance(tags, str):
+        return {}
+    found = {f"aws:RequestTag/{tag['Key']}": [str(tag["Value"])] for tag in tags}
+    return {**found, "aws:TagKeys": [str(tag["Key"]) for tag in tags]} if found else {}
+
+
+# --- operations that need other actions than that of their name ---
+
+_Exception = Callable[[Parameters, Where], Iterator[Need]]
+
+
+def _on_object(*actions: str) -> _Exception:
+    def found(parameters: Parameters, where: Where) -> Iterator[Need]:
+        for action in actions:
+            yield Need(action, where.bucket(str(parameters["Bucket"]), str(parameters["Key"])))
+
+    return found
+
+
+def _on_bucket(*actions: str) -> _Exception:
+    def found(parameters: Parameters, where: Where) -> Iterator[Need]:
+        prefix = parameters.get("Prefix")
+        for action in actions:
+            listed = {"s3:prefix": [str(prefix)]} if prefix is not None else {}
+            yield Need(action, where.bucket(str(parameters["Bucket"])), listed)
+
+    return found
+
+
+def _copy_object(parameters: Parameters, where: Where) -> Iterator[Need]:
+    source = parameters["CopySource"]
+    bucket, _, key = (
+        str(source).lstrip("/").partition("/") if isinstance(source, str) else (source["Bucket"], "/", source["Key"])
+    )
+    yield Need("s3:GetObject", where.bucket(bucket, key))
+    yield from _on_object("s3:PutObject")(parameters, where)
+
+
+def _delete_objects(parameters: Parameters, where: Where) -> Iterator[Need]:
+    delete = parameters["Delete"]
+    keys = [item["Key"] for item in delete["Objects"]] if isinstance(delete, Mapping) else ["*"]
+    for key in keys:
+        yield Need("s3:DeleteObject", where.bucket(str(parameters["Bucket"]), str(key)))
+
+
+def _create_training_job(parameters: Parameters, where: Where) -> Iterator[Need]:
+    job = where.arn("sagemaker", f"training-job/{parameters['TrainingJobName']}")
+    tags = _tags(parameters)
+    resources, network = parameters.get("ResourceConfig") or {}, parameters.get("VpcConfig") or {}
+    context = {
+        **tags,
+        "sagemaker:NetworkIsolation": [str(bool(parameters.get("EnableNetworkIsolation"))).lower()],
+        **({"sagemaker:InstanceTypes": [resources["InstanceType"]]} if "InstanceType" in resources else {}),
+        **({"sagemaker:VpcSubnets": list(network["Subnets"])} if "Subnets" in network else {}),
+        **({"sagemaker:VpcSecurityGroupIds": list(network["SecurityGroupIds"])} if "Subnets" in network else {}),
+    }
+    yield Need("sagemaker:CreateTrainingJob", job, context)
+    if tags or isinstance(parameters, _Anything):
+        yield Need("sagemaker:AddTags", job, {**tags, "sagemaker:TaggingAction": ["CreateTrainingJob"]})
+    yield Need("iam:PassRole", where.role(str(parameters["RoleArn"])), {"iam:PassedToService": [SAGEMAKER]})
+
+
+def _log_group(action: str) -> _Exception:
+    """An action on a log group; its ARN ends with the empty name of a stream, as AWS's own error messages show it."""
+
+    def found(parameters: Parameters, where: Where) -> Iterator[Need]:
+        stream = parameters.get("logStreamName", "")
+        yield Need(action, where.arn("logs", f"log-group:{parameters['logGroupName']}:log-stream:{stream}"))
+
+    return found
+
+
+def _nothing(parameters: Parameters, where: Where) -> Iterator[Need]:
+    return iter(())
+
+
+SAGEMAKER = "sagemaker.amazonaws.com"
+_EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
+    ("s3", "HeadBucket"): _on_bucket("s3:ListBucket"),
+    ("s3", "ListObjects"): _on_bucket("s3:ListBucket"),
+    ("s3", "ListObjectsV2"): _on_bucket("s3:ListBucket"),
+    ("s3", "ListMultipartUploads"): _on_bucket("s3:ListBucketMultipartUploads"),
+    ("s3", "PutBucketEncryption"): _on_bucket("s3:PutEncryptionConfiguration"),
+    ("s3", "GetBucketEncryption"): _on_bucket("s3:GetEncryptionConfiguration"),
+    ("s3", "PutBucketLifecycleConfiguration"): _on_bucket("s3:PutLifecycleConfiguration"),
+    ("s3", "GetBucketLifecycleConfiguration"): _on_bucket("s3:GetLifecycleConfiguration"),
+    ("s3", "PutPublicAccessBlock"): _on_bucket("s3:PutBucketPublicAccessBlock"),
+    ("s3", "GetPublicAccessBlock"): _on_bucket("s3:GetBucketPublicAccessBlock"),
+    ("s3", "HeadObject"): _on_object("s3:GetObject"),
+    ("s3", "CreateMultipartUpload"): _on_object("s3:PutObject"),
+    ("s3", "UploadPart"): _on_object("s3:PutObject"),
+    ("s3", "CompleteMultipartUpload"): _on_object("s3:PutObject"),
+    ("s3", "ListParts"): _on_object("s3:ListMultipartUploadParts"),
+    ("s3", "CopyObject"): _copy_object,
+    ("s3", "DeleteObjects"): _delete_objects,
+    ("s3", "ListBuckets"): lambda parameters, where: iter((Need("s3:ListAllMyBuckets"),)),
+    ("sagemaker", "CreateTrainingJob"): _create_training_job,
+    ("sagemaker", "ListTrainingJobs"): lambda parameters, where: iter((Need("sagemaker:ListTrainingJobs"),)),
+    ("logs", "CreateLogGroup"): _log_group("logs:CreateLogGroup"),
+    ("logs", "CreateLogStream"): _log_group("logs:CreateLogStream"),
+    ("logs", "DescribeLogStreams"): _log_group("logs:DescribeLogStreams"),
+    ("logs", "PutLogEvents"): _log_group("logs:PutLogEvents"),
+    ("logs", "GetLogEvents"): _log_group("logs:GetLogEvents"),
+    # "No permissions are required": https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html
+    ("sts", "GetCallerIdentity"): _nothing,
+}

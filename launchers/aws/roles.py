@@ -1,0 +1,325 @@
+"""Create, compare and remove the roles that launchers need, in an account."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from dogbreed import commands
+from dogbreed.errors import raise_findings
+from launchers.aws import tags
+from launchers.aws.access import Decision, decide
+from launchers.aws.errors import code_of, errors, network_errors
+from launchers.aws.iam import Caller
+from launchers.aws.policy import Conditions, Grant, Identity
+from launchers.aws.s3 import AT_ONCE
+from launchers.base import Cloud, LaunchError
+
+PATH = "/dogbreed/"  # of the roles that we create, by which they are found again
+_POLICY = "dogbreed"  # the name of the one policy inside each of them
+_DENIED = ("AccessDenied", "AccessDeniedException")
+
+
+def role_name(identity: str) -> str:
+    """Return the name of the role that we create for an identity, such as `training`."""
+    return f"dogbreed-{identity}"
+
+
+def role_path(identity: str) -> str:
+    """Return the path and name of that role, as its ARN ends."""
+    return f"{PATH[1:]}{role_name(identity)}"
+
+
+# --- create and remove ---
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change in the account, and how it is made."""
+
+    text: str
+    make: Callable[[], None]
+
+
+def changes(cloud: Cloud, identities: Sequence[Identity], caller: Caller) -> Iterator[Change]:
+    """Yield what must change so that each identity has its role. Nothing, where all is as it should be.
+
+    Raises LaunchError for roles of these names which are not ours.
+    """
+    names = [role_name(identity.name) for identity in identities]
+    found = {name: role for name in names if (role := _role(cloud, name)) is not None}
+    raise_findings(LaunchError, [_foreign(role) for role in found.values() if role["Path"] != PATH])
+    for identity, name in zip(identities, names, strict=True):
+        yield from _changes_of(cloud, identity, found.get(name), caller)
+
+
+def _changes_of(cloud: Cloud, identity: Identity, found: Mapping[str, Any] | None, caller: Caller) -> Iterator[Change]:
+    client, name = cloud.client("iam"), role_name(identity.name)
+    policy, trust = identity.policy(), identity.trust_policy(caller.account, caller.partition)
+    put = _call(client.put_role_policy, RoleName=name, PolicyName=_POLICY, PolicyDocument=json.dumps(policy))
+    if found is None:
+        create = _call(
+            client.create_role,
+            RoleName=name,
+            Path=PATH,
+            AssumeRolePolicyDocument=json.dumps(trust),
+            Description=f"dogbreed: {identity.purpose}",
+            Tags=tags.to_aws({tags.PURPOSE: identity.name}),
+        )
+        yield Change(f"create the role {PATH}{name}", create)
+        yield Change(f"give {name} its policy ({_count(policy)})", put)
+        return
+    if _document(found["AssumeRolePolicyDocument"]) != trust:
+        update = _call(client.update_assume_role_policy, RoleName=name, PolicyDocument=json.dumps(trust))
+        yield Change(f"change who may take the role {name}", update)
+    before = _inline(cloud, name, _POLICY)
+    if before != policy:
+        yield Change(f"change the policy of {name}: {_difference(before, policy)}", put)
+
+
+def removals(cloud: Cloud) -> Iterator[Change]:
+    """Yield the removal of each role that we have created in the account."""
+    client = cloud.client("iam")
+    with errors("listing roles"):
+        pages = client.get_paginator("list_roles").paginate(PathPrefix=PATH)
+        found = [role for page in pages for role in page["Roles"]]
+    for role in found:
+        name = role["RoleName"]
+        yield Change(f"remove the role {PATH}{name}", lambda name=name: _remove(client, name))  # type: ignore[misc]
+
+
+def _remove(client: Any, name: str) -> None:
+    for policy in client.list_role_policies(RoleName=name)["PolicyNames"]:
+        client.delete_role_policy(RoleName=name, PolicyName=policy)
+    for policy in client.list_attached_role_policies(RoleName=name)["AttachedPolicies"]:
+        client.detach_role_policy(RoleName=name, PolicyArn=policy["PolicyArn"])
+    client.delete_role(RoleName=name)
+
+
+def make(change: Change) -> None:
+    """Make a change. Raises LaunchError if the caller may not."""
+    with errors(f"trying to {change.text}"):
+        change.make()
+
+
+def _call(method: Callable[..., Any], **arguments: Any) -> Callable[[], None]:
+    def made() -> None:
+        method(**arguments)
+
+    return made
+
+
+def _role(cloud: Cloud, name: str) -> dict[str, Any] | None:
+    from botocore.exceptions import ClientError
+
+    with errors(f"looking up the role {name}"):
+        try:
+            found: dict[str, Any] = cloud.client("iam").get_role(RoleName=name)["Role"]
+        except ClientError as error:
+            if code_of(error) == "NoSuchEntity":
+                return None
+            raise
+    return found
+
+
+def _foreign(role: Mapping[str, Any]) -> str:
+    delete = commands.shell("aws", "iam", "delete-role", "--role-name", role["RoleName"])
+    return (
+        f"The role {role['RoleName']} was not created by this command: its path is {role['Path']}, not {PATH}.\n"
+        f"If nothing uses it, try: {delete}"
+    )
+
+
+def _inline(cloud: Cloud, role: str, policy: str) -> dict[str, Any] | None:
+    from botocore.exceptions import ClientError
+
+    with errors(f"reading the policy of {role}"):
+        try:
+            found = cloud.client("iam").get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+        except ClientError as error:
+            if code_of(error) == "NoSuchEntity":
+                return None
+            raise
+    return _document(found)
+
+
+def _document(text: Any) -> dict[str, Any]:
+    """Return a policy as boto3 hands it over: parsed, or as text that is quoted for URLs."""
+    found: dict[str, Any] = json.loads(unquote(text)) if isinstance(text, str) else text
+    return found
+
+
+def _count(policy: Mapping[str, Any]) -> str:
+    return f"{len(_actions(policy))} actions"
+
+
+def _difference(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
+    old, new = _actions(before or {"Statement": []}), _actions(after)
+    parts = [f"+{action}" for action in sorted(new - old)] + [f"-{action}" for action in sorted(old - new)]
+    return ", ".join(parts) or "other resources or conditions"
+
+
+def _actions(policy: Mapping[str, Any]) -> set[str]:
+    found: set[str] = set()
+    for statement in policy["Statement"]:
+        actions = statement.get("Action", [])
+        found.update([actions] if isinstance(actions, str) else actions)
+    return found
+
+
+# --- compare ---
+
+
+@dataclass(frozen=True)
+class Lack:
+    """An action that is not allowed, and on which resource."""
+
+    action: str
+    resource: str
+    denied: bool = False  # by a statement that denies, which no further permission outweighs
+    when: str = ""  # what the request is like, where a condition of a policy may depend on it
+
+    def __str__(self) -> str:
+        notes = [*([f"for {self.when}"] if self.when else []), *(["denied by a policy"] if self.denied else [])]
+        return f"{self.action} on {self.resource}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def lacking(cloud: Cloud, principal_arn: str, grants: Sequence[Grant]) -> list[Lack] | None:
+    """Return what a role or a user may not do of `grants`, by its own policies.
+
+    Asks AWS to simulate it; where that is not permitted, reads the policies. Returns None if neither is permitted.
+    What the policy of a resource permits is not checked.
+    """
+    from botocore.exceptions import ClientError
+
+    if principal_arn.endswith(":root"):  # of the account: it may do everything
+        return []
+    if not re.search(r":iam::\d+:(role|user)/", principal_arn):
+        return None
+    try:
+        with network_errors("checking permissions"):
+            first = _simulated(cloud, principal_arn, grants[0])
+    except ClientError as error:
+        if code_of(error) not in _DENIED:
+            with errors("checking permissions"):
+                raise
+        policies = _policies(cloud, principal_arn)
+        if policies is None:
+            return None
+        return list(dict.fromkeys(lack for grant in grants for lack in _decided(policies, grant)))
+    with errors("checking permissions"), ThreadPoolExecutor(AT_ONCE) as pool:
+        found = [first, *pool.map(lambda grant: _simulated(cloud, principal_arn, grant), grants[1:])]
+    return list(dict.fromkeys(lack for lacks in found for lack in lacks))
+
+
+def _simulated(cloud: Cloud, principal_arn: str, grant: Grant) -> list[Lack]:
+    several = {key for operator, keys in grant.conditions.items() if operator.startswith("For") for key in keys}
+    context = [
+        {
+            "ContextKeyName": key,
+            "ContextKeyValues": list(values),
+            "ContextKeyType": "stringList" if key in several else "string",
+        }
+        for key, values in _context(grant.conditions).items()
+    ]
+    pages = (
+        cloud.client("iam")
+        .get_paginator("simulate_principal_policy")
+        .paginate(
+            PolicySourceArn=principal_arn,
+            ActionNames=list(grant.actions),
+            ResourceArns=list(grant.resources),
+            ContextEntries=context,
+        )
+    )
+    results = [result for page in pages for result in page["EvaluationResults"]]
+    return [
+        Lack(
+            result["EvalActionName"],
+            result["EvalResourceName"],
+            result["EvalDecision"] == Decision.EXPLICIT_DENY,
+            _when(grant.conditions),
+        )
+        for result in results
+        if result["EvalDecision"] != Decision.ALLOWED
+    ]
+
+
+def _decided(policies: Sequence[Mapping[str, Any]], grant: Grant) -> list[Lack]:
+    context = _context(grant.conditions)
+    found = (
+        (action, resource, decide(policies, action, resource, context))
+        for action in grant.actions
+        for resource in grant.resources
+    )
+    return [
+        Lack(action, resource, decision is Decision.EXPLICIT_DENY, _when(grant.conditions))
+        for action, resource, decision in found
+        if decision is not Decision.ALLOWED
+    ]
+
+
+def _context(conditions: Conditions) -> dict[str, list[str]]:
+    """Return values with which the conditions of a grant hold, as the requests have them."""
+    found: dict[str, list[str]] = {}
+    for operator, keys in conditions.items():
+        for key, values in keys.items():
+            listed = [values] if isinstance(values, str) else list(values)
+            if operator == "Null":  # another condition on the key may tell its values
+                found.setdefault(key, ["any"])
+            else:
+                found[key] = [value.replace("*", "any") for value in listed]
+    return found
+
+
+def _when(conditions: Conditions) -> str:
+    """Return the values of a request that a policy may be particular about: its machines, and who takes the role."""
+    context = _context(conditions)
+    return ", ".join(f"{key}={','.join(values)}" for key, values in sorted(context.items()) if values != ["any"])
+
+
+def _policies(cloud: Cloud, principal_arn: str) -> list[dict[str, Any]] | None:
+    """Return the policies of a role or user, without those of groups; None if they may not be read."""
+    from botocore.exceptions import ClientError
+
+    kind, _, rest = principal_arn.rpartition(":")[2].partition("/")
+    name, of = rest.rpartition("/")[2], {"role": "RoleName", "user": "UserName"}[kind]
+    client = cloud.client("iam")
+    try:
+        with network_errors("reading policies"):
+            inline = getattr(client, f"list_{kind}_policies")(**{of: name})["PolicyNames"]
+            found = [
+                _document(getattr(client, f"get_{kind}_policy")(**{of: name}, PolicyName=each)["PolicyDocument"])
+                for each in inline
+            ]
+            attached = getattr(client, f"list_attached_{kind}_policies")(**{of: name})["AttachedPolicies"]
+            for each in attached:
+                version = client.get_policy(PolicyArn=each["PolicyArn"])["Policy"]["DefaultVersionId"]
+                policy = client.get_policy_version(PolicyArn=each["PolicyArn"], VersionId=version)
+                found.append(_document(policy["PolicyVersion"]["Document"]))
+    except ClientError as error:
+        if code_of(error) in _DENIED:
+            return None
+        with errors("reading policies"):
+            raise
+    return found
+
+
+def principal_arn(cloud: Cloud, caller_arn: str) -> str:
+    """Return the user or role that a caller is, by the ARN that STS reports: a session of a role is that role.
+
+    Returns the ARN unchanged if the role may not be looked up: its path is not known then.
+    """
+    from botocore.exceptions import ClientError
+
+    kind, _, rest = caller_arn.rpartition(":")[2].partition("/")
+    if kind != "assumed-role":
+        return caller_arn
+    try:
+        with network_errors("looking up your role"):
+            return str(cloud.client("iam").get_role(RoleName=rest.partition("/")[0])["Role"]["Arn"])
+    except ClientError:
+        return caller_arn

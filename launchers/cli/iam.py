@@ -1,0 +1,271 @@
+"""`python -m launchers iam`: print, create, check and remove the roles and policies that launchers need."""
+
+import argparse
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from dogbreed import commands
+from dogbreed.errors import ConfigError, raise_findings
+from launchers.aws import bucket_setup, iam, roles
+from launchers.aws.policy import INLINE_CHARACTERS, Identity, partition_of, shown, size, union
+from launchers.base import Cause, Cloud, Launcher, LaunchError
+from launchers.overrides import override_key
+from launchers.project import PROJECT
+from launchers.registry import capabilities_of
+
+_TRAINING, _LAUNCH = roles.role_name("training"), roles.role_name("launch")
+_ACCOUNT, _BUCKET = "ACCOUNT", "BUCKET"  # in what is printed, for what is not known
+_HOW = {_ACCOUNT: "--account and its 12 digits", _BUCKET: "--bucket and its name"}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the command line asks for. Return the exit status."""
+    printing = not (args.apply or args.check or args.remove)
+    asked = _Asked.of(args)
+    if args.remove:
+        return _apply(list(roles.removals(asked.cloud)), "Nothing to remove: no role was created here.", args.json)
+    caller = None if printing else iam.caller(asked.cloud)
+    account = caller.account if caller else args.account or _account(asked.cloud)
+    if caller and args.account not in (None, caller.account):
+        raise ConfigError(f"--account is {args.account}, but your credentials are of the account {caller.account}.")
+    identities = asked.identities(account)
+    if caller is None:
+        partition = partition_of(asked.cloud.region)
+        if args.json:
+            facts = [_facts(identity, account, partition) for identity in identities]
+            print(json.dumps({"account": account, "region": asked.cloud.region, "roles": facts}, indent=2))
+        else:
+            print("\n".join(_lines(identities, account, partition)))
+        return 0
+    if args.check:
+        return _check(asked, identities, caller, args.json)
+    bucket = list(bucket_setup.changes(asked.cloud, args.bucket, asked.prefix)) if args.bucket else []
+    changes = [*bucket, *roles.changes(asked.cloud, identities, caller)]
+    status = _apply(changes, "Nothing to change: the roles are as they should be.", args.json)
+    if not args.json:
+        print(_how_to_use(asked.cloud, caller, args.bucket))
+    return status
+
+
+# --- what was asked for ---
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The launchers that were chosen, with the settings that they were composed from."""
+
+    cloud: Cloud
+    found: tuple[tuple[Launcher, dict[str, Any]], ...]
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "_Asked":
+        """Compose the settings. Raises ConfigError with everything that is missing or wrong."""
+        common = [f"aws.bucket={args.bucket}"] if args.bucket else []
+        if args.state_dir:
+            common += ["aws=rehearsal", commands.override("aws.state_dir", args.state_dir)]
+        found = tuple(each for chosen in args.settings or [[]] for each in _launchers([*common, *chosen], args.check))
+        cloud: Cloud = found[0][0].cloud  # type: ignore[attr-defined]  # of a launcher that is not of this machine
+        if len({json.dumps(config["aws"], sort_keys=True, default=str) for _, config in found}) > 1:
+            raise ConfigError("Each --for must be of the same account and region.\nTry: one command for each of them")
+        findings = list(cloud.findings())
+        if args.account and not re.fullmatch(r"\d{12}", args.account):
+            findings.append(f"--account must be 12 digits, got {args.account}.\nTry: aws sts get-caller-identity")
+        if (args.apply or args.check) and any(not config["launcher"].get("bucket") for _, config in found):
+            findings.append("No bucket is configured.\nTry: --bucket NAME, or --for aws.bucket=NAME")
+        raise_findings(ConfigError, findings)
+        return cls(cloud, found)
+
+    @property
+    def role(self) -> str | None:
+        """The name or ARN of the job's role, if one is configured."""
+        found = [config["launcher"].get("role") for _, config in self.found]
+        return next((str(role) for role in found if role), None)
+
+    @property
+    def prefix(self) -> str:
+        return str(self.found[0][1]["launcher"]["prefix"])
+
+    def identities(self, account: str) -> list[Identity]:
+        day = datetime.now(UTC).isoformat()
+        return union(each for launcher, config in self.found for each in launcher.identities(config, day, account))
+
+
+def _launchers(overrides: Sequence[str], checking: bool) -> Iterator[tuple[Launcher, dict[str, Any]]]:
+    """Build the launcher that the overrides choose, or each one of conf/launcher that runs elsewhere.
+
+    checking: whether the configured role counts; otherwise the role is the one that we create.
+    """
+    from hydra.utils import instantiate
+
+    if not checking and not any(override_key(text) == "aws.role" for text in overrides):
+        overrides = [*overrides, f"aws.role={_TRAINING}"]
+    named = [text for text in overrides if override_key(text) == "launcher"]
+    if not named:
+        options = sorted(path.stem for path in (PROJECT / "conf" / "launcher").glob("*.yaml"))
+        remote = [option for option in options if _is_remote(_composed([f"launcher={option}"]))]
+        choices = [[*overrides, f"launcher={option}"] for option in remote]
+    else:
+        choices = [list(overrides)]
+    for config in map(_composed, choices):
+        if not _is_remote(config):
+            raise ConfigError(f"{named[0]} runs on this machine: no permissions.\nTry: launcher=sagemaker_spot")
+        settings = {**config["launcher"]}
+        if not settings.get("bucket"):
+            settings["bucket"] = _BUCKET
+        yield instantiate(settings, _convert_="all"), config
+
+
+def _is_remote(config: dict[str, Any]) -> bool:
+    return capabilities_of(config["launcher"]).remote
+
+
+def _composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose the settings; values that only a run needs may be missing."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    import launchers.resolvers  # noqa: F401 (registers the resolvers of conf/)
+    from launchers.cli import hydra_errors
+    from launchers.resume import expand
+
+    try:
+        with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+            cfg = compose("config", expand(overrides))
+        composed: dict[str, Any] = {
+            name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=False)
+            for name in ("launcher", "data", "aws")
+        }
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(hydra_errors.message(error)) from error
+    return composed
+
+
+def _account(cloud: Cloud) -> str:
+    """Return the account of the credentials, or ACCOUNT if there are none."""
+    try:
+        return iam.caller(cloud).account
+    except LaunchError as error:
+        if error.cause is not Cause.PERMISSION:
+            raise
+        return _ACCOUNT
+
+
+# --- print ---
+
+
+def _facts(identity: Identity, account: str, partition: str) -> dict[str, Any]:
+    return {
+        "role": roles.role_name(identity.name),
+        "of": identity.purpose,
+        "trust": identity.trust_policy(account, partition),
+        "policy": identity.policy(),
+        "everywhere": dict(identity.everywhere),
+    }
+
+
+def _lines(identities: Sequence[Identity], account: str, partition: str) -> Iterator[str]:
+    printed = []
+    for identity in identities:
+        policy, trust = identity.policy(), identity.trust_policy(account, partition)["Statement"][0]
+        printed += [shown(policy), shown(trust)]
+        yield f"The role {roles.role_name(identity.name)}, of {identity.purpose}. Its policy:"
+        if size(policy) > INLINE_CHARACTERS:
+            yield f"(It has {size(policy):,} characters; IAM takes at most {INLINE_CHARACTERS:,} in a role.)"
+        yield shown(policy)
+        yield "Who may take it:"
+        yield shown(trust)
+        if identity.everywhere:
+            yield "Why these are allowed on every resource:"
+            for action, reason in identity.everywhere:
+                yield textwrap.fill(f"  {action}: {reason}", 80, subsequent_indent="    ")
+        yield ""
+    for name, how in _HOW.items():
+        if re.search(rf"\b{name}\b", "\n".join(printed)):
+            yield f"{name} stands for what is not known here. Give {how}."
+    yield "To create these roles: --apply. To see what a role lacks: --check."
+
+
+# --- change ---
+
+
+def _how_to_use(cloud: Cloud, caller: iam.Caller, bucket: str | None) -> str:
+    settings = " ".join([*([f"aws.bucket={bucket}"] if bucket else []), f"aws.role={_TRAINING}"])
+    if not cloud.bills:
+        return f"Use them: {settings} aws.launch_as={_LAUNCH}"
+    return (
+        f"Use them: {settings}, and launch as {_LAUNCH}. In ~/.aws/config:\n"
+        "  [profile dogbreed]\n"
+        f"  role_arn = arn:{caller.partition}:iam::{caller.account}:role{roles.PATH}{_LAUNCH}\n"
+        "  source_profile = default\n"
+        "Then: export AWS_PROFILE=dogbreed"
+    )
+
+
+def _apply(changes: Sequence[roles.Change], nothing: str, as_json: bool) -> int:
+    """Show the changes, then make them."""
+    for change in changes:
+        if not as_json:
+            print(f"  {change.text}", flush=True)
+    for done, change in enumerate(changes):
+        try:
+            roles.make(change)
+        except LaunchError as error:
+            error.add_note(f"{done} of {len(changes)} changes were made. The same command makes the others.")
+            raise
+    if as_json:
+        print(json.dumps({"changes": [change.text for change in changes]}, indent=2))
+    else:
+        print(f"{len(changes)} change{'s' if len(changes) > 1 else ''} made." if changes else nothing)
+    return 0
+
+
+# --- check ---
+
+
+def _check(asked: _Asked, identities: Sequence[Identity], caller: iam.Caller, as_json: bool) -> int:
+    """Say what the person who asks and the configured role lack. Return 1 if something is missing or unknown."""
+    results = [_checked(asked, identity, caller) for identity in identities]
+    good = all(result["lacks"] == [] and not result["problems"] for result in results)
+    if as_json:
+        print(json.dumps(results, indent=2))
+        return 0 if good else 1
+    for result in results:
+        who, lacks = result["who"], result["lacks"]
+        print("\n".join(result["problems"]), end="\n" if result["problems"] else "")
+        if lacks is None and not result["problems"]:
+            print(f"{who}: not known. You may neither simulate nor read the policies.")
+        elif lacks:
+            print(f"{who} lacks {len(lacks)} permission{'s' if len(lacks) > 1 else ''}:")
+            print("\n".join(f"  {lack}" for lack in lacks))
+            print(textwrap.fill(result["note"], 80), end="\n" if result["note"] else "")
+        elif lacks == []:
+            print(f"{who} has every permission that is needed.")
+    if not good:
+        print("Try: the same command with --apply, which creates roles that have them")
+    return 0 if good else 1
+
+
+def _checked(asked: _Asked, identity: Identity, caller: iam.Caller) -> dict[str, Any]:
+    """Return who was checked, what they lack (None if that is not known), and the problems of a role."""
+    problems: tuple[str, ...]
+    if not identity.service:
+        arn, who, problems = roles.principal_arn(asked.cloud, caller.arn), f"You, {caller.arn},", ()
+    else:
+        found = iam.find_role(asked.cloud, asked.role or _TRAINING, identity.service, caller)
+        arn, who, problems = found.arn, f"The role of {identity.purpose}, {found.arn},", found.findings
+    lacks = roles.lacking(asked.cloud, arn, identity.grants) if arn and not problems else None
+    return {
+        "identity": identity.name,
+        "who": who,
+        "arn": arn,
+        "problems": list(problems),
+        "note": identity.note,
+        "lacks": None if lacks is None else [str(lack) for lack in lacks],
+    }

@@ -1,0 +1,104 @@
+"""Keep the roles and policies of the rehearsal's IAM on disk, so that they survive a restart of the server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from moto.iam.aws_managed_policies import aws_managed_policies_data
+from moto.iam.models import AWSManagedPolicy, IAMBackend, iam_backends
+
+from dogbreed.run_folder import write_json
+from launchers.aws.policy import document
+from launchers.rehearsal.names import ACCOUNT, BUCKET, REGION, ROLE, ROLE_PATH
+from launchers.rehearsal.principals import text_of
+
+_MANAGED = "AmazonSageMakerFullAccess"
+_TRUST = document(
+    [{"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}]
+)
+# what SageMaker's console adds to a role for the buckets that one names
+_BUCKET_POLICY = document(
+    [
+        {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": f"arn:aws:s3:::{BUCKET}"},
+        {
+            "Effect": "Allow",
+            "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+            "Resource": f"arn:aws:s3:::{BUCKET}/*",
+        },
+    ]
+)
+
+
+class RoleStore:
+    """moto answers from memory; the file has a copy of all roles and customer managed policies."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    @property
+    def backend(self) -> IAMBackend:
+        return iam_backends[ACCOUNT]["aws"]
+
+    def load(self) -> None:
+        """Restore what the file has; without a file, create the role of a new account, as SageMaker's console does."""
+        self._add_managed_policy()
+        if not self.file.exists():
+            self._create(
+                {"name": ROLE, "path": ROLE_PATH, "trust": json.dumps(_TRUST), "description": "of training jobs"}
+                | {
+                    "inline": {"Buckets": json.dumps(_BUCKET_POLICY)},
+                    "attached": [f"arn:aws:iam::aws:policy/{_MANAGED}"],
+                }
+            )
+            return
+        saved = json.loads(self.file.read_bytes())
+        for policy in saved["policies"]:
+            self.backend.create_policy("", policy["path"], policy["document"], policy["name"], policy["tags"])
+        for role in saved["roles"]:
+            self._create(role)
+
+    def save(self) -> None:
+        backend = self.backend
+        roles = [
+            {
+                "name": role.name,
+                "path": role.path,
+                "trust": role.assume_role_policy_document,
+                "description": role.description,
+                "tags": role.tags,
+                "boundary": role.permissions_boundary_arn,
+                "inline": dict(role.policies),
+                "attached": sorted(role.managed_policies),
+            }
+            for role in backend.get_roles()
+        ]
+        policies = [
+            {"name": each.name, "path": each.path, "document": text_of(each), "tags": list(each.tags.values())}
+            for arn, each in backend.managed_policies.items()
+            if f"::{ACCOUNT}:" in arn
+        ]
+        write_json(self.file, {"roles": roles, "policies": policies})
+
+    def _create(self, role: dict[str, Any]) -> None:
+        backend, name = self.backend, role["name"]
+        backend.create_role(
+            name,
+            role["trust"],
+            path=role["path"],
+            permissions_boundary=role.get("boundary"),
+            description=role["description"],
+            tags=role.get("tags", []),
+            max_session_duration="3600",
+        )
+        for policy, text in role["inline"].items():
+            backend.put_role_policy(name, policy, text)
+        for arn in role["attached"]:
+            backend.attach_role_policy(arn, name)
+
+    def _add_managed_policy(self) -> None:
+        """Add the AWS managed policy of SageMaker's roles; moto would parse all of AWS's, which takes long."""
+        mark = f'"{_MANAGED}":'
+        start = aws_managed_policies_data.index(mark) + len(mark)
+        data, _ = json.JSONDecoder().raw_decode(aws_managed_policies_data, start)
+        policy = AWSManagedPolicy.from_data(_MANAGED, ACCOUNT, REGION, data)
+        self.backend.managed_policies[policy.arn] = policy
