@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from dogbreed.commands import override, shell
 from dogbreed.scanning import ignored
 from dogbreed.scanning.names import comparable, listed, printable
 
@@ -126,7 +127,7 @@ def _unclear(root: Path, base: str, full: Sequence[_Folder]) -> Iterator[str]:
         contents = "; ".join(f"{printable(f.name)}/ has {_contents(f)}" for f in named)
         yield (
             f"{place} can be read in two ways: as splits whose class folders differ ({contents}), or as {as_classes}.\n"
-            f"Try: give the splits the same class folders, or data.root={root / sorted_in[0].home} for a part that is "
+            f"Try: give the splits the same class folders, or {_root(root / sorted_in[0].home)} for a part that is "
             "then split; for the other reading, rename the folders that are called like splits"
         )
     elif len(distinct) > 1 and not others:
@@ -140,7 +141,7 @@ def _unclear(root: Path, base: str, full: Sequence[_Folder]) -> Iterator[str]:
         yield (
             f"{place} can be read in two ways: as {printable(split.name)}/ with the classes {listed(split.classes)} "
             f"beside other photos ({listed(f.name for f in others)}), or as {as_classes}.\n"
-            f"Try: data.root={root / split.path} for the first; for the second, rename {printable(split.name)}"
+            f"Try: {_root(root / split.path)} for the first; for the second, rename {printable(split.name)}"
         )
     elif (within := [folder for folder in full if _is_split_inside(folder)]) and 2 * len(within) >= len(full):
         first = printable(within[0].name)
@@ -158,8 +159,8 @@ def _splits_below(root: Path, full: Sequence[_Folder], deeper: Sequence[_Folder]
     return (
         f"{root} can be read in two ways: as splits in {printable(first.path)}/ ({names}) beside other photos, or as "
         f"{len(full)} classes: {listed(folder.name for folder in full)}.\n"
-        f"Try: data.root={root / first.path} for the first"
-        + "".join(f", or data.root={root / folder.path}" for folder in deeper[1:3])
+        f"Try: {_root(root / first.path)} for the first"
+        + "".join(f", or {_root(root / folder.path)}" for folder in deeper[1:3])
         + f"; for the second, rename {names}"
     )
 
@@ -254,3 +255,8 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _root(path: Path) -> str:
+    """Return the setting that names this folder, as one word of a command."""
+    return shell(override("data.root", str(path)))

@@ -32,6 +32,11 @@ _ERRORS: dict[str, tuple[Cause, str, str]] = {
             "Try: aws sso login, or new credentials, and run it again",
         ),
     ),
+    "400": (  # S3 answers HEAD, and so has no words
+        Cause.PERMISSION,
+        "AWS did not accept the request: most likely the credentials have expired.",
+        "Try: aws sso login, or new credentials, and run it again",
+    ),
     **dict.fromkeys(
         ("InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidAccessKeyId"),
         (Cause.PERMISSION, "AWS does not recognize these credentials.", _CREDENTIALS),

@@ -76,9 +76,9 @@ def test_a_service_of_a_few_lines_answers_and_what_it_keeps_survives_a_kill_and_
 
 def test_a_server_does_not_end_while_a_service_is_active(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with toy_cloud(state, idle_s=1) as sagemaker:
+    with toy_cloud(state, idle_s=3) as sagemaker:  # time enough for the first request
         sagemaker.create_model_package_group(ModelPackageGroupName="busy", ModelPackageGroupDescription="runs")
-        time.sleep(2.5)  # it looks once a second whether its time is over
+        time.sleep(4.5)  # it looks once a second whether its time is over
         assert process.running(state) is not None
         sagemaker.delete_model_package_group(ModelPackageGroupName="busy")
         until(lambda: process.running(state) is None, timeout_s=30)
