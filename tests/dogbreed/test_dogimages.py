@@ -121,8 +121,8 @@ class Server:
         elif fault == "length too small":
             body = body[:-1000]
         for at in range(0, len(body), 16_384):
+            self.sent[-1] += len(body[at : at + 16_384])  # before the client can have it and look at the sum
             request.wfile.write(body[at : at + 16_384])
-            self.sent[-1] += len(body[at : at + 16_384])
             time.sleep(self.chunk_s)
         request.wfile.flush()
         if fault == "stall":

@@ -1,6 +1,7 @@
 """A folder or a name that is used again: the same settings are the same run, other settings are refused."""
 
 import json
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -75,7 +76,9 @@ def test_other_settings_are_refused_and_nothing_changes(stored: Plan, typed: lis
         with pytest.raises(ConfigError, match="holds a run with other settings") as refused:
             action([*typed, more])
         assert listed in str(refused.value)
-        assert f"resume={Path(stored.spec.folder)}" in str(refused.value).replace("../", "/")
+        named = re.search(r"resume=([^\s,]+)", str(refused.value))
+        assert named is not None
+        assert Path(named[1]).resolve() == Path(stored.spec.folder).resolve()  # relative where that is shorter
     assert contents(Path(stored.spec.folder)) == before
 
 
