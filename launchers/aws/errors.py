@@ -108,7 +108,7 @@ def translated(error: Exception, doing: str, then: str = "") -> LaunchError:
     """Return the LaunchError that explains a botocore or transfer error. doing, then: as for `errors`."""
     code, message = _code_and_message(error)
     cause, meaning, hint = _meaning(error, code)
-    denied = denial(message) or (_denied_head(error) if cause is Cause.PERMISSION else None)
+    denied = denial(message) or (_denied_head(error) if code in ("403", "Forbidden") else None)
     if denied is not None:
         meaning, hint = f"Not permitted: {denied}.", f"Try: {denied.grant(rehearsal_of(error))}"
         if "explicit deny" in message:

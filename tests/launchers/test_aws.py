@@ -134,3 +134,7 @@ def test_what_no_policy_can_grant_is_said_and_head_is_named_though_s3_says_nothi
     first, hint = str(caught.value).splitlines()
     assert first == "Checking s3://b/k failed. Not permitted: s3:GetObject."
     assert hint == "Try: python -m launchers iam"
+    expired = exceptions.ClientError({"Error": {"Code": "400", "Message": "Bad Request"}}, "HeadObject")
+    with pytest.raises(LaunchError, match="credentials have expired") as caught, errors("checking s3://b/k"):
+        raise expired
+    assert caught.value.cause is Cause.PERMISSION
