@@ -313,7 +313,7 @@ def _shown_time(seconds: float) -> str:
 
 
 def service_times(path: Path) -> list[float]:
-    """Read measured service times from the JSON that `loadtest` or `dogbreed.benchmark serve` writes, in seconds."""
+    """Read measured service times from JSON, a list of milliseconds or an object with service_ms, in seconds."""
     try:
         found: Any = json.loads(path.read_text())
         times = [float(value) / 1000 for value in (found["service_ms"] if isinstance(found, dict) else found)]

@@ -21,13 +21,14 @@ from launchers.formatting import usd
 
 HELP = "Predict latency, refusals and dollars of a deployment from its traffic."
 EPILOG = """\
-Without --slots and --instances the cheapest setting is looked for; with them, that setting is
-judged. Dollars are of 730 hours of such traffic, list prices of us-east-1.
+Without --slots and --instances the cheapest setting is looked for; with them,
+that setting is judged. Dollars are of 730 hours of such traffic, by the list
+prices of us-east-1.
 
   python -m launchers capacity --rps 12 --peak 45
   python -m launchers capacity requests.csv --p99-ms 300
   python -m launchers capacity --rps 10 --slots 3 --no-retries
-  python -m launchers capacity --rps 12 --peak 45 --shape burst --instances 1-3 --policy report --slots 3
+  python -m launchers capacity --rps 12 --peak 45 --instances 1-3 --slots 8
 """
 
 
@@ -52,7 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--slots", type=int, metavar="N", help="reserved concurrency of the Lambda function")
     add("--provisioned", type=int, default=0, metavar="N", help="of these, kept warm (default: 0)")
     add("--instances", metavar="N[-M]", help="instances of an endpoint, or the least and the most of them")
-    add("--policy", choices=NAMES, help="how their number changes (default: concurrency, or none for one number)")
+    add(
+        "--policy",
+        choices=NAMES,
+        metavar="NAME",
+        help=f"how their number changes: {', '.join(NAMES)} (default: concurrency for a range)",
+    )
     add("--instance-type", default="ml.c7i.large", metavar="TYPE", help="of the endpoint (default: ml.c7i.large)")
     add(
         "--overhead-ms",
@@ -68,7 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a function's first call (default: 3000 with the model inside, 400 in front; 0 with --slots alone)",
     )
     add("--start-s", type=float, default=240.0, metavar="S", help="until a new instance serves (default: 240)")
-    add("--timeout-ms", type=float, default=29_000.0, metavar="MS", help="after which callers give up (default: 29000)")
+    add(
+        "--timeout-ms",
+        type=float,
+        default=29_000.0,
+        metavar="MS",
+        help="time-out of the callers, below which every service time must be (default: 29000)",
+    )
     add("--no-retries", action="store_true", help="callers do not repeat refused requests (default: twice)")
     add("--p99-ms", type=float, metavar="MS", help="objective: 99 %% are answered within this (default: 500)")
     add("--refused", metavar="SHARE", help="objective: share that may be refused, such as 0.1%% (default)")
