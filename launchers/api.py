@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from launchers.base import Handle, Launcher, LaunchError, Plan
+from launchers.base import Launcher
+from launchers.plan import Plan
+from launchers.status import Handle, LaunchError
 
 
 def launch(overrides: Sequence[str] = ()) -> Handle:

@@ -16,7 +16,6 @@ from dogbreed import commands
 from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError, raise_findings
 from launchers import known
-from launchers.base import Phase, RunOutput, RunSpec
 from launchers.config_sources import ConfigSources
 from launchers.overrides import ABOUT_THIS_COMMAND, STAYS_HERE
 from launchers.payload import photos
@@ -28,6 +27,8 @@ from launchers.resume import begun_here, fetch_checkpoints, refuse_another, resu
 from launchers.runs.identity import differences, saved
 from launchers.runs.launched import launched
 from launchers.runs.state import State
+from launchers.spec import RunOutput, RunSpec
+from launchers.status import Phase
 from launchers.typed import absolute
 
 

@@ -11,7 +11,8 @@ from dogbreed import commands
 from dogbreed.errors import Interrupted
 from dogbreed.interruption import signal_of_exit
 from dogbreed.progress import Epoch, is_result_row
-from launchers.base import Handle, Launcher, LaunchError, LogLine, Phase, RunResult, Status
+from launchers.base import Launcher
+from launchers.status import Handle, LaunchError, LogLine, Phase, RunResult, Status
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch

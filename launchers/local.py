@@ -16,23 +16,9 @@ from dogbreed.commands import override, shown_path
 from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, StorageError, raise_findings
 from dogbreed.run_folder import RunFolder, storage_error, write_text
-from launchers.base import (
-    LAUNCHED_FILE,
-    SPEC_FILE,
-    Capabilities,
-    Cause,
-    CleanupReport,
-    Cloud,
-    Handle,
-    LaunchError,
-    LogLine,
-    Phase,
-    Plan,
-    RunResult,
-    RunSpec,
-    Status,
-)
+from launchers.base import Capabilities, CleanupReport, Cloud
 from launchers.overrides import STAYS_HERE
+from launchers.plan import Plan
 from launchers.project import describe_commit
 from launchers.remote.context import on_rented_machine
 from launchers.runs.find import folder_of, handle_for, resume_command, run_folders
@@ -45,6 +31,8 @@ from launchers.runs.names import name_findings
 from launchers.runs.processes import claimed
 from launchers.runs.results import has_result, read_result
 from launchers.runs.state import CANCEL_FILE, RUNNING_HERE, State, alive_message, cancel_requested, outcome
+from launchers.spec import LAUNCHED_FILE, SPEC_FILE, RunSpec
+from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResult, Status
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch

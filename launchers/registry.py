@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed.errors import ConfigError
-from launchers.base import Capabilities, Cloud, Handle, Launcher, LaunchError
+from launchers.base import Capabilities, Cloud, Launcher
 from launchers.runs.find import LOCAL, find, folder_of
 from launchers.runs.launched import NOT_OF_THE_PLACE, folder_here, launched
+from launchers.status import Handle, LaunchError
 
 LAUNCHERS: dict[str, str] = {  # scheme of its handles -> its class, which is imported when it is needed
     LOCAL: "launchers.local.LocalLauncher",

@@ -8,7 +8,6 @@ from typing import Any
 
 from dogbreed.commands import override, shown_path, unquoted
 from dogbreed.errors import ConfigError
-from launchers.base import Phase, RunSpec
 from launchers.config_sources import ConfigSources
 from launchers.overrides import STAYS_HERE, about_waiting, key_path, override_key, refuse_renamed, without_faults
 from launchers.registry import find_run, launched_run
@@ -23,6 +22,8 @@ from launchers.runs.identity import (
     saved,
 )
 from launchers.runs.launched import launched
+from launchers.spec import RunSpec
+from launchers.status import Phase
 from launchers.typed import readable
 
 MAY_CHANGE = frozenset(  # settings that say where and how to train, not what; weights come with the checkpoint

@@ -9,7 +9,8 @@ from launchers.aws.actions import Where
 from launchers.aws.errors import code_of, errors, network_errors, rehearsal_of
 from launchers.aws.layout import Layout
 from launchers.aws.s3 import MISSING, head, objects
-from launchers.base import SPEC_FILE, CleanupReport, Cloud
+from launchers.base import CleanupReport, Cloud
+from launchers.spec import SPEC_FILE
 
 
 def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:

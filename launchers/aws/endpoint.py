@@ -5,7 +5,7 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from dogbreed import commands
-from launchers.base import Cause, LaunchError
+from launchers.status import Cause, LaunchError
 
 _OF_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".aws.dev")
 _HEADER = "X-Dogbreed-Rehearsal"  # as in launchers/rehearsal/names.py; a test holds them equal

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from dogbreed import commands
 from launchers.aws.actions import action_of
-from launchers.base import Cause, LaunchError
+from launchers.status import Cause, LaunchError
 
 _DENIED = re.compile(
     r"(?:User: (?P<who>\S+) is )?not authorized to perform:? (?P<action>[\w-]+:\w+)"

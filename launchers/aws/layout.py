@@ -9,8 +9,8 @@ PREFIX/runs/<run id>/      one run: spec.json, checkpoints/, output/
 from dataclasses import dataclass
 from typing import Self
 
-from launchers.base import SPEC_FILE, RunSpec
 from launchers.payload.photos import FEATURES, features_key
+from launchers.spec import SPEC_FILE, RunSpec
 
 _CHECKPOINTS = "checkpoints"
 

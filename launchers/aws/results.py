@@ -13,12 +13,14 @@ from launchers.aws.errors import errors
 from launchers.aws.layout import RunLocation
 from launchers.aws.s3 import split_uri
 from launchers.aws.saved import progress_there
-from launchers.base import LAUNCHED_FILE, TRIAL_FOLDERS, Cloud, Handle, LaunchError, RunOutput, RunSpec
+from launchers.base import Cloud
 from launchers.payload.photos import FEATURES
 from launchers.runs.collect import complete, settle
 from launchers.runs.launched import home_of, launched
 from launchers.runs.progress import is_further, progress_here
 from launchers.runs.state import STATE_FILE, refuse_if_alive_here
+from launchers.spec import LAUNCHED_FILE, TRIAL_FOLDERS, RunOutput, RunSpec
+from launchers.status import Handle, LaunchError
 
 # what describes how a run was made and its progress; checkpoints and models stay in S3
 _LIGHT = ("spec.json", "config.yaml", "metrics.csv", "metrics.json", "fit.json", "environment.json", "skipped.csv")

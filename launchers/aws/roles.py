@@ -16,7 +16,8 @@ from launchers.aws.errors import code_of, errors, network_errors
 from launchers.aws.iam import Caller
 from launchers.aws.policy import Conditions, Grant, Identity
 from launchers.aws.s3 import AT_ONCE
-from launchers.base import Cloud, LaunchError
+from launchers.base import Cloud
+from launchers.status import LaunchError
 
 PATH = "/dogbreed/"  # of the roles that we create, by which they are found again
 _POLICY = "dogbreed"  # the name of the one policy inside each of them

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from launchers.aws import s3
 from launchers.aws.errors import errors
-from launchers.base import Cloud, RunOutput, SearchOutput
+from launchers.base import Cloud
 from launchers.runs.progress import Progress, progress
+from launchers.spec import RunOutput, SearchOutput
 
 
 def progress_there(cloud: Cloud, uri: str, output: RunOutput | SearchOutput) -> Progress | None:

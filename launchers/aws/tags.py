@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from launchers.aws.errors import errors
-from launchers.base import Cloud, RunSpec
+from launchers.base import Cloud
+from launchers.spec import RunSpec
 
 RUN_ID = "dogbreed:run-id"
 OWNER = "dogbreed:owner"

@@ -13,11 +13,12 @@ from typing import Any
 from launchers.aws.errors import errors
 from launchers.aws.s3 import AT_ONCE, head, objects, split_uri
 from launchers.aws.saved import progress_there
-from launchers.base import SPEC_FILE, Cloud, RunSpec
+from launchers.base import Cloud
 from launchers.payload import code, photos
 from launchers.project import PROJECT
 from launchers.runs.collect import files_to_resume_from
 from launchers.runs.progress import is_further, progress_here
+from launchers.spec import SPEC_FILE, RunSpec
 
 _ENTRY = PROJECT / "launchers" / "remote" / "entry.py"
 _FEATURE = re.compile(r"[^/]+/(?:recipe\.json|shards/[0-9a-f]{32}\.(?:npy|json))")  # the lasting files of a store

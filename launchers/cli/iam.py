@@ -13,10 +13,11 @@ from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws import bucket_setup, iam, roles
 from launchers.aws.policy import INLINE_CHARACTERS, Identity, partition_of, shown, size, union
-from launchers.base import Cause, Cloud, Launcher, LaunchError
+from launchers.base import Cloud, Launcher
 from launchers.overrides import override_key
 from launchers.project import PROJECT
 from launchers.registry import capabilities_of
+from launchers.status import Cause, LaunchError
 
 _TRAINING, _LAUNCH = roles.role_name("training"), roles.role_name("launch")
 _ACCOUNT, _BUCKET = "ACCOUNT", "BUCKET"  # in what is printed, for what is not known

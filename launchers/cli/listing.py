@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed.commands import shown_path
-from launchers.base import LAUNCHED_FILE, SPEC_FILE, Handle, Launcher, LaunchError, Phase, RunSpec, Status
+from launchers.base import Launcher
 from launchers.registry import launched_run
 from launchers.runs.find import SWEEPS_DIR
 from launchers.runs.launched import launched
+from launchers.spec import LAUNCHED_FILE, SPEC_FILE, RunSpec
+from launchers.status import Handle, LaunchError, Phase, Status
 
 _WIDTH = 80
 _SECOND, _MINUTE = 19, 16  # characters of an ISO date

@@ -11,11 +11,12 @@ from typing import Any
 
 from dogbreed.commands import shown_path
 from dogbreed.errors import DogBreedError, Interrupted
-from launchers.base import Handle, Launcher, Phase, RunResult
+from launchers.base import Launcher
 from launchers.cli import capacity
 from launchers.cli.listing import Listed, launched_from_here, table
 from launchers.registry import find_run, launcher_at, targets
 from launchers.runs.find import SWEEPS_DIR
+from launchers.status import Handle, Phase, RunResult
 
 _EPILOG = """\
 Name a run by its folder (runs/20261123-001122-x7k2), by the folder's name, or

@@ -15,10 +15,10 @@ from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws.account import TIMEOUTS
 from launchers.aws.errors import errors, import_boto3
-from launchers.base import Cause, LaunchError
 from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.names import BUCKET, FAULTS_HEADER, REGION, SESSION_HEADER, Server
 from launchers.rehearsal.process import IDLE_S, default_place, running, start
+from launchers.status import Cause, LaunchError
 
 
 @dataclass

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from dogbreed import commands
 from dogbreed.commands import shown_path
-from launchers.base import Cause, LaunchError
 from launchers.rehearsal.names import LOCK_FILE, LOG_FILE, SERVER_FILE, Server
 from launchers.runs.processes import living_process
+from launchers.status import Cause, LaunchError
 
 IDLE_S = 3600.0
 _START_S = 60.0

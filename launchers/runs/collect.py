@@ -5,19 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed.run_folder import RunFolder, lasting_files, write_json, write_text
-from launchers.base import (
-    LAUNCHED_FILE,
-    SEARCH_FILE,
-    SPEC_FILE,
-    STUDY_FILE,
-    Handle,
-    LaunchError,
-    RunOutput,
-    RunResult,
-    RunSpec,
-    SearchOutput,
-)
 from launchers.runs.results import best_so_far, read_result
+from launchers.spec import LAUNCHED_FILE, SEARCH_FILE, SPEC_FILE, STUDY_FILE, RunOutput, RunSpec, SearchOutput
+from launchers.status import Handle, LaunchError, RunResult
 
 
 def read_downloaded(handle: Handle, folder: Path) -> RunResult:

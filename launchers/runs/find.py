@@ -6,9 +6,10 @@ from pathlib import Path
 
 from dogbreed import commands
 from dogbreed.commands import override, shown_path
-from launchers.base import Handle, LaunchError, RunSpec
 from launchers.overrides import without_faults
 from launchers.runs.state import STATE_FILE, State
+from launchers.spec import RunSpec
+from launchers.status import Handle, LaunchError
 
 LOCAL = "local"  # scheme of the handles of this machine's runs
 RUNS_DIR, SWEEPS_DIR = "runs", "sweeps"  # the default folders of run folders

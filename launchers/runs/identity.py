@@ -8,9 +8,10 @@ from dogbreed import commands
 from dogbreed.commands import override, shown_path
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
-from launchers.base import SPEC_FILE, Cause, Handle, LaunchError, RunOutput, RunSpec, SearchOutput
 from launchers.overrides import STAYS_HERE
 from launchers.runs.find import resume_command, search_command
+from launchers.spec import SPEC_FILE, RunOutput, RunSpec, SearchOutput
+from launchers.status import Cause, Handle, LaunchError
 
 _ABSENT = object()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Self
 
 from dogbreed.run_folder import RunFolder, write_bytes
-from launchers.base import LAUNCHED_FILE, SPEC_FILE
 from launchers.runs.state import CANCEL_FILE, STATE_FILE
+from launchers.spec import LAUNCHED_FILE, SPEC_FILE
 
 _ABOUT = (STATE_FILE, SPEC_FILE, LAUNCHED_FILE, CANCEL_FILE)  # what says which run this is, and how it ended
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from dogbreed import commands
 from dogbreed.run_folder import write_json, write_text
-from launchers.base import LAUNCHED_FILE, SPEC_FILE, Handle, Plan, RunSpec
+from launchers.plan import Plan
+from launchers.spec import LAUNCHED_FILE, SPEC_FILE, RunSpec
+from launchers.status import Handle
 
 NOT_OF_THE_PLACE = frozenset({"handle", "home", "saved"})  # keys of launched.json; the others are the cloud's `place`
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from launchers.base import LogLine
+from launchers.status import LogLine
 
 TAIL_LINES = 10
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from launchers.base import RunSpec
+from launchers.spec import RunSpec
 
 
 def name_findings(spec: RunSpec) -> list[str]:

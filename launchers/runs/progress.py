@@ -9,7 +9,8 @@ from typing import Self
 
 from dogbreed.commands import shown_path
 from dogbreed.saved_progress import SavedProgress, file_beside
-from launchers.base import STUDY_FILE, LaunchError, RunOutput, SearchOutput
+from launchers.spec import STUDY_FILE, RunOutput, SearchOutput
+from launchers.status import LaunchError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from dogbreed.best_epoch import best_row
 from dogbreed.commands import shown_path
 from dogbreed.run_folder import RunFolder
-from launchers.base import Handle, LaunchError, RunResult
+from launchers.status import Handle, LaunchError, RunResult
 
 _ARTIFACTS = (  # attributes of a RunFolder
     *("report", "model", "best", "last", "metrics", "history", "predictions"),

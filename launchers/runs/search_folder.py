@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from dogbreed import commands
 from dogbreed.commands import override, shown_path
 from dogbreed.run_folder import RunFolder, write_json, write_text
-from launchers.base import SEARCH_FILE, STUDY_FILE, Handle, LaunchError, RunResult
 from launchers.config_sources import ConfigSources
 from launchers.runs.results import read_result
+from launchers.spec import SEARCH_FILE, STUDY_FILE
+from launchers.status import Handle, LaunchError, RunResult
 
 BEST = "best"
 Value: TypeAlias = "float | int | str | bool | None"

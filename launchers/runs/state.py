@@ -16,8 +16,8 @@ from dogbreed.distributed import ranks
 from dogbreed.errors import DogBreedError, Interrupted, StorageError
 from dogbreed.interruption import signal_of_exit
 from dogbreed.run_folder import write_json
-from launchers.base import Cause, LaunchError, Phase, Status
 from launchers.runs.processes import living_process
+from launchers.status import Cause, LaunchError, Phase, Status
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator
 
 from launchers.aws import iam
-from launchers.base import RunSpec, SearchOutput
 from launchers.cost import prices
 from launchers.payload import secrets
 from launchers.sagemaker import images
 from launchers.sagemaker.instances import has_own_disks
 from launchers.sagemaker.settings import JobSettings
+from launchers.spec import RunSpec, SearchOutput
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")

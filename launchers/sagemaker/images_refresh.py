@@ -7,8 +7,8 @@ from textwrap import wrap
 from typing import Any
 
 from dogbreed.run_folder import write_bytes
-from launchers.base import LaunchError
 from launchers.sagemaker.images import TORCH_AT_LEAST, version
+from launchers.status import LaunchError
 
 MARK = "# --- below this line: written by python -m launchers images --refresh ---\n"
 

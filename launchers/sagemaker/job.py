@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from launchers.aws.layout import RunLocation, archive_uri
-from launchers.base import Cause, Phase, Status
 from launchers.cost import prices
 from launchers.payload.photos import FEATURES
 from launchers.sagemaker.instances import has_own_disks
+from launchers.status import Cause, Phase, Status
 
 STUDY = "DOGBREED_STUDY"  # in the environment of a job that is a whole search: its study
 

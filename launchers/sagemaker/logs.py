@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from launchers.aws.errors import code_of, errors
-from launchers.base import Cloud, LogLine
+from launchers.base import Cloud
 from launchers.remote.entry import END
 from launchers.sagemaker.job import TrainingJob
+from launchers.status import LogLine
 
 GROUP = "/aws/sagemaker/TrainingJobs"
 TAIL_LINES = 10

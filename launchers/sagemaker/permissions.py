@@ -13,10 +13,10 @@ from launchers.aws.actions import SAGEMAKER, Where
 from launchers.aws.iam import Caller
 from launchers.aws.policy import Grant, Identity
 from launchers.aws.s3 import split_uri
-from launchers.base import RunSpec
 from launchers.overrides import override_key, root_key
 from launchers.sagemaker import images
 from launchers.sagemaker.settings import JobSettings
+from launchers.spec import RunSpec
 
 _LOGS = "log-group:/aws/sagemaker/TrainingJobs:*"
 _OURS = {"Null": {f"aws:ResourceTag/{tags.RUN_ID}": "false"}}  # only what a launcher has tagged

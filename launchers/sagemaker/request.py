@@ -13,13 +13,14 @@ from typing import Any
 from dogbreed.commands import override
 from dogbreed.progress import METRIC_PATTERNS
 from launchers.aws import iam, tags
-from launchers.base import Request, RunOutput, RunSpec, SearchOutput
 from launchers.overrides import STAYS_HERE, override_key, root_key
 from launchers.payload.code import BUNDLE_FILE, ENTRY_FILE
 from launchers.payload.photos import FEATURES, FEATURES_ABOUT
+from launchers.plan import Request
 from launchers.sagemaker.instances import has_own_disks
 from launchers.sagemaker.job import STUDY
 from launchers.sagemaker.settings import JobSettings
+from launchers.spec import RunOutput, RunSpec, SearchOutput
 
 _ML, _TMP = "/opt/ml", "/tmp/dogbreed"  # launchers/remote/entry.py replaces them by where they are on the machine
 _RETRIES = 2  # after an InternalServerError of SageMaker's, from the checkpoint

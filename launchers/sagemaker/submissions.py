@@ -9,8 +9,9 @@ from typing import Any
 
 from launchers.aws import tags
 from launchers.aws.errors import code_of, errors
-from launchers.base import Cause, Cloud, LaunchError
+from launchers.base import Cloud
 from launchers.sagemaker.job import TrainingJob
+from launchers.status import Cause, LaunchError
 
 _MOST_JOBS = 99  # two digits of a job's name
 _PAGE = 100  # the most summaries that AWS returns at once

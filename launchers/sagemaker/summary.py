@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 from dogbreed import commands
 from launchers import formatting
-from launchers.base import Handle, RunOutput, RunSpec, SearchOutput
 from launchers.cost import estimate, instances, prices
 from launchers.project import describe_commit
 from launchers.sagemaker import images, permissions, request
 from launchers.sagemaker.settings import JobSettings
+from launchers.spec import RunOutput, RunSpec, SearchOutput
+from launchers.status import Handle
 
 # https://docs.aws.amazon.com/sagemaker/latest/dg/train-encrypt.html
 _VPC_OF_SEVERAL = (

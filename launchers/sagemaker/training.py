@@ -16,22 +16,10 @@ from launchers.aws.actions import SAGEMAKER
 from launchers.aws.errors import code_of, errors
 from launchers.aws.policy import Identity
 from launchers.aws.results import download_results, download_to_resume, read_spec
-from launchers.base import (
-    Capabilities,
-    Cause,
-    CleanupReport,
-    Cloud,
-    Handle,
-    LaunchError,
-    LogLine,
-    Phase,
-    Plan,
-    RunResult,
-    RunSpec,
-    Status,
-)
+from launchers.base import Capabilities, CleanupReport, Cloud
 from launchers.follow import ask_after_each_epoch
 from launchers.payload.packages import versions
+from launchers.plan import Plan
 from launchers.project import PROJECT
 from launchers.runs.collect import read_downloaded
 from launchers.runs.find import resume_command, search_command
@@ -44,6 +32,8 @@ from launchers.sagemaker.job import TrainingJob, status_of
 from launchers.sagemaker.logs import read_job_logs, tail
 from launchers.sagemaker.settings import JobSettings
 from launchers.sagemaker.submissions import Submissions
+from launchers.spec import RunSpec
+from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResult, Status
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch

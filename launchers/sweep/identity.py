@@ -13,8 +13,9 @@ from omegaconf import DictConfig, read_write
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError
-from launchers.base import LAUNCHED_FILE, STUDY_FILE, Plan, RunSpec
 from launchers.overrides import ABOUT_THIS_COMMAND, root_key
+from launchers.plan import Plan
+from launchers.spec import LAUNCHED_FILE, STUDY_FILE, RunSpec
 from launchers.sweep.settings import Settings
 from launchers.sweep.space import SearchSpace, read
 from launchers.sweep.storage import study_names

@@ -16,25 +16,17 @@ from pathlib import Path
 from dogbreed import commands
 from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError
-from launchers.base import (
-    SEARCH_FILE,
-    SPEC_FILE,
-    STUDY_FILE,
-    Handle,
-    Launcher,
-    LaunchError,
-    Phase,
-    Plan,
-    RunSpec,
-    SearchOutput,
-)
+from launchers.base import Launcher
 from launchers.follow import detached, follow
 from launchers.overrides import ABOUT_THIS_COMMAND
+from launchers.plan import Plan
 from launchers.registry import launched_run
 from launchers.runs.find import handle_for, search_command
 from launchers.runs.identity import refuse_another_run
 from launchers.runs.launched import launched
 from launchers.runs.search_folder import SearchResult, read_search
+from launchers.spec import SEARCH_FILE, SPEC_FILE, STUDY_FILE, RunSpec, SearchOutput
+from launchers.status import Handle, LaunchError, Phase
 from launchers.sweep.identity import StudyAbout
 from launchers.sweep.snapshots import Snapshots
 from launchers.sweep.study import Study

@@ -20,11 +20,11 @@ from dogbreed.commands import override, shown_path
 from dogbreed.errors import ConfigError, Interrupted
 from dogbreed.interruption import HANG_UP, let_go_of_terminal, signals
 from dogbreed.run_folder import RunFolder
-from launchers.base import LaunchError
 from launchers.config_sources import ConfigSources
 from launchers.overrides import override_key, without_faults
 from launchers.remote.context import on_rented_machine
 from launchers.runs.search_folder import SearchSummary
+from launchers.status import LaunchError
 from launchers.sweep import page
 from launchers.sweep.best import best_words, write_best
 from launchers.sweep.folders import TrialFolders

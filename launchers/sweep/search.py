@@ -17,10 +17,12 @@ from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.hardware import available_cpus
 from launchers import known
 from launchers.api import prepare
-from launchers.base import STUDY_FILE, Launcher, Plan, RunSpec
+from launchers.base import Launcher
 from launchers.config_sources import ConfigSources
 from launchers.describe import check_as_sent, sent
 from launchers.overrides import root_key
+from launchers.plan import Plan
+from launchers.spec import STUDY_FILE, RunSpec
 from launchers.sweep import one_job
 from launchers.sweep.folders import refuse_folder_of_another
 from launchers.sweep.identity import NamedStudy, about_trials, study_of

@@ -13,8 +13,8 @@ from dogbreed.features import shards
 from dogbreed.features.store import FeatureStore, Recipe, stores_folder
 from launchers import prepare
 from launchers.aws import transfer
-from launchers.base import Plan
 from launchers.follow import wait
+from launchers.plan import Plan
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.machines import SAYS, Machine

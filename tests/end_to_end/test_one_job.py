@@ -20,12 +20,14 @@ from hydra import compose, initialize_config_dir
 from dogbreed.errors import StorageError
 from launchers import prepare
 from launchers.aws.account import Account
-from launchers.base import Handle, Launcher, RunSpec, SearchOutput
+from launchers.base import Launcher
 from launchers.cli.verbs import main as launchers_command
 from launchers.local import LocalLauncher
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.remote.context import SENT
 from launchers.sagemaker.training import SageMakerLauncher
+from launchers.spec import RunSpec, SearchOutput
+from launchers.status import Handle
 from launchers.sweep import one_job
 from launchers.sweep.identity import StudyAbout
 from launchers.sweep.samplers import build_pruner, build_sampler

@@ -10,10 +10,11 @@ import psutil
 import pytest
 
 from launchers import launch, prepare
-from launchers.base import Cause, LaunchError, LogLine, Phase, Plan
 from launchers.follow import wait
+from launchers.plan import Plan
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
+from launchers.status import Cause, LaunchError, LogLine, Phase
 from tests.support.launcher_contract import until
 from tests.support.photos import make_photos, tiny_settings
 from tests.support.rehearsing import BUCKET, job_of, prepared, rehearsal_cloud, send_photos, states

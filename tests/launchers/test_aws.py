@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from launchers.aws import iam, tags
 from launchers.aws.errors import errors
 from launchers.aws.layout import Layout, RunLocation
-from launchers.base import Cause, LaunchError, SearchOutput
 from launchers.rehearsal.validation import findings
+from launchers.spec import SearchOutput
+from launchers.status import Cause, LaunchError
 from tests.support.plans import planned
 
 SPEC = planned("gpu").spec

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
 from launchers import prepare
-from launchers.base import RunSpec
 from launchers.config_sources import ConfigSources
 from launchers.project import PROJECT
 from launchers.sagemaker import request
+from launchers.spec import RunSpec
 from tests.support.fake_training import OVERRIDES
 from tests.support.plans import REAL
 from tests.support.stored import stored_run

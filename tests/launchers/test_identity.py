@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
 from launchers import launch, prepare
-from launchers.base import Handle, LaunchError, Plan, RunSpec, SearchOutput
 from launchers.local import LocalLauncher
 from launchers.overrides import STAYS_HERE
 from launchers.payload.photos import SentFolder
+from launchers.plan import Plan
 from launchers.runs.identity import other_settings, refuse_another_run
+from launchers.spec import RunSpec, SearchOutput
+from launchers.status import Handle, LaunchError
 from launchers.sweep import one_job
 from launchers.sweep.folders import refuse_folder_of_another
 from launchers.sweep.identity import StudyAbout

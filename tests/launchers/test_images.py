@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launchers.base import LaunchError
 from launchers.sagemaker import images, images_refresh
+from launchers.status import LaunchError
 from tests.support.plans import planned
 from tests.support.project import ROOT
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from launchers.base import Phase
 from launchers.cli.verbs import main
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.services.training_record import JobRecord
 from launchers.sagemaker.training import SageMakerLauncher
+from launchers.status import Phase
 
 pytestmark = pytest.mark.cloud
 

@@ -24,12 +24,15 @@ from dogbreed.distributed.ranks import PeerLost
 from dogbreed.errors import CheckpointError, ConfigError, DataError, StorageError
 from dogbreed.run_folder import RunFolder, write_text
 from launchers import launch, prepare
-from launchers.base import LAUNCHED_FILE, Cause, Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec, Status
+from launchers.base import Launcher
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import wait
 from launchers.local import LocalLauncher
+from launchers.plan import Plan
 from launchers.runs.find import find, folder_of
 from launchers.runs.state import STATE_FILE, State
+from launchers.spec import LAUNCHED_FILE, RunSpec
+from launchers.status import Cause, Handle, LaunchError, Phase, RunResult, Status
 from tests.support.launcher_contract import LauncherContract, submitted, until
 from tests.support.photos import tiny_settings
 from tests.support.project import TRAIN

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
-from launchers.base import RunSpec
 from launchers.payload import code as bundle
 from launchers.payload.code import CodeBundle, pack, scan
 from launchers.payload.secrets import findings, found_in
 from launchers.project import PROJECT
+from launchers.spec import RunSpec
 from tests.support.bundles import git, names
 
 

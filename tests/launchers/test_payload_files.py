@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launchers.base import RunSpec
 from launchers.payload import files
 from launchers.payload.code import pack, scan
 from launchers.payload.files import choose
 from launchers.payload.photos import scan as scan_photos
 from launchers.sagemaker import request
+from launchers.spec import RunSpec
 from tests.support.bundles import git, names
 
 IGNORED = ("secrets.yaml", "photos/a.jpg", "deep/er/x.pem", "sub/local.env", "all.log")

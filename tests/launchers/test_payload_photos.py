@@ -14,12 +14,12 @@ import pytest
 
 from dogbreed.errors import DataError
 from launchers import prepare
-from launchers.base import Cause, LaunchError, Phase
 from launchers.follow import wait
 from launchers.payload import photos as datasets
 from launchers.payload.photos import MANIFEST, pack, scan
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
+from launchers.status import Cause, LaunchError, Phase
 from tests.support.launcher_contract import until
 from tests.support.machines import SAYS, Machine
 from tests.support.photos import make_photos, tiny_settings

@@ -17,7 +17,7 @@ from launchers import prepare
 from launchers.aws import account, actions, iam, tags
 from launchers.aws.access import Decision, decide
 from launchers.aws.policy import Identity
-from launchers.base import Plan
+from launchers.plan import Plan
 from launchers.sagemaker import permissions
 from launchers.sagemaker.training import SageMakerLauncher
 from tests.support.plans import COMMANDS, REAL, launched, planned

@@ -17,8 +17,9 @@ from dogbreed import checkpoints
 from dogbreed.run_folder import RunFolder
 from dogbreed.saved_progress import SavedProgress, file_beside
 from launchers.aws.saved import progress_there
-from launchers.base import LaunchError, RunOutput, SearchOutput
 from launchers.runs.progress import StudyProgress, is_further, progress_here
+from launchers.spec import RunOutput, SearchOutput
+from launchers.status import LaunchError
 from launchers.sweep.storage import close, open_storage
 from tests.support.runs import config, run
 

@@ -16,9 +16,12 @@ import train
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import NOT_SAVED
 from launchers import prepare, registry
-from launchers.base import Handle, Launcher, LaunchError, Phase, Plan, RunResult, RunSpec
+from launchers.base import Launcher
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import follow, wait
+from launchers.plan import Plan
+from launchers.spec import RunSpec
+from launchers.status import Handle, LaunchError, Phase, RunResult
 from tests.support.fake_training import OVERRIDES as FORMULA
 from tests.support.launcher_contract import LauncherContract
 from tests.support.project import TRAIN

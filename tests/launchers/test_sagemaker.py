@@ -16,11 +16,14 @@ import pytest
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
 from launchers import launch, prepare
-from launchers.base import Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec
+from launchers.base import Launcher
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import wait
+from launchers.plan import Plan
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher
+from launchers.spec import RunSpec
+from launchers.status import Cause, Handle, LaunchError, Phase
 from tests.support.launcher_contract import LauncherContract, until
 from tests.support.photos import tiny_settings
 from tests.support.project import TRAIN

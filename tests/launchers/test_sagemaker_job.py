@@ -7,9 +7,9 @@ from typing import Any
 import botocore.session
 import pytest
 
-from launchers.base import Cause, Handle, Phase, Status
 from launchers.cost import prices
 from launchers.sagemaker.job import TrainingJob, status_of
+from launchers.status import Cause, Handle, Phase, Status
 
 HANDLE = Handle("sagemaker", "eu-west-1", "20261124-120000-abcd")
 AGAIN = f"python train.py resume={HANDLE}"

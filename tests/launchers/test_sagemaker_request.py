@@ -7,9 +7,9 @@ import pytest
 
 from launchers.aws import tags
 from launchers.aws.account import Account
-from launchers.base import RunSpec, SearchOutput
 from launchers.sagemaker import checks, permissions, request
 from launchers.sagemaker.settings import JobSettings
+from launchers.spec import RunSpec, SearchOutput
 from tests.support.plans import planned
 
 MINE = JobSettings(Account("eu-west-1"), bucket="my-bucket", role="MyRole")

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 import launchers.resolvers  # noqa: F401 (registers ${aws_region:})
 from launchers import launch
-from launchers.base import LaunchError
+from launchers.status import LaunchError
 from launchers.sweep.processors import cpus_of
 from launchers.sweep.space import Choice, Number
 from launchers.sweep.study import MOST_DEATHS

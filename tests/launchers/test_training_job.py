@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from launchers.base import Cause, Phase, Status
 from launchers.sagemaker.job import TrainingJob, status_of
+from launchers.status import Cause, Phase, Status
 
 CREATED = datetime(2026, 1, 15, 9, 0, tzinfo=UTC)
 AGAIN = "python train.py resume=sagemaker://eu-west-1/a-run"

@@ -12,7 +12,6 @@ import pytest
 from botocore.exceptions import ClientError
 
 from launchers.aws import errors
-from launchers.base import Cause, LaunchError, Phase
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import wait
 from launchers.rehearsal import names, process
@@ -20,6 +19,7 @@ from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import ACCOUNT, REGION
 from launchers.sagemaker import permissions
 from launchers.sagemaker.settings import JobSettings
+from launchers.status import Cause, LaunchError, Phase
 from tests.support.launcher_contract import until
 from tests.support.rehearsing import BUCKET, NO_PHOTOS, job_of, prepared, rehearsal_cloud
 

@@ -20,13 +20,13 @@ from botocore.exceptions import ClientError, ParamValidationError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launchers.base import Phase
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import wait
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import ACCOUNT, SERVER_FILE
 from launchers.rehearsal.object_store import _file
+from launchers.status import Phase
 from tests.support.launcher_contract import until
 from tests.support.project import ROOT
 from tests.support.rehearsing import BUCKET, job_of, prepared, rehearsal_cloud
@@ -378,7 +378,7 @@ def test_who_may_not_read_its_state_may_not_use_it(cloud: Rehearsal, place: Path
 
 
 def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from launchers.base import LaunchError
+    from launchers.status import LaunchError
 
     monkeypatch.setitem(sys.modules, "moto.server", None)
     with pytest.raises(LaunchError, match=r"pip install -e '\.\[rehearsal\]'"):

@@ -20,8 +20,8 @@ from dogbreed.errors import ConfigError
 from dogbreed.interruption import Interruption
 from dogbreed.progress import Epoch
 from dogbreed.run_folder import RunFolder, write_json, write_text
-from launchers.base import RunSpec
 from launchers.local import LocalLauncher
+from launchers.spec import RunSpec
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch

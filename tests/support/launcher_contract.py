@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 
 from dogbreed.errors import ConfigError, DogBreedError
-from launchers.base import Capabilities, Cause, Handle, Launcher, LaunchError, Phase, Plan, RunSpec
+from launchers.base import Capabilities, Launcher
 from launchers.follow import wait
+from launchers.plan import Plan
+from launchers.spec import RunSpec
+from launchers.status import Cause, Handle, LaunchError, Phase
 
 
 def submitted(launcher: Launcher, plan: Plan) -> Handle:

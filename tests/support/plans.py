@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from launchers import prepare
-from launchers.base import Plan
 from launchers.payload.code import CodeBundle
+from launchers.plan import Plan
 from launchers.sagemaker.training import SageMakerLauncher
 
 REAL = ["aws.region=eu-west-1", "aws.bucket=my-bucket", "aws.role=MyRole", "launcher.owner=me"]

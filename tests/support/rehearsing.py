@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from launchers import prepare
-from launchers.base import Plan
 from launchers.cli.verbs import main as launchers_command
+from launchers.plan import Plan
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.training import SageMakerLauncher

@@ -5,8 +5,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from launchers import prepare
-from launchers.base import Cause, Phase, Plan, Status
+from launchers.plan import Plan
 from launchers.runs.state import State
+from launchers.status import Cause, Phase, Status
 
 
 def stored_run(folder: Path, *overrides: str) -> Plan:

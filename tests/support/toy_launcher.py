@@ -17,22 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import RunFolder, write_json, write_text
-from launchers.base import (
-    LAUNCHED_FILE,
-    Capabilities,
-    CleanupReport,
-    Cloud,
-    Handle,
-    LaunchError,
-    LogLine,
-    Phase,
-    Plan,
-    RunResult,
-    RunSpec,
-    Status,
-)
+from launchers.base import Capabilities, CleanupReport, Cloud
 from launchers.follow import ask_after_each_epoch
 from launchers.local import LocalLauncher
+from launchers.plan import Plan
 from launchers.project import PROJECT
 from launchers.runs.collect import settle
 from launchers.runs.find import handle_for
@@ -40,6 +28,8 @@ from launchers.runs.launched import home_of, remember
 from launchers.runs.names import name_findings
 from launchers.runs.results import read_result
 from launchers.runs.state import STATE_FILE, State
+from launchers.spec import LAUNCHED_FILE, RunSpec
+from launchers.status import Handle, LaunchError, LogLine, Phase, RunResult, Status
 from tests.support.fake_training import FakeLauncher
 
 if TYPE_CHECKING:

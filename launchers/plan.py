@@ -1,0 +1,47 @@
+"""What submitting a run would do, as plain data."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from launchers.spec import RunSpec
+from launchers.status import Handle
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of a cloud's API that changes something. parameters: as boto3 takes them."""
+
+    service: str
+    operation: str
+    parameters: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.operation} {json.dumps(self.parameters, indent=2)}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `submit` would do, to be printed, compared and recorded.
+
+    requests: in order; the ARN of a role that was given by name is the one thing in them that only the account knows.
+    actions: the IAM actions that the person who submits must be allowed.
+    """
+
+    spec: RunSpec
+    handle: Handle  # what `submit` will return
+    rows: tuple[tuple[str, str], ...]  # what a person wants to know first: where it runs, the command, the cost
+    requests: tuple[Request, ...] = ()
+    actions: tuple[str, ...] = ()
+
+    def brief(self) -> str:
+        """Say where the run runs and what it costs."""
+        rows = [(name, text) for name, text in self.rows if name in ("where", "time", "cost", "photos", "search")]
+        return "\n".join([f"Run {self.spec.run_id}", *(f"  {name:<7} {text.splitlines()[0]}" for name, text in rows)])
+
+    def __str__(self) -> str:
+        width = max(len(name) for name, _ in self.rows)
+        indent = f"\n{'':{width + 4}}"
+        lines = [f"  {name:<{width}}  {indent.join(text.splitlines())}" for name, text in self.rows]
+        return "\n".join([f"Plan for run {self.spec.run_id}", *lines, *(f"\n{request}" for request in self.requests)])

@@ -1,0 +1,105 @@
+"""A run as plain data: what was asked for, and the files that come of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from dogbreed.workload import Workload
+from launchers.config_sources import PROJECTS_OWN, ConfigSources
+from launchers.payload.code import CodeBundle
+from launchers.payload.photos import SentFolder
+
+SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
+SEARCH_FILE = "best.json"  # in a search's folder: its result
+TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"  # in a search's folder; with a suffix if a later machine resumed the trial
+STUDY_FILE = "study.db"  # in a search's folder: its trials, unless their database is elsewhere
+LAUNCHED_FILE = "launched.json"  # in the folder of a remote run: its handle, and how to reach its cloud
+
+
+@dataclass(frozen=True)
+class RunOutput:
+    """The files that one run leaves in its folder."""
+
+    purpose: ClassVar[str] = "training"  # for tags
+    # below the folder: the furthest is resumed from; the first is missing for a moment while it is replaced
+    resume_points: ClassVar[tuple[str, ...]] = ("checkpoints/last.ckpt", "checkpoints/previous.ckpt")
+    result_file: ClassVar[str] = "metrics.json"  # below the folder: written last
+    same_command_resumes: ClassVar[bool] = False  # resuming needs resume=
+
+    def default_folder(self, run_id: str) -> Path:
+        """Return the run's folder on a machine that did not start the run."""
+        return Path("runs", run_id)
+
+
+@dataclass(frozen=True)
+class SearchOutput:
+    """The files that a search leaves in its folder when it runs as one job: its study, and a folder for each trial.
+
+    study: its name. trials: how many trials the finished search has. digest: of its settings and search space; empty if
+    an earlier version recorded none.
+    """
+
+    study: str
+    trials: int
+    digest: str = ""
+    purpose: ClassVar[str] = "search"
+    resume_points: ClassVar[tuple[str, ...]] = (STUDY_FILE,)
+    result_file: ClassVar[str] = SEARCH_FILE
+    same_command_resumes: ClassVar[bool] = True  # and may ask for more trials
+
+    def default_folder(self, run_id: str) -> Path:
+        """Return the search's folder on a machine that did not start the search."""
+        return Path("sweeps", self.study)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run as plain data: what was asked for, not where it runs. All of it can be stored as JSON."""
+
+    run_id: str  # a resumed run keeps it
+    overrides: tuple[str, ...]  # as typed: another machine composes the same config from them
+    config: Mapping[str, Any]  # resolved, made of plain dicts, lists, numbers and strings
+    folder: str  # absolute, on the machine of the person who started it
+    created_at: str  # ISO 8601, UTC
+    commit: str | None  # of the project's code; None outside git
+    dirty: bool  # whether tracked files differ from that commit
+    code: CodeBundle | None = None  # what is sent to a remote machine; None for a local run
+    photos: SentFolder | None = None  # the data folder of this machine that is sent there; None if none is
+    going_on: tuple[str, ...] | None = None  # the overrides of the command that resumes the run; None for a new run
+    output: RunOutput | SearchOutput = RunOutput()  # for a search, `config` is that of one trial
+    sources: ConfigSources = PROJECTS_OWN  # what the overrides are composed with
+
+    @cached_property
+    def workload(self) -> Workload:
+        """The work that the run does, with the photos of this machine counted."""
+        return Workload.of(self.config, None if self.photos is None else self.photos.counts(self.config["data"]))
+
+    def to_json(self) -> str:
+        fields = asdict(self)
+        del fields["output"]
+        match self.output:
+            case SearchOutput(study, trials, digest):
+                fields |= {"search": study, "trials": trials, "study_digest": digest}
+            case RunOutput():
+                fields |= {"search": None, "trials": 0}
+        return json.dumps(fields, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError if `text` is not a RunSpec."""
+        fields = json.loads(text)
+        study, trials, digest = fields.pop("search", None), fields.pop("trials", 0), fields.pop("study_digest", "")
+        if study is not None:
+            fields["output"] = SearchOutput(study, trials, digest)
+        if "sources" in fields:
+            fields["sources"] = ConfigSources.from_fields(fields["sources"])
+        if fields.get("code") is not None:
+            fields["code"] = CodeBundle.from_fields(fields["code"])
+        if fields.get("photos") is not None:
+            fields["photos"] = SentFolder.from_fields(fields["photos"])
+        if fields.get("going_on") is not None:
+            fields["going_on"] = tuple(fields["going_on"])
+        return cls(**{**fields, "overrides": tuple(fields["overrides"])})

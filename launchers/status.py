@@ -1,0 +1,130 @@
+"""How runs are named, and what is known of them: handle, phase, cause, log lines, result."""
+
+from dataclasses import dataclass
+from enum import StrEnum, auto
+from pathlib import Path
+from typing import Self
+
+from dogbreed.errors import DogBreedError
+from dogbreed.progress import result_table
+from launchers.formatting import result_files
+from launchers.remote.context import on_rented_machine
+
+
+class Phase(StrEnum):
+    """The state of a run."""
+
+    PLANNED = auto()
+    SUBMITTED = auto()
+    PROVISIONING = auto()
+    RUNNING = auto()
+    RECOVERING = auto()
+    STOPPING = auto()
+    SUCCEEDED = auto()
+    FAILED = auto()
+    CANCELLED = auto()
+    LOST = auto()  # this run is unknown: never to be read as success
+
+
+FINISHED = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED, Phase.LOST})
+
+
+class Cause(StrEnum):
+    """Why a run is in its phase. It decides what to do next."""
+
+    NONE = auto()
+    USER_CODE = auto()
+    BAD_CONFIG = auto()
+    PERMISSION = auto()
+    QUOTA = auto()
+    CAPACITY = auto()
+    INTERRUPTED = auto()
+    TIME_LIMIT = auto()
+    BUDGET = auto()
+    BY_USER = auto()
+    UNKNOWN = auto()
+
+
+class LaunchError(DogBreedError):
+    """A run cannot be started, found, followed or stopped. cause: the kind of reason, if it is known."""
+
+    def __init__(self, message: str, cause: Cause = Cause.UNKNOWN) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Handle:
+    """Names a run anywhere: `scheme://scope/run_id`, as in `sagemaker://eu-west-1/20261123-001122-x7k2`.
+
+    A local run is named by its folder: `local:///home/me/runs/20261123-001122-x7k2`.
+    """
+
+    launcher: str
+    scope: str
+    run_id: str
+
+    def __str__(self) -> str:
+        return f"{self.launcher}://{self.scope}/{self.run_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        launcher, found, rest = text.partition("://")
+        scope, slash, run_id = rest.rstrip("/").rpartition("/")
+        if not (launcher and found and slash and run_id):
+            raise LaunchError(
+                f"{text!r} is not a valid run handle.\nTry: a handle as `python -m launchers list` shows it"
+            )
+        return cls(launcher, scope, run_id)
+
+
+@dataclass(frozen=True)
+class Status:
+    """The status of a run. A FAILED one has a cause and a next action, and its last log lines if it has a log."""
+
+    phase: Phase
+    cause: Cause = Cause.NONE
+    detail: str = ""
+    attempt: int = 0  # from 1; 0 before the first
+    started_at: str = ""  # of the first attempt, ISO 8601, UTC
+    log_tail: tuple[str, ...] = ()
+    next_action: str = ""
+    usd: float | None = None  # spent so far; None if the machine is not rented
+    job: str = ""  # the cloud's own name of the latest submission
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in FINISHED
+
+    def __str__(self) -> str:
+        why = "" if self.cause is Cause.NONE else f" ({self.cause.replace('_', ' ')})"
+        lines = [f"{self.phase}{why}" + (f", attempt {self.attempt}" if self.attempt > 1 else "")]
+        if self.detail:
+            lines.append(self.detail)
+        if self.usd is not None:
+            lines.append(f"cost so far: ${self.usd:.4f}")
+        lines += [f"  | {line}" for line in self.log_tail]
+        return "\n".join([*lines, self.next_action] if self.next_action else lines)
+
+
+@dataclass(frozen=True)
+class LogLine:
+    attempt: int  # from 1
+    node: int  # from 0
+    text: str  # without the line's end
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The metrics of a run that succeeded, and its files on this machine."""
+
+    handle: Handle
+    folder: Path
+    metrics: dict[str, float]  # flat: "val/acc": 0.83, of best.ckpt
+    artifacts: dict[str, Path]  # by name: "report", "best", "last"...; only files that exist
+
+    def __str__(self) -> str:
+        numbers = result_table(self.metrics)
+        if on_rented_machine():  # its paths mean nothing to the reader of its log
+            return f"\n{numbers}"
+        return "\n".join(["", numbers, "", *result_files(self.artifacts, self.folder)])
