@@ -6,9 +6,10 @@ from omegaconf import DictConfig
 
 from dogbreed.distributed import ranks
 from launchers.base import Launcher
+from launchers.capacity_wait import CapacityWait
 from launchers.cli.command_line import command_line
 from launchers.describe import describe
-from launchers.follow import detached, follow
+from launchers.follow import detached
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -22,13 +23,14 @@ def main(cfg: DictConfig) -> float | None:
         return None
     if plan.requests:
         print(plan.brief())  # the price, before anything costs money
-    handle = launcher.submit(plan)
+    submission = CapacityWait(launcher)
+    handle = submission.submit(plan)
     if not ranks.here().first:  # when several processes train one run, only the first reports its result
         return None
     if not launcher.wait and not launcher.status(handle).finished:
         print(detached(launcher, handle))
         return None
-    result = follow(launcher, handle)
+    result = submission.follow(plan)
     print(result)
     return result.metrics.get(cfg.monitor)  # a deployment has none
 

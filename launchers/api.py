@@ -11,13 +11,16 @@ from launchers.status import Handle, LaunchError
 def launch(overrides: Sequence[str] = ()) -> Handle:
     """Start a run from a notebook: `launch(["experiment=quickstart"])` is `python train.py experiment=quickstart`.
 
-    With the local launcher it returns when the run has ended, and raises the error that stopped it.
+    With the local launcher it returns when the run has ended, and raises the error that stopped it. If there is no
+    machine for a remote run, it waits up to launcher.wait_for_capacity_h hours (0 by default) before it raises.
     """
+    from launchers.capacity_wait import CapacityWait
+
     launcher, plan = prepare(overrides)
     if plan.spec.config["dry_run"]:
         print(plan)
         return plan.handle
-    return launcher.submit(plan)
+    return CapacityWait(launcher).submit(plan)
 
 
 def prepare(overrides: Sequence[str] = ()) -> tuple[Launcher, Plan]:

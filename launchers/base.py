@@ -124,6 +124,14 @@ class Launcher(Protocol):
         ...
 
     @property
+    def wait_for_capacity_h(self) -> float | None:
+        """Hours to wait for a machine if none is free; None for the default: 0 for a run, 1 in a search.
+
+        The callers of `submit` and `result` wait (launchers/capacity_wait.py, launchers/sweep/machines.py).
+        """
+        ...
+
+    @property
     def instances(self) -> int:
         """How many machines train one run together."""
         ...
@@ -142,6 +150,8 @@ class Launcher(Protocol):
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Do what the plan says. Idempotent. If the run runs inside this call, it raises what stops the run.
+
+        Raises LaunchError with a `shortage` if there is no machine for the run now: submitting it later may succeed.
 
         watch: called with the metrics of each epoch as they arrive; if it returns True, training ends with that epoch.
         """
@@ -162,7 +172,7 @@ class Launcher(Protocol):
         ...
 
     def result(self, handle: Handle) -> RunResult:
-        """Return the result. Raises LaunchError, with the run's status, if there is none yet."""
+        """Return the result. Raises LaunchError, with the run's status and its shortage, if there is none yet."""
         ...
 
     def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:

@@ -1,4 +1,4 @@
-"""Format dollars and result files for people."""
+"""Format dollars, durations and result files for people."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,15 @@ def usd(amount: float) -> str:
     if amount >= 1:
         return f"${amount:,.2f}"
     return f"${amount:.3g}" if amount >= 0.0001 else "less than $0.0001"
+
+
+def duration(seconds: float) -> str:
+    """Format seconds: less than 1 s, 42 s, 9.5 min, 75 min, 2.0 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
+    if seconds < 6000:
+        return f"{seconds / 60:.{1 if seconds < 600 else 0}f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def size(count: int) -> str:

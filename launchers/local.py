@@ -58,6 +58,7 @@ class LocalLauncher:
         whole_search=False,
     )
     wait: ClassVar[bool] = True
+    wait_for_capacity_h: ClassVar[float | None] = None  # this machine is there
     answers: ClassVar[bool] = True
     instances: ClassVar[int] = 1
 

@@ -45,12 +45,34 @@ class Cause(StrEnum):
     UNKNOWN = auto()
 
 
-class LaunchError(DogBreedError):
-    """A run cannot be started, found, followed or stopped. cause: the kind of reason, if it is known."""
+@dataclass(frozen=True)
+class Shortage:
+    """Why there was no machine for a run, with which nothing is wrong: it may get one later.
 
-    def __init__(self, message: str, cause: Cause = Cause.UNKNOWN) -> None:
+    text: the reason, on one line. limit, used, wanted: how much of something the account may use at once, how much it
+    uses and how much the run asked for, as a rule machines; None where it is not a quota, or its size is not known.
+    """
+
+    text: str
+    limit: int | None = None
+    used: int | None = None
+    wanted: int | None = None
+
+    @property
+    def lasting(self) -> bool:
+        """Whether waiting is useless, because the whole quota is less than the run needs."""
+        return self.limit is not None and self.wanted is not None and self.limit < self.wanted
+
+
+class LaunchError(DogBreedError):
+    """A run cannot be started, found, followed or stopped.
+
+    cause: the kind of reason, if it is known. shortage: set if there was no machine for the run.
+    """
+
+    def __init__(self, message: str, cause: Cause = Cause.UNKNOWN, shortage: Shortage | None = None) -> None:
         super().__init__(message)
-        self.cause = cause
+        self.cause, self.shortage = cause, shortage
 
 
 @dataclass(frozen=True)
@@ -80,7 +102,10 @@ class Handle:
 
 @dataclass(frozen=True)
 class Status:
-    """The status of a run. A FAILED one has a cause and a next action, and its last log lines if it has a log."""
+    """The status of a run. A FAILED one has a cause and a next action, and its last log lines if it has a log.
+
+    shortage: set if it has failed because there was no machine for it.
+    """
 
     phase: Phase
     cause: Cause = Cause.NONE
@@ -91,6 +116,7 @@ class Status:
     next_action: str = ""
     usd: float | None = None  # spent so far; None if the machine is not rented
     job: str = ""  # the cloud's own name of the latest submission
+    shortage: Shortage | None = None
 
     @property
     def finished(self) -> bool:

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 
 from dogbreed import commands
 from launchers.aws.actions import action_of
+from launchers.aws.shortage import shortage_in
 from launchers.status import Cause, LaunchError
 
 _DENIED = re.compile(
@@ -115,7 +116,8 @@ def translated(error: Exception, doing: str, then: str = "") -> LaunchError:
             hint = "A policy denies it explicitly, which no other policy can outweigh.\nTry: have that policy changed"
     first = f"{doing[0].upper()}{doing[1:]} failed. {meaning}".strip()
     shown = "" if denied or message in meaning else message
-    return LaunchError("\n".join(line for line in (first, shown, hint, then) if line), cause)
+    shortage = shortage_in(f"{code}: {message}")
+    return LaunchError("\n".join(line for line in (first, shown, hint, then) if line), cause, shortage)
 
 
 @dataclass(frozen=True)

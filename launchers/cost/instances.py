@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from dogbreed.workload import Workload
 from launchers.cost.times import speed, times
+from launchers.formatting import duration
 
 if TYPE_CHECKING:
     from launchers.cost.prices import Instance
@@ -28,14 +29,14 @@ def compare_speed(workload: Workload, row: "Instance | None", instances: int) ->
             lines.append(f"More machines will not help: launcher.instances={enough} is as fast")
         return "\n".join(lines)
     total = {n: found.total_s for n, found in known.items()}
-    lines.append(f"{_duration(total[instances])} in all, {_duration(total[1])} on one instance")
+    lines.append(f"{duration(total[instances])} in all, {duration(total[1])} on one instance")
     enough = _enough(total)
     if workload.caches_features:
-        lines.append(f"of which {_duration(known[instances].features_s)} compute features that later runs reuse")
+        lines.append(f"of which {duration(known[instances].features_s)} compute features that later runs reuse")
         if (later := _enough({n: found.total_s - found.features_s for n, found in known.items()})) < enough:
             lines.append(f"Later runs are as fast with launcher.instances={later}")
     if enough < instances:
-        lines.append(f"More machines will not help: launcher.instances={enough} takes {_duration(total[enough])}")
+        lines.append(f"More machines will not help: launcher.instances={enough} takes {duration(total[enough])}")
     return "\n".join(lines)
 
 
@@ -47,11 +48,3 @@ def _halvings(number: int) -> list[int]:
 def _enough(seconds: Mapping[int, float]) -> int:
     """Return the least number of instances that takes at most a tenth longer than all of them. seconds: by number."""
     return min(n for n, each in seconds.items() if each <= _ENOUGH * seconds[max(seconds)])
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
-    if seconds < 6000:
-        return f"{seconds / 60:.{1 if seconds < 600 else 0}f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from math import inf
 
 from launchers.aws import iam
 from launchers.cost import prices
@@ -75,6 +76,12 @@ def _time_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
         yield (
             f"launcher.max_run_s must be between 1 and {_MOST_RUN_S} seconds, got {run_s}.\n"
             "Try: launcher.max_run_s=14400"
+        )
+    hours = settings.wait_for_capacity_h
+    if hours is not None and (isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 <= hours < inf):
+        yield (
+            f"launcher.wait_for_capacity_h must be a number of hours, at least 0, got {hours!r}.\n"
+            "Try: launcher.wait_for_capacity_h=4"
         )
     if settings.spot:
         if wait_s is None or wait_s < run_s:

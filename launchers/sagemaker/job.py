@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from launchers.aws.layout import RunLocation, archive_uri
+from launchers.aws.shortage import shortage_in
 from launchers.cost import prices
 from launchers.payload.photos import FEATURES
 from launchers.sagemaker.instances import has_own_disks
-from launchers.status import Cause, Phase, Status
+from launchers.status import Cause, Phase, Shortage, Status
 
 STUDY = "DOGBREED_STUDY"  # in the environment of a job that is a whole search: its study
 
@@ -170,6 +171,11 @@ _REASONS: tuple[tuple[str, Cause, str], ...] = (
         Cause.CAPACITY,
         "Try later, or add another launcher.instance_type or launcher=sagemaker_gpu: {again}",
     ),
+    (
+        "InsufficientInstanceCapacity",
+        Cause.CAPACITY,
+        "Try later, or add another launcher.instance_type or launcher=sagemaker_gpu: {again}",
+    ),
     ("No space left on device", Cause.QUOTA, "Try, with {disk}: {again}"),
     ("ResourceLimitExceeded", Cause.QUOTA, "Raise the quota of {type}, then: {again}"),
     ("AccessDenied", Cause.PERMISSION, "Grant this permission to the job's role, then: {again}"),
@@ -234,6 +240,15 @@ def _stopped(job: TrainingJob, here: Status, again: str) -> Status:
         hint = f"Resume it with: {again}"
         return replace(here, phase=Phase.CANCELLED, cause=Cause.BY_USER, detail="stopped on request", next_action=hint)
     key = f"launcher.{_TIME_LIMITS[job.secondary]}"
+    if job.secondary == "MaxWaitTimeExceeded" and job.started is None and not job.trainings:
+        return replace(
+            here,
+            phase=Phase.FAILED,
+            cause=Cause.CAPACITY,
+            detail=f"no spot machine was free within {key}, and nothing was trained",
+            next_action=f"Try, with a larger {key}, another launcher.instance_type or launcher=sagemaker_gpu: {again}",
+            shortage=Shortage(f"no spot machine was free within {key}"),
+        )
     return replace(
         here,
         phase=Phase.FAILED,
@@ -257,7 +272,8 @@ def _failed(job: TrainingJob, here: Status, again: str) -> Status:
     else:
         cause, hint = next((cause, hint) for text, cause, hint in _REASONS if text in job.reason)
         detail, hint = job.reason, hint.format(type=job.instance_type, again=again, disk=_larger_disk(job))
-    return replace(here, phase=Phase.FAILED, cause=cause, detail=detail, next_action=hint)
+    lacking = shortage_in(job.reason)
+    return replace(here, phase=Phase.FAILED, cause=cause, detail=detail, next_action=hint, shortage=lacking)
 
 
 def _larger_disk(job: TrainingJob) -> str:

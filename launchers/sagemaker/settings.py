@@ -33,6 +33,7 @@ class JobSettings:
     security_groups: Sequence[str] = ()
     network_isolation: bool = False
     allow_secrets: Sequence[str] = ()
+    wait_for_capacity_h: float | None = None
 
     @property
     def layout(self) -> Layout:

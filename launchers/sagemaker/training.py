@@ -105,7 +105,10 @@ class SageMakerLauncher(JobSettings):
             remember(Path(spec.folder), plan, self.cloud.place)
             try:
                 self._create(plan, create)
-            except BaseException as error:  # Ctrl-C or a lost connection: the job may or may not have been created
+            except BaseException as error:
+                if isinstance(error, LaunchError) and error.shortage is not None:
+                    raise  # AWS has refused it
+                # Ctrl-C or a lost connection: the job may or may not have been created
                 status = commands.launchers("status", *self.name_of(plan.handle))
                 error.add_note(f"The job may have been submitted. Try: {status}")
                 raise
@@ -239,7 +242,7 @@ class SageMakerLauncher(JobSettings):
         """Download the run's folder, if it is not here yet, and read it."""
         status = self.status(handle)
         if status.phase is not Phase.SUCCEEDED:
-            raise LaunchError(f"Run {handle} has no result: {status}", status.cause)
+            raise LaunchError(f"Run {handle} has no result: {status}", status.cause, status.shortage)
         job = self._job(handle)
         self._share_features(job)
         return read_downloaded(handle, download_results(self.cloud, handle, job.location, job.name, job.archive_uri))

@@ -17,7 +17,8 @@ from dogbreed import commands
 from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError
 from launchers.base import Launcher
-from launchers.follow import detached, follow
+from launchers.capacity_wait import IN_A_SEARCH_H, CapacityWait
+from launchers.follow import detached
 from launchers.overrides import ABOUT_THIS_COMMAND
 from launchers.plan import Plan
 from launchers.registry import launched_run
@@ -72,11 +73,12 @@ def _before(folder: Path) -> RunSpec | None:
 def run(launcher: Launcher, plan: Plan) -> SearchResult | None:
     """Submit the search, or attach to it, and wait for its result; return None if the launcher does not wait."""
     print(plan.brief())  # the price, before anything costs money
-    handle = launcher.submit(plan)
+    submission = CapacityWait(launcher, IN_A_SEARCH_H)
+    handle = submission.submit(plan)
     if not launcher.wait and not launcher.status(handle).finished:
         print(detached(launcher, handle))
         return None
-    result = follow(launcher, handle)
+    result = submission.follow(plan)
     assert isinstance(result, SearchResult)
     print(result)
     return result

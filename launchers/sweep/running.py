@@ -28,6 +28,7 @@ from launchers.status import LaunchError
 from launchers.sweep import page
 from launchers.sweep.best import best_words, write_best
 from launchers.sweep.folders import TrialFolders
+from launchers.sweep.machines import Machines
 from launchers.sweep.processors import all_cpus, cpus_of
 from launchers.sweep.space import SearchSpace
 from launchers.sweep.storage import StudyError, hidden, sqlite_file
@@ -53,6 +54,7 @@ class RunningSearch:
     folder: Path
     n_trials: int
     parallel: int
+    machines: Machines
     monitor: str
     asks: bool  # whether a pruner needs each epoch's value
     warms_up: bool  # whether to compute the trials' shared features first
@@ -63,9 +65,11 @@ class RunningSearch:
     _busy: dict[int, int] = field(default_factory=dict)  # trial by slot
     _received: list[tuple[int, Epoch | Outcome | None]] = field(default_factory=list)  # (slot, message) to process
     _causes: list[str] = field(default_factory=list)  # why the latest trials failed; "" for one that did not
+    _no_machine: str = ""  # the latest error of a trial that got none
     _claims_again_at: float = 0.0
     _signum: int | None = None
     _interrupted_at: float = 0.0
+    _interrupted: int = 0  # trials that were running then
 
     def __post_init__(self) -> None:
         self._folders = TrialFolders(self.folder, self.study, self.space, self.has_leftovers)
@@ -87,6 +91,9 @@ class RunningSearch:
                 self._fill_until_done(table)
             if self._signum is not None:
                 self._raise_interrupted()
+            self.machines.raise_if_over(
+                self._no_machine, done=self.study.counts().finished, n_trials=self.n_trials, again=_again()
+            )
             self._raise_same_cause()
             return self._end()
 
@@ -108,11 +115,11 @@ class RunningSearch:
 
     def _step(self) -> bool:
         """Start the trials that can be started and process messages. Return True when nothing is left to do."""
-        if self._signum is None and not self._same_cause():
+        if not self._ends:
             self._fill()
         if self._busy:
             self._receive()
-        elif self._signum is not None or self._same_cause() or self.study.counts().finished >= self.n_trials:
+        elif self._ends or self.study.counts().finished >= self.n_trials:
             return True
         else:
             time.sleep(_WAIT_S)  # other sweepers run the last trials, and may die
@@ -120,6 +127,11 @@ class RunningSearch:
             self._interrupt_workers()
         self.study.beat()
         return False
+
+    @property
+    def _ends(self) -> bool:
+        """Whether no further trial is started."""
+        return self._signum is not None or bool(self.machines.over or self._same_cause())
 
     def _show(self, table: SweepTable) -> None:
         trials = self.study.trials()
@@ -129,6 +141,8 @@ class RunningSearch:
         for slot in range(self.parallel):
             if slot in self._busy or time.monotonic() < self._claims_again_at:
                 continue
+            if not self.machines.has_room(len(self._busy)):
+                return
             trial = self.study.claim(self.n_trials)
             if trial is None:  # all are running, but another sweeper's trial may return to the queue
                 self._claims_again_at = time.monotonic() + _CLAIM_S
@@ -185,6 +199,13 @@ class RunningSearch:
                 self._causes.append(cause)
             del self._workers[slot]
             return
+        if outcome.shortage is not None:
+            self.study.give_back(number)  # with its number and its values: it has not been tried
+            self._no_machine = outcome.detail
+            if told := self.machines.lack(outcome.shortage, len(self._busy) - 1):
+                print(f"No machine for trial {number}: {told}", flush=True)
+            return
+        self.machines.found()
         if outcome.ended in ("stopped", "busy"):
             self.study.give_back(number)
             if outcome.ended == "stopped":
@@ -244,6 +265,7 @@ class RunningSearch:
         assert self._signum is not None
         done = self.study.counts().finished
         rest = "running jobs continue (python -m launchers list)" if self.elsewhere else "running ones have been saved"
+        rest = rest if self._interrupted else "none was running"
         message = (
             f"Stopped by {signal.Signals(self._signum).name}: {done} of {self.n_trials} trials have ended, {rest}."
         )
@@ -337,6 +359,7 @@ class RunningSearch:
                 let_go_of_terminal()
             if self._signum in (None, HANG_UP):  # a terminal that closes sends several, and SIGTERM with them
                 self._interrupted_at = self._interrupted_at or time.monotonic()
+                self._interrupted = self._interrupted or len(self._busy)
                 self._signum = signum
             elif signum != HANG_UP:
                 self._kill_all()

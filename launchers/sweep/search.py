@@ -18,6 +18,7 @@ from dogbreed.hardware import available_cpus
 from launchers import known
 from launchers.api import prepare
 from launchers.base import Launcher
+from launchers.capacity_wait import IN_A_SEARCH_H, pause_s_of, wait_s_of
 from launchers.config_sources import ConfigSources
 from launchers.describe import check_as_sent, sent
 from launchers.overrides import root_key
@@ -26,6 +27,7 @@ from launchers.spec import STUDY_FILE, RunSpec
 from launchers.sweep import one_job
 from launchers.sweep.folders import refuse_folder_of_another
 from launchers.sweep.identity import NamedStudy, about_trials, study_of
+from launchers.sweep.machines import Machines
 from launchers.sweep.running import RunningSearch
 from launchers.sweep.samplers import build_pruner, build_sampler, is_grid
 from launchers.sweep.settings import Settings
@@ -161,6 +163,7 @@ def _from_here(asked: _Search) -> float:
         kept.restore()
         how = {"alone": True, "changed": kept.save}
     study, remote = asked.open(asked.study.storage, **how), asked.launcher.capabilities.remote
+    wait_s, pause_s = wait_s_of(asked.launcher, IN_A_SEARCH_H), pause_s_of(asked.launcher)
     running = RunningSearch(
         study=study,
         space=asked.space,
@@ -168,6 +171,7 @@ def _from_here(asked: _Search) -> float:
         folder=asked.folder,
         n_trials=asked.n_trials,
         parallel=asked.parallel,
+        machines=Machines(asked.parallel, wait_s, pause_s, asked.launcher.instances),
         monitor=asked.monitor,
         asks=study.prunes,
         elsewhere=remote,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from launchers.project import PROJECT
+from launchers.status import LaunchError, Shortage
 
 _START = "import sys; from launchers.sweep.worker import main; main(sys.argv[1:])"
 _ALIVE_S = 30.0  # within which a run's earlier process notices that its sweeper has died
@@ -28,13 +29,15 @@ class Outcome:
     """The outcome of a run. ended: "busy" if another process is working in the run's folder and does not end.
 
     metrics: of the best epoch, if it ended well. shown: metrics and files, as text for people. detail: what stopped it.
+    shortage: why there was no machine for it, if it ended as "no machine".
     """
 
-    ended: Literal["well", "failed", "stopped", "busy"]
+    ended: Literal["well", "failed", "stopped", "busy", "no machine"]
     metrics: Mapping[str, float] = field(default_factory=dict)
     max_epochs: int = 0
     detail: str = ""
     shown: str = ""
+    shortage: Shortage | None = None
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,8 @@ def _run(task: Task, connection: Connection) -> Outcome:
     except Interrupted as error:
         return Outcome("stopped", detail=str(error))
     except DogBreedError as error:
-        return Outcome("failed", detail=str(error))
+        shortage = error.shortage if isinstance(error, LaunchError) else None
+        return Outcome("no machine" if shortage else "failed", detail=str(error), shortage=shortage)
     except (
         Exception
     ) as error:  # an error in the user's code or in this library; its traceback is in the run's train.log

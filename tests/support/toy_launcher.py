@@ -54,6 +54,7 @@ class ToyLauncher:
         whole_search=False,
     )
     instances: ClassVar[int] = 1
+    wait_for_capacity_h: ClassVar[float | None] = None
     answers: ClassVar[bool] = True
 
     machine: str
