@@ -201,9 +201,7 @@ class RunningSearch:
             return
         if outcome.shortage is not None:
             self.study.give_back(number)  # with its number and its values: it has not been tried
-            self._no_machine = outcome.detail
-            if told := self.machines.lack(outcome.shortage, len(self._busy) - 1):
-                print(f"No machine for trial {number}: {told}", flush=True)
+            self._lack_machine(outcome)
             return
         self.machines.found()
         if outcome.ended in ("stopped", "busy"):
@@ -220,6 +218,13 @@ class RunningSearch:
         cause = outcome.detail or f"{self.monitor} is {value}"
         self.study.failed(number, cause)
         self._causes.append(re.sub(r"[-+]?\d[\d.e+-]*", "#", cause.splitlines()[0]))
+
+    def _lack_machine(self, outcome: Outcome) -> None:
+        """Decide what follows from a run's outcome "no machine", and say so."""
+        assert outcome.shortage is not None
+        self._no_machine = outcome.detail
+        if told := self.machines.lack(outcome.shortage, max(0, len(self._busy) - 1)):
+            print(f"No machine for a trial: {told}", flush=True)
 
     def _warm_up(self) -> None:
         """Compute the features that all trials share, with all CPUs. Raises what would stop every trial."""
@@ -347,7 +352,16 @@ class RunningSearch:
             ended = outcome.ended if isinstance(outcome, Outcome) else ""
             if self._signum is not None and ended != "well":
                 self._raise_interrupted()
-            if ended != "busy":  # otherwise another sweeper is doing it
+            if ended == "no machine":
+                self._lack_machine(cast(Outcome, outcome))
+                while not (self.machines.over or self.machines.has_room(0) or self._signum):
+                    self.study.beat()
+                    time.sleep(_WAIT_S)
+            elif ended != "busy":  # otherwise another sweeper is doing it
+                return outcome
+            if self._signum is not None:
+                self._raise_interrupted()
+            if self.machines.over:
                 return outcome
 
     @contextmanager

@@ -17,6 +17,7 @@ from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder
 from launchers import launch, prepare
 from launchers.base import Launcher
+from launchers.capacity_wait import CapacityWait
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import wait
 from launchers.plan import Plan
@@ -395,6 +396,20 @@ def test_what_stops_a_job_has_a_cause_and_a_next_action(
     assert caught.value.cause is cause
 
 
+def test_a_job_that_found_no_machine_is_submitted_again(
+    cloud: Rehearsal, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("trainer.max_epochs=1", "faults.no_capacity=1", "aws.reclaims=0", "launcher.wait_for_capacity_h=1")
+    launcher, plan = prepared(place, tmp_path / "run", *words)
+    waiting = CapacityWait(launcher, sleep=lambda seconds: None)
+    waiting.submit(plan)
+    assert waiting.follow(plan).metrics["epochs"] == 1
+    first, second = launcher.jobs.all(plan.spec.run_id)
+    assert first.reason.startswith("CapacityError")
+    assert second.status == "Completed"
+    assert "No machine: AWS has no capacity for this instance type." in capsys.readouterr().out
+
+
 def test_sagemaker_repeats_a_job_whose_node_dies_and_nothing_is_lost(
     at_home: Path, cloud: Rehearsal, place: Path, tmp_path: Path
 ) -> None:
@@ -507,7 +522,9 @@ def test_what_a_plan_can_see_is_refused_there(overrides: list[str], messages: li
 
 
 def test_a_search_runs_its_trials_as_jobs(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
-    words = settings(place, "trainer.max_epochs=2", "aws.reclaims=0")
+    """The account's quota is one machine at a time, and the search wants two."""
+    quota = "faults.quotas={ml.g4dn.xlarge:1}"
+    words = settings(place, "trainer.max_epochs=2", "aws.reclaims=0", quota, launcher="sagemaker_gpu")
     search = [
         "-m",
         "hpo=optuna",
@@ -520,5 +537,6 @@ def test_a_search_runs_its_trials_as_jobs(cloud: Rehearsal, place: Path, tmp_pat
     said = process.communicate(timeout=400)[0]
     assert process.returncode == 0, said
     assert "2 trials complete" in said or "1 trials complete, 1 pruned" in said, said
+    assert "From now on 1 at once." in said
     names = jobs_named(cloud, "some-heads-")
     assert len([name for name in names if "--" not in name]) == 2, (names, said)

@@ -59,7 +59,18 @@ def status(described: Mapping[str, Any], *, ended_early: bool = False, now: floa
         (answer("Completed", "Completed"), Phase.SUCCEEDED, Cause.NONE, ""),
         (answer("Stopped", "Stopped"), Phase.CANCELLED, Cause.BY_USER, "stopped on request"),
         (answer("Stopped", "MaxRuntimeExceeded"), Phase.FAILED, Cause.TIME_LIMIT, "launcher.max_run_s was exceeded"),
-        (answer("Stopped", "MaxWaitTimeExceeded"), Phase.FAILED, Cause.TIME_LIMIT, "launcher.max_wait_s was exceeded"),
+        (
+            answer("Stopped", "MaxWaitTimeExceeded", "Starting", "Training", "MaxWaitTimeExceeded"),
+            Phase.FAILED,
+            Cause.TIME_LIMIT,
+            "launcher.max_wait_s was exceeded",
+        ),
+        (
+            answer("Stopped", "MaxWaitTimeExceeded"),
+            Phase.FAILED,
+            Cause.CAPACITY,
+            "no spot machine was free",
+        ),
     ],
 )
 def test_a_status_of_sagemaker_s_is_a_phase_with_its_cause(

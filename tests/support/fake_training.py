@@ -10,7 +10,9 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,9 @@ from dogbreed.interruption import Interruption
 from dogbreed.progress import Epoch
 from dogbreed.run_folder import RunFolder, write_json, write_text
 from launchers.local import LocalLauncher
+from launchers.plan import Plan
 from launchers.spec import RunSpec
+from launchers.status import Cause, Handle, LaunchError, Shortage
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
@@ -42,9 +46,43 @@ def objective(config: Mapping[str, Any], epoch: int) -> float:
     return float(1 - 0.1 * (math.log10(model["lr"]) + 2) ** 2 - 0.1 * model["dropout"] - 0.3 / epoch)
 
 
+@dataclass(frozen=True)
 class FakeLauncher(LocalLauncher):
+    """FAKE_QUOTA: how many runs find a machine at once. FAKE_NO_CAPACITY: how many submissions find none at first."""
+
+    poll_s: float = 0.02
+
+    def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
+        with _machine():
+            return super().submit(plan, watch=watch)
+
     def _train(self, spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
         train(spec, folder, watch)
+
+
+@contextmanager
+def _machine() -> Iterator[None]:
+    """Raise the LaunchError of a cloud that has no machine now."""
+    place, quota = os.environ["FAKE_LOG"], os.environ.get("FAKE_QUOTA")
+    for number in range(int(os.environ.get("FAKE_NO_CAPACITY", "0"))):
+        with suppress(FileExistsError):
+            os.close(os.open(f"{place}.refused{number}", os.O_CREAT | os.O_EXCL))
+            raise LaunchError("No capacity.\nTry: later", Cause.CAPACITY, Shortage("no capacity"))
+    if quota is None:
+        yield
+        return
+    for number in range(int(quota)):
+        lock = os.open(f"{place}.machine{number}", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+            return
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(lock)
+    shortage = Shortage(f"the quota of {quota} is used up", int(quota), int(quota), 1)
+    raise LaunchError("The account has reached a service quota.\nTry: raise it", Cause.QUOTA, shortage)
 
 
 def train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
