@@ -12,7 +12,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, cast
@@ -51,7 +51,9 @@ class Manifest:
 
     commit: of the code that trained it. metrics: of metrics.json, such as `test/acc`. temperature: what logits are
     divided by. parity_error: the largest difference between a probability of this network and the checkpoint's.
-    heat_maps: whether the network has class activation maps as its second output.
+    heat_maps: whether the network has class activation maps as its second output. answers: the checkpoint's
+    largest logits by label for each picture of `dogbreed.reference`, so that the artifact can be checked without torch;
+    empty if an earlier version made it.
     """
 
     backbone: str
@@ -63,6 +65,7 @@ class Manifest:
     parity_error: float
     heat_maps: bool
     int8: Int8 | None = None
+    answers: Sequence[Mapping[str, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,9 @@ class Artifact:
 
 
 def is_artifact(path: Path) -> bool:
-    """Return whether `path` looks like an artifact: an archive, its unpacked files, or a run folder with one."""
+    """Return whether `path` looks like an artifact: an archive, its files, or a run's or search's folder with one."""
     if path.is_dir():
-        return (path / MANIFEST).exists() or RunFolder(path).model.exists()
+        return (path / MANIFEST).exists() or RunFolder.of(path).model.exists()
     try:
         with path.open("rb") as file:
             return file.read(2) == b"\x1f\x8b"
@@ -108,10 +111,11 @@ def pack(manifest: Manifest, labels: tuple[str, ...], preprocess: Preprocess, ne
 def read(path: Path) -> Artifact:
     """Read an artifact from its archive, the folder it was unpacked into (SageMaker's /opt/ml/model), or a run folder.
 
-    Raises ArtifactError with all problems. The digests detect damage; they do not prove who made the artifact.
+    Of a search's folder it is the best trial's. Raises ArtifactError with all problems. The digests detect damage; they
+    do not prove who made the artifact.
     """
     if path.is_dir() and not (path / MANIFEST).exists():
-        path = RunFolder(path).model
+        path = RunFolder.of(path).model
     if not path.exists():
         raise ArtifactError(f"The artifact {path} does not exist.\n{_AGAIN}, or pass a model.tar.gz")
     findings: list[str] = []
@@ -152,6 +156,7 @@ def _manifest(found: dict[str, Any], findings: list[str]) -> Manifest | None:
     try:
         if values.get("int8") is not None:
             values["int8"] = Int8(**values["int8"])
+        values["answers"] = tuple({str(k): float(v) for k, v in row.items()} for row in values.get("answers", ()))
         manifest = Manifest(**values)
         if not 0 < manifest.temperature < float("inf"):
             raise ValueError(f"temperature is {manifest.temperature}")

@@ -1,11 +1,11 @@
-"""`python -m dogbreed.export CHECKPOINT`: export a checkpoint as model.tar.gz, which is served without torch."""
+"""`python -m dogbreed.export MODEL`: export a checkpoint or a file of weights as model.tar.gz, served without torch."""
 
 import argparse
 import json
 import logging
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dogbreed import artifact
+from dogbreed import artifact, bare, checkpoints, class_names, reference
 from dogbreed.artifact import Int8, Manifest
 from dogbreed.errors import ArtifactError, DogBreedError
 from dogbreed.features.engine import silent
@@ -23,12 +23,14 @@ from dogbreed.inference import MAX_ACCURACY_LOSS, Predictor
 from dogbreed.model import DogBreedClassifier
 from dogbreed.onnx_network import HEAT_MAPS, LOGITS, PIXELS, OnnxNetwork
 from dogbreed.run_folder import RunFolder, write_bytes
+from dogbreed.scanning.names import listed
 
 log = logging.getLogger("dogbreed")
 
 TOLERANCE = 1e-4  # largest difference between a probability of the exported network and the checkpoint's
 _METRICS = ("val/acc", "val/top5", "test/acc", "test/top5", "test/f1", "test/ece")
 _CHECKED, _CALIBRATED_ON = 8, 256  # images to compare; photos to calibrate the int8 ranges with
+_KEPT = 5  # logits of a reference picture
 Batch = tuple[NDArray[np.uint8], NDArray[np.int64]]  # pixels [N, image_px, image_px, 3] and labels [N]
 
 
@@ -51,6 +53,28 @@ def export(checkpoint: Path, *, quantise_with: tuple[Iterable[Batch], Iterable[B
     Raises CheckpointError, or ArtifactError if the network cannot be exported or its outputs differ afterwards.
     """
     model = DogBreedClassifier.from_checkpoint(checkpoint)
+    here = RunFolder(checkpoint.absolute().parents[1])
+    beside = checkpoint.absolute() == here.best.absolute()
+    metrics = _json(here.metrics) if beside else {}
+    git = (_json(here.environment).get("git") or {}) if beside else {}
+    return export_model(
+        model,
+        run_id=_run_id(here) if beside else "",
+        commit=str(git.get("commit") or "") + ("-dirty" if git.get("dirty") else ""),
+        metrics={name: metrics[name] for name in _METRICS if name in metrics},
+        quantise_with=quantise_with,
+    )
+
+
+def export_model(
+    model: DogBreedClassifier,
+    *,
+    run_id: str = "",
+    commit: str = "",
+    metrics: Mapping[str, float] | None = None,
+    quantise_with: tuple[Iterable[Batch], Iterable[Batch]] | None = None,
+) -> bytes:
+    """Return the artifact's bytes of a network in eval mode on the CPU. See `export`, and Manifest for the others."""
     network = _to_onnx(model)
     content = network.SerializeToString(deterministic=True)
     networks, int8 = {artifact.NETWORK: content}, None
@@ -58,22 +82,34 @@ def export(checkpoint: Path, *, quantise_with: tuple[Iterable[Batch], Iterable[B
         training, validation = quantise_with
         networks[artifact.NETWORK_INT8] = _quantised(network, training)
         int8 = _measured(model, networks, validation)
-    here = RunFolder(checkpoint.absolute().parents[1])
-    beside = checkpoint.absolute() == here.best.absolute()
-    metrics = _json(here.metrics) if beside else {}
-    git = (_json(here.environment).get("git") or {}) if beside else {}
     manifest = Manifest(
         backbone=str(model.hparams["backbone"]),
-        run_id=_run_id(here) if beside else "",
-        commit=str(git.get("commit") or "") + ("-dirty" if git.get("dirty") else ""),
+        run_id=run_id,
+        commit=commit,
         opset=next(used.version for used in network.opset_import if not used.domain),
         temperature=float(model.temperature),
-        metrics={name: metrics[name] for name in _METRICS if name in metrics},
+        metrics=metrics or {},
         parity_error=_parity_error(model, content),
         heat_maps=len(network.graph.output) > 1,
         int8=int8,
+        answers=_answers(model),
     )
     return artifact.pack(manifest, model.classes, model.preprocess, networks)
+
+
+def export_file(source: Path, classes: Path | Sequence[str] | None = None) -> bytes:
+    """Return the artifact's bytes of a run's checkpoint, a bare file of weights, or an artifact, which is only checked.
+
+    See `dogbreed.model_files.artifact_of`.
+    """
+    if artifact.is_artifact(source):
+        class_names.refuse_others(artifact.read(source).labels, classes, source)
+        return source.read_bytes()
+    content = bare.read(source)
+    if not checkpoints.is_own(content):
+        return export_model(bare.classifier(source, content, classes))
+    class_names.refuse_others(content["hyper_parameters"]["classes"], classes, source)
+    return export(source)
 
 
 class _Exported(nn.Module):
@@ -175,6 +211,16 @@ def _parity_error(model: DogBreedClassifier, content: bytes) -> float:
     return float(f"{error:.2g}")
 
 
+def _answers(model: DogBreedClassifier) -> list[dict[str, float]]:
+    """Return the largest logits for each picture of `dogbreed.reference`, rounded so that they are the same again."""
+    pixels = np.stack([model.preprocess.pixels(picture) for picture in reference.pictures()])
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(pixels).permute(0, 3, 1, 2)).float()
+    largest = logits.topk(min(_KEPT, logits.shape[1]))
+    rows = zip(largest.indices.tolist(), largest.values.tolist(), strict=True)
+    return [{model.classes[n]: round(value, 2) for n, value in zip(*row, strict=True)} for row in rows]
+
+
 def _quantised(network: onnx.ModelProto, training: Iterable[Batch]) -> bytes:
     """Quantise weights and activations to 8 bits, with activation ranges measured on training photos."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
@@ -255,15 +301,28 @@ def _run_id(here: RunFolder) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export a checkpoint and return the exit status: 1 if it is missing or cannot be exported."""
+    """Export a model and return the exit status: 1 if it is missing or cannot be exported."""
     parser = argparse.ArgumentParser(
         prog="python -m dogbreed.export",
-        description="Write a checkpoint as model.tar.gz: ONNX, labels, preprocessing and a manifest.",
+        description="Write a model as model.tar.gz: ONNX, labels, preprocessing and a manifest.",
         epilog="example: python -m dogbreed.export runs/RUN",
     )
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run folder (its best.ckpt)")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: model.tar.gz in the checkpoint's run folder"
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="a run's or search's folder (its best.ckpt), a checkpoint, or another program's file: a state dict or a "
+        "pickled ResNet50",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: model.tar.gz in the run's folder, or beside the file"
+    )
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="class names of another program's file: one per line or a JSON list, in the order of the outputs, or the "
+        "folder of the photos (default: those in the file, or dogImages' if there are 133)",
     )
     parser.add_argument(
         "--int8",
@@ -273,21 +332,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--photos", type=Path, metavar="FOLDER", help="with --int8: the run's photos, if they moved")
     options = parser.parse_args(arguments)
-    checkpoint = options.checkpoint.expanduser()
+    checkpoint = options.model.expanduser()
     if checkpoint.is_dir():
-        checkpoint = RunFolder(checkpoint).best
+        checkpoint = RunFolder.of(checkpoint).best
     in_folder = checkpoint.parent.name == "checkpoints"
     here = RunFolder(checkpoint.parents[1] if in_folder else checkpoint.parent)
     output = options.output or here.model
     try:
         photos = _photos_of(here, options.photos) if options.int8 else None
-        write_bytes(output, export(checkpoint, quantise_with=photos))
+        if photos is None and checkpoint.is_file():
+            write_bytes(output, export_file(checkpoint, options.classes))
+        else:
+            write_bytes(output, export(checkpoint, quantise_with=photos))
         found = artifact.read(output)
     except DogBreedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"{output}  {output.stat().st_size / 1e6:.1f} MB, version {found.version}")
     print(f"largest difference in probability from the checkpoint: {found.manifest.parity_error:g}")
+    if options.classes or not found.manifest.run_id:
+        print(f"{len(found.labels)} classes: {listed(found.labels)}")
     if (int8 := found.manifest.int8) is not None:
         used = Predictor.from_artifact(output).about.precision == "int8"
         print(

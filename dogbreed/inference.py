@@ -116,7 +116,7 @@ class Predictor:
         from dogbreed.run_folder import RunFolder
 
         path = Path(path).expanduser()
-        return cls.from_model(DogBreedClassifier.from_checkpoint(RunFolder(path).best if path.is_dir() else path))
+        return cls.from_model(DogBreedClassifier.from_checkpoint(RunFolder.of(path).best if path.is_dir() else path))
 
     @classmethod
     def from_model(cls, model: "DogBreedClassifier") -> "Predictor":

@@ -17,6 +17,8 @@ from dogbreed.errors import StorageError
 NOT_SAVED = ".sagemaker-ignore"
 _MARKERS = (".sagemaker-uploading", ".sagemaker-uploaded")
 
+SEARCH_FILE = "best.json"  # in a search's folder: its result
+
 # the name of a file that the process `pid` has not written whole yet
 TEMPORARY = re.compile(rf"\..+\.tmp-(?P<pid>\d+){re.escape(NOT_SAVED)}")
 
@@ -26,6 +28,11 @@ class RunFolder:
     """The paths of one run's outputs. Nothing is created until something is written."""
 
     path: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> "RunFolder":
+        """Return the run in `folder`, or the best trial's run if a search is there."""
+        return cls(best_trial(folder) or folder)
 
     @property
     def config(self) -> Path:
@@ -105,6 +112,18 @@ class RunFolder:
     def frozen(self) -> Path:
         """Of a run on cached features: the part of the network that is not trained, and so not in last.ckpt."""
         return self.path / "checkpoints/frozen.ckpt"
+
+
+def trial_folder(search: Path, number: int) -> Path:
+    return search / f"{number:05d}"
+
+
+def best_trial(search: Path) -> Path | None:
+    """Return the folder of a search's best trial so far; None if the search has none, or if this is no search."""
+    try:
+        return trial_folder(search, json.loads((search / SEARCH_FILE).read_bytes())["trial"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def temporary_path(path: Path) -> Path:

@@ -12,7 +12,7 @@ import logging
 import pathlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,22 +44,30 @@ _PLAIN: list[Any] = [
 ]
 
 
-def read(path: Path) -> Any:
-    """Read what a file of torch.save or a safetensors file holds, onto the CPU. Raises WeightsError."""
+def read(path: Path, *, known: Sequence[Any] = (), advice: str = "model.weights=weights.pth") -> Any:
+    """Read what a file of torch.save or a safetensors file holds, onto the CPU. Raises WeightsError.
+
+    known: further entries for torch's list of classes that may be built, as in `dogbreed.pickled`. advice: what to try
+    with a file of weights, if this one is a pickle that needs code.
+    """
     with path.open("rb") as file:
         start = file.read(64)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         return _safetensors(path)
     try:
-        with torch.serialization.safe_globals(_PLAIN):
+        with torch.serialization.safe_globals([*_PLAIN, *known]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several unrelated exceptions
-        if needed := _code_in(path, error):
+        if needed := _code_in(path, error, [*_PLAIN, *known]):
             raise WeightsError(
                 f"{path} does not hold weights alone: it is a pickle that needs the code of {', '.join(needed[:3])}, "
                 "such as torch.save(model) writes for a whole network. Code in a file of weights is not run.\n"
-                "Try: in the program that wrote it, torch.save(model.state_dict(), 'weights.pth'), and then "
-                "model.weights=weights.pth"
+                f"Try: in the program that wrote it, torch.save(model.state_dict(), 'weights.pth'), and then {advice}"
+            ) from None
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                f"{path} is a TorchScript program, and code in a file of weights is not run.\n"
+                f"Try: in Python, torch.save(torch.jit.load('FILE').state_dict(), 'weights.pth'), and then {advice}"
             ) from None
         raise WeightsError(f"{path} {_what_it_is(start)}.\nTry: download or copy the file again") from error
 
@@ -73,15 +81,18 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is a damaged safetensors file: {error}.\nTry: download or copy it again") from error
 
 
-def _code_in(path: Path, error: Exception) -> list[str]:
-    """List the classes and functions that a pickle needs and that are not plain values."""
+def _code_in(path: Path, error: Exception, allowed: Sequence[Any]) -> list[str]:
+    """List the classes and functions that a pickle needs and that are not allowed."""
     with suppress(Exception):  # a file of another kind
         unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        plain = {
-            name if isinstance(name, str) else f"{name.__module__}.{name.__name__}" for name in map(_named, _PLAIN)
+        known = {
+            name if isinstance(name, str) else f"{name.__module__}.{name.__name__}" for name in map(_named, allowed)
         }
-        return sorted(set(unsafe) - plain)
-    return re.findall(r"Unsupported global: GLOBAL (\S+)", str(error))  # of torch before 1.6
+        return sorted(set(unsafe) - known)
+    # of torch before 1.6, which put the source of each class of a network into the file
+    if "Only persistent_load of storage is allowed" in str(error):
+        return ["the classes whose source is in it"]
+    return re.findall(r"Unsupported global: GLOBAL (\S+)", str(error))
 
 
 def _named(entry: Any) -> Any:
@@ -106,13 +117,17 @@ def cached_path(url: str) -> Path:
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    """A mapping in the file, seen as a state dict. where: its keys in the file. prefix: of the names that fit."""
+class Found:
+    """A mapping in the file, seen as a state dict. where: its keys in the file. prefix: of the names that fit.
+
+    names: those that are needed and there, with the right shape. lacking: the others, except BatchNorm's counters.
+    """
 
     where: str
     prefix: str
     state: Mapping[str, Tensor]
-    names: frozenset[str]  # that are needed and there, with the right shape
+    names: frozenset[str]
+    lacking: tuple[str, ...]
 
     def tensors(self) -> dict[str, Tensor]:
         return {name: self.state[self.prefix + name] for name in self.names}
@@ -124,24 +139,34 @@ def fitting(content: Any, wanted: Mapping[str, Tensor], source: str) -> dict[str
     content: as `read` returns it. source: named in errors. Raises WeightsError if any is missing (except BatchNorm's
     counters), or if the file holds several networks that fit.
     """
+    best = closest(content, wanted, source)
+    if best is None:
+        raise WeightsError(f"{source} does not contain a state dict (a mapping of names to tensors).\n{_ADVICE}")
+    if best.lacking:
+        raise WeightsError(_misfit(best, wanted, source))
+    if best.where or best.prefix:
+        parts = [f"under {best.where}"] * bool(best.where) + [f"with the prefix {best.prefix!r}"] * bool(best.prefix)
+        log.info("Weights: found %s in %s", ", ".join(parts), source)
+    return best.tensors()
+
+
+def closest(content: Any, wanted: Mapping[str, Tensor], source: str) -> Found | None:
+    """Return the state dict in `content` with most of the wanted tensors, or None if there is none.
+
+    Raises WeightsError if several networks in it have all of them.
+    """
     candidates = [found for where, state in _state_dicts(content) for found in _candidates(where, state, wanted)]
     if not candidates:
-        raise WeightsError(f"{source} does not contain a state dict (a mapping of names to tensors).\n{_ADVICE}")
+        return None
     best = max(candidates, key=lambda found: len(found.names))  # the first of equals: in the usual places
-    lacking = [name for name in wanted if name not in best.names and not name.endswith(_COUNTER)]
-    if lacking:
-        raise WeightsError(_misfit(best, wanted, lacking, source))
     rivals = [found for found in candidates if found.state is best.state and found.names == best.names]
-    if any(not _equal(best.tensors(), other.tensors()) for other in rivals):
+    if not best.lacking and any(not _equal(best.tensors(), other.tensors()) for other in rivals if other is not best):
         listed = " and ".join(repr(found.prefix) for found in rivals)
         raise WeightsError(
             f"{source} holds {len(rivals)} networks that fit, under the names {listed}.\n"
             "Try: a file with the weights of one of them, as torch.save(network.state_dict(), 'weights.pth') writes it"
         )
-    if best.where or best.prefix:
-        parts = [f"under {best.where}"] * bool(best.where) + [f"with the prefix {best.prefix!r}"] * bool(best.prefix)
-        log.info("Weights: found %s in %s", ", ".join(parts), source)
-    return best.tensors()
+    return best
 
 
 _ADVICE = "Try: weights of exactly this network, or model.weights=null for random ones"
@@ -161,26 +186,27 @@ def _state_dicts(content: Any, where: tuple[str, ...] = ()) -> Iterator[tuple[st
         yield from _state_dicts(content[key], (*where, key))
 
 
-def _candidates(where: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[_Candidate]:
+def _candidates(where: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[Found]:
     """Yield the state dict with each prefix that occurs in front of a wanted name, the most frequent one first."""
     prefixes: Counter[str] = Counter({"": 0})
     for name in state:
         starts = [0, *(match.end() for match in re.finditer(r"\.", name))]
         prefixes.update(name[:start] for start in starts if name[start:] in wanted)
     for prefix, _ in prefixes.most_common():
-        fits = (
+        fits = frozenset(
             name for name in wanted if (t := state.get(prefix + name)) is not None and t.shape == wanted[name].shape
         )
-        yield _Candidate(where, prefix, state, frozenset(fits))
+        lacking = tuple(name for name in wanted if name not in fits and not name.endswith(_COUNTER))
+        yield Found(where, prefix, state, fits, lacking)
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def _misfit(best: _Candidate, wanted: Mapping[str, Tensor], lacking: list[str], source: str) -> str:
-    missing = sorted(name for name in lacking if best.prefix + name not in best.state)
-    wrong = sorted(set(lacking) - set(missing))
+def _misfit(best: Found, wanted: Mapping[str, Tensor], source: str) -> str:
+    missing = sorted(name for name in best.lacking if best.prefix + name not in best.state)
+    wrong = sorted(set(best.lacking) - set(missing))
     seen = [f"{len(missing)} are missing (first: {missing[0]})"] if missing else []
     if wrong:
         there, here = (list(shape) for shape in (best.state[best.prefix + wrong[0]].shape, wanted[wrong[0]].shape))

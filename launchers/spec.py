@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from dogbreed.run_folder import SEARCH_FILE
 from dogbreed.workload import Workload
 from launchers.config_sources import PROJECTS_OWN, ConfigSources
 from launchers.payload.code import CodeBundle
 from launchers.payload.photos import SentFolder
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
-SEARCH_FILE = "best.json"  # in a search's folder: its result
 TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"  # in a search's folder; with a suffix if a later machine resumed the trial
 STUDY_FILE = "study.db"  # in a search's folder: its trials, unless their database is elsewhere
 LAUNCHED_FILE = "launched.json"  # in the folder of a remote run: its handle, and how to reach its cloud

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dogbreed.run_folder import RunFolder, lasting_files, write_json, write_text
+from dogbreed.run_folder import SEARCH_FILE, RunFolder, best_trial, lasting_files, write_json, write_text
 from launchers.runs.results import best_so_far, read_result
-from launchers.spec import LAUNCHED_FILE, SEARCH_FILE, SPEC_FILE, STUDY_FILE, RunOutput, RunSpec, SearchOutput
+from launchers.spec import LAUNCHED_FILE, SPEC_FILE, STUDY_FILE, RunOutput, RunSpec, SearchOutput
 from launchers.status import Handle, LaunchError, RunResult
 
 
@@ -70,13 +70,5 @@ def files_to_resume_from(spec: RunSpec) -> list[Path]:
         case RunOutput():
             return files
         case SearchOutput():  # ended trials are not resumed, but the best one is tested at the end
-            best = _best_trial(folder)
+            best = best_trial(folder)
             return [path for path in files if path == folder / STUDY_FILE or best in path.parents]
-
-
-def _best_trial(search: Path) -> Path | None:
-    """Return the folder of a search's best trial so far."""
-    try:
-        return search / f"{json.loads((search / SEARCH_FILE).read_bytes())['trial']:05d}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from dogbreed import commands
 from dogbreed.commands import override, shown_path
-from dogbreed.run_folder import RunFolder, write_json, write_text
+from dogbreed.run_folder import SEARCH_FILE, RunFolder, trial_folder, write_json, write_text
 from launchers.config_sources import ConfigSources
 from launchers.runs.results import read_result
-from launchers.spec import SEARCH_FILE, STUDY_FILE
+from launchers.spec import STUDY_FILE
 from launchers.status import Handle, LaunchError, RunResult
 
 BEST = "best"
@@ -89,10 +89,6 @@ def read_search(handle: Handle, folder: Path) -> SearchResult:
     shown = f"\n{summary.head}\n{best}\n\n{summary.tail(folder)}"
     metrics = {summary.monitor: summary.value, **best.metrics}
     return SearchResult(handle, folder, metrics, {**best.artifacts, "study": folder / "study.html"}, shown)
-
-
-def trial_folder(folder: Path, number: int) -> Path:
-    return folder / f"{number:05d}"
 
 
 def move_words(sweep: Path, sources: ConfigSources, root: str | None) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError
-from launchers.runs.search_folder import trial_folder
+from dogbreed.run_folder import trial_folder
 from launchers.spec import SPEC_FILE, STUDY_FILE, TRIAL_FOLDERS, RunSpec, SearchOutput
 from launchers.sweep.space import SearchSpace
 from launchers.sweep.study import Study

@@ -16,6 +16,7 @@ from pathlib import Path
 from dogbreed import commands
 from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError
+from dogbreed.run_folder import SEARCH_FILE
 from launchers.base import Launcher
 from launchers.capacity_wait import IN_A_SEARCH_H, CapacityWait
 from launchers.follow import detached
@@ -26,7 +27,7 @@ from launchers.runs.find import handle_for, search_command
 from launchers.runs.identity import refuse_another_run
 from launchers.runs.launched import launched
 from launchers.runs.search_folder import SearchResult, read_search
-from launchers.spec import SEARCH_FILE, SPEC_FILE, STUDY_FILE, RunSpec, SearchOutput
+from launchers.spec import SPEC_FILE, STUDY_FILE, RunSpec, SearchOutput
 from launchers.status import Handle, LaunchError, Phase
 from launchers.sweep.identity import StudyAbout
 from launchers.sweep.snapshots import Snapshots
