@@ -1,6 +1,5 @@
 """Adapt a downloaded run folder to this machine, and read its result."""
 
-import json
 from pathlib import Path
 from typing import Any
 
