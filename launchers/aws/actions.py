@@ -80,7 +80,15 @@ def _resource(service: str, parameters: Parameters, where: Where) -> str:
 
 
 _KINDS: Mapping[str, Mapping[str, str]] = {  # service -> parameter -> what stands before its value in an ARN
-    "sagemaker": {"TrainingJobName": "training-job/", "ResourceArn": ""},
+    "sagemaker": {
+        "TrainingJobName": "training-job/",
+        "EndpointName": "endpoint/",
+        "EndpointConfigName": "endpoint-config/",
+        "ModelName": "model/",
+        "ResourceArn": "",
+    },
+    "cloudwatch": {"AlarmName": "alarm:"},
+    "ecr": {"repositoryName": "repository/"},
     "secretsmanager": {"SecretId": "secret:"},
     "iam": {"PolicySourceArn": "", "PolicyArn": "", "RoleArn": ""},
     "sts": {"RoleArn": ""},
@@ -151,6 +159,64 @@ def _create_training_job(parameters: Parameters, where: Where) -> Iterator[Need]
     yield Need("iam:PassRole", where.role(str(parameters["RoleArn"])), {"iam:PassedToService": [SAGEMAKER]})
 
 
+def _create_model(parameters: Parameters, where: Where) -> Iterator[Need]:
+    model = where.arn("sagemaker", f"model/{parameters['ModelName']}")
+    isolated = str(bool(parameters.get("EnableNetworkIsolation"))).lower()
+    yield from _created(parameters, where, "CreateModel", model, {"sagemaker:NetworkIsolation": [isolated]})
+    yield Need("iam:PassRole", where.role(str(parameters["ExecutionRoleArn"])), {"iam:PassedToService": [SAGEMAKER]})
+
+
+def _create_endpoint_config(parameters: Parameters, where: Where) -> Iterator[Need]:
+    config = where.arn("sagemaker", f"endpoint-config/{parameters['EndpointConfigName']}")
+    kinds = []
+    for variant in parameters.get("ProductionVariants") or ():
+        kinds += [
+            each["InstanceType"] for each in (variant, *variant.get("InstancePools", ())) if "InstanceType" in each
+        ]
+    context = {"sagemaker:InstanceTypes": kinds} if kinds else {}
+    yield from _created(parameters, where, "CreateEndpointConfig", config, context)
+
+
+def _deploy_endpoint(operation: str) -> _Exception:
+    """An action on an endpoint and on its configuration, both of which must be allowed."""
+
+    def found(parameters: Parameters, where: Where) -> Iterator[Need]:
+        yield from _created(
+            parameters, where, operation, where.arn("sagemaker", f"endpoint/{parameters['EndpointName']}")
+        )
+        config = where.arn("sagemaker", f"endpoint-config/{parameters['EndpointConfigName']}")
+        yield Need(f"sagemaker:{operation}", config, _tags(parameters))
+
+    return found
+
+
+def _created(
+    parameters: Parameters, where: Where, operation: str, arn: str, context: Mapping[str, Sequence[str]] | None = None
+) -> Iterator[Need]:
+    """An operation of SageMaker's that creates a resource, whose tags need a permission of their own."""
+    tags = _tags(parameters)
+    yield Need(f"sagemaker:{operation}", arn, {**tags, **(context or {})})
+    if tags:
+        yield Need("sagemaker:AddTags", arn, {**tags, "sagemaker:TaggingAction": [operation]})
+
+
+def _on_alarms(parameters: Parameters, where: Where) -> Iterator[Need]:
+    names = parameters["AlarmNames"]
+    for name in [names] if isinstance(names, str) else names:
+        yield Need("cloudwatch:DeleteAlarms", where.arn("cloudwatch", f"alarm:{name}"))
+
+
+def _schedule(action: str) -> _Exception:
+    def found(parameters: Parameters, where: Where) -> Iterator[Need]:
+        group = parameters.get("GroupName") or parameters.get("groupName") or "default"
+        yield Need(f"scheduler:{action}", where.arn("scheduler", f"schedule/{group}/{parameters['Name']}"))
+        target = parameters.get("Target")
+        if isinstance(target, Mapping):
+            yield Need("iam:PassRole", where.role(str(target["RoleArn"])), {"iam:PassedToService": [SCHEDULER]})
+
+    return found
+
+
 def _log_group(action: str) -> _Exception:
     """An action on a log group; its ARN ends with the empty name of a stream, as AWS's own error messages show it."""
 
@@ -165,7 +231,7 @@ def _nothing(parameters: Parameters, where: Where) -> Iterator[Need]:
     return iter(())
 
 
-SAGEMAKER = "sagemaker.amazonaws.com"
+SAGEMAKER, SCHEDULER = "sagemaker.amazonaws.com", "scheduler.amazonaws.com"
 _EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
     ("s3", "HeadBucket"): _on_bucket("s3:ListBucket"),
     ("s3", "ListObjects"): _on_bucket("s3:ListBucket"),
@@ -187,6 +253,17 @@ _EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
     ("s3", "ListBuckets"): lambda parameters, where: iter((Need("s3:ListAllMyBuckets"),)),
     ("sagemaker", "CreateTrainingJob"): _create_training_job,
     ("sagemaker", "ListTrainingJobs"): lambda parameters, where: iter((Need("sagemaker:ListTrainingJobs"),)),
+    ("sagemaker", "CreateModel"): _create_model,
+    ("sagemaker", "CreateEndpointConfig"): _create_endpoint_config,
+    ("sagemaker", "CreateEndpoint"): _deploy_endpoint("CreateEndpoint"),
+    ("sagemaker", "UpdateEndpoint"): _deploy_endpoint("UpdateEndpoint"),
+    ("cloudwatch", "DescribeAlarms"): lambda parameters, where: iter(
+        (Need("cloudwatch:DescribeAlarms", where.arn("cloudwatch", "alarm:*")),)
+    ),
+    ("cloudwatch", "DeleteAlarms"): _on_alarms,
+    **{
+        ("scheduler", f"{verb}Schedule"): _schedule(f"{verb}Schedule") for verb in ("Create", "Get", "Update", "Delete")
+    },
     ("logs", "CreateLogGroup"): _log_group("logs:CreateLogGroup"),
     ("logs", "CreateLogStream"): _log_group("logs:CreateLogStream"),
     ("logs", "DescribeLogStreams"): _log_group("logs:DescribeLogStreams"),

@@ -27,7 +27,8 @@ class Rehearsal:
 
     state_dir: the folder of its S3 and job records. reclaims: the number of spot interruptions of each job.
     launch_as: the name of a role of its IAM whose permissions you have; None for all permissions. faults: other faults
-    to inject, see `Faults`. idle_s: seconds without a request or job after which its process ends.
+    to inject, see `Faults`. clock_rate: how much faster than real time its clock runs, at most 10; None leaves it as it
+    is. idle_s: seconds without a request or job after which its process ends.
     """
 
     bills: ClassVar[bool] = False
@@ -39,6 +40,7 @@ class Rehearsal:
     reclaims: int = 1
     faults: Mapping[str, Any] = field(default_factory=dict)
     launch_as: str | None = None
+    clock_rate: float | None = None
     idle_s: float = IDLE_S
     poll_s: float = 0.3
     state_folder: Path = field(init=False)  # absolute, wherever this process goes later
@@ -134,7 +136,7 @@ class Rehearsal:
         }
 
     def _faults(self) -> Faults:
-        return Faults(**{"reclaims": self.reclaims, **self.faults})
+        return Faults(**{"reclaims": self.reclaims, "clock_rate": self.clock_rate, **self.faults})
 
 
 def _of_nobody() -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+FASTEST = 10.0  # rate of the clock
 _MOMENT = re.compile(r"(?P<seconds>\d+(?:\.\d+)?)s|(?P<what>epoch|checkpoint|trial) (?P<number>[1-9]\d*)|start")
 
 _AMOUNTS = (
@@ -19,6 +20,7 @@ _AMOUNTS = (
     "s3_delay_s",
     "log_delay_s",
     "upload_lag_s",
+    "start_s",
 )
 
 
@@ -58,7 +60,9 @@ class Faults:
     files on a machine cannot grow beyond this. log_delay_s: how late lines are in CloudWatch; upload_lag_s: how late
     files of the checkpoint folder are in S3. quotas: instances that may run at once, by type. no_bucket: a bucket that
     is named is missing; otherwise it is created, in place of one that you have. denied: IAM actions that you may not
-    take, as [s3:PutObject]; denied_to_role: those that the job's role may not.
+    take, as [s3:PutObject]; denied_to_role: those that the job's role may not. no_capacity_of: instance types of which
+    no endpoint finds any. start_s: how long an endpoint's instance takes until its container starts. clock_rate: how
+    much faster than real time the cloud's clock runs; None leaves it as it is.
     """
 
     reclaims: int = 0
@@ -78,6 +82,9 @@ class Faults:
     no_bucket: bool = False
     denied: Sequence[str] = ()
     denied_to_role: Sequence[str] = ()
+    no_capacity_of: Sequence[str] = ()
+    start_s: float = 0.0
+    clock_rate: float | None = None
 
     @classmethod
     def unknown(cls, settings: Mapping[str, Any]) -> str:
@@ -87,15 +94,7 @@ class Faults:
         return names and f"Unknown keys in aws.faults: {names}.\nTry: {', '.join(known)}"
 
     def findings(self) -> Iterator[str]:
-        for name in (
-            "reclaims",
-            "no_capacity",
-            "throttled",
-            "s3_failures",
-            "s3_delay_s",
-            "log_delay_s",
-            "upload_lag_s",
-        ):
+        for name in _AMOUNTS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 key = "aws.reclaims" if name == "reclaims" else f"aws.faults.{name}"
@@ -104,6 +103,8 @@ class Faults:
             for action in getattr(self, name):
                 if not re.fullmatch(r"[a-z0-9-]+:[A-Za-z]+", str(action)):
                     yield f"aws.faults.{name}: {action!r} is not an IAM action.\nTry: aws.faults.{name}=[s3:PutObject]"
+        if self.clock_rate is not None and not 1 <= self.clock_rate <= FASTEST:
+            yield f"aws.clock_rate must be from 1 to {FASTEST:g}, got {self.clock_rate}.\nTry: aws.clock_rate={FASTEST:g}"
         moments = [*self.reclaim_at, *([self.crash_at] if self.crash_at else [])]
         if self.reclaims and not self.reclaim_at:
             yield "aws.faults.reclaim_at is empty.\nTry: [epoch 1]"

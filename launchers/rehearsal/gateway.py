@@ -9,10 +9,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote
 from xml.sax.saxutils import escape
 
@@ -24,7 +24,8 @@ from moto.core.utils import get_service_model
 from werkzeug.datastructures import MultiDict
 
 from launchers.aws.actions import Need
-from launchers.rehearsal import access
+from launchers.rehearsal import access, rest_calls
+from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.faults import Faults, Session
 from launchers.rehearsal.names import ACCOUNT, FAULTS_HEADER, IDENTITY_HEADER, SESSION_HEADER, STATE_HEADER
 from launchers.rehearsal.object_store import ObjectStore
@@ -47,24 +48,43 @@ class _Message:
     """A request as received.
 
     service: the name it is signed with. operation: None if the URL and method identify it, as for S3. style: the format
-    of the response.
+    of the response. parameters: those that are in the path or in headers, for the style rest.
     """
 
     service: str
     operation: str | None
     body: bytes
-    style: str  # json | xml
+    style: str  # json | xml | rest
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Kept(Protocol):
+    """State of moto that has a copy on disk."""
+
+    def save(self) -> None: ...
 
 
 class Gateway:
     """A WSGI application.
 
     key: of the account's administrator; roles and users have keys of their own. Jobs are commands that run as the user
-    who started the server, so neither other users of the machine nor web pages may submit any.
+    who started the server, so neither other users of the machine nor web pages may submit any. kept: what of moto's
+    state is saved after a change, by signing name of the service. clock: set to the rate that a client asks for.
     """
 
-    def __init__(self, moto: App, services: Sequence[Service], store: ObjectStore, roles: RoleStore, key: str) -> None:
+    def __init__(
+        self,
+        moto: App,
+        services: Sequence[Service],
+        store: ObjectStore,
+        roles: RoleStore,
+        key: str,
+        kept: Mapping[str, Kept] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self.moto, self.store, self.roles, self.key = moto, store, roles, key
+        self.kept: Mapping[str, Kept] = {"iam": roles, **(kept or {})}
+        self.clock = clock
         self.last_request = time.monotonic()
         self._handlers: dict[tuple[str, str], list[Handler]] = defaultdict(list)
         for service in services:
@@ -94,6 +114,8 @@ class Gateway:
         """Return a service's answer, or None if moto handles the request. Raises Refused."""
         faults = Faults.from_header(environ.get(_wsgi(FAULTS_HEADER)))
         session = self._session(environ.get(_wsgi(SESSION_HEADER), ""))
+        if self.clock is not None and faults.clock_rate is not None:
+            self.clock.set_rate(faults.clock_rate)
         _cause(faults, session, message)
         call = Call(_validated(message), faults, session, principal.arn)
         self._authorize(environ, message, replace(principal, denied=tuple(faults.denied)), call)
@@ -133,9 +155,9 @@ class Gateway:
             bucket, _, key = path.lstrip("/").partition("/")
             if bucket:
                 self.store.follow(bucket, key or None)
-        if message.service == "iam" and not (message.operation or "").startswith(("Get", "List")):
+        if message.service in self.kept and not (message.operation or "").startswith(("Get", "List", "Describe")):
             answer = list(answer)
-            self.roles.save()
+            self.kept[message.service].save()
         return answer
 
     def _session(self, name: str) -> Session:
@@ -171,8 +193,15 @@ def _understood(environ: Environ, service: str) -> _Message:
         return _Message(service, None, body, "xml")
     if target:
         return _Message(service, target.rpartition(".")[2], body, "json")
+    if service in rest_calls.MODELS:
+        return _Message(service, *_rest(environ, service, body))
     action = dict(parse_qsl(body.decode(errors="replace"))).get("Action")
     return _Message(service, action, body, "xml")
+
+
+def _rest(environ: Environ, service: str, body: bytes) -> tuple[str, bytes, str, Mapping[str, Any]]:
+    operation, parameters = rest_calls.rest_call(environ, service, body)
+    return operation, body, "rest", parameters
 
 
 @lru_cache
@@ -187,13 +216,15 @@ def _validated(message: _Message) -> Mapping[str, Any]:
     """Return the parameters. Raises Refused if AWS's own model of the service does not allow them."""
     if message.operation is None:
         return {}
-    model = _model(message.service)
+    model = rest_calls.model(message.service) if message.style == "rest" else _model(message.service)
     if model is None or message.operation not in model.operation_names:
         return {}
     operation = model.operation_model(message.operation)
     if operation.input_shape is None:
         return {}
-    if message.style == "json":
+    if message.style == "rest":
+        parameters = dict(message.parameters)
+    elif message.style == "json":
         try:
             parameters = json.loads(message.body or b"{}")
         except ValueError:
@@ -214,6 +245,9 @@ def _answered(start_response: StartResponse, message: _Message, answer: Answer) 
     """Send a service's answer in the format of its protocol."""
     if message.style == "json":
         return _reply(start_response, 200, "application/x-amz-json-1.1", json.dumps(answer).encode(), [])
+    if message.style == "rest":
+        of, body, headers = rest_calls.rest_answer(message.service, message.operation or "", answer)
+        return _reply(start_response, 200, of, body, headers)
     model = get_service_model(_NAMES.get(message.service, message.service))
     kind = get_serializer_class(model.service_name, model.metadata["protocol"])
     body = kind(operation_model=model.operation_model(message.operation)).serialize(answer)["body"]
@@ -224,9 +258,11 @@ def _refuse(start_response: StartResponse, message: _Message, refusal: Refused, 
     """Send an error. state: the folder of the rehearsal's state."""
     denied = refusal.code == "AccessDeniedException"
     headers = [(STATE_HEADER, quote(str(state)))] if denied else []
-    if message.style == "json":
-        body = json.dumps({"__type": refusal.code, "message": refusal.text}).encode()
-        return _reply(start_response, refusal.status, "application/x-amz-json-1.1", body, headers)
+    if message.style in ("json", "rest"):
+        body = json.dumps({"__type": refusal.code, "message": refusal.text, **refusal.details}).encode()
+        kind = "application/x-amz-json-1.1" if message.style == "json" else "application/json"
+        named = headers if message.style == "json" else [*headers, ("x-amzn-ErrorType", refusal.code)]
+        return _reply(start_response, refusal.status, kind, body, named)
     code = "AccessDenied" if denied else refusal.code
     error = f"<Error><Code>{code}</Code><Message>{escape(refusal.text)}</Message></Error>"
     if message.service != "s3":

@@ -48,30 +48,45 @@ class Machine:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
     def exit_code(self) -> int | None:
         """The command's exit code, or minus the number of the signal that ended it; None until it has ended."""
         return None if self._process is None else self._process.poll()
 
-    def start(self, argv: Sequence[str], environment: Mapping[str, str], *, disk_mb: float | None = None) -> None:
-        """Start the command, once. A first word of `python` means this interpreter.
+    def start(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        disk_mb: float | None = None,
+        home: bool = True,
+        place: Path | None = None,
+    ) -> None:
+        """Start the command. A first word of `python` means this interpreter.
 
-        environment: added to the variables of every machine. disk_mb: no file can grow beyond this.
+        environment: added to the variables of every machine. disk_mb: no file can grow beyond this. home: whether HOME
+        is set. place: where the command starts; a folder of the machine's own if None. A command that has ended can be
+        started again: then its output continues.
         """
         work = self.folder / "work"
         work.mkdir(parents=True, exist_ok=True)
         # sockets of processes that decode photos are made there, and the name of one has 107 characters at most
-        self._tmp = Path(tempfile.mkdtemp(prefix="dogbreed-")) / "tmp"
-        self._tmp.symlink_to(work)
+        if self._tmp is None:
+            self._tmp = Path(tempfile.mkdtemp(prefix="dogbreed-")) / "tmp"
+            self._tmp.symlink_to(work)
         surroundings = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(work),
+            **({"HOME": str(work)} if home else {}),
             "TMPDIR": str(self._tmp),
             "LANG": "C.UTF-8",
         }
-        with (self.folder / "output.log").open("wb") as output:
+        with (self.folder / "output.log").open("ab") as output:
             self._process = subprocess.Popen(
                 self._translated(argv),
-                cwd=work,
+                cwd=place or work,
                 env={**surroundings, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -115,6 +130,7 @@ class Machine:
             (self.folder / _PROCESS_FILE).unlink(missing_ok=True)
         if self._tmp is not None:
             _remove_tmp(self._tmp)
+            self._tmp = None
 
     def remove(self) -> None:
         """Kill the command, and delete the machine's folder."""

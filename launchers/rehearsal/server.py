@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -18,36 +18,66 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 from dogbreed.run_folder import write_json
-from launchers.rehearsal.gateway import Gateway
+from launchers.rehearsal.clock import Clock
+from launchers.rehearsal.gateway import Gateway, Kept
+from launchers.rehearsal.images import ImageStore, Repositories
 from launchers.rehearsal.names import BUCKET, REGION, SERVER_FILE, Server
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.role_store import RoleStore
 from launchers.rehearsal.service import Service
+from launchers.rehearsal.services.alarms import Alarms
+from launchers.rehearsal.services.endpoint_configs import EndpointConfigs
+from launchers.rehearsal.services.endpoint_logs import EndpointLogs
+from launchers.rehearsal.services.endpoint_metrics import Meter
+from launchers.rehearsal.services.endpoints import Endpoints
 from launchers.rehearsal.services.identities import Identities
+from launchers.rehearsal.services.models import Models
+from launchers.rehearsal.services.monitoring import Monitoring
 from launchers.rehearsal.services.training import TrainingJobs
 
 
-def services(state_dir: Path, store: ObjectStore) -> list[Service]:
+def services(state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms) -> list[Service]:
     """Return the rehearsal's own services; moto answers everything else."""
-    return [TrainingJobs(state_dir / "jobs", store), Identities()]
+    images, meter = ImageStore(state_dir / "images"), Meter(clock)
+    models = Models(state_dir / "models", store, images)
+    configs = EndpointConfigs(state_dir / "endpoint-configs", models)
+    logs = EndpointLogs(state_dir / "endpoint-logs")
+    endpoints = Endpoints(state_dir / "endpoints", store, images, logs, configs, clock, meter)
+    monitoring = Monitoring(endpoints, meter, alarms)
+    return [TrainingJobs(state_dir / "jobs", store), Identities(), models, configs, endpoints, monitoring]
 
 
 def main(state_dir: Path, idle_s: float) -> None:
     for noisy in ("werkzeug", "botocore", "boto3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     store, roles = ObjectStore(state_dir / "s3"), RoleStore(state_dir / "iam.json")
+    clock, repositories = Clock(state_dir / "clock.json"), Repositories(state_dir / "ecr.json")
+    alarms = Alarms(state_dir / "alarms.json", clock)
     store.load()
     if not store.has_bucket(BUCKET):
         store.backend.create_bucket(BUCKET, REGION)
         store.follow(BUCKET)
-    roles.load()
-    serve(state_dir, services(state_dir, store), store, roles, idle_s)
+    for kept in (roles, clock, repositories):
+        kept.load()
+    own = services(state_dir, store, clock, alarms)
+    serve(state_dir, own, store, roles, idle_s, {"ecr": repositories, "monitoring": alarms}, clock)
 
 
-def serve(state_dir: Path, own: Sequence[Service], store: ObjectStore, roles: RoleStore, idle_s: float) -> None:
-    """Answer requests until SIGTERM or SIGINT, or until there was no request and no job for `idle_s` seconds."""
+def serve(
+    state_dir: Path,
+    own: Sequence[Service],
+    store: ObjectStore,
+    roles: RoleStore,
+    idle_s: float,
+    kept: Mapping[str, Kept] | None = None,
+    clock: Clock | None = None,
+) -> None:
+    """Answer requests until SIGTERM or SIGINT, or until there was no request and no job for `idle_s` seconds.
+
+    kept, clock: as the gateway takes them.
+    """
     key = secrets.token_hex(16)
-    gateway = Gateway(DomainDispatcherApplication(create_backend_app), own, store, roles, key)
+    gateway = Gateway(DomainDispatcherApplication(create_backend_app), own, store, roles, key, kept, clock)
     http = make_server("127.0.0.1", 0, gateway, threaded=True, request_handler=_Handler)
     server = Server(f"http://127.0.0.1:{http.port}", key)
     for service in own:

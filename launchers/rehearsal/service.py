@@ -12,11 +12,11 @@ from launchers.rehearsal.names import Server
 
 
 class Refused(Exception):  # noqa: N818 (an answer of AWS, not an internal error)
-    """AWS's error response to a request."""
+    """AWS's error response to a request. details: further members of the error, as AWS's model names them."""
 
-    def __init__(self, code: str, text: str, status: int = 400) -> None:
+    def __init__(self, code: str, text: str, status: int = 400, **details: Any) -> None:
         super().__init__(f"{code}: {text}")
-        self.code, self.text, self.status = code, text, status
+        self.code, self.text, self.status, self.details = code, text, status, details
 
 
 def invalid(text: str) -> Refused:
@@ -48,8 +48,8 @@ class Service(Protocol):
         """Return the handlers by signing name of the service, and operation: ("sagemaker", "CreateTrainingJob").
 
         Several services may answer the same operation, each for its own resources, such as ListTags: they are
-        called in turn, and moto answers if all of them return None. Their services use AWS's JSON protocol or, as IAM,
-        its query protocol.
+        called in turn, and moto answers if all of them return None. Their services use AWS's JSON protocol, its query
+        protocol as IAM, or, those of rest_calls.py, its REST-JSON protocol.
         """
         ...
 

@@ -9,6 +9,7 @@ from launchers.rehearsal.names import Server
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.principals import of_role
 from launchers.rehearsal.service import Answer, Call, Handler, Refused, invalid
+from launchers.rehearsal.services.sagemaker_lists import page
 from launchers.rehearsal.services.sagemaker_tags import from_list, kind_and_name, tag_operations
 from launchers.rehearsal.services.training_checks import check
 from launchers.rehearsal.services.training_logs import LOG_GROUP
@@ -87,25 +88,9 @@ class TrainingJobs:
         return {}
 
     def list(self, call: Call) -> Answer:
-        asked = call.parameters
         with self._lock:
             jobs = list(self._jobs.values())
-        for key, keep in (
-            ("NameContains", lambda job, value: value in job.name),
-            ("StatusEquals", lambda job, value: job.status == value),
-            ("CreationTimeAfter", lambda job, value: job.created > value),
-            ("CreationTimeBefore", lambda job, value: job.created < value),
-        ):
-            if key in asked:
-                jobs = [job for job in jobs if keep(job, asked[key])]
-        by = {"Name": lambda job: job.name, "Status": lambda job: job.status}
-        jobs.sort(
-            key=by.get(asked.get("SortBy", "CreationTime"), lambda job: job.created),
-            reverse=asked.get("SortOrder", "Descending") == "Descending",
-        )
-        first, most = int(asked.get("NextToken", 0)), asked.get("MaxResults", 10)
-        rest = {"NextToken": str(first + most)} if len(jobs) > first + most else {}
-        return {"TrainingJobSummaries": [job.summary() for job in jobs[first : first + most]], **rest}
+        return page(call.parameters, "TrainingJobSummaries", jobs, JobRecord.summary)
 
     def _job(self, name: str) -> JobRecord:
         if name not in self._jobs:

@@ -1,0 +1,145 @@
+"""Images in the rehearsal's ECR: moto keeps their manifests, a folder keeps what they run."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moto.ecr.models import Image as MotoImage
+from moto.ecr.models import ecr_backends
+
+from dogbreed.run_folder import write_json
+from launchers.rehearsal.names import ACCOUNT, REGION
+
+_URI = re.compile(
+    r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/([^:@]+)(?::([\w.-]+))?(?:@(sha256:\w+))?"
+)
+_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+
+
+@dataclass(frozen=True)
+class Image:
+    """What a container of an image runs.
+
+    entrypoint, command, environment, labels: as in a Dockerfile. path: folders where programs are looked up first.
+    place: the folder that stands for the image's files, and which the container starts in.
+    """
+
+    entrypoint: Sequence[str] = ()
+    command: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    path: Sequence[str] = ()
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image that ECR has. repository: its ARN. image: None if it was made elsewhere, so that nobody can run it."""
+
+    repository: str
+    digest: str
+    image: Image | None
+
+
+class ImageStore:
+    """A folder with a file for each image that was made here, named as the configuration's digest in its manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, image: Image) -> str:
+        """Keep an image. Returns its manifest, for PutImage."""
+        text = json.dumps(asdict(image), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / f"{digest}.json", asdict(image))
+        part = {"size": len(text), "digest": f"sha256:{digest}"}
+        return json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": _MANIFEST,
+                "config": {"mediaType": "application/vnd.docker.container.image.v1+json", **part},
+                "layers": [{"mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip", **part}],
+            }
+        )
+
+    def find(self, uri: str) -> Found | None:
+        """Return the image of a URI with a tag or a digest; None if this account's ECR does not have it."""
+        parts = _URI.fullmatch(uri)
+        if parts is None or (parts[1], parts[2]) != (ACCOUNT, REGION):
+            return None
+        repository = ecr_backends[ACCOUNT][REGION].repositories.get(parts[3])
+        tag, digest = parts[4], parts[5]
+        if repository is None:
+            return None
+        for each in repository.images:
+            if each.get_image_digest() == digest or (digest is None and (tag or "latest") in each.image_tags):
+                return Found(repository.arn, each.get_image_digest(), self._made_here(each))
+        return None
+
+    def _made_here(self, found: MotoImage) -> Image | None:
+        config = json.loads(found.image_manifest).get("config", {}).get("digest", "")
+        file = self.folder / f"{config.removeprefix('sha256:')}.json"
+        return Image(**json.loads(file.read_bytes())) if config and file.exists() else None
+
+
+def is_ecr(uri: str) -> bool:
+    return _URI.fullmatch(uri) is not None
+
+
+class Repositories:
+    """moto's ECR; the file has a copy of its repositories and manifests."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def load(self) -> None:
+        backend = ecr_backends[ACCOUNT][REGION]
+        for saved in json.loads(self._file.read_bytes()) if self._file.exists() else ():
+            backend.create_repository(
+                saved["name"], None, saved["encryption"], saved["scan"], saved["mutability"], saved["tags"]
+            )
+            repository = backend.repositories[saved["name"]]
+            repository.policy, repository.lifecycle_policy = saved["policy"], saved["lifecycle"]
+            for image in saved["images"]:
+                made = MotoImage(ACCOUNT, None, image["manifest"], saved["name"], image["type"], image["digest"])  # type: ignore[arg-type]
+                for tag in image["tags"]:
+                    made.update_tag(tag)
+                made.image_pushed_at = image["pushed"]
+                repository.images.append(made)
+
+    def save(self) -> None:
+        backend = ecr_backends[ACCOUNT][REGION]
+        write_json(self._file, [self._saved(each, backend) for each in backend.repositories.values()])
+
+    def _saved(self, repository: Any, backend: Any) -> dict[str, Any]:
+        return {
+            "name": repository.name,
+            "encryption": repository.encryption_configuration,
+            "scan": repository.image_scanning_configuration,
+            "mutability": repository.image_tag_mutability,
+            "tags": backend.tagger.list_tags_for_resource(repository.arn)["Tags"],
+            "policy": repository.policy,
+            "lifecycle": repository.lifecycle_policy,
+            "images": [
+                {
+                    "manifest": image.image_manifest,
+                    "type": image.image_manifest_media_type,
+                    "digest": image.get_image_digest(),
+                    "tags": image.image_tags,
+                    "pushed": image.image_pushed_at,
+                }
+                for image in repository.images
+            ],
+        }
+
+
+def executable(image: Image, word: str) -> str | None:
+    """Return the program that a word of the image's entry point names; None if there is none."""
+    places = ":".join([*image.path, "/usr/local/bin", "/usr/bin", "/bin"])
+    return shutil.which(word, path=places)
