@@ -104,7 +104,7 @@ class Faults:
                 if not re.fullmatch(r"[a-z0-9-]+:[A-Za-z]+", str(action)):
                     yield f"aws.faults.{name}: {action!r} is not an IAM action.\nTry: aws.faults.{name}=[s3:PutObject]"
         if self.clock_rate is not None and not 1 <= self.clock_rate <= FASTEST:
-            yield f"aws.clock_rate must be from 1 to {FASTEST:g}, got {self.clock_rate}.\nTry: aws.clock_rate={FASTEST:g}"
+            yield f"aws.clock_rate must be from 1 to {FASTEST:g}, got {self.clock_rate}.\nTry: aws.clock_rate=10"
         moments = [*self.reclaim_at, *([self.crash_at] if self.crash_at else [])]
         if self.reclaims and not self.reclaim_at:
             yield "aws.faults.reclaim_at is empty.\nTry: [epoch 1]"

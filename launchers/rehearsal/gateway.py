@@ -246,8 +246,8 @@ def _answered(start_response: StartResponse, message: _Message, answer: Answer) 
     if message.style == "json":
         return _reply(start_response, 200, "application/x-amz-json-1.1", json.dumps(answer).encode(), [])
     if message.style == "rest":
-        of, body, headers = rest_calls.rest_answer(message.service, message.operation or "", answer)
-        return _reply(start_response, 200, of, body, headers)
+        of, content, headers = rest_calls.rest_answer(message.service, message.operation or "", answer)
+        return _reply(start_response, 200, of, content, headers)
     model = get_service_model(_NAMES.get(message.service, message.service))
     kind = get_serializer_class(model.service_name, model.metadata["protocol"])
     body = kind(operation_model=model.operation_model(message.operation)).serialize(answer)["body"]

@@ -123,7 +123,7 @@ class Repositories:
             "encryption": repository.encryption_configuration,
             "scan": repository.image_scanning_configuration,
             "mutability": repository.image_tag_mutability,
-            "tags": backend.tagger.list_tags_for_resource(repository.arn)["Tags"],
+            "tags": as_list(backend.tagger.get_tag_dict_for_resource(repository.arn)),
             "policy": repository.policy,
             "lifecycle": repository.lifecycle_policy,
             "images": [
@@ -137,6 +137,10 @@ class Repositories:
                 for image in repository.images
             ],
         }
+
+
+def as_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 def executable(image: Image, word: str) -> str | None:

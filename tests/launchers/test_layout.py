@@ -22,8 +22,8 @@ PACKAGES = [name for name, path in FILES.items() if path.name == "__init__.py"]
 FACES = ("launchers", "dogbreed", "dogbreed.training", "dogbreed.drawn", "dogbreed.report")  # imported from by name
 HEAVY = ("torch", "lightning", "torchvision", "timm", "boto3", "botocore", "moto")
 # The rehearsal cloud's process is built on moto. Its client, which commands import, is cloud, process and faults.
-_SERVER = ("access", "gateway", "logs", "object_store", "principals", "role_store", "s3_calls", "server", "services")
-SERVER = tuple(f"launchers.rehearsal.{name}" for name in _SERVER)
+_SERVER = ("access", "gateway", "images", "logs", "object_store", "principals", "rest_calls", "role_store", "s3_calls")
+SERVER = tuple(f"launchers.rehearsal.{name}" for name in (*_SERVER, "server", "services"))
 
 
 def tree(module: str) -> ast.Module:

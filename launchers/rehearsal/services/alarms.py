@@ -13,6 +13,7 @@ from moto.cloudwatch.models import Dimension, MetricAggregatedDatum, MetricDatum
 from dogbreed.run_folder import write_json
 from launchers.aws.alarms import Alarm, State
 from launchers.rehearsal.clock import Clock
+from launchers.rehearsal.images import as_list
 from launchers.rehearsal.names import ACCOUNT, REGION
 
 _SAVED = (
@@ -75,7 +76,7 @@ class Alarms:
         for alarm in list(backend.alarms.values()):
             if rule_of(alarm) is not None:
                 dimensions = [{"Name": each.name, "Value": each.value} for each in alarm.dimensions]
-                tags = backend.tagger.list_tags_for_resource(alarm.alarm_arn)["Tags"]
+                tags = as_list(backend.tagger.get_tag_dict_for_resource(alarm.alarm_arn))
                 fields = {key: getattr(alarm, key) for key in (*_SAVED, *_STATE)}
                 saved.append({**fields, "dimensions": dimensions, "tags": tags})
         write_json(self.file, saved)

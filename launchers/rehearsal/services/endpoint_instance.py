@@ -191,17 +191,17 @@ class Instance:
             content = None
         if content is None:
             raise StartError(
-                f'Failed to download model data for container "container_1" from URL: "{uri}". Please ensure that there '
-                "is an object located at the URL and that the role passed to CreateModel has permissions to download "
-                "the model."
+                f'Failed to download model data for container "container_1" from URL: "{uri}". Please ensure that '
+                "there is an object located at the URL and that the role passed to CreateModel has permissions to "
+                "download the model."
             )
         try:
             with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
                 archive.extractall(model, filter="data")
         except (tarfile.TarError, OSError, EOFError):
             raise StartError(
-                f'Failed to extract model data archive for container "container_1" from URL "{uri}". Please ensure that '
-                "the object located at the URL is a valid tar.gz archive."
+                f'Failed to extract model data archive for container "container_1" from URL "{uri}". Please ensure '
+                "that the object located at the URL is a valid tar.gz archive."
             ) from None
 
     def _environment(self, of_image: Mapping[str, str], path: Any) -> dict[str, str]:

@@ -55,7 +55,7 @@ class Change:
     """An update that is in progress. deployment: a DeploymentConfig. fleet: whether all instances are replaced."""
 
     config_name: str
-    variants: list[Variant]
+    variants: Sequence[Variant]
     metrics: dict[str, Any]
     deployment: dict[str, Any] | None
     started: float
@@ -69,7 +69,7 @@ class EndpointRecord:
     folder: Path
     name: str
     config_name: str
-    variants: list[Variant]
+    variants: Sequence[Variant]
     created: float
     metrics: dict[str, Any] = field(default_factory=dict)
     status: str = "Creating"

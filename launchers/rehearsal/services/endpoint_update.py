@@ -168,7 +168,8 @@ def check_deployment(deployment: Mapping[str, Any], variants: Sequence[Variant])
                 asked = f"{routing[key]['Value']} ({routing[key]['Type']}) of {variant.count} instances"
                 limits = "less than or equal to 50%" if least == 0 else "10-50%"
                 raise invalid(
-                    f"{key} must be {limits} of the variant's total instance count, got {asked} of variant {variant.name}."
+                    f"{key} must be {limits} of the variant's total instance count, got {asked} of variant "
+                    f"{variant.name}."
                 )
     steps = len(list(shares(routing, variants)))
     waits = steps * routing["WaitIntervalInSeconds"] + policy.get("TerminationWaitInSeconds", 0)

@@ -147,8 +147,9 @@ class Endpoints:
             present = {variant.name: variant for variant in record.variants}
             if unknown := [name for name in wanted if name not in present]:
                 names = ", ".join(f'"{name}"' for name in unknown)
+                config = record.config_name
                 raise invalid(
-                    f'The variant name(s) {names} is/are not present within endpoint configuration "{record.config_name}".'
+                    f'The variant name(s) {names} is/are not present within endpoint configuration "{config}".'
                 )
             if any(each.get("DesiredInstanceCount") == 0 for each in wanted.values()):
                 raise invalid("DesiredInstanceCount must be at least 1 for a variant without inference components.")
@@ -196,7 +197,7 @@ class Endpoints:
         run.around = replace(run.around, faults=call.faults, no_capacity=no_capacity)
         run.fleet.around = run.around
 
-    def _variants(self, config: Mapping[str, Any]) -> "Sequence[Variant]":
+    def _variants(self, config: Mapping[str, Any]) -> Sequence[Variant]:
         variants = config["ProductionVariants"]
         models = {name: self.configs.models.request_of(name) for name in names_of(variants)}
         return [Variant.of(each, {name: models[name] for name in names_of([each])}) for each in variants]
@@ -215,9 +216,9 @@ class Endpoints:
                 raise Refused(
                     "ResourceLimitExceeded",
                     f"The account-level service limit '{kind} for endpoint usage' is {quotas[kind]} Instances, with "
-                    f"current utilization of {used[kind]} Instances and a request delta of {count} Instances. Please use "
-                    "AWS Service Quotas to request an increase for this quota. If AWS Service Quotas is not available, "
-                    "contact AWS support to request an increase for this quota.",
+                    f"current utilization of {used[kind]} Instances and a request delta of {count} Instances. "
+                    "Please use AWS Service Quotas to request an increase for this quota. If AWS Service Quotas is not "
+                    "available, contact AWS support to request an increase for this quota.",
                 )
 
     def _run(self, name: str) -> EndpointRun:
