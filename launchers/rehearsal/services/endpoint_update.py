@@ -85,7 +85,7 @@ class Updating:
             if wanted.count > running:
                 fleet.grow(present, wanted.count - running, self._ended)
             fleet.shrink(present, wanted.count)
-        fleet.variants = self.change.variants
+        fleet.variants = list(self.change.variants)
         fleet.to(None)
         self.endpoint.balancer.share({fleet: 1.0})
 
