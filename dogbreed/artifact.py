@@ -13,13 +13,14 @@ import json
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, cast
 
 from dogbreed.errors import ArtifactError, raise_findings
 from dogbreed.preprocess import Preprocess
 from dogbreed.run_folder import RunFolder
+from dogbreed.unlike import Unlike
 
 SCHEMA = 1  # of the manifest; a reader refuses any other version
 NETWORK, NETWORK_INT8 = "model.onnx", "model.int8.onnx"
@@ -53,7 +54,8 @@ class Manifest:
     divided by. parity_error: the largest difference between a probability of this network and the checkpoint's.
     heat_maps: whether the network has class activation maps as its second output. answers: the checkpoint's
     largest logits by label for each picture of `dogbreed.reference`, so that the artifact can be checked without torch;
-    empty if an earlier version made it.
+    empty if an earlier version made it. validation_photos: that the temperature was fitted on; None if unknown. unlike:
+    by network file, how to tell photos that are unlike the training photos; empty if that was not measured.
     """
 
     backbone: str
@@ -66,6 +68,8 @@ class Manifest:
     heat_maps: bool
     int8: Int8 | None = None
     answers: Sequence[Mapping[str, float]] = ()
+    validation_photos: int | None = None
+    unlike: Mapping[str, Unlike] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ def _manifest(found: dict[str, Any], findings: list[str]) -> Manifest | None:
         if values.get("int8") is not None:
             values["int8"] = Int8(**values["int8"])
         values["answers"] = tuple({str(k): float(v) for k, v in row.items()} for row in values.get("answers", ()))
+        values["unlike"] = {name: Unlike(**each) for name, each in values.get("unlike", {}).items()}
         manifest = Manifest(**values)
         if not 0 < manifest.temperature < float("inf"):
             raise ValueError(f"temperature is {manifest.temperature}")

@@ -31,19 +31,24 @@ BREEDS: tuple[str, ...] = tuple(f"{number:03d}.{name}" for number, name in enume
 PHOTOS = {"train": 6680, "valid": 835, "test": 836}  # in the data set, by split
 
 
-def display_name(folder: str) -> str:
-    """Return the display name of a class folder: "Afghan hound" for "002.Afghan_hound".
-
-    Folders of other data sets may have no number; only digits followed by a point and more text count as one.
-    """
-    return re.sub(r"^\d+\.(?=.)", "", folder).replace("_", " ").strip()
+_NUMBER = re.compile(r"\d+\.(?=\D)")  # 001. in front of a name; the 1. of 1.5T is no number of a class
 
 
 def display_names(folders: Sequence[str]) -> list[str]:
-    """Return the display names of all classes; those that would be empty or not unique keep their folders' names.
+    """Return the display names of all classes, all different: "Afghan hound" for "002.Afghan_hound".
 
-    Control characters and bytes that are not UTF-8, which no font can show, become U+FFFD.
+    Numbers are removed if all classes have one, and underscores become spaces; not if two names would then be equal or
+    one empty. Control characters and bytes that are not UTF-8, which no font can show, become U+FFFD, or are escaped
+    if names would be equal without them.
     """
     printable = ["".join(c if c.isprintable() else "\ufffd" for c in folder) for folder in folders]
-    short = [display_name(folder) for folder in printable]
-    return short if all(short) and len(set(short)) == len(set(folders)) else printable
+    numbered = all(_NUMBER.match(name) for name in printable)
+    without_numbers = [_NUMBER.sub("", name, count=1) for name in printable] if numbered else printable
+    for names in ([_spaced(name) for name in without_numbers], [_spaced(name) for name in printable], printable):
+        if all(names) and len(set(names)) == len(set(folders)):
+            return names
+    return [ascii(folder)[1:-1] for folder in folders]
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ").strip()

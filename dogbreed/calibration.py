@@ -4,11 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_HIGHEST = 1e12  # probabilities are equal to 6 digits long before
+
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """Return the temperature, in 0.05..20, by which to divide logits [N, classes] so that they fit labels [N] best.
+    """Return the temperature, at least 0.05, by which to divide logits [N, classes] so that they fit labels [N] best.
 
     Minimises the negative log-likelihood (Guo et al. 2017, arXiv 1706.04599). The order of the classes does not change.
+
+    N photos cannot prove more than a certain confidence, and without any error the likelihood has no optimum. So the
+    temperature is raised until the mean confidence on these photos is at most (right + 1) / (N + 2), Laplace's rule of
+    succession; or as far as possible, if that is less than the 1 / classes that equal probabilities state.
     """
     logits = logits.double()
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -22,5 +28,24 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     with torch.enable_grad():
         optimizer.step(loss)  # type: ignore[no-untyped-call]
-    # predictions without any error have no optimum: the temperature would go to 0
-    return float(log_temperature.detach().exp().nan_to_num(1.0).clamp(0.05, 20.0))
+    fitted = float(log_temperature.detach().exp().nan_to_num(1.0).clamp(0.05, 20.0))
+    return _bounded(fitted, logits, labels)
+
+
+def _bounded(temperature: float, logits: Tensor, labels: Tensor) -> float:
+    """Return the temperature, or the lowest above it at which the mean confidence is what N photos can support."""
+    right = int((logits.argmax(-1) == labels).sum())
+    most = (right + 1) / (len(labels) + 2)
+    if not _mean_confidence(logits, temperature) > most:  # NaN if the network's outputs are
+        return temperature
+    low, high = temperature, 2 * temperature
+    while _mean_confidence(logits, high) > most and high < _HIGHEST:  # it falls with the temperature
+        low, high = high, 2 * high
+    for _ in range(50):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if _mean_confidence(logits, middle) > most else (low, middle)
+    return high * (1 + 1e-6)  # a checkpoint holds it as float32, which may be a little lower
+
+
+def _mean_confidence(logits: Tensor, temperature: float) -> float:
+    return float((logits / temperature).softmax(-1).amax(-1).mean())

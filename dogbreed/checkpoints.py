@@ -6,6 +6,8 @@ import math
 import random
 import time
 import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,9 +24,11 @@ from dogbreed.errors import CheckpointError
 from dogbreed.interruption import Interruption
 from dogbreed.run_folder import RunFolder, write_bytes
 from dogbreed.saved_progress import SavedProgress, file_beside
+from dogbreed.unlike import Unlike
 
 log = logging.getLogger("dogbreed")
 
+CALIBRATION = "calibration"  # a checkpoint's key for what was measured on the validation photos, once it is calibrated
 FROZEN = "frozen"  # a checkpoint's key for the digest of the part of the network that is not in it
 _SAVE_BEFORE_VALIDATION_S = 10.0
 
@@ -74,6 +78,17 @@ def read_whole(path: Path) -> dict[str, Any]:
     if rest[FROZEN] != frozen:
         raise CheckpointError(f"{beside} belongs to another run than {path}.\nTry: the checkpoint in its run folder")
     return {**checkpoint, "state_dict": {**rest["state_dict"], **checkpoint["state_dict"]}}
+
+
+def add_calibration(checkpoint: dict[str, Any], photos: int, found: Unlike | None) -> None:
+    """Record in a checkpoint on how many photos it was calibrated, and how it tells photos of another kind."""
+    checkpoint[CALIBRATION] = {"photos": photos, "unlike": asdict(found) if found else None}
+
+
+def calibration(checkpoint: Mapping[str, Any]) -> tuple[int | None, Unlike | None]:
+    """Return what `add_calibration` recorded; None for each in a checkpoint of an earlier version."""
+    saved = checkpoint.get(CALIBRATION) or {}
+    return saved.get("photos"), Unlike(**saved["unlike"]) if saved.get("unlike") else None
 
 
 def newest(folder: RunFolder) -> Path | None:

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dogbreed import artifact, bare, checkpoints, class_names, reference
+from dogbreed import artifact, bare, checkpoints, class_names, reference, unlike
 from dogbreed.artifact import Int8, Manifest
+from dogbreed.drawn import without_dogs
 from dogbreed.errors import ArtifactError, DogBreedError
 from dogbreed.features.engine import silent
 from dogbreed.inference import MAX_ACCURACY_LOSS, Predictor
@@ -24,6 +25,7 @@ from dogbreed.model import DogBreedClassifier
 from dogbreed.onnx_network import HEAT_MAPS, LOGITS, PIXELS, OnnxNetwork
 from dogbreed.run_folder import RunFolder, write_bytes
 from dogbreed.scanning.names import listed
+from dogbreed.unlike import Unlike
 
 log = logging.getLogger("dogbreed")
 
@@ -49,10 +51,12 @@ def export(checkpoint: Path, *, quantise_with: tuple[Iterable[Batch], Iterable[B
     """Return the artifact's bytes, which are the same for the same checkpoint and versions of torch and onnx.
 
     What the checkpoint lacks (run id, commit, metrics) is read from its run folder, if it is in one.
-    quantise_with: batches of training photos, and all validation batches; adds an int8 network and its accuracy.
+    quantise_with: batches of training photos, and all validation batches; adds an int8 network, and what is measured
+    on it.
     Raises CheckpointError, or ArtifactError if the network cannot be exported or its outputs differ afterwards.
     """
-    model = DogBreedClassifier.from_checkpoint(checkpoint)
+    saved = checkpoints.read_whole(checkpoint)
+    model = DogBreedClassifier.from_state(saved).eval()
     here = RunFolder(checkpoint.absolute().parents[1])
     beside = checkpoint.absolute() == here.best.absolute()
     metrics = _json(here.metrics) if beside else {}
@@ -62,6 +66,7 @@ def export(checkpoint: Path, *, quantise_with: tuple[Iterable[Batch], Iterable[B
         run_id=_run_id(here) if beside else "",
         commit=str(git.get("commit") or "") + ("-dirty" if git.get("dirty") else ""),
         metrics={name: metrics[name] for name in _METRICS if name in metrics},
+        calibrated=checkpoints.calibration(saved),
         quantise_with=quantise_with,
     )
 
@@ -72,16 +77,23 @@ def export_model(
     run_id: str = "",
     commit: str = "",
     metrics: Mapping[str, float] | None = None,
+    calibrated: tuple[int | None, Unlike | None] = (None, None),
     quantise_with: tuple[Iterable[Batch], Iterable[Batch]] | None = None,
 ) -> bytes:
-    """Return the artifact's bytes of a network in eval mode on the CPU. See `export`, and Manifest for the others."""
+    """Return the artifact's bytes of a network in eval mode on the CPU. See `export`, and Manifest for the others.
+
+    calibrated: as `checkpoints.calibration` returns it.
+    """
+    calibrated_on, judged = calibrated
     network = _to_onnx(model)
     content = network.SerializeToString(deterministic=True)
     networks, int8 = {artifact.NETWORK: content}, None
+    found = {artifact.NETWORK: judged}
     if quantise_with is not None:
         training, validation = quantise_with
         networks[artifact.NETWORK_INT8] = _quantised(network, training)
-        int8 = _measured(model, networks, validation)
+        int8, measured = _measured(model, networks, validation)
+        found = {**measured, **({artifact.NETWORK: judged} if judged else {})}
     manifest = Manifest(
         backbone=str(model.hparams["backbone"]),
         run_id=run_id,
@@ -93,6 +105,8 @@ def export_model(
         heat_maps=len(network.graph.output) > 1,
         int8=int8,
         answers=_answers(model),
+        validation_photos=calibrated_on,
+        unlike={name: each for name, each in found.items() if each is not None},
     )
     return artifact.pack(manifest, model.classes, model.preprocess, networks)
 
@@ -251,17 +265,28 @@ def _first(batches: Iterable[Batch], photos: int) -> Iterator[Batch]:
             return
 
 
-def _measured(model: DogBreedClassifier, networks: dict[str, bytes], validation: Iterable[Batch]) -> Int8:
-    fp32, int8 = (
-        OnnxNetwork(networks[name], classes=len(model.classes), image_px=model.preprocess.image_px)
+def _measured(
+    model: DogBreedClassifier, networks: dict[str, bytes], validation: Iterable[Batch]
+) -> tuple[Int8, dict[str, Unlike | None]]:
+    """Measure accuracy on the validation photos, and how well each network file tells other pictures from them."""
+    opened = {
+        name: OnnxNetwork(networks[name], classes=len(model.classes), image_px=model.preprocess.image_px)
         for name in (artifact.NETWORK, artifact.NETWORK_INT8)
-    )
-    right, right_int8, photos = 0, 0, 0
+    }
+    logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in opened}
+    all_labels = []
     for pixels, labels in validation:
-        right += int((fp32(pixels).logits.argmax(1) == labels).sum())
-        right_int8 += int((int8(pixels).logits.argmax(1) == labels).sum())
-        photos += len(labels)
-    return Int8(accuracy=right_int8 / photos, accuracy_fp32=right / photos, photos=photos)
+        for name, network in opened.items():
+            logits[name].append(network(pixels).logits)
+        all_labels.append(labels)
+    truth = np.concatenate(all_labels)
+    whole = {name: np.concatenate(parts) for name, parts in logits.items()}
+    fp32, int8 = (float((whole[name].argmax(1) == truth).mean()) for name in opened)
+    found = {
+        name: unlike.measured(whole[name], without_dogs.logits(network.logits, model.preprocess))
+        for name, network in opened.items()
+    }
+    return Int8(accuracy=int8, accuracy_fp32=fp32, photos=len(truth)), found
 
 
 def _batches(loader: Iterable[Any]) -> Iterator[Batch]:

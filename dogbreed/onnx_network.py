@@ -58,6 +58,9 @@ class OnnxNetwork:
                 self._running -= 1
         return Output(found[0], found[1] if self.has_heat_maps else None)
 
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self(pixels).logits
+
 
 def _session(content: bytes, threads: int) -> Any:
     import onnxruntime

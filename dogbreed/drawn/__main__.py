@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dogbreed.breeds import BREEDS, display_name
+from dogbreed.breeds import BREEDS, display_names
 from dogbreed.drawn.scene import picture
 from dogbreed.drawn.source import FORMAT, SPLITS
 from dogbreed.drawn.traits import TRAITS
@@ -27,6 +27,7 @@ def contact_sheet(
     font = ImageFont.load_default(size=max(8, tile_px * 0.092))
     sheet = Image.new("RGB", (columns * tile_px, -(-len(breeds) // columns) * (tile_px + label_px)), "white")
     draw = ImageDraw.Draw(sheet)
+    names = dict(zip(BREEDS, display_names(BREEDS), strict=True))
     for i, breed in enumerate(breeds):
         row, column = divmod(i, columns)
         in_row = min(columns, len(breeds) - row * columns)
@@ -36,7 +37,7 @@ def contact_sheet(
         pose = ("stand", "look", "stand", "sit", "look")[i % 5]
         tile = picture(TRAITS[breed], rng, (2 * inner_px, 2 * inner_px), pose=pose, sheet=True)
         sheet.paste(tile.reduce(2), (x + 2, y + 2))
-        text = "\n".join(_lines(display_name(breed), font, tile_px - 4))
+        text = "\n".join(_lines(names[breed], font, tile_px - 4))
         at = (x + tile_px / 2, y + tile_px)
         draw.multiline_text(at, text, fill=(40, 40, 40), font=font, anchor="ma", align="center", spacing=1)
     return sheet

@@ -18,6 +18,7 @@ from dogbreed.report import analysis, plots
 from dogbreed.report.analysis import BreedScores, Cells
 from dogbreed.report.photos import NoThumbnailError, thumbnail
 from dogbreed.report.reading import NAN, Integers, Predictions, Run, as_float
+from dogbreed.unlike import AUROC, MIN_AUROC
 
 PAIRS = 12  # most confused ones, with photos
 MISTAKES_SHOWN = 3  # photos a pair
@@ -107,6 +108,7 @@ def render(run: Run, photos_root: Path) -> str:
         ece=as_float(run.metrics.get("test/ece")),
         ece_before=as_float(run.metrics.get("test/ece_uncalibrated")),
         temperature=as_float(run.metrics.get("temperature")),
+        validation=_Validation.of(run.metrics),
         matrix=plots.confusion_matrix(cells, labels, "confusion") if photos else "",
         numbers_in_matrix=len(labels) <= plots.NUMBERS_UP_TO,
         all_labels=len(labels) <= plots.ALL_LABELS_UP_TO,
@@ -201,6 +203,32 @@ def _moment(stamp: object) -> str:
         return datetime.fromisoformat(str(stamp)).strftime("%Y-%m-%d %H:%M %Z").strip()
     except ValueError:
         return str(stamp or "")
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """What was measured on the validation photos. NaN where it was not."""
+
+    photos: float
+    confidence: float
+    most: float  # the highest mean confidence that so many photos can support
+    unlike: float  # the share of the test photos that is called unlike the training photos
+    auroc: Mapping[str, float]
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, Any]) -> "_Validation":
+        photos, accuracy = as_float(metrics.get("val/photos")), as_float(metrics.get("val/acc"))
+        return cls(
+            photos,
+            as_float(metrics.get("val/confidence")),
+            (photos * accuracy + 1) / (photos + 2),
+            as_float(metrics.get("test/unlike", metrics.get("val/unlike"))),
+            {key.removeprefix(AUROC): as_float(value) for key, value in metrics.items() if key.startswith(AUROC)},
+        )
+
+    @property
+    def reliable(self) -> bool:
+        return min(self.auroc.values()) >= MIN_AUROC
 
 
 def _tiles(run: Run, photos: int, classes: int) -> list[Tile]:

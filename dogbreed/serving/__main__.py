@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None, *, host: str = "127.0.0.1") -> 
             raise ArtifactError(
                 f"{given.model} is not a valid artifact.\nTry: python -m dogbreed.export <run folder or checkpoint>"
             )
-        load = partial(Predictor.from_artifact, max_accuracy_loss=given.max_accuracy_loss, several=True)
+        load = partial(
+            Predictor.from_artifact, max_accuracy_loss=given.max_accuracy_loss, several=True, unlike=given.unlike
+        )
         predictor = ThreadPoolExecutor(1).submit(load, given.model)
         from dogbreed.serving.server import (
             CannotListenError,

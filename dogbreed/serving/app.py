@@ -123,13 +123,11 @@ class Application:
         return _json({**body, "model": _model(service)}, headers=headers)
 
     def _result(self, service: Service, answered: Answered, place: int) -> dict[str, Any]:
-        row = answered.answer.probabilities[place]
+        row, judged = answered.answer.probabilities[place], answered.answer.unlike
         ranked = service.predictor.ranked(row, top=answered.asked.top)
         result: dict[str, Any] = {
-            "predictions": [
-                {"breed": one.breed, "label": one.label, "probability": round(one.probability, _ROUND)}
-                for one in ranked
-            ],
+            "predictions": [{**asdict(one), "probability": round(one.probability, _ROUND)} for one in ranked],
+            "unlike_training_photos": None if judged is None else bool(judged[place]),
             "probabilities": _rounded(row),
         }
         if answered.asked.heat_map:

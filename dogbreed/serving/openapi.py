@@ -137,14 +137,20 @@ def _schemas() -> dict[str, _Schema]:
         rows={"type": "array", "items": {"type": "array", "items": _NUMBER}, "description": "0..1, top row first"},
     )
     prediction = _object(
-        ["breed", "label", "probability"],
+        ["breed", "label", "index", "probability"],
         breed={**_TEXT, "description": "the class's display name"},
         label={**_TEXT, "description": "the name of its folder, as in the artifact's labels.json"},
+        index={**_INTEGER, "description": "its place in labels.json and in probabilities, from 0"},
         probability=_NUMBER,
     )
     result = _object(
-        ["predictions", "probabilities"],
+        ["predictions", "unlike_training_photos", "probabilities"],
         predictions={"type": "array", "items": prediction},
+        unlike_training_photos={
+            "type": ["boolean", "null"],
+            "description": "whether the photo is unlike those that the model was trained on, so that its predictions "
+            "mean little; null if this is not judged, see the model's `unlike`",
+        },
         probabilities=_PROBABILITIES,
         heat_map={
             "oneOf": [heat_map, {"type": "null"}],
@@ -157,7 +163,15 @@ def _schemas() -> dict[str, _Schema]:
         "Answer": {"allOf": [result, _object(["model"], model=_ref("Model"))]},
         "Answers": _object(["results", "model"], results={"type": "array", "items": result}, model=_ref("Model")),
         "Model": _object(
-            ["name", "version", "run_id", "precision"], name=_TEXT, version=_TEXT, run_id=_TEXT, precision=_TEXT
+            ["name", "version", "run_id", "precision", "unlike"],
+            name=_TEXT,
+            version=_TEXT,
+            run_id=_TEXT,
+            precision=_TEXT,
+            unlike={
+                **_TEXT,
+                "description": "whether it is judged if photos are unlike the training photos: on, or off: the reason",
+            },
         ),
         "Health": _object(
             ["status", "uptime_s", "max_body_bytes"],

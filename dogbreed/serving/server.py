@@ -100,6 +100,7 @@ class Server(uvicorn.Server):
         log.info(
             "Ready: %s %s, version %s, run %s", about.name, about.precision, about.version, about.run_id or "unknown"
         )
+        log.info("Judging whether photos are unlike the training photos: %s", about.unlike)
         await asyncio.to_thread(service.predictor.prepare_for_several)  # requests are already answered meanwhile
         await asyncio.to_thread(give_back_freed_memory)  # a third of the memory was needed only for loading
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from dogbreed.inference import MAX_ACCURACY_LOSS
 from dogbreed.serving.limits import Limits
+from dogbreed.unlike import CHOICES, Choice
 
 _MEBIBYTE = 2**20
 _MOST_S = 86_400.0
@@ -34,6 +35,7 @@ class Settings:
     port: int
     root_path: str
     max_accuracy_loss: float
+    unlike: Choice
     limits: Limits
 
 
@@ -62,6 +64,13 @@ def read(arguments: Sequence[str] | None, environ: Mapping[str, str], *, host: s
         "SHARE",
         "use the int8 network if it loses at most this much accuracy; -1 to never use it",
     )
+    add(
+        "--unlike",
+        _choice,
+        "auto",
+        "auto|on|off",
+        "whether to say if a photo is unlike the training photos; auto: if that is reliable with this model",
+    )
     for limit in fields(Limits):
         given = limit.metadata
         kind = _seconds if limit.type is float else _number
@@ -73,7 +82,7 @@ def read(arguments: Sequence[str] | None, environ: Mapping[str, str], *, host: s
             f"--max-body-bytes {limits.body_bytes:,} exceeds --max-buffered-bytes {limits.buffered_bytes:,}, "
             "the limit for all bodies together. Try: raise --max-buffered-bytes, or lower --max-body-bytes"
         )
-    others = {name: options[name] for name in ("model", "host", "port", "root_path", "max_accuracy_loss")}
+    others = {name: options[name] for name in ("model", "host", "port", "root_path", "max_accuracy_loss", "unlike")}
     return Settings(**{**others, "model": options["model"].expanduser()}, limits=limits)
 
 
@@ -131,6 +140,13 @@ def _share(text: str) -> float:
     if not -1 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!a} is not a number from -1 to 1")
     return value
+
+
+def _choice(text: str) -> Choice:
+    found = next((choice for choice in CHOICES if choice == text), None)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!a} is not one of {', '.join(CHOICES)}")
+    return found
 
 
 def _float(text: str) -> float:

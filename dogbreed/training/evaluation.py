@@ -11,13 +11,15 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from dogbreed import calibration, checkpoints
+from dogbreed import calibration, checkpoints, unlike
 from dogbreed.best_epoch import best_row
 from dogbreed.data import DogBreedData
 from dogbreed.distributed import collectives, ranks
+from dogbreed.drawn import without_dogs
 from dogbreed.features import cached
 from dogbreed.features.loaders import CachedFeatures, FeatureLoader
 from dogbreed.features.settings import settings_of
+from dogbreed.inference import Predictor
 from dogbreed.interruption import Interruption
 from dogbreed.loading import PhotoLoader
 from dogbreed.model import DogBreedClassifier, metrics
@@ -26,6 +28,7 @@ from dogbreed.scanning.names import printable
 from dogbreed.training import copies
 from dogbreed.training.inputs import device_and_precision, read_whole
 from dogbreed.training.trainer import make_trainer, only_useful_warnings, progress_bar
+from dogbreed.unlike import Unlike
 
 log = logging.getLogger("dogbreed")
 
@@ -57,6 +60,8 @@ def test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
         test_logits, test_labels = _logits(config, here, model, source.test_dataloader())
     temperature = calibration.fit_temperature(val_logits, val_labels)
     best["state_dict"]["temperature"] = torch.tensor(temperature)
+    judged = _unlike(model, val_logits)
+    checkpoints.add_calibration(best, len(val_labels), judged)
     if ranks.here().first:
         checkpoints.write(best, here.best)
     test_probabilities = (test_logits / temperature).softmax(-1)
@@ -64,7 +69,10 @@ def test(config: Mapping[str, Any], here: RunFolder, data: DogBreedData, stop: I
         **_scores("val", val_logits / temperature, val_labels),
         **(_test_scores(test_logits, test_labels, temperature) if tests else {}),
         **_without_copies(here, data, test_probabilities, test_labels),
+        **(_unlike_scores(judged, test_logits) if judged else {}),
         "temperature": temperature,
+        "val/photos": float(len(val_labels)),
+        "val/confidence": float((val_logits / temperature).softmax(-1).amax(-1).mean()),
         "best_epoch": float(best["epoch"]) + 1,
         **_of_the_fit(here),
     }
@@ -77,6 +85,22 @@ def _test_scores(logits: Tensor, labels: Tensor, temperature: float) -> dict[str
         **_scores("test", logits / temperature, labels),
         "test/ece_uncalibrated": _scores("test", logits, labels)["test/ece"],
     }
+
+
+def _unlike(model: DogBreedClassifier, val_logits: Tensor) -> Unlike | None:
+    """Measure how well the model tells pictures without dogs from the validation photos; None if those are too few."""
+    if len(val_logits) < unlike.MIN_PHOTOS:
+        return None
+    network = Predictor.from_model(model)
+    return unlike.measured(val_logits.numpy(), without_dogs.logits(network.logits, model.preprocess))
+
+
+def _unlike_scores(judged: Unlike, test_logits: Tensor) -> dict[str, float]:
+    """Return the AUROC by kind of picture, and the share of the photos that would be called unlike themselves."""
+    flagged = {"val/unlike": judged.flagged}
+    if len(test_logits):
+        flagged["test/unlike"] = float(judged.judge(test_logits.numpy()).mean())
+    return {**flagged, **{f"{unlike.AUROC}{kind}": value for kind, value in judged.auroc.items()}}
 
 
 def _without_copies(here: RunFolder, data: DogBreedData, probabilities: Tensor, labels: Tensor) -> dict[str, float]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dogbreed.breeds import BREEDS, display_name
+from dogbreed.breeds import BREEDS, display_names
 from dogbreed.drawn.__main__ import contact_sheet, main
 from dogbreed.drawn.dog import POSES
 from dogbreed.drawn.scene import picture
@@ -63,8 +63,8 @@ def test_there_are_133_breeds_numbered_in_order() -> None:
         ("2023", "2023"),
     ],
 )
-def test_display_name_drops_number_and_underscores(folder: str, name: str) -> None:
-    assert display_name(folder) == name
+def test_a_display_name_has_no_number_and_no_underscores(folder: str, name: str) -> None:
+    assert display_names([folder]) == [name]
 
 
 def test_every_breed_has_traits_and_no_two_are_twins() -> None:

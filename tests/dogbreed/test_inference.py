@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from dogbreed import checkpoints, predict
+from dogbreed.breeds import display_names
 from dogbreed.errors import CheckpointError, DataError
 from dogbreed.inference import Predictor
 from dogbreed.model import DogBreedClassifier
@@ -186,6 +189,8 @@ def test_the_command_answers_in_json_for_programs(
     assert predict.main([str(checkpoint), str(photo), "--json", "--top", "2"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["photo"] == str(photo)
+    assert answer["unlike_training_photos"] is None
+    assert [CLASSES[one["index"]] for one in answer["predictions"]] == [one["label"] for one in answer["predictions"]]
     assert len(answer["predictions"]) == 2
 
 
@@ -201,6 +206,31 @@ def test_classes_with_equal_display_names_keep_their_folder_names(checkpoint: Pa
         named = Predictor(first._network, labels=labels, **arguments)
         assert named.breeds == labels
     assert Predictor(first._network, labels=("1.Cat", "2.Dog"), **arguments).breeds == ("Cat", "Dog")
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        (["1.5T", "2.6T"], ["1.5T", "2.6T"]),  # the number is part of the name
+        (["1.5T", "cat"], ["1.5T", "cat"]),
+        (["001.Tabby_cat", "Old_dog"], ["001.Tabby cat", "Old dog"]),  # not all are numbered
+        (["1.a_b", "2.a b"], ["1.a b", "2.a b"]),
+        (["1.a_b", "1.a b"], ["1.a_b", "1.a b"]),
+        (["a\x01", "a\x02"], ["a\\x01", "a\\x02"]),
+    ],
+)
+def test_a_number_is_dropped_only_where_all_classes_have_one(labels: list[str], shown: list[str]) -> None:
+    assert display_names(labels) == shown
+
+
+@given(st.lists(st.text("0123.aB_ \x01\udcff", min_size=1, max_size=6), min_size=1, max_size=6, unique=True))
+def test_different_classes_have_different_names(labels: list[str]) -> None:
+    names = display_names(labels)
+    assert all(names)
+    assert len(set(names)) == len(labels)
+    shorter = [len(name) < len(label.strip("_ ")) for name, label in zip(names, labels, strict=True)]
+    if any(shorter):
+        assert all(re.match(r"\d+\.", label) for label in labels)
 
 
 @pytest.mark.parametrize(("said", "called"), [(None, 1), ("0", 0), ("1", 0)])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dogbreed.breeds import display_name
+from dogbreed.breeds import BREEDS, display_names
 from dogbreed.inference import Predictor
 from dogbreed.serving import docs
 from dogbreed.serving.problems import PROBLEMS
@@ -51,7 +51,7 @@ def test_a_picture_is_answered_with_ranked_breeds(content_type: str, served: Ser
     assert reply.status == 200
     assert reply.headers["content-type"] == "application/json"
     answer = reply.json
-    assert answer.keys() == {"predictions", "probabilities", "model"}
+    assert answer.keys() == {"predictions", "unlike_training_photos", "probabilities", "model"}
     (expected,) = Predictor.from_artifact(model).predict_many([picture])
     assert [one["breed"] for one in answer["predictions"]] == [one.breed for one in expected]
     assert answer["predictions"][0]["probability"] == pytest.approx(expected[0].probability, abs=1e-7)
@@ -62,7 +62,22 @@ def test_a_picture_is_answered_with_ranked_breeds(content_type: str, served: Ser
         "version": answer["model"]["version"],
         "run_id": "run-1",
         "precision": "fp32",
+        "unlike": "on",
     }
+    for one in answer["predictions"]:
+        assert BREEDS[one["index"]] == one["label"]
+        assert answer["probabilities"][one["index"]] == one["probability"]
+
+
+def test_a_photo_unlike_the_training_photos_is_named_in_each_form_of_answer(served: Served) -> None:
+    black = base64.b64encode(saved(0 * upright(), "PNG")).decode()
+    usual = base64.b64encode(PNG).decode()
+    assert served.invoke({"image": black}).json["unlike_training_photos"] is True
+    assert served.classify(PNG).json["unlike_training_photos"] is False
+    both = served.invoke({"images": [black, usual]}).json["results"]
+    assert [one["unlike_training_photos"] for one in both] == [True, False]
+    assert np.shape(served.invoke({"images": [black]}, accept="application/json;verbose=false").json) == (1, 133)
+    assert "Judging whether photos are unlike the training photos: on" in served.log.read_text()
 
 
 def test_the_bare_array_is_what_the_original_endpoint_gave(served: Served) -> None:
@@ -321,7 +336,8 @@ def test_endpoint_command_notebook_and_evaluation_agree_on_200_photos(tmp_path: 
     command = [sys.executable, "-m", "dogbreed.predict", str(folder), "--json", *map(str, paths)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     said = [json.loads(line)["predictions"][0] for line in printed.splitlines()]
-    assert [one["breed"] for one in said] == [display_name(name) for name in names]
+    shown = dict(zip(evaluated.labels, display_names(evaluated.labels), strict=True))
+    assert [one["breed"] for one in said] == [shown[name] for name in names]
     assert np.abs(np.array([one["probability"] for one in said]) - best).max() < 1e-4
     with serving(folder, tmp_path) as running, closing(running.connect()) as connection:
         answers = np.array(

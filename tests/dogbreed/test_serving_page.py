@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dogbreed.breeds import BREEDS
 from dogbreed.inference import Predictor
+from dogbreed.unlike import WARNING
 from tests.support.browser import answer, chromium, given, page_of, picture, problem
 from tests.support.odd_pictures import saved
 from tests.support.serving import Served, serving, tiny_model
@@ -196,6 +198,19 @@ def test_an_answer_that_is_not_sure_says_so(share: float, words: str, page: Any,
     assert answer(page) == ["Pug"]
     assert page.inner_text("#kind") == words
     assert ("not certain" in page.inner_text("#said")) == (share < 0.5)
+
+
+def test_a_photo_unlike_the_training_photos_is_said_to_be(page: Any, photo: Path) -> None:
+    page.set_input_files("#file", photo)
+    answer(page)
+    assert page.locator("#unlike").is_hidden()
+    assert "not judged" not in page.inner_text("#only")
+    photo.write_bytes(saved(0 * picture(0), "JPEG"))
+    page.set_input_files("#file", photo)
+    page.wait_for_selector("#unlike")
+    assert page.inner_text("#unlike") == WARNING
+    assert page.inner_text("#said").startswith(WARNING)
+    assert page.get_attribute("#breeds .row", "title") in BREEDS
 
 
 def test_the_calls_that_are_shown_are_those_that_work(page: Any, photo: Path, served: Served, tmp_path: Path) -> None:

@@ -21,13 +21,20 @@ from dogbreed import artifact
 from dogbreed.artifact import Manifest
 from dogbreed.breeds import BREEDS
 from dogbreed.preprocess import Preprocess
+from dogbreed.unlike import Unlike
 from tests.support.launcher_contract import until
 
 IMAGE_PX = 32
 
 
-def tiny_model(path: Path) -> Path:
-    """An artifact of 133 breeds that looks at mean colours: it costs nothing, and answers differently to each photo."""
+UNLIKE = Unlike(threshold=-3.0, photos=100, flagged=0.05, auroc={"pages of text": 0.9, "drawn scenes": 0.85})
+
+
+def tiny_model(path: Path, *, unlike: Unlike | None = UNLIKE) -> Path:
+    """An artifact of 133 breeds that looks at mean colours: it costs nothing, and answers differently to each photo.
+
+    Black photos are unlike its training photos.
+    """
     rng = np.random.default_rng(0)
     weights = numpy_helper.from_array((4 * rng.standard_normal((len(BREEDS), 3, 1, 1))).astype(np.float32), "weights")
     nodes = [
@@ -52,7 +59,8 @@ def tiny_model(path: Path) -> Path:
     )
     network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(network, full_check=True)
-    manifest = Manifest("tiny", "run-1", "", 20, 0.7, {}, 0.0, True)
+    judged = {} if unlike is None else {artifact.NETWORK: unlike}
+    manifest = Manifest("tiny", "run-1", "", 20, 0.7, {}, 0.0, True, validation_photos=100, unlike=judged)
     content = {artifact.NETWORK: network.SerializeToString()}
     path.write_bytes(artifact.pack(manifest, BREEDS, Preprocess(image_px=IMAGE_PX, crop_pct=0.9), content))
     return path

@@ -117,12 +117,14 @@ function show(file) {
 
 function render(answer, elapsed, timing, bytes) {
   const [first] = answer.predictions;
-  const sure = first.probability >= SURE;
+  const sure = first.probability >= SURE, unlike = answer.unlike_training_photos === true;
+  find("unlike").hidden = !unlike;
   find("kind").textContent = sure ? "Most likely" : "Most likely, but not certain";
   find("answer").textContent = first.breed;
   find("breeds").replaceChildren(...answer.predictions.map((one) => {
     const share = percent(one.probability);
     const row = element("div", "row", element("span", "", one.breed), element("span", "", share));
+    row.title = one.label || ""; // the folder's name, which may be longer
     const bar = document.createElement("i");
     const track = element("div", "track", bar);
     track.setAttribute("aria-hidden", "true");
@@ -139,7 +141,7 @@ function render(answer, elapsed, timing, bytes) {
   find("model").textContent = `${answer.model.name}, ${answer.model.precision}, version ${answer.model.version}`;
   find("result").hidden = false;
   document.body.classList.add("has-answer");
-  find("said").textContent = `Most likely ${first.breed}, ${percent(first.probability)}${sure ? "" : ", not certain"}. `
+  find("said").textContent = `${unlike ? `${find("unlike").textContent} ` : ""}Most likely ${first.breed}, ${percent(first.probability)}${sure ? "" : ", not certain"}. `
     + answer.predictions.slice(1).map((one) => `${one.breed} ${percent(one.probability)}`).join(", ");
   draw();
   write();
@@ -243,5 +245,7 @@ fetch("health").then((response) => response.json()).then(({ model, classes, max_
   mostBytes = Math.min(MOST_BYTES, max_body_bytes || MOST_BYTES);
   if (!model) return;
   find("model").textContent = `${model.name}, ${model.precision}, version ${model.version}`;
-  find("only").textContent = find("only").textContent.replace("its own classes", `its ${classes} classes`);
+  const unjudged = model.unlike && model.unlike !== "on"
+    ? " It is not judged here whether a photo is unlike the training photos." : "";
+  find("only").textContent = find("only").textContent.replace("its own classes", `its ${classes} classes`) + unjudged;
 }).catch(() => {}); // the error is shown when a photo is sent
