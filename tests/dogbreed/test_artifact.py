@@ -419,6 +419,21 @@ def test_int8_is_smaller_and_measured_on_the_runs_validation_photos(quantised: P
     assert int8.accuracy >= int8.accuracy_fp32 - 0.34
 
 
+def test_each_network_file_has_its_own_threshold(quantised: Path) -> None:
+    networks, model = (
+        artifact.read(quantised).networks,
+        DogBreedClassifier.from_checkpoint(quantised / "checkpoints/best.ckpt"),
+    )
+    pixels = np.random.default_rng(0).integers(256, size=(60, 32, 32, 3), dtype=np.uint8)
+    _, found = export._measured(model, dict(networks), [(pixels, np.zeros(60, np.int64))])
+    for name, content in networks.items():
+        judge = found[name]
+        assert judge is not None
+        logits = onnx_network.OnnxNetwork(content, classes=len(model.classes), image_px=32).logits(pixels)
+        assert (judge.photos, judge.judge(logits).sum()) == (60, 3)
+    assert len({each.threshold for each in found.values() if each}) == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "loss", "allowed", "precision"),
     [

@@ -205,7 +205,7 @@ def test_a_photo_unlike_the_training_photos_is_said_to_be(page: Any, photo: Path
     answer(page)
     assert page.locator("#unlike").is_hidden()
     assert "not judged" not in page.inner_text("#only")
-    photo.write_bytes(saved(0 * picture(0), "JPEG"))
+    photo.write_bytes(saved(0 * np.asarray(picture(0)), "JPEG"))
     page.set_input_files("#file", photo)
     page.wait_for_selector("#unlike")
     assert page.inner_text("#unlike") == WARNING
