@@ -175,6 +175,14 @@ class Launcher(Protocol):
         """Return the result. Raises LaunchError, with the run's status and its shortage, if there is none yet."""
         ...
 
+    def download(self, handle: Handle) -> Path:
+        """Bring what a run has left to its folder on this machine, and return that folder. It costs no machine time.
+
+        Of a run that failed or was cancelled these are its log, metrics and checkpoints; of a search also its trials'
+        folders. Raises LaunchError for an unknown run, and for one elsewhere that has not ended.
+        """
+        ...
+
     def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
         """List the known runs, newest first. name: a part of their ids."""
         ...

@@ -218,6 +218,9 @@ class LocalLauncher:
             raise LaunchError(f"The run in {where} has no result: {status}")
         return read_result(handle, folder)
 
+    def download(self, handle: Handle) -> Path:
+        return folder_of(handle)
+
     def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
         handles = [handle_for(folder) for folder in run_folders(self.runs_dir, self.sweeps_dir) if name in folder.name]
         runs = [(handle, self.status(handle)) for handle in handles]

@@ -1,6 +1,7 @@
 """A run as plain data: what was asked for, and the files that come of it."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,8 +15,10 @@ from launchers.payload.code import CodeBundle
 from launchers.payload.photos import SentFolder
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
-TRIAL_FOLDERS = r"(\d{5,})(-\d+)?"  # in a search's folder; with a suffix if a later machine resumed the trial
+# names of trials in a search's folder; with a suffix if a later machine resumed the trial
+TRIAL_FOLDERS = re.compile(r"(\d{5,})(-\d+)?")
 STUDY_FILE = "study.db"  # in a search's folder: its trials, unless their database is elsewhere
+JOB_LOG = "job.log"  # in the folder of a remote run that was downloaded: the log of all attempts and machines
 LAUNCHED_FILE = "launched.json"  # in the folder of a remote run: its handle, and how to reach its cloud
 
 

@@ -1,7 +1,6 @@
 """Download a remote run's results, or what it saved, into the run's folder on this machine."""
 
 import json
-import re
 import shutil
 import tarfile
 import tempfile
@@ -18,6 +17,7 @@ from launchers.payload.photos import FEATURES
 from launchers.runs.collect import complete, settle
 from launchers.runs.launched import home_of, launched
 from launchers.runs.progress import is_further, progress_here
+from launchers.runs.released import release_trials
 from launchers.runs.state import STATE_FILE, refuse_if_alive_here
 from launchers.spec import LAUNCHED_FILE, TRIAL_FOLDERS, RunOutput, RunSpec
 from launchers.status import Handle, LaunchError
@@ -70,6 +70,25 @@ def download_to_resume(
     return folder
 
 
+def download_search(cloud: Cloud, handle: Handle, location: RunLocation, job: str) -> Path:
+    """Download the study and the trials of a search whose job failed or was stopped; return the search's folder.
+
+    job: the name of the job. If this machine has run more trials since, its own files stay.
+    """
+    spec, uri = read_spec(cloud, location), location.checkpoints_uri
+    folder = home_of(handle, spec)
+    folder.mkdir(parents=True, exist_ok=True)
+    here, there = progress_here(spec.output, folder), progress_there(cloud, uri, spec.output)
+    if there is None:
+        raise LaunchError(f"{handle} has left no trial.\nTry: the command that started it")
+    if not is_further(here, there, folder, uri):
+        s3.download(cloud, uri, folder, _is_of_the_run)
+        release_trials(folder)
+    settle(folder, spec)
+    write_json(folder / LAUNCHED_FILE, {"handle": str(handle), **(launched(folder) or {}), "home": job})
+    return folder
+
+
 def read_spec(cloud: Cloud, location: RunLocation) -> RunSpec:
     """Read the RunSpec that a run was started with. Raises LaunchError if it is missing or damaged."""
     content = s3.read(cloud, location.spec_uri)
@@ -110,5 +129,5 @@ def _settled_name(name: Path) -> Path:
     If both folders have the file, the later one is moved last and wins.
     """
     first, *rest = name.parts
-    trial = re.fullmatch(TRIAL_FOLDERS, first)
+    trial = TRIAL_FOLDERS.fullmatch(first)
     return Path(trial[1], *rest) if rest and trial else name

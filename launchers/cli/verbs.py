@@ -117,6 +117,14 @@ def _result(args: argparse.Namespace) -> int:
     return 0
 
 
+def _download(args: argparse.Namespace) -> int:
+    from launchers.cli.download import downloaded
+
+    launcher, handle = _find_run(args)
+    print(downloaded(launcher, handle, as_json=args.json))
+    return 0
+
+
 def _cleanup(args: argparse.Namespace) -> int:
     older_than = None if args.older_than_h is None else timedelta(hours=args.older_than_h)
     report = _launcher_at(args).cleanup(older_than=older_than, apply=args.apply)
@@ -207,6 +215,13 @@ def _parser() -> argparse.ArgumentParser:
         "--grace-s", type=float, default=110, metavar="S", help="seconds until it is killed (default: 110)"
     )
     add("result", _result, "Show the metrics and files of a run that succeeded.", one_run, as_json)
+    add(
+        "download",
+        _download,
+        "Fetch what a run left that failed or was cancelled: log, metrics, best checkpoint, a search's trials.",
+        one_run,
+        as_json,
+    )
     cleanup = add("cleanup", _cleanup, "List leftovers of runs that nothing uses any more.", place)
     cleanup.add_argument("--apply", action="store_true", help="remove them")
     cleanup.add_argument(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
+from dogbreed.run_folder import write_text
 from launchers.aws import bucket, iam, s3, tags, transfer
 from launchers.aws.actions import SAGEMAKER
 from launchers.aws.errors import code_of, errors
 from launchers.aws.policy import Identity
-from launchers.aws.results import download_results, download_to_resume, read_spec
+from launchers.aws.results import download_results, download_search, download_to_resume, read_spec
 from launchers.base import Capabilities, CleanupReport, Cloud
 from launchers.follow import ask_after_each_epoch
 from launchers.payload.packages import versions
@@ -32,7 +33,7 @@ from launchers.sagemaker.job import TrainingJob, status_of
 from launchers.sagemaker.logs import read_job_logs, tail
 from launchers.sagemaker.settings import JobSettings
 from launchers.sagemaker.submissions import Submissions
-from launchers.spec import RunSpec
+from launchers.spec import JOB_LOG, RunSpec
 from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResult, Status
 
 if TYPE_CHECKING:
@@ -208,6 +209,9 @@ class SageMakerLauncher(JobSettings):
             status = replace(status, next_action=f"{hint}\nThen: {again}")
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
             status = replace(status, log_tail=tail(self.cloud, job.name, status.detail))
+            if any(each.trainings for each in (*earlier, job)):  # otherwise it has left nothing
+                left = commands.launchers("download", *self.name_of(handle))
+                status = replace(status, next_action=f"{status.next_action}\nFetch what it has left: {left}")
         return status
 
     def logs(
@@ -261,6 +265,24 @@ class SageMakerLauncher(JobSettings):
         if checkpoints and not job.finished:
             raise LaunchError(f"Run {handle} is still running remotely.\n" + self._attach_or_cancel(handle))
         return download_to_resume(self.cloud, handle, job.location, folder, checkpoints=checkpoints)
+
+    def download(self, handle: Handle) -> Path:
+        """Download the files that the run saved to S3, and the log of all its jobs as job.log."""
+        job = self._job(handle)
+        if not job.finished:
+            raise LaunchError(f"Run {handle} is still running remotely.\n" + self._attach_or_cancel(handle))
+        if self.status(handle).phase is Phase.SUCCEEDED:
+            folder = self.result(handle).folder
+        elif job.study is None:
+            folder = download_to_resume(self.cloud, handle, job.location, None, checkpoints=True)
+        else:
+            folder = download_search(self.cloud, handle, job.location, job.name)
+        try:
+            lines = [f"{line.attempt} | {line.text}\n" for line in self.logs(handle)]
+            write_text(folder / JOB_LOG, "".join(lines))
+        except LaunchError as error:  # it may not be permitted, and the files are here
+            log.warning("%s", error)
+        return folder
 
     def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
         """Yield the runs in the account that were launched by this package."""

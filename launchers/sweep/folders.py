@@ -56,7 +56,7 @@ class TrialFolders:
         """Remove the folders of trials that the study does not know, at the end of a search with leftovers."""
         self._chosen = {trial.number: self._unmixed(trial) for trial in trials if trial.finished}
         for folder in sorted(self.search.iterdir()):
-            if re.fullmatch(TRIAL_FOLDERS, folder.name) and folder not in self._chosen.values():
+            if TRIAL_FOLDERS.fullmatch(folder.name) and folder not in self._chosen.values():
                 shutil.rmtree(folder, ignore_errors=True)  # SageMaker's agent writes and removes markers meanwhile
 
     def _set_foreign_aside(self, number: int) -> None:

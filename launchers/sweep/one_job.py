@@ -123,7 +123,7 @@ def refuse_if_elsewhere(folder: Path) -> None:
             f"The search in {where} is running as job {handle} ({status.phase}).\n"
             f"{commands.one_per_line(attach_or_cancel)}"
         )
-    ways = [commands.launchers("result", *name)] if status.phase is Phase.SUCCEEDED else []
+    ways = [commands.launchers("result" if status.phase is Phase.SUCCEEDED else "download", *name)]
     if (before := _before(folder)) is not None:
         ways.append(search_command(before))
     raise ConfigError(

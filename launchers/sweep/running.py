@@ -269,7 +269,9 @@ class RunningSearch:
     def _raise_interrupted(self) -> None:
         assert self._signum is not None
         done = self.study.counts().finished
-        rest = "running jobs continue (python -m launchers list)" if self.elsewhere else "running ones have been saved"
+        fetch = commands.launchers("download", shown_path(self.folder))
+        continues = f"running jobs continue (python -m launchers list; {fetch} fetches what has ended)"
+        rest = continues if self.elsewhere else "running ones have been saved"
         rest = rest if self._interrupted else "none was running"
         message = (
             f"Stopped by {signal.Signals(self._signum).name}: {done} of {self.n_trials} trials have ended, {rest}."

@@ -182,12 +182,27 @@ class LauncherContract(ABC):
         assert launcher.status(handle).attempt == 2
         assert {line.attempt for line in launcher.logs(handle)} == {1, 2}
 
+    def test_what_a_failed_run_has_left_comes_home_without_another_attempt(
+        self, launcher: Launcher, failing: Plan
+    ) -> None:
+        handle = submitted(launcher, failing)
+        with pytest.raises(LaunchError):
+            wait(launcher, handle)
+        before = launcher.status(handle)
+        folder = launcher.download(handle)
+        logs = [path.read_text() for path in folder.glob("*.log")]
+        assert any(before.detail.splitlines()[0] in text for text in logs), logs
+        assert launcher.status(handle) == before
+
     def test_a_run_that_is_cancelled(self, launcher: Launcher, endless: Plan) -> None:
         handle = endless.handle
         assert not launcher.status(handle).finished
         assert handle in [known for known, _ in launcher.list()]
         with pytest.raises(LaunchError):
             launcher.result(handle)
+        if launcher.capabilities.remote:
+            with pytest.raises(LaunchError):
+                launcher.download(handle)
         if launcher.capabilities.follow_logs:
             assert next(launcher.logs(handle, follow=True)).attempt == 1
         stopped = launcher.cancel(handle)

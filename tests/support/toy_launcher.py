@@ -111,6 +111,12 @@ class ToyLauncher:
         note = {"saved": RunFolder(_path(handle)).last.exists()}
         return _bring_home(handle, folder, note, without=[STATE_FILE] if checkpoints else [STATE_FILE, "checkpoints"])
 
+    def download(self, handle: Handle) -> Path:
+        status = self.status(handle)
+        if status.phase is Phase.LOST or not status.finished:
+            raise LaunchError(f"Run {handle} cannot be downloaded now: {status}")
+        return _bring_home(handle, None, {}, without=[STATE_FILE])
+
     def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
         for there, _ in self._local.list(active_only=active_only, name=name):
             handle = Handle(self.scheme, self.machine, there.run_id)
