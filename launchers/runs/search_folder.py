@@ -94,8 +94,11 @@ def read_search(handle: Handle, folder: Path) -> SearchResult:
 def move_words(sweep: Path, sources: ConfigSources, root: str | None) -> None:
     """Set the paths of this machine in the command that a search on another machine ended with.
 
-    sources: those of the search here. root: the photos' folder here; None removes the setting.
+    sources: those of the search here. root: the photos' folder here; None removes the setting. Does nothing if the
+    search was stopped before its end.
     """
+    if not (sweep / SEARCH_FILE).exists():
+        return
     summary = SearchSummary.read(sweep)
     if summary.words:
         python, script, *rest = summary.words

@@ -3,10 +3,14 @@
 import json
 import random
 import re
+import secrets
+import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +18,28 @@ from typing import Any
 import pytest
 
 from dogbreed.errors import ConfigError
-from dogbreed.run_folder import RunFolder
+from dogbreed.run_folder import RunFolder, write_json
 from launchers import launch, prepare
+from launchers.aws.layout import RunLocation
+from launchers.aws.results import download_search
 from launchers.base import Launcher
 from launchers.capacity_wait import CapacityWait
+from launchers.cli.download import downloaded
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import wait
+from launchers.local import LocalLauncher
 from launchers.plan import Plan
 from launchers.rehearsal.cloud import Rehearsal
+from launchers.runs.find import handle_for
 from launchers.sagemaker.training import SageMakerLauncher
-from launchers.spec import RunSpec
+from launchers.spec import RunSpec, SearchOutput
 from launchers.status import Cause, Handle, LaunchError, Phase
 from tests.support.launcher_contract import LauncherContract, until
 from tests.support.photos import tiny_settings
 from tests.support.project import TRAIN
 from tests.support.rehearsing import BUCKET, job_of, prepared, settings, states
 from tests.support.runs import history, same, unclocked, weights
+from tests.support.sweeps import Sweep
 
 pytestmark = pytest.mark.cloud
 
@@ -350,6 +360,61 @@ def test_without_waiting_it_comes_back_at_once(cloud: Rehearsal, place: Path, tm
     handle = Handle("sagemaker", "rehearsal", next((tmp_path / "runs").iterdir()).name)
     assert not launcher.status(handle).finished
     launcher.cancel(handle)
+
+
+def test_what_a_cancelled_run_has_left_comes_home_without_another_job(
+    cloud: Rehearsal, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("trainer.max_epochs=100000", "save.every_n_steps=1", "aws.reclaims=0")
+    launcher, plan = prepared(place, tmp_path / "runs" / "left", *words)
+    launcher.submit(plan)
+    assert launchers_command(["download", "left"]) == 1
+    assert "still running" in capsys.readouterr().err
+    next(line for line in launcher.logs(plan.handle, follow=True) if line.text.startswith("epoch 2/"))
+    hint = launcher.cancel(plan.handle).next_action.splitlines()[-1]
+    assert hint.startswith("Fetch what it has left: ")
+    assert launchers_command(shlex.split(hint)[shlex.split(hint).index("launchers") + 1 :]) == 0
+    said = capsys.readouterr().out
+    run = RunFolder(tmp_path / "runs" / "left")
+    for path in (run.log, run.path / "job.log", run.history, run.best):
+        assert path.stat().st_size > 0
+        assert f"runs/left/{path.relative_to(run.path)}" in said
+    assert len(history(run.path)) >= 2
+    assert "1 | epoch 2/" in (run.path / "job.log").read_text()
+    assert len(launcher.jobs.all(plan.spec.run_id)) == 1
+
+
+def test_a_search_that_was_cancelled_comes_home_with_its_trials(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
+    there, here = Sweep(tmp_path / "there"), tmp_path / "here"
+    here.mkdir()
+    there.run("hpo.n_trials=3")
+    left = there.folder()
+    run_id = f"cut-{secrets.token_hex(4)}"
+    trial = RunSpec.from_json((left / "00000" / "spec.json").read_text())
+    spec = replace(trial, run_id=run_id, folder=str(here), output=SearchOutput(left.name, 9))
+    (left / "best.json").unlink()  # a search that was cancelled has no result
+    with closing(sqlite3.connect(left / "study.db")) as database:  # and a trial that was running
+        database.execute("UPDATE trials SET state = 'RUNNING' WHERE number = 2")
+        database.commit()
+    (left / "00002" / "metrics.json").unlink()
+    location, s3 = RunLocation(f"s3://{BUCKET}/dogbreed/runs/{run_id}"), cloud.client("s3")
+    s3.put_object(
+        Bucket=BUCKET, Key=f"dogbreed/runs/{run_id}/spec.json", Body=json.dumps({"spec": json.loads(spec.to_json())})
+    )
+    for path in (path for path in left.rglob("*") if path.is_file() and "workers" not in path.parts):
+        s3.upload_file(str(path), BUCKET, f"dogbreed/runs/{run_id}/checkpoints/{path.relative_to(left)}")
+    handle = Handle("sagemaker", "rehearsal", run_id)
+    write_json(here / "launched.json", {"handle": str(handle), **cloud.place})
+    assert download_search(cloud, handle, location, "job") == here
+    assert (here / "00001" / "checkpoints" / "best.ckpt").exists()
+    shown = downloaded(LocalLauncher(), handle_for(here), as_json=False)
+    assert "2 of 3 trials have ended and are here" in shown
+    assert str(here / "00001") in shown
+    with closing(sqlite3.connect(here / "study.db")) as database:
+        assert database.execute("SELECT state FROM trials WHERE number = 2").fetchone() == ("WAITING",)
+    assert not (here / "00002" / "state.json").exists()
+    assert (here / "00000" / "state.json").exists()
 
 
 def test_watching_ends_a_run_early_and_that_is_no_failure(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
