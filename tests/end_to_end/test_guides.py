@@ -82,6 +82,7 @@ REHEARSED = {
     "python -m launchers attach RUN": "",
     "python -m launchers cancel RUN": "",
     "python -m launchers result RUN": "",
+    "python -m launchers download RUN": "",
     "python -m launchers cleanup": "",
     "python train.py resume=sagemaker://REGION/RUN": "aws=rehearsal",
     "python train.py resume=sagemaker://REGION/RUN launcher=sagemaker_gpu": "aws=rehearsal",
