@@ -33,6 +33,7 @@ from launchers.rehearsal.services.endpoints import Endpoints
 from launchers.rehearsal.services.identities import Identities
 from launchers.rehearsal.services.models import Models
 from launchers.rehearsal.services.monitoring import Monitoring
+from launchers.rehearsal.services.schedules import Schedules
 from launchers.rehearsal.services.training import TrainingJobs
 
 
@@ -44,7 +45,8 @@ def services(state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms) 
     logs = EndpointLogs(state_dir / "endpoint-logs")
     endpoints = Endpoints(state_dir / "endpoints", store, images, logs, configs, clock, meter)
     monitoring = Monitoring(endpoints, meter, alarms)
-    return [TrainingJobs(state_dir / "jobs", store), Identities(), models, configs, endpoints, monitoring]
+    schedules = Schedules(state_dir / "schedules", clock)
+    return [TrainingJobs(state_dir / "jobs", store), Identities(), models, configs, endpoints, monitoring, schedules]
 
 
 def main(state_dir: Path, idle_s: float) -> None:

@@ -58,13 +58,14 @@ class Surroundings:
 
 
 class Instance:
-    """Runs the image of a variant's model on one simulated machine. kind: its instance type.
+    """Runs the image of a variant's model on one simulated machine.
 
-    healthy: whether its container answers pings. outstanding: requests that it has not answered yet.
+    kind: its instance type. metrics: the MetricsConfig that holds for it. healthy: whether its container answers pings.
+    outstanding: requests that it has not answered yet.
     """
 
-    def __init__(self, around: Surroundings, variant: Variant, kind: str) -> None:
-        self.around, self.kind, self.variant = around, kind, variant
+    def __init__(self, around: Surroundings, variant: Variant, kind: str, metrics: Mapping[str, Any]) -> None:
+        self.around, self.kind, self.variant, self.metrics = around, kind, variant, metrics
         self.id = f"i-{secrets.token_hex(9)[:17]}"
         self.model = variant.model(kind)
         self.machine = Machine(around.record.folder / "machines" / self.id, {ML: "ml"})

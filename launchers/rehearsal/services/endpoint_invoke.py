@@ -46,7 +46,7 @@ def invoke(name: str, run: EndpointRun | None, asked: Mapping[str, Any], meter: 
     finally:
         run.balancer.give_back(instance)
     ended = time.monotonic()
-    meter.count(run.record, instance.variant.name, status, ended - started, started - began)
+    meter.count(name, instance.variant.name, instance.metrics, status, ended - started, started - began)
     if not 200 <= status < 300:
         raise _model_error(name, instance, status, content)
     return {

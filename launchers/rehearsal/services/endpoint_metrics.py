@@ -6,16 +6,15 @@ Source: "Amazon SageMaker AI metrics in Amazon CloudWatch" in the SageMaker deve
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moto.cloudwatch.models import MetricAggregatedDatum, MetricDatum, MetricDatumBase, cloudwatch_backends
 
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.names import ACCOUNT, REGION
-from launchers.rehearsal.services.endpoint_record import EndpointRecord
 
 if TYPE_CHECKING:
     from launchers.rehearsal.services.endpoint_instance import Instance
@@ -53,13 +52,20 @@ class Meter:
         self._cpu: dict[str, tuple[float, float]] = {}  # by instance: when it was looked at, seconds used until then
         self._cpu_due: dict[str, float] = {}  # by endpoint
 
-    def count(self, record: EndpointRecord, variant: str, status: int, model_s: float, overhead_s: float) -> None:
-        """Count one invocation. status: of the container's answer; 0 for none."""
-        enhanced = record.metrics.get("EnableEnhancedMetrics", False)
-        period_s = record.metrics.get("MetricPublishFrequencyInSeconds", _PERIOD_S) if enhanced else _PERIOD_S
+    def count(
+        self,
+        endpoint: str,
+        variant: str,
+        config: Mapping[str, Any],
+        status: int,
+        model_s: float,
+        overhead_s: float,
+    ) -> None:
+        """Count one invocation. config: the variant's MetricsConfig. status: of the container's answer; 0 for none."""
+        period_s = _frequency(config) if config.get("EnableEnhancedMetrics") else _PERIOD_S
         start = self.clock.now() // period_s * period_s
         with self._lock:
-            bucket = self._invocations[_Bucket(record.name, variant, start, period_s)]
+            bucket = self._invocations[_Bucket(endpoint, variant, start, period_s)]
             bucket.append(_Invocation(status, 1e6 * model_s, 1e6 * overhead_s))
 
     def publish(self, runs: "Iterable[EndpointRun]") -> None:
@@ -74,7 +80,7 @@ class Meter:
         for bucket, found in due.items():
             self._publish_invocations(bucket, found)
         for run in runs:
-            frequency = run.record.metrics.get("MetricPublishFrequencyInSeconds", _PERIOD_S)
+            frequency = _frequency(run.record.metrics)
             if now >= self._cpu_due.get(run.record.name, 0.0):
                 self._cpu_due[run.record.name] = now // frequency * frequency + frequency
                 self._publish_cpu(run, now // frequency * frequency - frequency)
@@ -115,6 +121,10 @@ class Meter:
     def _moment(self, start: float) -> datetime:
         """Return a period's time stamp: real, without a time zone, as moto has them."""
         return datetime.fromtimestamp(self.clock.real(start + 0.1), UTC).replace(tzinfo=None)
+
+
+def _frequency(config: Mapping[str, Any]) -> int:
+    return int(config.get("MetricPublishFrequencyInSeconds", _PERIOD_S))
 
 
 def _dimensions(endpoint: str, variant: str) -> list[dict[str, str]]:

@@ -60,7 +60,7 @@ class Updating:
 
     def _replace_fleet(self) -> None:
         endpoint, blue = self.endpoint, self.endpoint.fleet
-        endpoint.green = green = Fleet(endpoint.around, self.change.variants)
+        endpoint.green = green = Fleet(endpoint.around, self.change.variants, self.change.metrics)
         green.start(self._ended)
         self._check()
         routing = self.policy.get("TrafficRoutingConfiguration", {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0})

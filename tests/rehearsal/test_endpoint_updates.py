@@ -1,0 +1,281 @@
+"""Updates of endpoints in the rehearsal cloud: traffic in steps, bake times, rollback by alarms, capacities."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launchers.rehearsal import process
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.rehearsal.names import ACCOUNT, REGION, SERVER_FILE
+from launchers.rehearsal.service import Refused
+from launchers.rehearsal.services.endpoint_record import Variant
+from launchers.rehearsal.services.endpoint_update import check_deployment, shares
+from tests.support.deployed import KIND, Hosting, archive, refusal
+from tests.support.launcher_contract import until
+
+ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}"
+ALL_AT_ONCE = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 60}
+
+
+def variants(count: int) -> list[Variant]:
+    return [Variant({"VariantName": "main"}, {}, count, 1.0)]
+
+
+def policy(kind: str, wait_s: int = 60, **more: Any) -> dict[str, Any]:
+    routing = {"Type": kind, "WaitIntervalInSeconds": wait_s, **more}
+    return {"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing}}
+
+
+# --- what may be asked for ---
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.booleans())
+def test_a_canary_is_at_most_half_of_the_instances(count: int, size: int, in_percent: bool) -> None:
+    asked = {"Type": "CAPACITY_PERCENT", "Value": 5 * size} if in_percent else {"Type": "INSTANCE_COUNT", "Value": size}
+    fits = 5 * size <= 50 if in_percent else 2 * size <= count
+    deployment = policy("CANARY", CanarySize=asked)
+    if fits:
+        check_deployment(deployment, variants(count))
+    else:
+        with pytest.raises(Refused, match="less than or equal to 50% of the variant's total instance count"):
+            check_deployment(deployment, variants(count))
+
+
+@given(st.integers(10, 50))
+def test_linear_steps_grow_evenly_and_end_with_all_traffic(percent: int) -> None:
+    size = {"Type": "CAPACITY_PERCENT", "Value": percent}
+    found = list(shares({"Type": "LINEAR", "LinearStepSize": size}, variants(4)))
+    assert found[-1] == 1.0
+    assert found == sorted(set(found))
+    assert all(0 < later - sooner <= percent / 100 + 1e-9 for sooner, later in zip([0.0, *found], found, strict=False))
+    assert len(found) == -(-100 // percent)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "text"),
+    [
+        (policy("CANARY"), "CanarySize must be specified"),
+        (policy("ALL_AT_ONCE", CanarySize={"Type": "INSTANCE_COUNT", "Value": 1}), "CanarySize must not be specified"),
+        (policy("LINEAR", LinearStepSize={"Type": "CAPACITY_PERCENT", "Value": 5}), "LinearStepSize must be 10-50%"),
+        ({"RollingUpdatePolicy": {}}, "no rolling deployments"),
+    ],
+)
+def test_deployments_that_cannot_be_are_refused(deployment: dict[str, Any], text: str) -> None:
+    with pytest.raises(Refused, match=text):
+        check_deployment(deployment, variants(2))
+
+
+def test_a_deployment_must_have_time_for_its_waits() -> None:
+    asked = policy("CANARY", 300, CanarySize={"Type": "INSTANCE_COUNT", "Value": 1})
+    asked["BlueGreenUpdatePolicy"] |= {"TerminationWaitInSeconds": 100, "MaximumExecutionTimeoutInSeconds": 701}
+    check_deployment(asked, variants(2))
+    asked["BlueGreenUpdatePolicy"]["MaximumExecutionTimeoutInSeconds"] = 700
+    with pytest.raises(Refused, match=r"greater than the total waiting time .*700"):
+        check_deployment(asked, variants(2))
+
+
+# --- endpoints that are updated ---
+
+
+@pytest.fixture(scope="module")
+def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
+    place = tmp_path_factory.mktemp("updates") / "state"
+    try:
+        made = Hosting(Rehearsal(state_dir=str(place), reclaims=0, clock_rate=10)).ready()
+        made.data("second", archive(answer="pug"))
+        made.model("second", data="second")
+        made.model("failing", data="second", fail_all=1)
+        made.model("silent", data="second", ping_status=500)
+        for model in ("second", "failing"):
+            for count in (1, 2):
+                made.config(f"{model}-{count}", model, count)
+        made.config("silent-1", "silent", ContainerStartupHealthCheckTimeoutInSeconds=60)
+        yield made
+    finally:
+        process.stop(place)
+
+
+def change(hosting: Hosting, name: str, config: str, **more: Any) -> None:
+    hosting.sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=config, **more)
+
+
+def alarm(hosting: Hosting, name: str, endpoint: str) -> dict[str, Any]:
+    """Create an alarm that goes off at the first answer with 5xx; the configuration for a rollback by it."""
+    hosting.cloud.client("cloudwatch").put_metric_alarm(
+        AlarmName=name,
+        Namespace="AWS/SageMaker",
+        MetricName="Invocation5XXErrors",
+        Dimensions=[{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": "main"}],
+        Statistic="Sum",
+        Period=60,
+        EvaluationPeriods=1,
+        Threshold=0,
+        ComparisonOperator="GreaterThanThreshold",
+        TreatMissingData="notBreaching",
+    )
+    return {"AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name}]}}
+
+
+def state(hosting: Hosting, name: str) -> str:
+    return str(hosting.cloud.client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"][0]["StateValue"])
+
+
+@pytest.mark.cloud
+def test_an_update_replaces_all_instances_and_loses_no_request(hosting: Hosting) -> None:
+    hosting.deploy("swap")
+    before = hosting.ask("swap")["pid"]
+    answers: list[str] = []
+    ended = threading.Event()
+
+    def traffic() -> None:
+        while not ended.is_set():
+            answers.append(hosting.ask("swap")["model"])
+
+    client = threading.Thread(target=traffic)
+    client.start()
+    try:
+        change(hosting, "swap", "second-1")
+        shown = hosting.shown("swap")
+        assert shown["EndpointStatus"] == "Updating"
+        assert shown["EndpointConfigName"] == "swap"
+        assert shown["PendingDeploymentSummary"]["EndpointConfigName"] == "second-1"
+        in_progress = f'Cannot update in-progress endpoint "{ARN}:endpoint/swap".'
+        again = {"EndpointName": "swap", "EndpointConfigName": "second-1"}
+        assert refusal(hosting.sagemaker.update_endpoint, **again)[1] == in_progress
+        assert refusal(hosting.sagemaker.delete_endpoint, EndpointName="swap")[1] == in_progress
+        after = hosting.settled("swap")
+    finally:
+        ended.set()
+        client.join()
+    assert (after["EndpointStatus"], after["EndpointConfigName"]) == ("InService", "second-1")
+    assert "PendingDeploymentSummary" not in after
+    assert set(answers) == {"boxer", "pug"}
+    assert answers == sorted(answers)  # none of the old ones after the first of the new ones
+    assert hosting.ask("swap")["pid"] != before
+    hosting.sagemaker.delete_model(ModelName="swap")
+    hosting.delete("swap")
+
+
+@pytest.mark.cloud
+def test_a_canary_gets_its_share_until_all_traffic_shifts(hosting: Hosting) -> None:
+    hosting.deploy("canary", 2)
+    canary = {"Type": "INSTANCE_COUNT", "Value": 1}
+    one = {
+        "EndpointName": "canary",
+        "EndpointConfigName": "second-1",
+        "DeploymentConfig": policy("CANARY", CanarySize=canary),
+    }
+    assert "less than or equal to 50%" in refusal(hosting.sagemaker.update_endpoint, **one)[1]
+    change(hosting, "canary", "second-2", DeploymentConfig=policy("CANARY", 20, CanarySize=canary))
+
+    def status_of_green() -> str:
+        pending = hosting.shown("canary").get("PendingDeploymentSummary", {}).get("ProductionVariants")
+        return str(pending[0].get("VariantStatus", [{"Status": ""}])[0]["Status"]) if pending else ""
+
+    until(lambda: status_of_green() == "Baking")
+    seen = [hosting.ask("canary")["model"] for _ in range(20)]
+    assert seen.count("pug") == 10
+    after = hosting.settled("canary")
+    assert after["LastDeploymentConfig"]["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]["Type"] == "CANARY"
+    assert {hosting.ask("canary")["model"] for _ in range(4)} == {"pug"}
+    hosting.delete("canary")
+
+
+@pytest.mark.cloud
+def test_a_model_that_fails_is_rolled_back_by_an_alarm_during_the_bake(hosting: Hosting) -> None:
+    hosting.deploy("guarded")
+    rollback = alarm(hosting, "guarded-5xx", "guarded")
+    until(lambda: state(hosting, "guarded-5xx") == "OK")  # missing data does not breach
+    change(hosting, "guarded", "failing-1", DeploymentConfig={**policy("ALL_AT_ONCE", 600), **rollback})
+    until(lambda: refusal(hosting.runtime.invoke_endpoint, EndpointName="guarded", Body=b"x")[0] == "ModelError")
+    after = hosting.settled("guarded")
+    assert (after["EndpointStatus"], after["EndpointConfigName"]) == ("InService", "guarded")
+    assert "guarded-5xx" in after["FailureReason"]
+    assert state(hosting, "guarded-5xx") == "ALARM"
+    assert hosting.ask("guarded")["model"] == "boxer"
+    until(lambda: state(hosting, "guarded-5xx") == "OK")  # once the errors are over
+    statistics = hosting.cloud.client("cloudwatch").get_metric_statistics(
+        Namespace="AWS/SageMaker",
+        MetricName="Invocation5XXErrors",
+        Dimensions=[{"Name": "EndpointName", "Value": "guarded"}, {"Name": "VariantName", "Value": "main"}],
+        StartTime=after["CreationTime"],
+        EndTime=after["LastModifiedTime"].replace(year=after["LastModifiedTime"].year + 1),
+        Period=3600,
+        Statistics=["Sum"],
+    )
+    assert sum(point["Sum"] for point in statistics["Datapoints"]) >= 1
+    hosting.delete("guarded")
+
+
+@pytest.mark.cloud
+def test_a_model_that_never_answers_pings_is_rolled_back(hosting: Hosting) -> None:
+    hosting.deploy("pinged")
+    change(hosting, "pinged", "silent-1")
+    after = hosting.settled("pinged")
+    assert (after["EndpointStatus"], after["EndpointConfigName"]) == ("InService", "pinged")
+    assert "did not pass the ping health check" in after["FailureReason"]
+    assert hosting.ask("pinged")["model"] == "boxer"
+    hosting.delete("pinged")
+
+
+@pytest.mark.cloud
+def test_capacities_change_and_are_retained_over_an_update(hosting: Hosting) -> None:
+    hosting.deploy("scaled")
+    limited = hosting.with_faults(quotas={KIND: 3})
+    wanted = [{"VariantName": "main", "DesiredInstanceCount": 2, "DesiredWeight": 0.5}]
+    capacities = limited.sagemaker.update_endpoint_weights_and_capacities
+    capacities(EndpointName="scaled", DesiredWeightsAndCapacities=wanted)
+    assert hosting.shown("scaled")["EndpointStatus"] == "Updating"
+    variant = hosting.settled("scaled")["ProductionVariants"][0]
+    assert (variant["CurrentInstanceCount"], variant["CurrentWeight"]) == (2, 0.5)
+    refused = refusal(
+        limited.sagemaker.update_endpoint,
+        EndpointName="scaled",
+        EndpointConfigName="second-1",
+        RetainAllVariantProperties=True,
+    )
+    assert refused[0] == "ResourceLimitExceeded"  # both fleets count: 2 + 2
+    assert "current utilization of 2 Instances and a request delta of 2 Instances" in refused[1]
+    change(hosting, "scaled", "second-1", RetainAllVariantProperties=True)
+    variant = hosting.settled("scaled")["ProductionVariants"][0]
+    assert (variant["CurrentInstanceCount"], variant["CurrentWeight"]) == (2, 0.5)
+    scarce = hosting.with_faults(no_capacity_of=[KIND]).sagemaker.update_endpoint_weights_and_capacities
+    scarce(EndpointName="scaled", DesiredWeightsAndCapacities=[{"VariantName": "main", "DesiredInstanceCount": 4}])
+    after = hosting.settled("scaled")
+    assert "InsufficientInstanceCapacity" in after["FailureReason"]
+    assert after["ProductionVariants"][0]["DesiredInstanceCount"] == 2
+    change(hosting, "scaled", "second-1")
+    assert hosting.settled("scaled")["ProductionVariants"][0]["CurrentInstanceCount"] == 1
+    hosting.delete("scaled")
+
+
+@pytest.mark.cloud
+def test_an_update_goes_on_after_the_cloud_was_killed_and_alarms_and_images_are_kept(tmp_path: Path) -> None:
+    place = tmp_path / "state"
+    hosting = Hosting(Rehearsal(state_dir=str(place), reclaims=0, clock_rate=10)).ready()
+    try:
+        hosting.data("second", archive(answer="pug"))
+        hosting.config("second", hosting.model("second", data="second"))
+        hosting.deploy("kept")
+        alarm(hosting, "kept-5xx", "kept")
+        change(hosting, "kept", "second", DeploymentConfig=policy("ALL_AT_ONCE", 50))
+        os.kill(json.loads((place / SERVER_FILE).read_text())["pid"], signal.SIGKILL)
+        until(lambda: process.running(place) is None)
+        again = Hosting(Rehearsal(state_dir=str(place), reclaims=0))
+        after = again.settled("kept")
+        assert (after["EndpointStatus"], after["EndpointConfigName"]) == ("InService", "second")
+        assert again.ask("kept")["model"] == "pug"
+        found = again.cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
+        assert [(each["AlarmName"], each["Period"], len(each["Dimensions"])) for each in found] == [("kept-5xx", 60, 2)]
+        images = again.cloud.client("ecr").describe_images(repositoryName="dogs")["imageDetails"]
+        assert images[0]["imageTags"] == ["one"]
+    finally:
+        process.stop(place)

@@ -1,0 +1,194 @@
+"""Metrics of endpoints and alarms on them, without a cloud: periods, statistics, states, on a clock moved by hand."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from moto.cloudwatch.models import MetricAggregatedDatum, MetricDatum, cloudwatch_backends
+
+from launchers.rehearsal.clock import Clock
+from launchers.rehearsal.names import ACCOUNT, REGION
+from launchers.rehearsal.services.alarms import Alarms, alarm_states, rule_of, statistic
+from launchers.rehearsal.services.endpoint_metrics import Meter
+
+OF_DOGS = [{"Name": "EndpointName", "Value": "dogs"}, {"Name": "VariantName", "Value": "main"}]
+START = 1_800_000_000.0
+
+
+@dataclass
+class Hand:
+    """A clock that the test moves."""
+
+    moment: float = START
+
+    def now(self) -> float:
+        return self.moment
+
+    def at(self, moment: float) -> float:
+        return moment
+
+    def real(self, shown: float) -> float:
+        return shown
+
+
+@pytest.fixture(autouse=True)
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """CloudWatch without any metrics or alarms. The hand's clock is in the future, so nothing is old."""
+    found = cloudwatch_backends[ACCOUNT][REGION]
+    found.reset()
+    yield found
+    found.reset()
+
+
+def put_alarm(backend: Any, **changed: Any) -> Any:
+    given = {
+        "name": "high",
+        "namespace": "AWS/SageMaker",
+        "metric_name": "Invocation5XXErrors",
+        "comparison_operator": "GreaterThanThreshold",
+        "evaluation_periods": 1,
+        "period": 60,
+        "threshold": 0.0,
+        "statistic": "Sum",
+        "description": "",
+        "dimensions": OF_DOGS,
+        "alarm_actions": [],
+    }
+    return backend.put_metric_alarm(**{**given, **changed})
+
+
+def alarms(tmp_path: Path, clock: Any) -> Alarms:
+    return Alarms(tmp_path / "alarms.json", clock)
+
+
+def test_an_alarm_follows_what_invocations_publish(backend: Any, tmp_path: Path) -> None:
+    clock = Hand()
+    meter, watched = Meter(clock), alarms(tmp_path, clock)  # type: ignore[arg-type]
+    put_alarm(backend)
+    found = []
+    for minute, statuses in enumerate([[], [200, 422], [200, 500], [], []]):
+        clock.moment = START + 60 * minute + 1
+        for status in statuses:
+            meter.count("dogs", "main", {}, status, 0.1, 0.01)
+        clock.moment = START + 60 * (minute + 1)
+        meter.publish([])
+        watched.evaluate()
+        found.append(backend.alarms["high"].state_value)
+    # without data CloudWatch looks at two older periods as well, so the state stays for so long
+    assert found == ["INSUFFICIENT_DATA", "OK", "ALARM", "ALARM", "ALARM"]
+    names = {"Invocations": 4, "Invocation4XXErrors": 1, "Invocation5XXErrors": 1, "ModelLatency": 4e5}
+    for name, total in names.items():
+        data = [each for each in backend.metric_data if each.name == name]
+        assert sum(statistic([each], "Sum") for each in data) == pytest.approx(total)
+
+
+def test_invocations_are_published_each_minute_unless_enhanced_metrics_say_otherwise(backend: Any) -> None:
+    clock = Hand()
+    meter = Meter(clock)  # type: ignore[arg-type]
+    frequent = {"MetricPublishFrequencyInSeconds": 10}
+    meter.count("plain", "main", frequent, 200, 0.1, 0.01)
+    meter.count("enhanced", "main", {**frequent, "EnableEnhancedMetrics": True}, 200, 0.1, 0.01)
+    clock.moment += 10
+    meter.publish([])
+    assert {each.dimensions[0].value for each in backend.metric_data} == {"enhanced"}
+    clock.moment += 50
+    meter.publish([])
+    assert {each.dimensions[0].value for each in backend.metric_data} == {"enhanced", "plain"}
+
+
+def test_a_changed_alarm_keeps_its_state_and_a_deleted_one_is_forgotten(backend: Any, tmp_path: Path) -> None:
+    clock = Hand()
+    watched = alarms(tmp_path, clock)
+    put_alarm(backend)
+    watched.evaluate()
+    backend.set_alarm_state("high", "by hand", "{}", "ALARM")
+    watched.evaluate()
+    put_alarm(backend, treat_missing_data="ignore")
+    assert alarm_states(["high"]) == {"high": "OK"}  # as moto makes them
+    watched.evaluate()
+    assert alarm_states(["high"]) == {"high": "ALARM"}
+    backend.delete_alarms(["high"])
+    watched.evaluate()
+    put_alarm(backend)
+    watched.evaluate()
+    assert alarm_states(["high", "none"]) == {"high": "INSUFFICIENT_DATA"}
+
+
+@pytest.mark.parametrize(
+    ("operator", "value", "breaches"),
+    [
+        ("GreaterThanThreshold", 5.0, False),
+        ("GreaterThanOrEqualToThreshold", 5.0, True),
+        ("GreaterThanOrEqualToThreshold", 4.999, False),
+        ("LessThanThreshold", 5.0, False),
+        ("LessThanOrEqualToThreshold", 5.0, True),
+        ("LessThanOrEqualToThreshold", 5.001, False),
+    ],
+)
+def test_operators_with_equality(backend: Any, operator: str, value: float, breaches: bool) -> None:
+    rule = rule_of(put_alarm(backend, comparison_operator=operator, threshold=5.0))
+    assert rule is not None
+    assert rule.breached_by(value) is breaches
+
+
+def test_alarms_survive_a_restart(backend: Any, tmp_path: Path) -> None:
+    clock = Hand()
+    watched = alarms(tmp_path, clock)
+    put_alarm(backend, datapoints_to_alarm=1, evaluation_periods=2, treat_missing_data="breaching")
+    watched.evaluate()
+    assert alarm_states(["high"]) == {"high": "ALARM"}
+    before = vars(backend.alarms["high"])
+    backend.reset()
+    alarms(tmp_path, clock).load()
+    after = vars(backend.alarms["high"])
+    assert {key: after[key] for key in before if "timestamp" not in key and key != "history"} == {
+        key: before[key] for key in before if "timestamp" not in key and key != "history"
+    }
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=30), st.integers(0, 30), st.integers(1, 100))
+def test_statistics_do_not_depend_on_how_the_data_was_put(values: list[int], cut: int, rank: int) -> None:
+    moment = datetime.now(UTC)
+
+    def single(value: int) -> MetricDatum:
+        return MetricDatum("n", "m", value, [], moment)
+
+    first, second = values[:cut], values[cut:]
+    sets = [
+        MetricAggregatedDatum("n", "m", min(part), max(part), len(part), sum(part), [], moment)
+        for part in (first, second)
+        if part
+    ]
+    singles = [single(value) for value in values]
+    for kind, expected in (
+        ("Sum", sum(values)),
+        ("SampleCount", len(values)),
+        ("Average", sum(values) / len(values)),
+        ("Minimum", min(values)),
+        ("Maximum", max(values)),
+    ):
+        assert statistic(sets, kind) == pytest.approx(expected)
+        assert statistic(singles, kind) == pytest.approx(expected)
+    at_most = statistic(singles, f"p{rank}")
+    assert sum(value <= at_most for value in values) >= math.ceil(rank / 100 * len(values))
+    assert at_most in values
+
+
+def test_a_faster_clock_goes_on_from_what_it_shows(tmp_path: Path) -> None:
+    clock = Clock(tmp_path / "clock.json")
+    before = clock.now()
+    clock.set_rate(10)
+    assert clock.now() - before < 1
+    assert clock.at(clock.real(before) + 6) - before == pytest.approx(60)
+    assert clock.wait(0.5) is True
+    assert clock.wait(60, lambda: True) is False
+    again = Clock(tmp_path / "clock.json")
+    again.load()
+    assert again.rate == 10
+    assert again.now() == pytest.approx(clock.now(), abs=1)
