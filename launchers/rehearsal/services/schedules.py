@@ -51,7 +51,7 @@ class Schedule:
 
     @property
     def enabled(self) -> bool:
-        return self.request.get("State", "ENABLED") == "ENABLED"
+        return bool(self.request.get("State", "ENABLED") == "ENABLED")
 
     @property
     def policy(self) -> Mapping[str, int]:
