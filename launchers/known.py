@@ -5,7 +5,7 @@ The files are read as they are, without Hydra, so that the check takes milliseco
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib.util import find_spec
@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed import commands
+from launchers import choices
+from launchers.choices import read_yaml, shown
 from launchers.project import PROJECT
 
 _OURS = ("data", "model")  # groups whose files list every argument of their class
-_OPEN = ("logger", "launcher", "aws", "hpo", "hydra")  # checked where their classes are built, on this machine
+_OPEN = ("logger", "hydra")  # their classes may have any further argument
+_CHOSEN = ("launcher", "aws", "hpo")  # each file of these groups lists every argument of its class
 _MEANT = {  # what other libraries call it
     "epochs": "trainer.max_epochs", "num_epochs": "trainer.max_epochs", "patience": "trainer.max_epochs",
     "early_stopping": "trainer.max_epochs", "learning_rate": "model.lr", "num_workers": "data.workers",
@@ -37,14 +40,22 @@ def findings(config: Mapping[str, Any]) -> Iterator[str]:
         if re.search(rf"\$\{{{re.escape(key)}\b", interpolated):
             continue
         yield f"Nothing reads the setting {key}.\n{hint(key, value)}"
+    for group in _CHOSEN:
+        node = config.get(group)
+        for key, value, name in choices.unread(group, node) if isinstance(node, Mapping) else ():
+            if not re.search(rf"\$\{{{group}\.{re.escape(key)}\b", interpolated):
+                yield f"Nothing reads the setting {group}.{key}.\n{choices.hint_in(group, name, key, value)}"
 
 
-def hint(key: str, value: Any = None) -> str:
-    """Return what to try instead of a setting that does not exist."""
+def hint(key: str, value: Any = None, typed: Sequence[str] = ()) -> str:
+    """Return what to try instead of a setting that does not exist. typed: the overrides of the command."""
+    group, _, rest = key.lstrip("+~").partition(".")
+    if group in choices.GROUPS and rest:
+        return choices.hint(group, rest, value, typed)
     if _can_be_added(key):
-        return f"Try: {_shown(f'+{key}', value)}"
+        return f"Try: {shown(f'+{key}', value)}"
     if found := near(key):
-        return f"Try: {' or '.join(_shown(name, value) for name in found)}"
+        return f"Try: {' or '.join(shown(name, value) for name in found)}"
     return f"Try: {commands.train('--help')}, which lists all settings"
 
 
@@ -58,17 +69,14 @@ def near(key: str) -> list[str]:
     for known in keys:
         by_name.setdefault(known.rpartition(".")[2], []).append(known)
     found = [known for name in get_close_matches(path[-1], by_name, 3, 0.7) for known in by_name[name]]
-    return (found or get_close_matches(".".join(path), keys, 3, 0.7))[:3]
-
-
-def _shown(key: str, value: Any) -> str:
-    return commands.setting(key, value) if isinstance(value, str | int | float | bool) else key
+    whole = [known for known in keys if len(path) == 1 or "." in known]  # a group alone is no setting in a group
+    return (found or get_close_matches(".".join(path), whole, 3, 0.7))[:3]
 
 
 def _unread(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     tree = _tree()
     for key, value in config.items():
-        if key in _OPEN:
+        if key in (*_OPEN, *_CHOSEN):
             continue
         if key not in tree:
             yield from _leaves(key, value)
@@ -117,7 +125,7 @@ def _can_be_added(key: str) -> bool:
 def _tree() -> dict[str, Any]:
     """Return the keys that exist, nested. `_target_` holds the classes whose arguments are listed."""
     conf = PROJECT / "conf"
-    tree = _read(conf / "config.yaml")
+    tree = dict(read_yaml(conf / "config.yaml"))
     for name in ("defaults", "hydra", "_target_"):
         tree.pop(name, None)
     for group in (folder.name for folder in conf.iterdir() if folder.is_dir()):
@@ -125,16 +133,9 @@ def _tree() -> dict[str, Any]:
         if group in (*_OURS, "trainer"):
             tree[group] = {}
             for file in sorted((conf / group).glob("*.yaml")):
-                _merge(tree[group], _read(file))
+                _merge(tree[group], read_yaml(file))
             tree[group].pop("defaults", None)
     return tree
-
-
-def _read(file: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
-
-    loaded: dict[str, Any] = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return loaded or {}
 
 
 def _merge(tree: dict[str, Any], other: Mapping[str, Any]) -> None:

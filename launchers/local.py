@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from dogbreed import commands
 from dogbreed.commands import override, shown_path
 from dogbreed.distributed import ranks
-from dogbreed.errors import ConfigError, StorageError, raise_findings
+from dogbreed.errors import ConfigError, StorageError, WeightsError, raise_findings
 from dogbreed.run_folder import RunFolder, storage_error, write_text
 from launchers.base import Capabilities, CleanupReport, Cloud
 from launchers.overrides import STAYS_HERE
@@ -23,7 +24,7 @@ from launchers.project import describe_commit
 from launchers.remote.context import on_rented_machine
 from launchers.runs.find import folder_of, handle_for, resume_command, run_folders
 from launchers.runs.half_written import half_written
-from launchers.runs.identity import refuse_other_settings
+from launchers.runs.identity import has_begun, refuse_other_settings
 from launchers.runs.kept import FinishedRun
 from launchers.runs.launched import launched
 from launchers.runs.log import LogFile, read_lines, tail
@@ -91,8 +92,8 @@ class LocalLauncher:
         """Train, and return when training has ended. An error of the run is recorded, then raised.
 
         A run that has succeeded is not trained again, unless files of its result are missing, and one that was
-        interrupted is resumed. Raises LaunchError if another process is training it, and StorageError if its folder
-        cannot be written.
+        interrupted is resumed. If its settings are refused before anything was trained, no new folder is left.
+        Raises LaunchError if another process is training it, and StorageError if its folder cannot be written.
         """
         folder = RunFolder(Path(plan.spec.folder))
         if not ranks.here().first:  # the first process records the state of all
@@ -100,6 +101,7 @@ class LocalLauncher:
             return plan.handle
         state: State | None = None
         finished: FinishedRun | None = None
+        is_new = not (folder.path.is_dir() and any(folder.path.iterdir()))
         try:
             with _storage_errors(folder.path), claimed(folder.path):
                 before = self.status(plan.handle)
@@ -120,7 +122,10 @@ class LocalLauncher:
             RUNNING_HERE.add(folder.path)
             self._run(plan.spec, folder, state, watch)
         except BaseException as error:  # including Ctrl-C while torch is being imported
-            if state is not None:
+            refused = isinstance(error, ConfigError | WeightsError) and not has_begun(folder.path)
+            if refused and is_new and not on_rented_machine():
+                shutil.rmtree(folder.path, ignore_errors=True)
+            elif state is not None:
                 _record_end(folder, state, error, finished)
             raise
         finally:

@@ -21,7 +21,7 @@ def message(error: Exception) -> str:
     """Return what Hydra or OmegaConf found wrong, in words for the person who typed the command."""
     text = str(error).strip()
     if found := _UNKNOWN.match(text):
-        return f"{found[1]} is not a setting.\n{known.hint(found[1], _typed_value(found[1]))}"
+        return f"{found[1]} is not a setting.\n{known.hint(found[1], _typed_value(found[1]), sys.argv[1:])}"
     if found := _AMBIGUOUS.match(text):
         one_value = commands.override(found[1], found[2])
         return f"{found[1]}={found[2]} could be several values or one with a comma in it.\n" + commands.one_per_line(

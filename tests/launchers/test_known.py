@@ -7,6 +7,7 @@ from hydra.errors import ConfigCompositionException
 
 from dogbreed.errors import ConfigError
 from launchers import prepare
+from launchers.choices import unread
 from launchers.cli.hydra_errors import message
 from launchers.known import hint, near
 
@@ -27,6 +28,10 @@ from launchers.known import hint, near
         ("+features.view=2", "features.view", "features.views=2"),
         ("+ranks.timeout=2", "ranks.timeout", "ranks.timeout_s=2"),
         ("+sed=1", "sed", "seed=1"),
+        ("+launcher.foo=1", "launcher.foo", "conf/launcher/local.yaml has runs_dir, sweeps_dir."),
+        ("+launcher.spot=true", "launcher.spot", "launcher=sagemaker_spot launcher.spot=True"),
+        ("+aws.regoin=x", "aws.regoin", "aws.region=x"),
+        ("+hpo.trials=2", "hpo.trials", "hpo.n_trials=2"),
     ],
 )
 def test_what_nothing_reads_is_refused(typed: str, key: str, meant: str, tmp_path: Path) -> None:
@@ -56,12 +61,21 @@ def test_all_such_settings_are_listed_at_once_also_those_of_a_file(tmp_path: Pat
         ["logger=csv", "+logger.flush_logs_every_n_steps=1"],
         ["data=drawn", "+data.source.processes=1"],
         ["aws=rehearsal", "+aws.faults.no_capacity=1"],
+        ["+aws.mine=1e-3", "model.lr=${aws.mine}"],
         ["data.augment=null"],
         ["model._target_=tests.support.somebody.Model", "+model.depth=3"],
     ],
 )
 def test_what_something_reads_is_taken(typed: list[str], tmp_path: Path) -> None:
     prepare([*typed, f"hydra.run.dir={tmp_path}"])
+
+
+def test_somebody_s_own_launcher_may_have_any_settings() -> None:
+    assert not [*unread("launcher", {"_target_": "mine.Launcher", "depth": 3})]
+    spot = {"spot": True, "instance_type": "ml.m5.large", "max_wait_s": 28800}
+    target = "launchers.sagemaker.training.SageMakerLauncher"
+    found = unread("launcher", {"_target_": target, **spot, "depth": 3})
+    assert [*found] == [("depth", 3, "sagemaker_spot")]
 
 
 def test_an_argument_of_lightning_s_trainer_is_to_be_added() -> None:
@@ -73,6 +87,32 @@ def test_no_setting_is_made_up() -> None:
 
     assert set(_MEANT.values()) - set(_keys()) == {"hydra.run.dir"}
     assert near("something_else_entirely") == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("launcher.foo=1", "conf/launcher/local.yaml has runs_dir, sweeps_dir.\nTry: "),
+        ("launcher.run_dir=x", "Try: launcher.runs_dir=x"),
+        ("launcher.spot=true", "Try: launcher=sagemaker_gpu launcher.spot=True\n or: launcher=sagemaker_multi "),
+        ("launcher=sagemaker_spot launcher.instance=2", "Try: launcher.instances=2"),
+        ("launcher=sagemaker_spot launcher.max_wait=60", "Try: launcher.max_wait_s=60"),
+        ("launcher=sagemaker_gpu launcher.runs_dir=x", "Try: launcher=local launcher.runs_dir=x"),
+        ("aws.state_dir=x", "Try: aws=rehearsal aws.state_dir=x"),
+        ("aws=rehearsal aws.faults.no_capacity=1", "Try: +aws.faults.no_capacity=1"),
+        ("aws.profile=x", "conf/aws/account.yaml has region, bucket, role.\nTry: "),
+        ("hpo.trials=3", "Try: hpo=optuna hpo.n_trials=3"),
+        ("hpo=optuna hpo.n_trial=3", "Try: hpo.n_trials=3"),
+        ("logger=csv logger.foo=3", "conf/logger/csv.yaml has name.\nTry: "),
+        ("hydra.foo=1", "Try: python train.py --help"),
+    ],
+)
+def test_the_hint_is_about_the_file_that_was_chosen(typed: str, expected: str) -> None:
+    words = typed.split()
+    key, _, value = words[-1].partition("=")
+    found = hint(key, {"true": True}.get(value, int(value) if value.isdigit() else value), words)
+    assert found.startswith(expected)
+    assert f"{key.partition('.')[0]}=1" not in found
 
 
 def test_hydra_s_advice_to_add_an_unknown_setting_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

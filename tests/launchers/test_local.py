@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dogbreed.commands import override, shown_path, unquoted
 from dogbreed.distributed.ranks import PeerLost
-from dogbreed.errors import CheckpointError, ConfigError, DataError, StorageError
+from dogbreed.errors import CheckpointError, ConfigError, DataError, StorageError, WeightsError
 from dogbreed.run_folder import RunFolder, write_text
 from launchers import launch, prepare
 from launchers.base import Launcher
@@ -235,6 +235,35 @@ def test_waiting_polls_until_the_run_has_finished() -> None:
     waits: list[float] = []
     assert wait(Scripted(poll_s=7), Handle("local", "", "x"), sleep=waits.append).metrics == {"val/acc": 1.0}
     assert waits == [7, 7]
+
+
+@pytest.mark.parametrize("setting", ["trainer.max_epochs=0", "model.weights=nope", "model.backbone=nope", "seed=-1"])
+@pytest.mark.parametrize("before", [None, "empty", "notes"])
+def test_a_refused_run_leaves_no_folder_unless_there_was_one(
+    setting: str, before: str | None, tiny_overrides: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    if before is not None:
+        folder.mkdir()
+    if before == "notes":
+        (folder / "notes.txt").write_text("mine")
+    launcher, plan = prepare([*tiny_overrides, setting, f"hydra.run.dir={folder}"])
+    with pytest.raises((ConfigError, WeightsError)) as raised:
+        launcher.submit(plan)
+    assert folder.exists() == (before == "notes")
+    assert any("resume" in note for note in getattr(raised.value, "__notes__", [])) == (before == "notes")
+    if before == "notes":
+        assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_refused_continuation_keeps_what_was_trained(tiny_overrides: list[str], tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.checkpoints.mkdir(parents=True)
+    launcher, plan = prepare([*tiny_overrides, "trainer.max_epochs=0", f"hydra.run.dir={folder.path}"])
+    folder.last.write_bytes(b"trained")
+    with pytest.raises(ConfigError):
+        launcher.submit(plan)
+    assert folder.last.read_bytes() == b"trained"
 
 
 def test_an_unexpected_error_leaves_its_traceback_in_the_log(
