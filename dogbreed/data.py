@@ -21,6 +21,7 @@ from dogbreed.loading import Batch, PhotoLoader
 from dogbreed.photos import Photo, PhotoSet, scan
 from dogbreed.preprocess import Interpolation, Preprocess
 from dogbreed.transforms import Augment, relight
+from dogbreed.workload import LARGEST_BATCH, usual_batch
 
 log = logging.getLogger("dogbreed")
 
@@ -39,8 +40,9 @@ class Source(Protocol):
 class DogBreedData(LightningDataModule):
     """Loads photos from `root/{train,valid,test}/<class>/`, or from `root/<class>/` with a stratified, seeded split.
 
-    source: draws or downloads missing photos; None if they exist. batch_size: per process; global_batch is that of all
-    processes together, which a resumed run keeps, however many processes it has.
+    source: draws or downloads missing photos; None if they exist. batch_size: per process; None for a
+    few photos, see `usual_batch`, which all processes share. global_batch is that of all processes together, which a
+    resumed run keeps, however many processes it has.
     image_px, crop_pct, interpolation: the network's (DogBreedClassifier.preprocess). augment: None for none.
     workers: processes that decode; None for one per CPU, at most 8. max_bad_fraction: the largest share of unreadable
     files that may be skipped. max_conflicts: the largest share of photos that may be in two classes. valid_fraction,
@@ -61,7 +63,7 @@ class DogBreedData(LightningDataModule):
         root: str | Path,
         *,
         source: Source | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = 64,
         image_px: int = 224,
         crop_pct: float = 0.965,
         interpolation: Interpolation = "bilinear",
@@ -125,7 +127,7 @@ class DogBreedData(LightningDataModule):
 
     def _wrong_settings(self) -> list[str]:
         findings = []
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             findings.append(f"data.batch_size must be at least 1, got {self.batch_size}")
         image_px = self.preprocess.image_px
         if self.start_px is not None and not GRID_PX <= self.start_px <= image_px:
@@ -147,10 +149,10 @@ class DogBreedData(LightningDataModule):
 
     @property
     def global_batch(self) -> int:
-        """The photos of a step, of all processes: batch_size of each, or fewer (see `even_batch`)."""
+        """The photos of a step, of all processes: as many as were asked for, or fewer (see `even_batch`)."""
         if self._global_batch is not None:
             return self._global_batch
-        asked, size = self.batch_size * ranks.here().world_size, len(self.scan().splits["train"])
+        asked, size = self._asked_batch, len(self.scan().splits["train"])
         even = even_batch(size, asked)
         return even if even >= ranks.here().world_size else asked
 
@@ -158,10 +160,18 @@ class DogBreedData(LightningDataModule):
     def global_batch(self, photos: int) -> None:
         self._global_batch = photos
 
+    @property
+    def _asked_batch(self) -> int:
+        if self.batch_size is None:
+            return max(usual_batch(len(self.scan().splits["train"])), ranks.here().world_size)
+        return self.batch_size * ranks.here().world_size
+
     def describe_steps(self) -> str:
-        """Say in a line if steps are smaller than asked for, or if epochs leave out many photos; "" otherwise."""
-        asked, size = self.batch_size * ranks.here().world_size, len(self.photos.splits["train"])
+        """Say in a line how large steps are if nobody has asked for that size, or if epochs leave out many photos."""
+        asked, size = self._asked_batch, len(self.photos.splits["train"])
         batch = min(self.global_batch, size)
+        if self.batch_size is None:
+            return f"Steps of {batch:,} photos"
         if batch != min(asked, size):
             return (
                 f"Steps of {batch:,} photos instead of {asked:,}, which would leave out {size % asked:,} of the "
@@ -215,7 +225,7 @@ class DogBreedData(LightningDataModule):
             self._evaluation_loaders[split] = PhotoLoader(
                 dataset,
                 self.workers,
-                BatchSampler(cast("Sampler[int]", in_order), self.batch_size, drop_last=False),
+                BatchSampler(cast("Sampler[int]", in_order), self.batch_size or LARGEST_BATCH, drop_last=False),
                 keep=True,
             )
         return self._evaluation_loaders[split]

@@ -106,6 +106,7 @@ class DogBreedClassifier(LightningModule):
         self._compiled_forward: Callable[[Tensor], Tensor] | None = None
         self.compiled_sizes: set[tuple[int, ...]] = set()  # batch shapes that torch.compile has compiled
         self.global_batch = 0  # photos per step, if processes have unequal shares
+        self.shares_steps = False  # whether a step has as many photos as one process would take: then scale_lr is void
 
     @classmethod
     def from_checkpoint(cls, path: Path | str) -> "DogBreedClassifier":
@@ -265,7 +266,7 @@ class DogBreedClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         hp = self.hparams
-        lr = hp["lr"] * (ranks.here().world_size if hp["scale_lr"] else 1)
+        lr = hp["lr"] * (ranks.here().world_size if hp["scale_lr"] and not self.shares_steps else 1)
         groups = [
             *_groups(self.head, lr, hp["weight_decay"]),
             *_groups(self.backbone, lr * hp["backbone_lr_scale"], hp["weight_decay"]),

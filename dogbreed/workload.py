@@ -7,6 +7,7 @@ from typing import Any, Self
 from dogbreed.breeds import BREEDS, PHOTOS
 from dogbreed.speedup import FLOAT_BYTES, STEP_OVERHEAD_S, Part, Step
 
+LARGEST_BATCH = 64  # of steps whose size nobody has chosen
 _DRAWN = {"train": 10, "valid": 3, "test": 3, "breeds": len(BREEDS)}  # the defaults of DrawnDogs
 
 
@@ -48,7 +49,9 @@ class Workload:
             trainable=str(model.get("trainable")),
             classes=classes,
             image_px=_whole(model.get("image_px")),
-            batch_size=_whole(data.get("batch_size")),
+            batch_size=_whole(
+                data["batch_size"] if data.get("batch_size") is not None else usual_batch(train or 10**9)
+            ),
             epochs=_whole(config["trainer"].get("max_epochs")),
             features=str(features.get("mode", "auto")),
             views=_whole(features.get("views", 1)),
@@ -70,7 +73,7 @@ class Workload:
     @property
     def trains_heads(self) -> bool:
         """Whether only the head is trained, on features that runs with other settings of the head share."""
-        return self.wants_features and self.trainable == "head"
+        return trains_heads(self.trainable, self.features)
 
     @property
     def caches_features(self) -> bool:
@@ -86,6 +89,19 @@ class Workload:
         if self.train_photos is None or self.other_photos is None:
             return None
         return self.views * self.train_photos + self.other_photos
+
+
+def trains_heads(trainable: str, features: str | bool) -> bool:
+    """Return whether only the head is trained, on cached features. features: the mode; YAML 1.1 reads off as false."""
+    return trainable == "head" and features not in ("off", False)
+
+
+def usual_batch(train_photos: int) -> int:
+    """Return the photos of a step if data.batch_size is null: an epoch has 40 steps, of 8 to 64 photos.
+
+    Few photos need small steps: 120 photos in steps of 64 would be one step an epoch, too few for a head to learn.
+    """
+    return min(LARGEST_BATCH, max(8, train_photos // 40))
 
 
 def feature_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The resolvers of conf/: `${new_run_id:}` and `${aws_region:}`. Importing this module registers them."""
+"""The resolvers of conf/: `${new_run_id:}`, `${aws_region:}` and `${for_heads:A,B}`. Importing this registers them."""
 
 import os
 import random
@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from omegaconf import OmegaConf
 
+import dogbreed.resolvers  # noqa: F401 (registers ${for_heads:A,B})
 from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError
 from launchers.aws.account import configured_region

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dogbreed.benchmark import ddp, finetune, frozen, overhead, search, serve, speedup, startup, sweep
+from dogbreed.benchmark import ddp, finetune, frozen, overhead, probe, search, serve, speedup, startup, sweep
 from dogbreed.benchmark import input as input_pipeline
 from dogbreed.benchmark.harness import PROFILE, Benchmark, Result, Setup, interleaved, measured, results, table
 from dogbreed.benchmark.machine import gpu, in_words, machine
@@ -20,7 +20,7 @@ from dogbreed.run_folder import write_json
 
 BENCHMARKS = {
     module.BENCHMARK.name: module.BENCHMARK
-    for module in (frozen, finetune, input_pipeline, overhead, startup, sweep, search, ddp, speedup, serve)
+    for module in (frozen, finetune, input_pipeline, overhead, startup, sweep, search, probe, ddp, speedup, serve)
 }
 _ABOUT = {
     "frozen": "head training with features computed once, against a plain loop",
@@ -31,6 +31,7 @@ _ABOUT = {
     "sweep": "20 trials of head training, against as many plain loops",
     "serve": "dogbreed's server, against FastAPI with eager torch",
     "search": "a search with TPE and pruning, against random search",
+    "probe": "accuracy of the default head, against logistic regression",
     "ddp": "two processes that train one model, against one",
     "speedup": "speed-up by several rented machines, simulated",
 }

@@ -32,5 +32,5 @@ class InMemoryData(DogBreedData):
     def train_dataloader(self) -> PhotoLoader:  # type: ignore[override]  # no resuming here
         if self._loader is None:
             decoded = Decoded(self, self.photos.splits["train"])
-            self._loader = PhotoLoader(decoded, 0, BatchSampler(range(len(decoded)), self.batch_size, drop_last=True))
+            self._loader = PhotoLoader(decoded, 0, BatchSampler(range(len(decoded)), self.global_batch, drop_last=True))
         return self._loader

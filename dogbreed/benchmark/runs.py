@@ -11,6 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
 from torch import Tensor
 
+import dogbreed.resolvers  # noqa: F401 (registers ${for_heads:A,B})
 from dogbreed import training
 from dogbreed.benchmark.harness import WARM_UP, steady_seconds
 from dogbreed.benchmark.machine import PROJECT

@@ -55,10 +55,14 @@ class CachedFeatures(LightningDataModule):
         return self._loader("train", order)
 
     def val_dataloader(self) -> "FeatureLoader":
-        return self._loader("valid")
+        return self.in_order("valid")
 
     def test_dataloader(self) -> "FeatureLoader":
-        return self._loader("test")
+        return self.in_order("test")
+
+    def in_order(self, split: str) -> "FeatureLoader":
+        """Return a loader of all center crops of a split, each once."""
+        return self._loader(split)
 
     def state_dict(self) -> dict[str, Any]:
         return self.data.state_dict()
@@ -66,7 +70,7 @@ class CachedFeatures(LightningDataModule):
     def _loader(self, split: str, order: EpochOrder | None = None) -> "FeatureLoader":
         labels = torch.tensor([photo.label for photo in self.data.photos.splits[split]])
         # in evaluation the batch size affects only the speed
-        evaluated = max(self.data.batch_size, _EVALUATED_BYTES // self._rows[split][0].recipe.row_bytes)
+        evaluated = max(self.data.batch_size or 1, _EVALUATED_BYTES // self._rows[split][0].recipe.row_bytes)
         return FeatureLoader(self._rows[split], labels, order or evaluated)
 
 

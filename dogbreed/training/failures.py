@@ -10,6 +10,7 @@ import torch
 
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder, storage_error
+from dogbreed.workload import LARGEST_BATCH
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def memory_errors(config: Mapping[str, Any]) -> Iterator[None]:
             ) from error
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
-        size = config["data"]["batch_size"]
+        size = config["data"]["batch_size"] or LARGEST_BATCH
         raise ConfigError(
             f"Out of memory with data.batch_size={size}: {str(error).splitlines()[0]}\n"
             f"Try: a new run with data.batch_size={max(1, size // 2)}, "

@@ -29,6 +29,7 @@ from dogbreed.training.history import History, Watch
 from dogbreed.training.inputs import device_and_precision, read_whole, write_frozen
 from dogbreed.training.resumed import Resumed
 from dogbreed.training.trainer import build, describe_device, make_trainer, only_useful_warnings, progress_bar
+from dogbreed.workload import Workload
 
 log = logging.getLogger("dogbreed")
 
@@ -44,6 +45,11 @@ def fit(
     resumed = Resumed.newest(here)
     model, features = _model_and_features(config, here, data, resumed, stop)
     _check_memory(model, _largest_share(data), features.shape if features else None, resumes=resumed is not None)
+    if features is None and resumed is None and Workload.of(config).trains_heads:
+        log.info(
+            "Each of the %d epochs runs the whole network; with features.mode=off the default is fewer epochs",
+            config["trainer"]["max_epochs"],
+        )
     copies.record(here, data, model.hparams if features else None)
     write_config(config, here)  # only now: a failed resume must leave the folder unchanged
     _remove_results(here)
@@ -59,7 +65,7 @@ def fit(
         frozen = model.release_frozen()
         if resumed is None and ranks.here().first:
             write_frozen(here, frozen, model.released)
-    model.global_batch = _uneven_batch(data)
+    model.global_batch, model.shares_steps = _uneven_batch(data), data.batch_size is None
     with stop.deferred(), only_useful_warnings(), _threads_for(features):
         start = None if resumed is None else resumed.path
         trainer.fit(model, datamodule=features or data, ckpt_path=start, weights_only=True)

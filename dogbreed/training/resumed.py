@@ -60,8 +60,8 @@ class Resumed:
     def keep_global_batch(self, data: DogBreedData) -> None:
         """Keep the number of photos per step, however many processes share them now."""
         state = next(self.contents[source] for source in _SOURCES if source in self.contents)
-        before = int(state.get("global_batch", data.batch_size))
-        then, now = int(state.get("processes", before // data.batch_size)), ranks.here().world_size
+        before = int(state.get("global_batch", data.batch_size or data.global_batch))
+        then, now = int(state.get("processes", before // (data.batch_size or before))), ranks.here().world_size
         if then != now:
             log.warning(
                 "Resuming a run of %d processes with %d: a step still has %d photos, about %d per process; dropout "

@@ -39,7 +39,7 @@ def findings(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"trainer.max_epochs must be at least 1, got {config['trainer'].get('max_epochs')}.\nTry: 1 or more"
     for key, least in (("batch_size", 1), ("image_px", 8), ("workers", 0)):
         value = config["data"].get(key)
-        if not (isinstance(value, int) and value >= least) and not (key == "workers" and value is None):
+        if not (isinstance(value, int) and value >= least) and not (key != "image_px" and value is None):
             yield f"data.{key} must be a whole number, at least {least}, got {value}."
     if (devices := config["trainer"].get("devices", 1)) != 1 or config["trainer"].get("num_nodes", 1) != 1:
         yield (

@@ -1,12 +1,14 @@
 """Print `python train.py --help`. Hydra's own help copies its config once for each group, which takes half a second."""
 
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from dogbreed.resolvers import for_heads
 from launchers.resume import expand
 
 _HEAD = """\
@@ -17,7 +19,7 @@ Try:
   python train.py                                ResNet50, 8,351 photos, 1.1 GB
   python train.py data=folder data.root=PHOTOS   your photos, a folder per class
   python train.py resume=runs/RUN                resume a run
-  python train.py resume=runs/RUN trainer.max_epochs=20  train it for longer
+  python train.py resume=runs/RUN trainer.max_epochs=60  train it for longer
   python train.py -m model.lr=1e-3,3e-3 seed=0,1 a sweep: each combination once
   python train.py -m hpo=optuna experiment=quickstart    a search
   python train.py dry_run=true                   print the plan, run nothing
@@ -36,8 +38,15 @@ def print_help(conf: Path, overrides: Sequence[str]) -> None:
     with initialize_config_dir(str(conf), version_base="1.3"):
         cfg = compose("config", expand(overrides))
     print(_HEAD + _groups(conf))
-    print("Settings, to change with key=value:\n" + textwrap.indent(OmegaConf.to_yaml(cfg), "  "))
+    print("Settings, to change with key=value:\n" + textwrap.indent(_settings(cfg), "  "))
     print(_FOOT, end="")
+
+
+def _settings(cfg: DictConfig) -> str:
+    """Return the settings as YAML, with the defaults that apply to them instead of `${for_heads:A,B}`."""
+    return re.sub(
+        r"\$\{for_heads:([^,}]*),([^}]*)\}", lambda of: str(for_heads(*of.groups(), _root_=cfg)), OmegaConf.to_yaml(cfg)
+    )
 
 
 def _groups(conf: Path) -> str:

@@ -48,7 +48,7 @@ MODEL = {  # runs end with their model.tar.gz
 }
 HERE = {
     "python train.py resume=runs/RUN": "",
-    "python train.py resume=runs/RUN trainer.max_epochs=20": "test=false",
+    "python train.py resume=runs/RUN trainer.max_epochs=60": "test=false",
     "python train.py data=folder data.root=PHOTOS": TINY,
     "python train.py data=drawn model.trainable=layer4": f"{TINY} {FEW_DOGS} test=false",
     "torchrun --nproc_per_node=2 train.py experiment=finetune data=folder data.root=PHOTOS": f"{TINY} test=false",
@@ -141,7 +141,7 @@ SKIPPED = {
     'docker run -p 8080:8080 -v "$PWD/model:/opt/ml/model:ro" dogbreed-serve serve': _DOCKER,
     "python -m dogbreed.benchmark all": _MEASURES,
     "python -m dogbreed.benchmark frozen sweep": _MEASURES,
-    "python -m dogbreed.benchmark frozen finetune input overhead startup sweep search": _MEASURES,
+    "python -m dogbreed.benchmark frozen finetune input overhead startup sweep search probe": _MEASURES,
     "python -m dogbreed.benchmark serve": _MEASURES,
     "python -m dogbreed.benchmark ddp": _MEASURES,
     "python -m dogbreed.benchmark speedup": _MEASURES,

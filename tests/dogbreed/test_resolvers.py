@@ -1,0 +1,48 @@
+"""Defaults that depend on what is trained: a head on cached features has more epochs and smaller steps."""
+
+from typing import Any
+
+import pytest
+
+from dogbreed.workload import Workload, usual_batch
+from tests.support.configs import composed
+
+HEADS = (30, None, 3e-3)
+PHOTOS = (10, 64, 2e-3)
+
+
+@pytest.mark.parametrize(
+    ("typed", "defaults"),
+    [
+        ([], HEADS),
+        (["experiment=quickstart"], HEADS),
+        (["features.mode=cached"], HEADS),
+        (["features.mode=off"], PHOTOS),
+        (["features.mode='off'"], PHOTOS),
+        (["model.trainable=all"], PHOTOS),
+        (["model.trainable=layer4"], PHOTOS),
+        (["experiment=finetune"], (15, 64, 1e-3)),
+        (["experiment=finetune", "model.trainable=head"], (15, None, 1e-3)),
+        (["trainer.max_epochs=3", "data.batch_size=32", "model.lr=0.1"], (3, 32, 0.1)),
+        (["model.trainable=all", "trainer.max_epochs=3"], (3, 64, 2e-3)),
+    ],
+)
+def test_only_heads_on_cached_features_have_the_defaults_of_heads(typed: list[str], defaults: Any) -> None:
+    cfg = composed(*typed)
+    assert (cfg.trainer.max_epochs, cfg.data.batch_size, cfg.model.lr) == defaults
+    assert cfg.data.grow_epochs == cfg.trainer.max_epochs
+
+
+@pytest.mark.parametrize(("photos", "batch"), [(1, 8), (18, 8), (640, 16), (1330, 33), (6680, 64), (10**6, 64)])
+def test_the_fewer_the_photos_the_smaller_the_steps(photos: int, batch: int) -> None:
+    assert usual_batch(photos) == batch
+
+
+def test_a_plan_counts_the_steps_that_the_run_will_take() -> None:
+    settings: dict[str, Any] = {
+        "model": {"backbone": "resnet50", "trainable": "head", "image_px": 224},
+        "data": {"batch_size": None},
+        "trainer": {"max_epochs": 30},
+    }
+    assert Workload.of(settings, {"train": 1330, "valid": 3, "test": 3}).batch_size == 33
+    assert Workload.of(settings).batch_size == 64  # the number of photos is unknown
