@@ -57,7 +57,7 @@ def _regressions(setup: Setup) -> Sample:
     os.environ["DOGBREED_CACHE"] = str(setup.place("cache"))
     found: Sample = {}
     for name in (*_DRAWN, *_PATTERNS):
-        accuracy, strength = regression(_features(_overrides(name, setup)))
+        accuracy, strength = regression(features_of(_overrides(name, setup)))
         found |= {name: accuracy, f"{name}, C": strength}
     return found
 
@@ -76,7 +76,7 @@ def regression(features: Mapping[str, tuple[Any, Any]]) -> tuple[float, float]:
     return float(best.score(*features["test"])), float(best.C)
 
 
-def _features(overrides: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+def features_of(overrides: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     """Return the features that a run with these settings trains on, by split: center crops, and their labels."""
     import tempfile
     from pathlib import Path
@@ -118,10 +118,10 @@ def _rows(setup: Setup) -> Sequence[Row]:
 BENCHMARK = Benchmark(
     name="probe",
     about=(
-        f"Test accuracy of a head on the frozen features of an EfficientNet-Lite0, with default settings, mean over "
-        f"{SEEDS} seeds: drawn dogs of 133 and 10 breeds (1,330 and 200 training photos), generated patterns of 24 "
-        "and 5 kinds (960 and 100). Baseline: scikit-learn's logistic regression on the same features, with the C from 1e-4 "
-        "to 1e4 that is best on the validation photos."
+        "Test accuracy of a head on the frozen features of an EfficientNet-Lite0, with default settings, mean over "
+        f"{SEEDS} seeds: drawn dogs of 133 and 10 breeds (1,330 and 200 training photos), generated patterns of 24 and "
+        "5 kinds (960 and 100). Baseline: scikit-learn's logistic regression on the same features, with the C from "
+        "1e-4 to 1e4 that is best on the validation photos."
     ),
     repeats=1,
     prepare=_prepare,

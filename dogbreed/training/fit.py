@@ -47,7 +47,7 @@ def fit(
     _check_memory(model, _largest_share(data), features.shape if features else None, resumes=resumed is not None)
     if features is None and resumed is None and Workload.of(config).trains_heads:
         log.info(
-            "Each of the %d epochs runs the whole network; with features.mode=off the default is fewer epochs",
+            "Each epoch, of %d, runs the whole network; with features.mode=off the default is fewer epochs",
             config["trainer"]["max_epochs"],
         )
     copies.record(here, data, model.hparams if features else None)

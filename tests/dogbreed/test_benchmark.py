@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dogbreed.benchmark import __main__ as command
-from dogbreed.benchmark import finetune, frozen, harness, overhead, pictures, serve, speedup
+from dogbreed.benchmark import finetune, frozen, harness, overhead, pictures, probe, serve, speedup
 from dogbreed.benchmark import input as input_pipeline
 from dogbreed.benchmark.harness import Benchmark, Row, Setup, SideError, interleaved, results, steady_seconds, table
 from dogbreed.benchmark.machine import in_words, machine
-from tests.support.photos import make_photos
+from dogbreed.scanning.layout import SPLITS
+from tests.support.photos import make_photos, tiny_settings
 from tests.support.project import ROOT
 
 BENCHMARKS = command.BENCHMARKS
@@ -180,7 +182,6 @@ def test_the_plain_loop_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_the_timer_records_every_step_of_a_run(photos: Path, tmp_path: Path) -> None:
     from dogbreed.benchmark import runs
-    from tests.support.photos import tiny_settings
 
     runs.STEPS.__init__()  # type: ignore[misc]  # of this process's one run, which this may not be
     runs.train([*tiny_settings(photos), runs.CLOCKED], tmp_path / "run")
@@ -361,3 +362,33 @@ def test_both_sides_of_serve_have_the_same_network(tmp_path: Path) -> None:
             answers.append(np.array(json.loads(connection.getresponse().read())["probabilities"]))
     assert answers[0].argmax() == answers[1].argmax()
     assert np.abs(answers[0] - answers[1]).max() < 0.02  # the plain one scales first and crops then, at full size
+
+
+def test_patterns_of_a_kind_differ_and_their_classes_lie_in_all_splits(tmp_path: Path) -> None:
+    one, same, other = pictures.pattern(0, 3), pictures.pattern(0, 3), pictures.pattern(1, 3)
+    assert one == same != other
+    pictures.make_patterns(tmp_path, classes=2, train=3, valid=1, test=2)
+    counts = {split: [len(list(kind.iterdir())) for kind in sorted((tmp_path / split).iterdir())] for split in SPLITS}
+    assert counts == {"train": [3, 3], "valid": [1, 1], "test": [2, 2]}
+    assert len({path.read_bytes() for path in tmp_path.rglob("*.jpg")}) == 12
+
+
+def test_the_regression_s_strength_is_chosen_on_the_validation_photos() -> None:
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(60, 100)), np.array([0] * 40 + [1] * 20)
+    of_train, of_many = (rows, labels), (rng.normal(size=(60, 100)), np.zeros(60))
+    weak = probe.regression({"train": of_train, "valid": of_many, "test": of_many})
+    assert weak == (1.0, 1e-4)  # which names the commonest class
+    strong = probe.regression({"train": of_train, "valid": of_train, "test": of_many})
+    assert strong[1] > 1e-4  # the smallest that gets all of them right
+    assert strong[0] < 1
+
+
+def test_the_regression_sees_the_features_that_the_head_is_trained_on(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOGBREED_CACHE", str(tmp_path))
+    seen = probe.features_of([*tiny_settings(photos), "model.trainable=head"])
+    assert {split: rows.shape[0] for split, (rows, _) in seen.items()} == {"train": 24, "valid": 9, "test": 9}
+    assert [np.bincount(labels).tolist() for _, labels in seen.values()] == [[8] * 3, [3] * 3, [3] * 3]
+    assert all(len(np.unique(rows, axis=0)) == len(rows) for rows, _ in seen.values())

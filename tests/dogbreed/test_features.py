@@ -345,7 +345,7 @@ def test_a_run_trains_without_a_cache_that_cannot_be_written(
     monkeypatch.setenv("DOGBREED_CACHE", str(tmp_path / "file"))
     run(config(photos, "model.trainable=head", "trainer.max_epochs=1"), tmp_path / "run")
     assert "Not using cached features: Cannot write" in log.text
-    assert "Each of the 2 epochs runs the whole network" in log.text
+    assert "Each epoch, of 1, runs the whole network" in log.text
 
 
 def test_a_trained_run_is_tested_even_if_the_cache_and_its_budget_are_gone(

@@ -49,7 +49,7 @@ def test_it_matches_the_composed_settings() -> None:
         classes=133,
         image_px=224,
         batch_size=64,
-        epochs=10,
+        epochs=30,
         features="auto",
         views=1,
         max_gb=20.0,

@@ -17,7 +17,7 @@ from tests.support.plans import COMMANDS, planned
 
 TYPES = list(prices._table()["instances"])
 HEAD = Workload.of(planned("gpu").spec.config)  # of a ResNet50, on dogImages
-ALL, LAYER4 = replace(HEAD, trainable="all"), replace(HEAD, trainable="layer4", views=3)
+ALL, LAYER4 = replace(HEAD, trainable="all", epochs=10), replace(HEAD, trainable="layer4", epochs=10, views=3)
 
 
 def row(name: str) -> prices.Instance:
