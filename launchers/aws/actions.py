@@ -217,6 +217,28 @@ def _schedule(action: str) -> _Exception:
     return found
 
 
+def _on_project(action: str) -> _Exception:
+    """An action of CodeBuild on a project, also where the call names builds of it."""
+
+    def found(parameters: Parameters, where: Where) -> Iterator[Need]:
+        given = next(
+            (parameters[key] for key in ("name", "projectName", "id", "names", "ids") if key in parameters), "*"
+        )
+        names = {str(each).partition(":")[0] for each in ([given] if isinstance(given, str) else given)}
+        for name in sorted(names):
+            yield Need(f"codebuild:{action}", where.arn("codebuild", f"project/{name}"))
+        if "serviceRole" in parameters:
+            yield Need("iam:PassRole", where.role(str(parameters["serviceRole"])), {"iam:PassedToService": [CODEBUILD]})
+
+    return found
+
+
+_PROJECT_ACTIONS = (
+    "CreateProject", "UpdateProject", "DeleteProject", "BatchGetProjects", "StartBuild", "StopBuild", "BatchGetBuilds",
+    "ListBuildsForProject",
+)  # fmt: skip
+
+
 def _log_group(action: str) -> _Exception:
     """An action on a log group; its ARN ends with the empty name of a stream, as AWS's own error messages show it."""
 
@@ -232,6 +254,7 @@ def _nothing(parameters: Parameters, where: Where) -> Iterator[Need]:
 
 
 SAGEMAKER, SCHEDULER = "sagemaker.amazonaws.com", "scheduler.amazonaws.com"
+CODEBUILD = "codebuild.amazonaws.com"
 _EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
     ("s3", "HeadBucket"): _on_bucket("s3:ListBucket"),
     ("s3", "ListObjects"): _on_bucket("s3:ListBucket"),
@@ -264,6 +287,7 @@ _EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
     **{
         ("scheduler", f"{verb}Schedule"): _schedule(f"{verb}Schedule") for verb in ("Create", "Get", "Update", "Delete")
     },
+    **{("codebuild", action): _on_project(action) for action in _PROJECT_ACTIONS},
     ("logs", "CreateLogGroup"): _log_group("logs:CreateLogGroup"),
     ("logs", "CreateLogStream"): _log_group("logs:CreateLogStream"),
     ("logs", "DescribeLogStreams"): _log_group("logs:DescribeLogStreams"),

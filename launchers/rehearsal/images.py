@@ -1,11 +1,9 @@
 """Images in the rehearsal's ECR: moto keeps their manifests, a folder keeps what they run."""
 
-import hashlib
 import json
 import re
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +11,12 @@ from moto.ecr.models import Image as MotoImage
 from moto.ecr.models import ecr_backends
 
 from dogbreed.run_folder import write_json
+from launchers.rehearsal.image import Image
 from launchers.rehearsal.names import ACCOUNT, REGION
 
 _URI = re.compile(
     r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/([^:@]+)(?::([\w.-]+))?(?:@(sha256:\w+))?"
 )
-_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-
-
-@dataclass(frozen=True)
-class Image:
-    """What a container of an image runs.
-
-    entrypoint, command, environment, labels: as in a Dockerfile. path: folders where programs are looked up first.
-    place: the folder that stands for the image's files, and which the container starts in.
-    """
-
-    entrypoint: Sequence[str] = ()
-    command: Sequence[str] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    path: Sequence[str] = ()
-    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,22 +34,6 @@ class ImageStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def add(self, image: Image) -> str:
-        """Keep an image. Returns its manifest, for PutImage."""
-        text = json.dumps(asdict(image), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / f"{digest}.json", asdict(image))
-        part = {"size": len(text), "digest": f"sha256:{digest}"}
-        return json.dumps(
-            {
-                "schemaVersion": 2,
-                "mediaType": _MANIFEST,
-                "config": {"mediaType": "application/vnd.docker.container.image.v1+json", **part},
-                "layers": [{"mediaType": "application/vnd.docker.image.rootfs.diff.tar.gzip", **part}],
-            }
-        )
-
     def find(self, uri: str) -> Found | None:
         """Return the image of a URI with a tag or a digest; None if this account's ECR does not have it."""
         parts = _URI.fullmatch(uri)
@@ -84,8 +50,7 @@ class ImageStore:
 
     def _made_here(self, found: MotoImage) -> Image | None:
         config = json.loads(found.image_manifest).get("config", {}).get("digest", "")
-        file = self.folder / f"{config.removeprefix('sha256:')}.json"
-        return Image(**json.loads(file.read_bytes())) if config and file.exists() else None
+        return Image.load(self.folder, config) if config else None
 
 
 def is_ecr(uri: str) -> bool:
@@ -141,9 +106,3 @@ class Repositories:
 
 def as_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"Key": key, "Value": value} for key, value in tags.items()]
-
-
-def executable(image: Image, word: str) -> str | None:
-    """Return the program that a word of the image's entry point names; None if there is none."""
-    places = ":".join([*image.path, "/usr/local/bin", "/usr/bin", "/bin"])
-    return shutil.which(word, path=places)

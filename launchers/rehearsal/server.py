@@ -26,11 +26,12 @@ from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.role_store import RoleStore
 from launchers.rehearsal.service import Service
 from launchers.rehearsal.services.alarms import Alarms
+from launchers.rehearsal.services.builds import Builds
 from launchers.rehearsal.services.endpoint_configs import EndpointConfigs
-from launchers.rehearsal.services.endpoint_logs import EndpointLogs
 from launchers.rehearsal.services.endpoint_metrics import Meter
 from launchers.rehearsal.services.endpoints import Endpoints
 from launchers.rehearsal.services.identities import Identities
+from launchers.rehearsal.services.kept_logs import KeptLogs
 from launchers.rehearsal.services.models import Models
 from launchers.rehearsal.services.monitoring import Monitoring
 from launchers.rehearsal.services.schedules import Schedules
@@ -42,11 +43,13 @@ def services(state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms) 
     images, meter = ImageStore(state_dir / "images"), Meter(clock)
     models = Models(state_dir / "models", store, images)
     configs = EndpointConfigs(state_dir / "endpoint-configs", models)
-    logs = EndpointLogs(state_dir / "endpoint-logs")
+    logs = KeptLogs(state_dir / "logs")
     endpoints = Endpoints(state_dir / "endpoints", store, images, logs, configs, clock, meter)
     monitoring = Monitoring(endpoints, meter, alarms)
     schedules = Schedules(state_dir / "schedules", clock)
-    return [TrainingJobs(state_dir / "jobs", store), Identities(), models, configs, endpoints, monitoring, schedules]
+    builds = Builds(state_dir / "codebuild", store, images.folder, logs, clock)
+    hosting = [models, configs, endpoints, monitoring, schedules, builds]
+    return [TrainingJobs(state_dir / "jobs", store), Identities(), *hosting]
 
 
 def main(state_dir: Path, idle_s: float) -> None:

@@ -212,6 +212,9 @@ def test_a_model_that_fails_is_rolled_back_by_an_alarm_during_the_bake(hosting: 
         Statistics=["Sum"],
     )
     assert sum(point["Sum"] for point in statistics["Datapoints"]) >= 1
+    published = hosting.cloud.client("cloudwatch").list_metrics(Namespace="/aws/sagemaker/Endpoints")["Metrics"]
+    of_variant = [{"Name": "EndpointName", "Value": "guarded"}, {"Name": "VariantName", "Value": "main"}]
+    assert ("CPUUtilization", of_variant) in [(each["MetricName"], each["Dimensions"]) for each in published]
     hosting.delete("guarded")
 
 

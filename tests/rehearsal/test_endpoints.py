@@ -4,8 +4,12 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -14,16 +18,35 @@ from botocore.exceptions import ClientError
 
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
-from launchers.rehearsal.images import Image
+from launchers.rehearsal.image import Image
 from launchers.rehearsal.names import ACCOUNT, REGION, SERVER_FILE
-from launchers.rehearsal.services.endpoint_invoke import LARGEST
+from launchers.rehearsal.services.endpoint_invoke import LARGEST, forward
 from tests.support.deployed import BUCKET, KIND, REPOSITORY, ROLE, Hosting, refusal
 from tests.support.launcher_contract import until
 from tests.support.odd_pictures import saved, upright
 from tests.support.serving import tiny_model
 
-pytestmark = pytest.mark.cloud
 ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}"
+
+
+class Silent(BaseHTTPRequestHandler):
+    """Answers after a second."""
+
+    def do_POST(self) -> None:
+        time.sleep(1)
+
+
+def test_a_container_that_takes_too_long_is_a_timeout_in_awss_words() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        instance: Any = SimpleNamespace(port=server.server_port, name="primary")
+        status, _, content = forward(instance, {"Body": b"x"}, timeout_s=0.1)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert status == 0
+    assert content.startswith(b"Your invocation timed out while waiting for a response from container primary.")
 
 
 def alive(pid: int) -> bool:
@@ -50,6 +73,7 @@ def dogs(hosting: Hosting) -> Hosting:
     return hosting
 
 
+@pytest.mark.cloud
 def test_a_request_reaches_a_container_and_its_answer_the_caller(dogs: Hosting) -> None:
     answer = dogs.runtime.invoke_endpoint(
         EndpointName="dogs",
@@ -65,6 +89,7 @@ def test_a_request_reaches_a_container_and_its_answer_the_caller(dogs: Hosting) 
     assert len({dogs.ask("dogs")["pid"] for _ in range(40)}) == 2  # both instances get requests
 
 
+@pytest.mark.cloud
 def test_a_container_of_an_isolated_model_has_no_credentials_no_home_and_a_read_only_model(dogs: Hosting) -> None:
     seen = dogs.ask("dogs")
     names = set(seen["variables"])
@@ -73,6 +98,7 @@ def test_a_container_of_an_isolated_model_has_no_credentials_no_home_and_a_read_
     assert not seen["writes"] or os.geteuid() == 0  # root may write everywhere
 
 
+@pytest.mark.cloud
 def test_what_describe_shows_is_what_runs(dogs: Hosting) -> None:
     shown = dogs.shown("dogs")
     variant = shown["ProductionVariants"][0]
@@ -92,6 +118,7 @@ def test_what_describe_shows_is_what_runs(dogs: Hosting) -> None:
     until(lambda: "main: starting" in dogs.log("dogs"))
 
 
+@pytest.mark.cloud
 @pytest.mark.parametrize(("body", "status", "text"), [(b"fail", 500, "no dogs today"), (b"wrong", 422, "no picture")])
 def test_an_error_of_the_container_is_a_model_error(dogs: Hosting, body: bytes, status: int, text: str) -> None:
     with pytest.raises(ClientError) as caught:
@@ -105,6 +132,7 @@ def test_an_error_of_the_container_is_a_model_error(dogs: Hosting, body: bytes, 
     assert "/aws/sagemaker/Endpoints/dogs" in answer["LogStreamArn"]
 
 
+@pytest.mark.cloud
 def test_what_cannot_be_invoked_is_refused(dogs: Hosting) -> None:
     invoke = dogs.runtime.invoke_endpoint
     text = f"Endpoint cats of account {ACCOUNT} not found."
@@ -114,6 +142,7 @@ def test_what_cannot_be_invoked_is_refused(dogs: Hosting) -> None:
     assert refusal(invoke, EndpointName="dogs", Body=b"x", TargetVariant="other")[0] == "ValidationError"
 
 
+@pytest.mark.cloud
 def test_refusals_come_in_awss_words_and_order(dogs: Hosting) -> None:
     make, new = dogs.sagemaker, {"EndpointName": "new", "EndpointConfigName": "dogs"}
     missing = f'Could not find endpoint configuration "{ARN}:endpoint-config/none".'
@@ -137,6 +166,7 @@ def test_refusals_come_in_awss_words_and_order(dogs: Hosting) -> None:
     )
 
 
+@pytest.mark.cloud
 def test_models_are_checked_against_ecr_s3_and_iam(hosting: Hosting) -> None:
     create, container = hosting.sagemaker.create_model, {"Image": f"{REPOSITORY}:one"}
 
@@ -151,6 +181,7 @@ def test_models_are_checked_against_ecr_s3_and_iam(hosting: Hosting) -> None:
     assert "is invalid. Please ensure that the role exists" in refused(role=f"arn:aws:iam::{ACCOUNT}:role/nobody")
 
 
+@pytest.mark.cloud
 def test_quotas_and_missing_capacity(hosting: Hosting) -> None:
     limited = hosting.with_faults(quotas={"ml.m5.large": 1})
     hosting.config("two", hosting.model("two"), 2, InstanceType="ml.m5.large")
@@ -177,6 +208,7 @@ def test_quotas_and_missing_capacity(hosting: Hosting) -> None:
     hosting.delete("pools")
 
 
+@pytest.mark.cloud
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
@@ -205,6 +237,7 @@ def test_an_endpoint_that_cannot_start_fails_with_the_cause(hosting: Hosting, mo
     hosting.delete(name)
 
 
+@pytest.mark.cloud
 def test_a_role_that_may_not_read_the_artifact_or_pull_the_image(hosting: Hosting) -> None:
     for action, text in (("s3:GetObject", "Failed to download model data"), ("ecr:BatchGetImage", "BatchGetImage")):
         name = action.partition(":")[0]
@@ -213,6 +246,7 @@ def test_a_role_that_may_not_read_the_artifact_or_pull_the_image(hosting: Hostin
         hosting.delete(f"denied-{name}")
 
 
+@pytest.mark.cloud
 def test_a_container_that_ends_is_started_again(hosting: Hosting) -> None:
     hosting.deploy("mortal")
     before = hosting.ask("mortal")["pid"]
@@ -226,6 +260,18 @@ def test_a_container_that_ends_is_started_again(hosting: Hosting) -> None:
     assert not alive(before)
 
 
+@pytest.mark.cloud
+def test_a_container_that_does_not_end_is_killed_after_30_s(hosting: Hosting) -> None:
+    hosting.deploy("stubborn", end_s=600)
+    pid = hosting.ask("stubborn")["pid"]
+    hosting.sagemaker.delete_endpoint(EndpointName="stubborn")
+    assert hosting.shown("stubborn")["EndpointStatus"] == "Deleting"
+    assert alive(pid)
+    until(lambda: "stubborn" not in hosting.names(), timeout_s=30)
+    assert not alive(pid)
+
+
+@pytest.mark.cloud
 def test_whoever_lacks_a_permission_may_not_invoke(dogs: Hosting) -> None:
     caught = refusal(
         dogs.with_faults(denied=["sagemaker:InvokeEndpoint"]).runtime.invoke_endpoint, EndpointName="dogs", Body=b""
@@ -234,6 +280,7 @@ def test_whoever_lacks_a_permission_may_not_invoke(dogs: Hosting) -> None:
     assert f"sagemaker:InvokeEndpoint on resource: {ARN}:endpoint/dogs" in caught[1]
 
 
+@pytest.mark.cloud
 def test_endpoints_come_back_after_the_cloud_was_killed(tmp_path: Path) -> None:
     place = tmp_path / "state"
     hosting = Hosting(Rehearsal(state_dir=str(place), reclaims=0, clock_rate=10)).ready()
@@ -253,6 +300,7 @@ def test_endpoints_come_back_after_the_cloud_was_killed(tmp_path: Path) -> None:
         process.stop(place)
 
 
+@pytest.mark.cloud
 def test_an_artifact_of_ours_is_served_by_our_server(hosting: Hosting, tmp_path: Path) -> None:
     hosting.data("tiny", tiny_model(tmp_path / "model.tar.gz").read_bytes())
     program = "from dogbreed.serving.__main__ import serve; raise SystemExit(serve())"

@@ -12,7 +12,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from launchers.rehearsal.cloud import Rehearsal
-from launchers.rehearsal.images import Image, ImageStore
+from launchers.rehearsal.image import Image
 from launchers.rehearsal.names import ACCOUNT, REGION
 from tests.support.launcher_contract import until
 
@@ -53,7 +53,7 @@ class Hosting:
         return Hosting(replace(self.cloud, faults=faults, _clients={}))
 
     def image(self, tag: str, image: Image) -> str:
-        manifest = ImageStore(self.cloud.state_folder / "images").add(image)
+        manifest = image.save(self.cloud.state_folder / "images")
         self.cloud.client("ecr").put_image(repositoryName="dogs", imageManifest=manifest, imageTag=tag)
         return f"{REPOSITORY}:{tag}"
 

@@ -20,14 +20,14 @@ from launchers.aws.s3 import split_uri
 from launchers.rehearsal.access import HERE, authorize, may_log
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.faults import Faults
-from launchers.rehearsal.images import Found, ImageStore, executable
+from launchers.rehearsal.images import Found, ImageStore
 from launchers.rehearsal.machine import Machine
 from launchers.rehearsal.names import REGION, Server
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.principals import of_role, role_session
 from launchers.rehearsal.service import Refused
-from launchers.rehearsal.services.endpoint_logs import EndpointLogs
 from launchers.rehearsal.services.endpoint_record import EndpointRecord, Variant
+from launchers.rehearsal.services.kept_logs import KeptLogs
 from launchers.rehearsal.services.models import containers_of, data_of
 from launchers.rehearsal.services.training_record import now
 
@@ -50,7 +50,7 @@ class Surroundings:
     record: EndpointRecord
     store: ObjectStore
     images: ImageStore
-    logs: EndpointLogs
+    logs: KeptLogs
     server: Server
     clock: Clock
     faults: Faults = field(default_factory=Faults)
@@ -106,7 +106,7 @@ class Instance:
         """Start the container. Raises StartError if there is no such program."""
         image = self.image.image if self.image else None
         words = [*image.entrypoint, *(image.command if not image.entrypoint else ()), "serve"] if image else []
-        program = executable(image, words[0]) if image else None
+        program = image.program(words[0]) if image else None
         if image is None or program is None:
             raise StartError(
                 f"CannotStartContainerError. Please ensure the model container for variant {self.variant.name} starts "

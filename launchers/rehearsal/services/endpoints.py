@@ -16,11 +16,11 @@ from launchers.rehearsal.service import Answer, Call, Handler, Refused, invalid
 from launchers.rehearsal.services.endpoint_configs import EndpointConfigs
 from launchers.rehearsal.services.endpoint_instance import Surroundings
 from launchers.rehearsal.services.endpoint_invoke import invoke
-from launchers.rehearsal.services.endpoint_logs import EndpointLogs
 from launchers.rehearsal.services.endpoint_metrics import Meter
 from launchers.rehearsal.services.endpoint_record import IN_PROGRESS, Change, EndpointRecord, Variant
 from launchers.rehearsal.services.endpoint_run import EndpointRun, remove_machines
 from launchers.rehearsal.services.endpoint_update import check_deployment, retained
+from launchers.rehearsal.services.kept_logs import KeptLogs
 from launchers.rehearsal.services.models import names_of
 from launchers.rehearsal.services.sagemaker_lists import page
 from launchers.rehearsal.services.sagemaker_tags import check_tags, from_list, kind_and_name, tag_operations
@@ -35,7 +35,7 @@ class Endpoints:
         folder: Path,
         store: ObjectStore,
         images: ImageStore,
-        logs: EndpointLogs,
+        logs: KeptLogs,
         configs: EndpointConfigs,
         clock: Clock,
         meter: Meter,

@@ -1,4 +1,4 @@
-"""Forward the output of an endpoint's containers to CloudWatch. Groups outlive their endpoints, and restarts."""
+"""Groups of CloudWatch Logs that services write to, with a copy on disk: they outlive endpoints and restarts."""
 
 import json
 import shutil
@@ -12,8 +12,8 @@ from launchers.rehearsal.logs import put_log
 Events = list[dict[str, object]]
 
 
-class EndpointLogs:
-    """The log groups of all endpoints. folder: contains a folder for each group and a file for each stream."""
+class KeptLogs:
+    """The log groups of endpoints and builds. folder: contains a folder for each group and a file for each stream."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
