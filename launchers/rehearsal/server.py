@@ -48,7 +48,7 @@ def services(state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms) 
     monitoring = Monitoring(endpoints, meter, alarms)
     schedules = Schedules(state_dir / "schedules", clock)
     builds = Builds(state_dir / "codebuild", store, images.folder, logs, clock)
-    hosting = [models, configs, endpoints, monitoring, schedules, builds]
+    hosting: list[Service] = [models, configs, endpoints, monitoring, schedules, builds]
     return [TrainingJobs(state_dir / "jobs", store), Identities(), *hosting]
 
 

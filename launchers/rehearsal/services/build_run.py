@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from launchers.aws.actions import Need
 from launchers.rehearsal.access import HERE, authorize, may_log
