@@ -29,6 +29,7 @@ _NEEDED, _ALLOWED = {NETWORK, LABELS, PREPROCESS, MANIFEST}, {NETWORK, NETWORK_I
 
 MAX_BYTES = 2_000_000_000  # of all files together; an ONNX file is limited to 2 GiB
 MAX_JSON_BYTES = 4_000_000
+TOLERANCE = 1e-4  # largest difference between a probability of the exported network and the checkpoint's
 _PIECE = 1 << 20  # chunk size when reading an archive
 _AGAIN = "Try: python -m dogbreed.export <run folder>"
 
@@ -118,18 +119,24 @@ def read(path: Path) -> Artifact:
     Of a search's folder it is the best trial's. Raises ArtifactError with all problems. The digests detect damage; they
     do not prove who made the artifact.
     """
+    artifact, findings = inspect(path)
+    raise_findings(ArtifactError, findings)
+    assert artifact is not None
+    return artifact
+
+
+def inspect(path: Path) -> tuple[Artifact | None, list[str]]:
+    """Return what `read` does, or None and all problems."""
     if path.is_dir() and not (path / MANIFEST).exists():
         path = RunFolder.of(path).model
     if not path.exists():
-        raise ArtifactError(f"The artifact {path} does not exist.\n{_AGAIN}, or pass a model.tar.gz")
+        return None, [f"The artifact {path} does not exist.\n{_AGAIN}, or pass a model.tar.gz"]
     findings: list[str] = []
     members = _folder_members(path, findings) if path.is_dir() else _archive_members(path, findings)
     contents = dict(members)
     findings += [f"{name} is missing" for name in sorted(_NEEDED - contents.keys())]
     artifact = None if findings else _artifact(contents, findings)
-    raise_findings(ArtifactError, [f"The artifact {path} is not valid: {finding}.\n{_AGAIN}" for finding in findings])
-    assert artifact is not None
-    return artifact
+    return artifact, [f"The artifact {path} is not valid: {finding}.\n{_AGAIN}" for finding in findings]
 
 
 def _artifact(contents: Mapping[str, bytes], findings: list[str]) -> Artifact | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dogbreed import artifact, bare, checkpoints, class_names, reference, unlike
-from dogbreed.artifact import Int8, Manifest
+from dogbreed.artifact import TOLERANCE, Int8, Manifest
 from dogbreed.drawn import without_dogs
 from dogbreed.errors import ArtifactError, DogBreedError
 from dogbreed.features.engine import silent
@@ -29,7 +29,6 @@ from dogbreed.unlike import Unlike
 
 log = logging.getLogger("dogbreed")
 
-TOLERANCE = 1e-4  # largest difference between a probability of the exported network and the checkpoint's
 _METRICS = ("val/acc", "val/top5", "test/acc", "test/top5", "test/f1", "test/ece")
 _CHECKED, _CALIBRATED_ON = 8, 256  # images to compare; photos to calibrate the int8 ranges with
 _KEPT = 5  # logits of a reference picture

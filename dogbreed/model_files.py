@@ -1,5 +1,6 @@
 """Make the one artifact, model.tar.gz, from whatever file or folder holds a model. Imports torch only if it must."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def artifact_of(source: Path, *, classes: Path | Sequence[str] | None = None) ->
             f"There is no file or folder {shown}.\n"
             "Try: a run's folder, a model.tar.gz, a checkpoint or a file of weights"
         )
+    if source.is_file() and not os.access(source, os.R_OK):
+        raise ArtifactError(f"{shown} cannot be read: permission denied.\nTry: {commands.shell('chmod', 'u+r', shown)}")
     if source.is_dir() and not artifact.is_artifact(source):
         source = _best_of(source)
     if artifact.is_artifact(source):

@@ -12,7 +12,7 @@ from typing import Any
 from dogbreed.commands import shown_path
 from dogbreed.errors import DogBreedError, Interrupted
 from launchers.base import Launcher
-from launchers.cli import capacity
+from launchers.cli import capacity, doctor
 from launchers.cli.listing import Listed, launched_from_here, table
 from launchers.registry import find_run, launcher_at, targets
 from launchers.runs.find import SWEEPS_DIR
@@ -242,6 +242,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     capacity.add_arguments(planner)
     planner.set_defaults(command=capacity.run)
+    examining = commands.add_parser(
+        "doctor", help=doctor.HELP, description=doctor.HELP, epilog=doctor.EPILOG, parents=[as_json, common],
+        formatter_class=shape,
+    )  # fmt: skip
+    doctor.add_arguments(examining)
+    examining.set_defaults(command=doctor.run)
     iam = add("iam", _iam, "Print the roles and policies that launchers need; create, check or remove them.", as_json)
     iam.add_argument(
         "--for",
