@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-inference-code.h
 
 import io
 import json
+import re
 import socket
 import statistics
 import time
@@ -35,11 +36,14 @@ _UNKNOWN_HEADERS = {  # that SageMaker and proxies add
     "X-Forwarded-For": "10.0.0.1",
 }
 _LAST_LINES = 3
+_OUT_OF_MEMORY = re.compile(
+    r"MemoryError|bad[_ ]alloc|allocate memory|can't start new thread|failed to map segment", re.IGNORECASE
+)
 
 
 def examine(server: Server, served: Served, checks: Checks, *, memory_bytes: int) -> None:
     """Make all checks of one server, from its start to its end."""
-    if not _starts(server, checks):
+    if not _starts(server, checks, memory_bytes):
         return
     try:
         _pings(server, checks)
@@ -59,14 +63,17 @@ def examine(server: Server, served: Served, checks: Checks, *, memory_bytes: int
         )
 
 
-def _starts(server: Server, checks: Checks) -> bool:
+def _starts(server: Server, checks: Checks, memory_bytes: int) -> bool:
     """Wait until the server is ready, and until its first socket accepts."""
     listening_s = 0.0
     while time.monotonic() - server.began < START_S:
         if server.exit_status is not None:
-            checks.failed(
-                "start", f"The server ended at once with status {server.exit_status}{_last(server)}", _way_out(server)
-            )
+            ended = f"The server ended at once with status {server.exit_status}"
+            if _OUT_OF_MEMORY.search(server.log):
+                cause = f"{ended}: {_mb(memory_bytes)} MB of memory are not enough{_last(server)}"
+                checks.failed("start", cause, "an instance type with more memory; or --memory-mb, if yours has more")
+            else:
+                checks.failed("start", f"{ended}{_last(server)}", _way_out(server))
             return False
         if server.listens():
             listening_s = listening_s or time.monotonic() - server.began
@@ -88,11 +95,8 @@ def _ready(server: Server) -> bool:
 
 
 def _way_out(server: Server) -> str:
-    log = server.log
-    if "The image has no package" in log:
+    if "The image has no package" in server.log:
         return "add the package to the extra [serve] and to launchers/deploy/image/, or import it where it is needed"
-    if "MemoryError" in log or "bad_alloc" in log or "allocate memory" in log:
-        return "an instance type with more memory, or --memory-mb with what yours has"
     return f"correct what it says; or {AGAIN}"
 
 

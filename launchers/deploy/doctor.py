@@ -7,7 +7,7 @@ from pathlib import Path
 from dogbreed.run_folder import RunFolder
 from launchers.deploy import as_trained, contents, contract, environment
 from launchers.deploy.checks import MEMORY_MB, Checks
-from launchers.deploy.served import serving
+from launchers.deploy.served import missing_packages, serving
 
 
 def examine(
@@ -31,7 +31,14 @@ def examine(
         return checks
     if run is not None:
         as_trained.examine(served, run, checks, photos=photos)
-    if starts:
+    if missing := missing_packages():
+        plural = "are" if len(missing) > 1 else "is"
+        checks.failed(
+            "server",
+            f"The model cannot be served here: {', '.join(missing)} {plural} not installed",
+            "pip install -e '.[serve]'",
+        )
+    elif starts:
         memory_bytes = memory_mb * 2**20
         with (
             tempfile.TemporaryDirectory(prefix="dogbreed-doctor-") as scratch,

@@ -148,6 +148,20 @@ def image_variables() -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
+def missing_packages() -> list[str]:
+    """Return the packages of the extra [serve] that are not installed here."""
+    lines = (IMAGE / "serve-requirements.txt").read_text().splitlines()
+    names = [re.split(r"[<>=!~ ]", line)[0] for line in lines if line and not line.startswith("#")]
+    return [name for name in names if not _installed(name)]
+
+
+def _installed(name: str) -> bool:
+    try:
+        return distribution(name) is not None
+    except PackageNotFoundError:
+        return False
+
+
 def packages() -> list[str]:
     """Return the top-level names that can be imported in the image, besides Python's own."""
     found = {"dogbreed"}

@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with an artifact and the answers of its test, and the photos beside it."""
     folder = tmp_path_factory.mktemp("doctor") / "run"
     torch.manual_seed(0)
-    model = DogBreedClassifier(LABELS, backbone="resnet18", weights=None, image_px=PX)
+    model = DogBreedClassifier(LABELS, library="timm", backbone="test_resnet", weights=None, image_px=PX)
     with torch.no_grad():
         model.backbone.train()(torch.randn(16, 3, PX, PX))
         model.head[1].weight.mul_(20)
@@ -91,13 +91,17 @@ def network(found: Artifact, change: Callable[[str, np.ndarray[Any, Any]], np.nd
     return packed(found, networks={artifact.NETWORK: proto.SerializeToString()})
 
 
+def _of_pixels(value: np.ndarray[Any, Any]) -> bool:
+    return value.ndim == 4 and value.shape[1] == 3 and value.shape[2] > 1
+
+
 def first(change: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Callable[[Artifact], bytes]:
     """With other weights of the first convolution."""
-    return lambda found: network(found, lambda _, value: change(value) if value.shape[1:] == (3, 7, 7) else value)
+    return lambda found: network(found, lambda _, value: change(value) if _of_pixels(value) else value)
 
 
 def _blue_first(name: str, value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if value.shape[1:] == (3, 7, 7) or name.endswith(("pixel_scale", "pixel_shift")):
+    if _of_pixels(value) or name.endswith(("pixel_scale", "pixel_shift")):
         return np.ascontiguousarray(value[:, ::-1])
     return value
 
@@ -112,7 +116,7 @@ def archive(found: Artifact, **files: bytes | None) -> bytes:
 
 def tarred(files: Mapping[str, bytes], mode: int = 0o644) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as target:
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as target:
         for name, value in files.items():
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(value), mode
@@ -144,7 +148,7 @@ FAULTS: dict[str, tuple[Callable[[Artifact], bytes], str]] = {
     "a broken manifest": (lambda found: archive(found, manifest__json=b"{"), "manifest.json is not valid JSON"),
     "not a network": (lambda found: packed(found, networks={"model.onnx": b"x" * 99}), "model.onnx is not an ONNX"),
     # permissions
-    "unreadable files": (unreadable, r"nobody may read labels\.json \(mode 0000\)(.|\n)*Try: chmod 644"),
+    "unreadable files": (unreadable, r"nobody may read labels\.json \(mode 0000\)"),
     # labels
     "a label too few": (lambda found: packed(found, labels=LABELS[:4]), "5 outputs, but labels.json has 4 names"),
     "a label too many": (lambda found: packed(found, labels=(*LABELS, "f")), "5 outputs, but labels.json has 6 names"),
@@ -178,7 +182,9 @@ FAULTS: dict[str, tuple[Callable[[Artifact], bytes], str]] = {
     "other weights": (first(lambda value: value + np.float32(0.05)), "weights or its preprocessing have changed"),
     "weights that diverged": (first(lambda value: value * np.float32("nan")), "outputs are not finite"),
     "weights of zero": (
-        lambda found: network(found, lambda _, value: value * np.float32(value.ndim != 4 or value.shape[0] == 1)),
+        lambda found: network(
+            found, lambda _, value: np.zeros_like(value) if value.ndim == 4 and value.shape[0] > 1 else value
+        ),
         "same answer to every picture",
     ),
     # manifest
@@ -351,7 +357,7 @@ def test_findings_are_listed_with_the_table_and_as_json(
             4096,
             "A JPEG as image/jpeg is answered with 413: The body has more than",
         ),
-        ({}, 60, r"ended at once with status(.|\n)*Try: an instance type with more memory"),
+        ({}, 60, r"ended at once with status 1: 60 MB of memory are not enough(.|\n)*Try: an instance type with more"),
     ],
 )
 def test_a_server_that_cannot_do_its_work_is_found(
@@ -374,6 +380,16 @@ def test_a_package_that_the_image_lacks_is_named(tmp_path: Path, monkeypatch: py
         checks.raise_findings()
 
 
+def test_packages_of_the_server_that_are_not_installed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "serve-requirements.txt").write_text("# a comment\nnumpy>=1\nnobody-has-this>=2\n")
+    monkeypatch.setattr(served, "IMAGE", tmp_path)
+    checks = doctor.examine(tiny_model(tmp_path / "model.tar.gz"))
+    with pytest.raises(LaunchError, match=r"nobody-has-this is not installed(.|\n)*Try: pip install -e '\.\[serve\]'"):
+        checks.raise_findings()
+
+
 BAD_SERVER = """
 import http.server, json, os, signal, sys, time
 fault, labels = os.environ["FAULT"], json.load(open(os.environ["SAGEMAKER_BASE_DIR"] + "/model/labels.json"))
@@ -389,7 +405,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
     def do_GET(self):
-        if self.path == "/health": return self.say(200, b'{"max_body_bytes": 100000}')
+        if self.path == "/health": return self.say(200, b'{"max_body_bytes": 1000000}')
         if fault == "slow ping" and os.path.exists("/tmp") and self.server.asked: time.sleep(0.3)
         self.server.asked = True
         self.say(503 if fault == "never ready" else 200, b"well" if fault == "words" else b"")
@@ -399,7 +415,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault == "dies": os._exit(9)
         if fault == "5xx": return self.say(500, b'{"detail": "it failed"}')
         if fault == "headers" and self.headers["X-Forwarded-For"]: return self.say(400, b"{}")
-        if fault != "takes all" and (len(body) > 100000 or not body.startswith(b"\\xff\\xd8")): return self.say(400 + 13 * (len(body) > 100000), b"")
+        large = len(body) > 1000000
+        if fault != "takes all" and (large or not body.startswith(b"\\xff\\xd8")):
+            return self.say(413 if large else 400, b"")
         share = {"short": 1 / (len(labels) - 1), "sum": 1.0, "nan": float("nan")}.get(fault, 1 / len(labels))
         row = [share] * (len(labels) - (fault == "short"))
         self.say(200, json.dumps({"probabilities": row, "model": {"precision": "fp32"}}).encode())
@@ -419,7 +437,7 @@ BAD = {
     "short": "An answer has 132 probabilities, not 133",
     "sum": "An answer has probabilities that sum to 133.0000, not to 1",
     "nan": "An answer has probabilities that are negative or not numbers",
-    "takes all": "The server answers a body of 100,001 bytes with 200, not with a refusal",
+    "takes all": "The server answers a body of 1,000,001 bytes with 200, not with a refusal",
     "dies": "The server stopped answering",
     "stays": "The server does not end within",
     "fails to end": "The server ends with status 3 within",
