@@ -12,6 +12,7 @@ from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder, write_bytes
 from launchers.deploy.checks import MEMORY_MB
 from launchers.registry import find_run
+from launchers.spec import LAUNCHED_FILE
 
 HELP = "Check a model as an endpoint would serve it, on this machine."
 EPILOG = """\
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
             model, run=doctor.run_of(source), photos=args.photos, environ=environ, memory_mb=args.memory_mb
         )
     if args.json:
-        print(json.dumps({"checks": dict(checks.rows), "findings": checks.findings}, indent=2))
+        rows = [{"check": name, "result": result} for name, result in checks.rows]
+        print(json.dumps({"checks": rows, "findings": checks.findings}, indent=2))
         return int(not checks.healthy)
     print(f"{shown_path(source)}, as an endpoint would serve it:\n")
     print(f"{checks}\n", flush=True)
@@ -65,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
 def _source(args: argparse.Namespace) -> Path:
     """Return the file or folder that a person named: a path, or a run whose result is here or is downloaded."""
     path = Path(args.run).expanduser()
-    if "://" not in args.run and path.exists():
+    away = (path / LAUNCHED_FILE).exists() and not RunFolder.of(path).model.exists()
+    if "://" not in args.run and (path.suffix or (path.exists() and not away)):  # ids of runs have no points
         return path
     launcher, handle = find_run(args.run, runs_dir=args.runs_dir, state_dir=args.state_dir)
     return launcher.result(handle).folder

@@ -13,7 +13,7 @@ from dogbreed.commands import shown_path
 from dogbreed.errors import DataError
 from dogbreed.run_folder import RunFolder
 from launchers.deploy.checks import Checks
-from launchers.deploy.contents import AGAIN, Served
+from launchers.deploy.contents import Served
 
 _PHOTOS = 12  # test photos that are looked at, from all over the set
 _MOST_OFF = 0.02  # of a probability: the run's test may have been computed on a GPU, in half precision
@@ -33,7 +33,6 @@ def examine(served: Served, run: RunFolder, checks: Checks, *, photos: Path | No
         checks.failed(
             "run",
             f"The run's predictions.csv has {len(unknown)} classes that labels.json has not, such as {unknown[0]}",
-            AGAIN,
         )
         return
     root = photos or Path(str(config.get("data", {}).get("root", ""))).expanduser()
@@ -56,7 +55,7 @@ def _settings(served: Served, config: dict[str, Any], checks: Checks) -> None:
             differ.append(f"{name} was {trained} and is {list(here) if isinstance(here, tuple) else here}")
     if differ:
         where = f"Between the run's config.yaml and preprocess.json: {'; '.join(differ)}"
-        checks.failed("run", where, AGAIN)
+        checks.failed("run", where)
     else:
         checks.passed("run", "trained with this preprocessing")
 
@@ -78,7 +77,7 @@ def _photos(served: Served, root: Path, rows: Sequence[dict[str, str]], checks: 
             "run's photos",
             f"{other} of {looked_at} test photos in {shown_path(root)} are answered otherwise than in the run's "
             f"predictions.csv, by up to {off:.2f}",
-            f"{AGAIN}; or --photos with the photos that it was tested on",
+            f"{checks.again}; or --photos with the photos that it was tested on",
         )
     else:
         checks.passed("run's photos", f"{looked_at - other} of {looked_at} as in predictions.csv, within {off:.1g}")

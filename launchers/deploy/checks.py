@@ -12,8 +12,12 @@ _WIDTH = 80
 
 @dataclass
 class Checks:
-    """rows: name and result of each check. findings: a cause and what to try, as errors have them."""
+    """rows: name and result of each check. findings: a cause and what to try, as errors have them.
 
+    again: the command that makes the artifact again.
+    """
+
+    again: str = "python -m dogbreed.export RUN"
     rows: list[tuple[str, str]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 
@@ -24,9 +28,9 @@ class Checks:
     def passed(self, name: str, result: str) -> None:
         self.rows.append((name, result))
 
-    def failed(self, name: str, cause: str, action: str) -> None:
-        """Add a problem. cause: a sentence without its full stop. action: what to try."""
-        self.problem(name, f"{cause}.\nTry: {action}")
+    def failed(self, name: str, cause: str, action: str = "") -> None:
+        """Add a problem. cause: a sentence without its full stop. action: what to try; by default to export again."""
+        self.problem(name, f"{cause}.\nTry: {action or self.again}")
 
     def problem(self, name: str, finding: str) -> None:
         self.findings.append(finding)

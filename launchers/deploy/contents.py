@@ -20,7 +20,6 @@ from dogbreed.scanning.names import listed
 from launchers.deploy.checks import Checks
 from launchers.formatting import size
 
-AGAIN = "python -m dogbreed.export RUN, which makes the artifact again from the checkpoint"
 _MOST_OFF = 0.02  # of a logit from the manifest's, which has two decimals
 _CROPS = (0.875, 0.9, 0.95, 0.965, 1.0)  # that preprocessings of ImageNet use, to find the cause of other answers
 _ALIKE = 1e-6
@@ -72,7 +71,7 @@ def _readable(model: Path, checks: Checks) -> bool:
         checks.failed(
             "archive",
             f"The archive's files keep their modes when they are unpacked, and nobody may read {listed(locked)}",
-            f"chmod 644 on the files before they are packed, or {AGAIN}",
+            f"chmod 644 on the files before they are packed; or {checks.again}",
         )
     return not locked
 
@@ -95,7 +94,6 @@ def _manifest(found: Artifact, checks: Checks) -> None:
             "parity",
             f"By the manifest, the network's probabilities differ from the trained network's by {off:g}, more than "
             f"{artifact.TOLERANCE:g}",
-            AGAIN,
         )
     else:
         checks.passed("parity", f"within {off:g} of the torch network's probabilities when exported")
@@ -111,7 +109,7 @@ def _network(name: str, found: Artifact, checks: Checks) -> OnnxNetwork | None:
         outputs, image_px = int(_dims(graph.output[0])[1]), int(_dims(graph.input[0])[1])
     except Exception as error:  # protobuf's own classes, or an output without a size
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        checks.failed("network", f"{name} is not an ONNX network of images to class scores: {reason}", AGAIN)
+        checks.failed("network", f"{name} is not an ONNX network of images to class scores: {reason}")
         return None
     fits = True
     if outputs != len(found.labels):
@@ -125,7 +123,6 @@ def _network(name: str, found: Artifact, checks: Checks) -> OnnxNetwork | None:
         checks.failed(
             "preprocessing",
             f"{name} takes pictures of {image_px} px, but preprocess.json has image_px={found.preprocess.image_px}",
-            AGAIN,
         )
         fits = False
     if name == artifact.NETWORK:
@@ -133,7 +130,7 @@ def _network(name: str, found: Artifact, checks: Checks) -> OnnxNetwork | None:
     try:
         network = OnnxNetwork(content, classes=outputs, image_px=image_px)
     except ArtifactError as error:
-        checks.failed("network", f"{name} cannot be run: {' '.join(str(error).split())[:300]}", AGAIN)
+        checks.failed("network", f"{name} cannot be run: {' '.join(str(error).split())[:300]}")
         return None
     return network if fits else None
 
@@ -148,9 +145,7 @@ def _normalisation(graph: Any, preprocess: Preprocess, checks: Checks) -> None:
 
     mean, std = np.asarray(preprocess.mean, float), np.asarray(preprocess.std, float)
     if mean.shape != (3,) or std.shape != (3,) or not (np.isfinite(mean).all() and (std > 0).all()):
-        checks.failed(
-            "preprocessing", f"preprocess.json has mean {_shown(mean)} and std {_shown(std)}, not three each", AGAIN
-        )
+        checks.failed("preprocessing", f"preprocess.json has mean {_shown(mean)} and std {_shown(std)}, not three each")
         return
     named = {tensor.name.rpartition(".")[2]: tensor for tensor in graph.initializer}
     if not {"pixel_scale", "pixel_shift"} <= named.keys():
@@ -172,7 +167,6 @@ def _normalisation(graph: Any, preprocess: Preprocess, checks: Checks) -> None:
         "preprocessing",
         f"preprocess.json has mean {_shown(mean)} and std {_shown(std)}, but the network was trained with "
         f"{_shown(true_mean)} and {_shown(true_std)}{hint}",
-        AGAIN,
     )
 
 
@@ -185,13 +179,15 @@ def _answers(served: Served, checks: Checks) -> None:
     found, network = served.artifact, served.networks[artifact.NETWORK]
     logits = _logits(network, found.preprocess)
     if not np.isfinite(logits).all():
-        checks.failed("answers", "The network's outputs are not finite numbers", f"another checkpoint, then {AGAIN}")
+        checks.failed(
+            "answers", "The network's outputs are not finite numbers", "another checkpoint of the run, in checkpoints/"
+        )
         return
     if len(logits) > 1 and np.ptp(logits, axis=0).max() <= _ALIKE:
         checks.failed(
             "answers",
             "The network gives the same answer to every picture",
-            f"another checkpoint: this one has learned nothing, or its weights are lost; then {AGAIN}",
+            "another checkpoint of the run, in checkpoints/: this one has learned nothing, or its weights are lost",
         )
         return
     expected = found.manifest.answers
@@ -206,7 +202,6 @@ def _answers(served: Served, checks: Checks) -> None:
         "answers",
         f"The network does not answer as the trained one did: its logits for {len(expected)} pictures are off by "
         f"{off:.2g}. {_cause(network, found, logits)}",
-        AGAIN,
     )
 
 
@@ -247,18 +242,18 @@ def _int8(served: Served, checks: Checks) -> None:
         return
     if about is None or network is None:
         lacks = "no measured accuracy in the manifest" if about is None else f"no {artifact.NETWORK_INT8}"
-        checks.failed("int8", f"The quantised network is never used: there is {lacks}", f"{AGAIN}; with --int8")
+        checks.failed("int8", f"The quantised network is never used: there is {lacks}", f"{checks.again} --int8")
         return
     if not (0 <= about.accuracy <= 1 and 0 <= about.accuracy_fp32 <= 1 and about.photos > 0):
         checks.failed(
             "int8",
             f"The manifest's accuracies of int8 and fp32, {about.accuracy:g} and {about.accuracy_fp32:g} on "
             f"{about.photos} photos, are not shares of photos",
-            f"{AGAIN}; with --int8",
+            f"{checks.again} --int8",
         )
         return
     pixels = np.stack([served.artifact.preprocess.pixels(picture) for picture in reference.pictures()])
     if not np.isfinite(network(pixels).logits).all():
-        checks.failed("int8", "The quantised network's outputs are not finite numbers", f"{AGAIN}; with --int8")
+        checks.failed("int8", "The quantised network's outputs are not finite numbers", f"{checks.again} --int8")
         return
     checks.passed("int8", f"{about.accuracy:.2%} of {about.photos:,} photos right, fp32 {about.accuracy_fp32:.2%}")

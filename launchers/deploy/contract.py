@@ -20,7 +20,7 @@ from PIL import Image
 from dogbreed import artifact, reference
 from dogbreed.scanning.names import listed
 from launchers.deploy.checks import Checks
-from launchers.deploy.contents import AGAIN, Served
+from launchers.deploy.contents import Served
 from launchers.deploy.served import Reply, Server
 from launchers.formatting import size
 
@@ -73,7 +73,7 @@ def _starts(server: Server, checks: Checks, memory_bytes: int) -> bool:
                 cause = f"{ended}: {_mb(memory_bytes)} MB of memory are not enough{_last(server)}"
                 checks.failed("start", cause, "an instance type with more memory; or --memory-mb, if yours has more")
             else:
-                checks.failed("start", f"{ended}{_last(server)}", _way_out(server))
+                checks.failed("start", f"{ended}{_last(server)}", _way_out(server, checks))
             return False
         if server.listens():
             listening_s = listening_s or time.monotonic() - server.began
@@ -83,7 +83,7 @@ def _starts(server: Server, checks: Checks, memory_bytes: int) -> bool:
                 return True
         time.sleep(0.02)
     what = "/ping does not answer with 200" if server.listens() else "it does not listen"
-    checks.failed("start", f"{what} within {START_S:.0f} s of its start{_last(server)}", _way_out(server))
+    checks.failed("start", f"{what} within {START_S:.0f} s of its start{_last(server)}", _way_out(server, checks))
     return False
 
 
@@ -94,10 +94,10 @@ def _ready(server: Server) -> bool:
         return False
 
 
-def _way_out(server: Server) -> str:
+def _way_out(server: Server, checks: Checks) -> str:
     if "The image has no package" in server.log:
         return "add the package to the extra [serve] and to launchers/deploy/image/, or import it where it is needed"
-    return f"correct what it says; or {AGAIN}"
+    return f"correct what it says; or {checks.again}"
 
 
 def _last(server: Server) -> str:
@@ -139,7 +139,7 @@ def _predicts(server: Server, served: Served, checks: Checks) -> None:
                 "/invocations",
                 f"A JPEG as {headers['Content-Type']}{' with unknown headers' * (len(headers) > 1)} is answered with "
                 f"{reply.status}: {_text(reply)}",
-                f"the server's log, or {AGAIN}",
+                f"other variables of the container; or {checks.again}",
             )
             return
     answers = [json.loads(reply.body) for reply in replies]
@@ -152,7 +152,7 @@ def _predicts(server: Server, served: Served, checks: Checks) -> None:
     for (photo, _), answer in zip(forms, answers, strict=True):
         row = np.asarray(answer["probabilities"], float)
         if problem := _wrong_row(row, len(served.artifact.labels)):
-            checks.failed("/invocations", f"An answer {problem}", AGAIN)
+            checks.failed("/invocations", f"An answer {problem}")
             return
         off = max(off, float(np.abs(row - expected[photo]).max()))
     if off > _MOST_OFF:
@@ -194,7 +194,7 @@ def _refuses(server: Server, checks: Checks) -> None:
         except (ConnectionError, BrokenPipeError):  # it may close the connection before it has read all of a large body
             answered = 413
         if not 400 <= answered < 500 or (status == 413 and answered != 413):
-            checks.failed("limits", f"The server answers {what} with {answered}, not with a refusal", f"{AGAIN}")
+            checks.failed("limits", f"The server answers {what} with {answered}, not with a refusal")
             return
     if server.ask("/ping").status != 200:
         checks.failed("limits", f"The server is not well after what it refused{_last(server)}", "its log")

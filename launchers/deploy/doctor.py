@@ -4,6 +4,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from dogbreed import commands
+from dogbreed.commands import shown_path
 from dogbreed.run_folder import RunFolder
 from launchers.deploy import as_trained, contents, contract, environment
 from launchers.deploy.checks import MEMORY_MB, Checks
@@ -24,7 +26,7 @@ def examine(
     data folder, if it moved. environ: the container's variables. memory_mb: of the instance.
     Does not raise for what is wrong with them: all problems are in the result (`Checks.raise_findings`).
     """
-    checks = Checks()
+    checks = Checks(commands.module("dogbreed.export", shown_path(run.path))) if run is not None else Checks()
     starts = environment.examine(environ or {}, checks)
     served = contents.examine(model, checks)
     if served is None:

@@ -13,11 +13,13 @@ from dataclasses import astuple, fields
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from quick_runs import EXPORTS
 
+from dogbreed import backbones
 from launchers.rehearsal import process
 from launchers.rehearsal.faults import Faults
 from launchers.sweep.space import read
@@ -44,6 +46,9 @@ MODEL = {  # runs end with their model.tar.gz
     "python -m dogbreed.report runs/RUN": "",
     "python -m dogbreed.export runs/RUN": "",
     "python -m dogbreed.export runs/RUN --int8": "",
+    "python -m launchers doctor runs/RUN": "",
+    "python -m dogbreed.export model.pth --classes NAMES.txt": "",
+    "python -m launchers doctor model.pth --classes NAMES.txt": "",
     ASK: "--fail",
 }
 HERE = {
@@ -270,12 +275,22 @@ def test_every_command_is_run_or_skipped_for_a_reason() -> None:
     assert not set(known) - set(all_commands()), "no guide has these"
 
 
+def _save_as_another_program(folder: Path) -> None:
+    """Save what the guides call model.pth and NAMES.txt."""
+    network, width = backbones.build("timm", "tf_efficientnet_lite0", None)
+    head = torch.nn.Linear(width, 3)
+    state = network.state_dict() | {f"classifier.{name}": value for name, value in head.state_dict().items()}
+    torch.save(state, folder / "model.pth")
+    (folder / "NAMES.txt").write_text("one\ntwo\nthree\n")
+
+
 @pytest.mark.cloud
 @pytest.mark.exports
 @pytest.mark.onnx
 @pytest.mark.timeout(1800)
 def test_commands_run_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = Shell(tmp_path, make_photos(tmp_path / "photos"))
+    _save_as_another_program(tmp_path)
     for command, added in MODEL.items():
         with shell.serving(SERVE) if command == ASK else nullcontext():
             shell.type(command, added)
