@@ -12,10 +12,9 @@ from dogbreed.serving.limits import Limits
 from launchers.deploy.checks import Checks
 
 _PREFIX = "DOGBREED_"
-_OTHERS = ("HOST", "PORT", "ROOT_PATH", "MAX_ACCURACY_LOSS")
 _KNOWN = [
     *(_PREFIX + limit.metadata["option"].removeprefix("--").replace("-", "_").upper() for limit in fields(Limits)),
-    *(_PREFIX + name for name in _OTHERS),
+    *(_PREFIX + option.name.upper() for option in fields(settings.Settings) if option.name not in ("model", "limits")),
 ]
 _ANSWER_S, _STOP_S = 60.0, 30.0  # until SageMaker gives up waiting for an answer, and kills a container
 

@@ -297,7 +297,8 @@ def test_all_wrong_variables_come_at_once_and_good_ones_pass() -> None:
     assert not environment.examine(wrong, checks)
     assert len(checks.findings) == 3
     checks = Checks()
-    assert environment.examine({"DOGBREED_MAX_PICTURES": "4", "SAGEMAKER_BIND_TO_PORT": "8081"}, checks)
+    good = {"DOGBREED_MAX_PICTURES": "4", "DOGBREED_MAX_ACCURACY_LOSS": "-1", "SAGEMAKER_BIND_TO_PORT": "8081"}
+    assert environment.examine(good, checks)
     assert checks.healthy
 
 
