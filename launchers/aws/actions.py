@@ -75,7 +75,8 @@ def _resource(service: str, parameters: Parameters, where: Where) -> str:
     for name, kind in _KINDS.get(service, {}).items():
         if name in parameters:
             value = str(parameters[name])
-            return value if value.startswith("arn:") else where.arn(service, f"{kind}{value}")
+            name = value.lstrip("/") if service == "ssm" else value  # a parameter's name may begin with a slash
+            return value if value.startswith("arn:") else where.arn(service, f"{kind}{name}")
     return "*"
 
 
@@ -90,6 +91,7 @@ _KINDS: Mapping[str, Mapping[str, str]] = {  # service -> parameter -> what stan
     "cloudwatch": {"AlarmName": "alarm:"},
     "ecr": {"repositoryName": "repository/"},
     "secretsmanager": {"SecretId": "secret:"},
+    "ssm": {"Name": "parameter/"},
     "iam": {"PolicySourceArn": "", "PolicyArn": "", "RoleArn": ""},
     "sts": {"RoleArn": ""},
 }

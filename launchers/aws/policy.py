@@ -18,13 +18,15 @@ class Grant:
     """Allows actions on resources.
 
     resources: ARNs, with * as a wildcard. everywhere: why the only resource is "*"; empty where there are ARNs.
-    conditions: operator -> key -> values, as in a policy.
+    conditions: operator -> key -> values, as in a policy. only_if: when it is needed, where that is not known; empty if
+    it always is.
     """
 
     actions: tuple[str, ...]
     resources: tuple[str, ...] = ("*",)
     conditions: Conditions = field(default_factory=dict)
     everywhere: str = ""
+    only_if: str = ""
 
     def statement(self) -> dict[str, Any]:
         """Return the statement of a policy, in its shortest form."""

@@ -198,6 +198,7 @@ def lacking(cloud: Cloud, principal_arn: str, grants: Sequence[Grant]) -> list[L
 
     if principal_arn.endswith(":root"):  # of the account: it may do everything
         return []
+    grants = [grant for grant in grants if not grant.only_if]
     if not re.search(r":iam::\d+:(role|user)/", principal_arn):
         return None
     try:

@@ -118,7 +118,7 @@ class Gateway:
             self.clock.set_rate(faults.clock_rate)
         _cause(faults, session, message)
         call = Call(_validated(message), faults, session, principal.arn)
-        self._authorize(environ, message, replace(principal, denied=tuple(faults.denied)), call)
+        self._authorize(environ, message, replace(principal, denied=(*principal.denied, *faults.denied)), call)
         for handler in self._handlers.get((message.service, message.operation or ""), ()):
             if (answer := handler(call)) is not None:
                 return answer

@@ -101,7 +101,8 @@ def _of_access_key(key: str) -> Principal | None:
     if role is not None:
         name = role.role_arn.rpartition("/")[2]
         arn = f"arn:aws:sts::{ACCOUNT}:assumed-role/{name}/{role.session_name}"
-        return Principal(arn, role.secret_access_key, role.session_token, *_policies(name))
+        denied = _denied.get(key, ())
+        return Principal(arn, role.secret_access_key, role.session_token, *_policies(name), denied=denied)
     for user in _iam().list_users("/", None, None):
         for each in user.access_keys:
             if each.access_key_id == key:
@@ -110,9 +111,16 @@ def _of_access_key(key: str) -> Principal | None:
     return None
 
 
-def role_session(role_arn: str, session: str) -> dict[str, str]:
-    """Return temporary credentials of a role, as environment variables: AWS hands them to what runs as the role."""
+_denied: dict[str, tuple[str, ...]] = {}  # by access key of a session: actions that a fault takes away
+
+
+def role_session(role_arn: str, session: str, denied: Sequence[str] = ()) -> dict[str, str]:
+    """Return temporary credentials of a role, as environment variables: AWS hands them to what runs as the role.
+
+    denied: actions that a fault takes away.
+    """
     found = sts_backends[ACCOUNT]["aws"].assume_role(REGION, session, role_arn, "", 3600 * 12, "")
+    _denied[found.access_key_id] = tuple(denied)
     return {
         "AWS_ACCESS_KEY_ID": found.access_key_id,
         "AWS_SECRET_ACCESS_KEY": found.secret_access_key,

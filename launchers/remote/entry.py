@@ -50,7 +50,8 @@ def main() -> int:
     try:
         argv, attempt = _prepare(base, group, sent)
         came = _module(base / "code", "uploads")["stamps"](base / "checkpoints")
-        common = {**os.environ, **_environment(base, group), **_gpu_variables(base / "code", group)}
+        secrets = _secrets(base / "code")
+        common = {**os.environ, **secrets, **_environment(base, group), **_gpu_variables(base / "code", group)}
         exits = training.run(argv, base / "code", [common | more for more in group.environments(base, attempt)])
     except _Failure as failure:
         return _end(base, 1, str(failure))
@@ -284,6 +285,14 @@ def _module(project: Path, name: str) -> dict[str, Any]:
 def _install(project: Path, sent: dict[str, Any]) -> None:
     if why_not := _module(project, "install")["install"](project, sent["extras"], sent["versions"]):
         raise _Failure(why_not)
+
+
+def _secrets(project: Path) -> dict[str, str]:
+    """Return the variables of launcher.secrets, which train.py alone gets."""
+    values, why_not = _module(project, "secret_values")["fetch"](os.environ)
+    if why_not:
+        raise _Failure(why_not)
+    return dict(values)
 
 
 def _gpu_variables(project: Path, group: _ProcessGroup) -> dict[str, str]:

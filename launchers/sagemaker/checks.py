@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from math import inf
 
-from launchers.aws import iam
+from launchers.aws import iam, secret_arns
 from launchers.cost import prices
 from launchers.payload import secrets
 from launchers.sagemaker import images
@@ -15,6 +15,11 @@ from launchers.spec import RunSpec, SearchOutput
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
+_LOGGERS = {  # the variable that holds each one's key
+    "WandbLogger": "WANDB_API_KEY",
+    "CometLogger": "COMET_API_KEY",
+    "NeptuneLogger": "NEPTUNE_API_TOKEN",
+}
 _MOST_RUN_S = 28 * 86400  # SageMaker's own limit
 
 
@@ -107,20 +112,26 @@ def _data_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
             f"{', '.join(images.LACKING)}.\nTry: launcher.image=<the URI of one that has them>"
         )
     yield from _logger_findings(settings, spec)
+    yield from secret_arns.findings(settings.secrets, settings.cloud.region)
+    if settings.secrets and settings.network_isolation:
+        yield "Without a network launcher.secrets cannot be fetched.\nTry: launcher.network_isolation=false"
     source = str((data.get("source") or {}).get("_target_", ""))
     if settings.network_isolation and source.endswith("DogImages"):
         yield "Without a network the photos cannot be downloaded.\nTry: data=folder data.root=s3://BUCKET/photos"
 
 
 def _logger_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
-    """Check that the logger will not ask for a key, which is not sent. An image of one's own may contain it."""
+    """Check that the logger will not ask for a key that the machine lacks. An image of one's own may contain it."""
     logger = spec.config.get("logger") or {}
     name = str(logger.get("_target_", "")).rpartition(".")[2]
-    if name == "WandbLogger" and settings.image == images.AUTO and not logger.get("offline"):
-        yield (
-            "logger=wandb needs the key of an account, and AWS's image has none.\n"
-            "Try: +logger.offline=true, then `wandb sync` of what the run leaves; or logger=tensorboard"
-        )
+    key = _LOGGERS.get(name)
+    if key is None or key in (settings.secrets or {}) or settings.image != images.AUTO or logger.get("offline"):
+        return
+    offline = ";\nor +logger.offline=true, then `wandb sync` of what the run leaves" if name == "WandbLogger" else ""
+    yield (
+        f"{name} needs {key}, which the rented machine does not have.\n"
+        f"Try: 'launcher.secrets={{{key}: ARN}}', the ARN of a secret that holds it{offline};\nor logger=tensorboard"
+    )
 
 
 def _sent_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:

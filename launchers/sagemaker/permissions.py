@@ -8,7 +8,7 @@ from typing import Any
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
-from launchers.aws import roles, tags
+from launchers.aws import roles, secret_arns, tags
 from launchers.aws.actions import SAGEMAKER, Where
 from launchers.aws.iam import Caller
 from launchers.aws.policy import Grant, Identity
@@ -35,7 +35,7 @@ def identities(settings: JobSettings, config: Mapping[str, Any], day: str, accou
     config: of the run. account: the 12 digits of the account; "*" fits any.
     """
     findings = images.findings(settings.image, settings.cloud.region, settings.instance_type, day)
-    raise_findings(ConfigError, list(findings))
+    raise_findings(ConfigError, [*findings, *secret_arns.findings(settings.secrets, settings.cloud.region)])
     return [caller(settings, account), job_role(settings, config, day, account)]
 
 
@@ -99,6 +99,7 @@ def job_role(settings: JobSettings, config: Mapping[str, Any], day: str, account
             _repositories(settings, day, where),
         ),
         *_photos(config, where),
+        *secret_arns.grants(settings.secrets),
         *_kms(settings, where),
         *_vpc(settings, where),
     ]

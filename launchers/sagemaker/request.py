@@ -17,6 +17,7 @@ from launchers.overrides import STAYS_HERE, override_key, root_key
 from launchers.payload.code import BUNDLE_FILE, ENTRY_FILE
 from launchers.payload.photos import FEATURES, FEATURES_ABOUT
 from launchers.plan import Request
+from launchers.remote.secret_values import PREFIX
 from launchers.sagemaker.instances import has_own_disks
 from launchers.sagemaker.job import STUDY
 from launchers.sagemaker.settings import JobSettings
@@ -106,13 +107,13 @@ def _unpacked_photos() -> str:
     return f"{_TMP}/photos"
 
 
-def extras(spec: RunSpec) -> list[str]:
+def extras(settings: JobSettings, spec: RunSpec) -> list[str]:
     """Return the extras of pyproject.toml that the machine needs."""
     logger = str((spec.config.get("logger") or {}).get("_target_", ""))
-    return ["wandb"] if "wandb" in logger.lower() else []
+    return [*(["wandb"] if "wandb" in logger.lower() else []), *(["aws"] if settings.secrets else [])]
 
 
-def sent(spec: RunSpec) -> dict[str, Any]:
+def sent(settings: JobSettings, spec: RunSpec) -> dict[str, Any]:
     """Return the content of spec.json in the bucket, which launchers/remote/entry.py reads.
 
     fresh, again: the command of a machine without saved files, and of one with them; `again` is None for a run
@@ -123,7 +124,7 @@ def sent(spec: RunSpec) -> dict[str, Any]:
         "spec": json.loads(described.to_json()),
         "fresh": asdict(command(spec, resumes=False)),
         "again": asdict(command(spec, resumes=True)) if spec.going_on is not None else None,
-        "extras": extras(spec),
+        "extras": extras(settings, spec),
         "unpacks": _unpacked_photos() if spec.photos is not None else None,
     }
 
@@ -209,4 +210,4 @@ def _environment(settings: JobSettings, spec: RunSpec) -> dict[str, str]:
     match spec.output:
         case SearchOutput(study):
             environment[STUDY] = study
-    return environment
+    return environment | {f"{PREFIX}{name}": arn for name, arn in (settings.secrets or {}).items()}

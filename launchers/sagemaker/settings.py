@@ -1,6 +1,6 @@
 """Define the settings of a training job and its machines."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from launchers.aws import s3
@@ -33,6 +33,7 @@ class JobSettings:
     security_groups: Sequence[str] = ()
     network_isolation: bool = False
     allow_secrets: Sequence[str] = ()
+    secrets: Mapping[str, str] | None = None
     wait_for_capacity_h: float | None = None
 
     @property

@@ -26,6 +26,9 @@ def rows(settings: JobSettings, spec: RunSpec, handle: Handle) -> Iterator[tuple
     if settings.subnets and settings.instances > 1:
         yield "network", _VPC_OF_SEVERAL
     yield from _sent_rows(settings, spec)
+    if settings.secrets:
+        names = "\n".join(f"{name} from\n{arn}" for name, arn in settings.secrets.items())
+        yield "secrets", f"{names}\nfetched on the machine, for train.py alone"
     yield "files", settings.layout.run(spec.run_id).uri
     yield "folder", spec.folder
     resume = commands.in_project(commands.override("resume", str(handle)), *settings.cloud.overrides)
@@ -82,7 +85,7 @@ def _image_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str
     if note := images.note(settings.image, settings.cloud.region, spec.created_at):
         yield "", note
     if settings.network_isolation:
-        needs = ", ".join(["what pyproject.toml requires", *request.extras(spec)])
+        needs = ", ".join(["what pyproject.toml requires", *request.extras(settings, spec)])
         yield "network", f"none: nothing is installed on start, so the image must contain {needs}"
 
 

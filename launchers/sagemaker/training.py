@@ -140,7 +140,8 @@ class SageMakerLauncher(JobSettings):
             raise LaunchError(f"{problem}\nTry: data.root=<a folder that `{listed}` shows>", Cause.BAD_CONFIG)
 
     def _upload(self, plan: Plan) -> None:
-        spec, sent = plan.spec, {**request.sent(plan.spec), "versions": versions(PROJECT, request.extras(plan.spec))}
+        spec, needed = plan.spec, versions(PROJECT, request.extras(self, plan.spec))
+        sent = {**request.sent(self, spec), "versions": needed}
         for put in plan.requests[:-1]:
             transfer.upload(self.cloud, put.parameters, spec, sent)
         if spec.going_on is not None or spec.output.same_command_resumes:

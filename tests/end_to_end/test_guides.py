@@ -134,6 +134,7 @@ SKIPPED = {
     "python train.py -m hpo=optuna hpo.storage=postgresql://user:password@host/database hpo.study=NAME": (
         "needs a database server; test_sweep.py starts one for two searches that share a study"
     ),
+    f"{SPOT} logger=wandb 'launcher.secrets={{WANDB_API_KEY: ARN}}'": _ACCOUNT,
     "python -m launchers iam": _ACCOUNT,
     "python -m launchers iam --bucket my-bucket": _ACCOUNT,
     "python -m launchers iam --bucket my-bucket --check": _ACCOUNT,

@@ -25,14 +25,14 @@ def test_it_needs_nothing_but_the_standard_library_and_pip_and_names_what_train_
     source, imported = REMOTE.read_text(), set()
     assert f'"{SENT}"' in source
     assert f'"{REASON}"' in source
-    loaded = [REMOTE.with_name(f"{name}.py") for name in ("install", "uploads", "gpu")]
+    loaded = [REMOTE.with_name(f"{name}.py") for name in ("install", "uploads", "gpu", "secret_values")]
     for node in (node for path in (REMOTE, *loaded) for node in ast.walk(ast.parse(path.read_text()))):
         if isinstance(node, ast.Import):
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             imported.add(str(node.module).partition(".")[0])
-    assert imported <= {*sys.stdlib_module_names, "pip"}
+    assert imported <= {*sys.stdlib_module_names, "pip", "boto3", "botocore"}  # of the last, after the installation
 
 
 def test_it_runs_train_py_with_what_was_typed_and_the_machine_s_own_paths(tmp_path: Path) -> None:

@@ -572,7 +572,7 @@ def test_a_launcher_without_an_account_says_so(tmp_path: Path, monkeypatch: pyte
         (["launcher.instance_type=ml.g5.xlarge", "launcher.volume_gb=200"], ["launcher.volume_gb=200 has no effect"]),
         (["data=folder", "data.root=/home/me/photos"], ["The data folder /home/me/photos does not exist"]),
         (["model.weights=/home/me/w.pth"], ["model.weights=/home/me/w.pth does not exist"]),
-        (["logger=wandb"], ["logger=wandb needs the key of an account", "+logger.offline=true"]),
+        (["logger=wandb"], ["WandbLogger needs WANDB_API_KEY", "+logger.offline=true"]),
         (["launcher=sagemaker_gpu", "launcher.max_wait_s=9"], ["only valid for spot jobs"]),
         (["launcher.bucket=s3://mine"], ["the name alone, without s3://"]),
         (["aws=rehearsal", "+aws.faults.reclaim_at=[noon]", "+aws.faults.x=1"], ["Unknown keys in aws.faults: x"]),

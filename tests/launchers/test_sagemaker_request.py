@@ -62,7 +62,7 @@ def test_a_search_takes_its_settings_along_and_has_one_command() -> None:
     assert command.typed == ["-m", "hpo=optuna", "hpo.n_trials=30"]
     assert "hpo.study=mine" in command.own
     assert "hydra.sweep.dir=/opt/ml/checkpoints" in command.own
-    assert request.sent(SEARCH)["again"] is None
+    assert request.sent(MINE, SEARCH)["again"] is None
 
 
 def digest(asked: JobSettings, spec: RunSpec) -> str:

@@ -59,7 +59,7 @@ class Attempt:
     def run(self, server: Server) -> Outcome:
         """Run the command, and count the billable time."""
         for host in self.hosts:
-            argv, variables = command(self.job.request), environment(host, self.job, server, self.faults.upload_lag_s)
+            argv, variables = command(self.job.request), environment(host, self.job, server, self.faults)
             host.machine.start(argv, variables, disk_mb=self.faults.disk_mb)
         self._began = time.monotonic()
         self.job.started = self.job.started or now()

@@ -8,6 +8,7 @@ from dogbreed.run_folder import write_json
 from launchers.aws.actions import Need
 from launchers.aws.s3 import split_uri
 from launchers.rehearsal.access import HERE, StoreOfRole, authorize
+from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.machine import Machine
 from launchers.rehearsal.names import REGION, Server
 from launchers.rehearsal.principals import role_session
@@ -106,13 +107,17 @@ def command(request: Mapping[str, Any]) -> list[str]:
     return [*algorithm.get("ContainerEntrypoint", ["train"]), *algorithm.get("ContainerArguments", [])]
 
 
-def environment(host: Host, job: JobRecord, server: Server, upload_lag_s: float) -> dict[str, str]:
+def environment(host: Host, job: JobRecord, server: Server, faults: Faults) -> dict[str, str]:
     """Return the variables of the command, in addition to those of every machine.
 
-    Without a network the command can reach neither S3 nor a package index. upload_lag_s: the maximum delay of
-    checkpoint uploads; minutes on AWS are seconds here.
+    Without a network the command can reach neither S3 nor a package index. The maximum delay of checkpoint uploads is
+    minutes on AWS and seconds here.
     """
-    isolated = job.request.get("EnableNetworkIsolation")
+    if job.request.get("EnableNetworkIsolation"):
+        network = {"PIP_NO_INDEX": "1"}
+    else:
+        session = role_session(job.request["RoleArn"], "SageMaker", faults.denied_to_role)
+        network = {"AWS_ENDPOINT_URL": server.url, **session}
     return {
         "SAGEMAKER_BASE_DIR": str(host.machine.path(ML)),
         "SAGEMAKER_REGION": REGION,
@@ -121,11 +126,7 @@ def environment(host: Host, job: JobRecord, server: Server, upload_lag_s: float)
         "TRAINING_JOB_NAME": job.name,
         "TRAINING_JOB_ARN": job.arn,
         "GLOO_SOCKET_IFNAME": "lo",
-        "DOGBREED_UPLOADS_S": str(25 * upload_lag_s),
+        "DOGBREED_UPLOADS_S": str(25 * faults.upload_lag_s),
         **job.request.get("Environment", {}),
-        **(
-            {"PIP_NO_INDEX": "1"}
-            if isolated
-            else {"AWS_ENDPOINT_URL": server.url, **role_session(job.request["RoleArn"], "SageMaker")}
-        ),
+        **network,
     }
