@@ -252,7 +252,15 @@ def _open(picture: PictureSource) -> Iterator[tuple[Image.Image, bytes | None]]:
     content = picture if isinstance(picture, bytes) else read_picture(picture)
     if not content:
         raise DataError("the file is empty (0 bytes)")
-    with Image.open(io.BytesIO(content), formats=_formats(content)) as image:
+    formats = _formats(content)
+    try:
+        opened = Image.open(io.BytesIO(content), formats=formats)
+    except UnidentifiedImageError as error:
+        if formats == FORMATS:
+            raise
+        name = {"HEIF": "HEIC"}.get(formats[-1], formats[-1])
+        raise DataError(f"a damaged {name} photo, or of a kind that cannot be read here: convert it to JPEG") from error
+    with opened as image:
         _check_size(image)
         yield image, content
 

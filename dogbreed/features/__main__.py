@@ -115,9 +115,12 @@ def _described(path: Path, size: int, now: float) -> Iterator[str]:
     photos, views = (_count(len({key[n] for key in keys}), word) for n, word in enumerate(("photo", "view")))
     yield f"{_count(len(keys), 'row')} ({photos}, {views}), {_size(size)}, {used}"
     fields = store.recipe.fields
-    values = [str(fields[name]) for name in ("backbone", "engine", "precision") if fields.get(name)]
-    shape = " x ".join(map(str, store.recipe.shape))
-    yield ", ".join([*values, f"{shape} {store.recipe.dtype} a row"])
+    if fields.get("prints"):
+        yield f"not features, but prints of {fields['image_px']} px center crops: runs find copies of photos by them"
+    else:
+        values = [str(fields[name]) for name in ("backbone", "engine", "precision") if fields.get(name)]
+        shape = " x ".join(map(str, store.recipe.shape))
+        yield ", ".join([*values, f"{shape} {store.recipe.dtype} a row"])
     if damaged := sum(bool(damage) for *_, damage in shards):
         yield f"{_count(damaged, 'damaged shard')}: see python -m dogbreed.features verify"
 

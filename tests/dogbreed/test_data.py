@@ -22,6 +22,7 @@ from dogbreed.loading import PhotoLoader
 from dogbreed.preprocess import Preprocess
 from dogbreed.transforms import Augment, relight
 from tests.support.photos import make_photos
+from tests.support.project import ROOT
 
 
 def data(photos: Path, **settings: object) -> DogBreedData:
@@ -413,3 +414,50 @@ def test_without_semaphores_the_caller_decodes(
     loading._can_start_workers.cache_clear()
     assert (loader.num_workers, len(list(loader))) == (0, 1)
     assert "Photos are decoded without worker processes" in caplog.text
+
+
+_IN_A_CONTAINER = """
+import time
+import numpy as np
+from dogbreed.interruption import Interruption
+from dogbreed.loading import PhotoLoader
+
+
+class Pictures:
+    def __getitem__(self, number):
+        return np.full((224, 224, 3), number % 251, np.uint8), number
+
+
+steps = [list(range(64 * step, 64 * step + 64)) for step in range(10_000)]
+with Interruption() as stop:
+    for step, (pictures, numbers) in enumerate(PhotoLoader(Pictures(), 8, steps)):
+        assert numbers.tolist() == steps[step] and (pictures[:, 0, 5, 7] == numbers % 251).all()
+        print(step, flush=True)
+        time.sleep(0 if step else 1)  # the workers decode ahead: all that may
+        stop.check()
+"""
+
+
+@pytest.mark.cloud  # starts eight workers
+def test_eight_workers_share_64_mb_and_one_signal_ends_them() -> None:
+    """Docker's default /dev/shm: the workers' batches of 9.6 MB, two each, do not fit."""
+    own_mount = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    small = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
+    if shutil.which("unshare") is None or subprocess.run([*own_mount, small], capture_output=True).returncode:
+        pytest.skip("this machine lets users mount nothing")
+    words = [*own_mount, f'{small} && exec "$0" -c "$1"', sys.executable, _IN_A_CONTAINER]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said = []
+            for line in process.stdout:
+                said.append(line.strip())
+                if line.strip() == "40":
+                    break
+            process.send_signal(signal.SIGTERM)
+            rest, _ = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert [line for line in said if line.isdigit()] == [str(step) for step in range(41)]
+    assert any("Shared memory is too small" in line for line in said)
+    assert "Interrupted" in rest

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dogbreed.errors import CacheError, StorageError
-from dogbreed.features import locks, maintenance, mapped, shards
+from dogbreed.features import locks, maintenance, mapped, prints, shards
 from dogbreed.features import store as store_module
 from dogbreed.features.mapped import Features
 from dogbreed.features.store import FeatureStore, Recipe, RowKey
@@ -830,6 +830,13 @@ def test_the_list_shows_all_stores_the_last_used_first() -> None:
     assert "\n2 stores, " in text
     next(new.claim([("f", 0)]))
     assert "in use now" in said("list")
+
+
+def test_the_list_tells_prints_of_photos_from_features() -> None:
+    with FeatureStore(prints.recipe(160, 0.875, "bicubic"), "prints") as store:
+        next(store.claim([("0" * 32, 0)])).write(np.zeros((1, *store.recipe.shape), store.recipe.array_dtype))
+    assert "1 row (1 photo, 1 view), " in said("list")
+    assert "not features, but prints of 160 px center crops" in " ".join(said("list").split())
 
 
 def test_reading_counts_as_use(tmp_path: Path) -> None:

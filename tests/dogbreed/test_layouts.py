@@ -252,3 +252,33 @@ def test_an_avif_photo_is_read(root: Path) -> None:
     Image.new("RGB", (32, 32), "red").save(root / "cat/a.avif")
     found = scan(root)
     assert "cat/a.avif" in {photo.path for split in found.splits.values() for photo in split}
+
+
+def test_a_heic_photo_is_read(root: Path) -> None:
+    from PIL import Image
+
+    from dogbreed.preprocess import decode
+
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra [heif]")
+    heif.register_heif_opener()
+    fill(root, count=10)
+    picture = Image.new("RGB", (64, 48), "blue")
+    picture.paste("red", (0, 0, 32, 48))
+    path = root / "cat/IMG_0001.HEIC"
+    picture.save(path, "HEIF")
+    found = scan(root)
+    assert found.skipped == ()
+    assert "cat/IMG_0001.HEIC" in {photo.path for split in found.splits.values() for photo in split}
+    left, right = (decode(path).getpixel((x, 24)) for x in (8, 56))
+    assert decode(path).size == (64, 48)
+    assert (left[0] - left[2] > 150, right[2] - right[0] > 150) == (True, True)
+
+
+def test_a_damaged_heic_photo_says_how_to_convert_it(root: Path) -> None:
+    pytest.importorskip("pillow_heif", reason="needs the extra [heif]")
+    fill(root, count=10)
+    put(root / "cat/phone.HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400))
+    found = scan(root, max_bad_fraction=0)
+    ((path, why),) = found.skipped
+    assert (path, "a damaged HEIC photo" in why, "convert it to JPEG" in why) == ("cat/phone.HEIC", True, True)
+    assert "-exec magick mogrify -format jpg" in found.findings[0]
