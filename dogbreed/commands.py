@@ -65,6 +65,19 @@ def unquoted(value: str) -> str:
     return re.sub(rf"(\\+)(?={quote}|\Z)", lambda found: found[1][: len(found[1]) // 2], value[1:-1])
 
 
+def photos_elsewhere(root: str) -> str:
+    """Return how to get photos whose `data.root` is an address, such as s3://BUCKET/photos; "" if it is a path."""
+    scheme, is_address, rest = root.partition("://")
+    if not is_address:
+        return ""
+    folder = rest.rstrip("/").rpartition("/")[2] or "photos"
+    fetch = shell("aws", "s3", "sync", root, folder) if scheme == "s3" else f"download {root}"
+    return (
+        f"data.root={root} is not a folder of this machine, and training here reads the photos from one.\n"
+        f"Try: {fetch}\nthen the same command with {setting('data.root', folder)}"
+    )
+
+
 def one_per_line(commands: Iterable[str], first: str = "Try: ") -> str:
     """Return alternatives on lines of their own, so that each can be copied to its end."""
     others = f"\n{'or: ':>{len(first)}}"

@@ -12,6 +12,7 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from dogbreed import commands
 from dogbreed.copies import Copies
 from dogbreed.copies import find as find_copies
 from dogbreed.distributed import ranks
@@ -79,6 +80,7 @@ class DogBreedData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.root, self.source = Path(root).expanduser(), source
+        self._elsewhere = commands.photos_elsewhere(str(root))
         self.batch_size, self.seed = batch_size, seed
         self.preprocess = Preprocess(image_px, crop_pct, interpolation)
         self.augment = augment
@@ -111,6 +113,8 @@ class DogBreedData(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         raise_findings(ConfigError, self._wrong_settings())
+        if self._elsewhere:
+            raise DataError(self._elsewhere)
         raise_findings(DataError, [*self.scan().findings, *self._too_few(), *self.conflicts(self.copies)])
 
     @property

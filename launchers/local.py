@@ -75,7 +75,8 @@ class LocalLauncher:
         return ()  # a process of one's own needs no permissions
 
     def plan(self, spec: RunSpec) -> Plan:
-        raise_findings(ConfigError, [*name_findings(spec), *_root_findings(spec)])
+        elsewhere = commands.photos_elsewhere(str((spec.config.get("data") or {}).get("root")))
+        raise_findings(ConfigError, [*name_findings(spec), *filter(None, [elsewhere])])
         folder = Path(spec.folder)
         going_on = [override("resume", str(folder))] if spec.config.get("resume") else []
         rows = (
@@ -249,18 +250,6 @@ class LocalLauncher:
                 with suppress(OSError):
                     path.unlink()
         return CleanupReport(tuple(map(str, found)), tuple(str(path) for path in found if apply and not path.exists()))
-
-
-def _root_findings(spec: RunSpec) -> Iterator[str]:
-    """Yield what is wrong with a data folder that is not on this machine."""
-    root = str((spec.config.get("data") or {}).get("root"))
-    if "://" in root:
-        name = root.rstrip("/").rpartition("/")[2]
-        fetch = commands.shell("aws", "s3", "sync", root, name) if root.startswith("s3://") else "download it"
-        yield (
-            f"data.root={root} is not on this machine, and launcher=local reads the photos from a folder.\n"
-            f"Try: {fetch}\nthen {commands.setting('data.root', name)}"
-        )
 
 
 def _record_end(folder: RunFolder, state: State, error: BaseException, finished: FinishedRun | None) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
@@ -42,6 +42,11 @@ class RunEnded(BaseException):
 
 class EndOfRun(Callback):
     """Ends the command after a failed run, but a sweep only after Ctrl-C or SIGTERM. Hydra calls it after each run."""
+
+    sweeps: ClassVar[set[Path]] = set()  # folders of this process's sweeps
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self.sweeps.add(Path(config.hydra.sweep.dir))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         with suppress(OSError):
@@ -120,6 +125,8 @@ def _write_reason(error: BaseException) -> None:
 
 def _leave_with(error: BaseException, debug: bool) -> None:
     _write_reason(error)
+    for folder in EndOfRun.sweeps:
+        _remove_if_empty(folder)
     if isinstance(error, Interrupted):
         _say(str(error), error)
         sys.exit(128 + error.signum)
@@ -127,6 +134,14 @@ def _leave_with(error: BaseException, debug: bool) -> None:
         raise error
     _say(f"{_label()} {_message(error)}", error)
     sys.exit(1)
+
+
+def _remove_if_empty(sweep: Path) -> None:
+    """Remove a sweep's folder if it holds only what Hydra writes at its start: all runs were refused."""
+    with suppress(OSError):
+        if [path.name for path in sweep.iterdir()] == ["multirun.yaml"]:
+            (sweep / "multirun.yaml").unlink()
+            sweep.rmdir()
 
 
 def _end_of_waiting(lost: ranks.PeerLost) -> None:

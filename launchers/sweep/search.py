@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ def _in_one_job(asked: _Search, plan: Plan) -> float | None:
 def _from_here(asked: _Search) -> float:
     """Start the trials from this process, whichever machine each of them trains on."""
     how: dict[str, Any] = {}
+    is_new = asked.sent is None and not (asked.folder.is_dir() and any(asked.folder.iterdir()))
     if asked.sent is None:
         one_job.refuse_if_elsewhere(asked.folder)
     elif (live := sqlite_file(asked.study.storage)) is not None and not asked.settings.storage:
@@ -179,8 +181,17 @@ def _from_here(asked: _Search) -> float:
         home=asked.folder if asked.sent is None else Path(asked.sent.folder),
         has_leftovers=asked.sent is not None,
     )
-    with closing(study):
-        return running.run()
+    refused = False
+    try:
+        with closing(study):
+            try:
+                return running.run()
+            except ConfigError:
+                refused = is_new and not study.trials()  # what would stop every trial was found before the first one
+                raise
+    finally:
+        if refused:
+            shutil.rmtree(asked.folder, ignore_errors=True)
 
 
 def _whole_findings(overrides: Sequence[str], space: SearchSpace) -> Iterator[str]:

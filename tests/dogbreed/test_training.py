@@ -11,8 +11,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer
@@ -22,6 +24,7 @@ from dogbreed.data import DogBreedData
 from dogbreed.errors import CheckpointError, ConfigError, DataError, Interrupted, StorageError
 from dogbreed.features.loaders import CachedFeatures
 from dogbreed.inference import Predictor
+from dogbreed.interruption import Interruption
 from dogbreed.model import DogBreedClassifier
 from dogbreed.run_folder import RunFolder
 from dogbreed.training import fit
@@ -487,3 +490,30 @@ def test_a_run_reports_how_long_it_waited_for_data(copy: Path) -> None:
     assert 0 < metrics["train/data_wait"] <= 1
     with (copy / "metrics.csv").open() as file:
         assert all(0 <= float(row["data_wait"]) <= 1 for row in csv.DictReader(file))
+
+
+def test_the_resume_point_is_saved_when_the_settings_comment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of 7 s, epochs of 30 of them, each with a validation of 50 s, and save.every_s=60."""
+    now, saved = [0.0], list[tuple[int, int, float]]()
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(checkpoints.SavedProgress, "write", lambda self, path: None)
+    point = checkpoints.ResumePoint(RunFolder(tmp_path), Interruption(), None, 60.0, None)
+    trainer: Any = SimpleNamespace(
+        num_training_batches=30, accumulate_grad_batches=1, global_step=0, current_epoch=0, max_epochs=3,
+        should_stop=False, save_checkpoint=lambda *_, **__: saved.append((trainer.current_epoch, at, now[0])),
+        datamodule=SimpleNamespace(state_dict=lambda: {"digest": "", "global_batch": 4}),
+    )  # fmt: skip
+    for trainer.current_epoch in range(3):
+        for at in range(30):
+            now[0] += 7
+            trainer.global_step += 1
+            point.on_train_batch_end(trainer, None, None, None, at)  # type: ignore[arg-type]
+        now[0] += 50
+        at = 30
+        point.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+    every_epoch = [8, 17, 26, 28, 30]  # after 63 s of steps each; before the last step, of 14 s; at the end, of 57 s
+    assert [(epoch, step) for epoch, step, _ in saved] == [(epoch, step) for epoch in range(3) for step in every_epoch]
+    gaps = np.diff([0.0, *(at for _, _, at in saved)])
+    assert gaps.max() <= 60 + 7

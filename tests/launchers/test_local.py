@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.commands import override, shown_path, unquoted
+from dogbreed.data import DogBreedData
 from dogbreed.distributed.ranks import PeerLost
 from dogbreed.errors import CheckpointError, ConfigError, DataError, StorageError, WeightsError
 from dogbreed.run_folder import RunFolder, write_text
@@ -522,8 +523,12 @@ def _folder(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("root", "ways"),
     [
-        ("s3://pets/my dogs/", "Try: aws s3 sync 's3://pets/my dogs/' 'my dogs'\nthen 'data.root=\"my dogs\"'"),
-        ("gs://pets/dogs", "Try: download it\nthen data.root=dogs"),
+        (
+            "s3://pets/my dogs/",
+            "Try: aws s3 sync 's3://pets/my dogs/' 'my dogs'\nthen the same command with 'data.root=\"my dogs\"'",
+        ),
+        ("s3://pets", "Try: aws s3 sync s3://pets pets\nthen the same command with data.root=pets"),
+        ("gs://pets/dogs", "Try: download gs://pets/dogs\nthen the same command with data.root=dogs"),
     ],
 )
 def test_photos_that_are_not_on_this_machine_are_refused_with_how_to_get_them(
@@ -532,6 +537,9 @@ def test_photos_that_are_not_on_this_machine_are_refused_with_how_to_get_them(
     with pytest.raises(ConfigError) as raised:
         prepare(["data=folder", f"data.root={root}", f"hydra.run.dir={tmp_path}/run"])
     assert str(raised.value).partition("\n")[2] == ways
+    with pytest.raises(DataError) as in_a_notebook:
+        DogBreedData(root).setup()
+    assert str(in_a_notebook.value) == str(raised.value)
 
 
 @pytest.mark.parametrize("downloaded", [False, True])
