@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import aws_calls
 import forking
 import pytest
 import quick_runs
@@ -28,6 +29,8 @@ for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
 _CHILDREN = str(Path(__file__).parent / "support" / "children")
 _reached = Path(tempfile.mkdtemp()) / "reached"
 os.environ["REACHED_OUT"] = str(_reached)
+if aws_calls.CALLS not in os.environ:  # one for all of xdist's workers
+    os.environ[aws_calls.CALLS] = tempfile.mkdtemp()
 _paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
 os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([_CHILDREN, *_paths]))  # once, in xdist's workers too
 
@@ -113,3 +116,18 @@ def as_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
             monkeypatch.setenv(variable, "1")
     with forking.ordinary_start() if "ordinary_start" in request.keywords else contextlib.nullcontext():
         yield
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Hold, over the whole cloud tier, that launchers call what their policies grant, and that those grant no more."""
+    config, option = session.config, session.config.option
+    whole = config.args == config.getini("testpaths") and option.markexpr in ("cloud", "not slow")
+    narrowed = option.keyword or option.collectonly or option.deselect or option.ignore or getattr(option, "lf", False)
+    if "PYTEST_XDIST_WORKER" in os.environ or not whole or narrowed or exitstatus != pytest.ExitCode.OK:
+        return
+    from tests.support.permitted import differences
+
+    if found := differences(Path(os.environ[aws_calls.CALLS])):
+        text = "\n".join(["", "Calls of all tests and policies differ (tests/support/permitted.py):", *found])
+        config.get_terminal_writer().line(text, red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

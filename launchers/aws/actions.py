@@ -53,10 +53,9 @@ def needs(service: str, operation: str, parameters: Parameters, where: Where) ->
     return [Need(f"{service}:{operation}", _resource(service, parameters, where), _tags(parameters))]
 
 
-def action_of(service: str, operation: str) -> str:
-    """Return the first action that a call needs, whatever its parameters are; empty if it needs none."""
-    found = needs(service, operation, _Anything(), Where("*"))
-    return found[0].action if found else ""
+def actions_of(service: str, operation: str) -> list[str]:
+    """Return the actions that a call needs, whatever its parameters are."""
+    return [need.action for need in needs(service, operation, _Anything(), Where("*"))]
 
 
 class _Anything(dict[str, Any]):

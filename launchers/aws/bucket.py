@@ -28,7 +28,8 @@ def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
         code = code_of(error)
         region = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
         if code in MISSING and cloud.makes_buckets:
-            client.create_bucket(Bucket=bucket)
+            with errors(f"creating the bucket {bucket}"):
+                client.create_bucket(Bucket=bucket)
             return []
         if code in MISSING:
             create = commands.shell("aws", "s3", "mb", f"s3://{bucket}", "--region", str(cloud.region))

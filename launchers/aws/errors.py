@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from dogbreed import commands
-from launchers.aws.actions import action_of
+from launchers.aws.actions import actions_of
+from launchers.aws.policy import name_of_role, role_name
 from launchers.aws.shortage import shortage_in
 from launchers.status import Cause, LaunchError
 
@@ -18,6 +19,7 @@ _DENIED = re.compile(
     r"(?:User: (?P<who>\S+) is )?not authorized to perform:? (?P<action>[\w-]+:\w+)"
     r'(?: on resource:? "?(?P<resource>[^\s"]+)"?)?'
 )
+_S3_URI = re.compile(r"s3://([^/\s]+)\S*")
 _STATE_HEADER = "x-dogbreed-rehearsal-state"  # as in launchers/rehearsal/names.py; a test holds them equal
 _CREDENTIALS = (
     "Try: aws configure, aws sso login, or AWS_PROFILE=<a profile>; or rehearse without an account: aws=rehearsal"
@@ -109,9 +111,9 @@ def translated(error: Exception, doing: str, then: str = "") -> LaunchError:
     """Return the LaunchError that explains a botocore or transfer error. doing, then: as for `errors`."""
     code, message = _code_and_message(error)
     cause, meaning, hint = _meaning(error, code)
-    denied = denial(message) or (_denied_head(error) if code in ("403", "Forbidden") else None)
+    denied = denial(message) or (_denied_head(error, doing) if code in ("403", "Forbidden") else None)
     if denied is not None:
-        meaning, hint = f"Not permitted: {denied}.", f"Try: {denied.grant(rehearsal_of(error))}"
+        meaning, hint = f"Not permitted: {denied}.", denied.hint(rehearsal_of(error))
         if "explicit deny" in message:
             hint = "A policy denies it explicitly, which no other policy can outweigh.\nTry: have that policy changed"
     first = f"{doing[0].upper()}{doing[1:]} failed. {meaning}".strip()
@@ -122,7 +124,10 @@ def translated(error: Exception, doing: str, then: str = "") -> LaunchError:
 
 @dataclass(frozen=True)
 class Denial:
-    """What AWS did not permit. who: the ARN of the caller, and resource: empty where AWS does not tell."""
+    """What AWS did not permit. who: the ARN of the caller. resource: its ARN, or the URI of what was read in S3.
+
+    Both are empty where AWS does not tell.
+    """
 
     action: str
     resource: str = ""
@@ -131,15 +136,21 @@ class Denial:
     def __str__(self) -> str:
         return self.action + (f" on {self.resource}" if self.resource else "")
 
-    def grant(self, state_dir: str | None = None) -> str:
-        """Return the command with which an administrator grants it. state_dir: of a rehearsal cloud, if it was one."""
-        if state_dir is not None:
-            return commands.launchers("iam", "--apply", "--state-dir", state_dir)
+    def hint(self, state_dir: str | None = None) -> str:
+        """Return how an administrator grants it. state_dir: of a rehearsal cloud, if it was one."""
+        if state_dir is None:
+            return f"Try: {self._command()}"
+        role, ours = name_of_role(self.who), role_name("launch")
+        hint = f"Try: {commands.launchers('iam', '--apply', '--state-dir', state_dir)}"
+        return hint if role in ("", ours) else f"{hint}\nIt changes {ours}, not {role}. Then: aws.launch_as={ours}"
+
+    def _command(self) -> str:
         kind, _, rest = self.who.rpartition(":")[2].partition("/")
         if kind not in ("user", "assumed-role") or not self.resource:
-            return commands.launchers("iam")
+            bucket = _S3_URI.match(self.resource)
+            return commands.launchers("iam", "--apply", *(["--for", f"aws.bucket={bucket[1]}"] if bucket else []))
         of = "user" if kind == "user" else "role"
-        name = rest.rpartition("/")[2] if kind == "user" else rest.partition("/")[0]
+        name = name_of_role(self.who) or rest.rpartition("/")[2]
         statement = {"Effect": "Allow", "Action": self.action, "Resource": self.resource}
         policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]}, separators=(",", ":"))
         what = ("--policy-name", self.action.replace(":", "-"), "--policy-document", policy)
@@ -152,10 +163,12 @@ def denial(message: str) -> Denial | None:
     return Denial(found["action"], (found["resource"] or "").rstrip("."), found["who"] or "") if found else None
 
 
-def _denied_head(error: Exception) -> Denial | None:
-    """Return what is not permitted where S3 answers HEAD, and so has no words."""
-    operation = getattr(error, "operation_name", "")
-    return Denial(action_of("s3", operation)) if operation in ("HeadBucket", "HeadObject") else None
+def _denied_head(error: Exception, doing: str) -> Denial | None:
+    """Return what is not permitted where S3 answers HEAD, and so has no words. doing: names what was read."""
+    operation, uri = getattr(error, "operation_name", ""), _S3_URI.search(doing)
+    if operation not in ("HeadBucket", "HeadObject"):
+        return None
+    return Denial(actions_of("s3", operation)[0], uri[0] if uri else "")
 
 
 def rehearsal_of(error: BaseException | None) -> str | None:

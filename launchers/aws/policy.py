@@ -10,7 +10,25 @@ VERSION = "2012-10-17"
 INLINE_CHARACTERS = 10_240  # of all policies inside one role, white space not counted
 """https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html"""
 
+ROLE_PATH = "/dogbreed/"  # of the roles that we create, by which they are found again
+
 Conditions = Mapping[str, Mapping[str, str | Sequence[str]]]
+
+
+def role_name(identity: str) -> str:
+    """Return the name of the role that we create for an identity, such as `training`."""
+    return f"dogbreed-{identity}"
+
+
+def role_in_arn(identity: str) -> str:
+    """Return the path and name of that role, as its ARN ends."""
+    return f"{ROLE_PATH[1:]}{role_name(identity)}"
+
+
+def name_of_role(arn: str) -> str:
+    """Return the name of the role that an ARN is of, or a session of; empty if it is of something else."""
+    kind, _, rest = arn.rpartition(":")[2].partition("/")
+    return {"role": rest.rpartition("/")[2], "assumed-role": rest.partition("/")[0]}.get(kind, "")
 
 
 @dataclass(frozen=True)
@@ -50,14 +68,16 @@ class Identity:
     """A person or a role, and what it needs.
 
     name: such as `training`. purpose: who it is, for people. service: the AWS service that takes the role, such as
-    sagemaker.amazonaws.com; empty for the person who launches. trust: conditions on who may take it. note: why a role
-    that people usually have may lack something; empty if nothing is known.
+    sagemaker.amazonaws.com; empty for the person who launches. setting: the one that names the role, such as aws.role;
+    empty if there is none. trust: conditions on who may take it. note: why a role that people usually have may lack
+    something; empty if nothing is known.
     """
 
     name: str
     purpose: str
     grants: tuple[Grant, ...]
     service: str = ""
+    setting: str = ""
     trust: Conditions = field(default_factory=dict)
     note: str = ""
 

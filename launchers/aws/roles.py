@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -14,24 +13,13 @@ from launchers.aws import tags
 from launchers.aws.access import Decision, decide
 from launchers.aws.errors import code_of, errors, network_errors
 from launchers.aws.iam import Caller
-from launchers.aws.policy import Conditions, Grant, Identity
-from launchers.aws.s3 import AT_ONCE
+from launchers.aws.policy import ROLE_PATH, Conditions, Grant, Identity, role_name
 from launchers.base import Cloud
 from launchers.status import LaunchError
 
-PATH = "/dogbreed/"  # of the roles that we create, by which they are found again
 _POLICY = "dogbreed"  # the name of the one policy inside each of them
 _DENIED = ("AccessDenied", "AccessDeniedException")
-
-
-def role_name(identity: str) -> str:
-    """Return the name of the role that we create for an identity, such as `training`."""
-    return f"dogbreed-{identity}"
-
-
-def role_path(identity: str) -> str:
-    """Return the path and name of that role, as its ARN ends."""
-    return f"{PATH[1:]}{role_name(identity)}"
+_MOST_RESULTS = 1000  # that AWS returns at once
 
 
 # --- create and remove ---
@@ -52,7 +40,7 @@ def changes(cloud: Cloud, identities: Sequence[Identity], caller: Caller) -> Ite
     """
     names = [role_name(identity.name) for identity in identities]
     found = {name: role for name in names if (role := _role(cloud, name)) is not None}
-    raise_findings(LaunchError, [_foreign(role) for role in found.values() if role["Path"] != PATH])
+    raise_findings(LaunchError, [_foreign(role) for role in found.values() if role["Path"] != ROLE_PATH])
     for identity, name in zip(identities, names, strict=True):
         yield from _changes_of(cloud, identity, found.get(name), caller)
 
@@ -65,12 +53,12 @@ def _changes_of(cloud: Cloud, identity: Identity, found: Mapping[str, Any] | Non
         create = _call(
             client.create_role,
             RoleName=name,
-            Path=PATH,
+            Path=ROLE_PATH,
             AssumeRolePolicyDocument=json.dumps(trust),
             Description=f"dogbreed: {identity.purpose}",
             Tags=tags.to_aws({tags.PURPOSE: identity.name}),
         )
-        yield Change(f"create the role {PATH}{name}", create)
+        yield Change(f"create the role {ROLE_PATH}{name}", create)
         yield Change(f"give {name} its policy ({_count(policy)})", put)
         return
     if _document(found["AssumeRolePolicyDocument"]) != trust:
@@ -85,11 +73,11 @@ def removals(cloud: Cloud) -> Iterator[Change]:
     """Yield the removal of each role that we have created in the account."""
     client = cloud.client("iam")
     with errors("listing roles"):
-        pages = client.get_paginator("list_roles").paginate(PathPrefix=PATH)
+        pages = client.get_paginator("list_roles").paginate(PathPrefix=ROLE_PATH)
         found = [role for page in pages for role in page["Roles"]]
     for role in found:
         name = role["RoleName"]
-        yield Change(f"remove the role {PATH}{name}", lambda name=name: _remove(client, name))  # type: ignore[misc]
+        yield Change(f"remove the role {ROLE_PATH}{name}", lambda name=name: _remove(client, name))  # type: ignore[misc]
 
 
 def _remove(client: Any, name: str) -> None:
@@ -129,7 +117,7 @@ def _role(cloud: Cloud, name: str) -> dict[str, Any] | None:
 def _foreign(role: Mapping[str, Any]) -> str:
     delete = commands.shell("aws", "iam", "delete-role", "--role-name", role["RoleName"])
     return (
-        f"The role {role['RoleName']} was not created by this command: its path is {role['Path']}, not {PATH}.\n"
+        f"The role {role['RoleName']} was not created by this command: its path is {role['Path']}, not {ROLE_PATH}.\n"
         f"If nothing uses it, try: {delete}"
     )
 
@@ -203,7 +191,7 @@ def lacking(cloud: Cloud, principal_arn: str, grants: Sequence[Grant]) -> list[L
         return None
     try:
         with network_errors("checking permissions"):
-            first = _simulated(cloud, principal_arn, grants[0])
+            found = [lack for group in _at_once(grants) for lack in _simulated(cloud, principal_arn, group)]
     except ClientError as error:
         if code_of(error) not in _DENIED:
             with errors("checking permissions"):
@@ -211,43 +199,68 @@ def lacking(cloud: Cloud, principal_arn: str, grants: Sequence[Grant]) -> list[L
         policies = _policies(cloud, principal_arn)
         if policies is None:
             return None
-        return list(dict.fromkeys(lack for grant in grants for lack in _decided(policies, grant)))
-    with errors("checking permissions"), ThreadPoolExecutor(AT_ONCE) as pool:
-        found = [first, *pool.map(lambda grant: _simulated(cloud, principal_arn, grant), grants[1:])]
-    return list(dict.fromkeys(lack for lacks in found for lack in lacks))
+        found = [lack for grant in grants for lack in _decided(policies, grant)]
+    return list(dict.fromkeys(found))
 
 
-def _simulated(cloud: Cloud, principal_arn: str, grant: Grant) -> list[Lack]:
-    several = {key for operator, keys in grant.conditions.items() if operator.startswith("For") for key in keys}
-    context = [
-        {
-            "ContextKeyName": key,
-            "ContextKeyValues": list(values),
-            "ContextKeyType": "stringList" if key in several else "string",
-        }
-        for key, values in _context(grant.conditions).items()
-    ]
+def _at_once(grants: Sequence[Grant]) -> list[list[Grant]]:
+    """Group grants so that one request can ask for each group: a request has one value for each condition key."""
+    groups: list[list[Grant]] = []
+    for grant in grants:
+        fitting = next((group for group in groups if all(_fit(grant, other) for other in group)), None)
+        if fitting is None:
+            groups.append([grant])
+        else:
+            fitting.append(grant)
+    return groups
+
+
+def _fit(one: Grant, other: Grant) -> bool:
+    first, second = _context(one.conditions), _context(other.conditions)
+    if set(one.actions) & set(other.actions):  # the conditions of the one must not help the other
+        return first == second
+    return all(first[key] == second[key] for key in first.keys() & second.keys())
+
+
+def _simulated(cloud: Cloud, principal_arn: str, grants: Sequence[Grant]) -> list[Lack]:
+    """Ask AWS about all actions on all resources, in one request, and return what of the grants is not allowed."""
+    wanted = {(action, resource): grant for grant in grants for action in grant.actions for resource in grant.resources}
+    context = {key: values for grant in grants for key, values in _context(grant.conditions).items()}
+    operators = [(operator, keys) for grant in grants for operator, keys in grant.conditions.items()]
+    several = {key for operator, keys in operators if operator.startswith("For") for key in keys}
     pages = (
         cloud.client("iam")
         .get_paginator("simulate_principal_policy")
         .paginate(
             PolicySourceArn=principal_arn,
-            ActionNames=list(grant.actions),
-            ResourceArns=list(grant.resources),
-            ContextEntries=context,
+            ActionNames=sorted({action for action, _ in wanted}),
+            ResourceArns=sorted({resource for _, resource in wanted}),
+            ContextEntries=[
+                {
+                    "ContextKeyName": key,
+                    "ContextKeyValues": values,
+                    "ContextKeyType": "stringList" if key in several else "string",
+                }
+                for key, values in sorted(context.items())
+            ],
+            PaginationConfig={"PageSize": _MOST_RESULTS},
         )
     )
-    results = [result for page in pages for result in page["EvaluationResults"]]
     return [
-        Lack(
-            result["EvalActionName"],
-            result["EvalResourceName"],
-            result["EvalDecision"] == Decision.EXPLICIT_DENY,
-            _when(grant.conditions),
-        )
-        for result in results
-        if result["EvalDecision"] != Decision.ALLOWED
+        Lack(action, resource, decision == Decision.EXPLICIT_DENY, _when(wanted[action, resource].conditions))
+        for action, resource, decision in _results(pages)
+        if (action, resource) in wanted and decision != Decision.ALLOWED
     ]
+
+
+def _results(pages: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """Yield action, resource and decision. Those on several resources may be parts of one result."""
+    for result in (result for page in pages for result in page["EvaluationResults"]):
+        parts = result.get("ResourceSpecificResults") or []
+        for part in parts:
+            yield result["EvalActionName"], part["EvalResourceName"], part["EvalResourceDecision"]
+        if not parts:
+            yield result["EvalActionName"], result["EvalResourceName"], result["EvalDecision"]
 
 
 def _decided(policies: Sequence[Mapping[str, Any]], grant: Grant) -> list[Lack]:

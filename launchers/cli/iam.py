@@ -7,20 +7,33 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws import bucket_setup, iam, roles
-from launchers.aws.policy import INLINE_CHARACTERS, Identity, partition_of, shown, size, union
+from launchers.aws.policy import (
+    INLINE_CHARACTERS,
+    ROLE_PATH,
+    Identity,
+    partition_of,
+    role_name,
+    shown,
+    size,
+    union,
+)
 from launchers.base import Cloud, Launcher
 from launchers.overrides import override_key
 from launchers.project import PROJECT
 from launchers.registry import capabilities_of
 from launchers.status import Cause, LaunchError
 
-_TRAINING, _LAUNCH = roles.role_name("training"), roles.role_name("launch")
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_LAUNCH = role_name("launch")
 _ACCOUNT, _BUCKET = "ACCOUNT", "BUCKET"  # in what is printed, for what is not known
+_PARTS = ("launcher", "data", "aws", "hpo")  # of the settings: what permissions depend on
 _HOW = {_ACCOUNT: "--account and its 12 digits", _BUCKET: "--bucket and its name"}
 
 
@@ -44,12 +57,12 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join(_lines(identities, account, partition)))
         return 0
     if args.check:
-        return _check(asked, identities, caller, args.json)
+        return _check(asked, identities, caller, args)
     bucket = list(bucket_setup.changes(asked.cloud, args.bucket, asked.prefix)) if args.bucket else []
-    changes = [*bucket, *roles.changes(asked.cloud, identities, caller)]
+    changes = [*bucket, *roles.changes(asked.cloud, [each for each in identities if asked.is_ours(each)], caller)]
     status = _apply(changes, "Nothing to change: the roles are as they should be.", args.json)
     if not args.json:
-        print(_how_to_use(asked.cloud, caller, args.bucket))
+        print(_how_to_use(asked, identities, caller, args.bucket))
     return status
 
 
@@ -76,24 +89,33 @@ class _Asked:
         findings = list(cloud.findings())
         if args.account and not re.fullmatch(r"\d{12}", args.account):
             findings.append(f"--account must be 12 digits, got {args.account}.\nTry: aws sts get-caller-identity")
-        if (args.apply or args.check) and any(not config["launcher"].get("bucket") for _, config in found):
+        no_bucket = any("bucket" in config["launcher"] and not config["launcher"]["bucket"] for _, config in found)
+        if (args.apply or args.check) and no_bucket:
             findings.append("No bucket is configured.\nTry: --bucket NAME, or --for aws.bucket=NAME")
         raise_findings(ConfigError, findings)
         return cls(cloud, found)
 
     @property
-    def role(self) -> str | None:
-        """The name or ARN of the job's role, if one is configured."""
-        found = [config["launcher"].get("role") for _, config in self.found]
-        return next((str(role) for role in found if role), None)
-
-    @property
     def prefix(self) -> str:
-        return str(self.found[0][1]["launcher"]["prefix"])
+        """The folder in the bucket; of several launchers, that of the first which has one."""
+        return next(str(config["launcher"]["prefix"]) for _, config in self.found if "prefix" in config["launcher"])
 
     def identities(self, account: str) -> list[Identity]:
-        day = datetime.now(UTC).isoformat()
-        return union(each for launcher, config in self.found for each in launcher.identities(config, day, account))
+        return union(each for launcher, config in self.found for each in _identities(launcher, config, account))
+
+    def role_of(self, identity: Identity) -> str:
+        """Return the name or ARN of the configured role; the name of the one that we create if none is configured."""
+        for _, config in self.found:
+            value: Any = config
+            for key in identity.setting.split("."):
+                value = value.get(key) if isinstance(value, dict) else None
+            if value:
+                return str(value)
+        return role_name(identity.name)
+
+    def is_ours(self, identity: Identity) -> bool:
+        """Return whether the role is one that we create; one that is configured under another name is left alone."""
+        return not identity.service or self.role_of(identity).rpartition("/")[2] == role_name(identity.name)
 
 
 def _launchers(overrides: Sequence[str], checking: bool) -> Iterator[tuple[Launcher, dict[str, Any]]]:
@@ -101,35 +123,60 @@ def _launchers(overrides: Sequence[str], checking: bool) -> Iterator[tuple[Launc
 
     checking: whether the configured role counts; otherwise the role is the one that we create.
     """
-    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
 
-    if not checking and not any(override_key(text) == "aws.role" for text in overrides):
-        overrides = [*overrides, f"aws.role={_TRAINING}"]
-    named = [text for text in overrides if override_key(text) == "launcher"]
-    if not named:
-        options = sorted(path.stem for path in (PROJECT / "conf" / "launcher").glob("*.yaml"))
-        remote = [option for option in options if _is_remote(_composed([f"launcher={option}"]))]
-        choices = [[*overrides, f"launcher={option}"] for option in remote]
+    typed = {override_key(text) for text in overrides}
+    if "launcher" in typed:
+        composed = [_composed(overrides)]
     else:
-        choices = [list(overrides)]
-    for config in map(_composed, choices):
-        if not _is_remote(config):
-            raise ConfigError(f"{named[0]} runs on this machine: no permissions.\nTry: launcher=sagemaker_spot")
-        settings = {**config["launcher"]}
-        if not settings.get("bucket"):
-            settings["bucket"] = _BUCKET
-        yield instantiate(settings, _convert_="all"), config
+        options = sorted(path.stem for path in (PROJECT / "conf" / "launcher").glob("*.yaml"))
+        composed = [cfg for option in options if _is_remote(cfg := _composed([*overrides, f"launcher={option}"]))]
+    for cfg in composed:
+        if not _is_remote(cfg):
+            raise ConfigError("This launcher runs on this machine: no permissions.\nTry: launcher=sagemaker_spot")
+        launcher, config = _built(cfg)
+        if not (checking or launcher.cloud.findings()):  # type: ignore[attr-defined]  # as in _Asked.of
+            for identity in _identities(launcher, config, "*"):
+                if identity.setting and identity.setting not in typed:
+                    OmegaConf.update(cfg, identity.setting, role_name(identity.name))
+            launcher, config = _built(cfg)
+        yield launcher, config
 
 
-def _is_remote(config: dict[str, Any]) -> bool:
-    return capabilities_of(config["launcher"]).remote
+def _built(cfg: "DictConfig") -> tuple[Launcher, dict[str, Any]]:
+    """Build the launcher of settings, and return it with them as plain data."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from launchers.cli import hydra_errors
+
+    try:
+        config: dict[str, Any] = {
+            name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=False)
+            for name in _PARTS
+            if name in cfg
+        }
+    except OmegaConfBaseException as error:
+        raise ConfigError(hydra_errors.message(error)) from error
+    settings = {**config["launcher"]}
+    if "bucket" in settings and not settings["bucket"]:
+        settings["bucket"] = _BUCKET
+    return instantiate(settings, _convert_="all"), config
 
 
-def _composed(overrides: Sequence[str]) -> dict[str, Any]:
+def _identities(launcher: Launcher, config: dict[str, Any], account: str) -> Sequence[Identity]:
+    return launcher.identities(config, datetime.now(UTC).isoformat(), account)
+
+
+def _is_remote(cfg: "DictConfig") -> bool:
+    return capabilities_of(cfg["launcher"]).remote
+
+
+def _composed(overrides: Sequence[str]) -> "DictConfig":
     """Compose the settings; values that only a run needs may be missing."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     import launchers.resolvers  # noqa: F401 (registers the resolvers of conf/)
@@ -138,14 +185,9 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
 
     try:
         with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-            cfg = compose("config", expand(overrides))
-        composed: dict[str, Any] = {
-            name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=False)
-            for name in ("launcher", "data", "aws")
-        }
+            return compose("config", expand(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(hydra_errors.message(error)) from error
-    return composed
 
 
 def _account(cloud: Cloud) -> str:
@@ -163,7 +205,7 @@ def _account(cloud: Cloud) -> str:
 
 def _facts(identity: Identity, account: str, partition: str) -> dict[str, Any]:
     return {
-        "role": roles.role_name(identity.name),
+        "role": role_name(identity.name),
         "of": identity.purpose,
         "trust": identity.trust_policy(account, partition),
         "policy": identity.policy(),
@@ -176,7 +218,7 @@ def _lines(identities: Sequence[Identity], account: str, partition: str) -> Iter
     for identity in identities:
         policy, trust = identity.policy(), identity.trust_policy(account, partition)["Statement"][0]
         printed += [shown(policy), shown(trust)]
-        yield f"The role {roles.role_name(identity.name)}, of {identity.purpose}. Its policy:"
+        yield f"The role {role_name(identity.name)}, of {identity.purpose}. Its policy:"
         if size(policy) > INLINE_CHARACTERS:
             yield f"(It has {size(policy):,} characters; IAM takes at most {INLINE_CHARACTERS:,} in a role.)"
         yield shown(policy)
@@ -196,14 +238,17 @@ def _lines(identities: Sequence[Identity], account: str, partition: str) -> Iter
 # --- change ---
 
 
-def _how_to_use(cloud: Cloud, caller: iam.Caller, bucket: str | None) -> str:
-    settings = " ".join([*([f"aws.bucket={bucket}"] if bucket else []), f"aws.role={_TRAINING}"])
-    if not cloud.bills:
-        return f"Use them: {settings} aws.launch_as={_LAUNCH}"
+def _how_to_use(asked: _Asked, identities: Sequence[Identity], caller: iam.Caller, bucket: str | None) -> str:
+    words = {"aws.bucket": bucket} if bucket else {}
+    words |= {identity.setting: asked.role_of(identity) for identity in identities if identity.setting}
+    settings = "Use them:\n  " + " ".join(f"{key}={value}" for key, value in words.items())
+    if not asked.cloud.bills:
+        return f"{settings} aws.launch_as={_LAUNCH}"
     return (
-        f"Use them: {settings}, and launch as {_LAUNCH}. In ~/.aws/config:\n"
+        f"{settings}\n"
+        f"Launch as {_LAUNCH}. In ~/.aws/config:\n"
         "  [profile dogbreed]\n"
-        f"  role_arn = arn:{caller.partition}:iam::{caller.account}:role{roles.PATH}{_LAUNCH}\n"
+        f"  role_arn = arn:{caller.partition}:iam::{caller.account}:role{ROLE_PATH}{_LAUNCH}\n"
         "  source_profile = default\n"
         "Then: export AWS_PROFILE=dogbreed"
     )
@@ -230,26 +275,18 @@ def _apply(changes: Sequence[roles.Change], nothing: str, as_json: bool) -> int:
 # --- check ---
 
 
-def _check(asked: _Asked, identities: Sequence[Identity], caller: iam.Caller, as_json: bool) -> int:
-    """Say what the person who asks and the configured role lack. Return 1 if something is missing or unknown."""
+def _check(asked: _Asked, identities: Sequence[Identity], caller: iam.Caller, args: argparse.Namespace) -> int:
+    """Say what the person who asks and each configured role lack. Return 1 if something is missing or unknown."""
     results = [_checked(asked, identity, caller) for identity in identities]
     good = all(result["lacks"] == [] and not result["problems"] for result in results)
-    if as_json:
+    if args.json:
         print(json.dumps(results, indent=2))
         return 0 if good else 1
     for result in results:
-        who, lacks = result["who"], result["lacks"]
-        print("\n".join(result["problems"]), end="\n" if result["problems"] else "")
-        if lacks is None and not result["problems"]:
-            print(f"{who}: not known. You may neither simulate nor read the policies.")
-        elif lacks:
-            print(f"{who} lacks {len(lacks)} permission{'s' if len(lacks) > 1 else ''}:")
-            print("\n".join(f"  {lack}" for lack in lacks))
-            print(textwrap.fill(result["note"], 80), end="\n" if result["note"] else "")
-        elif lacks == []:
-            print(f"{who} has every permission that is needed.")
+        print("\n".join(_check_lines(result)))
     if not good:
-        print("Try: the same command with --apply, which creates roles that have them")
+        print(f"Try: {_apply_command(args, identities)}")
+        print("It creates roles that have every permission.")
     return 0 if good else 1
 
 
@@ -259,7 +296,7 @@ def _checked(asked: _Asked, identity: Identity, caller: iam.Caller) -> dict[str,
     if not identity.service:
         arn, who, problems = roles.principal_arn(asked.cloud, caller.arn), f"You, {caller.arn},", ()
     else:
-        found = iam.find_role(asked.cloud, asked.role or _TRAINING, identity.service, caller)
+        found = iam.find_role(asked.cloud, asked.role_of(identity), identity.service, caller)
         arn, who, problems = found.arn, f"The role of {identity.purpose}, {found.arn},", found.findings
     lacks = roles.lacking(asked.cloud, arn, identity.grants) if arn and not problems else None
     return {
@@ -267,6 +304,35 @@ def _checked(asked: _Asked, identity: Identity, caller: iam.Caller) -> dict[str,
         "who": who,
         "arn": arn,
         "problems": list(problems),
-        "note": identity.note,
+        "note": "" if lacks == [] or asked.is_ours(identity) else identity.note,
         "lacks": None if lacks is None else [str(lack) for lack in lacks],
     }
+
+
+def _check_lines(result: dict[str, Any]) -> Iterator[str]:
+    who, lacks = result["who"], result["lacks"]
+    has, lack = ("have", "lack") if who.startswith("You") else ("has", "lacks")
+    yield from result["problems"]
+    if lacks is None and not result["problems"]:
+        yield _filled(f"{who} may lack permissions: you are permitted neither to simulate nor to read policies.")
+    elif lacks:
+        yield _filled(f"{who} {lack} {len(lacks)} permission{'s' if len(lacks) > 1 else ''}:")
+        yield from (f"  {each}" for each in lacks)
+    elif lacks == []:
+        yield _filled(f"{who} {has} every permission that is needed.")
+    if result["note"] and not result["problems"]:
+        yield _filled(result["note"])
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 80, break_long_words=False, break_on_hyphens=False)
+
+
+def _apply_command(args: argparse.Namespace, identities: Sequence[Identity]) -> str:
+    """Return the command that creates what is lacking. Roles that are not ours are left out: ours take their place."""
+    named = {identity.setting for identity in identities}
+    chosen = [[text for text in each if override_key(text) not in named] for each in args.settings or []]
+    place = ["--state-dir", args.state_dir] if args.state_dir else []
+    bucket = ["--bucket", args.bucket] if args.bucket else []
+    wanted = [word for each in chosen if each for word in ("--for", *each)]
+    return commands.launchers("iam", "--apply", *place, *bucket, *wanted)

@@ -18,6 +18,7 @@ from launchers.rehearsal.principals import Principal, parsed
 from launchers.rehearsal.service import Refused
 
 HERE = Where(REGION, ACCOUNT)
+_LOGGING = ("CreateLogGroup", "CreateLogStream", "DescribeLogStreams", "PutLogEvents")
 _GLOBAL: Context = {
     "aws:RequestedRegion": [REGION],
     "aws:PrincipalAccount": [ACCOUNT],
@@ -93,9 +94,9 @@ def check_trust(role_arn: str, principal: Mapping[str, Sequence[str]], context: 
 
 
 def may_log(role: Principal, group: str) -> bool:
-    """Return whether a role may write to a group of CloudWatch's logs."""
+    """Return whether a role may write to a group of CloudWatch's logs; AWS documents what SageMaker needs for that."""
     stream = HERE.arn("logs", f"log-group:{group}:log-stream:any")
-    wanted = [Need(f"logs:{name}", stream) for name in ("CreateLogStream", "PutLogEvents")]
+    wanted = [Need(f"logs:{name}", stream) for name in _LOGGING]
     return all(allowed(role, need) is Decision.ALLOWED for need in wanted)
 
 

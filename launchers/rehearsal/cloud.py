@@ -46,6 +46,7 @@ class Rehearsal:
     state_folder: Path = field(init=False)  # absolute, wherever this process goes later
     _usual: bool = field(init=False, repr=False, compare=False)  # whether a handle alone finds it
     _clients: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _of_role: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)  # credentials
     _session: str = field(default_factory=lambda: uuid.uuid4().hex, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -119,6 +120,8 @@ class Rehearsal:
         admin = {"aws_access_key_id": server.key, "aws_secret_access_key": server.key}
         if self.launch_as is None:
             return admin
+        if self._of_role:
+            return self._of_role
         iam, sts = (self._connect(name, server, admin) for name in ("iam", "sts"))
         with errors(f"taking the role {self.launch_as} in the rehearsal cloud"):
             try:
@@ -129,11 +132,12 @@ class Rehearsal:
                     f"The role {self.launch_as} of aws.launch_as does not exist.\nTry: {create}", Cause.BAD_CONFIG
                 ) from None
             found = sts.assume_role(RoleArn=arn, RoleSessionName="launcher")["Credentials"]
-        return {
+        self._of_role = {
             "aws_access_key_id": found["AccessKeyId"],
             "aws_secret_access_key": found["SecretAccessKey"],
             "aws_session_token": found["SessionToken"],
         }
+        return self._of_role
 
     def _faults(self) -> Faults:
         return Faults(**{"reclaims": self.reclaims, "clock_rate": self.clock_rate, **self.faults})

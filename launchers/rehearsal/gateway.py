@@ -25,19 +25,19 @@ from werkzeug.datastructures import MultiDict
 
 from launchers.aws.actions import Need
 from launchers.rehearsal import access, rest_calls
+from launchers.rehearsal.bucket_settings import App, BucketSettings, is_of_bucket
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.faults import Faults, Session
+from launchers.rehearsal.identity_store import IdentityStore
 from launchers.rehearsal.names import ACCOUNT, FAULTS_HEADER, IDENTITY_HEADER, SESSION_HEADER, STATE_HEADER
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.principals import Principal, Signature, caller_of, check_signature
-from launchers.rehearsal.role_store import RoleStore
 from launchers.rehearsal.s3_calls import s3_call
 from launchers.rehearsal.service import Answer, Call, Handler, Refused, Service
 from launchers.rehearsal.validation import findings
 
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
-App = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 _IAM_NAMES = {"monitoring": "cloudwatch", "tagging": "tag"}  # signing name -> prefix of IAM actions
 _NAMES = {"servicequotas": "service-quotas", "monitoring": "cloudwatch", "tagging": "resourcegroupstaggingapi"}
@@ -77,13 +77,14 @@ class Gateway:
         moto: App,
         services: Sequence[Service],
         store: ObjectStore,
-        roles: RoleStore,
+        settings: BucketSettings,
+        identities: IdentityStore,
         key: str,
         kept: Mapping[str, Kept] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.moto, self.store, self.roles, self.key = moto, store, roles, key
-        self.kept: Mapping[str, Kept] = {"iam": roles, **(kept or {})}
+        self.moto, self.store, self.settings, self.identities, self.key = moto, store, settings, identities, key
+        self.kept: Mapping[str, Kept] = {"iam": identities, **(kept or {})}
         self.clock = clock
         self.last_request = time.monotonic()
         self._handlers: dict[tuple[str, str], list[Handler]] = defaultdict(list)
@@ -105,7 +106,7 @@ class Gateway:
             check_signature(environ, message.body, signature, principal)
             answer = self._own_answer(environ, message, principal)
         except Refused as refusal:
-            return _refuse(start_response, message, refusal, self.roles.file.parent)
+            return _refuse(start_response, message, refusal, self.identities.file.parent)
         if answer is not None:
             return _answered(start_response, message, answer)
         return self._answer_of_moto(environ, start_response, message)
@@ -148,9 +149,17 @@ class Gateway:
         return {}
 
     def _answer_of_moto(self, environ: Environ, start_response: StartResponse, message: _Message) -> Iterable[bytes]:
-        answer = self.moto(environ, start_response)
+        statuses: list[str] = []
+
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            statuses.append(status)
+            return start_response(status, headers, *more)
+
+        answer = self.moto(environ, start)
         if message.service == "s3" and environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
             answer = list(answer)  # moto has done it by then
+            if is_of_bucket(environ) and statuses[0].startswith("2"):
+                self.settings.follow(environ, message.body)
             path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")  # as WSGI hands over UTF-8
             bucket, _, key = path.lstrip("/").partition("/")
             if bucket:
@@ -185,8 +194,8 @@ def _wsgi(header: str) -> str:
 def _understood(environ: Environ, service: str) -> _Message:
     target = environ.get("HTTP_X_AMZ_TARGET", "")
     lists_keys = environ["REQUEST_METHOD"] == "POST" and "delete" in environ.get("QUERY_STRING", "")
-    if service == "s3" and not lists_keys:
-        return _Message(service, None, b"", "xml")  # its bodies may be large, so moto reads them
+    if service == "s3" and not (lists_keys or is_of_bucket(environ)):
+        return _Message(service, None, b"", "xml")  # the bodies of objects may be large, so moto reads them
     body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     environ["wsgi.input"] = io.BytesIO(body)
     if service == "s3":

@@ -11,7 +11,7 @@ from typing import Any
 from botocore.auth import S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from moto.iam.models import IAMBackend, ManagedPolicy, iam_backends
+from moto.iam.models import Group, IAMBackend, ManagedPolicy, User, iam_backends
 from moto.sts.models import sts_backends
 
 from launchers.rehearsal.names import ACCOUNT, REGION
@@ -105,7 +105,7 @@ def _of_access_key(key: str) -> Principal | None:
         return Principal(arn, role.secret_access_key, role.session_token, *_policies(name), denied=denied)
     for user in _iam().list_users("/", None, None):
         for each in user.access_keys:
-            if each.access_key_id == key:
+            if each.access_key_id == key and each.status == "Active":
                 arn = f"arn:aws:iam::{ACCOUNT}:user/{user.name}"
                 return Principal(arn, each.secret_access_key, None, _of_user(user.name))
     return None
@@ -158,15 +158,11 @@ def _policies(role: str) -> tuple[Policies, Policies | None]:
 
 
 def _of_user(name: str) -> Policies:
-    iam = _iam()
-    texts = [iam.get_user_policy(name, each)["PolicyDocument"] for each in iam.list_user_policies(name)]
-    texts += map(text_of, iam.list_attached_user_policies(name)[0])
-    for group in iam.get_groups_for_user(name):
-        texts += [
-            iam.get_group_policy(group.name, each)["PolicyDocument"] for each in iam.list_group_policies(group.name)
-        ]
-        texts += map(text_of, iam.list_attached_group_policies(group.name)[0])
-    return tuple(map(parsed, texts))
+    """Return the policies of a user and of the groups that the user is in."""
+    holders: list[User | Group] = [_iam().users[name], *_iam().get_groups_for_user(name)]
+    inline = [text for holder in holders for text in holder.policies.values()]
+    attached = [text_of(policy) for holder in holders for policy in holder.managed_policies.values()]
+    return tuple(map(parsed, [*inline, *attached]))
 
 
 def text_of(policy: ManagedPolicy) -> str:

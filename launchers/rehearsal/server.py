@@ -18,12 +18,13 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import make_server
 
 from dogbreed.run_folder import write_json
+from launchers.rehearsal.bucket_settings import BucketSettings
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.gateway import Gateway, Kept
+from launchers.rehearsal.identity_store import IdentityStore
 from launchers.rehearsal.images import ImageStore, Repositories
 from launchers.rehearsal.names import BUCKET, REGION, SERVER_FILE, Server
 from launchers.rehearsal.object_store import ObjectStore
-from launchers.rehearsal.role_store import RoleStore
 from launchers.rehearsal.service import Service
 from launchers.rehearsal.services.alarms import Alarms
 from launchers.rehearsal.services.builds import Builds
@@ -55,24 +56,24 @@ def services(state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms) 
 def main(state_dir: Path, idle_s: float) -> None:
     for noisy in ("werkzeug", "botocore", "boto3"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    store, roles = ObjectStore(state_dir / "s3"), RoleStore(state_dir / "iam.json")
+    store, identities = ObjectStore(state_dir / "s3"), IdentityStore(state_dir / "iam.json")
     clock, repositories = Clock(state_dir / "clock.json"), Repositories(state_dir / "ecr.json")
     alarms = Alarms(state_dir / "alarms.json", clock)
     store.load()
     if not store.has_bucket(BUCKET):
         store.backend.create_bucket(BUCKET, REGION)
         store.follow(BUCKET)
-    for kept in (roles, clock, repositories):
+    for kept in (identities, clock, repositories):
         kept.load()
     own = services(state_dir, store, clock, alarms)
-    serve(state_dir, own, store, roles, idle_s, {"ecr": repositories, "monitoring": alarms}, clock)
+    serve(state_dir, own, store, identities, idle_s, {"ecr": repositories, "monitoring": alarms}, clock)
 
 
 def serve(
     state_dir: Path,
     own: Sequence[Service],
     store: ObjectStore,
-    roles: RoleStore,
+    identities: IdentityStore,
     idle_s: float,
     kept: Mapping[str, Kept] | None = None,
     clock: Clock | None = None,
@@ -81,8 +82,10 @@ def serve(
 
     kept, clock: as the gateway takes them.
     """
-    key = secrets.token_hex(16)
-    gateway = Gateway(DomainDispatcherApplication(create_backend_app), own, store, roles, key, kept, clock)
+    key, moto = secrets.token_hex(16), DomainDispatcherApplication(create_backend_app)
+    settings = BucketSettings(state_dir / "buckets.json")
+    settings.load(moto)
+    gateway = Gateway(moto, own, store, settings, identities, key, kept, clock)
     http = make_server("127.0.0.1", 0, gateway, threaded=True, request_handler=_Handler)
     server = Server(f"http://127.0.0.1:{http.port}", key)
     for service in own:

@@ -51,6 +51,7 @@ class TrainingJob:
 
     name: str
     arn: str
+    role_arn: str
     status: str
     secondary: str
     reason: str
@@ -79,6 +80,7 @@ class TrainingJob:
         return cls(
             name=answer["TrainingJobName"],
             arn=answer["TrainingJobArn"],
+            role_arn=answer.get("RoleArn", ""),
             status=answer["TrainingJobStatus"],
             secondary=answer["SecondaryStatus"],
             reason=answer.get("FailureReason", ""),

@@ -3,7 +3,7 @@
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dogbreed import commands
@@ -11,13 +11,15 @@ from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws import roles, secret_arns, tags
 from launchers.aws.actions import SAGEMAKER, Where
 from launchers.aws.iam import Caller
-from launchers.aws.policy import Grant, Identity
+from launchers.aws.policy import Grant, Identity, name_of_role, role_in_arn, role_name
 from launchers.aws.s3 import split_uri
 from launchers.overrides import override_key, root_key
 from launchers.sagemaker import images
 from launchers.sagemaker.settings import JobSettings
 from launchers.spec import RunSpec
 
+_OWN_ROLE = role_name("training")
+_NO_RESOURCE = "AWS has no resource for this action"
 _LOGS = "log-group:/aws/sagemaker/TrainingJobs:*"
 _OURS = {"Null": {f"aws:ResourceTag/{tags.RUN_ID}": "false"}}  # only what a launcher has tagged
 _KMS = ("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey")
@@ -55,7 +57,7 @@ def caller(settings: JobSettings, account: str = "*") -> Identity:
             ),
             Grant(("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"), (objects,)),
             # of the job's role, and of one's own: what they lack is reported before anything is submitted
-            Grant(("iam:GetRole", "iam:SimulatePrincipalPolicy"), (*passed, where.role(roles.role_path("launch")))),
+            Grant(("iam:GetRole", "iam:SimulatePrincipalPolicy"), (*passed, where.role(role_in_arn("launch")))),
             Grant(("iam:PassRole",), passed, {"StringEquals": {"iam:PassedToService": SAGEMAKER}}),
             Grant(("sagemaker:CreateTrainingJob",), (jobs,), _job_conditions(settings)),
             Grant(("sagemaker:AddTags",), (jobs,), {"StringEquals": {"sagemaker:TaggingAction": "CreateTrainingJob"}}),
@@ -80,10 +82,8 @@ def job_role(settings: JobSettings, config: Mapping[str, Any], day: str, account
     grants = [
         Grant(("s3:GetObject",), (where.bucket(bucket, f"{prefix}/*"),)),
         # DeleteObject: what a run deletes in its checkpoint folder is deleted in the bucket
-        Grant(
-            ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"), (where.bucket(bucket, f"{prefix}/runs/*"),)
-        ),
-        Grant(("s3:ListBucket", "s3:GetBucketLocation"), (where.bucket(bucket),)),
+        Grant(("s3:PutObject", "s3:DeleteObject"), (where.bucket(bucket, f"{prefix}/runs/*"),)),
+        Grant(("s3:ListBucket",), (where.bucket(bucket),)),
         Grant(
             ("logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"),
             (where.arn("logs", _LOGS),),
@@ -104,10 +104,7 @@ def job_role(settings: JobSettings, config: Mapping[str, Any], day: str, account
         *_vpc(settings, where),
     ]
     trust = {} if account == "*" else {"StringEquals": {"aws:SourceAccount": account}}
-    return Identity("training", "the training job", tuple(grants), SAGEMAKER, trust, bucket_note(settings))
-
-
-_NO_RESOURCE = "AWS has no resource for this action"
+    return Identity("training", "the training job", tuple(grants), SAGEMAKER, "aws.role", trust, bucket_note(settings))
 
 
 def _job_conditions(settings: JobSettings) -> dict[str, dict[str, str | list[str]]]:
@@ -125,8 +122,8 @@ def _job_conditions(settings: JobSettings) -> dict[str, dict[str, str | list[str
 def _role_arns(settings: JobSettings, where: Where) -> tuple[str, ...]:
     """Return the ARN of the job's role; of one that is given by name, with and without a path."""
     role = settings.role or "*"
-    if role == roles.role_name("training"):
-        return (where.role(roles.role_path("training")),)
+    if role == _OWN_ROLE:
+        return (where.role(role_in_arn("training")),)
     return (role,) if role.startswith("arn:") else (where.role(role), where.role(f"*/{role}"))
 
 
@@ -144,7 +141,7 @@ def _photos(config: Mapping[str, Any], where: Where) -> Iterator[Grant]:
     if root.startswith("s3://"):
         bucket, key = split_uri(root.rstrip("/"))
         yield Grant(("s3:GetObject",), (where.bucket(bucket, f"{key}/*" if key else "*"),))
-        yield Grant(("s3:ListBucket", "s3:GetBucketLocation"), (where.bucket(bucket),))
+        yield Grant(("s3:ListBucket",), (where.bucket(bucket),))
 
 
 def _kms(settings: JobSettings, where: Where) -> Iterator[Grant]:
@@ -214,8 +211,11 @@ def bucket_note(settings: JobSettings) -> str:
         return ""
     return (
         f"AmazonSageMakerFullAccess alone does not let a role use the bucket {settings.bucket}, whose name does not "
-        "contain sagemaker: the role needs the policy of the plan as well."
+        "contain sagemaker: the role also needs the policy that `python -m launchers iam` prints."
     )
+
+
+_sufficient: set[str] = set()  # what lacked nothing in this process: each trial of a search would ask again
 
 
 def warning(settings: JobSettings, spec: RunSpec, caller: Caller, role_arn: str) -> str:
@@ -225,30 +225,61 @@ def warning(settings: JobSettings, spec: RunSpec, caller: Caller, role_arn: str)
     simulation does not know all of a request, such as whether the caller has used a second factor.
     """
     launch, training = identities(settings, spec.config, spec.created_at, caller.account)
-    found = []
+    asked = repr((settings.cloud, caller, role_arn, launch, training))
+    if asked in _sufficient:
+        return ""
+    found: dict[str, str] = {}  # by who lacks something
     if lacks := roles.lacking(settings.cloud, roles.principal_arn(settings.cloud, caller.arn), launch.grants):
-        found.append(f"You ({caller.arn}) lack permissions, by your own policies:\n{_listed(lacks)}")
+        found[caller.arn] = f"You ({caller.arn}) lack permissions, by your own policies:\n{_listed(lacks)}"
     lacks = roles.lacking(settings.cloud, role_arn, training.grants)
     if lacks:
-        found.append(
+        found[role_arn] = (
             f"The job's role {role_arn} lacks permissions, by its own policies:\n{_listed(lacks)}\n"
             "Unless a policy of the resource allows it, the job will fail."
         )
     elif lacks is None and (note := bucket_note(settings)):
-        asked = f"iam:SimulatePrincipalPolicy on {role_arn} is not permitted to you"
-        found.append(f"{asked}, so it is not known what the job's role lacks.\n{note}")
-    return "\n".join([*found, f"Try: {grant_command(spec)}"]) if found else ""
+        asked_for = f"iam:SimulatePrincipalPolicy on {role_arn} is not permitted to you"
+        found[role_arn] = f"{asked_for}, so it is not known what the job's role lacks.\n{note}"
+    if not found:
+        _sufficient.add(asked)
+        return ""
+    foreign = [arn for arn in found if name_of_role(arn) not in (role_name("launch"), _OWN_ROLE)]
+    return "\n".join([*found.values(), *_remedy(spec.overrides, foreign, role_arn in foreign)])
 
 
-def grant_command(spec: RunSpec) -> str:
-    """Return the command that gives our roles what this run needs. An administrator of the account types it."""
-    faults = ("aws.faults", "aws.reclaims")  # of a rehearsal
+def _remedy(typed: Sequence[str], foreign: Sequence[str], drop_role: bool) -> Iterator[str]:
+    """Yield what to try. foreign: who lacks something and was not created by us."""
+    yield f"Try: {grant_command(typed, drop_role=drop_role)}"
+    if foreign:
+        names = " and ".join(arn.rpartition(":")[2] for arn in foreign)
+        yield f"It creates {role_name('launch')} and {_OWN_ROLE}, to be used instead, and does not change {names}."
+
+
+def how_to_grant(role_arn: str, typed: Sequence[str]) -> str:
+    """Return how the role of a job gets what the job needs. typed: the overrides of its run."""
+    name = name_of_role(role_arn)
+    if name == _OWN_ROLE:
+        return f"An administrator grants it to the role {name} with: {grant_command(typed)}"
+    return (
+        f"Have this permission added to the role {name}. Or create {_OWN_ROLE}, which has it, with:\n"
+        f"{grant_command(typed, drop_role=True)}\n"
+        f"and use it: aws.role={_OWN_ROLE}"
+    )
+
+
+def grant_command(typed: Sequence[str], *, drop_role: bool = False) -> str:
+    """Return the command that gives our roles what a run needs. An administrator of the account types it.
+
+    typed: the overrides of the run. drop_role: leave out a role of one's own, so that ours is created instead.
+    """
+    left_out = ("aws.faults", "aws.reclaims", "aws.launch_as")  # of a rehearsal
+    keys = ("launcher", "aws", "data")
     chosen = [
         text
-        for text in spec.overrides
-        if root_key(text) in ("launcher", "aws", "data") and not (override_key(text) or "").startswith(faults)
+        for text in typed
+        if root_key(text) in keys and not (override_key(text) or "").startswith(left_out + ("aws.role",) * drop_role)
     ]
-    return commands.launchers("iam", "--apply", "--for", *chosen)
+    return commands.launchers("iam", "--apply", *(["--for", *chosen] if chosen else []))
 
 
 def _listed(lacks: Iterable[roles.Lack]) -> str:

@@ -205,9 +205,7 @@ class SageMakerLauncher(JobSettings):
         again = self._again(job, handle) if job.finished and job.status != "Completed" else ""
         status = status_of(job, ended_early=ended_early, now=time.time(), earlier=earlier, again=again)
         if status.phase is Phase.FAILED and status.cause is Cause.PERMISSION:
-            # of other roles an administrator sees in the reason what to add
-            hint = f"An administrator grants it to the role dogbreed-training with: {self._grant(job)}"
-            status = replace(status, next_action=f"{hint}\nThen: {again}")
+            status = replace(status, next_action=f"{self._how_to_grant(job)}\nThen: {again}")
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
             status = replace(status, log_tail=tail(self.cloud, job.name, status.detail))
             if any(each.trainings for each in (*earlier, job)):  # otherwise it has left nothing
@@ -331,12 +329,13 @@ class SageMakerLauncher(JobSettings):
         except LaunchError:  # its settings were deleted
             return "the command that started this search"
 
-    def _grant(self, job: TrainingJob) -> str:
-        """Return the command that gives our roles what the job needs."""
+    def _how_to_grant(self, job: TrainingJob) -> str:
+        """Return how the job's role gets what the job needs."""
         try:
-            return permissions.grant_command(read_spec(self.cloud, job.location))
+            typed = read_spec(self.cloud, job.location).overrides
         except LaunchError:  # its settings were deleted
-            return commands.launchers("iam", "--apply")
+            typed = ()
+        return permissions.how_to_grant(job.role_arn, typed)
 
     def _attach_or_cancel(self, handle: Handle) -> str:
         name = self.name_of(handle)

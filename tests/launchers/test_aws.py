@@ -116,13 +116,21 @@ def test_a_denial_ends_with_the_action_the_resource_and_the_command_that_grants_
     assert hint == f"Try: {grant} --policy-name s3-PutObject --policy-document '{POLICY}'"
 
 
-def test_a_denial_by_a_rehearsal_ends_with_the_command_for_that_rehearsal() -> None:
-    text = "User: arn:aws:sts::123456789012:assumed-role/dogbreed-launch/x is not authorized to perform: s3:GetObject"
+@pytest.mark.parametrize(
+    ("role", "more"),
+    [
+        ("dogbreed-launch", []),
+        ("Mine", ["It changes dogbreed-launch, not Mine. Then: aws.launch_as=dogbreed-launch"]),
+    ],
+)
+def test_a_denial_by_a_rehearsal_ends_with_the_command_for_that_rehearsal(role: str, more: list[str]) -> None:
+    text = f"User: arn:aws:sts::123456789012:assumed-role/{role}/x is not authorized to perform: s3:GetObject"
     error = refused("AccessDenied", text)
     error.response["ResponseMetadata"] = {"HTTPHeaders": {"x-dogbreed-rehearsal-state": "/a%20place"}}
     with pytest.raises(LaunchError) as caught, errors("sending it"):
         raise error
-    assert str(caught.value).splitlines()[-1] == "Try: python -m launchers iam --apply --state-dir '/a place'"
+    command = "Try: python -m launchers iam --apply --state-dir '/a place'"
+    assert str(caught.value).splitlines()[1:] == [command, *more]
 
 
 def test_what_no_policy_can_grant_is_said_and_head_is_named_though_s3_says_nothing() -> None:
@@ -133,8 +141,8 @@ def test_what_no_policy_can_grant_is_said_and_head_is_named_though_s3_says_nothi
     with pytest.raises(LaunchError) as caught, errors("checking s3://b/k"):
         raise head
     first, hint = str(caught.value).splitlines()
-    assert first == "Checking s3://b/k failed. Not permitted: s3:GetObject."
-    assert hint == "Try: python -m launchers iam"
+    assert first == "Checking s3://b/k failed. Not permitted: s3:GetObject on s3://b/k."
+    assert hint == "Try: python -m launchers iam --apply --for aws.bucket=b"
     expired = exceptions.ClientError({"Error": {"Code": "400", "Message": "Bad Request"}}, "HeadObject")
     with pytest.raises(LaunchError, match="credentials have expired") as caught, errors("checking s3://b/k"):
         raise expired

@@ -1,7 +1,8 @@
 """Roles as accounts have them: with paths, in other partitions, not to be looked at; in moto, without a server."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from moto import mock_aws
 from launchers import prepare
 from launchers.aws import iam, roles
 from launchers.aws.account import Account
+from launchers.aws.actions import Where
+from launchers.aws.policy import Grant, Identity
+from launchers.cli.verbs import main as launchers_command
+from launchers.sagemaker.training import SageMakerLauncher
 
 ACCOUNT = "123456789012"
 TRUST = {
@@ -94,3 +99,53 @@ def test_where_roles_may_not_be_looked_at_the_arn_is_asked_for(region: str) -> N
 def test_a_plan_says_that_it_does_not_know_the_arn_of_a_role_given_by_name() -> None:
     assert iam.arn_in_plan(NAME) == f"<the ARN of the role {NAME}>"
     assert iam.arn_in_plan(arn("cn-north-1")) == arn("cn-north-1")
+
+
+# --- a launcher that is new ---
+
+
+@dataclass(frozen=True)
+class Deploying(SageMakerLauncher):
+    """A launcher with a further role, which a setting of its own names."""
+
+    hosting_role: str | None = None
+
+    def identities(self, config: Mapping[str, Any], day: str, account: str) -> Sequence[Identity]:
+        arn = Where("eu-west-1", account).arn("sagemaker", "endpoint/dogs")
+        person = Identity("launch", "the person who launches", (Grant(("sagemaker:CreateEndpoint",), (arn,)),))
+        hosting = Identity(
+            "hosting",
+            "the endpoint",
+            (Grant(("s3:GetObject",), (f"arn:aws:s3:::{self.bucket}/dogbreed/models/*",)),),
+            "sagemaker.amazonaws.com",
+            "launcher.hosting_role",
+        )
+        return [person, hosting]
+
+
+DEPLOY = [
+    "launcher=sagemaker_gpu", f"launcher._target_={__name__}.Deploying", "+launcher.hosting_role=null",
+    "aws.bucket=my-bucket",
+]  # fmt: skip
+
+
+def test_the_roles_that_a_launcher_declares_are_printed_created_checked_and_removed(
+    region: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for_deploy = ["--for", *DEPLOY, f"aws.region={region}"]
+    assert launchers_command(["iam", "--json", *for_deploy]) == 0
+    found = json.loads(capsys.readouterr().out)["roles"]
+    assert [role["role"] for role in found] == ["dogbreed-launch", "dogbreed-hosting"]
+    client = boto3.client("iam", region_name=region)
+    assert launchers_command(["iam", "--apply", *for_deploy]) == 0
+    assert "launcher.hosting_role=dogbreed-hosting" in capsys.readouterr().out
+    made = client.get_role(RoleName="dogbreed-hosting")["Role"]
+    assert made["Arn"] == f"arn:{PARTITIONS[region]}:iam::{ACCOUNT}:role/dogbreed/dogbreed-hosting"
+    asked = []
+    monkeypatch.setattr(roles, "lacking", lambda cloud, arn, grants: asked.append((arn, grants[0].actions)) or [])
+    assert launchers_command(["iam", "--check", *for_deploy]) == 0  # none is configured: ours
+    assert asked[-1] == (made["Arn"], ("s3:GetObject",))
+    assert launchers_command(["iam", "--check", *for_deploy, f"launcher.hosting_role={NAME}"]) == 0
+    assert asked[-1] == (arn(region), ("s3:GetObject",))
+    assert launchers_command(["iam", "--remove", *for_deploy]) == 0
+    assert [role["RoleName"] for role in client.list_roles()["Roles"]] == [NAME]

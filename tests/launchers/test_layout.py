@@ -22,8 +22,11 @@ PACKAGES = [name for name, path in FILES.items() if path.name == "__init__.py"]
 FACES = ("launchers", "dogbreed", "dogbreed.training", "dogbreed.drawn", "dogbreed.report")  # imported from by name
 HEAVY = ("torch", "lightning", "torchvision", "timm", "boto3", "botocore", "moto")
 # The rehearsal cloud's process is built on moto. Its client, which commands import, is cloud, process and faults.
-_SERVER = ("access", "gateway", "images", "logs", "object_store", "principals", "rest_calls", "role_store", "s3_calls")
-SERVER = tuple(f"launchers.rehearsal.{name}" for name in (*_SERVER, "server", "services"))
+_SERVER = (
+    "access", "bucket_settings", "gateway", "identity_store", "images", "logs", "object_store", "principals",
+    "rest_calls", "s3_calls", "server", "services",
+)  # fmt: skip
+SERVER = tuple(f"launchers.rehearsal.{name}" for name in _SERVER)
 
 
 def tree(module: str) -> ast.Module:

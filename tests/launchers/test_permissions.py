@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,18 @@ def test_policies_are_written_for_the_region_s_partition() -> None:
 
 
 class Account:
-    """Answers SimulatePrincipalPolicy and GetRole. denied: what may not be done; None if nobody may ask."""
+    """Answers SimulatePrincipalPolicy and GetRole. denied: what may not be done; None if nobody may ask.
+
+    in_parts: whether the results for several resources come as parts of one.
+    """
 
     region = "eu-west-1"
 
-    def __init__(self, denied: tuple[str, ...] | None) -> None:
-        self.denied, self.asked = denied, []
+    def __init__(self, denied: tuple[str, ...] | None, *, in_parts: bool = False) -> None:
+        self.denied, self.in_parts, self.asked = denied, in_parts, []
+
+    def __repr__(self) -> str:  # as dataclasses have it: what is known of one account is not of another
+        return f"Account({self.denied})"
 
     def client(self, service: str) -> Any:
         assert service == "iam"
@@ -132,19 +139,98 @@ class Account:
         if self.denied is None:
             raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "SimulatePrincipalPolicy")
         self.asked.append(asked)
-        results = [
-            {
-                "EvalActionName": name,
-                "EvalResourceName": resource,
-                "EvalDecision": "implicitDeny" if name in self.denied else "allowed",
-            }
-            for name in asked["ActionNames"]
-            for resource in asked["ResourceArns"]
-        ]
-        return [{"EvaluationResults": results}]
+        decisions = {name: "implicitDeny" if name in self.denied else "allowed" for name in asked["ActionNames"]}
+        if self.in_parts:
+            whole = {"EvalResourceName": "*", "EvalDecision": "implicitDeny"}
+            results = [
+                {"EvalActionName": name, **whole, "ResourceSpecificResults": [
+                    {"EvalResourceName": resource, "EvalResourceDecision": decision}
+                    for resource in asked["ResourceArns"]
+                ]}
+                for name, decision in decisions.items()
+            ]  # fmt: skip
+        else:
+            results = [
+                {"EvalActionName": name, "EvalResourceName": resource, "EvalDecision": decision}
+                for name, decision in decisions.items()
+                for resource in asked["ResourceArns"]
+            ]
+        half = len(results) // 2
+        return [{"EvaluationResults": results[:half]}, {"EvaluationResults": results[half:]}]
 
     def list_role_policies(self, RoleName: str) -> Any:  # noqa: N803 (boto3's name)
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "ListRolePolicies")
+
+
+ME, X = "arn:aws:sts::123456789012:assumed-role/me/session", "arn:aws:iam::123456789012:role/x"
+OURS = [
+    "arn:aws:sts::123456789012:assumed-role/dogbreed-launch/session",
+    "arn:aws:iam::123456789012:role/dogbreed/dogbreed-training",
+]
+
+
+@lru_cache
+def gpu() -> tuple[SageMakerLauncher, Plan]:
+    return launched("gpu"), planned("gpu")
+
+
+def warned(account: Any, caller: str = ME, role: str = X, bucket: str = "my-bucket") -> str:
+    launcher: Any = replace(gpu()[0], bucket=bucket, cloud=account)
+    return permissions.warning(launcher, gpu()[1].spec, iam.Caller("123456789012", "aws", caller), role)
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_each_action_that_either_role_lacks_is_named_with_its_resource(in_parts: bool) -> None:
+    launcher, plan = gpu()
+    launch, training = permissions.identities(launcher, plan.spec.config, DAY, "123456789012")
+    caller = iam.Caller("123456789012", "aws", ME)
+    for action in {*permissions.actions(launch), *permissions.actions(training)}:
+        account: Any = Account((action,), in_parts=in_parts)
+        warning = permissions.warning(replace(launcher, cloud=account), plan.spec, caller, X)
+        named = {line.strip().partition(" (for ")[0] for line in warning.splitlines() if line.startswith("  ")}
+        resources = {
+            f"{action} on {resource}"
+            for grant in (*launch.grants, *training.grants)
+            if action in grant.actions
+            for resource in grant.resources
+        }
+        assert named == resources
+        assert ("You (" in warning) == (action in permissions.actions(launch))
+        assert ("The job's role" in warning) == (action in permissions.actions(training))
+
+
+def test_what_either_role_lacks_is_asked_in_few_requests_and_once_if_it_is_nothing() -> None:
+    account = Account(())
+    assert warned(account, *OURS) == ""
+    assert len(account.asked) <= 3
+    assert warned(account, *OURS) == ""
+    assert len(account.asked) <= 3
+    lacking = Account(("s3:PutObject",))
+    assert warned(lacking, *OURS) == warned(lacking, *OURS) != ""  # it may have been granted meanwhile
+    assert len(lacking.asked) == 2 * len(account.asked)
+
+
+def test_a_role_that_is_not_ours_is_named_as_the_one_to_change() -> None:
+    lacks: Any = Account(("s3:PutObject",))
+    ours, foreign = warned(lacks, *OURS), warned(lacks)
+    assert ours.splitlines()[-1].startswith("Try: python -m launchers iam --apply --for ")
+    command, note = foreign.splitlines()[-2:]
+    assert command.startswith("Try: python -m launchers iam --apply --for ")
+    assert "aws.role" not in command  # so that ours is created
+    assert note == (
+        "It creates dogbreed-launch and dogbreed-training, to be used instead, and does not change "
+        "assumed-role/me/session and role/x."
+    )
+    typed = ["launcher=sagemaker_gpu", "aws.role=x", "aws.faults.denied=[a:B]", "model.lr=1"]
+    hint = permissions.how_to_grant(X, typed)
+    assert hint.splitlines() == [
+        "Have this permission added to the role x. Or create dogbreed-training, which has it, with:",
+        "python -m launchers iam --apply --for launcher=sagemaker_gpu",
+        "and use it: aws.role=dogbreed-training",
+    ]
+    command = "python -m launchers iam --apply"
+    expected = f"An administrator grants it to the role dogbreed-training with: {command}"
+    assert permissions.how_to_grant(OURS[1], []) == expected
 
 
 @pytest.mark.parametrize(
@@ -163,14 +249,11 @@ def test_what_one_lacks_is_asked_of_aws_where_that_is_permitted(
     denied: tuple[str, ...] | None, bucket: str, texts: list[str]
 ) -> None:
     account = Account(denied)
-    launcher: Any = replace(launched("gpu"), bucket=bucket, cloud=account)
-    caller = iam.Caller("123456789012", "aws", "arn:aws:sts::123456789012:assumed-role/me/session")
-    spec = planned("gpu").spec
-    warning = permissions.warning(launcher, spec, caller, "arn:aws:iam::123456789012:role/x")
+    warning = warned(account, bucket=bucket)
     assert [text for text in texts if text not in warning] == []
     assert bool(warning) == bool(texts)
     command = "Try: python -m launchers iam --apply --for launcher=sagemaker_gpu aws.region=eu-west-1"
-    assert not warning or warning.splitlines()[-1].startswith(command)
+    assert not warning or any(line.startswith(command) for line in warning.splitlines())
     asked = {each["PolicySourceArn"] for each in account.asked}
     assert asked == (set() if denied is None else {f"arn:aws:iam::123456789012:role/{n}" for n in ("path/me", "x")})
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from cloudsplaining.scan.policy_document import PolicyDocument
-from policy_sentry.querying.actions import get_action_data
+from policy_sentry.querying.actions import get_action_data, get_actions_for_service
 
 from launchers.aws import roles
 from launchers.aws.access import Decision, decide
-from launchers.aws.actions import action_of
-from launchers.aws.policy import INLINE_CHARACTERS, Grant, Identity, merged, size
+from launchers.aws.actions import actions_of
+from launchers.aws.policy import INLINE_CHARACTERS, Grant, Identity, merged, name_of_role, size
 from launchers.cli.verbs import main as launchers_command
 from launchers.sagemaker import permissions
 from tests.support.plans import COMMANDS, launched, planned
@@ -96,6 +96,43 @@ def test_statements_that_are_joined_allow_what_they_allowed_apart() -> None:
             assert decide([{"Statement": joined}], action, resource, {}) is apart
 
 
+SERVICES = ("s3", "sagemaker", "iam", "sts", "logs", "ecr", "ec2", "kms", "cloudwatch", "lambda", "events")
+
+
+@pytest.mark.parametrize("place", range(2 * len(COMMANDS)))
+def test_every_other_action_and_every_other_resource_is_denied(place: int) -> None:
+    identity = identities()[place]
+    policy, denied = identity.policy(), 0
+    granted = {action for grant in identity.grants for action in grant.actions}
+    others = sorted({action for service in SERVICES for action in get_actions_for_service(service)} - granted)
+    for grant in identity.grants:
+        context = roles._context(grant.conditions)
+        for resource in grant.resources:
+            one = resource.replace("*", "any")
+            for action in grant.actions:
+                assert decide([policy], action, one, context) is Decision.ALLOWED
+                for other in _others(one):
+                    assert decide([policy], action, other, context) is Decision.IMPLICIT_DENY, (action, other)
+                    denied += 1
+            for action in others[:: 1 + len(others) // 300]:
+                assert decide([policy], action, one, context) is Decision.IMPLICIT_DENY, (action, one)
+                denied += 1
+    assert denied > 2000
+
+
+def _others(arn: str) -> set[str]:
+    """Return ARNs that differ from one in its partition, region, account, bucket, folder or name."""
+    changes = [
+        ("arn:aws:", "arn:aws-cn:"), (":eu-west-1:", ":us-east-1:"), (":us-east-1:", ":eu-west-1:"),
+        (":123456789012:", ":999999999999:"), (":763104351884:", ":999999999999:"), (":::my-", ":::My-"),
+        (":::my-", ":::not-my-"), (":::dogbreed-rehearsal", ":::dogbreed-rehearsals"), ("/dogbreed/", "/dogbreeds/"),
+        ("/dogbreed/", "/x/dogbreed/"), ("/dogs/", "/cats/"), ("TrainingJobs", "Endpoints"),
+        ("training-job/", "endpoint/"), ("role/", "user/"), ("dogbreed-launch", "admin"), ("MyRole", "YourRole"),
+        ("repository/", "repository/x/"), (":subnet/", ":vpc/"), ("subnet-0", "subnet-1"), ("sg-0", "sg-1"),
+    ]  # fmt: skip
+    return {arn.replace(old, new) for old, new in changes if old in arn}
+
+
 @pytest.mark.parametrize("place", range(2 * len(COMMANDS)))
 def test_nobody_can_gain_other_permissions_or_read_what_is_not_theirs(place: int) -> None:
     identity = identities()[place]
@@ -133,9 +170,16 @@ def test_the_policies_of_an_account_are_those_that_were_read(capsys: pytest.Capt
     assert printed == file.read_text(), "DOGBREED_RECORD=1 python -m pytest tests/launchers/test_policies.py"
 
 
+def test_the_name_of_a_role_is_read_from_its_arn_and_from_that_of_a_session() -> None:
+    account = "123456789012"
+    assert name_of_role(f"arn:aws:iam::{account}:role/service-role/My.Role") == "My.Role"
+    assert name_of_role(f"arn:aws-cn:sts::{account}:assumed-role/My.Role/me@x") == "My.Role"
+    assert name_of_role(f"arn:aws:iam::{account}:user/me") == name_of_role(f"arn:aws:iam::{account}:root") == ""
+
+
 def test_an_operation_is_known_by_its_action() -> None:
-    assert action_of("s3", "HeadObject") == "s3:GetObject"
-    assert action_of("s3", "HeadBucket") == action_of("s3", "ListObjectsV2") == "s3:ListBucket"
-    assert action_of("sagemaker", "DescribeTrainingJob") == "sagemaker:DescribeTrainingJob"
-    assert action_of("sts", "GetCallerIdentity") == ""  # which needs none
-    assert roles.role_path("launch") == "dogbreed/dogbreed-launch"
+    assert actions_of("s3", "HeadObject") == ["s3:GetObject"]
+    assert actions_of("s3", "HeadBucket") == actions_of("s3", "ListObjectsV2") == ["s3:ListBucket"]
+    assert actions_of("s3", "CopyObject") == ["s3:GetObject", "s3:PutObject"]
+    assert actions_of("sagemaker", "DescribeTrainingJob") == ["sagemaker:DescribeTrainingJob"]
+    assert actions_of("sts", "GetCallerIdentity") == []  # which needs none

@@ -1,8 +1,10 @@
 """Who may do what in the rehearsal cloud: signatures, policies, conditions, trust and PassRole, as AWS decides."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from launchers.rehearsal import names, process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import ACCOUNT, REGION
 from launchers.sagemaker import permissions
+from launchers.sagemaker.job import TrainingJob, status_of
 from launchers.sagemaker.settings import JobSettings
 from launchers.status import Cause, LaunchError, Phase
 from tests.support.launcher_contract import until
-from tests.support.rehearsing import BUCKET, NO_PHOTOS, job_of, prepared, rehearsal_cloud
+from tests.support.rehearsing import BUCKET, NO_PHOTOS, PHOTOS, job_of, prepared, rehearsal_cloud
 
 pytestmark = pytest.mark.cloud
 
@@ -199,10 +202,10 @@ def test_a_job_has_no_more_than_its_role_and_says_what_is_missing(
     assert "python -m launchers iam --apply" in status.next_action
 
 
-@pytest.mark.parametrize("action", ["s3:GetObject", "s3:ListBucket", "ecr:BatchGetImage"])
 def test_what_the_job_s_role_lacks_is_said_before_the_job_is_created_and_where_it_fails(
-    action: str, place: Path, admin: Rehearsal, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    place: Path, admin: Rehearsal, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    action = "s3:GetObject"
     launcher, plan = prepared(place, tmp_path / "run", *TINY, f"faults.denied_to_role=[{action}]")
     launcher.submit(plan)
     assert f"The job's role {TRAINING} lacks permissions" in caplog.text
@@ -211,6 +214,53 @@ def test_what_the_job_s_role_lacks_is_said_before_the_job_is_created_and_where_i
     status = launcher.status(plan.handle)
     assert (status.phase, status.cause) == (Phase.FAILED, Cause.PERMISSION)
     assert f"assumed-role/dogbreed-training/SageMaker is not authorized to perform: {action} on" in status.detail
+
+
+OF_ROLE = permissions.job_role(JobSettings(Rehearsal()), {}, "2026-11-24")
+SCRIPT = (
+    "cd $SAGEMAKER_BASE_DIR; echo a line; echo 1 > checkpoints/first; echo 1 > checkpoints/last; echo 1 > model/x; "
+    "sleep 0.5; rm checkpoints/first; sleep 0.5"
+)
+
+
+def test_each_permission_of_the_job_s_role_that_is_taken_away_is_named_by_the_job_that_fails(
+    admin: Rehearsal, place: Path, tmp_path: Path
+) -> None:
+    _launcher, plan = prepared(place, tmp_path / "run", *TINY)
+    channel = {"DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": f"{PHOTOS}/"}}, "ChannelName": "x"}
+    request = {**plan.requests[-1].parameters, "RoleArn": TRAINING, "InputDataConfig": [channel]}
+    shell = {"ContainerEntrypoint": ["sh", "-c"], "ContainerArguments": [SCRIPT]}
+    request["AlgorithmSpecification"] = {**request["AlgorithmSpecification"], **shell}
+    jobs = {}
+    for action in ("", *permissions.actions(OF_ROLE)):  # all at once
+        name = f"without-{action.replace(':', '-') or 'nothing'}"
+        faults = {"upload_lag_s": 0.1, **({"denied_to_role": [action]} if action else {})}
+        client = replace(admin, faults=faults, _clients={}).client("sagemaker")
+        config = {**request["CheckpointConfig"], "S3Uri": f"s3://{BUCKET}/dogbreed/runs/{name}/checkpoints"}
+        client.create_training_job(**{**request, "TrainingJobName": name, "CheckpointConfig": config})
+        jobs[action] = name
+    client, logs = admin.client("sagemaker"), admin.client("logs")
+    found = {}
+    for action, name in jobs.items():
+        until(lambda name=name: client.describe_training_job(TrainingJobName=name)["TrainingJobStatus"] in ENDED)  # type: ignore[misc]
+        found[action] = client.describe_training_job(TrainingJobName=name)
+    lines = {
+        action: logs.describe_log_streams(logGroupName="/aws/sagemaker/TrainingJobs", logStreamNamePrefix=f"{name}/")
+        for action, name in jobs.items()
+    }
+    for action, job in found.items():
+        silent = not lines[action]["logStreams"]
+        assert silent == action.startswith("logs:")
+        if not action or silent or action == "cloudwatch:PutMetricData":  # which no job fails for
+            assert job["TrainingJobStatus"] == "Completed", action
+            continue
+        status = status_of(TrainingJob.of(job), ended_early=False, now=time.time())
+        assert (status.phase, status.cause) == (Phase.FAILED, Cause.PERMISSION), action
+        who = f"assumed-role/dogbreed-training/SageMaker is not authorized to perform: {action} on resource: "
+        assert who in status.detail
+
+
+ENDED = ("Completed", "Failed", "Stopped")
 
 
 @pytest.mark.parametrize("action", permissions.actions(permissions.caller(JobSettings(Rehearsal()))))
@@ -246,6 +296,22 @@ def _uses(launcher: Any, plan: Any, tmp_path: Path) -> Iterator[Any]:
     yield lambda: list(launcher.list(active_only=False))
     yield lambda: launcher.fetch(plan.handle, tmp_path / "fetched", checkpoints=False)
     yield lambda: launcher.cleanup(apply=True)
+
+
+def test_what_ends_early_is_listed_and_cleaned_up_under_the_two_roles(
+    place: Path, admin: Rehearsal, tmp_path: Path
+) -> None:
+    launcher, plan = prepared(place, tmp_path / "run", *TINY)
+    launcher.submit(plan)
+    launcher._end_early(plan.handle)  # while it waits for a machine
+    assert launcher.status(plan.handle).detail.startswith("stopped early")
+    assert plan.handle in [handle for handle, _ in launcher.list(active_only=False)]
+    assert list(launcher.logs(plan.handle)) == []
+    s3, keys = admin.client("s3"), ["dogbreed/runs/never-a-job/spec.json", "dogbreed/data/broken"]
+    s3.put_object(Bucket=BUCKET, Key=keys[0], Body=b"{}")
+    s3.create_multipart_upload(Bucket=BUCKET, Key=keys[1])
+    removed = launcher.cleanup(older_than=timedelta(seconds=-5), apply=True).removed
+    assert [key for key in keys if not any(f"/{key}" in each for each in removed)] == []
 
 
 def test_the_header_with_the_state_folder_has_one_name() -> None:
@@ -306,7 +372,7 @@ def test_a_check_says_what_the_usual_role_lacks_for_a_bucket_of_another_name(
     assert admin.client("sagemaker").list_training_jobs(NameContains="my-bucket")["TrainingJobSummaries"] == []
 
 
-def test_a_bucket_is_set_up_private_encrypted_and_by_tls_only(
+def test_a_bucket_is_set_up_private_encrypted_and_by_tls_only_and_stays_so_over_a_restart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     request.addfinalizer(lambda: process.stop(tmp_path))
@@ -314,15 +380,56 @@ def test_a_bucket_is_set_up_private_encrypted_and_by_tls_only(
     assert launchers_command([*words, "--json"]) == 0
     changes = json.loads(capsys.readouterr().out)["changes"]
     assert changes[0] == "create the bucket new-dogs in us-east-1"
-    s3 = Rehearsal(state_dir=str(tmp_path)).client("s3")
-    block = s3.get_public_access_block(Bucket="new-dogs")["PublicAccessBlockConfiguration"]
-    assert list(block.values()) == [True] * 4
-    (rule,) = s3.get_bucket_encryption(Bucket="new-dogs")["ServerSideEncryptionConfiguration"]["Rules"]
-    assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
-    (statement,) = json.loads(s3.get_bucket_policy(Bucket="new-dogs")["Policy"])["Statement"]
+    cloud = Rehearsal(state_dir=str(tmp_path))
+    cloud.client("s3").put_bucket_acl(Bucket="new-dogs", ACL="public-read")
+    key = user_of(cloud.client("iam"))
+    before = settings_of(cloud.client("s3"))
+    assert list(before["block"].values()) == [True] * 4
+    assert before["encryption"]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    (statement,) = before["policy"]["Statement"]
     assert (statement["Effect"], statement["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
-    rules = {rule["ID"]: rule for rule in s3.get_bucket_lifecycle_configuration(Bucket="new-dogs")["Rules"]}
+    rules = {rule["ID"]: rule for rule in before["lifecycle"]}
     assert rules["dogbreed-broken-uploads"]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
     assert rules["dogbreed-old-runs"]["Filter"] == {"Prefix": "dogbreed/runs/"}
+    process.stop(tmp_path)
     assert launchers_command(words) == 0
     assert "Nothing to change" in capsys.readouterr().out
+    again = Rehearsal(state_dir=str(tmp_path)).client("s3")
+    assert settings_of(again) == before
+    server = process.running(tmp_path)
+    assert server is not None
+    theirs = boto3.client("s3", REGION, endpoint_url=server.url, **key)
+    assert theirs.list_objects_v2(Bucket="new-dogs")["KeyCount"] == 0
+    theirs.put_bucket_tagging(Bucket="new-dogs", Tagging={"TagSet": []})
+    assert f"User: arn:aws:iam::{ACCOUNT}:user/ann is not" in denied(theirs.get_object, Bucket="new-dogs", Key="x")
+    again.delete_bucket_policy(Bucket="new-dogs")
+    again.delete_bucket(Bucket="new-dogs")
+    assert json.loads((tmp_path / "buckets.json").read_bytes()) == {}
+
+
+def user_of(iam: Any) -> dict[str, str]:
+    """Create a user who may tag buckets, of a group that may list them. Return the user's access key."""
+    iam.create_user(UserName="ann", Tags=[{"Key": "team", "Value": "dogs"}])
+    iam.create_group(GroupName="readers")
+    for action, put, holder in (
+        ("s3:ListBucket", iam.put_group_policy, {"GroupName": "readers"}),
+        ("s3:PutBucketTagging", iam.put_user_policy, {"UserName": "ann"}),
+    ):
+        statement = {"Effect": "Allow", "Action": action, "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        put(**holder, PolicyName="any", PolicyDocument=document)
+    iam.add_user_to_group(GroupName="readers", UserName="ann")
+    key = iam.create_access_key(UserName="ann")["AccessKey"]
+    return {"aws_access_key_id": key["AccessKeyId"], "aws_secret_access_key": key["SecretAccessKey"]}
+
+
+def settings_of(s3: Any) -> dict[str, Any]:
+    bucket = {"Bucket": "new-dogs"}
+    (rule,) = s3.get_bucket_encryption(**bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+    return {
+        "block": s3.get_public_access_block(**bucket)["PublicAccessBlockConfiguration"],
+        "encryption": rule,
+        "policy": json.loads(s3.get_bucket_policy(**bucket)["Policy"]),
+        "lifecycle": s3.get_bucket_lifecycle_configuration(**bucket)["Rules"],
+        "acl": s3.get_bucket_acl(**bucket)["Grants"],
+    }

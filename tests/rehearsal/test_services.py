@@ -19,11 +19,12 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from launchers.rehearsal import process
+from launchers.rehearsal.bucket_settings import BucketSettings
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.gateway import Gateway
+from launchers.rehearsal.identity_store import IdentityStore
 from launchers.rehearsal.names import ACCOUNT, FAULTS_HEADER, REGION, SERVER_FILE, SESSION_HEADER, Server
 from launchers.rehearsal.object_store import ObjectStore
-from launchers.rehearsal.role_store import RoleStore
 from launchers.rehearsal.service import Answer, Call, Refused
 from launchers.rehearsal.services.training_record import JobRecord
 from tests.support.launcher_contract import until
@@ -134,8 +135,9 @@ def ask(gateway: Gateway, operation: str, service: str = "sagemaker", **paramete
 
 
 def gateway_of(tmp_path: Path, *services: Any) -> tuple[Gateway, Recorder]:
-    moto = Recorder()
-    return Gateway(moto, services, ObjectStore(tmp_path / "s3"), RoleStore(tmp_path / "iam.json"), "key"), moto
+    moto, settings = Recorder(), BucketSettings(tmp_path / "buckets.json")
+    store, identities = ObjectStore(tmp_path / "s3"), IdentityStore(tmp_path / "iam.json")
+    return Gateway(moto, services, store, settings, identities, "key"), moto
 
 
 def test_services_answer_for_tags_of_their_own_arns_alone(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launchers.rehearsal.identity_store import IdentityStore
 from launchers.rehearsal.names import ACCOUNT, REGION, Server
 from launchers.rehearsal.object_store import ObjectStore
-from launchers.rehearsal.role_store import RoleStore
 from launchers.rehearsal.server import serve
 from launchers.rehearsal.service import Answer, Call, Handler, invalid
 from launchers.rehearsal.services.sagemaker_tags import kind_and_name, tag_operations
@@ -84,6 +84,6 @@ def _arn(name: str) -> str:
 
 if __name__ == "__main__":
     state_dir = Path(sys.argv[1])
-    store, roles = ObjectStore(state_dir / "s3"), RoleStore(state_dir / "iam.json")
-    serve(state_dir, [ModelPackageGroups(state_dir / "groups")], store, roles, float(sys.argv[2]))
+    store, identities = ObjectStore(state_dir / "s3"), IdentityStore(state_dir / "iam.json")
+    serve(state_dir, [ModelPackageGroups(state_dir / "groups")], store, identities, float(sys.argv[2]))
     os._exit(0)  # as the cloud's own process ends

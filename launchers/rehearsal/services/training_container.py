@@ -72,7 +72,8 @@ def _image_denied(image: str, store: StoreOfRole) -> str:
     account, region = host.split(".")[0], host.split(".")[3]
     repository = f"arn:{HERE.partition}:ecr:{region}:{account}:repository/{rest.partition(':')[0].partition('@')[0]}"
     pulling = [Need("ecr:GetAuthorizationToken")]
-    pulling += [Need(f"ecr:{name}", repository) for name in ("BatchGetImage", "GetDownloadUrlForLayer")]
+    names = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
+    pulling += [Need(f"ecr:{name}", repository) for name in names]
     try:
         authorize(store.role, pulling)
     except Refused as refused:

@@ -27,10 +27,11 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 
+import aws_calls
 import quick_runs
 
 SERVER = "DOGBREED_TESTS_FORK_SERVER"  # where it listens, and the session that it is in: 1234:/tmp/there
-HANDED_ON = (SERVER, "REACHED_OUT", quick_runs.EXPORTS, quick_runs.ONNX)
+HANDED_ON = (SERVER, "REACHED_OUT", aws_calls.CALLS, quick_runs.EXPORTS, quick_runs.ONNX)
 _SCRIPTS = ("train.py", "remote.py", "entry.py")
 _MODULES = ("dogbreed.benchmark", "dogbreed.export", "dogbreed.predict", "dogbreed.report")
 _CODE = (  # of what imports torch

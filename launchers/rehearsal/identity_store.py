@@ -1,11 +1,12 @@
-"""Keep the roles and policies of the rehearsal's IAM on disk, so that they survive a restart of the server."""
+"""Keep the roles, users, groups and policies of the rehearsal's IAM on disk: they survive a restart of the server."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from moto.iam.aws_managed_policies import aws_managed_policies_data
-from moto.iam.models import AWSManagedPolicy, IAMBackend, iam_backends
+from moto.iam.models import AWSManagedPolicy, Group, IAMBackend, Role, User, iam_backends
 
 from dogbreed.run_folder import write_json
 from launchers.aws.policy import document
@@ -29,8 +30,8 @@ _BUCKET_POLICY = document(
 )
 
 
-class RoleStore:
-    """moto answers from memory; the file has a copy of all roles and customer managed policies."""
+class IdentityStore:
+    """moto answers from memory; the file has a copy of all roles, users, groups and customer managed policies."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -56,28 +57,38 @@ class RoleStore:
             self.backend.create_policy("", policy["path"], policy["document"], policy["name"], policy["tags"])
         for role in saved["roles"]:
             self._create(role)
+        for user in saved.get("users", []):
+            self._create_user(user)
+        for group in saved.get("groups", []):
+            self._create_group(group)
 
     def save(self) -> None:
         backend = self.backend
         roles = [
             {
-                "name": role.name,
-                "path": role.path,
+                **_common(role),
                 "trust": role.assume_role_policy_document,
                 "description": role.description,
                 "tags": role.tags,
                 "boundary": role.permissions_boundary_arn,
-                "inline": dict(role.policies),
-                "attached": sorted(role.managed_policies),
             }
             for role in backend.get_roles()
         ]
+        users = [
+            {
+                **_common(user),
+                "tags": user.tags or [],
+                "keys": [[key.access_key_id, key.secret_access_key, key.status] for key in user.access_keys],
+            }
+            for user in backend.users.values()
+        ]
+        groups = [{**_common(group), "users": [user.name for user in group.users]} for group in backend.groups.values()]
         policies = [
             {"name": each.name, "path": each.path, "document": text_of(each), "tags": list(each.tags.values())}
             for arn, each in backend.managed_policies.items()
             if f"::{ACCOUNT}:" in arn
         ]
-        write_json(self.file, {"roles": roles, "policies": policies})
+        write_json(self.file, {"roles": roles, "users": users, "groups": groups, "policies": policies})
 
     def _create(self, role: dict[str, Any]) -> None:
         backend, name = self.backend, role["name"]
@@ -95,6 +106,28 @@ class RoleStore:
         for arn in role["attached"]:
             backend.attach_role_policy(arn, name)
 
+    def _create_user(self, user: Mapping[str, Any]) -> None:
+        backend, name = self.backend, user["name"]
+        made = backend.create_user(REGION, name, user["path"], user["tags"])
+        for policy, text in user["inline"].items():
+            backend.put_user_policy(name, policy, text)
+        for arn in user["attached"]:
+            backend.attach_user_policy(arn, name)
+        for identity, secret, status in user["keys"]:
+            key = made.create_access_key("AKIA", status)
+            key.access_key_id, key.secret_access_key = identity, secret
+            backend.access_keys[identity] = key
+
+    def _create_group(self, group: Mapping[str, Any]) -> None:
+        backend, name = self.backend, group["name"]
+        backend.create_group(name, group["path"])
+        for policy, text in group["inline"].items():
+            backend.put_group_policy(name, policy, text)
+        for arn in group["attached"]:
+            backend.attach_group_policy(arn, name)
+        for user in group["users"]:
+            backend.add_user_to_group(name, user)
+
     def _add_managed_policy(self) -> None:
         """Add the AWS managed policy of SageMaker's roles; moto would parse all of AWS's, which takes long."""
         mark = f'"{_MANAGED}":'
@@ -102,3 +135,12 @@ class RoleStore:
         data, _ = json.JSONDecoder().raw_decode(aws_managed_policies_data, start)
         policy = AWSManagedPolicy.from_data(_MANAGED, ACCOUNT, REGION, data)
         self.backend.managed_policies[policy.arn] = policy
+
+
+def _common(identity: Role | User | Group) -> dict[str, Any]:
+    return {
+        "name": identity.name,
+        "path": identity.path,
+        "inline": dict(identity.policies),
+        "attached": sorted(identity.managed_policies),
+    }

@@ -1,0 +1,100 @@
+"""What the whole cloud tier is held against at its end (tests/support/permitted.py), with records made here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launchers.rehearsal.names import ACCOUNT, BUCKET
+from tests.support import permitted
+from tests.support.permitted import NOT_CALLED, OF_SETTINGS, differences, granted
+
+CALLS = {  # of launchers, with which all that is granted to the person who launches is needed
+    "s3": [
+        "ListObjectsV2", "ListMultipartUploads", "GetBucketAcl", "GetBucketPolicyStatus", "GetObject", "PutObject",
+        "DeleteObject", "AbortMultipartUpload",
+    ],
+    "iam": ["GetRole", "SimulatePrincipalPolicy"],
+    "sagemaker": [
+        "CreateTrainingJob", "AddTags", "StopTrainingJob", "DescribeTrainingJob", "ListTags", "ListTrainingJobs",
+    ],
+    "logs": ["DescribeLogStreams", "GetLogEvents"],
+    "sts": ["GetCallerIdentity"],
+}  # fmt: skip
+
+
+def values(conditions: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    found = {key: ["any"] for key in conditions.get("Null", {})}
+    for operator, keys in conditions.items():
+        if operator != "Null":
+            found |= {key: [wanted] if isinstance(wanted, str) else list(wanted) for key, wanted in keys.items()}
+    return found
+
+
+def records() -> list[dict[str, Any]]:
+    """Of tests that call just what is granted."""
+    found: list[dict[str, Any]] = [
+        {"calls": service, "operation": name} for service, names in CALLS.items() for name in names
+    ]
+    for role, statements in granted().items():
+        by = f"arn:aws:sts::{ACCOUNT}:assumed-role/{role}/session"
+        found += [
+            {"by": by, "action": action, "resource": resource, "context": values(statement.get("Condition", {}))}
+            for statement in statements
+            for action in permitted._listed(statement["Action"])
+            for resource in permitted._listed(statement["Resource"])
+            if (role, action) not in NOT_CALLED
+        ]
+    return found
+
+
+def written(folder: Path, found: list[dict[str, Any]]) -> Path:
+    for number in range(2):  # as of two processes
+        (folder / f"{number}.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in found[number::2]))
+    return folder
+
+
+def test_calls_and_policies_that_are_equal_do_not_differ(tmp_path: Path) -> None:
+    assert differences(written(tmp_path, records())) == []
+
+
+def test_a_call_that_is_not_granted_is_named(tmp_path: Path) -> None:
+    more = {"calls": "sagemaker", "operation": "DeleteEndpoint"}
+    (text,) = differences(written(tmp_path, [*records(), more]))
+    assert text == "sagemaker:DeleteEndpoint is called (sagemaker, DeleteEndpoint) and not granted to dogbreed-launch"
+
+
+@pytest.mark.parametrize(
+    ("by", "action", "resource"),
+    [
+        ("dogbreed-launch", "logs:GetLogEvents", "log-group"),
+        ("dogbreed-training", "s3:DeleteObject", f"{BUCKET}/dogbreed/runs/"),
+        ("dogbreed-training", "ecr:BatchCheckLayerAvailability", "repository/"),
+    ],
+)
+def test_a_grant_that_no_test_needs_is_named(by: str, action: str, resource: str, tmp_path: Path) -> None:
+    kept = [each for each in records() if not (f"role/{by}/" in each.get("by", "") and each["action"] == action)]
+    (text,) = differences(written(tmp_path, kept))
+    assert text.startswith(f"{action} on arn:aws:")
+    assert resource in text
+    assert f"is granted to {by} (without conditions) and not called" in text
+
+
+def test_a_grant_is_needed_with_its_condition_and_by_launchers_themselves(tmp_path: Path) -> None:
+    kept = [each for each in records() if each.get("context", {}).get("sagemaker:TaggingAction") is None]
+    (text,) = differences(written(tmp_path, kept))
+    assert text.startswith("sagemaker:AddTags on ")
+    assert '"sagemaker:TaggingAction": "CreateTrainingJob"' in text
+    kept = [each for each in records() if each.get("operation") != "ListTrainingJobs"]
+    (text,) = differences(written(tmp_path, kept))
+    assert text == "sagemaker:ListTrainingJobs is granted to dogbreed-launch, and only tests call it"
+
+
+def test_what_keys_and_networks_need_besides_has_a_reason() -> None:
+    vpc = ("launcher.subnets=[subnet-0a1b2c3d]", "launcher.security_groups=[sg-0a1b2c3d]")
+    plain, guarded = (
+        {action for each in roles.values() for statement in each for action in permitted._listed(statement["Action"])}
+        for roles in (granted(), granted("launcher=sagemaker_gpu", "launcher.kms_key=alias/mine", *vpc))
+    )
+    assert {f"{action.partition(':')[0]}:" for action in guarded - plain} == OF_SETTINGS.keys()
