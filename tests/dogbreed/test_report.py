@@ -31,6 +31,7 @@ from dogbreed.report import ReportError, analysis, page, plots, reading
 from dogbreed.report.__main__ import main
 from dogbreed.report.photos import thumbnail
 from dogbreed.run_folder import RunFolder
+from tests.support.browser import NO_NAMES
 from tests.support.project import ROOT
 
 THREE = ("001.Affenpinscher", "002.Afghan_hound", "003.Airedale_terrier")
@@ -661,7 +662,7 @@ def browse(html: Path, scratch: Path, *options: str) -> str:
     chromium = shutil.which("chromium")
     assert chromium, "This test opens the report in Chromium, which is not installed. Try: apt-get install chromium"
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", NO_NAMES]
     command += ["--proxy-server=http://127.0.0.1:9", "--proxy-bypass-list=<-loopback>"]  # nobody there: nothing leaves
     command += [f"--user-data-dir={tempfile.mkdtemp(dir=scratch)}", *options, html.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-_OPTIONS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+NO_NAMES = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"  # it would look for updates
+_OPTIONS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update", NO_NAMES]
 
 
 @contextmanager
