@@ -52,7 +52,7 @@ class Manifest:
     """Holds the contents of manifest.json, without the digests. Unknown values are empty strings or mappings.
 
     commit: of the code that trained it. metrics: of metrics.json, such as `test/acc`. temperature: what logits are
-    divided by. parity_error: the largest difference between a probability of this network and the checkpoint's.
+    divided by. parity_error: a bound of the differences between this network's probabilities and the checkpoint's.
     heat_maps: whether the network has class activation maps as its second output. answers: the checkpoint's
     largest logits by label for each picture of `dogbreed.reference`, so that the artifact can be checked without torch;
     empty if an earlier version made it. validation_photos: that the temperature was fitted on; None if unknown. unlike:

@@ -31,6 +31,7 @@ log = logging.getLogger("dogbreed")
 CALIBRATION = "calibration"  # a checkpoint's key for what was measured on the validation photos, once it is calibrated
 FROZEN = "frozen"  # a checkpoint's key for the digest of the part of the network that is not in it
 _SAVE_BEFORE_VALIDATION_S = 10.0
+_OTHERS = "Try: python -m dogbreed.export FILE --output model.tar.gz, which also takes the files of other programs"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -44,10 +45,10 @@ def read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"The checkpoint {path} is damaged: {damage}.\nTry: another checkpoint of the same run")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a zip file with other contents
-        raise CheckpointError(f"{path} is not a checkpoint that can be loaded safely: {error}") from error
+    except Exception as error:  # a zip file with other contents, or a pickle that needs code, which is not run
+        raise CheckpointError(f"{path} is not a checkpoint of a dogbreed run.\n{_OTHERS}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
-        raise CheckpointError(f"{path} is a torch file, but not a checkpoint of a dogbreed run.")
+        raise CheckpointError(f"{path} is a torch file, but not a checkpoint of a dogbreed run.\n{_OTHERS}")
     return checkpoint
 
 

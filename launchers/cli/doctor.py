@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from launchers.deploy import doctor  # brings NumPy and Pillow
 
-    began = time.monotonic()
     environ = dict(_pair(text) for text in args.env)
     source = _source(args)
     with tempfile.TemporaryDirectory(prefix="dogbreed-doctor-") as scratch:
         model = _model(source, args.classes, Path(scratch))
+        began = time.monotonic()
         checks = doctor.examine(
             model, run=doctor.run_of(source), photos=args.photos, environ=environ, memory_mb=args.memory_mb
         )

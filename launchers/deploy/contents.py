@@ -92,11 +92,11 @@ def _manifest(found: Artifact, checks: Checks) -> None:
     if not 0 <= off <= artifact.TOLERANCE:
         checks.failed(
             "parity",
-            f"By the manifest, the network's probabilities differ from the trained network's by {off:g}, more than "
+            f"By the manifest, the network's probabilities differ from the torch network's by {off:g}, more than "
             f"{artifact.TOLERANCE:g}",
         )
     else:
-        checks.passed("parity", f"within {off:g} of the torch network's probabilities when exported")
+        checks.passed("parity", f"probabilities within {off:g} of the torch network's when it was exported")
 
 
 def _network(name: str, found: Artifact, checks: Checks) -> OnnxNetwork | None:

@@ -37,7 +37,8 @@ _UNKNOWN_HEADERS = {  # that SageMaker and proxies add
 }
 _LAST_LINES = 3
 _OUT_OF_MEMORY = re.compile(
-    r"MemoryError|bad[_ ]alloc|allocate memory|memory allocation|can't start new thread|failed to map segment",
+    r"MemoryError|bad[_ ]alloc|allocate memory|memory allocation|failed to map segment|"
+    r"pthread_create failed|can't start new thread",
     re.IGNORECASE,
 )
 

@@ -19,7 +19,7 @@ from torchvision import models
 
 from dogbreed import artifact, bare, checkpoints, export, pickled, reference
 from dogbreed.artifact import Manifest
-from dogbreed.errors import ArtifactError, DataError, DogBreedError, WeightsError
+from dogbreed.errors import ArtifactError, CheckpointError, DataError, DogBreedError, WeightsError
 from dogbreed.inference import Predictor
 from dogbreed.model import DogBreedClassifier
 from dogbreed.model_files import artifact_of
@@ -332,6 +332,17 @@ def test_an_old_pickle_of_a_network_says_how_to_save_its_weights(small: None, tm
         WeightsError, match=r"whose source is in it(.|\n)*state_dict\(\), 'weights.pth'\), and then python"
     ):
         artifact_of(path)
+
+
+@pytest.mark.parametrize("kind", ["state dict", "pickled"])
+def test_where_a_run_s_checkpoint_is_needed_it_is_said_what_makes_an_artifact(kind: str, tmp_path: Path) -> None:
+    network = models.resnet18(num_classes=5)
+    torch.save(network.state_dict() if kind == "state dict" else network, tmp_path / "model.pth")
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint of a dogbreed run\.\nTry: python -m dogbreed\.export "
+    ) as caught:
+        Predictor.load(tmp_path / "model.pth")
+    assert "weights_only" not in str(caught.value)  # torch's advice to run what is in the file
 
 
 def test_a_pickle_reaches_nothing_but_inert_stand_ins() -> None:

@@ -190,7 +190,7 @@ FAULTS: dict[str, tuple[Callable[[Artifact], bytes], str]] = {
     # manifest
     "an inexact export": (
         lambda found: manifest(found, parity_error=0.01),
-        "differ from the trained network's by 0.01",
+        "differ from the torch network's by 0.01",
     ),
     "a parity that is no number": (lambda found: manifest(found, parity_error=float("nan")), "differ from .* by nan"),
     "int8 without accuracy": (
