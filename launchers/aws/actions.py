@@ -175,6 +175,8 @@ def _create_endpoint_config(parameters: Parameters, where: Where) -> Iterator[Ne
             each["InstanceType"] for each in (variant, *variant.get("InstancePools", ())) if "InstanceType" in each
         ]
     context = {"sagemaker:InstanceTypes": kinds} if kinds else {}
+    if "KmsKeyId" in parameters:
+        context["sagemaker:VolumeKmsKey"] = [str(parameters["KmsKeyId"])]
     yield from _created(parameters, where, "CreateEndpointConfig", config, context)
 
 

@@ -192,8 +192,13 @@ def test_a_canary_gets_its_share_until_all_traffic_shifts(hosting: Hosting) -> N
 @pytest.mark.cloud
 def test_a_model_that_fails_is_rolled_back_by_an_alarm_during_the_bake(hosting: Hosting) -> None:
     hosting.deploy("guarded")
+    unknown = {"AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "none"}]}}
+    update = {"EndpointName": "guarded", "EndpointConfigName": "failing-1", "DeploymentConfig": unknown}
+    assert "Could not find the alarms" in refusal(hosting.sagemaker.update_endpoint, **update)[1]
     rollback = alarm(hosting, "guarded-5xx", "guarded")
     until(lambda: state(hosting, "guarded-5xx") == "OK")  # missing data does not breach
+    blind = hosting.with_faults(denied_to_role=["cloudwatch:DescribeAlarms"]).sagemaker.update_endpoint
+    assert "cloudwatch:DescribeAlarms" in refusal(blind, **{**update, "DeploymentConfig": rollback})[1]
     change(hosting, "guarded", "failing-1", DeploymentConfig={**policy("ALL_AT_ONCE", 600), **rollback})
     until(lambda: refusal(hosting.runtime.invoke_endpoint, EndpointName="guarded", Body=b"x")[0] == "ModelError")
     after = hosting.settled("guarded")
@@ -211,7 +216,8 @@ def test_a_model_that_fails_is_rolled_back_by_an_alarm_during_the_bake(hosting: 
         Period=3600,
         Statistics=["Sum"],
     )
-    assert sum(point["Sum"] for point in statistics["Datapoints"]) >= 1
+    errors = sum(point["Sum"] for point in statistics["Datapoints"])
+    assert errors >= 1
     published = hosting.cloud.client("cloudwatch").list_metrics(Namespace="/aws/sagemaker/Endpoints")["Metrics"]
     of_variant = [{"Name": "EndpointName", "Value": "guarded"}, {"Name": "VariantName", "Value": "main"}]
     assert ("CPUUtilization", of_variant) in [(each["MetricName"], each["Dimensions"]) for each in published]
@@ -254,9 +260,14 @@ def test_capacities_change_and_are_retained_over_an_update(hosting: Hosting) -> 
     scarce(EndpointName="scaled", DesiredWeightsAndCapacities=[{"VariantName": "main", "DesiredInstanceCount": 4}])
     after = hosting.settled("scaled")
     assert "InsufficientInstanceCapacity" in after["FailureReason"]
+    hosting.config("temporary", "second")
     assert after["ProductionVariants"][0]["DesiredInstanceCount"] == 2
-    change(hosting, "scaled", "second-1")
+    change(hosting, "scaled", "temporary")
     assert hosting.settled("scaled")["ProductionVariants"][0]["CurrentInstanceCount"] == 1
+    hosting.sagemaker.delete_endpoint_config(EndpointConfigName="temporary")  # in use, and allowed
+    again = {"EndpointName": "scaled", "EndpointConfigName": "second-1"}
+    missing = f'Could not find endpoint configuration "{ARN}:endpoint-config/temporary".'
+    assert refusal(hosting.sagemaker.update_endpoint, **again)[1] == missing
     hosting.delete("scaled")
 
 

@@ -140,6 +140,8 @@ def test_what_cannot_be_invoked_is_refused(dogs: Hosting) -> None:
     assert refusal(invoke, EndpointName="dogs", Body=b"x" * (LARGEST + 1))[0] == "413"
     assert dogs.ask("dogs", b"x" * LARGEST)["size"] == LARGEST
     assert refusal(invoke, EndpointName="dogs", Body=b"x", TargetVariant="other")[0] == "ValidationError"
+    streaming = dogs.runtime.invoke_endpoint_with_response_stream
+    assert "has InvokeEndpoint alone" in refusal(streaming, EndpointName="dogs", Body=b"x")[1]
 
 
 @pytest.mark.cloud

@@ -14,10 +14,11 @@ from moto.cloudwatch.models import MetricAggregatedDatum, MetricDatum, cloudwatc
 
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.names import ACCOUNT, REGION
-from launchers.rehearsal.services.alarms import Alarms, alarm_states, rule_of, statistic
-from launchers.rehearsal.services.endpoint_metrics import Meter
+from launchers.rehearsal.services.alarms import Alarms, alarm_states, data_of, rule_of, statistic
+from launchers.rehearsal.services.endpoint_metrics import Counted, Meter
 
 OF_DOGS = [{"Name": "EndpointName", "Value": "dogs"}, {"Name": "VariantName", "Value": "main"}]
+DOGS = Counted("dogs", "main", "first")
 START = 1_800_000_000.0
 
 
@@ -75,7 +76,7 @@ def test_an_alarm_follows_what_invocations_publish(backend: Any, tmp_path: Path)
     for minute, statuses in enumerate([[], [200, 422], [200, 500], [], []]):
         clock.moment = START + 60 * minute + 1
         for status in statuses:
-            meter.count("dogs", "main", {}, status, 0.1, 0.01)
+            meter.count(DOGS, {}, status, 0.1, 0.01)
         clock.moment = START + 60 * (minute + 1)
         meter.publish([])
         watched.evaluate()
@@ -84,16 +85,17 @@ def test_an_alarm_follows_what_invocations_publish(backend: Any, tmp_path: Path)
     assert found == ["INSUFFICIENT_DATA", "OK", "ALARM", "ALARM", "ALARM"]
     names = {"Invocations": 4, "Invocation4XXErrors": 1, "Invocation5XXErrors": 1, "ModelLatency": 4e5}
     for name, total in names.items():
-        data = [each for each in backend.metric_data if each.name == name]
-        assert sum(statistic([each], "Sum") for each in data) == pytest.approx(total)
+        for dimensions in DOGS.dimensions:
+            data = data_of("AWS/SageMaker", name, [(each["Name"], each["Value"]) for each in dimensions])
+            assert sum(statistic([each], "Sum") for each in data) == pytest.approx(total)
 
 
 def test_invocations_are_published_each_minute_unless_enhanced_metrics_say_otherwise(backend: Any) -> None:
     clock = Hand()
     meter = Meter(clock)  # type: ignore[arg-type]
     frequent = {"MetricPublishFrequencyInSeconds": 10}
-    meter.count("plain", "main", frequent, 200, 0.1, 0.01)
-    meter.count("enhanced", "main", {**frequent, "EnableEnhancedMetrics": True}, 200, 0.1, 0.01)
+    meter.count(Counted("plain", "main", "x"), frequent, 200, 0.1, 0.01)
+    meter.count(Counted("enhanced", "main", "x"), {**frequent, "EnableEnhancedMetrics": True}, 200, 0.1, 0.01)
     clock.moment += 10
     meter.publish([])
     assert {each.dimensions[0].value for each in backend.metric_data} == {"enhanced"}

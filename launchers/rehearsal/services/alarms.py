@@ -5,10 +5,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from moto.cloudwatch.models import Alarm as MotoAlarm
-from moto.cloudwatch.models import Dimension, MetricAggregatedDatum, MetricDatumBase, cloudwatch_backends
+from moto.cloudwatch.models import MetricAggregatedDatum, MetricDatumBase, cloudwatch_backends
 
 from dogbreed.run_folder import write_json
 from launchers.aws.alarms import Alarm, State
@@ -121,12 +120,11 @@ def points_of(alarm: MotoAlarm, rule: Alarm, now: float, clock: Clock) -> Sequen
     """Return the metric's values of the latest periods that are over, the oldest first; None where there is no data."""
     end = int(now // rule.period_s)
     found: Mapping[int, list[MetricDatumBase]] = {number: [] for number in range(end - rule.fetched, end)}
-    wanted = sorted(alarm.dimensions)
-    for datum in list(cloudwatch_backends[ACCOUNT][REGION].metric_data):
-        if (datum.name, datum.namespace) == (alarm.metric_name, alarm.namespace) and _same(datum.dimensions, wanted):
-            number = int(clock.at(_seconds(datum.timestamp)) // rule.period_s)
-            if number in found:
-                found[number].append(datum)
+    dimensions = [(each.name, each.value) for each in alarm.dimensions]
+    for datum in data_of(alarm.namespace, alarm.metric_name, dimensions):
+        number = int(clock.at(seconds_of(datum)) // rule.period_s)
+        if number in found:
+            found[number].append(datum)
     kind = alarm.extended_statistic or alarm.statistic
     return [statistic(data, kind) if data else None for data in found.values()]
 
@@ -151,11 +149,18 @@ def statistic(data: Sequence[MetricDatumBase], kind: str) -> float:
     return sorted(highest)[min(max(math.ceil(rank) - 1, 0), len(highest) - 1)]
 
 
-def _same(dimensions: Sequence[Dimension], wanted: Sequence[Dimension]) -> bool:
-    return sorted(dimensions) == wanted
+def data_of(namespace: str, name: str, dimensions: Sequence[tuple[str, str]]) -> list[MetricDatumBase]:
+    """Return the data of the metric with exactly these dimensions."""
+    wanted = sorted(dimensions)
+    return [
+        datum
+        for datum in list(cloudwatch_backends[ACCOUNT][REGION].metric_data)
+        if (datum.namespace, datum.name) == (namespace, name)
+        and sorted((each.name, each.value) for each in datum.dimensions) == wanted
+    ]
 
 
-def _seconds(moment: Any) -> float:
-    """Return a time stamp of moto's, which has no time zone and is UTC, as seconds since 1970."""
-    found: datetime = moment
-    return (found.replace(tzinfo=UTC) if found.tzinfo is None else found).timestamp()
+def seconds_of(datum: MetricDatumBase) -> float:
+    """Return a time stamp of moto's, which is UTC and may lack a time zone, as seconds since 1970."""
+    moment: datetime = datum.timestamp
+    return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).timestamp()

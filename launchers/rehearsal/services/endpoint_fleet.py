@@ -19,11 +19,14 @@ _STEP_S = 0.05
 class Fleet:
     """All instances of some variants. Only the endpoint's own thread changes it.
 
-    metrics: the MetricsConfig that holds for them. status: as in VariantStatus, since when.
+    config: the name of the configuration that they are of. metrics: its MetricsConfig. status: as in VariantStatus,
+    since when.
     """
 
-    def __init__(self, around: Surroundings, variants: Sequence[Variant], metrics: Mapping[str, Any]) -> None:
-        self.around, self.variants, self.metrics = around, list(variants), metrics
+    def __init__(
+        self, around: Surroundings, variants: Sequence[Variant], config: str, metrics: Mapping[str, Any]
+    ) -> None:
+        self.around, self.variants, self.config, self.metrics = around, list(variants), config, metrics
         self.instances: dict[str, list[Instance]] = {variant.name: [] for variant in variants}
         self.status: tuple[str, float] | None = ("Creating", now())
 
@@ -39,7 +42,7 @@ class Fleet:
     def grow(self, variant: Variant, count: int, ended: Callable[[], bool]) -> None:
         """Bring so many more instances of a variant into service. Raises StartError."""
         kind = self._available(variant)
-        added = [Instance(self.around, variant, kind, self.metrics) for _ in range(count)]
+        added = [Instance(self.around, variant, kind, self.config, self.metrics) for _ in range(count)]
         self.instances[variant.name] = [*self.instances[variant.name], *added]
         for instance in added:
             instance.prepare()

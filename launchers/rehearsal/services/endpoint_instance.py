@@ -60,12 +60,14 @@ class Surroundings:
 class Instance:
     """Runs the image of a variant's model on one simulated machine.
 
-    kind: its instance type. metrics: the MetricsConfig that holds for it. healthy: whether its container answers pings.
-    outstanding: requests that it has not answered yet.
+    kind: its instance type. config, metrics: the name of its endpoint configuration, and that one's MetricsConfig.
+    healthy: whether its container answers pings. outstanding: requests that it has not answered yet.
     """
 
-    def __init__(self, around: Surroundings, variant: Variant, kind: str, metrics: Mapping[str, Any]) -> None:
-        self.around, self.kind, self.variant, self.metrics = around, kind, variant, metrics
+    def __init__(
+        self, around: Surroundings, variant: Variant, kind: str, config: str, metrics: Mapping[str, Any]
+    ) -> None:
+        self.around, self.variant, self.kind, self.config, self.metrics = around, variant, kind, config, metrics
         self.id = f"i-{secrets.token_hex(9)[:17]}"
         self.model = variant.model(kind)
         self.machine = Machine(around.record.folder / "machines" / self.id, {ML: "ml"})

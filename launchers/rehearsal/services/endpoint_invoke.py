@@ -9,7 +9,7 @@ from typing import Any
 from launchers.rehearsal.names import ACCOUNT, REGION
 from launchers.rehearsal.service import Answer, Refused
 from launchers.rehearsal.services.endpoint_instance import Instance
-from launchers.rehearsal.services.endpoint_metrics import Meter
+from launchers.rehearsal.services.endpoint_metrics import Counted, Meter
 from launchers.rehearsal.services.endpoint_run import EndpointRun
 
 LARGEST = 6_291_456  # bytes of a body
@@ -46,7 +46,13 @@ def invoke(name: str, run: EndpointRun | None, asked: Mapping[str, Any], meter: 
     finally:
         run.balancer.give_back(instance)
     ended = time.monotonic()
-    meter.count(name, instance.variant.name, instance.metrics, status, ended - started, started - began)
+    meter.count(
+        Counted(name, instance.variant.name, instance.config),
+        instance.metrics,
+        status,
+        ended - started,
+        started - began,
+    )
     if not 200 <= status < 300:
         raise _model_error(name, instance, status, content)
     return {

@@ -26,11 +26,25 @@ _KEPT_S = 3 * 3600  # as CloudWatch keeps data of high resolution
 
 
 @dataclass(frozen=True)
-class _Bucket:
-    """One period of one variant's metrics. start: on the cloud's clock."""
+class Counted:
+    """What an invocation counts for: the names of an endpoint, a variant and an endpoint configuration."""
 
     endpoint: str
     variant: str
+    config: str
+
+    @property
+    def dimensions(self) -> list[list[dict[str, str]]]:
+        """The dimensions that it is published under: with and without the configuration, as SageMaker does."""
+        plain = _dimensions(self.endpoint, self.variant)
+        return [plain, [*plain, {"Name": "EndpointConfigName", "Value": self.config}]]
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """One period of one variant's metrics. start: on the cloud's clock."""
+
+    counted: Counted
     start: float
     period_s: int
 
@@ -53,19 +67,13 @@ class Meter:
         self._cpu_due: dict[str, float] = {}  # by endpoint
 
     def count(
-        self,
-        endpoint: str,
-        variant: str,
-        config: Mapping[str, Any],
-        status: int,
-        model_s: float,
-        overhead_s: float,
+        self, counted: Counted, config: Mapping[str, Any], status: int, model_s: float, overhead_s: float
     ) -> None:
         """Count one invocation. config: the variant's MetricsConfig. status: of the container's answer; 0 for none."""
         period_s = _frequency(config) if config.get("EnableEnhancedMetrics") else _PERIOD_S
         start = self.clock.now() // period_s * period_s
         with self._lock:
-            bucket = self._invocations[_Bucket(endpoint, variant, start, period_s)]
+            bucket = self._invocations[_Bucket(counted, start, period_s)]
             bucket.append(_Invocation(status, 1e6 * model_s, 1e6 * overhead_s))
 
     def publish(self, runs: "Iterable[EndpointRun]") -> None:
@@ -87,7 +95,7 @@ class Meter:
         _forget(time.time() - _KEPT_S)
 
     def _publish_invocations(self, bucket: _Bucket, found: list[_Invocation]) -> None:
-        moment, dimensions = self._moment(bucket.start), _dimensions(bucket.endpoint, bucket.variant)
+        moment = self._moment(bucket.start)
         failed = [one.status >= 500 or one.status == 0 for one in found]
         wrong = [400 <= one.status < 500 for one in found]
         for name, flags in (
@@ -95,12 +103,13 @@ class Meter:
             ("Invocation4XXErrors", wrong),
             ("Invocation5XXErrors", failed),
         ):
-            least, most, total = min(flags), max(flags), sum(flags)
-            datum = MetricAggregatedDatum(INVOCATIONS, name, least, most, len(flags), total, dimensions, moment, "None")
-            _add(datum)
+            for dimensions in bucket.counted.dimensions:
+                values = (min(flags), max(flags), len(flags), sum(flags))
+                _add(MetricAggregatedDatum(INVOCATIONS, name, *values, dimensions, moment, "None"))
         for one in found:
             for name, value in (("ModelLatency", one.model_us), ("OverheadLatency", one.overhead_us)):
-                _add(MetricDatum(INVOCATIONS, name, value, dimensions, moment, "Microseconds"))
+                for dimensions in bucket.counted.dimensions:
+                    _add(MetricDatum(INVOCATIONS, name, value, dimensions, moment, "Microseconds"))
 
     def _publish_cpu(self, run: "EndpointRun", start: float) -> None:
         for fleet in (run.fleet, run.green):

@@ -25,7 +25,7 @@ class EndpointRun(threading.Thread):
     def __init__(self, around: Surroundings) -> None:
         super().__init__(daemon=True, name=around.record.name)
         self.around, self.balancer = around, Balancer()
-        self.fleet = Fleet(around, around.record.variants, around.record.metrics)
+        self.fleet = Fleet(around, around.record.variants, around.record.config_name, around.record.metrics)
         self.green: Fleet | None = None
         self.returning = around.record.status in ("InService", "Updating")  # after a restart of the cloud
         self.gone = threading.Event()  # deleted

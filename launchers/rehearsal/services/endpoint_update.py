@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from launchers.rehearsal.service import invalid
+from launchers.aws.actions import Need
+from launchers.rehearsal.access import HERE, authorize
+from launchers.rehearsal.principals import of_role
+from launchers.rehearsal.service import Refused, invalid
 from launchers.rehearsal.services.alarms import alarm_states
 from launchers.rehearsal.services.endpoint_fleet import Fleet
 from launchers.rehearsal.services.endpoint_instance import StartError
@@ -60,7 +63,9 @@ class Updating:
 
     def _replace_fleet(self) -> None:
         endpoint, blue = self.endpoint, self.endpoint.fleet
-        endpoint.green = green = Fleet(endpoint.around, self.change.variants, self.change.metrics)
+        endpoint.green = green = Fleet(
+            endpoint.around, self.change.variants, self.change.config_name, self.change.metrics
+        )
         green.start(self._ended)
         self._check()
         routing = self.policy.get("TrafficRoutingConfiguration", {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0})
@@ -179,6 +184,23 @@ def check_deployment(deployment: Mapping[str, Any], variants: Sequence[Variant])
             f"MaximumExecutionTimeoutInSeconds ({longest}) must be greater than the total waiting time of "
             f"TerminationWaitInSeconds and WaitIntervalInSeconds ({waits})."
         )
+
+
+def check_alarms(deployment: Mapping[str, Any], variants: Sequence[Variant], denied: Sequence[str]) -> None:
+    """Raise Refused unless the alarms exist and the models' roles may look at them, as SageMaker does under them.
+
+    denied: actions that a fault takes from the roles.
+    """
+    names = [each["AlarmName"] for each in deployment.get("AutoRollbackConfiguration", {}).get("Alarms", [])]
+    if missing := [name for name in names if name not in alarm_states(names)]:
+        raise invalid(f"Could not find the alarms of AutoRollbackConfiguration: {', '.join(missing)}.")
+    roles = {model["ExecutionRoleArn"] for variant in variants for model in variant.models.values()}
+    for role in sorted(roles):
+        needs = [Need("cloudwatch:DescribeAlarms", HERE.arn("cloudwatch", f"alarm:{name}")) for name in names]
+        try:
+            authorize(of_role(role, "SageMaker", denied), needs)
+        except Refused as refused:
+            raise invalid(f"The execution role cannot monitor the alarms: {refused.text}") from None
 
 
 def retained(wanted: Variant, present: Variant | None, excluded: Sequence[str]) -> Variant:

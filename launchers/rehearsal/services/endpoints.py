@@ -19,7 +19,7 @@ from launchers.rehearsal.services.endpoint_invoke import invoke
 from launchers.rehearsal.services.endpoint_metrics import Meter
 from launchers.rehearsal.services.endpoint_record import IN_PROGRESS, Change, EndpointRecord, Variant
 from launchers.rehearsal.services.endpoint_run import EndpointRun, remove_machines
-from launchers.rehearsal.services.endpoint_update import check_deployment, retained
+from launchers.rehearsal.services.endpoint_update import check_alarms, check_deployment, retained
 from launchers.rehearsal.services.kept_logs import KeptLogs
 from launchers.rehearsal.services.models import names_of
 from launchers.rehearsal.services.sagemaker_lists import page
@@ -53,6 +53,9 @@ class Endpoints:
             ("sagemaker", "DeleteEndpoint"): self.delete,
             ("sagemaker", "ListEndpoints"): self.list,
             ("sagemaker", "InvokeEndpoint"): self.invoke,
+            ("sagemaker", "InvokeEndpointAsync"): refuse,
+            ("sagemaker", "InvokeEndpointWithResponseStream"): refuse,
+            ("sagemaker", "InvokeEndpointWithBidirectionalStream"): refuse,
             ("logs", "DeleteLogGroup"): self.forget_logs,
             **tag_operations(self._of_arn),
         }
@@ -122,6 +125,7 @@ class Endpoints:
             run = self._updatable(asked["EndpointName"])
             record = run.record
             config = self.configs.request_of(asked["EndpointConfigName"])
+            self.configs.request_of(record.config_name)  # SageMaker refuses an update if the present one is deleted
             variants = self._variants(config)
             if asked.get("RetainAllVariantProperties"):
                 excluded = [each["VariantPropertyType"] for each in asked.get("ExcludeRetainedVariantProperties", [])]
@@ -131,6 +135,7 @@ class Endpoints:
             if asked.get("RetainDeploymentConfig"):
                 deployment = record.deployment
             check_deployment(deployment or {}, variants)
+            check_alarms(deployment or {}, record.variants, call.faults.denied_to_role)
             self._check_quotas(variants, call.faults.quotas)
             self._use(run, call)
             metrics = config.get("MetricsConfig", {})
@@ -238,6 +243,12 @@ class Endpoints:
     def _of_arn(self, arn: str) -> EndpointRecord | None:
         kind, name = kind_and_name(arn)
         return self._run(name).record if kind == "endpoint" else None
+
+
+def refuse(call: Call) -> Answer:
+    raise Refused(
+        "ValidationError", "The rehearsal cloud has InvokeEndpoint alone: no asynchronous or streaming answers."
+    )
 
 
 def _arn(name: str) -> str:

@@ -3,11 +3,14 @@
 import threading
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Mapping
 
+from moto.cloudwatch.models import MetricDatumBase
+
 from launchers.rehearsal.names import Server
-from launchers.rehearsal.service import Handler
-from launchers.rehearsal.services.alarms import Alarms
+from launchers.rehearsal.service import Answer, Call, Handler
+from launchers.rehearsal.services.alarms import Alarms, data_of, seconds_of, statistic
 from launchers.rehearsal.services.endpoint_metrics import Meter
 from launchers.rehearsal.services.endpoints import Endpoints
 
@@ -21,7 +24,7 @@ class Monitoring:
 
     def __init__(self, endpoints: Endpoints, meter: Meter, alarms: Alarms) -> None:
         self.endpoints, self.meter, self.alarms = endpoints, meter, alarms
-        self.operations: Mapping[tuple[str, str], Handler] = {}
+        self.operations: Mapping[tuple[str, str], Handler] = {("monitoring", "GetMetricStatistics"): get_statistics}
         self._ended = threading.Event()
 
     def begin(self, server: Server) -> None:
@@ -39,3 +42,23 @@ class Monitoring:
             except Exception:  # one odd alarm must not stop all others
                 traceback.print_exc()
             time.sleep(_TICK_S)
+
+
+def get_statistics(call: Call) -> Answer:
+    """GetMetricStatistics, of the metric with exactly these dimensions: moto would add those with more of them."""
+    asked = call.parameters
+    dimensions = [(each["Name"], each["Value"]) for each in asked.get("Dimensions", [])]
+    last, period_s = asked["EndTime"], asked["Period"]
+    step_s = min(period_s, 60)
+    first = asked["StartTime"] // step_s * step_s  # CloudWatch rounds it down
+    periods: dict[float, list[MetricDatumBase]] = defaultdict(list)
+    for datum in data_of(asked["Namespace"], asked["MetricName"], dimensions):
+        if first <= (moment := seconds_of(datum)) < last and asked.get("Unit") in (None, datum.unit):
+            periods[moment // period_s * period_s].append(datum)
+    points = []
+    for moment, data in sorted(periods.items()):
+        point = {kind: statistic(data, kind) for kind in asked.get("Statistics", [])}
+        extended = {kind: statistic(data, kind) for kind in asked.get("ExtendedStatistics", [])}
+        named = {"Timestamp": moment, "Unit": data[0].unit or "None"}
+        points.append({**named, **point, **({"ExtendedStatistics": extended} if extended else {})})
+    return {"Label": asked["MetricName"], "Datapoints": points}

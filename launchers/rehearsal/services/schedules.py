@@ -92,6 +92,7 @@ class Schedules:
             "UpdateSchedule": self.update,
             "DeleteSchedule": self.delete,
             "ListSchedules": self.list,
+            "CreateScheduleGroup": self.refuse_group,
         }
         return {("scheduler", name): handler for name, handler in handlers.items()}
 
@@ -138,6 +139,9 @@ class Schedules:
         first, most = int(asked.get("NextToken", 0)), asked.get("MaxResults", 100)
         rest = {"NextToken": str(first + most)} if len(found) > first + most else {}
         return {"Schedules": [each.summary() for each in found[first : first + most]], **rest}
+
+    def refuse_group(self, call: Call) -> Answer:
+        raise _refused("ValidationException", f"The rehearsal cloud has the schedule group {_GROUP} alone.")
 
     def _made(self, name: str, asked: Mapping[str, Any], created: float) -> Schedule:
         """Check a request, and keep the schedule that it describes. Raises Refused."""
