@@ -13,7 +13,7 @@ from policy_sentry.querying.actions import get_action_data, get_actions_for_serv
 
 from launchers.aws import roles
 from launchers.aws.access import Decision, decide
-from launchers.aws.actions import actions_of
+from launchers.aws.actions import Where, actions_of, needs
 from launchers.aws.policy import INLINE_CHARACTERS, Grant, Identity, merged, name_of_role, size
 from launchers.cli.verbs import main as launchers_command
 from launchers.sagemaker import permissions
@@ -183,3 +183,37 @@ def test_an_operation_is_known_by_its_action() -> None:
     assert actions_of("s3", "CopyObject") == ["s3:GetObject", "s3:PutObject"]
     assert actions_of("sagemaker", "DescribeTrainingJob") == ["sagemaker:DescribeTrainingJob"]
     assert actions_of("sts", "GetCallerIdentity") == []  # which needs none
+
+
+def test_what_hosting_needs_names_each_resource() -> None:
+    def found(service: str, operation: str, **parameters: object) -> list[str]:
+        return [f"{each.action} {each.resource}" for each in needs(service, operation, parameters, Where("r", "1"))]
+
+    endpoint = {"EndpointName": "dogs", "EndpointConfigName": "dogs-1"}
+    parts = ("endpoint/dogs", "endpoint-config/dogs-1")
+    for operation in ("CreateEndpoint", "UpdateEndpoint"):
+        assert found("sagemaker", operation, **endpoint) == [
+            f"sagemaker:{operation} arn:aws:sagemaker:r:1:{part}" for part in parts
+        ]
+    assert found("sagemaker", "InvokeEndpoint", EndpointName="dogs") == [
+        "sagemaker:InvokeEndpoint arn:aws:sagemaker:r:1:endpoint/dogs"
+    ]
+    model = {"ModelName": "dogs", "ExecutionRoleArn": "arn:aws:iam::1:role/x", "Tags": [{"Key": "a", "Value": "b"}]}
+    assert [need.split()[0] for need in found("sagemaker", "CreateModel", **model)] == [
+        "sagemaker:CreateModel",
+        "sagemaker:AddTags",
+        "iam:PassRole",
+    ]
+    target = {"Arn": "arn:aws:scheduler:::aws-sdk:sagemaker:deleteEndpoint", "RoleArn": "arn:aws:iam::1:role/x"}
+    assert found("scheduler", "CreateSchedule", Name="later", Target=target) == [
+        "scheduler:CreateSchedule arn:aws:scheduler:r:1:schedule/default/later",
+        "iam:PassRole arn:aws:iam::1:role/x",
+    ]
+    assert found("cloudwatch", "DeleteAlarms", AlarmNames=["a", "b"]) == [
+        f"cloudwatch:DeleteAlarms arn:aws:cloudwatch:r:1:alarm:{name}" for name in "ab"
+    ]
+    assert found("codebuild", "BatchGetBuilds", ids=["image:1", "image:2"]) == [
+        "codebuild:BatchGetBuilds arn:aws:codebuild:r:1:project/image"
+    ]
+    assert actions_of("codebuild", "StartBuild") == ["codebuild:StartBuild"]
+    assert actions_of("scheduler", "DeleteSchedule") == ["scheduler:DeleteSchedule"]

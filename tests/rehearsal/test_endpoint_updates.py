@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import ACCOUNT, REGION, SERVER_FILE
 from launchers.rehearsal.service import Refused
+from launchers.rehearsal.services.endpoint_fleet import Balancer, Fleet
 from launchers.rehearsal.services.endpoint_record import Variant
 from launchers.rehearsal.services.endpoint_update import check_deployment, shares
 from tests.support.deployed import KIND, Hosting, archive, refusal
@@ -293,3 +295,44 @@ def test_an_update_goes_on_after_the_cloud_was_killed_and_alarms_and_images_are_
         assert images[0]["imageTags"] == ["one"]
     finally:
         process.stop(place)
+
+
+# --- the balancer ---
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=4), st.integers(1, 9))
+def test_each_variant_gets_its_share_of_the_requests(weights: list[float], tenths: int) -> None:
+    old, new = (fleet_of(weights) for _ in range(2))
+    balancer = Balancer()
+    balancer.share({old: 1 - tenths / 10, new: tenths / 10})
+    taken = [balancer.take(None) for _ in range(200)]
+    for fleet, share in ((old, 1 - tenths / 10), (new, tenths / 10)):
+        for variant in fleet.variants:
+            expected = 200 * share * variant.weight / sum(weights)
+            got = sum(each is one for each in taken for one in fleet.instances[variant.name])
+            assert abs(got - expected) <= 2 * len(weights)
+
+
+def test_the_instance_with_the_fewest_outstanding_requests_is_taken() -> None:
+    fleet = fleet_of([1.0], instances=3, strategy="LEAST_OUTSTANDING_REQUESTS")
+    balancer = Balancer()
+    balancer.share({fleet: 1.0})
+    first = [balancer.take(None) for _ in range(3)]
+    assert len({id(each) for each in first}) == 3
+    assert first[1] is not None
+    balancer.give_back(first[1])
+    assert balancer.take(None) is first[1]
+    fleet.all()[0].healthy = False
+    assert all(balancer.take("v0") is not fleet.all()[0] for _ in range(9))
+    assert balancer.take("other") is None
+
+
+def fleet_of(weights: list[float], instances: int = 1, strategy: str = "RANDOM") -> Fleet:
+    """A fleet whose instances are healthy and run nothing."""
+    routing = {"RoutingConfig": {"RoutingStrategy": strategy}}
+    found = [Variant({"VariantName": f"v{n}", **routing}, {}, instances, weight) for n, weight in enumerate(weights)]
+    fleet = Fleet(None, found, "config", {})  # type: ignore[arg-type]
+    for variant in found:
+        made: list[Any] = [SimpleNamespace(healthy=True, outstanding=0, variant=variant) for _ in range(instances)]
+        fleet.instances[variant.name] = made
+    return fleet

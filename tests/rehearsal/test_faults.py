@@ -58,6 +58,8 @@ def test_what_is_counted_is_counted_by_kind() -> None:
         ({"faults": {"wind": 1}}, ["Unknown keys in aws.faults: wind."]),
         ({"reclaims": -1}, ["aws.reclaims must be a number of at least 0, got -1."]),
         ({"faults": {"s3_delay_s": "2"}}, ["aws.faults.s3_delay_s must be a number of at least 0, got '2'."]),
+        ({"clock_rate": 10, "faults": {"start_s": 1.5}}, []),
+        ({"clock_rate": 20}, ["aws.clock_rate must be from 1 to 10, got 20."]),
         ({"faults": {"reclaim_at": []}}, ["aws.faults.reclaim_at is empty."]),
         ({"faults": {"crash_at": "noon"}}, ["aws.faults: 'noon' is not a valid moment."]),
     ],

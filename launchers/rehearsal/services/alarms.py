@@ -149,14 +149,14 @@ def statistic(data: Sequence[MetricDatumBase], kind: str) -> float:
     return sorted(highest)[min(max(math.ceil(rank) - 1, 0), len(highest) - 1)]
 
 
-def data_of(namespace: str, name: str, dimensions: Sequence[tuple[str, str]]) -> list[MetricDatumBase]:
-    """Return the data of the metric with exactly these dimensions."""
-    wanted = sorted(dimensions)
+def data_of(namespace: str, name: str, dimensions: Sequence[tuple[str | None, str | None]]) -> list[MetricDatumBase]:
+    """Return the data of the metric with exactly these dimensions, which are names and values."""
+    wanted = set(dimensions)
     return [
         datum
         for datum in list(cloudwatch_backends[ACCOUNT][REGION].metric_data)
         if (datum.namespace, datum.name) == (namespace, name)
-        and sorted((each.name, each.value) for each in datum.dimensions) == wanted
+        and {(each.name, each.value) for each in datum.dimensions} == wanted
     ]
 
 
