@@ -203,10 +203,23 @@ def _created(
         yield Need("sagemaker:AddTags", arn, {**tags, "sagemaker:TaggingAction": [operation]})
 
 
-def _on_alarms(parameters: Parameters, where: Where) -> Iterator[Need]:
-    names = parameters["AlarmNames"]
-    for name in [names] if isinstance(names, str) else names:
-        yield Need("cloudwatch:DeleteAlarms", where.arn("cloudwatch", f"alarm:{name}"))
+def _on_alarms(action: str) -> _Exception:
+    """An action on alarms by name; without names on all of them, or on those that begin with AlarmNamePrefix."""
+
+    def found(parameters: Parameters, where: Where) -> Iterator[Need]:
+        for name in parameters.get("AlarmNames") or [f"{parameters.get('AlarmNamePrefix', '')}*"]:
+            yield Need(action, where.arn("cloudwatch", f"alarm:{name}"))
+
+    return found
+
+
+def _put_metric_data(parameters: Parameters, where: Where) -> Iterator[Need]:
+    yield Need("cloudwatch:PutMetricData", "*", {"cloudwatch:namespace": [str(parameters["Namespace"])]})
+
+
+def _describe_repositories(parameters: Parameters, where: Where) -> Iterator[Need]:
+    for name in parameters.get("repositoryNames") or ["*"]:
+        yield Need("ecr:DescribeRepositories", where.arn("ecr", f"repository/{name}"))
 
 
 def _schedule(action: str) -> _Exception:
@@ -283,15 +296,17 @@ _EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
     ("sagemaker", "CreateEndpointConfig"): _create_endpoint_config,
     ("sagemaker", "CreateEndpoint"): _deploy_endpoint("CreateEndpoint"),
     ("sagemaker", "UpdateEndpoint"): _deploy_endpoint("UpdateEndpoint"),
-    ("cloudwatch", "DescribeAlarms"): lambda parameters, where: iter(
-        (Need("cloudwatch:DescribeAlarms", where.arn("cloudwatch", "alarm:*")),)
-    ),
-    ("cloudwatch", "DeleteAlarms"): _on_alarms,
+    ("cloudwatch", "DescribeAlarms"): _on_alarms("cloudwatch:DescribeAlarms"),
+    ("cloudwatch", "DeleteAlarms"): _on_alarms("cloudwatch:DeleteAlarms"),
+    ("cloudwatch", "PutMetricData"): _put_metric_data,
+    ("ecr", "DescribeRepositories"): _describe_repositories,
     **{
         ("scheduler", f"{verb}Schedule"): _schedule(f"{verb}Schedule") for verb in ("Create", "Get", "Update", "Delete")
     },
     **{("codebuild", action): _on_project(action) for action in _PROJECT_ACTIONS},
     ("logs", "CreateLogGroup"): _log_group("logs:CreateLogGroup"),
+    ("logs", "DeleteLogGroup"): _log_group("logs:DeleteLogGroup"),
+    ("logs", "FilterLogEvents"): _log_group("logs:FilterLogEvents"),
     ("logs", "CreateLogStream"): _log_group("logs:CreateLogStream"),
     ("logs", "DescribeLogStreams"): _log_group("logs:DescribeLogStreams"),
     ("logs", "PutLogEvents"): _log_group("logs:PutLogEvents"),

@@ -212,6 +212,12 @@ def test_what_hosting_needs_names_each_resource() -> None:
     assert found("cloudwatch", "DeleteAlarms", AlarmNames=["a", "b"]) == [
         f"cloudwatch:DeleteAlarms arn:aws:cloudwatch:r:1:alarm:{name}" for name in "ab"
     ]
+    assert found("cloudwatch", "DescribeAlarms", AlarmNamePrefix="dogs-") == [
+        "cloudwatch:DescribeAlarms arn:aws:cloudwatch:r:1:alarm:dogs-*"
+    ]
+    assert found("ecr", "DescribeRepositories", repositoryNames=["dogs"]) == [
+        "ecr:DescribeRepositories arn:aws:ecr:r:1:repository/dogs"
+    ]
     assert found("codebuild", "BatchGetBuilds", ids=["image:1", "image:2"]) == [
         "codebuild:BatchGetBuilds arn:aws:codebuild:r:1:project/image"
     ]
