@@ -199,10 +199,10 @@ class BestCheckpoint(ModelCheckpoint):
 class ResumePoint(Checkpoint):
     """Keeps checkpoints/last.ckpt, from which training resumes bit for bit, and the one before as previous.ckpt.
 
-    Saves after a step once `every_s` seconds or `every_n_steps` steps have passed, after the last epoch, and when a
-    signal asks to stop. Never saves between an epoch's last step and its validation: Lightning would skip that
-    validation on resume. It saves just before the last step instead, so that a signal in a long validation loses at
-    most one step.
+    Saves after a step once `every_s` seconds or `every_n_steps` steps have passed, after the first and the last epoch,
+    and when a signal asks to stop. Never saves between an epoch's last step and its validation: Lightning would skip
+    that validation on resume. It saves just before the last step instead, so that a signal in a long validation loses
+    at most one step.
 
     A checkpoint includes the random number generators' states of all training processes; they are restored at the first
     step, when the loader's iterator exists.
@@ -266,7 +266,7 @@ class ResumePoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._batches = 0
-        due = self._due() or self._waited() > _SAVE_BEFORE_VALIDATION_S
+        due = self._due() or self._waited() > _SAVE_BEFORE_VALIDATION_S or not self.folder.last.exists()
         signum, due = self._agreement.reached(self.stop.signum, due, now=True)
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
         if signum is not None or last or due or self._due_by_steps(trainer):

@@ -495,7 +495,7 @@ def test_a_run_reports_how_long_it_waited_for_data(copy: Path) -> None:
 def test_the_resume_point_is_saved_when_the_settings_comment_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps of 7 s, epochs of 30 of them, each with a validation of 50 s, and save.every_s=60."""
+    """Steps of 7 s, epochs of 30 of them, each with a validation of 50 s, and save.every_s=60; then short epochs."""
     now, saved = [0.0], list[tuple[int, int, float]]()
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(checkpoints.SavedProgress, "write", lambda self, path: None)
@@ -517,3 +517,12 @@ def test_the_resume_point_is_saved_when_the_settings_comment_says(
     assert [(epoch, step) for epoch, step, _ in saved] == [(epoch, step) for epoch in range(3) for step in every_epoch]
     gaps = np.diff([0.0, *(at for _, _, at in saved)])
     assert gaps.max() <= 60 + 7
+
+    saved.clear()
+    trainer.max_epochs = 9
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    trainer.save_checkpoint = lambda path, **_: (path.touch(), saved.append((trainer.current_epoch, 1, 0.0)))
+    for trainer.current_epoch in range(9):
+        now[0] += 0.1
+        point.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+    assert [epoch for epoch, _, _ in saved] == [0, 8]  # the first, and the last
