@@ -30,6 +30,7 @@ _NEEDED, _ALLOWED = {NETWORK, LABELS, PREPROCESS, MANIFEST}, {NETWORK, NETWORK_I
 MAX_BYTES = 2_000_000_000  # of all files together; an ONNX file is limited to 2 GiB
 MAX_JSON_BYTES = 4_000_000
 TOLERANCE = 1e-4  # largest difference between a probability of the exported network and the checkpoint's
+_OF_WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")  # of torch, which other programs put into archives
 _PIECE = 1 << 20  # chunk size when reading an archive
 _AGAIN = "Try: python -m dogbreed.export <run folder>"
 
@@ -260,7 +261,8 @@ def _finding(name: str, kind: str, size: int, left: int) -> str:
     if kind:
         return f"{shown} is {kind}"
     if name not in _ALLOWED:
-        return f"{shown} is not an expected file"
+        weights = "; pass a file of weights by itself, not in an archive" * name.endswith(_OF_WEIGHTS)
+        return f"{shown} is not an expected file{weights}"
     if size > (MAX_JSON_BYTES if name.endswith(".json") else left):
         return f"{shown} has {size:,} bytes, more than allowed"
     return ""

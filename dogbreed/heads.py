@@ -17,12 +17,19 @@ from dogbreed.pickled import Part
 log = logging.getLogger("dogbreed")
 
 _ACTIVATIONS: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # the class, and the settings that change what it computes
-    "ReLU": (nn.ReLU, ()),
-    "LeakyReLU": (nn.LeakyReLU, ("negative_slope",)),
+    "CELU": (nn.CELU, ("alpha",)),
     "ELU": (nn.ELU, ("alpha",)),
     "GELU": (nn.GELU, ("approximate",)),
+    "Hardswish": (nn.Hardswish, ()),
+    "LeakyReLU": (nn.LeakyReLU, ("negative_slope",)),
+    "Mish": (nn.Mish, ()),
+    "ReLU": (nn.ReLU, ()),
+    "ReLU6": (nn.ReLU6, ()),
+    "SELU": (nn.SELU, ()),
     "SiLU": (nn.SiLU, ()),
     "Sigmoid": (nn.Sigmoid, ()),
+    "Softplus": (nn.Softplus, ("beta", "threshold")),
+    "Softsign": (nn.Softsign, ()),
     "Tanh": (nn.Tanh, ()),
 }
 _NOTHING = ("Dropout", "Identity")  # in evaluation
@@ -45,15 +52,22 @@ def from_part(part: Any) -> list[nn.Module]:
         if one.kind == "Linear":
             layers.append(_linear(one.tensors))
         elif one.kind == "BatchNorm1d":
-            layers.append(_batch_norm(one.tensors, float(settings.get("eps", 1e-5))))
+            layers.append(_batch_norm(one.tensors, float(_setting(one, "eps"))))
         elif one.kind in _ACTIVATIONS:
             build, names = _ACTIVATIONS[one.kind]
-            layers.append(build(**{name: settings[name] for name in names if name in settings}))
+            layers.append(build(**{name: _setting(one, name) for name in names}))
         elif one.kind == "Flatten" and (settings.get("start_dim"), settings.get("end_dim")) == (1, -1):
             pass  # features are flat already
         elif one.kind not in _NOTHING:
             raise ValueError(f"its head has a {one.kind} between its layers")
     return layers
+
+
+def _setting(part: Part, name: str) -> float | str:
+    value = part.attributes.get(name)
+    if isinstance(value, int | float) or (isinstance(value, str) and value in ("none", "tanh")):  # GELU's
+        return value
+    raise ValueError(f"its head has a {part.kind} whose {name} is {str(value)[:40]}")
 
 
 def _flattened(part: Any, depth: int) -> Iterator[Part]:

@@ -20,7 +20,8 @@ _CLASSES = {
     "torch.nn.modules.linear": "Identity Linear",
     "torch.nn.modules.dropout": "Dropout",
     "torch.nn.modules.flatten": "Flatten",
-    "torch.nn.modules.activation": "ELU GELU LeakyReLU LogSoftmax ReLU Sigmoid SiLU Softmax Tanh",
+    "torch.nn.modules.activation": "CELU ELU GELU Hardswish LeakyReLU LogSoftmax Mish ReLU ReLU6 SELU Sigmoid SiLU "
+    "Softmax Softplus Softsign Tanh",
 }
 _ABOUT_TRAINING = ("training", "inplace", "momentum")
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchvision import models
 
-from dogbreed import artifact, bare, checkpoints, export, pickled, reference
+from dogbreed import artifact, bare, checkpoints, export, heads, pickled, reference
 from dogbreed.artifact import Manifest
 from dogbreed.errors import ArtifactError, CheckpointError, DataError, DogBreedError, WeightsError
 from dogbreed.inference import Predictor
@@ -119,6 +119,17 @@ PICKLED_ONLY: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.parametrize("kind", sorted(heads._ACTIVATIONS))
+def test_each_activation_computes_what_the_pickled_one_does(kind: str, tmp_path: Path) -> None:
+    build, settings = heads._ACTIVATIONS[kind]
+    layer = build(**{name: "tanh" if name == "approximate" else 0.3 for name in settings})
+    head = nn.Sequential(nn.Linear(4, 4), layer, nn.Linear(4, 2)).eval()
+    torch.save(head, tmp_path / "head.pth")
+    part = bare.read(tmp_path / "head.pth")
+    features = torch.randn(5, 4)
+    assert torch.equal(nn.Sequential(*heads.from_part(part))(features), head(features))
+
+
 @pytest.mark.parametrize("name", [*HEADS, *PICKLED_ONLY])
 def test_a_head_of_several_layers_is_rebuilt(name: str, small: None, tmp_path: Path) -> None:
     network = trained(models.resnet18, {**HEADS, **PICKLED_ONLY}[name]())
@@ -207,6 +218,11 @@ def _with_head(network: Any, *layers: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def _odd(layer: Any) -> nn.Module:
+    layer.alpha = [1]
+    return layer  # type: ignore[no-any-return]
+
+
 def _fill(network: nn.Module) -> None:
     with torch.no_grad():
         network.get_parameter("layer1.0.conv1.weight").fill_(float("nan"))
@@ -243,6 +259,10 @@ UNFIT: dict[str, tuple[Callable[[], Any], str]] = {
             lambda n: _with_head(n, nn.Linear(512, 9), nn.ReLU(), nn.BatchNorm1d(9), nn.Dropout(), nn.Linear(9, 5))
         ),
         "does not say which layers its head has in front of 2 and 4",
+    ),
+    "a setting that cannot be": (
+        _changed(lambda n: _set(n, "fc", nn.Sequential(nn.Linear(512, 9), _odd(nn.ELU()), nn.Linear(9, 5)))),
+        r"its head has a ELU whose alpha is \[1\]",
     ),
     "weights that diverged": (_changed(_fill), "not all finite"),
     "a tensor": (lambda: torch.zeros(3), "neither a state dict"),

@@ -141,7 +141,10 @@ FAULTS: dict[str, tuple[Callable[[Artifact], bytes], str]] = {
     "no archive": (lambda found: b"PK\x03\x04" + bytes(100), r"is not a complete \.tar\.gz"),
     "no labels": (lambda found: archive(found, labels__json=None), "labels.json is missing"),
     "code in it": (lambda found: archive(found, inference__py=b"import os"), "'inference.py' is not an expected file"),
-    "a pickle in it": (lambda found: archive(found, model__pth=b"x"), "'model.pth' is not an expected file"),
+    "a pickle in it": (
+        lambda found: archive(found, model__pth=b"x"),
+        "'model.pth' is not an expected file; pass a file of weights by itself",
+    ),
     "the folder was tarred": (in_a_folder, "'model/labels.json' is not an expected file"),
     "a damaged network": (lambda found: archive(found, model__onnx=b"x"), "SHA-256 of model.onnx differs"),
     "edited labels": (lambda found: archive(found, labels__json=b'["a"]'), "SHA-256 of labels.json differs"),
