@@ -11,9 +11,11 @@ from launchers.base import Launcher
 from launchers.follow import follow
 from launchers.formatting import duration
 from launchers.plan import Plan
-from launchers.status import Handle, LaunchError, RunResult
+from launchers.status import Handle, LaunchError, Phase, RunResult
 
 IN_A_SEARCH_H = 1.0  # by default; a run by itself does not wait
+_STOPPED = "Stopped while waiting for a machine: no job is running.\nThe same command tries again."
+_WITHOUT_MACHINE = (Phase.SUBMITTED, Phase.PROVISIONING)
 _POLLS = 12  # between two tries: a minute in an account
 
 
@@ -44,6 +46,11 @@ class CapacityWait:
             except LaunchError as error:
                 if not self._waits(error):
                     raise
+            except Interrupted as stopped:
+                if self._since is None or self.launcher.status(plan.handle).phase not in _WITHOUT_MACHINE:
+                    raise
+                self.launcher.cancel(plan.handle)  # or it would get a machine with nobody waiting for it
+                raise Interrupted(_STOPPED, stopped.signum) from None
             self.submit(plan)
 
     def _waits(self, error: LaunchError) -> bool:
@@ -66,8 +73,7 @@ class CapacityWait:
             signum = signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal_of_exit(stopped)
             if signum is None:
                 raise
-            text = "Stopped while waiting for a machine: no job is running.\nThe same command tries again."
-            raise Interrupted(text, signum) from None
+            raise Interrupted(_STOPPED, signum) from None
         return True
 
 

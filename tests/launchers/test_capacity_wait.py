@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError, Interrupted
-from launchers import api, prepare
+from launchers import api, capacity_wait, prepare
 from launchers.aws.errors import translated
 from launchers.aws.shortage import shortage_in
 from launchers.capacity_wait import CapacityWait, pause_s_of, wait_s_of
-from launchers.status import Cause, Handle, LaunchError, Shortage
+from launchers.status import Cause, Handle, LaunchError, Phase, Shortage, Status
 from launchers.sweep.machines import Machines
 from tests.support.sweeps import Sweep, states
 
@@ -83,6 +84,8 @@ class Cloudy:
     wait_for_capacity_h: float | None = None
     poll_s: float = 5.0
     submitted: int = 0
+    phase: Phase = Phase.RUNNING
+    cancelled: int = 0
     now: float = 1000.0
     slept: list[float] = field(default_factory=list)
 
@@ -91,6 +94,12 @@ class Cloudy:
         if self.submitted <= self.refusals:
             raise self.error
         return RUN
+
+    def status(self, handle: Handle) -> Status:
+        return Status(self.phase)
+
+    def cancel(self, handle: Handle) -> None:
+        self.cancelled += 1
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -154,6 +163,25 @@ def test_a_signal_ends_the_waiting_and_nothing_runs(stop: BaseException, signum:
     with pytest.raises(Interrupted, match="no job is running") as caught:
         waiting.submit(plan)
     assert (caught.value.signum, launcher.submitted) == (signum, 1)
+
+
+@pytest.mark.parametrize(
+    ("phase", "cancelled"), [(Phase.SUBMITTED, 1), (Phase.PROVISIONING, 1), (Phase.RUNNING, 0), (Phase.RECOVERING, 0)]
+)
+def test_a_job_that_still_has_no_machine_is_cancelled_with_the_waiting(
+    phase: Phase, cancelled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan: Any = SimpleNamespace(handle=RUN)
+    launcher = Cloudy(refusals=0, wait_for_capacity_h=1, phase=phase)
+    ends = iter([NONE_FREE, Interrupted("The run continues", 2)])
+
+    def follow(launcher: Any, handle: Handle) -> None:
+        raise next(ends)
+
+    monkeypatch.setattr(capacity_wait, "follow", follow)
+    with pytest.raises(Interrupted) as caught:
+        launcher.waiting().follow(plan)
+    assert (launcher.cancelled, "no job is running" in str(caught.value)) == (cancelled, bool(cancelled))
 
 
 def test_launch_waits_as_the_command_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
