@@ -17,7 +17,7 @@ from launchers.status import Cause, LaunchError
 
 _DENIED = re.compile(
     r"(?:User: (?P<who>\S+) is )?not authorized to perform:? (?P<action>[\w-]+:\w+)"
-    r'(?: on resource:? "?(?P<resource>[^\s"]+)"?)?'
+    r'(?: on resource:? "?(?:(?P<kind>role|user|group|policy) )?(?P<resource>[^\s"]+)"?)?'  # of IAM's own: role NAME
 )
 _S3_URI = re.compile(r"s3://([^/\s]+)\S*")
 _STATE_HEADER = "x-dogbreed-rehearsal-state"  # as in launchers/rehearsal/names.py; a test holds them equal
@@ -160,7 +160,13 @@ class Denial:
 def denial(message: str) -> Denial | None:
     """Return what AWS's message says that is not permitted; None if it does not say that."""
     found = _DENIED.search(message)
-    return Denial(found["action"], (found["resource"] or "").rstrip("."), found["who"] or "") if found else None
+    if found is None:
+        return None
+    resource, who = (found["resource"] or "").rstrip("."), found["who"] or ""
+    if found["kind"] and who.startswith("arn:"):
+        _, partition, _, _, account, *_ = who.split(":")
+        resource = f"arn:{partition}:iam::{account}:{found['kind']}/{resource}"
+    return Denial(found["action"], resource, who)
 
 
 def _denied_head(error: Exception, doing: str) -> Denial | None:

@@ -2,10 +2,10 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dogbreed import commands
-from launchers.aws.errors import code_of, errors, network_errors
+from launchers.aws.errors import Denial, code_of, denial, errors, network_errors, rehearsal_of
 from launchers.base import Cloud
 
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,512}")
@@ -70,7 +70,7 @@ def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
             case "AccessDenied" | "AccessDeniedException" if typed:
                 return Role(typed)  # iam:PassRole does not imply iam:GetRole: the service will check it
             case "AccessDenied" | "AccessDeniedException":
-                return Role("", (_unknown_arn(name, caller),))
+                return Role("", (_unknown_arn(name, caller, error),))
         with errors(f"looking up the role {name}"):
             raise
     arn = str(found["Arn"])
@@ -86,9 +86,11 @@ def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
     return Role(arn)
 
 
-def _unknown_arn(name: str, caller: Caller) -> str:
-    example = f"arn:{caller.partition}:iam::{caller.account}:role/service-role/{name}"
+def _unknown_arn(name: str, caller: Caller, error: Exception) -> str:
+    arn = f"arn:{caller.partition}:iam::{caller.account}:role/"
+    denied = replace(denial(str(error)) or Denial("iam:GetRole"), who=caller.arn, resource=f"{arn}*{name}")
     return (
-        f"The ARN of the role {name} cannot be looked up: iam:GetRole is not permitted, and the role may have a path.\n"
-        f"Try the ARN that the IAM console shows: {commands.setting('aws.role', example)}"
+        f"The ARN of the role {name} cannot be looked up: {denied} is not permitted, and the role may have a path.\n"
+        f"{denied.hint(rehearsal_of(error))}\n"
+        f"Or the ARN that the IAM console shows: {commands.setting('aws.role', f'{arn}service-role/{name}')}"
     )

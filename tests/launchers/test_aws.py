@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launchers.aws import iam, tags
-from launchers.aws.errors import errors
+from launchers.aws.errors import denial, errors
 from launchers.aws.layout import Layout, RunLocation
 from launchers.rehearsal.validation import findings
 from launchers.spec import SearchOutput
@@ -114,6 +114,14 @@ def test_a_denial_ends_with_the_action_the_resource_and_the_command_that_grants_
     first, hint = str(caught.value).splitlines()
     assert first == "Sending it failed. Not permitted: s3:PutObject on arn:aws:s3:::b/k."
     assert hint == f"Try: {grant} --policy-name s3-PutObject --policy-document '{POLICY}'"
+
+
+def test_a_role_that_iam_names_without_its_arn_is_named_with_it() -> None:
+    who = "arn:aws-cn:sts::123456789012:assumed-role/Dev/me"
+    text = f"User: {who} is not authorized to perform: iam:GetRole on resource: role Their.Role because no policy allows it"
+    found = denial(text)
+    assert found is not None
+    assert str(found) == "iam:GetRole on arn:aws-cn:iam::123456789012:role/Their.Role"
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,10 @@ def test_where_roles_may_not_be_looked_at_the_arn_is_asked_for(region: str) -> N
     cloud: Any = _Blind(Account(region=region))
     caller = iam.caller(cloud)
     (finding,) = iam.find_role(cloud, NAME, "sagemaker.amazonaws.com", caller).findings
-    assert finding.splitlines()[-1] == f"Try the ARN that the IAM console shows: aws.role={arn(region)}"
+    assert finding.splitlines()[-1] == f"Or the ARN that the IAM console shows: aws.role={arn(region)}"
+    wanted = f"arn:{PARTITIONS[region]}:iam::{ACCOUNT}:role/*{NAME}"  # whatever its path is
+    assert f"iam:GetRole on {wanted} is not permitted" in finding
+    assert "Try: aws iam put-user-policy --user-name moto --policy-name iam-GetRole --policy-document " in finding
     assert iam.find_role(cloud, arn(region), "sagemaker.amazonaws.com", caller) == iam.Role(arn(region))
 
 
