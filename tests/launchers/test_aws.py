@@ -118,7 +118,7 @@ def test_a_denial_ends_with_the_action_the_resource_and_the_command_that_grants_
 
 def test_a_role_that_iam_names_without_its_arn_is_named_with_it() -> None:
     who = "arn:aws-cn:sts::123456789012:assumed-role/Dev/me"
-    text = f"User: {who} is not authorized to perform: iam:GetRole on resource: role Their.Role because no policy allows it"
+    text = f"User: {who} is not authorized to perform: iam:GetRole on resource: role Their.Role because no policy does"
     found = denial(text)
     assert found is not None
     assert str(found) == "iam:GetRole on arn:aws-cn:iam::123456789012:role/Their.Role"
