@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dogbreed.commands import shell
 from dogbreed.scanning import names
 from dogbreed.scanning.checking import check
 from dogbreed.scanning.layout import ALL, SPLITS, Layout, subfolders, understand, understand_as_before
@@ -247,10 +248,11 @@ def _too_many_bad(root: Path, skipped: Sequence[tuple[str, str]], total: int, li
     reasons = "; ".join(f"{n:,} x {reason}" for reason, n in counts.most_common(3))
     share = len(skipped) / total
     advice = "fix or remove them (all are listed in skipped.csv)"
-    if any("HEIC" in why for why in counts):
+    if of_heic := [why for why in counts if "HEIC" in why]:
+        install = "pip install 'dogbreed[heif]', or " if any("pip install" in why for why in of_heic) else ""
         advice = (
-            "pip install 'dogbreed[heif]', or convert them to JPEG "
-            f"(with ImageMagick: find {root} -iname '*.hei[cf]' -exec magick mogrify -format jpg {{}} +)"
+            f"{install}convert them to JPEG "
+            f"(with ImageMagick: find {shell(str(root))} -iname '*.hei[cf]' -exec magick mogrify -format jpg {{}} +)"
         )
     if len(skipped) < total:  # without a single photo there is nothing to train on
         advice += f", or data.max_bad_fraction={min(1.0, share + 0.01):.2f}"

@@ -1,14 +1,14 @@
 """Understand how a folder of photos is laid out: where its splits or its class folders are. Standard library only.
 
-Splits are folders named like train, valid and test of which two share at least half of their class folders. They may
-lie one folder deeper (dogImages/train), and their class folders too (training_set/training_set). Where two readings are
-possible, the layout has a finding that shows both.
+Splits are folders named like train, valid and test, perhaps with a word that all have in common (seg_train), of which
+two share at least half of their class folders. They may lie one folder deeper (dogImages/train), and their class
+folders too (training_set/training_set). Where two readings are possible, the layout has a finding that shows both.
 """
 
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -53,12 +53,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder that may be a split or a class. path: below the root. home: where its class folders are."""
+    """A folder that may be a split or a class. path: below the root. home: where its class folders are. role: the split
+    that it is beside others whose names have a word in common with its own."""
 
     path: str
     home: str
     classes: tuple[str, ...]  # names of the folders in `home` that hold photos
     loose: bool  # whether photos lie directly in it
+    role: str = ""
 
     @property
     def name(self) -> str:
@@ -66,7 +68,7 @@ class _Folder:
 
     @property
     def split(self) -> str:
-        return split_of(self.name)
+        return self.role or split_of(self.name)
 
 
 def split_of(name: str) -> str:
@@ -96,10 +98,11 @@ def subfolders(folder: Path) -> list[str]:
 
 def _understand(root: Path, base: str, depth: int) -> Layout:
     folders = [_inspect(root, _below(base, name)) for name in subfolders(root / base)]
-    named = [folder for folder in folders if folder.split]
+    named = [folder for folder in folders if folder.split] or _named_alike(folders)
     full = [folder for folder in folders if folder.classes or folder.loose]
     if _are_splits(named):
-        others = tuple(folder.path for folder in full if not folder.split)
+        taken = {folder.path for folder in named}
+        others = tuple(folder.path for folder in full if folder.path not in taken)
         return Layout(
             {folder.split: folder.home for folder in named}, base, others, tuple(_same_split_twice(root, base, named))
         )
@@ -173,6 +176,17 @@ def _same_split_twice(root: Path, base: str, named: Sequence[_Folder]) -> Iterat
     if not any(folder.split == "train" for folder in named):
         seen = listed(folder.name for folder in named)
         yield f"{root / base} has no train/ folder (seen: {seen}).\nTry: create it, with a folder per class"
+
+
+def _named_alike(folders: Sequence[_Folder]) -> list[_Folder]:
+    """Return the folders that are splits by one of their words and share the other words: seg_train, seg_test."""
+    groups: dict[tuple[str, ...], list[_Folder]] = {}
+    for folder in folders:
+        words = tuple(re.split(r"[\s_.-]+", comparable(folder.name).casefold()))
+        for word, rest in ((words[-1], ("", *words[:-1])), (words[0], (*words[1:], ""))):
+            if len(words) > 1 and folder.classes and not folder.loose and (split := split_of(word)):
+                groups.setdefault(rest, []).append(replace(folder, role=split))
+    return next((group for group in groups.values() if _are_splits(group)), [])
 
 
 def _are_splits(named: Sequence[_Folder]) -> bool:

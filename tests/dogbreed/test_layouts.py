@@ -57,6 +57,9 @@ def counts(found: PhotoSet) -> tuple[int, int, int]:
         (("Training", "Testing"), (4, 2, 6)),
         (("train", "val"), (4, 6, 2)),
         (("train",), (2, 2, 2)),
+        (("seg_train/seg_train", "seg_test/seg_test"), (4, 2, 6)),
+        (("flowers-train", "flowers-val", "flowers-test"), (6, 6, 6)),
+        (("Train cats", "Test cats"), (4, 2, 6)),
     ],
 )
 def test_splits_are_found_whatever_their_case_and_one_folder_deeper(
@@ -118,6 +121,24 @@ def test_an_ambiguous_folder_is_refused_with_both_readings_and_what_to_type(make
 @pytest.mark.parametrize("name", ["contest", "latest", "trainer", "strain", "protest", "devil", "values", "retriever"])
 def test_a_name_that_only_holds_a_split_s_is_none(name: str) -> None:
     assert split_of(name) == ""
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [("steam_train", "crash_test"), ("toy_train", "real_train"), ("toy_train", "toy_test"), ("dog", "seg_train")],
+)
+def test_classes_whose_names_hold_a_split_s_word_stay_classes(classes: tuple[str, ...], root: Path) -> None:
+    found = scan(fill(root, classes, count=10))
+    assert (found.findings, found.classes) == ((), tuple(sorted(classes)))
+
+
+def test_what_lies_beside_splits_that_share_a_word_is_not_used(root: Path) -> None:
+    for name in ("seg_train", "seg_test"):
+        fill(root / name / name)
+    put(root / "seg_pred/seg_pred/0.jpg")
+    found = scan(root)
+    assert (found.findings, found.classes, counts(found)) == ((), TWO, (4, 2, 6))
+    assert "Not used: folders beside the splits (seg_pred)" in found.notes
 
 
 def test_nothing_is_tested_if_asked_for(root: Path) -> None:
@@ -226,13 +247,13 @@ def test_without_its_package_a_heic_photo_says_what_to_install_and_is_read_once_
     from dogbreed.scanning import checking
 
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
-    fill(root, count=10)
+    root = fill(root.with_name("my photos"), count=10)
     photo = put(root / "cat/phone.HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400))
     found = scan(root, max_bad_fraction=0)
     assert [path for path, _ in found.skipped] == ["cat/phone.HEIC"]
     assert "pip install 'dogbreed[heif]'" in found.skipped[0][1]
     (finding,) = found.findings
-    assert "-exec magick mogrify -format jpg" in finding
+    assert f"find '{root}' -iname" in finding, "to be pasted"
     read: list[str] = []
     real = checking.read_picture
     monkeypatch.setattr(checking, "read_picture", lambda path: read.append(Path(path).name) or real(path))
@@ -281,4 +302,4 @@ def test_a_damaged_heic_photo_says_how_to_convert_it(root: Path) -> None:
     found = scan(root, max_bad_fraction=0)
     ((path, why),) = found.skipped
     assert (path, "a damaged HEIC photo" in why, "convert it to JPEG" in why) == ("cat/phone.HEIC", True, True)
-    assert "-exec magick mogrify -format jpg" in found.findings[0]
+    assert "Try: convert them to JPEG (with ImageMagick: find " in found.findings[0]

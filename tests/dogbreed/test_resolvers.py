@@ -1,9 +1,13 @@
 """Defaults that depend on what is trained: a head on cached features has more epochs and smaller steps."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from dogbreed.data import DogBreedData
+from dogbreed.model import DogBreedClassifier
 from dogbreed.workload import Workload, usual_batch
 from tests.support.configs import composed
 
@@ -46,3 +50,19 @@ def test_a_plan_counts_the_steps_that_the_run_will_take() -> None:
     }
     assert Workload.of(settings, {"train": 1330, "valid": 3, "test": 3}).batch_size == 33
     assert Workload.of(settings).batch_size == 64  # the number of photos is unknown
+
+
+def test_processes_share_the_steps_of_one_and_keep_its_learning_rate(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def steps_and_rate() -> tuple[int, float]:
+        data = DogBreedData(photos, batch_size=None, image_px=32, workers=0)
+        model = DogBreedClassifier(data.classes, library="timm", backbone="test_resnet", weights=None, image_px=32)
+        model.shares_steps = data.batch_size is None
+        model.trainer = SimpleNamespace(estimated_stepping_batches=10, precision_plugin=None)  # type: ignore[assignment]
+        return data.global_batch, model.configure_optimizers()["optimizer"].defaults["lr"]
+
+    alone = steps_and_rate()
+    for name, value in {"RANK": 0, "WORLD_SIZE": 4, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 4}.items():
+        monkeypatch.setenv(name, str(value))
+    assert steps_and_rate() == alone == (8, 2e-3)
