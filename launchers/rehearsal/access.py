@@ -93,10 +93,13 @@ def check_trust(role_arn: str, principal: Mapping[str, Sequence[str]], context: 
         raise Refused("AccessDeniedException", text, 403)
 
 
-def may_log(role: Principal, group: str) -> bool:
-    """Return whether a role may write to a group of CloudWatch's logs; AWS documents what SageMaker needs for that."""
+def may_log(role: Principal, group: str, actions: Sequence[str] = _LOGGING) -> bool:
+    """Return whether a role may write to a group of CloudWatch's logs.
+
+    actions: what a service needs for that, as AWS documents it; by default what SageMaker needs.
+    """
     stream = HERE.arn("logs", f"log-group:{group}:log-stream:any")
-    wanted = [Need(f"logs:{name}", stream) for name in _LOGGING]
+    wanted = [Need(f"logs:{name}", stream) for name in actions]
     return all(allowed(role, need) is Decision.ALLOWED for need in wanted)
 
 

@@ -183,6 +183,7 @@ def built(hosting: Hosting, name: str, **changed: Any) -> dict[str, Any]:
 
 
 def log(hosting: Hosting, found: Mapping[str, Any]) -> str:
+    assert found["phases"][2].get("phaseStatus") == "SUCCEEDED", found["phases"]  # without it there is no log
     logs, where = hosting.cloud.client("logs"), found["logs"]
     events = logs.get_log_events(logGroupName=where["groupName"], logStreamName=where["streamName"])["events"]
     return "\n".join(event["message"] for event in events)

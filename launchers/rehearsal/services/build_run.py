@@ -28,6 +28,7 @@ from launchers.rehearsal.service import Refused
 from launchers.rehearsal.services.build_record import Build
 from launchers.rehearsal.services.kept_logs import KeptLogs
 
+_LOGGING = ("CreateLogGroup", "CreateLogStream", "PutLogEvents")  # what CodeBuild's own roles may do
 _PHASES = ("install", "pre_build", "build", "post_build")
 _COMPLETE = re.compile(r"\[Container\] Phase complete: (\w+) State: (\w+)")
 _ENTERING = re.compile(r"\[Container\] Entering phase (\w+)")
@@ -82,7 +83,7 @@ class BuildRun(threading.Thread):
 
     def _check_log(self) -> None:
         self.build.phase("QUEUED", "SUCCEEDED")
-        if not may_log(self._role, self.build.log_group):
+        if not may_log(self._role, self.build.log_group, _LOGGING):
             raise PhaseError(
                 "PROVISIONING",
                 "ACCESS_DENIED",
@@ -163,7 +164,7 @@ class BuildRun(threading.Thread):
         return failure
 
     def _say(self, lines: list[str]) -> None:
-        if lines and may_log(self._role, self.build.log_group):
+        if lines and may_log(self._role, self.build.log_group, _LOGGING):
             self.logs.add(self.build.log_group, self.build.log_stream, lines)
 
     def _programs(self) -> None:
@@ -192,7 +193,7 @@ class BuildRun(threading.Thread):
             "CODEBUILD_SRC_DIR": str(self._machine.path(_SOURCE)),
             **of_spec,
             **given,
-            **role_session(project["serviceRole"], "AWSCodeBuild"),
+            **role_session(project["serviceRole"], "AWSCodeBuild", self.build.denied),
             **({IMAGES: str(self.images)} if environment.get("privilegedMode") else {}),
         }
 

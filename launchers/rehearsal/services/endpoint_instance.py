@@ -223,7 +223,10 @@ class Instance:
             **(
                 {"PIP_NO_INDEX": "1"}
                 if isolated
-                else {"AWS_ENDPOINT_URL": self.around.server.url, **role_session(role, "SageMaker")}
+                else {
+                    "AWS_ENDPOINT_URL": self.around.server.url,
+                    **role_session(role, "SageMaker", self.around.faults.denied_to_role),
+                }
             ),
         }
 
