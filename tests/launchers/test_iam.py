@@ -140,6 +140,10 @@ def test_the_roles_that_a_launcher_declares_are_printed_created_checked_and_remo
     found = json.loads(capsys.readouterr().out)["roles"]
     assert [role["role"] for role in found] == ["dogbreed-launch", "dogbreed-hosting"]
     client = boto3.client("iam", region_name=region)
+    assert launchers_command(["iam", "--apply", *for_deploy, f"launcher.hosting_role={NAME}"]) == 0
+    out = capsys.readouterr().out  # a role of one's own is left alone
+    assert f"launcher.hosting_role={NAME}" in out
+    assert "dogbreed-hosting" not in out
     assert launchers_command(["iam", "--apply", *for_deploy]) == 0
     assert "launcher.hosting_role=dogbreed-hosting" in capsys.readouterr().out
     made = client.get_role(RoleName="dogbreed-hosting")["Role"]
