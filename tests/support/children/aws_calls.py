@@ -18,7 +18,8 @@ import on_import
 CALLS = "DOGBREED_TESTS_CALLS"  # the folder of the files
 _ROOT = Path(__file__).resolve().parents[3]
 _LAUNCHERS, _TESTS = f"{_ROOT / 'launchers'}{os.sep}", f"{_ROOT / 'tests'}{os.sep}"
-_ADMINISTRATOR = (f"{_LAUNCHERS}cli{os.sep}iam.py", f"{_LAUNCHERS}rehearsal{os.sep}cloud.py")  # who sets up roles
+# the administrator who sets up roles; and the rehearsal's services, which call others under roles of theirs
+_NOT_LAUNCHING = (f"{_LAUNCHERS}cli{os.sep}iam.py", f"{_LAUNCHERS}rehearsal{os.sep}")
 _NEW = re.compile(r"(\d{8}-\d{6}|[0-9a-f]{16}).*")  # what begins with a run's id or a digest differs in each run
 _seen: set[str] = set()
 
@@ -55,7 +56,7 @@ def _is_from_launchers(frame: FrameType | None) -> bool:
     nearest, moves_a_file = "", False
     while frame is not None:
         name = frame.f_code.co_filename
-        if name in _ADMINISTRATOR:
+        if name.startswith(_NOT_LAUNCHING):
             return False
         if not nearest and name.startswith((_LAUNCHERS, _TESTS)):
             nearest = name
