@@ -12,29 +12,39 @@ import numpy as np
 from dogbreed.cache import cache_folder
 from dogbreed.errors import CacheError, StorageError
 from dogbreed.features import prints
-from dogbreed.features.store import FeatureStore
+from dogbreed.features.shards import Recipe
+from dogbreed.features.store import FeatureStore, stores_folder
 from dogbreed.photos import PhotoSet
 from dogbreed.run_folder import write_text
 
 log = logging.getLogger("dogbreed")
 
+_NAME = "prints"
 Alike = list[tuple[str, str, str]]  # two digests, and how the photos are alike
 
 
 def store(model: Mapping[str, Any]) -> FeatureStore | None:
-    """Open the store of prints; None if the disk refuses. model: its settings."""
+    """Open the store of prints, creating it if it is missing; None if the disk refuses. model: its settings."""
     try:
-        return FeatureStore(prints.recipe(model["image_px"], model["crop_pct"], model["interpolation"]), "prints")
+        return FeatureStore(_recipe(model), _NAME)
     except (StorageError, CacheError) as error:
         log.debug("No prints of photos: %s", error)
         return None
 
 
-def alike(photos: PhotoSet, model: Mapping[str, Any]) -> Alike:
-    """Return the pairs of photos that are the same picture, of those whose prints the feature pass has left.
+def _recipe(model: Mapping[str, Any]) -> Recipe:
+    return prints.recipe(model["image_px"], model["crop_pct"], model["interpolation"])
 
+
+def alike(photos: PhotoSet, model: Mapping[str, Any], *, on_features: bool) -> Alike:
+    """Return the pairs of photos that are the same picture, of those whose prints a feature pass has left.
+
+    on_features: whether this run has just made sure of features; another one uses what earlier runs have left.
     Compares once for each data set; the result is cached.
     """
+    recipe = _recipe(model)
+    if not on_features and not (stores_folder() / f"{_NAME}-{recipe.digest}").exists():
+        return []
     printed = store(model)
     if printed is None:
         return []
@@ -56,7 +66,7 @@ def alike(photos: PhotoSet, model: Mapping[str, Any]) -> Alike:
             write_text(kept, json.dumps(pairs))
         except (StorageError, OSError) as error:
             log.debug("Cannot cache which photos are alike: %s", error)
-    if lacking:
+    if lacking and on_features:
         log.info(
             "%s of %s photos were compared by their bytes alone: their features come from an earlier version",
             f"{len(lacking):,}",

@@ -15,14 +15,14 @@ from dogbreed.run_folder import RunFolder, write_text
 log = logging.getLogger("dogbreed")
 
 
-def record(here: RunFolder, data: DogBreedData, model: Mapping[str, Any] | None = None) -> Copies:
+def record(here: RunFolder, data: DogBreedData, model: Mapping[str, Any], *, on_features: bool) -> Copies:
     """Write copies.csv and warn of what it lists; without copies there is no such file.
 
-    model: the settings of a model whose features have been computed: then photos that show the same count as well, not
-    only equal files. Raises DataError if too many photos are in two classes, nearly equal ones not counted.
+    Photos that show the same count as well as equal files, if this run or an earlier one has computed their features.
+    model: its settings. Raises DataError if too many photos are in two classes, nearly equal ones not counted.
     """
     photos = data.photos
-    alike = [] if model is None else collectives.broadcast(lambda: compared.alike(photos, model))
+    alike = collectives.broadcast(lambda: compared.alike(photos, model, on_features=on_features))
     found = copies.find(photos, alike) if alike else data.copies
     certain = copies.find(photos, [pair for pair in alike if pair[-1] != copies.NEAR]) if alike else data.copies
     write(here, found)

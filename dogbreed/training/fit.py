@@ -50,7 +50,7 @@ def fit(
             "Each epoch, of %d, runs the whole network; with features.mode=off the default is fewer epochs",
             config["trainer"]["max_epochs"],
         )
-    copies.record(here, data, model.hparams if features else None)
+    copies.record(here, data, model.hparams, on_features=features is not None)
     write_config(config, here)  # only now: a failed resume must leave the folder unchanged
     _remove_results(here)
     history = History(here, watch)

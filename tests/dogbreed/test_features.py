@@ -180,6 +180,22 @@ def test_an_uncached_run_says_so_and_leaves_no_cache(photos: Path, tmp_path: Pat
     assert not (tmp_path / "checkpoints" / "frozen.ckpt").exists()
 
 
+def test_a_whole_network_s_run_finds_copies_by_the_prints_of_an_earlier_feature_pass(
+    photos: Path, tmp_path: Path
+) -> None:
+    mine = Path(shutil.copytree(photos, tmp_path / "photos"))
+    with Image.open(mine / "test/001.Class_1/000.jpg") as picture:
+        picture.save(mine / "train/001.Class_1/again.png")  # the same pixels in another file
+    whole = config(mine, "model.trainable=all", "trainer.max_epochs=1", "test=false")
+    run(whole, tmp_path / "before")
+    assert not (tmp_path / "before/copies.csv").exists()
+    run(config(mine, "model.trainable=head", "trainer.max_epochs=1", "test=false"), tmp_path / "head")
+    run(whole, tmp_path / "after")
+    found = (tmp_path / "after/copies.csv").read_text()
+    assert found == (tmp_path / "head/copies.csv").read_text()
+    assert "again.png" in found
+
+
 # --- never stale, never twice ---
 
 
