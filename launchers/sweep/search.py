@@ -37,6 +37,9 @@ from launchers.sweep.space import SearchSpace, read
 from launchers.sweep.storage import hidden, sqlite_file
 from launchers.sweep.study import Study
 
+WHOLE_OR_NULL = frozenset(  # settings whose value, null by default, does not tell that they take whole numbers
+    {"data.batch_size", "data.workers", "data.start_px", "data.grow_epochs", "save.every_n_steps"}
+)
 _MOST_AT_ONCE = 8  # by default, because each process takes half a gigabyte
 # parameters that can be searched on the same features
 _OF_THE_HEAD = frozenset(
@@ -201,8 +204,9 @@ def _whole_findings(overrides: Sequence[str], space: SearchSpace) -> Iterator[st
         return  # composing the config once more takes a moment
     config = OmegaConf.create(dict(prepare([*overrides, "dry_run=false"])[1].spec.config))
     for key, number in ranges.items():
-        value = OmegaConf.select(config, key.lstrip("+~"))
-        if isinstance(value, int) and not isinstance(value, bool):
+        name = key.lstrip("+~")
+        value = OmegaConf.select(config, name)
+        if name in WHOLE_OR_NULL or (isinstance(value, int) and not isinstance(value, bool)):
             ends = f"int(interval({math.ceil(number.low)},{math.floor(number.high)}))"
             typed = commands.shell(f"{key}={f'tag(log, {ends})' if number.log else ends}")
             yield f"{key} takes whole numbers, but any number between its ends could be drawn.\nTry: {typed}"

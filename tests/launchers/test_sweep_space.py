@@ -4,6 +4,7 @@ import json
 import math
 import random
 import shlex
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
-from launchers.sweep.search import _whole_findings
+from launchers.sweep.search import WHOLE_OR_NULL, _whole_findings
 from launchers.sweep.space import Choice, Number, SearchSpace, read
 
 
@@ -149,6 +150,17 @@ def test_optuna_draws_in_range_and_what_it_draws_can_be_typed(given_: dict[str, 
                 assert math.isclose(value, drawn[parsed.key_or_group])
 
 
+def test_settings_that_are_null_or_whole_are_known() -> None:
+    from dogbreed.data import DogBreedData  # these bring torch
+    from dogbreed.model import DogBreedClassifier
+
+    arguments = {f"data.{name}": argument for name, argument in signature(DogBreedData).parameters.items()}
+    arguments |= {f"model.{name}": argument for name, argument in signature(DogBreedClassifier).parameters.items()}
+    null_or_whole = {key for key, argument in arguments.items() if argument.annotation in (int | None, "int | None")}
+    assert null_or_whole == WHOLE_OR_NULL - {"save.every_n_steps"}
+
+
+@pytest.mark.parametrize("more", [(), ("experiment=quickstart",), ("data=drawn",)], ids=" ".join)
 @pytest.mark.parametrize(
     ("typed", "instead"),
     [
@@ -157,13 +169,14 @@ def test_optuna_draws_in_range_and_what_it_draws_can_be_typed(given_: dict[str, 
         ("data.batch_size=tag(log,interval(8,64))", "data.batch_size=tag(log, int(interval(8,64)))"),
         ("trainer.max_epochs=interval(1,5)", "trainer.max_epochs=int(interval(1,5))"),
         ("seed=interval(0,9)", "seed=int(interval(0,9))"),
+        ("data.start_px=interval(32,64)", "data.start_px=int(interval(32,64))"),
     ],
 )
 def test_a_whole_number_is_not_searched_among_fractions(
-    typed: str, instead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    typed: str, instead: str, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    space, fixed = read([typed, "hpo=none"], {})
+    space, fixed = read([typed, *more, "hpo=none"], {})
     (finding,) = _whole_findings(fixed, space)
     key = typed.partition("=")[0]
     assert finding.startswith(f"{key} takes whole numbers")
