@@ -277,7 +277,8 @@ class SageMakerLauncher(JobSettings):
         else:
             folder = download_search(self.cloud, handle, job.location, job.name)
         try:
-            lines = [f"{line.attempt} | {line.text}\n" for line in self.logs(handle)]
+            # to its end: the last lines, which say why it ended, come late
+            lines = [f"{line.attempt} | {line.text}\n" for line in self.logs(handle, follow=True)]
             write_text(folder / JOB_LOG, "".join(lines))
         except LaunchError as error:  # it may not be permitted, and the files are here
             log.warning("%s", error)
