@@ -5,6 +5,7 @@ fake_training has, and what happens there (status, log, cancelling) is the local
 is kept there, so that a handle, `toy://MACHINE/RUN_ID`, is enough to find a run.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from launchers.follow import ask_after_each_epoch
 from launchers.local import LocalLauncher
 from launchers.plan import Plan
 from launchers.project import PROJECT
+from launchers.remote.context import SENT
 from launchers.runs.collect import settle
 from launchers.runs.find import handle_for
 from launchers.runs.launched import home_of, remember
@@ -153,7 +155,8 @@ def _start(handle: Handle) -> None:
     before = State.read(_path(handle))
     command = [sys.executable, "-c", _START, str(_path(handle, ".json"))]
     with _path(handle, ".out").open("ab") as out:
-        process = subprocess.Popen(command, cwd=PROJECT, stdout=out, stderr=out, start_new_session=True)
+        there = {**os.environ, SENT: str(_path(handle, ".json"))}  # what tells a run that its machine is a rented one
+        process = subprocess.Popen(command, cwd=PROJECT, env=there, stdout=out, stderr=out, start_new_session=True)
     ending = threading.Thread(target=process.wait, daemon=True)  # which takes its exit status, so no zombie stays
     ending.start()
     while ending.is_alive() and State.read(_path(handle)) == before:
