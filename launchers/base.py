@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from launchers.plan import Plan
-from launchers.spec import RunSpec
+from launchers.spec import Deployed, RunSpec
 from launchers.status import Handle, LogLine, RunResult, Status
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Capabilities:
     remote: bool  # the run continues without the process that submitted it
     sends_code: bool  # code, and photos that are only on this machine, are sent along
     whole_search: bool  # a whole search can run as one job
+    deploys: bool = False  # serves a model under a name, instead of training one
 
 
 class Cloud(Protocol):
@@ -208,4 +209,20 @@ class Launcher(Protocol):
         folder: the run's folder on this machine; None if it has none yet. Raises LaunchError for an unknown run and,
         with `checkpoints`, for one that has not ended.
         """
+        ...
+
+
+class Deploys(Launcher, Protocol):
+    """A launcher that serves models. Its handles name deployments."""
+
+    def deployed(self, name: str) -> Deployed | None:
+        """Return what is served under a name now; None if nothing is."""
+        ...
+
+    def invoke(self, handle: Handle, picture: bytes) -> dict[str, Any]:
+        """Return the answer to one picture, as the server's API describes it. Raises LaunchError."""
+        ...
+
+    def rollback(self, handle: Handle) -> Status:
+        """Bring the revision before into service. Raises LaunchError if there is none."""
         ...

@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed import commands
@@ -17,6 +18,7 @@ from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError, raise_findings
 from launchers import known
 from launchers.config_sources import ConfigSources
+from launchers.describe_deployment import describe_deployment
 from launchers.overrides import ABOUT_THIS_COMMAND, STAYS_HERE
 from launchers.payload import photos
 from launchers.payload.code import CodeBundle, scan
@@ -46,10 +48,17 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
         )
     raise_findings(ConfigError, list(known.findings(OmegaConf.to_container(cfg, resolve=False))))  # type: ignore[arg-type]
     composed, overrides, there = _resolved(cfg), list(hydra.overrides.task), sent()
+    launcher, sources = capabilities_of(composed["launcher"]), ConfigSources.of(hydra)
+    if launcher.deploys:
+        if hydra.mode == RunMode.MULTIRUN:
+            raise ConfigError("launcher=deploy serves one model, but -m starts several runs.\nTry: leave out -m")
+        return describe_deployment(instantiate(cfg.launcher, _convert_="all"), composed, overrides)
+    for key in ("name", "checkpoint"):
+        if composed[key] is not None:
+            raise ConfigError(f"{key}= names what launcher=deploy serves; this launcher trains.\nTry: leave it out")
     folder = Path(OmegaConf.select(hydra, "runtime.output_dir", throw_on_missing=False) or hydra.run.dir).absolute()
     run_id, created_at, config = str(composed["run_id"]), datetime.now(UTC).isoformat(timespec="seconds"), composed
     now: list[str] | None = None
-    launcher, sources = capabilities_of(composed["launcher"]), ConfigSources.of(hydra)
     if composed["resume"]:
         if hydra.mode == RunMode.MULTIRUN:
             raise ConfigError("resume= resumes one run, but -m starts several.\nTry: the same command without -m")

@@ -22,6 +22,7 @@ _WORDS = {
     Phase.PROVISIONING: "getting a machine",
     Phase.RUNNING: "running",
     Phase.RECOVERING: "interrupted, getting another machine",
+    Phase.UPDATING: "updating",
     Phase.STOPPING: "stopping",
 }
 
@@ -32,13 +33,13 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
     Raises LaunchError if it did not succeed, and Interrupted after a signal to stop, while the run continues.
     """
     try:
-        if launcher.status(handle).finished:  # a local run has ended by now
+        if launcher.status(handle).settled:  # a local run has ended by now
             return launcher.result(handle)
         with _Progress(launcher, handle) as progress:
             for line in launcher.logs(handle, follow=True):
                 if not is_result_row(line.text):  # the result is printed at the end
                     progress.show(line)
-        while not launcher.status(handle).finished:
+        while not launcher.status(handle).settled:
             time.sleep(launcher.poll_s)
         print(f"{handle}: {_ended(launcher.status(handle))}", flush=True)
         return launcher.result(handle)
@@ -55,7 +56,7 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
 
 def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] = time.sleep) -> RunResult:
     """Wait until the run has finished and return its result. Raises LaunchError if it did not succeed."""
-    while not launcher.status(handle).finished:
+    while not launcher.status(handle).settled:
         sleep(launcher.poll_s)
     return launcher.result(handle)
 
@@ -145,7 +146,7 @@ class _Progress:
                 changed = self._status is None or self._status.phase != status.phase
                 self._status = status
                 self._clear()
-                if changed and not status.finished:
+                if changed and not status.settled:
                     print(f"{self.handle}: {self._words()}", flush=True)
                 self._draw()
             self._ending.wait(pause)

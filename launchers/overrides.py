@@ -7,7 +7,14 @@ from dogbreed import commands
 from dogbreed.errors import ConfigError
 
 ABOUT_THIS_COMMAND = frozenset({"resume", "run_id", "dry_run", "debug"})  # keys that say nothing about the run itself
-STAYS_HERE = ABOUT_THIS_COMMAND | {"launcher", "aws", "hpo", "hydra"}  # about machines: a resumed run may change them
+STAYS_HERE = ABOUT_THIS_COMMAND | {
+    "launcher",
+    "aws",
+    "hpo",
+    "hydra",
+    "name",
+    "checkpoint",
+}  # about machines: a resumed run may change them
 
 _RENAMED = {"aws.trouble": "aws.faults"}
 

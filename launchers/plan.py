@@ -37,11 +37,23 @@ class Plan:
 
     def brief(self) -> str:
         """Say where the run runs and what it costs."""
-        rows = [(name, text) for name, text in self.rows if name in ("where", "time", "cost", "photos", "search")]
-        return "\n".join([f"Run {self.spec.run_id}", *(f"  {name:<7} {text.splitlines()[0]}" for name, text in rows)])
+        brief = ("where", "time", "cost", "change", "ends", "photos", "search")
+        rows = [(name, text) for name, text in self.rows if name in brief]
+        return "\n".join(
+            [
+                f"{self._kind.capitalize()} {self.spec.run_id}",
+                *(f"  {name:<7} {text.splitlines()[0]}" for name, text in rows),
+            ]
+        )
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.rows)
         indent = f"\n{'':{width + 4}}"
         lines = [f"  {name:<{width}}  {indent.join(text.splitlines())}" for name, text in self.rows]
-        return "\n".join([f"Plan for run {self.spec.run_id}", *lines, *(f"\n{request}" for request in self.requests)])
+        return "\n".join(
+            [f"Plan for {self._kind} {self.spec.run_id}", *lines, *(f"\n{request}" for request in self.requests)]
+        )
+
+    @property
+    def _kind(self) -> str:
+        return "run" if self.spec.deployment is None else "deployment"

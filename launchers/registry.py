@@ -17,6 +17,7 @@ from launchers.status import Handle, LaunchError
 LAUNCHERS: dict[str, str] = {  # scheme of its handles -> its class, which is imported when it is needed
     LOCAL: "launchers.local.LocalLauncher",
     "sagemaker": "launchers.sagemaker.training.SageMakerLauncher",
+    "deploy": "launchers.deploy.launcher.DeployLauncher",
 }
 CLOUDS: dict[str, str] = {  # scope of handles -> its class; any other scope is a region of one's own account
     "rehearsal": "launchers.rehearsal.cloud.Rehearsal",

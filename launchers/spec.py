@@ -12,6 +12,7 @@ from dogbreed.run_folder import SEARCH_FILE
 from dogbreed.workload import Workload
 from launchers.config_sources import PROJECTS_OWN, ConfigSources
 from launchers.payload.code import CodeBundle
+from launchers.payload.model import SentModel
 from launchers.payload.photos import SentFolder
 
 SPEC_FILE = "spec.json"  # in the run folder, and beside the run in S3
@@ -59,6 +60,41 @@ class SearchOutput:
 
 
 @dataclass(frozen=True)
+class Deployed:
+    """A deployment as it was found in the cloud before a command changes it.
+
+    revision: of the one in service. facts: what people compare, such as `machines`. expires_at: ISO 8601, UTC; empty if
+    it stays.
+    """
+
+    revision: str
+    facts: Mapping[str, str]
+    expires_at: str = ""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A model that is to be served under a name, which is the run id of its spec.
+
+    image_digest: of what goes into our image, hexadecimal. before: what is served under this name now; None if nothing
+    is.
+    """
+
+    model: SentModel
+    image_digest: str
+    before: Deployed | None = None
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        before = fields["before"]
+        return cls(
+            SentModel.from_fields(fields["model"]),
+            str(fields["image_digest"]),
+            None if before is None else Deployed(**before),
+        )
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """One run as plain data: what was asked for, not where it runs. All of it can be stored as JSON."""
 
@@ -74,6 +110,12 @@ class RunSpec:
     going_on: tuple[str, ...] | None = None  # the overrides of the command that resumes the run; None for a new run
     output: RunOutput | SearchOutput = RunOutput()  # for a search, `config` is that of one trial
     sources: ConfigSources = PROJECTS_OWN  # what the overrides are composed with
+    deployment: Deployment | None = None  # the model that is served; None for a run, which trains
+
+    @property
+    def purpose(self) -> str:
+        """What it is for, as its tags say."""
+        return self.output.purpose if self.deployment is None else "deployment"
 
     @cached_property
     def workload(self) -> Workload:
@@ -97,6 +139,8 @@ class RunSpec:
         study, trials, digest = fields.pop("search", None), fields.pop("trials", 0), fields.pop("study_digest", "")
         if study is not None:
             fields["output"] = SearchOutput(study, trials, digest)
+        if fields.get("deployment") is not None:
+            fields["deployment"] = Deployment.from_fields(fields["deployment"])
         if "sources" in fields:
             fields["sources"] = ConfigSources.from_fields(fields["sources"])
         if fields.get("code") is not None:

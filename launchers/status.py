@@ -19,6 +19,8 @@ class Phase(StrEnum):
     PROVISIONING = auto()
     RUNNING = auto()
     RECOVERING = auto()
+    IN_SERVICE = auto()  # of a deployment: it answers, and costs money until it is ended
+    UPDATING = auto()
     STOPPING = auto()
     SUCCEEDED = auto()
     FAILED = auto()
@@ -122,9 +124,14 @@ class Status:
     def finished(self) -> bool:
         return self.phase in FINISHED
 
+    @property
+    def settled(self) -> bool:
+        """Whether it stays as it is until somebody acts: a run has finished, a deployment may be in service."""
+        return self.finished or self.phase is Phase.IN_SERVICE
+
     def __str__(self) -> str:
         why = "" if self.cause is Cause.NONE else f" ({self.cause.replace('_', ' ')})"
-        lines = [f"{self.phase}{why}" + (f", attempt {self.attempt}" if self.attempt > 1 else "")]
+        lines = [f"{self.phase.replace('_', ' ')}{why}" + (f", attempt {self.attempt}" if self.attempt > 1 else "")]
         if self.detail:
             lines.append(self.detail)
         if self.usd is not None:

@@ -46,11 +46,15 @@ class Need:
 
 
 def needs(service: str, operation: str, parameters: Parameters, where: Where) -> list[Need]:
-    """Return what a call needs. service: as in IAM's actions, `s3` or `sagemaker`. operation: as in AWS's model."""
+    """Return what a call needs. service: as in IAM's actions or as boto3 names it. operation: as in AWS's model."""
+    service = _OF_CLIENTS.get(service, service)
     exception = _EXCEPTIONS.get((service, operation))
     if exception is not None:
         return list(exception(parameters, where))
     return [Need(f"{service}:{operation}", _resource(service, parameters, where), _tags(parameters))]
+
+
+_OF_CLIENTS = {"sagemaker-runtime": "sagemaker"}  # name of a client -> service in IAM's actions, where they differ
 
 
 def actions_of(service: str, operation: str) -> list[str]:
@@ -304,6 +308,10 @@ _EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
         ("scheduler", f"{verb}Schedule"): _schedule(f"{verb}Schedule") for verb in ("Create", "Get", "Update", "Delete")
     },
     **{("codebuild", action): _on_project(action) for action in _PROJECT_ACTIONS},
+    # a list of groups is on none of them, as AWS's own error messages show it
+    ("logs", "DescribeLogGroups"): lambda parameters, where: iter(
+        (Need("logs:DescribeLogGroups", where.arn("logs", "log-group::log-stream:")),)
+    ),
     ("logs", "CreateLogGroup"): _log_group("logs:CreateLogGroup"),
     ("logs", "DeleteLogGroup"): _log_group("logs:DeleteLogGroup"),
     ("logs", "FilterLogEvents"): _log_group("logs:FilterLogEvents"),

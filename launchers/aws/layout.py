@@ -4,11 +4,13 @@ PREFIX/code/<digest>/      the code that is sent, and the first program of the r
 PREFIX/data/<digest>/      photos that are sent
 PREFIX/features/<key>/     features of photos, for later runs on them
 PREFIX/runs/<run id>/      one run: spec.json, checkpoints/, output/
+PREFIX/models/<name>/      a deployment: <digest>/model.tar.gz of each model that it has served
 """
 
 from dataclasses import dataclass
 from typing import Self
 
+from launchers.payload.model import MODEL_FILE
 from launchers.payload.photos import FEATURES, features_key
 from launchers.spec import SPEC_FILE, RunSpec
 
@@ -77,6 +79,14 @@ class Layout:
 
     def run(self, run_id: str) -> RunLocation:
         return RunLocation(self.uri(f"{self.runs}{run_id}"))
+
+    def models(self, name: str) -> str:
+        """The folder of the models that a deployment has served."""
+        return f"{self.prefix}/models/{name}/"
+
+    def model(self, name: str, digest: str) -> str:
+        """Return the key of a deployed model, named by its content."""
+        return f"{self.models(name)}{digest}/{MODEL_FILE}"
 
     def uri(self, key: str) -> str:
         return f"s3://{self.bucket}/{key}"

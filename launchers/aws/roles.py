@@ -45,6 +45,11 @@ def changes(cloud: Cloud, identities: Sequence[Identity], caller: Caller) -> Ite
         yield from _changes_of(cloud, identity, found.get(name), caller)
 
 
+def exists(cloud: Cloud, identity: Identity) -> bool:
+    """Return whether the role of an identity has been created, by whomever and with whatever policy."""
+    return _role(cloud, role_name(identity.name)) is not None
+
+
 def _changes_of(cloud: Cloud, identity: Identity, found: Mapping[str, Any] | None, caller: Caller) -> Iterator[Change]:
     client, name = cloud.client("iam"), role_name(identity.name)
     policy, trust = identity.policy(), identity.trust_policy(caller.account, caller.partition)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from launchers.aws.errors import errors
 from launchers.base import Cloud
@@ -20,13 +20,17 @@ _KEPT_DAYS = 30
 
 def of_run(spec: RunSpec, owner: str) -> dict[str, str]:
     """Return the tags of every resource of a run. They depend on the time in `spec`, not on the clock."""
-    expires = datetime.fromisoformat(spec.created_at) + timedelta(days=_KEPT_DAYS)
-    return {
-        RUN_ID: spec.run_id,
-        OWNER: cleaned(owner),
-        EXPIRES_AT: expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        PURPOSE: spec.output.purpose,
-    }
+    return _tags(spec, owner, datetime.fromisoformat(spec.created_at) + timedelta(days=_KEPT_DAYS))
+
+
+def of_deployment(spec: RunSpec, owner: str, expires: datetime | None) -> dict[str, str]:
+    """Return the tags of every resource of a deployment. expires: None for one that stays until it is ended."""
+    return _tags(spec, owner, expires)
+
+
+def _tags(spec: RunSpec, owner: str, expires: datetime | None) -> dict[str, str]:
+    ends = {} if expires is None else {EXPIRES_AT: f"{expires.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    return {RUN_ID: spec.run_id, OWNER: cleaned(owner), **ends, PURPOSE: spec.purpose}
 
 
 def cleaned(value: str) -> str:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from launchers.capacity.setting import Setting
 from launchers.capacity.simulation import Outcome
 from launchers.cost import prices
-
-MONTH_S = 730 * 3600.0  # as AWS counts a month
+from launchers.cost.serving import MONTH_S
 
 
 @dataclass(frozen=True)
@@ -46,22 +45,3 @@ def bill(setting: Setting, outcome: Outcome) -> Bill:
             + outcome.provisioned_s * gb * months * rates.provisioned_use_usd_per_gb_s
         )
     return Bill(instances, calls, provisioned, free)
-
-
-def usd_per_call(seconds: float, memory_mb: int) -> float:
-    """Return what one call of a function costs."""
-    rates = prices.lambda_prices()
-    return rates.usd_per_million / 1e6 + seconds * memory_mb / 1024 * rates.usd_per_gb_s
-
-
-def break_even_rps(service_s: float, call_s: float, instance_type: str, instances: int = 1) -> float:
-    """Return the requests per second, day and night, from which instances are cheaper than a function with the model.
-
-    service_s: of one request in a function with one vCPU. call_s: of the function in front of the endpoint. Returns
-    infinity if the function in front alone costs as much.
-    """
-    row, rates = prices.hosting(instance_type), prices.lambda_prices()
-    if row is None:
-        raise KeyError(instance_type)
-    saved = usd_per_call(service_s, rates.vcpu_mb) - usd_per_call(call_s, rates.front_mb)
-    return instances * row.usd / 3600 / saved if saved > 0 else float("inf")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from dogbreed.run_folder import write_text
 from launchers.capacity.advice import Advice, Assumptions, Verdict
-from launchers.capacity.dollars import break_even_rps
 from launchers.capacity.traffic import Trace
 from launchers.cost import prices
+from launchers.cost.serving import break_even_rps
 from launchers.formatting import usd
 
 if TYPE_CHECKING:

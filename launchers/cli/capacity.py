@@ -12,11 +12,11 @@ from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError, raise_findings
 from launchers.capacity import traffic
 from launchers.capacity.advice import Advice, Assumptions, Objective, Verdict, advise, endpoint, judge, with_front
-from launchers.capacity.dollars import break_even_rps
 from launchers.capacity.policies import NAMES
 from launchers.capacity.setting import Function, Retries, Setting
 from launchers.capacity.traffic import Trace
 from launchers.cost import prices
+from launchers.cost.serving import break_even_rps
 from launchers.formatting import usd
 
 HELP = "Predict latency, refusals and dollars of a deployment from its traffic."

@@ -84,7 +84,8 @@ class _Asked:
             common += ["aws=rehearsal", commands.override("aws.state_dir", args.state_dir)]
         found = tuple(each for chosen in args.settings or [[]] for each in _launchers([*common, *chosen], args.check))
         cloud: Cloud = found[0][0].cloud  # type: ignore[attr-defined]  # of a launcher that is not of this machine
-        if len({json.dumps(config["aws"], sort_keys=True, default=str) for _, config in found}) > 1:
+        accounts = [{key: value for key, value in config["aws"].items() if key != "role"} for _, config in found]
+        if len({json.dumps(account, sort_keys=True, default=str) for account in accounts}) > 1:
             raise ConfigError("Each --for must be of the same account and region.\nTry: one command for each of them")
         findings = list(cloud.findings())
         if args.account and not re.fullmatch(r"\d{12}", args.account):

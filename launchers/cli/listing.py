@@ -9,7 +9,7 @@ from typing import Any
 from dogbreed.commands import shown_path
 from launchers.base import Launcher
 from launchers.registry import launched_run
-from launchers.runs.find import SWEEPS_DIR
+from launchers.runs.find import DEPLOYMENTS_DIR, SWEEPS_DIR
 from launchers.runs.launched import launched
 from launchers.spec import LAUNCHED_FILE, SPEC_FILE, RunSpec
 from launchers.status import Handle, LaunchError, Phase, Status
@@ -35,7 +35,7 @@ class Listed:
     @property
     def phase(self) -> str:
         tries = f", try {self.status.attempt}" if self.status.attempt > 1 else ""
-        return f"{self.status.phase}{tries}"
+        return f"{self.status.phase.replace('_', ' ')}{tries}"
 
     @property
     def _folder(self) -> Path | None:
@@ -69,8 +69,9 @@ def launched_from_here(runs_dir: str, *, ended: bool, name: str) -> list[Listed]
     ended: whether to include those that have ended. name: a part of their run ids.
     """
     sweeps = (Path(SWEEPS_DIR).glob(f"{below}/{LAUNCHED_FILE}") for below in ("*", "*/*"))  # one-job searches; trials
+    deployments = Path(DEPLOYMENTS_DIR).glob(f"*/{LAUNCHED_FILE}")
     found = []
-    for file in (file for files in (Path(runs_dir).glob(f"*/{LAUNCHED_FILE}"), *sweeps) for file in files):
+    for file in (file for files in (Path(runs_dir).glob(f"*/{LAUNCHED_FILE}"), deployments, *sweeps) for file in files):
         note = launched(file.parent) or {}
         if "handle" not in note or "home" in note or name not in Handle.parse(note["handle"]).run_id:
             continue

@@ -7,16 +7,17 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from dogbreed import commands
 from dogbreed.commands import shown_path
 from dogbreed.errors import DogBreedError, Interrupted
-from launchers.base import Launcher
+from launchers.base import Deploys, Launcher
 from launchers.cli import capacity, doctor
 from launchers.cli.listing import Listed, launched_from_here, table
 from launchers.registry import find_run, launcher_at, targets
 from launchers.runs.find import SWEEPS_DIR
-from launchers.status import Handle, Phase, RunResult
+from launchers.status import Handle, LaunchError, Phase, RunResult
 
 _EPILOG = """\
 Name a run by its folder (runs/20261123-001122-x7k2), by the folder's name, or
@@ -125,6 +126,42 @@ def _download(args: argparse.Namespace) -> int:
     return 0
 
 
+def _find_deployment(args: argparse.Namespace) -> tuple[Deploys, Handle]:
+    launcher, handle = _find_run(args)
+    if not launcher.capabilities.deploys:
+        raise LaunchError(
+            f"{handle} is a run, not a deployment.\nTry: {commands.train('launcher=deploy', 'name=NAME')} "
+            f"{commands.override('checkpoint', str(handle))}"
+        )
+    return cast(Deploys, launcher), handle
+
+
+def _invoke(args: argparse.Namespace) -> int:
+    launcher, handle = _find_deployment(args)
+    answers = {}
+    for photo in args.photos:
+        try:
+            content = Path(photo).expanduser().read_bytes()
+        except OSError as error:
+            raise LaunchError(f"{photo} cannot be read: {error.strerror}") from error
+        answers[photo] = launcher.invoke(handle, content)
+    if args.json:
+        print(json.dumps(answers, indent=2))
+        return 0
+    for photo, answer in answers.items():
+        print(photo)
+        for each in answer["predictions"]:
+            print(f"  {each['probability']:6.1%}  {each['breed']}")
+    return 0
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    launcher, handle = _find_deployment(args)
+    status = launcher.rollback(handle)
+    print(status)
+    return 0 if status.phase is Phase.IN_SERVICE else 1
+
+
 def _cleanup(args: argparse.Namespace) -> int:
     older_than = None if args.older_than_h is None else timedelta(hours=args.older_than_h)
     report = _launcher_at(args).cleanup(older_than=older_than, apply=args.apply)
@@ -190,10 +227,10 @@ def _parser() -> argparse.ArgumentParser:
 
     shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("python -m launchers", description=__doc__, epilog=_EPILOG, formatter_class=shape)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Any, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text, parents=[*parents, common])
+        sub = verbs.add_parser(name, help=text, description=text, parents=[*parents, common])
         sub.set_defaults(command=command)
         return sub
 
@@ -222,6 +259,9 @@ def _parser() -> argparse.ArgumentParser:
         one_run,
         as_json,
     )
+    invoke = add("invoke", _invoke, "Ask a deployment what is in photos.", one_run, as_json)
+    invoke.add_argument("photos", nargs="+", metavar="PHOTO", help="a JPEG, PNG or WebP file")
+    add("rollback", _rollback, "Bring the revision of a deployment before into service.", one_run)
     cleanup = add("cleanup", _cleanup, "List leftovers of runs that nothing uses any more.", place)
     cleanup.add_argument("--apply", action="store_true", help="remove them")
     cleanup.add_argument(
@@ -236,13 +276,13 @@ def _parser() -> argparse.ArgumentParser:
         "List the images for training jobs, until when AWS patches them, and which one image=auto selects.",
     )
     images.add_argument("--refresh", action="store_true", help="update the table from the SageMaker SDK")
-    planner = commands.add_parser(
+    planner = verbs.add_parser(
         "capacity", help=capacity.HELP, description=capacity.HELP, epilog=capacity.EPILOG, parents=[as_json],
         formatter_class=shape,
     )  # fmt: skip
     capacity.add_arguments(planner)
     planner.set_defaults(command=capacity.run)
-    examining = commands.add_parser(
+    examining = verbs.add_parser(
         "doctor", help=doctor.HELP, description=doctor.HELP, epilog=doctor.EPILOG, parents=[as_json, common],
         formatter_class=shape,
     )  # fmt: skip

@@ -83,6 +83,16 @@ def hosting_types() -> list[str]:
     return sorted(rows, key=lambda name: (float(rows[name]["usd"]), name))
 
 
+def hosts(name: str) -> bool:
+    """Whether endpoints run on this type, and our server on it: it needs an x86 processor, and uses no GPU."""
+    return name in _table()["hosting"] or name in _table()["hosting_unpriced"]
+
+
+def closest_hosting(name: str) -> list[str]:
+    """Return up to three known types for endpoints that a misspelt one may mean."""
+    return get_close_matches(name, [*_table()["hosting"], *_table()["hosting_unpriced"]], 3, 0.5)
+
+
 def lambda_prices() -> LambdaPrices:
     row = _table()["lambda"]
     return LambdaPrices(**{**row, "as_of": str(row["as_of"])})

@@ -13,6 +13,7 @@ from launchers.status import Handle, LaunchError
 
 LOCAL = "local"  # scheme of the handles of this machine's runs
 RUNS_DIR, SWEEPS_DIR = "runs", "sweeps"  # the default folders of run folders
+DEPLOYMENTS_DIR = "deployments"
 
 
 def handle_for(folder: Path) -> Handle:
@@ -26,14 +27,15 @@ def folder_of(handle: Handle) -> Path:
 
 
 def find(text: str, runs_dir: str = RUNS_DIR) -> Handle:
-    """Return the handle of a local run. text: a handle, a run folder, or the name of a folder in `runs_dir`.
+    """Return the handle of a local run.
 
+    text: a handle, a run folder, the name of a folder in `runs_dir`, or that of a deployment launched from here.
     Raises LaunchError if there is no such folder.
     """
     if "://" in text:
         folder = folder_of(Handle.parse(text))
     else:
-        candidates = [Path(text).absolute(), Path(runs_dir, text).absolute()]
+        candidates = [Path(text).absolute(), *(Path(below, text).absolute() for below in (runs_dir, DEPLOYMENTS_DIR))]
         folder = next((Path(os.path.normpath(path)) for path in candidates if path.is_dir()), candidates[0])
     if folder.is_dir():
         return handle_for(folder)

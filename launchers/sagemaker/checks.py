@@ -3,9 +3,8 @@
 import json
 import re
 from collections.abc import Iterator
-from math import inf
 
-from launchers.aws import iam, secret_arns
+from launchers.aws import common_checks, iam, secret_arns
 from launchers.cost import prices
 from launchers.payload import secrets
 from launchers.sagemaker import images
@@ -13,7 +12,6 @@ from launchers.sagemaker.instances import has_own_disks
 from launchers.sagemaker.settings import JobSettings
 from launchers.spec import RunSpec, SearchOutput
 
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
 _LOGGERS = {  # the variable that holds each one's key
     "WandbLogger": "WANDB_API_KEY",
@@ -31,26 +29,17 @@ def findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
     yield from _time_findings(settings, spec)
     yield from images.findings(settings.image, settings.cloud.region, settings.instance_type, spec.created_at)
     yield from _data_findings(settings, spec)
-    if bool(settings.subnets) != bool(settings.security_groups):
-        yield (
-            "A VPC needs both subnets and security groups; only one of them is set.\n"
-            "Try: launcher.subnets=[subnet-...] launcher.security_groups=[sg-...]"
-        )
+    yield from common_checks.network_findings(settings.subnets, settings.security_groups)
     yield from _sent_findings(settings, spec)
 
 
 def _place_findings(settings: JobSettings) -> Iterator[str]:
     """Check the bucket and the role."""
-    if settings.bucket is None:
-        yield "No bucket is configured.\nTry: launcher.bucket=<yours>; or rehearse first: aws=rehearsal"
-    elif not _BUCKET.fullmatch(settings.bucket):
-        yield f"launcher.bucket={settings.bucket!r} is not a valid bucket name.\nTry: the name alone, without s3://"
+    yield from common_checks.bucket_findings(settings.bucket, settings.prefix)
     if settings.role is None:
         yield "No execution role is configured for the job.\nTry: aws.role=<name or ARN of an execution role>"
     elif not iam.is_role(settings.role):
         yield f"launcher.role={settings.role!r} is neither a role name nor a role ARN.\nTry: aws iam list-roles"
-    if not re.fullmatch(r"[\w./-]{1,200}", settings.prefix) or settings.prefix.strip("/") != settings.prefix:
-        yield f"launcher.prefix={settings.prefix!r} is not a valid key prefix.\nTry: dogbreed, or team/dogbreed"
 
 
 def _machine_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
@@ -82,12 +71,7 @@ def _time_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
             f"launcher.max_run_s must be between 1 and {_MOST_RUN_S} seconds, got {run_s}.\n"
             "Try: launcher.max_run_s=14400"
         )
-    hours = settings.wait_for_capacity_h
-    if hours is not None and (isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 <= hours < inf):
-        yield (
-            f"launcher.wait_for_capacity_h must be a number of hours, at least 0, got {hours!r}.\n"
-            "Try: launcher.wait_for_capacity_h=4"
-        )
+    yield from common_checks.waiting_findings(settings.wait_for_capacity_h)
     if settings.spot:
         if wait_s is None or wait_s < run_s:
             yield (

@@ -104,9 +104,17 @@ REHEARSED = {
     "python train.py -m hpo=optuna launcher=sagemaker_gpu launcher.bucket=my-bucket aws.role=MySageMakerRole "
     "dry_run=true": "",
     "python -m launchers iam --apply --for aws=rehearsal": "",
+    "python train.py launcher=deploy aws=rehearsal name=dogs checkpoint=runs/RUN": "",
+    "python -m launchers invoke dogs PHOTO.jpg": "",
+    "python -m launchers status dogs": "",
+    "python -m launchers rollback dogs": "",
+    "python -m launchers cancel dogs": "",
     "python -m launchers rehearsal stop": "",
 }
-FAILS = {f"{SPOT} aws=rehearsal +aws.faults.no_capacity=1"}  # as the guide says
+FAILS = {
+    f"{SPOT} aws=rehearsal +aws.faults.no_capacity=1",  # as the guide says
+    "python -m launchers rollback dogs",  # of a single revision
+}
 
 _INSTALLS = "installs packages; .ci/run installs all of them into a new environment"
 _DOWNLOADS = "downloads dogImages and the weights of ResNet50"
@@ -136,6 +144,7 @@ SKIPPED = {
     ),
     f"{SPOT} logger=wandb 'launcher.secrets={{WANDB_API_KEY: ARN}}'": _ACCOUNT,
     "python -m launchers iam": _ACCOUNT,
+    "python -m launchers iam --apply --for launcher=deploy": _ACCOUNT,
     "python -m launchers iam --bucket my-bucket": _ACCOUNT,
     "python -m launchers iam --bucket my-bucket --check": _ACCOUNT,
     "python -m launchers iam --bucket my-bucket --apply": _ACCOUNT,

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from dogbreed.errors import DogBreedError
 from launchers.capacity import queueing, traffic
 from launchers.capacity.advice import Assumptions, Objective, advise, endpoint, judge, with_front
-from launchers.capacity.dollars import MONTH_S, bill, break_even_rps
+from launchers.capacity.dollars import bill
 from launchers.capacity.setting import Endpoint, Function, Retries, Setting
 from launchers.capacity.simulation import Outcome, Traffic, simulate
 from launchers.cli import verbs
 from launchers.cost import prices
+from launchers.cost.serving import MONTH_S, break_even_rps
 
 ENDLESS = 10**9  # a queue that refuses nobody
 ONCE = Retries(0)

@@ -1,0 +1,38 @@
+"""What serving a model costs: on instances that are always there, or in a Lambda function that is paid by the call."""
+
+from launchers.cost import prices
+
+MONTH_S = 730 * 3600.0  # as AWS counts a month
+
+
+def usd_per_month(instance_type: str, instances: int) -> float | None:
+    """Return what an endpoint's instances cost; None for a type without a known price."""
+    row = prices.hosting(instance_type)
+    return None if row is None else row.usd * instances * MONTH_S / 3600
+
+
+def function_usd_per_month(rps: float, service_s: float) -> float:
+    """Return what a function with the model inside costs, without the free tier.
+
+    rps: requests per second, day and night. service_s: of one request on one vCPU.
+    """
+    return rps * MONTH_S * usd_per_call(service_s, prices.lambda_prices().vcpu_mb)
+
+
+def usd_per_call(seconds: float, memory_mb: int) -> float:
+    """Return what one call of a function costs."""
+    rates = prices.lambda_prices()
+    return rates.usd_per_million / 1e6 + seconds * memory_mb / 1024 * rates.usd_per_gb_s
+
+
+def break_even_rps(service_s: float, call_s: float, instance_type: str, instances: int = 1) -> float:
+    """Return the requests per second, day and night, from which instances are cheaper than a function with the model.
+
+    service_s: of one request in a function with one vCPU. call_s: of the function in front of the endpoint. Returns
+    infinity if the function in front alone costs as much.
+    """
+    row, rates = prices.hosting(instance_type), prices.lambda_prices()
+    if row is None:
+        raise KeyError(instance_type)
+    saved = usd_per_call(service_s, rates.vcpu_mb) - usd_per_call(call_s, rates.front_mb)
+    return instances * row.usd / 3600 / saved if saved > 0 else float("inf")

@@ -1,0 +1,303 @@
+"""Carry out the plan of a deployment: create or update the endpoint, watch it, test it, and undo what fails."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dogbreed import commands
+from dogbreed.errors import raise_findings
+from launchers.aws import bucket, iam, roles, s3
+from launchers.aws.actions import SAGEMAKER, SCHEDULER
+from launchers.aws.errors import code_of, errors
+from launchers.base import Cloud
+from launchers.deploy import doctor, endpoint, images, names, parts, permissions, request, smoke, waiting
+from launchers.plan import Plan, Request
+from launchers.runs.launched import remember
+from launchers.status import Cause, Handle, LaunchError, Phase, Status
+
+if TYPE_CHECKING:
+    from launchers.deploy.launcher import DeployLauncher
+
+log = logging.getLogger("dogbreed")
+
+KEPT_REVISIONS = 2  # the one in service and the one before
+PROVISIONING_S = 1800  # until SageMaker has an instance, at most; start_s comes on top
+_SMOKE_EVERY_S = 5.0  # between two requests that give the alarms something to see
+
+
+class Change:
+    """One change of a deployment."""
+
+    def __init__(self, launcher: "DeployLauncher", plan: Plan) -> None:
+        self.launcher, self.plan, self.spec = launcher, plan, plan.spec
+        self.cloud: Cloud = launcher.cloud
+        self.name = plan.spec.run_id
+
+    def make(self) -> None:
+        """Do what the plan says; with `wait`, stay until the endpoint answers. Raises LaunchError."""
+        if not self.plan.requests:
+            remember(Path(self.spec.folder), self.plan, self.cloud.place)
+            return
+        filled = self._check_account()
+        self._examine()
+        self._clear()
+        images.ensure(self.launcher, self.spec, filled[request.ACCOUNT])
+        remember(Path(self.spec.folder), self.plan, self.cloud.place)
+        try:
+            for each in self.plan.requests:
+                self._send(each, filled)
+        except BaseException as error:
+            self._undo(error)
+            raise
+        if self.launcher.wait:
+            self._verify()
+
+    @property
+    def creates(self) -> bool:
+        return self.plan.requests[-1].operation == "CreateEndpoint"
+
+    def _examine(self) -> None:
+        """Serve a model that has not been uploaded yet on this machine first. Raises LaunchError with what is wrong."""
+        model, upload = Path(request.deployment(self.spec).model.path), self.plan.requests[0].parameters
+        with errors("looking for the model in S3"):
+            if s3.head(self.cloud, str(upload["Bucket"]), str(upload["Key"])) is not None:
+                return
+        log.info("Examining the model as the endpoint would serve it")
+        doctor.examine(model).raise_findings()
+
+    def _check_account(self) -> dict[str, str]:
+        """Return the account's number and the ARNs of both roles, by what stands for them in the plan.
+
+        Raises LaunchError listing every problem of the bucket and the roles.
+        """
+        settings = self.launcher
+        assert settings.bucket is not None
+        caller = iam.caller(self.cloud)
+        if self.cloud.makes_buckets:
+            self._make_roles(caller)
+        findings, filled = list(bucket.bucket_findings(self.cloud, settings.bucket, caller.account)), {}
+        for role, service in ((settings.role, SAGEMAKER), (settings.expiry_role, SCHEDULER)):
+            if role is None or (service == SCHEDULER and settings.ttl_hours is None):
+                continue
+            found = iam.find_role(self.cloud, role, service, caller)
+            findings += found.findings
+            filled[iam.arn_in_plan(role)] = found.arn
+        raise_findings(LaunchError, findings)
+        return {request.ACCOUNT: caller.account, **filled}
+
+    def _make_roles(self, caller: iam.Caller) -> None:
+        """Create the roles that are missing, in a cloud that only stands for an account."""
+        for identity in permissions.identities(self.launcher, caller.account):
+            if identity.service and not roles.exists(self.cloud, identity):
+                for each in roles.changes(self.cloud, [identity], caller):
+                    roles.make(each)
+
+    def _clear(self) -> None:
+        """Remove an endpoint that has failed. Raises LaunchError if the account is not as it was planned for."""
+        found, before = endpoint.find(self.cloud, self.name), request.deployment(self.spec).before
+        if found is None:
+            if before is not None:
+                raise LaunchError(f"The deployment {self.name} is gone since then.\nTry: the same command again")
+            return
+        endpoint.refuse_foreign(self.cloud, found, self.name)
+        if found.phase is Phase.FAILED:
+            log.info("Removing the endpoint %s, which has failed", found.name)
+            parts.remove(self.cloud, parts.Part("endpoint", found.name, self.name))
+        elif found.changing or found.phase is Phase.STOPPING:
+            raise LaunchError(
+                f"The deployment {self.name} is being changed: its status is {found.status}.\n"
+                f"Try: {self._verb('attach')}"
+            )
+        elif before is None:
+            raise LaunchError(f"The deployment {self.name} was created since then.\nTry: the same command again")
+
+    # --- the calls ---
+
+    def _send(self, each: Request, filled: Mapping[str, str]) -> None:
+        """Make one call of the plan; what exists already, because an earlier attempt made it, is no error."""
+        from botocore import xform_name
+        from botocore.exceptions import ClientError
+
+        parameters = _filled(each.parameters, filled)
+        if each.operation == "PutObject":
+            self._upload(parameters)
+            return
+        client = self.cloud.client(each.service)
+        with errors(f"calling {each.operation}", then=self._hint(each)):
+            try:
+                getattr(client, xform_name(each.operation))(**parameters)
+            except ClientError as error:
+                if other := _INSTEAD.get((each.operation, code_of(error))):
+                    other(client, parameters)
+                elif not (each.operation in ("CreateModel", "CreateEndpointConfig") and _exists(error)):
+                    raise
+
+    def _upload(self, parameters: Mapping[str, Any]) -> None:
+        sent = request.deployment(self.spec).model
+        where, key = str(parameters["Bucket"]), str(parameters["Key"])
+        with errors(f"uploading the model to s3://{where}"):
+            if s3.head(self.cloud, where, key) is None:
+                options = dict(self.launcher.encryption)
+                self.cloud.client("s3").upload_file(sent.path, where, key, ExtraArgs=options)
+
+    def _hint(self, each: Request) -> str:
+        if each.operation not in ("CreateEndpoint", "UpdateEndpoint"):
+            return ""
+        twice = ", which an update needs twice" if each.operation == "UpdateEndpoint" else ""
+        return f"(the quota for this machine: `{self.launcher.instance_type} for endpoint usage`{twice})"
+
+    # --- afterwards ---
+
+    def _verify(self) -> None:
+        """Wait until the endpoint settles, and test it. Raises LaunchError after undoing what failed."""
+        settings = self.launcher
+        deadline_s = PROVISIONING_S + settings.start_s + (0 if self.creates else 2 * settings.bake_s)
+        meanwhile = None if self.creates else traffic(self.cloud, self.name)
+        status = waiting.settle(settings, self.plan.handle, deadline_s=deadline_s, meanwhile=meanwhile)
+        found = endpoint.find(self.cloud, self.name)
+        if status.phase is not Phase.IN_SERVICE or found is None:
+            problem, cause = f"The deployment {self.name} failed: {status.detail or 'it is gone'}", status.cause
+        elif found.config != self.plan.requests[-1].parameters["EndpointConfigName"]:
+            self._forget_revision()
+            raise LaunchError(
+                f"SageMaker rolled the update of {self.name} back; the revision before is in service.\n{found.reason}",
+                Cause.USER_CODE,
+            )
+        else:
+            model = Path(request.deployment(self.spec).model.path)
+            problem, cause = "\n".join(smoke.findings(self.cloud, self.name, model)), Cause.USER_CODE
+        if not problem:
+            self._forget_old_revisions(found.config if found else "")
+            return
+        error = LaunchError("\n".join([problem, *(f"  | {line}" for line in status.log_tail)]), cause)
+        if self.creates:
+            self._undo(error)
+        else:
+            error.add_note(f"To bring back the revision before: {self._verb('rollback')}")
+        raise error
+
+    def _undo(self, error: BaseException) -> None:
+        """Remove what a failed change has made, and say in the error what could not be removed."""
+        try:
+            if not self.creates:
+                self._forget_revision()
+                return
+            left = parts.remove_all(self.cloud, self.name)
+        except Exception as failure:  # the error that is on its way matters more
+            left = [str(failure)]
+        if left:
+            error.add_note(f"Still there: {'; '.join(left)}\nTry: {self._verb('cancel')}")
+        else:
+            error.add_note("What it had made was removed, except for the model in S3.")
+
+    def _forget_revision(self) -> None:
+        """Remove the parts of a revision that did not come into service."""
+        parts.remove_revision(self.cloud, self.name, request.revision(self.launcher, self.spec))
+
+    def _forget_old_revisions(self, in_service: str) -> None:
+        configs = revisions(self.cloud, self.name)
+        for config in configs[KEPT_REVISIONS:]:
+            if config != in_service and (revision := names.revision_of(config, self.name)) is not None:
+                parts.remove_revision(self.cloud, self.name, revision)
+
+    def _verb(self, verb: str) -> str:
+        return commands.launchers(verb, *self.launcher.name_of(self.plan.handle))
+
+
+def revisions(cloud: Cloud, name: str) -> list[str]:
+    """Return the endpoint configurations of a deployment, the newest first."""
+    with errors("listing the revisions"):
+        pages = (
+            cloud.client("sagemaker")
+            .get_paginator("list_endpoint_configs")
+            .paginate(NameContains=names.Names(name).endpoint, SortBy="CreationTime", SortOrder="Descending")
+        )
+        found = [each["EndpointConfigName"] for page in pages for each in page["EndpointConfigs"]]
+    return [config for config in found if names.revision_of(config, name) is not None]
+
+
+def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
+    """Bring the revision before into service, as an update with alarms. Raises LaunchError if there is none."""
+    cloud, name = launcher.cloud, handle.run_id
+    found = endpoint.find(cloud, name)
+    if found is None:
+        raise LaunchError(launcher.unknown(handle))
+    endpoint.refuse_foreign(cloud, found, name)
+    if found.phase is not Phase.IN_SERVICE:
+        raise LaunchError(
+            f"The deployment {name} is {found.status}, and only one in service can be rolled back.\n"
+            f"Try: {commands.launchers('status', *launcher.name_of(handle))}"
+        )
+    others = [config for config in revisions(cloud, name) if config != found.config]
+    if not others:
+        raise LaunchError(
+            f"The deployment {name} has no revision before this one.\nTry: deploying another model under this name",
+            Cause.BAD_CONFIG,
+        )
+    config = endpoint.described(cloud, "describe_endpoint_config", EndpointConfigName=others[0]) or {}
+    instances = int(config["ProductionVariants"][0]["InitialInstanceCount"])
+    parameters = request.update(launcher, names.Names(name), others[0], instances)
+    with errors("rolling back", then="(an update needs the quota of its machines twice)"):
+        cloud.client("sagemaker").update_endpoint(**parameters)
+    deadline_s = PROVISIONING_S + 2 * (launcher.start_s + launcher.bake_s)
+    status = waiting.settle(launcher, handle, deadline_s=deadline_s, meanwhile=traffic(cloud, name))
+    after = endpoint.find(cloud, name)
+    if after is None or after.config != others[0]:
+        raise LaunchError(f"The rollback of {name} did not come into service: {status}", status.cause)
+    return status
+
+
+def traffic(cloud: Cloud, name: str) -> Callable[[Status], None]:
+    """Return what sends a picture now and then during an update, so that its alarms have something to see."""
+    last, every_s, picture = 0.0, min(_SMOKE_EVERY_S, 2 * cloud.poll_s), next(smoke.pictures())
+
+    def send(status: Status) -> None:
+        nonlocal last
+        if status.phase is Phase.UPDATING and time.monotonic() - last >= every_s:
+            last = time.monotonic()
+            try:
+                smoke.invoke(cloud, name, picture)
+            except LaunchError:  # that is what the alarms are for
+                log.debug("a request during the update failed", exc_info=True)
+
+    return send
+
+
+# --- calls that stand for another one ---
+
+
+def _update_schedule(client: Any, parameters: Mapping[str, Any]) -> None:
+    client.update_schedule(**parameters)
+
+
+def _create_schedule(client: Any, parameters: Mapping[str, Any]) -> None:
+    client.create_schedule(**parameters)
+
+
+def _nothing(client: Any, parameters: Mapping[str, Any]) -> None:
+    """Leave it: what was to be deleted is gone."""
+
+
+_INSTEAD: Mapping[tuple[str, str], Callable[[Any, Mapping[str, Any]], None]] = {
+    ("CreateSchedule", "ConflictException"): _update_schedule,
+    ("UpdateSchedule", "ResourceNotFoundException"): _create_schedule,
+    ("DeleteSchedule", "ResourceNotFoundException"): _nothing,
+}
+
+
+def _exists(error: Exception) -> bool:
+    return code_of(error) == "ValidationException" and "already exist" in str(error)
+
+
+def _filled(value: Any, filled: Mapping[str, str]) -> Any:
+    """Return parameters with what only the account knows in place of what stands for it in the plan."""
+    if isinstance(value, Mapping):
+        return {key: _filled(each, filled) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_filled(each, filled) for each in value]
+    if isinstance(value, str):
+        for placeholder, known in filled.items():
+            value = value.replace(placeholder, known)
+    return value

@@ -1,0 +1,145 @@
+"""An endpoint as SageMaker describes it, and what that means: which phase, why, and what to do next."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from launchers.aws import tags
+from launchers.aws.errors import code_of, errors
+from launchers.base import Cloud
+from launchers.cost import prices
+from launchers.deploy import expiry, names, request
+from launchers.spec import Deployed
+from launchers.status import Cause, LaunchError, Phase
+
+_PHASES = {
+    "Creating": Phase.PROVISIONING,
+    "InService": Phase.IN_SERVICE,
+    "Updating": Phase.UPDATING,
+    "SystemUpdating": Phase.UPDATING,
+    "RollingBack": Phase.UPDATING,
+    "Deleting": Phase.STOPPING,
+    "OutOfService": Phase.FAILED,
+    "Failed": Phase.FAILED,
+    "UpdateRollbackFailed": Phase.FAILED,
+}
+CHANGING = ("Creating", "Updating", "SystemUpdating", "RollingBack")  # in which deletion is refused
+_NOT_FOUND = (
+    "Could not find",
+    "does not exist",
+    "Cannot find",
+)  # in SageMaker's words, whose code is that of any error
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint. status: SageMaker's word. reason: FailureReason, also of the latest update, empty if that succeeded.
+
+    config: of the configuration in service. pending: of the one that an update brings; empty outside of one.
+    instances: that are in service. types: of instances that it may have.
+    """
+
+    name: str
+    arn: str
+    status: str
+    config: str
+    pending: str
+    reason: str
+    created: datetime
+    modified: datetime
+    instances: int
+
+    @classmethod
+    def from_answer(cls, answer: Mapping[str, Any]) -> Self:
+        return cls(
+            name=str(answer["EndpointName"]),
+            arn=str(answer["EndpointArn"]),
+            status=str(answer["EndpointStatus"]),
+            config=str(answer["EndpointConfigName"]),
+            pending=str((answer.get("PendingDeploymentSummary") or {}).get("EndpointConfigName", "")),
+            reason=str(answer.get("FailureReason") or ""),
+            created=answer["CreationTime"].astimezone(UTC),
+            modified=answer["LastModifiedTime"].astimezone(UTC),
+            instances=sum(each.get("CurrentInstanceCount", 0) for each in answer.get("ProductionVariants", [])),
+        )
+
+    @property
+    def phase(self) -> Phase:
+        return _PHASES.get(self.status, Phase.FAILED)
+
+    @property
+    def changing(self) -> bool:
+        return self.status in CHANGING
+
+
+def find(cloud: Cloud, name: str) -> Endpoint | None:
+    """Return the endpoint of a deployment; None if there is none."""
+    answer = described(cloud, "describe_endpoint", EndpointName=names.Names(name).endpoint)
+    return None if answer is None else Endpoint.from_answer(answer)
+
+
+def described(cloud: Cloud, method: str, **parameters: str) -> dict[str, Any] | None:
+    """Return what SageMaker describes; None if there is no such thing. method: as boto3 calls it."""
+    from botocore.exceptions import ClientError
+
+    with errors(f"asking for {next(iter(parameters.values()))}"):
+        try:
+            found: dict[str, Any] = getattr(cloud.client("sagemaker"), method)(**parameters)
+        except ClientError as error:
+            if is_missing(error):
+                return None
+            raise
+    return found
+
+
+def is_missing(error: Exception) -> bool:
+    """Return whether an error of AWS says that something does not exist."""
+    if code_of(error) in ("ResourceNotFoundException", "ResourceNotFound", "NoSuchEntity"):
+        return True
+    return code_of(error) == "ValidationException" and any(words in str(error) for words in _NOT_FOUND)
+
+
+def refuse_foreign(cloud: Cloud, endpoint: Endpoint, name: str) -> None:
+    """Raise LaunchError if an endpoint of our name was not made by this launcher."""
+    found = tags.read(cloud, endpoint.arn)
+    if found.get(tags.RUN_ID) != name or found.get(tags.PURPOSE) != "deployment":
+        raise LaunchError(
+            f"There is an endpoint {endpoint.name}, which this launcher did not create: its tags do not say so.\n"
+            "Try: another name=",
+            Cause.BAD_CONFIG,
+        )
+
+
+def deployed(cloud: Cloud, endpoint: Endpoint, name: str) -> Deployed:
+    """Return what is in service, as far as plans and people compare it. While it is updated, that is what comes."""
+    config_name = endpoint.pending or endpoint.config
+    config = described(cloud, "describe_endpoint_config", EndpointConfigName=config_name) or {}
+    variants = config.get("ProductionVariants") or [{}]
+    model = (
+        described(cloud, "describe_model", ModelName=variants[0]["ModelName"]) if variants[0].get("ModelName") else None
+    )
+    return Deployed(
+        names.revision_of(config_name, name) or "", request.facts(model or {}, config), expires_at(cloud, name)
+    )
+
+
+def expires_at(cloud: Cloud, name: str) -> str:
+    """Return when the deployment's own schedule deletes it, ISO 8601 in UTC; empty if none does."""
+    from botocore.exceptions import ClientError
+
+    schedule = names.Names(name).schedules["endpoint"]
+    with errors(f"asking for the schedule {schedule}"):
+        try:
+            return expiry.time_of(cloud.client("scheduler").get_schedule(Name=schedule))
+        except ClientError as error:
+            if is_missing(error):
+                return ""
+            raise
+
+
+def spent(endpoint: Endpoint, instance_type: str, now: datetime) -> float | None:
+    """Return what the instances have cost at most by list price; None for a type without a known price."""
+    row = prices.hosting(instance_type)
+    hours = (now - endpoint.created).total_seconds() / 3600
+    return None if row is None else row.usd * max(endpoint.instances, 1) * max(hours, 0)

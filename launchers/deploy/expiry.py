@@ -1,0 +1,62 @@
+"""One-time schedules that delete a deployment when its time is over, with the launcher's machine switched off.
+
+Each has one target and deletes itself afterwards. EventBridge Scheduler calls SageMaker and CloudWatch itself, as a
+role that may do just that: https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-targets-universal.html
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from launchers.deploy.names import Names, RevisionNames
+
+_TARGET = "arn:aws:scheduler:::aws-sdk:"
+# a deletion is refused while the endpoint is created or updated, so it is tried again for a day
+_RETRY = {"MaximumEventAgeInSeconds": 86_400, "MaximumRetryAttempts": 185}
+_LATER = timedelta(minutes=5)  # for what an endpoint uses, which is deleted after it
+
+
+def of_deployment(names: Names, at: datetime, role: str) -> list[dict[str, Any]]:
+    """Return the requests for the endpoint and its alarms. at: with a time zone. role: the scheduler's."""
+    schedules = names.schedules
+    return [
+        schedule(schedules["endpoint"], at, role, "sagemaker:deleteEndpoint", {"EndpointName": names.endpoint}),
+        schedule(
+            schedules["alarms"], at, role, "cloudwatch:deleteAlarms", {"AlarmNames": sorted(names.alarms.values())}
+        ),
+    ]
+
+
+def of_revision(names: RevisionNames, at: datetime, role: str) -> list[dict[str, Any]]:
+    """Return the requests for the endpoint configuration and the model of one revision."""
+    schedules, later = names.schedules, at + _LATER
+    return [
+        schedule(
+            schedules["config"], later, role, "sagemaker:deleteEndpointConfig", {"EndpointConfigName": names.config}
+        ),
+        schedule(schedules["model"], later, role, "sagemaker:deleteModel", {"ModelName": names.config}),
+    ]
+
+
+def schedule(name: str, at: datetime, role: str, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a CreateSchedule or UpdateSchedule request. action: as in a universal target, `sagemaker:deleteModel`."""
+    return {
+        "Name": name,
+        "ScheduleExpression": f"at({at.astimezone(UTC):%Y-%m-%dT%H:%M:%S})",
+        "ScheduleExpressionTimezone": "UTC",
+        "FlexibleTimeWindow": {"Mode": "OFF"},
+        "ActionAfterCompletion": "DELETE",
+        "Target": {
+            "Arn": f"{_TARGET}{action}",
+            "RoleArn": role,
+            "Input": json.dumps(parameters),
+            "RetryPolicy": _RETRY,
+        },
+    }
+
+
+def time_of(answer: Mapping[str, Any]) -> str:
+    """Return when a schedule runs, ISO 8601 in UTC. answer: GetSchedule's."""
+    text = str(answer["ScheduleExpression"]).removeprefix("at(").removesuffix(")")
+    return f"{text}+00:00"

@@ -1,0 +1,199 @@
+"""What a deployment consists of in an account: find every part, and remove them in the order that AWS allows."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from launchers.aws.errors import code_of, errors
+from launchers.base import Cloud
+from launchers.deploy import endpoint, names
+from launchers.status import Cause, LaunchError
+
+_S3_USD_PER_GB = 0.023  # a month, of the standard class in us-east-1: https://aws.amazon.com/s3/pricing/
+_GONE = ("NoSuchEntity", "ResourceNotFoundException", "ResourceNotFound")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that AWS keeps. kind: such as `model`. deployment: whose it is."""
+
+    kind: str
+    name: str
+    deployment: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+# from first to last: what watches or uses another part goes before it, and what would delete it goes at the end
+ORDER = ("alarm", "endpoint", "endpoint configuration", "model", "log group", "schedule")
+
+
+def of_deployment(cloud: Cloud, name: str) -> list[Part]:
+    """Return the parts of one deployment, in the order in which they are removed."""
+    return [part for part in everything(cloud, names.Names(name).endpoint) if part.deployment == name]
+
+
+def everything(cloud: Cloud, prefix: str = names.PREFIX) -> list[Part]:
+    """Return the parts of all deployments in the account whose names begin with `prefix`."""
+    found = [
+        Part(kind, name, deployment)
+        for kind, listed, owner in (
+            ("alarm", _alarms(cloud, prefix), _owner_of_alarm),
+            ("endpoint", _listed(cloud, "endpoints", "EndpointName", prefix), names.deployment_of),
+            ("endpoint configuration", _listed(cloud, "endpoint_configs", "EndpointConfigName", prefix), _owner),
+            ("model", _listed(cloud, "models", "ModelName", prefix), _owner),
+            ("log group", _log_groups(cloud, prefix), _owner_of_log_group),
+            ("schedule", _schedules(cloud, prefix), _owner_of_schedule),
+        )
+        for name in listed
+        if (deployment := owner(name)) is not None
+    ]
+    return sorted(found, key=lambda part: (ORDER.index(part.kind), part.name))
+
+
+def remove(cloud: Cloud, part: Part, *, longest_s: float = 3600) -> None:
+    """Remove a part; one that is gone already is no error. An endpoint is waited for, before and after.
+
+    longest_s: the most seconds to wait for an endpoint that is created or updated. Raises LaunchError.
+    """
+    from botocore.exceptions import ClientError
+
+    with errors(f"deleting the {part}"):
+        try:
+            _REMOVERS[part.kind](cloud, part.name, longest_s)
+        except ClientError as error:
+            if not (code_of(error) in _GONE or endpoint.is_missing(error)):
+                raise
+
+
+def remove_all(cloud: Cloud, name: str) -> list[str]:
+    """Remove every part of a deployment, and return those that resist, each with the reason."""
+    left = []
+    for part in of_deployment(cloud, name):
+        try:
+            remove(cloud, part)
+        except LaunchError as error:
+            left.append(f"{part} ({str(error).splitlines()[0]})")
+    return left
+
+
+def remove_revision(cloud: Cloud, name: str, revision: str) -> None:
+    """Remove the parts that one revision has of its own. Raises LaunchError."""
+    own = names.RevisionNames(name, revision)
+    for part in of_deployment(cloud, name):
+        if part.name == own.config or part.name in own.schedules.values():
+            remove(cloud, part)
+
+
+def stays(cloud: Cloud, bucket: str, prefix: str) -> list[str]:
+    """Say what a teardown leaves: the models in S3, with what they cost. prefix: the key of their folder."""
+    with errors(f"listing s3://{bucket}/{prefix}"):
+        pages = cloud.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        sizes = [int(item["Size"]) for page in pages for item in page.get("Contents", [])]
+    if not sizes:
+        return []
+    usd = sum(sizes) / 1e9 * _S3_USD_PER_GB
+    count = f"{len(sizes)} model file{'s' if len(sizes) > 1 else ''}"
+    return [f"{count} in s3://{bucket}/{prefix}, {sum(sizes) / 1e6:,.0f} MB, ${usd:.4f} a month"]
+
+
+# --- whose a name is ---
+
+
+def _owner(config: str) -> str | None:
+    """Return the deployment of an endpoint configuration or a model."""
+    found = re.fullmatch(rf"{names.PREFIX}(.+)-[0-9a-f]{{10}}", config)
+    return found[1] if found and names.is_name(found[1]) else None
+
+
+def _owner_of_alarm(alarm: str) -> str | None:
+    found = re.fullmatch(rf"{names.PREFIX}(.+)-(?:errors|latency)", alarm)
+    return found[1] if found and names.is_name(found[1]) else None
+
+
+def _owner_of_log_group(group: str) -> str | None:
+    return names.deployment_of(group.rpartition("/")[2])
+
+
+def _owner_of_schedule(schedule: str) -> str | None:
+    found = re.fullmatch(
+        rf"{names.PREFIX}(.+?)(?:-expiry-(?:endpoint|alarms)|-[0-9a-f]{{10}}-expiry-(?:config|model))", schedule
+    )
+    return found[1] if found and names.is_name(found[1]) else None
+
+
+# --- lists ---
+
+
+def _listed(cloud: Cloud, what: str, key: str, prefix: str) -> Iterator[str]:
+    with errors(f"listing {what.replace('_', ' ')}"):
+        for page in cloud.client("sagemaker").get_paginator(f"list_{what}").paginate(NameContains=prefix):
+            yield from (item[key] for item in next(value for value in page.values() if isinstance(value, list)))
+
+
+def _alarms(cloud: Cloud, prefix: str) -> Iterator[str]:
+    with errors("listing alarms"):
+        for page in cloud.client("cloudwatch").get_paginator("describe_alarms").paginate(AlarmNamePrefix=prefix):
+            yield from (alarm["AlarmName"] for alarm in page["MetricAlarms"])
+
+
+def _log_groups(cloud: Cloud, prefix: str) -> Iterator[str]:
+    with errors("listing log groups"):
+        client = cloud.client("logs")
+        start = names.Names("").log_group.removesuffix(names.PREFIX) + prefix
+        for page in client.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=start):
+            yield from (group["logGroupName"] for group in page["logGroups"])
+
+
+def _schedules(cloud: Cloud, prefix: str) -> Iterator[str]:
+    with errors("listing schedules"):
+        for page in cloud.client("scheduler").get_paginator("list_schedules").paginate(NamePrefix=prefix):
+            yield from (schedule["Name"] for schedule in page["Schedules"])
+
+
+# --- removal ---
+
+
+def _remove_endpoint(cloud: Cloud, name: str, longest_s: float) -> None:
+    """Delete an endpoint: AWS refuses that while it is created or updated, and takes a while afterwards."""
+    end = time.monotonic() + longest_s
+    client, asked = cloud.client("sagemaker"), False
+    while True:
+        found = endpoint.described(cloud, "describe_endpoint", EndpointName=name)
+        if found is None:
+            return
+        status = found["EndpointStatus"]
+        if status not in endpoint.CHANGING and not (asked and status == "Deleting"):
+            client.delete_endpoint(EndpointName=name)
+            asked = True
+        if time.monotonic() > end:
+            raise LaunchError(
+                f"The endpoint {name} is still {status.lower()} after {longest_s:g} s, and costs money until it is "
+                "gone.\nTry: the same command again, later",
+                Cause.TIME_LIMIT,
+            )
+        time.sleep(cloud.poll_s)
+
+
+def _call(service: str, method: str, key: str) -> Callable[[Cloud, str, float], None]:
+    def made(cloud: Cloud, name: str, longest_s: float) -> None:
+        getattr(cloud.client(service), method)(**{key: name})
+
+    return made
+
+
+def _remove_alarm(cloud: Cloud, name: str, longest_s: float) -> None:
+    cloud.client("cloudwatch").delete_alarms(AlarmNames=[name])
+
+
+_REMOVERS: dict[str, Callable[[Cloud, str, float], Any]] = {
+    "alarm": _remove_alarm,
+    "endpoint": _remove_endpoint,
+    "endpoint configuration": _call("sagemaker", "delete_endpoint_config", "EndpointConfigName"),
+    "model": _call("sagemaker", "delete_model", "ModelName"),
+    "log group": _call("logs", "delete_log_group", "logGroupName"),
+    "schedule": _call("scheduler", "delete_schedule", "Name"),
+}

@@ -1,0 +1,182 @@
+"""Define what the person who deploys needs to be permitted, and the roles that a deployment uses."""
+
+from collections.abc import Iterator
+
+from launchers.aws import policy, tags
+from launchers.aws.actions import CODEBUILD, SAGEMAKER, SCHEDULER, Where
+from launchers.aws.policy import Conditions, Grant, Identity
+from launchers.deploy import images, names, request
+from launchers.deploy.settings import DeploySettings
+
+_NO_RESOURCE = "AWS has no resource for this action"
+_OURS = {"Null": {f"aws:ResourceTag/{tags.RUN_ID}": "false"}}  # only what a launcher has tagged
+_ALL = f"{names.PREFIX}*"
+
+
+def identities(settings: DeploySettings, account: str = "*") -> list[Identity]:
+    """Return the person who deploys, and the roles of endpoint, schedules and image build."""
+    where = Where(settings.cloud.region or "*", account)
+    trust: Conditions = {} if account == "*" else {"StringEquals": {"aws:SourceAccount": account}}
+    return [
+        caller(settings, account),
+        Identity("hosting", "the endpoint", tuple(_hosting(settings, where)), SAGEMAKER, "launcher.role", trust),
+        Identity(
+            "scheduler",
+            "the schedules that end a deployment",
+            tuple(_scheduler(where)),
+            SCHEDULER,
+            "launcher.expiry_role",
+            trust,
+        ),
+        Identity(
+            "image-build",
+            "the build of the endpoint's image",
+            tuple(_build(settings, where)),
+            CODEBUILD,
+            "launcher.build_role",
+            trust,
+        ),
+    ]
+
+
+def actions(identity: Identity) -> tuple[str, ...]:
+    """Return the IAM actions that a person or role needs."""
+    return tuple(sorted({action for grant in identity.grants for action in grant.actions}))
+
+
+def caller(settings: DeploySettings, account: str = "*") -> Identity:
+    """Return what the person who deploys needs."""
+    where = Where(settings.cloud.region or "*", account)
+    bucket, prefix = settings.bucket or "*", settings.prefix
+    models, images_ = where.bucket(bucket, f"{prefix}/models/*"), where.bucket(bucket, f"{prefix}/images/*")
+    endpoints = where.arn("sagemaker", f"endpoint/{_ALL}")
+    configs, model = where.arn("sagemaker", f"endpoint-config/{_ALL}"), where.arn("sagemaker", f"model/{_ALL}")
+    hosting, expiry = _role(settings.role, "hosting", where), _role(settings.expiry_role, "scheduler", where)
+    build = _role(settings.build_role, "image-build", where)
+    types = sorted(request.types_of(settings))
+    return Identity(
+        "launch",
+        "the person who launches",
+        (
+            Grant(("s3:ListBucket", "s3:GetBucketAcl", "s3:GetBucketPolicyStatus"), (where.bucket(bucket),)),
+            Grant(("s3:GetObject",), (models,)),
+            Grant(("s3:PutObject", "s3:AbortMultipartUpload"), (models, images_)),
+            Grant(("iam:GetRole",), (*hosting, *expiry, *build)),
+            Grant(("iam:PassRole",), hosting, {"StringEquals": {"iam:PassedToService": SAGEMAKER}}),
+            Grant(("iam:PassRole",), expiry, {"StringEquals": {"iam:PassedToService": SCHEDULER}}),
+            Grant(("iam:PassRole",), build, {"StringEquals": {"iam:PassedToService": CODEBUILD}}),
+            Grant(("sagemaker:CreateModel",), (model,), {"Bool": {"sagemaker:NetworkIsolation": "true"}}),
+            Grant(
+                ("sagemaker:CreateEndpointConfig",),
+                (configs,),
+                {"ForAllValues:StringEquals": {"sagemaker:InstanceTypes": types}},
+            ),
+            Grant(("sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint"), (endpoints, configs)),
+            Grant(("sagemaker:AddTags",), (endpoints, configs, model)),
+            Grant(
+                (
+                    "sagemaker:DeleteEndpoint",
+                    "sagemaker:DescribeEndpoint",
+                    "sagemaker:InvokeEndpoint",
+                    "sagemaker:ListTags",
+                ),
+                (endpoints,),
+            ),
+            Grant(("sagemaker:DeleteEndpointConfig", "sagemaker:DescribeEndpointConfig"), (configs,)),
+            Grant(("sagemaker:DeleteModel", "sagemaker:DescribeModel"), (model,)),
+            Grant(
+                ("sagemaker:ListEndpointConfigs", "sagemaker:ListEndpoints", "sagemaker:ListModels"),
+                everywhere=_NO_RESOURCE,
+            ),
+            Grant(
+                ("cloudwatch:DeleteAlarms", "cloudwatch:PutMetricAlarm", "cloudwatch:TagResource"),
+                (where.arn("cloudwatch", f"alarm:{_ALL}"),),
+            ),
+            # a list of alarms names none of them
+            Grant(("cloudwatch:DescribeAlarms",), (where.arn("cloudwatch", "alarm:*"),)),
+            Grant(
+                (
+                    "scheduler:CreateSchedule",
+                    "scheduler:DeleteSchedule",
+                    "scheduler:GetSchedule",
+                    "scheduler:UpdateSchedule",
+                ),
+                (where.arn("scheduler", f"schedule/default/{_ALL}"),),
+            ),
+            Grant(("scheduler:ListSchedules",), everywhere="a list of schedules names none of them"),
+            Grant(
+                ("logs:DeleteLogGroup", "logs:DescribeLogStreams", "logs:GetLogEvents"),
+                (where.arn("logs", f"log-group:/aws/sagemaker/Endpoints/{_ALL}"),),
+            ),
+            Grant(("logs:DescribeLogGroups",), (where.arn("logs", "log-group:*"),)),
+            *_images(where),
+            *_kms(settings, where),
+        ),
+    )
+
+
+def _images(where: Where) -> Iterator[Grant]:
+    repository = where.arn("ecr", f"repository/{request.REPOSITORY}")
+    yield Grant(("ecr:CreateRepository", "ecr:DescribeImages"), (repository,))
+    yield Grant(_PUSH, (repository,))
+    yield Grant(("ecr:GetAuthorizationToken",), everywhere=_NO_RESOURCE)
+    project = where.arn("codebuild", f"project/{images.BUILDER}")
+    yield Grant(("codebuild:BatchGetBuilds", "codebuild:CreateProject", "codebuild:StartBuild"), (project,))
+    yield Grant(("logs:GetLogEvents",), (where.arn("logs", f"log-group:/aws/codebuild/{images.BUILDER}:*"),))
+
+
+_PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
+_PUSH = ("ecr:CompleteLayerUpload", "ecr:InitiateLayerUpload", "ecr:PutImage", "ecr:UploadLayerPart", *_PULL[:1])
+_WRITE_LOGS = ("logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents")
+
+
+def _hosting(settings: DeploySettings, where: Where) -> Iterator[Grant]:
+    """Yield what SageMaker calls in the name of the endpoint's role.
+
+    It says so under "CreateModel API: Execution Role Permissions" of
+    https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html.
+    """
+    bucket = settings.bucket or "*"
+    yield Grant(("s3:GetObject",), (where.bucket(bucket, f"{settings.prefix}/models/*"),))
+    yield Grant(("s3:ListBucket",), (where.bucket(bucket),))
+    yield Grant(_PULL, (where.arn("ecr", f"repository/{request.REPOSITORY}"),))
+    yield Grant(("ecr:GetAuthorizationToken",), everywhere=_NO_RESOURCE)
+    yield Grant(_WRITE_LOGS, (where.arn("logs", f"log-group:/aws/sagemaker/Endpoints/{_ALL}"),))
+    yield Grant(
+        ("cloudwatch:PutMetricData",),
+        conditions={"StringLike": {"cloudwatch:namespace": ["AWS/SageMaker", "/aws/sagemaker/*"]}},
+        everywhere="metrics have no ARN; the condition limits them to the namespaces of endpoints",
+    )
+    yield Grant(("cloudwatch:DescribeAlarms",), (where.arn("cloudwatch", f"alarm:{_ALL}"),))
+    yield from _kms(settings, where)
+
+
+def _scheduler(where: Where) -> Iterator[Grant]:
+    yield Grant(("sagemaker:DeleteEndpoint",), (where.arn("sagemaker", f"endpoint/{_ALL}"),))
+    yield Grant(("sagemaker:DeleteEndpointConfig",), (where.arn("sagemaker", f"endpoint-config/{_ALL}"),))
+    yield Grant(("sagemaker:DeleteModel",), (where.arn("sagemaker", f"model/{_ALL}"),))
+    yield Grant(("cloudwatch:DeleteAlarms",), (where.arn("cloudwatch", f"alarm:{_ALL}"),))
+
+
+def _build(settings: DeploySettings, where: Where) -> Iterator[Grant]:
+    yield Grant(("s3:GetObject",), (where.bucket(settings.bucket or "*", f"{settings.prefix}/images/*"),))
+    yield Grant(_PUSH, (where.arn("ecr", f"repository/{request.REPOSITORY}"),))
+    yield Grant(("ecr:GetAuthorizationToken",), everywhere=_NO_RESOURCE)
+    group = where.arn("logs", f"log-group:/aws/codebuild/{images.BUILDER}*")
+    yield Grant(("logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"), (group,))
+    yield from _kms(settings, where)
+
+
+def _role(role: str | None, identity: str, where: Where) -> tuple[str, ...]:
+    """Return the ARN of a role; of one that is given by name and is not ours, with and without a path."""
+    if role is None or role == policy.role_name(identity):
+        return (where.role(policy.role_in_arn(identity)),)
+    return (role,) if role.startswith("arn:") else (where.role(role), where.role(f"*/{role}"))
+
+
+def _kms(settings: DeploySettings, where: Where) -> Iterator[Grant]:
+    key = settings.kms_key
+    if key:
+        resource = key if key.startswith("arn:") else where.arn("kms", f"key/{key}")
+        yield Grant(("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey"), (resource,))
+        yield Grant(("kms:CreateGrant",), (resource,), {"Bool": {"kms:GrantIsForAWSResource": "true"}})

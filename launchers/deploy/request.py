@@ -1,0 +1,251 @@
+"""Build the requests that create or update a deployment. All of it follows from the settings and the RunSpec."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from launchers.aws import iam, tags
+from launchers.aws.layout import Layout
+from launchers.deploy import expiry, names
+from launchers.deploy.settings import AUTO, DeploySettings
+from launchers.payload.model import MODEL_FILE
+from launchers.plan import Request
+from launchers.spec import Deployment, RunSpec
+
+ACCOUNT = "<account>"  # in the URI of our image: only the account knows its number
+REPOSITORY = "dogbreed-serve"
+_ACCOUNTS = re.compile(r"^\d{12}(?=\.dkr\.ecr\.)")
+_ROLE_IN_PLAN = iam.arn_in_plan("").rstrip(">")
+_MOST_RUN_S = 28_800  # of an update, SageMaker's own limit
+_PERIOD_S = 60  # of the alarms' metrics
+
+
+def deployment(spec: RunSpec) -> Deployment:
+    assert spec.deployment is not None, "describe makes no other spec for this launcher"
+    return spec.deployment
+
+
+def revision(settings: DeploySettings, spec: RunSpec) -> str:
+    """Return what identifies this revision: a digest of everything that runs, but of no name, tag or time."""
+    about = [
+        _model(settings, spec, name="", tagged=False),
+        _config(settings, spec, name="", model="", tagged=False),
+    ]
+    return names.shortened(hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest())
+
+
+def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
+    """Return the calls that make the deployment what the spec asks for, in order; none if it is that already.
+
+    What deletes a part when its time is over is created before the part itself.
+    """
+    before, wanted = deployment(spec).before, revision(settings, spec)
+    if before is not None and before.revision == wanted:
+        return ()
+    common, own = names.Names(spec.run_id), names.RevisionNames(spec.run_id, wanted)
+    found = [
+        Request("s3", "PutObject", _upload(settings, spec)),
+        *_schedules(settings, spec, own),
+        Request("sagemaker", "CreateModel", _model(settings, spec, name=own.config)),
+        Request("sagemaker", "CreateEndpointConfig", _config(settings, spec, name=own.config, model=own.config)),
+        *(Request("cloudwatch", "PutMetricAlarm", alarm) for alarm in _alarms(settings, spec, common)),
+    ]
+    if before is None:
+        create = {"EndpointName": common.endpoint, "EndpointConfigName": own.config, "Tags": _tags(settings, spec)}
+        return (*found, Request("sagemaker", "CreateEndpoint", create))
+    return (*found, Request("sagemaker", "UpdateEndpoint", update(settings, common, own.config, settings.instances)))
+
+
+def model_uri(settings: DeploySettings, spec: RunSpec) -> str:
+    return _layout(settings).uri(_key(settings, spec))
+
+
+def image_uri(settings: DeploySettings, spec: RunSpec) -> str:
+    """Return the URI of the endpoint's image; with `auto`, of ours, whose tag is the digest of what goes into it."""
+    if settings.image != AUTO:
+        return settings.image
+    region = settings.cloud.region or ""
+    suffix = ".cn" if region.startswith("cn-") else ""
+    return f"{ACCOUNT}.dkr.ecr.{region}.amazonaws.com{suffix}/{REPOSITORY}:{deployment(spec).image_digest[:16]}"
+
+
+def facts(model: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what people compare between revisions. model, config: as requested, or as AWS describes them."""
+    container, variant = model.get("PrimaryContainer") or {}, (config.get("ProductionVariants") or [{}])[0]
+    pools = [pool["InstanceType"] for pool in variant.get("InstancePools", [])] or [variant.get("InstanceType", "?")]
+    network = (model.get("VpcConfig") or {}).get("Subnets", [])
+    return {
+        "model": str(container.get("ModelDataUrl", "")),
+        "image": _ACCOUNTS.sub(ACCOUNT, str(container.get("Image", ""))),
+        "machines": f"{variant.get('InitialInstanceCount', '?')} x {', else '.join(pools)}",
+        "role": str(model.get("ExecutionRoleArn", "")).rpartition("/")[2].removeprefix(_ROLE_IN_PLAN).rstrip(">"),
+        "network": ("isolated" if model.get("EnableNetworkIsolation") else "open")
+        + (f", in {', '.join(sorted(network))}" if network else ""),
+        "key": str(config.get("KmsKeyId") or "the default key"),
+    }
+
+
+def wanted_facts(settings: DeploySettings, spec: RunSpec) -> dict[str, str]:
+    """Return the facts of the revision that the spec asks for."""
+    return facts(
+        _model(settings, spec, name="", tagged=False), _config(settings, spec, name="", model="", tagged=False)
+    )
+
+
+def update(settings: DeploySettings, common: names.Names, config: str, instances: int) -> dict[str, Any]:
+    """Return the UpdateEndpoint request that brings another configuration, of so many instances, into service.
+
+    A canary is at most half of the instances, so one instance is replaced at once. Either way both fleets run while
+    the new one is watched, and an alarm brings back the old one:
+    https://docs.aws.amazon.com/sagemaker/latest/dg/deployment-guardrails-blue-green.html
+    """
+    routing: dict[str, Any] = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": settings.bake_s}
+    if instances > 1:
+        routing |= {"Type": "CANARY", "CanarySize": {"Type": "INSTANCE_COUNT", "Value": 1}}
+    longest = min(_MOST_RUN_S, max(600, 2 * settings.bake_s + settings.start_s + 900))
+    return {
+        "EndpointName": common.endpoint,
+        "EndpointConfigName": config,
+        "RetainAllVariantProperties": True,
+        "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DesiredInstanceCount"}],
+        "DeploymentConfig": {
+            "BlueGreenUpdatePolicy": {
+                "TrafficRoutingConfiguration": routing,
+                "TerminationWaitInSeconds": settings.bake_s,
+                "MaximumExecutionTimeoutInSeconds": longest,
+            },
+            "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in common.alarms.values()]},
+        },
+    }
+
+
+# --- the parts ---
+
+
+def _key(settings: DeploySettings, spec: RunSpec) -> str:
+    return _layout(settings).model(spec.run_id, deployment(spec).model.digest[:16])
+
+
+def _layout(settings: DeploySettings) -> Layout:
+    assert settings.bucket is not None, "the checks refuse settings without a bucket"
+    return Layout(settings.bucket, settings.prefix)
+
+
+def _upload(settings: DeploySettings, spec: RunSpec) -> dict[str, Any]:
+    size = deployment(spec).model.size
+    return {
+        "Bucket": settings.bucket,
+        **settings.encryption,
+        "Key": _key(settings, spec),
+        "Body": f"<{MODEL_FILE}, {size:,} bytes>",
+    }
+
+
+def _model(settings: DeploySettings, spec: RunSpec, *, name: str, tagged: bool = True) -> dict[str, Any]:
+    assert settings.role is not None, "the checks refuse settings without a role"
+    network = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
+    return {
+        "ModelName": name,
+        "PrimaryContainer": {"Image": image_uri(settings, spec), "ModelDataUrl": model_uri(settings, spec)},
+        "ExecutionRoleArn": iam.arn_in_plan(settings.role),
+        # no network and no credentials in the container: a picture can make it reach nothing
+        "EnableNetworkIsolation": True,
+        **({"VpcConfig": network} if settings.subnets else {}),
+        **({"Tags": _tags(settings, spec)} if tagged else {}),
+    }
+
+
+def _config(settings: DeploySettings, spec: RunSpec, *, name: str, model: str, tagged: bool = True) -> dict[str, Any]:
+    return {
+        "EndpointConfigName": name,
+        "ProductionVariants": [
+            {
+                "VariantName": names.VARIANT,
+                "ModelName": model,
+                "InitialInstanceCount": settings.instances,
+                "InitialVariantWeight": 1.0,
+                **_machines(settings),
+                "ContainerStartupHealthCheckTimeoutInSeconds": settings.start_s,
+                "RoutingConfig": {"RoutingStrategy": "LEAST_OUTSTANDING_REQUESTS"},
+            }
+        ],
+        "MetricsConfig": {"EnableEnhancedMetrics": True, "MetricPublishFrequencyInSeconds": 10},
+        **({"KmsKeyId": settings.kms_key} if settings.kms_key else {}),
+        **({"Tags": _tags(settings, spec)} if tagged else {}),
+    }
+
+
+def _machines(settings: DeploySettings) -> dict[str, Any]:
+    """Return the instance type; with a fallback, both as pools, of which SageMaker takes the first that it has."""
+    types = types_of(settings)
+    if len(types) == 1:
+        return {"InstanceType": types[0]}
+    return {"InstancePools": [{"InstanceType": name, "Priority": place} for place, name in enumerate(types, 1)]}
+
+
+def types_of(settings: DeploySettings) -> Sequence[str]:
+    fallback = settings.fallback_type
+    return [settings.instance_type, *([fallback] if fallback and fallback != settings.instance_type else [])]
+
+
+def _alarms(settings: DeploySettings, spec: RunSpec, common: names.Names) -> list[dict[str, Any]]:
+    """Return the alarms that roll an update back.
+
+    Invocation5XXErrors is 1 for an invocation that failed and 0 for any other, so its average is their share:
+    https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html
+    """
+    dimensions = [
+        {"Name": "EndpointName", "Value": common.endpoint},
+        {"Name": "VariantName", "Value": names.VARIANT},
+    ]
+    watched = {
+        "errors": ("Invocation5XXErrors", settings.max_error_rate),
+        "latency": ("ModelLatency", settings.max_latency_ms * 1000),  # in microseconds
+    }
+    return [
+        {
+            "AlarmName": common.alarms[kind],
+            "Namespace": "AWS/SageMaker",
+            "MetricName": metric,
+            "Dimensions": dimensions,
+            "Statistic": "Average",
+            "Period": _PERIOD_S,
+            "EvaluationPeriods": 2,
+            "DatapointsToAlarm": 2,
+            "Threshold": float(threshold),
+            "ComparisonOperator": "GreaterThanThreshold",
+            "TreatMissingData": "notBreaching",
+            "Tags": _tags(settings, spec),
+        }
+        for kind, (metric, threshold) in watched.items()
+    ]
+
+
+def _schedules(settings: DeploySettings, spec: RunSpec, own: names.RevisionNames) -> list[Request]:
+    """Return what deletes the deployment when its time is over; what takes that away, if it is to stay."""
+    before, common = deployment(spec).before, names.Names(spec.run_id)
+    at = end_of(settings, spec)
+    if at is None:
+        kept = common.schedules.values() if before is not None and before.expires_at else ()
+        return [Request("scheduler", "DeleteSchedule", {"Name": name}) for name in kept]
+    assert settings.expiry_role is not None, "the checks refuse settings without a role"
+    role = iam.arn_in_plan(settings.expiry_role)
+    shared = "UpdateSchedule" if before is not None and before.expires_at else "CreateSchedule"
+    return [
+        *(Request("scheduler", shared, each) for each in expiry.of_deployment(common, at, role)),
+        *(Request("scheduler", "CreateSchedule", each) for each in expiry.of_revision(own, at, role)),
+    ]
+
+
+def _tags(settings: DeploySettings, spec: RunSpec) -> list[dict[str, str]]:
+    return tags.to_aws(tags.of_deployment(spec, settings.owner, end_of(settings, spec)))
+
+
+def end_of(settings: DeploySettings, spec: RunSpec) -> datetime | None:
+    """Return when the deployment is deleted; None if it stays until somebody ends it."""
+    if settings.ttl_hours is None:
+        return None
+    return datetime.fromisoformat(spec.created_at) + timedelta(hours=settings.ttl_hours)

@@ -1,0 +1,44 @@
+"""The settings of a deployment."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launchers.aws import s3
+from launchers.base import Cloud
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class DeploySettings:
+    """The settings of a deployment. conf/launcher/deploy.yaml explains each of them.
+
+    The launcher has them as its own fields. A plan follows from them and the RunSpec alone.
+    """
+
+    cloud: Cloud
+    bucket: str | None = None
+    role: str | None = None
+    expiry_role: str | None = None
+    build_role: str | None = None
+    prefix: str = "dogbreed"
+    instance_type: str = "ml.c7i.large"
+    fallback_type: str | None = "ml.c6i.large"
+    instances: int = 1
+    image: str = AUTO
+    ttl_hours: float | None = 8
+    start_s: int = 300
+    bake_s: int = 300
+    max_error_rate: float = 0.05
+    max_latency_ms: float = 2000
+    rps: float = 0.1
+    owner: str = "unknown"
+    kms_key: str | None = None
+    subnets: Sequence[str] = ()
+    security_groups: Sequence[str] = ()
+    wait_for_capacity_h: float | None = None
+
+    @property
+    def encryption(self) -> dict[str, str]:
+        """The encryption arguments of each upload."""
+        return s3.encryption(self.kms_key)

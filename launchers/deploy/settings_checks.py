@@ -1,0 +1,115 @@
+"""Check the settings of a deployment, as far as that is possible without a network."""
+
+import re
+from collections.abc import Iterator
+
+from launchers.aws import common_checks, iam
+from launchers.cost import prices
+from launchers.deploy import names
+from launchers.deploy.settings import AUTO, DeploySettings
+from launchers.spec import RunSpec
+
+_TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
+_IMAGE = re.compile(
+    r"\d{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/[\w./-]+(:[\w.-]+|@sha256:[0-9a-f]{64})"
+)
+_LEAST_BAKE_S = 180  # two periods of the alarms, and a minute until their metrics are published
+_MOST_TTL_H = 24 * 365
+_ROLES = "Try: `python -m launchers iam --apply`, which creates them"
+
+
+def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
+    """Yield every problem found. Each finding says what is wrong, what was seen and what to try."""
+    yield from settings.cloud.findings()
+    yield from _name_findings(spec)
+    yield from common_checks.bucket_findings(settings.bucket, settings.prefix)
+    yield from common_checks.network_findings(settings.subnets, settings.security_groups)
+    yield from _role_findings(settings)
+    yield from _machine_findings(settings)
+    yield from _image_findings(settings)
+    yield from _time_findings(settings)
+    yield from common_checks.waiting_findings(settings.wait_for_capacity_h)
+    yield from _alarm_findings(settings)
+
+
+def _name_findings(spec: RunSpec) -> Iterator[str]:
+    if not names.is_name(spec.run_id):
+        yield (
+            f"name={spec.run_id!r} cannot name a deployment: at most {names.LONGEST} lower-case letters and digits, "
+            "beginning with a letter, and single hyphens between them.\nTry: name=dogs"
+        )
+
+
+def _role_findings(settings: DeploySettings) -> Iterator[str]:
+    roles = {"launcher.role": settings.role}
+    if settings.image == AUTO:
+        roles["launcher.build_role"] = settings.build_role
+    if settings.ttl_hours is not None:
+        roles["launcher.expiry_role"] = settings.expiry_role
+    for key, role in roles.items():
+        if role is None:
+            yield f"{key} is not set.\n{_ROLES}"
+        elif not iam.is_role(role):
+            yield f"{key}={role!r} is neither a role name nor a role ARN.\n{_ROLES}"
+
+
+def _machine_findings(settings: DeploySettings) -> Iterator[str]:
+    for key, name in (("instance_type", settings.instance_type), ("fallback_type", settings.fallback_type)):
+        if name is not None and not (_TYPE.fullmatch(name) and prices.hosts(name)):
+            near = ", ".join(prices.closest_hosting(name)) or DeploySettings.instance_type
+            yield f"launcher.{key}={name} is not a type that SageMaker's endpoints run on.\nTry: {near}"
+    first, fallback = settings.instance_type, settings.fallback_type
+    if fallback is not None and first.rpartition(".")[2] != fallback.rpartition(".")[2]:
+        yield (
+            f"launcher.fallback_type={fallback} is of another size than {first}, so an instance's load would depend "
+            f"on which one AWS has.\nTry: launcher.fallback_type={fallback.rpartition('.')[0]}."
+            f"{first.rpartition('.')[2]}, or launcher.fallback_type=null"
+        )
+    if settings.instances < 1:
+        yield f"launcher.instances must be at least 1, got {settings.instances}.\nTry: launcher.instances=1"
+
+
+def _image_findings(settings: DeploySettings) -> Iterator[str]:
+    if settings.image == AUTO:
+        return
+    found = _IMAGE.fullmatch(settings.image)
+    if found is None:
+        yield (
+            f"launcher.image={settings.image!r} is not the URI of an image in Amazon ECR with its tag or digest; "
+            "endpoints take no others.\nTry: launcher.image=auto"
+        )
+    elif settings.cloud.region is not None and found["region"] != settings.cloud.region:
+        yield (
+            f"launcher.image is in {found['region']}, and the endpoint in {settings.cloud.region}: SageMaker pulls "
+            "images of its own region.\nTry: launcher.image=auto"
+        )
+
+
+def _time_findings(settings: DeploySettings) -> Iterator[str]:
+    if settings.ttl_hours is not None and not 0 < settings.ttl_hours <= _MOST_TTL_H:
+        yield (
+            f"launcher.ttl_hours must be above 0 and at most {_MOST_TTL_H}, got {settings.ttl_hours:g}.\n"
+            "Try: launcher.ttl_hours=8; null keeps the deployment until you end it"
+        )
+    if not 60 <= settings.start_s <= 3600:
+        yield f"launcher.start_s must be from 60 to 3600 seconds, got {settings.start_s}.\nTry: launcher.start_s=300"
+    if not _LEAST_BAKE_S <= settings.bake_s <= 3600:
+        yield (
+            f"launcher.bake_s must be between {_LEAST_BAKE_S} seconds, which an alarm needs to go off, and 3600, got "
+            f"{settings.bake_s}.\nTry: launcher.bake_s=300"
+        )
+
+
+def _alarm_findings(settings: DeploySettings) -> Iterator[str]:
+    if not 0 < settings.max_error_rate < 1:
+        yield (
+            f"launcher.max_error_rate must be between 0 and 1, got {settings.max_error_rate:g}.\n"
+            "Try: launcher.max_error_rate=0.05"
+        )
+    if not 0 < settings.max_latency_ms <= 60_000:
+        yield (
+            f"launcher.max_latency_ms must be above 0 and at most 60000, SageMaker's own limit, got "
+            f"{settings.max_latency_ms:g}.\nTry: launcher.max_latency_ms=2000"
+        )
+    if settings.rps < 0:
+        yield f"launcher.rps must not be negative, got {settings.rps:g}.\nTry: launcher.rps=0.1"

@@ -1,0 +1,96 @@
+"""Wait for a deployment to settle, and show meanwhile what its containers log."""
+
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from dogbreed.errors import Interrupted
+from dogbreed.interruption import signal_of_exit
+from launchers.aws.errors import code_of, errors
+from launchers.base import Cloud, Launcher
+from launchers.deploy.names import Names
+from launchers.follow import detached
+from launchers.status import Cause, Handle, LaunchError, LogLine, Status
+
+TAIL_LINES = 10
+_REQUEST = re.compile(r"\b(?:GET|POST) '/(?:ping|invocations)' \d{3} ")  # a line for each request, of our own server
+
+
+def settle(
+    launcher: Launcher, handle: Handle, *, deadline_s: float, meanwhile: Callable[[Status], None] | None = None
+) -> Status:
+    """Print phases and log lines until the deployment settles, and return its status then.
+
+    meanwhile: called after each look at the status. Raises LaunchError after deadline_s seconds, and Interrupted after
+    a signal to stop; the deployment then goes on.
+    """
+    end, shown = time.monotonic() + deadline_s, ""
+    seen = Counter(line.node for line in launcher.logs(handle))  # what earlier containers have logged
+    try:
+        while True:
+            status = launcher.status(handle)
+            for line in new_lines(launcher.logs(handle), seen):
+                if not _REQUEST.search(line.text):
+                    print(f"  | {line.text}", flush=True)
+            words = status.phase.replace("_", " ")
+            if words != shown:
+                shown = words
+                print(f"{handle}: {words}", flush=True)
+            if status.settled:
+                return status
+            if meanwhile is not None:
+                meanwhile(status)
+            if time.monotonic() > end:
+                raise LaunchError(
+                    f"{handle} is still {words} after {deadline_s / 60:g} min.\n{detached(launcher, handle)}",
+                    Cause.TIME_LIMIT,
+                )
+            time.sleep(launcher.poll_s)
+    except (KeyboardInterrupt, SystemExit) as error:
+        signum = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal_of_exit(error)
+        if signum is None:
+            raise
+        raise Interrupted(detached(launcher, handle), signum) from None
+
+
+def new_lines(found: Iterable[LogLine], seen: Counter[int]) -> Iterator[LogLine]:
+    """Yield the lines that have come since the last call. seen: how many there were of each instance; is updated."""
+    counts: Counter[int] = Counter()
+    for line in found:
+        counts[line.node] += 1
+        if counts[line.node] > seen[line.node]:
+            yield line
+    seen |= counts
+
+
+def lines(cloud: Cloud, name: str) -> Iterator[LogLine]:
+    """Yield what the containers of all instances have logged, by instance in the order in which they started."""
+    from botocore.exceptions import ClientError
+
+    group, client = Names(name).log_group, cloud.client("logs")
+    with errors(f"reading the log {group}"):
+        try:
+            pages = client.get_paginator("describe_log_streams").paginate(logGroupName=group)
+            streams = [stream for page in pages for stream in page["logStreams"]]
+        except ClientError as error:
+            if code_of(error) == "ResourceNotFoundException":  # nothing has been logged yet
+                return
+            raise
+        streams.sort(key=lambda stream: (stream.get("creationTime", 0), stream["logStreamName"]))
+        for node, stream in enumerate(streams):
+            for text in _events(client, group, stream["logStreamName"]):
+                yield LogLine(1, node, text)
+
+
+def _events(client: object, group: str, stream: str) -> Iterator[str]:
+    token: dict[str, str] = {}
+    while True:
+        page = client.get_log_events(  # type: ignore[attr-defined]
+            logGroupName=group, logStreamName=stream, startFromHead=True, **token
+        )
+        yield from (event["message"].rstrip("\n") for event in page["events"])
+        if page["nextForwardToken"] == token.get("nextToken"):
+            return
+        token = {"nextToken": page["nextForwardToken"]}

@@ -1,0 +1,41 @@
+"""Deployments as a command would ask for them, without a cloud."""
+
+from dataclasses import replace
+from typing import Any
+
+from launchers.aws.account import Account
+from launchers.deploy.launcher import DeployLauncher
+from launchers.payload.model import SentModel
+from launchers.spec import Deployed, Deployment, RunSpec
+
+MODEL = SentModel(
+    "/runs/abcd/model.tar.gz",
+    "a" * 64,
+    95_000_000,
+    "0123456789ab",
+    133,
+    "resnet50",
+    224,
+    "runs/abcd",
+    {"test/acc": 0.8},
+)
+
+
+def launcher(**settings: Any) -> DeployLauncher:
+    roles = {"role": "dogbreed-hosting", "expiry_role": "dogbreed-scheduler", "build_role": "dogbreed-image-build"}
+    given = {"bucket": "my-bucket", "owner": "me", **roles}
+    return DeployLauncher(Account(region="eu-west-1"), **{**given, **settings})
+
+
+def spec(before: Deployed | None = None, *, name: str = "dogs", **changes: Any) -> RunSpec:
+    deployment = Deployment(replace(MODEL, **changes), "b" * 64, before)
+    return RunSpec(
+        run_id=name,
+        overrides=("launcher=deploy", f"name={name}", "checkpoint=runs/abcd"),
+        config={},
+        folder=f"/deployments/{name}",
+        created_at="2026-11-24T12:00:00+00:00",
+        commit=None,
+        dirty=False,
+        deployment=deployment,
+    )
