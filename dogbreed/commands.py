@@ -47,6 +47,11 @@ def shell(*words: str) -> str:
     return shlex.join(words)
 
 
+def words(text: str) -> list[str]:
+    """Return the words of a line, read as a shell reads it. Raises ValueError for an open quote."""
+    return shlex.split(text)
+
+
 def override(key: str, value: str) -> str:
     """Return `key=value`, quoted so that Hydra reads back exactly the text `value`."""
     if _PLAIN.fullmatch(value) and not _NOT_TEXT.fullmatch(value):

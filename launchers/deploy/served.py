@@ -3,7 +3,6 @@
 import http.client
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
 
-from dogbreed import artifact
+from dogbreed import artifact, commands
 from launchers.project import PROJECT
 
 IMAGE = Path(__file__).parent / "image"
@@ -144,7 +143,7 @@ def _unpack(model: Path, folder: Path) -> None:
 def image_variables() -> dict[str, str]:
     """Return the variables that the Dockerfile sets."""
     text = (IMAGE / "Dockerfile").read_text().replace("\\\n", " ")
-    pairs = [pair for line in text.splitlines() if line.startswith("ENV ") for pair in shlex.split(line)[1:]]
+    pairs = [pair for line in text.splitlines() if line.startswith("ENV ") for pair in commands.words(line)[1:]]
     return dict(pair.split("=", 1) for pair in pairs)
 
 

@@ -7,7 +7,6 @@ nothing is downloaded. This interpreter stands in for that of the base image.
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from dogbreed import commands
 from launchers.rehearsal.image import Image
 
 _IGNORED = ("USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "VOLUME", "SHELL", "MAINTAINER", "ONBUILD")
@@ -103,7 +103,7 @@ def _step(
         state.place(".").mkdir(parents=True, exist_ok=True)
     elif word in ("ENV", "LABEL"):
         target = state.environment if word == "ENV" else state.labels
-        target |= dict(pair.partition("=")[::2] for pair in shlex.split(rest))
+        target |= dict(pair.partition("=")[::2] for pair in commands.words(rest))
     elif word in ("ENTRYPOINT", "CMD"):
         words = _exec_form(rest) or ["/bin/sh", "-c", rest]
         state.entrypoint, state.command = (words, []) if word == "ENTRYPOINT" else (state.entrypoint, words)
@@ -158,7 +158,7 @@ def _run(state: _State, rest: str, say: Callable[[str], None]) -> None:
             say(line.rstrip())
     if process.returncode:
         raise BuildError(
-            f'ERROR: failed to solve: process "{shlex.join(argv)}" did not complete successfully: exit code: '
+            f'ERROR: failed to solve: process "{commands.shell(*argv)}" did not complete successfully: exit code: '
             f"{process.returncode}"
         )
 

@@ -270,7 +270,7 @@ class RunningSearch:
         assert self._signum is not None
         done = self.study.counts().finished
         fetch = commands.launchers("download", shown_path(self.folder))
-        continues = f"running jobs continue (python -m launchers list; {fetch} fetches what has ended)"
+        continues = f"running jobs continue ({commands.launchers('list')}; {fetch} fetches what has ended)"
         rest = continues if self.elsewhere else "running ones have been saved"
         rest = rest if self._interrupted else "none was running"
         message = (

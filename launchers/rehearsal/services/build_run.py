@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import shlex
 import signal
 import sys
 import threading
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from dogbreed import commands
 from launchers.aws.actions import Need
 from launchers.rehearsal.access import HERE, authorize, may_log
 from launchers.rehearsal.clock import Clock
@@ -173,7 +173,7 @@ class BuildRun(threading.Thread):
         folder.mkdir(parents=True)
         for name in ("docker", "aws"):
             file = folder / name
-            python = f"PYTHONPATH={shlex.quote(str(_ROOT))} exec {shlex.quote(sys.executable)}"
+            python = f"PYTHONPATH={commands.shell(str(_ROOT))} exec {commands.shell(sys.executable)}"
             file.write_text(f'#!/bin/sh\n{python} -m launchers.rehearsal.docker {name} "$@"\n')
             file.chmod(0o755)
 
@@ -212,8 +212,10 @@ def script(phases: Mapping[str, Any]) -> str:
         guard = 'if [ "$skip" = 0 ]; then' if name == "post_build" else 'if [ "$failed" = 0 ]; then'
         lines += [guard, f"echo '[Container] Entering phase {title}'", "here=0"]
         for command in commands:
-            shown = shlex.quote(f"[Container] Running command {command.splitlines()[0]}")
-            first = shlex.quote(f"[Container] Command did not exit successfully {command.splitlines()[0]} exit status")
+            shown = commands.shell(f"[Container] Running command {command.splitlines()[0]}")
+            first = commands.shell(
+                f"[Container] Command did not exit successfully {command.splitlines()[0]} exit status"
+            )
             lines += ['if [ "$here" = 0 ]; then', f"echo {shown}", command, "status=$?"]
             lines += [f'if [ "$status" != 0 ]; then echo {first} "$status"; here=1; failed=1; fi', "fi"]
         if name != "build":
