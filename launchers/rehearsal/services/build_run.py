@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from dogbreed import commands
+from dogbreed.commands import shell
 from launchers.aws.actions import Need
 from launchers.rehearsal.access import HERE, authorize, may_log
 from launchers.rehearsal.clock import Clock
@@ -173,7 +173,7 @@ class BuildRun(threading.Thread):
         folder.mkdir(parents=True)
         for name in ("docker", "aws"):
             file = folder / name
-            python = f"PYTHONPATH={commands.shell(str(_ROOT))} exec {commands.shell(sys.executable)}"
+            python = f"PYTHONPATH={shell(str(_ROOT))} exec {shell(sys.executable)}"
             file.write_text(f'#!/bin/sh\n{python} -m launchers.rehearsal.docker {name} "$@"\n')
             file.chmod(0o755)
 
@@ -212,10 +212,8 @@ def script(phases: Mapping[str, Any]) -> str:
         guard = 'if [ "$skip" = 0 ]; then' if name == "post_build" else 'if [ "$failed" = 0 ]; then'
         lines += [guard, f"echo '[Container] Entering phase {title}'", "here=0"]
         for command in commands:
-            shown = commands.shell(f"[Container] Running command {command.splitlines()[0]}")
-            first = commands.shell(
-                f"[Container] Command did not exit successfully {command.splitlines()[0]} exit status"
-            )
+            shown = shell(f"[Container] Running command {command.splitlines()[0]}")
+            first = shell(f"[Container] Command did not exit successfully {command.splitlines()[0]} exit status")
             lines += ['if [ "$here" = 0 ]; then', f"echo {shown}", command, "status=$?"]
             lines += [f'if [ "$status" != 0 ]; then echo {first} "$status"; here=1; failed=1; fi', "fi"]
         if name != "build":
