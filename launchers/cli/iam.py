@@ -132,16 +132,25 @@ def _launchers(overrides: Sequence[str], checking: bool) -> Iterator[tuple[Launc
     else:
         options = sorted(path.stem for path in (PROJECT / "conf" / "launcher").glob("*.yaml"))
         composed = [cfg for option in options if _is_remote(cfg := _composed([*overrides, f"launcher={option}"]))]
-    for cfg in composed:
-        if not _is_remote(cfg):
-            raise ConfigError("This launcher runs on this machine: no permissions.\nTry: launcher=sagemaker_spot")
-        launcher, config = _built(cfg)
-        if not (checking or launcher.cloud.findings()):  # type: ignore[attr-defined]  # as in _Asked.of
-            for identity in _identities(launcher, config, "*"):
-                if identity.setting and identity.setting not in typed:
-                    OmegaConf.update(cfg, identity.setting, role_name(identity.name))
-            launcher, config = _built(cfg)
-        yield launcher, config
+    if not all(map(_is_remote, composed)):
+        raise ConfigError("This launcher runs on this machine: no permissions.\nTry: launcher=sagemaker_spot")
+    if not checking:
+        own = [_own_roles(cfg) for cfg in composed]
+        shared = {key: name for each in own for key, name in each.items() if key.startswith("aws.")}
+        for cfg, each in zip(composed, own, strict=True):
+            for key, name in (each | shared).items():
+                if key not in typed:
+                    OmegaConf.update(cfg, key, name)
+    yield from map(_built, composed)
+
+
+def _own_roles(cfg: "DictConfig") -> dict[str, str]:
+    """Return the settings that name a launcher's roles, with the names of the roles that we create."""
+    launcher, config = _built(cfg)
+    if launcher.cloud.findings():  # type: ignore[attr-defined]  # as in _Asked.of
+        return {}
+    identities = _identities(launcher, config, "*")
+    return {identity.setting: role_name(identity.name) for identity in identities if identity.setting}
 
 
 def _built(cfg: "DictConfig") -> tuple[Launcher, dict[str, Any]]:

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -42,6 +42,9 @@ log = logging.getLogger("dogbreed")
 KEPT_REVISIONS = 2  # the one in service and the one before
 _PROVISIONING_S = 1800  # until SageMaker has an instance, at most; start_s comes on top
 _SMOKE_EVERY_S = 5.0  # between two requests that give the alarms something to see
+
+
+_IN_CREATION = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -241,10 +244,18 @@ class DeployLauncher(DeploySettings):
                     yield handle, status
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
-        """Find, and with `apply` remove, parts of deployments that have no endpoint any more."""
+        """Find, and with `apply` remove, parts of deployments that have no endpoint any more.
+
+        older_than: an hour by default, because a deployment that is being created has no endpoint at first.
+        """
+        latest = datetime.now(UTC) - (_IN_CREATION if older_than is None else older_than)
         everything = parts.everything(self.cloud)
-        living = {part.deployment for part in everything if part.kind == "endpoint"}
-        found = [part for part in everything if part.deployment not in living]
+        kept = {
+            part.deployment
+            for part in everything
+            if part.kind == "endpoint" or (part.created is not None and part.created > latest)
+        }
+        found = [part for part in everything if part.deployment not in kept]
         if apply:
             for part in found:
                 parts.remove(self.cloud, part)

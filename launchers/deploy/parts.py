@@ -3,7 +3,8 @@
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from launchers.aws.errors import code_of, errors
@@ -17,11 +18,12 @@ _GONE = ("NoSuchEntity", "ResourceNotFoundException", "ResourceNotFound")
 
 @dataclass(frozen=True)
 class Part:
-    """A part that AWS keeps. kind: such as `model`. deployment: whose it is."""
+    """A part that AWS keeps. kind: such as `model`. deployment: whose it is. created: None where AWS does not tell."""
 
     kind: str
     name: str
     deployment: str
+    created: datetime | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -39,7 +41,7 @@ def of_deployment(cloud: Cloud, name: str) -> list[Part]:
 def everything(cloud: Cloud, prefix: str = names.PREFIX) -> list[Part]:
     """Return the parts of all deployments in the account whose names begin with `prefix`."""
     found = [
-        Part(kind, name, deployment)
+        Part(kind, name, deployment, created)
         for kind, listed, owner in (
             ("alarm", _alarms(cloud, prefix), _owner_of_alarm),
             ("endpoint", _listed(cloud, "endpoints", "EndpointName", prefix), names.deployment_of),
@@ -48,7 +50,7 @@ def everything(cloud: Cloud, prefix: str = names.PREFIX) -> list[Part]:
             ("log group", _log_groups(cloud, prefix), _owner_of_log_group),
             ("schedule", _schedules(cloud, prefix), _owner_of_schedule),
         )
-        for name in listed
+        for name, created in listed
         if (deployment := owner(name)) is not None
     ]
     return sorted(found, key=lambda part: (ORDER.index(part.kind), part.name))
@@ -128,30 +130,37 @@ def _owner_of_schedule(schedule: str) -> str | None:
 # --- lists ---
 
 
-def _listed(cloud: Cloud, what: str, key: str, prefix: str) -> Iterator[str]:
+_Named = Iterator[tuple[str, datetime | None]]  # and when it was created
+
+
+def _listed(cloud: Cloud, what: str, key: str, prefix: str) -> _Named:
     with errors(f"listing {what.replace('_', ' ')}"):
         for page in cloud.client("sagemaker").get_paginator(f"list_{what}").paginate(NameContains=prefix):
-            yield from (item[key] for item in next(value for value in page.values() if isinstance(value, list)))
+            for item in next(value for value in page.values() if isinstance(value, list)):
+                yield item[key], item["CreationTime"]
 
 
-def _alarms(cloud: Cloud, prefix: str) -> Iterator[str]:
+def _alarms(cloud: Cloud, prefix: str) -> _Named:
     with errors("listing alarms"):
         for page in cloud.client("cloudwatch").get_paginator("describe_alarms").paginate(AlarmNamePrefix=prefix):
-            yield from (alarm["AlarmName"] for alarm in page["MetricAlarms"])
+            for alarm in page["MetricAlarms"]:
+                yield alarm["AlarmName"], alarm.get("AlarmConfigurationUpdatedTimestamp")
 
 
-def _log_groups(cloud: Cloud, prefix: str) -> Iterator[str]:
+def _log_groups(cloud: Cloud, prefix: str) -> _Named:
     with errors("listing log groups"):
         client = cloud.client("logs")
         start = names.Names("").log_group.removesuffix(names.PREFIX) + prefix
         for page in client.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=start):
-            yield from (group["logGroupName"] for group in page["logGroups"])
+            for group in page["logGroups"]:
+                yield group["logGroupName"], datetime.fromtimestamp(group["creationTime"] / 1000, UTC)
 
 
-def _schedules(cloud: Cloud, prefix: str) -> Iterator[str]:
+def _schedules(cloud: Cloud, prefix: str) -> _Named:
     with errors("listing schedules"):
         for page in cloud.client("scheduler").get_paginator("list_schedules").paginate(NamePrefix=prefix):
-            yield from (schedule["Name"] for schedule in page["Schedules"])
+            for schedule in page["Schedules"]:
+                yield schedule["Name"], schedule.get("CreationDate")
 
 
 # --- removal ---

@@ -14,7 +14,8 @@ from launchers.payload import ignored
 
 MOST_FILES = 20_000
 
-_DERIVED = frozenset({"__pycache__", "runs", "sweeps", "build", "dist", "node_modules"})  # where git is not asked
+# where git is not asked
+_DERIVED = frozenset({"__pycache__", "runs", "sweeps", "deployments", "build", "dist", "node_modules"})
 _RUN_FILES = ("state.json", "launched.json", "config.yaml")  # beside spec.json, in the folder of a run
 _SEARCH_FILES = ("study.db", "multirun.yaml")  # in the folder of a search, of a grid
 _SHOWN_NAMES, _SHOWN_RULES = 3, 12

@@ -11,13 +11,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import pytest
+import torch
+import torchvision
 
+from dogbreed.errors import DogBreedError
 from dogbreed.inference import Predictor
 from launchers import prepare
 from launchers.cli.verbs import main as launchers_command
@@ -84,7 +88,8 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    here = tmp_path_factory.mktemp("deploy")
+    here, before = tmp_path_factory.mktemp("deploy"), Path.cwd()
+    os.chdir(here)
     cloud = Rehearsal(state_dir=str(here / "state"), reclaims=0, clock_rate=10)
     found = Place(cloud, here, tiny_model(here / "model.tar.gz"))
     try:
@@ -94,19 +99,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield found
     finally:
         process.stop(Path(cloud.state_dir))
+        os.chdir(before)
 
 
 @pytest.fixture(scope="module")
 def stories(place: Place) -> Iterator[dict[str, Future[Any]]]:
     """What takes minutes of AWS's time, all at once: deployments that are updated, and go wrong, side by side."""
-    before = Path.cwd()
-    os.chdir(place.here)
-    try:
-        with ThreadPoolExecutor(5) as pool:
-            tales: tuple[Callable[[Place], Any], ...] = (updated, silent, failing, crashing, killed, expired)
-            yield {tale.__name__: pool.submit(tale, place) for tale in tales}
-    finally:
-        os.chdir(before)
+    with ThreadPoolExecutor(6) as pool:
+        tales: tuple[Callable[[Place], Any], ...] = (updated, silent, failing, crashing, killed, expired, denied)
+        yield {tale.__name__: pool.submit(tale, place) for tale in tales}
 
 
 def left_in(cloud: Rehearsal, name: str) -> list[str]:
@@ -259,6 +260,113 @@ def test_a_deployment_ends_by_itself_when_its_time_is_over(stories: dict[str, Fu
     assert stories["expired"].result() == ["log group /aws/sagemaker/Endpoints/dogbreed-flies"]
 
 
+CREATING = (
+    "s3:PutObject",
+    "scheduler:CreateSchedule",
+    "sagemaker:CreateModel",
+    "iam:PassRole",
+    "sagemaker:CreateEndpointConfig",
+    "cloudwatch:PutMetricAlarm",
+    "sagemaker:CreateEndpoint",
+)
+REMOVING = (
+    "cloudwatch:DeleteAlarms",
+    "sagemaker:DeleteEndpoint",
+    "sagemaker:DeleteEndpointConfig",
+    "sagemaker:DeleteModel",
+    "logs:DeleteLogGroup",
+    "scheduler:DeleteSchedule",
+)
+
+
+def denied(place: Place) -> list[str]:
+    """Take away one permission after the other that a deployment, an update and a teardown need.
+
+    Return what was not as it should be.
+    """
+    wrong = []
+    for action in CREATING:
+        with pytest.raises(LaunchError) as caught:
+            place.deployed("bees", f"+aws.faults.denied=[{action}]")
+        if action not in str(caught.value):
+            wrong.append(f"{action}: {caught.value}")
+        wrong += [f"{action} leaves {text}" for text in left_in(place.cloud, "bees")]
+    _, handle = place.deployed("bees")
+    before, config = left_in(place.cloud, "bees"), endpoint(place, "bees")["EndpointConfigName"]
+    for action in (*CREATING[2:-1], "sagemaker:UpdateEndpoint"):
+        with pytest.raises(LaunchError) as caught:
+            place.deployed("bees", "launcher.start_s=299", f"+aws.faults.denied=[{action}]")
+        if action not in str(caught.value):
+            wrong.append(f"update, {action}: {caught.value}")
+        if left_in(place.cloud, "bees") != before or endpoint(place, "bees")["EndpointConfigName"] != config:
+            wrong.append(f"an update without {action} leaves {left_in(place.cloud, 'bees')}")
+    for action in REMOVING:
+        with pytest.raises(LaunchError, match="Not everything could be removed") as caught:
+            DeployLauncher.at(replace(place.cloud, faults={"denied": [action]}, _clients={})).cancel(handle)
+        if action not in str(caught.value):
+            wrong.append(f"cancel, {action}: {caught.value}")
+        if not left_in(place.cloud, "bees"):
+            wrong.append(f"nothing was kept by {action}")
+        place.deployed("bees")
+    end(place, "bees")
+    return [*wrong, *left_in(place.cloud, "bees")]
+
+
+def test_a_permission_that_is_missing_at_any_step_is_named_and_leaves_nothing(
+    stories: dict[str, Future[Any]],
+) -> None:
+    assert stories["denied"].result() == []
+
+
+@pytest.mark.slow
+def test_a_pickled_network_of_another_program_becomes_an_endpoint_and_a_malicious_one_does_not(
+    place: Place, tmp_path: Path
+) -> None:
+    network = torchvision.models.resnet50(num_classes=133)
+    torch.save(network, tmp_path / "model.pth")
+    foreign = replace(place, model=tmp_path / "model.pth")
+    _, handle = foreign.deployed("foreign")
+    assert len(DeployLauncher.at(place.cloud).invoke(handle, saved(upright(), "JPEG"))["probabilities"]) == 133
+    end(place, "foreign")
+
+    class Malicious:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save(Malicious(), tmp_path / "model.pth")
+    with pytest.raises(DogBreedError, match="state_dict"):
+        foreign.prepared("malicious")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", range(1, 11))
+def test_a_client_that_is_killed_after_any_call_leaves_only_what_ends_by_itself_or_is_cleaned_up(
+    place: Place, call: int
+) -> None:
+    name = f"wasps-{call}"
+    child = ROOT / "tests" / "support" / "children" / "deploy_killed.py"
+    words = [*place.words(name), f"hydra.run.dir={place.here}/run"]
+    done = subprocess.run([sys.executable, str(child), str(call), *words], cwd=place.here, env=environment())
+    assert done.returncode == -signal.SIGKILL
+    found = parts.of_deployment(place.cloud, name)
+    kinds = {part.kind for part in found}
+    schedules = [part.name for part in found if part.kind == "schedule"]
+    for kind, what in (("endpoint", "endpoint"), ("alarm", "alarms"), ("model", "model")):
+        if kind in kinds:
+            assert any(text.endswith(f"expiry-{what}") for text in schedules)
+    if "endpoint" in kinds:
+        end(place, name)
+    else:
+        assert not DeployLauncher.at(place.cloud).cleanup(apply=True).found  # it could be in creation still
+        DeployLauncher.at(place.cloud).cleanup(older_than=timedelta(0), apply=True)
+    assert left_in(place.cloud, name) == []
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
 def test_an_endpoint_that_is_not_ours_is_left_alone(place: Place, stories: dict[str, Future[Any]]) -> None:
     place.deployed("fish")
     config = endpoint(place, "fish")["EndpointConfigName"]
@@ -272,6 +380,7 @@ def test_an_endpoint_that_is_not_ours_is_left_alone(place: Place, stories: dict[
         parts.remove(place.cloud, parts.Part("endpoint", Names(name).endpoint, name))
     for story in stories.values():
         story.exception()  # all have ended, so that what is left over is nobody's
-    report = DeployLauncher.at(place.cloud).cleanup(apply=True)
+    assert not DeployLauncher.at(place.cloud).cleanup().found  # what is an hour old may be in creation
+    report = DeployLauncher.at(place.cloud).cleanup(older_than=timedelta(0), apply=True)
     assert any("fish" in text for text in report.found)
     assert report.left == ()

@@ -103,7 +103,7 @@ class TestStart:
             "-m ",
             "data=\n    dogimages",
             "drawn ",
-            "launcher=\n    local",
+            "launcher=\n    deploy",
         ):
             assert part in head
         assert "python -m launchers" in text

@@ -132,7 +132,7 @@ def test_a_plan_names_the_secret_its_permission_and_what_fetches_it(tmp_path: Pa
     assert "secretsmanager" not in rows["permissions"]  # the person who launches need not read them
     assert plan.requests[-1].parameters["Environment"]["DOGBREED_SECRET_OTHER"] == PARAMETER
     assert "aws" in request.extras(launcher, plan.spec)  # boto3, which the image may lack
-    words = permissions.grant_command(plan.spec)
+    words = permissions.grant_command(plan.spec.overrides)
     assert "launcher.secrets=" in words
 
 

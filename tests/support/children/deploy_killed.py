@@ -1,0 +1,26 @@
+"""`deploy_killed.py N WORD...`: deploy as train.py does; SIGKILL follows the Nth call of the plan."""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+
+from launchers import prepare
+from launchers.deploy.change import Change
+from launchers.plan import Request
+
+_send, _calls = Change._send, 0
+
+
+def send(self: Change, each: Request, filled: Mapping[str, str]) -> None:
+    global _calls
+    _send(self, each, filled)
+    _calls += 1
+    if _calls == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    Change._send = send  # type: ignore[method-assign]
+    launcher, plan = prepare(sys.argv[2:])
+    launcher.submit(plan)
