@@ -86,12 +86,13 @@ def errors(doing: str, *, then: str = "") -> Iterator[None]:
     doing: what was being done, for the message. then: a further hint.
     """
     import_boto3()
+    from boto3.exceptions import S3UploadFailedError as UploadOfClientError
     from botocore.exceptions import BotoCoreError, ClientError
     from s3transfer.exceptions import S3UploadFailedError
 
     try:
         yield
-    except (ClientError, BotoCoreError, S3UploadFailedError) as error:
+    except (ClientError, BotoCoreError, S3UploadFailedError, UploadOfClientError) as error:
         raise translated(error, doing, then) from error
 
 

@@ -146,7 +146,7 @@ def _run(command: list[str], folder: Path, given: str = "") -> None:
 def _build_there(settings: DeploySettings, uri: str, account: str) -> None:
     cloud = settings.cloud
     key = f"{settings.prefix}/images/{uri.rpartition(':')[2]}.zip"
-    log.info("Building the endpoint's image with AWS CodeBuild, once: %s", uri)
+    log.info("Building the endpoint's image with AWS CodeBuild, once")
     with errors("uploading what goes into the image"):
         cloud.client("s3").put_object(
             Bucket=settings.bucket, Key=key, Body=image.archive(PROJECT), **settings.encryption

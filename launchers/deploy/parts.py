@@ -13,6 +13,7 @@ from launchers.deploy import endpoint, names
 from launchers.status import Cause, LaunchError
 
 _S3_USD_PER_GB = 0.023  # a month, of the standard class in us-east-1: https://aws.amazon.com/s3/pricing/
+_PASSES = 4  # what a container has logged may arrive after its log group was deleted, and makes it again
 _GONE = ("NoSuchEntity", "ResourceNotFoundException", "ResourceNotFound")
 
 
@@ -73,13 +74,16 @@ def remove(cloud: Cloud, part: Part, *, longest_s: float = 3600) -> None:
 
 def remove_all(cloud: Cloud, name: str) -> list[str]:
     """Remove every part of a deployment, and return those that resist, each with the reason."""
-    left = []
-    for part in of_deployment(cloud, name):
-        try:
-            remove(cloud, part)
-        except LaunchError as error:
-            left.append(f"{part} ({str(error).splitlines()[0]})")
-    return left
+    for _ in range(_PASSES):
+        left, found = [], of_deployment(cloud, name)
+        for part in found:
+            try:
+                remove(cloud, part)
+            except LaunchError as error:
+                left.append(f"{part} ({str(error).splitlines()[0]})")
+        if left or not found:
+            return left
+    return [str(part) for part in of_deployment(cloud, name)]
 
 
 def remove_revision(cloud: Cloud, name: str, revision: str) -> None:

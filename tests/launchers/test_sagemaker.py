@@ -536,7 +536,7 @@ def test_credentials_that_expire_while_a_run_is_followed_do_not_stop_it(
     cloud: Rehearsal, place: Path, tmp_path: Path
 ) -> None:
     launcher, plan = prepared(
-        place, tmp_path / "run", "trainer.max_epochs=1", "aws.reclaims=0", "faults.expires_after=50"
+        place, tmp_path / "run", "trainer.max_epochs=1", "aws.reclaims=0", "faults.expires_after=27"
     )
     launcher.submit(plan)
     with pytest.raises(LaunchError, match="have expired") as caught:
