@@ -73,16 +73,22 @@ def remove(cloud: Cloud, part: Part, *, longest_s: float = 3600) -> None:
 
 
 def remove_all(cloud: Cloud, name: str) -> list[str]:
-    """Remove every part of a deployment, and return those that resist, each with the reason."""
+    """Remove every part of a deployment, and return those that resist, each with the reason.
+
+    What an endpoint uses stays while the endpoint does, and so do the schedules that end what is left.
+    """
     for _ in range(_PASSES):
-        left, found = [], of_deployment(cloud, name)
+        left: dict[str, str] = {}  # kind -> what resists
+        found = of_deployment(cloud, name)
         for part in found:
+            if left and (part.kind == "schedule" or "endpoint" in left):
+                continue
             try:
                 remove(cloud, part)
             except LaunchError as error:
-                left.append(f"{part} ({str(error).splitlines()[0]})")
+                left[part.kind] = f"{part} ({str(error).splitlines()[0]})"
         if left or not found:
-            return left
+            return list(left.values())
     return [str(part) for part in of_deployment(cloud, name)]
 
 
