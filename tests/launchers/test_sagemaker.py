@@ -410,7 +410,7 @@ def test_a_search_that_was_cancelled_comes_home_with_its_trials(cloud: Rehearsal
     assert (here / "00001" / "checkpoints" / "best.ckpt").exists()
     shown = downloaded(LocalLauncher(), handle_for(here), as_json=False)
     assert "2 of 3 trials have ended and are here" in shown
-    assert str(here / "00001") in shown
+    assert f"{here.name}/00001" in shown  # its path may be shown relative to the present folder
     with closing(sqlite3.connect(here / "study.db")) as database:
         assert database.execute("SELECT state FROM trials WHERE number = 2").fetchone() == ("WAITING",)
     assert not (here / "00002" / "state.json").exists()
