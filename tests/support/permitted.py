@@ -18,7 +18,10 @@ from launchers.cli.verbs import main as launchers_command
 from launchers.rehearsal.names import ACCOUNT, BUCKET
 
 _NOT_SIMULATED = "tried where iam:SimulatePrincipalPolicy is not permitted; whoever has it learns what a role lacks"
+_BY_THE_JOB = "the rented machine calls it as the job's role, which has it where launcher.secrets names a secret"
 NOT_GRANTED = {  # called by launchers
+    "secretsmanager:GetSecretValue": _BY_THE_JOB,
+    "ssm:GetParameter": _BY_THE_JOB,
     "s3:CreateBucket": "only a rehearsal creates the bucket that one is to bring",
     **dict.fromkeys(
         ("iam:ListRolePolicies", "iam:GetRolePolicy", "iam:ListAttachedRolePolicies", "iam:GetPolicy"), _NOT_SIMULATED
