@@ -25,9 +25,8 @@ from launchers.status import Cause, LaunchError, Phase
 
 log = logging.getLogger("dogbreed")
 
-_READ = frozenset(
-    {"launcher", "aws", "name", "checkpoint", "dry_run", "debug", "hydra", "run_id"}
-)  # other keys: trained
+# keys that a deployment reads; all others are about training
+_READ = frozenset({"launcher", "aws", "name", "checkpoint", "dry_run", "debug", "hydra", "run_id"})
 _CLASSES = frozenset({"data", "data.root"})  # the photos by which the classes of a bare file are named
 _EXAMPLE = "Try: python train.py launcher=deploy name=dogs checkpoint=runs/RUN"
 

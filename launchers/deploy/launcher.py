@@ -1,6 +1,5 @@
 """Deploy a model as a SageMaker endpoint: create it, update it, roll it back, and take it down."""
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,14 +36,7 @@ from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResu
 if TYPE_CHECKING:
     from dogbreed.training import Watch
 
-log = logging.getLogger("dogbreed")
-
-KEPT_REVISIONS = 2  # the one in service and the one before
-_PROVISIONING_S = 1800  # until SageMaker has an instance, at most; start_s comes on top
-_SMOKE_EVERY_S = 5.0  # between two requests that give the alarms something to see
-
-
-_IN_CREATION = timedelta(hours=1)
+_IN_CREATION = timedelta(hours=1)  # for which parts without an endpoint are spared
 
 
 @dataclass(frozen=True)
