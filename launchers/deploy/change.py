@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from launchers.aws import bucket, iam, roles, s3
 from launchers.aws.actions import SAGEMAKER, SCHEDULER
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
-from launchers.deploy import doctor, endpoint, images, names, parts, permissions, request, smoke, waiting
+from launchers.deploy import doctor, endpoint, expiry, images, names, parts, permissions, request, smoke, waiting
 from launchers.plan import Plan, Request
 from launchers.runs.launched import remember
 from launchers.status import Cause, Handle, LaunchError, Phase, Status
@@ -182,7 +183,7 @@ class Change:
         """Remove what a failed change has made, and say in the error what could not be removed."""
         try:
             if not self.creates:
-                self._forget_revision()
+                self._forget_unused_revision()
                 return
             left = parts.remove_all(self.cloud, self.name)
         except Exception as failure:  # the error that is on its way matters more
@@ -191,6 +192,13 @@ class Change:
             error.add_note(f"Still there: {'; '.join(left)}\nTry: {self._verb('cancel')}")
         else:
             error.add_note("What it had made was removed, except for the model in S3.")
+
+    def _forget_unused_revision(self) -> None:
+        """Remove the parts of the revision, unless AWS has taken the update although its answer did not arrive."""
+        config = names.RevisionNames(self.name, request.revision(self.launcher, self.spec)).config
+        found = endpoint.find(self.cloud, self.name)
+        if found is None or config not in (found.config, found.pending):
+            self._forget_revision()
 
     def _forget_revision(self) -> None:
         """Remove the parts of a revision that did not come into service."""
@@ -239,6 +247,7 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
     config = endpoint.described(cloud, "describe_endpoint_config", EndpointConfigName=others[0]) or {}
     instances = int(config["ProductionVariants"][0]["InitialInstanceCount"])
     parameters = request.update(launcher, names.Names(name), others[0], instances)
+    _end_with_deployment(cloud, names.RevisionNames(name, names.revision_of(others[0], name) or ""))
     with errors("rolling back", then="(an update needs the quota of its machines twice)"):
         cloud.client("sagemaker").update_endpoint(**parameters)
     deadline_s = PROVISIONING_S + 2 * (launcher.start_s + launcher.bake_s)
@@ -247,6 +256,25 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
     if after is None or after.config != others[0]:
         raise LaunchError(f"The rollback of {name} did not come into service: {status}", status.cause)
     return status
+
+
+def _end_with_deployment(cloud: Cloud, own: names.RevisionNames) -> None:
+    """Let the schedules of a revision that serves again run after the deployment's own, which may be later or never."""
+    client, expires = cloud.client("scheduler"), endpoint.expires_at(cloud, own.name)
+    for part in parts.of_deployment(cloud, own.name):
+        if part.name not in own.schedules.values():
+            continue
+        if not expires:
+            parts.remove(cloud, part)
+            continue
+        with errors(f"changing the schedule {part.name}"):
+            target = client.get_schedule(Name=part.name)["Target"]
+            (wanted,) = (
+                each
+                for each in expiry.of_revision(own, datetime.fromisoformat(expires), target["RoleArn"])
+                if each["Name"] == part.name
+            )
+            client.update_schedule(**wanted)
 
 
 def traffic(cloud: Cloud, name: str) -> Callable[[Status], None]:

@@ -160,10 +160,18 @@ def updated(place: Place) -> tuple[str, str, str]:
     """Return the configurations in service at first, after an update, and after a rollback."""
     place.deployed("cats")
     first = endpoint(place, "cats")["EndpointConfigName"]
-    launcher, handle = place.deployed("cats", "launcher.fallback_type=null")  # another revision
+    launcher, handle = place.deployed(
+        "cats", "launcher.fallback_type=null", "launcher.ttl_hours=99"
+    )  # another revision
     second = endpoint(place, "cats")["EndpointConfigName"]
     launcher.rollback(handle)
     third = endpoint(place, "cats")["EndpointConfigName"]
+    ends = place.cloud.client("scheduler").get_schedule
+    of_endpoint, of_model = (
+        ends(Name=f"{name}-expiry-{what}")["ScheduleExpression"]
+        for name, what in (("dogbreed-cats", "endpoint"), (third, "model"))
+    )
+    assert of_model > of_endpoint  # what serves again is not deleted before the endpoint
     end(place, "cats")
     return first, second, third
 
