@@ -1,14 +1,20 @@
 """Handle SIGTERM, Ctrl-C and a closed terminal as a request to stop where no work is lost."""
 
+import errno
+import io
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dogbreed.errors import Interrupted
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 HANG_UP: int | None = getattr(signal, "SIGHUP", None)  # the terminal or its ssh connection ends; Windows has none
 _TERMINALS = [number for number in (0, 1, 2) if os.isatty(number)]
@@ -45,6 +51,29 @@ def let_go_of_terminal() -> None:
             nowhere = os.open(os.devnull, os.O_RDWR)
             os.dup2(nowhere, number)
             os.close(nowhere)
+
+
+class _Terminal(io.FileIO):
+    """Output to a terminal that may go: its lines are lost then, and raise no error."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO or os.isatty(self.fileno()):
+                raise
+            let_go_of_terminal()
+            return memoryview(data).nbytes
+
+
+def outlive_terminal() -> None:
+    """Let stdout and stderr outlive their terminal: a line printed before SIGHUP arrives would end the run unsaved."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper) and stream.isatty():
+            stream.flush()
+            lasting = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+            setattr(sys, name, io.TextIOWrapper(lasting, stream.encoding, stream.errors, line_buffering=True))
 
 
 def note(signum: int) -> None:

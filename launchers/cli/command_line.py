@@ -22,7 +22,7 @@ import launchers.cli.sweeper
 import launchers.resolvers  # noqa: F401 (registers the resolvers of conf/)
 from dogbreed.distributed import ranks
 from dogbreed.errors import DogBreedError, Interrupted
-from dogbreed.interruption import HANG_UP, let_go_of_terminal, note, signal_of_exit, signals
+from dogbreed.interruption import HANG_UP, let_go_of_terminal, note, outlive_terminal, signal_of_exit, signals
 from dogbreed.run_folder import storage_error, write_json
 from launchers.cli import hydra_errors
 from launchers.cli.help import print_help
@@ -80,6 +80,7 @@ def command_line() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may hold bytes that are not UTF-8
+    outlive_terminal()
     if cache := os.environ.get("DOGBREED_CACHE"):  # hydra.job.chdir=true leaves the folder that it is relative to
         os.environ["DOGBREED_CACHE"] = str(Path(cache).expanduser().absolute())
     for number in signals():

@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -65,16 +66,23 @@ def test_a_hang_up_that_is_ignored_at_the_start_stays_ignored() -> None:
 
 
 _PRINTS_WHILE_SAVING = """
-import signal, sys
+import os, signal, sys, time
 from dogbreed.errors import Interrupted
-from dogbreed.interruption import Interruption
+from dogbreed.interruption import Interruption, outlive_terminal
+outlive_terminal()
+saved, lost = sys.argv[1:]
 try:
     with Interruption() as stop, stop.deferred():
         print("begun", flush=True)
         while stop.signum is None:
-            signal.pause()
-        print("saving", flush=True)  # the terminal has gone
-        open(sys.argv[1], "w").write("saved")
+            gone = not os.isatty(0)
+            print("training", flush=True)
+            print("a warning", file=sys.stderr)
+            if gone:
+                open(lost, "w").close()
+            time.sleep(0.005)
+        print("saving", flush=True)
+        open(saved, "w").write("saved")
 except Interrupted as stopped:
     print(stopped, file=sys.stderr, flush=True)
     sys.exit(128 + stopped.signum)
@@ -82,13 +90,17 @@ except Interrupted as stopped:
 
 
 @pytest.mark.ordinary_start
-def test_output_to_a_terminal_that_has_gone_does_not_disturb_saving(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prints_first", [False, True], ids=["signal first", "a line is printed first"])
+def test_output_to_a_terminal_that_has_gone_does_not_disturb_saving(tmp_path: Path, *, prints_first: bool) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", _PRINTS_WHILE_SAVING, str(tmp_path / "saved")]
+    saved, lost = tmp_path / "saved", tmp_path / "lost"
+    command = [sys.executable, "-c", _PRINTS_WHILE_SAVING, str(saved), str(lost)]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     assert b"begun" in os.read(ours, 100)
     os.close(ours)
+    while prints_first and process.poll() is None and not lost.exists():
+        time.sleep(0.005)
     process.send_signal(signal.SIGHUP)  # what a shell that ends sends
     assert process.wait(30) == 128 + signal.SIGHUP
-    assert (tmp_path / "saved").read_text() == "saved"
+    assert saved.read_text() == "saved"
