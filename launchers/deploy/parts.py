@@ -1,15 +1,14 @@
 """What a deployment consists of in an account: find every part, and remove them in the order that AWS allows."""
 
-import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 from launchers.deploy import endpoint, names
+from launchers.deploy.kinds import Kind, Named, call, owner
 from launchers.status import Cause, LaunchError
 
 _S3_USD_PER_GB = 0.023  # a month, of the standard class in us-east-1: https://aws.amazon.com/s3/pricing/
@@ -30,10 +29,6 @@ class Part:
         return f"{self.kind} {self.name}"
 
 
-# from first to last: what watches or uses another part goes before it, and what would delete it goes at the end
-ORDER = ("alarm", "endpoint", "endpoint configuration", "model", "log group", "schedule")
-
-
 def of_deployment(cloud: Cloud, name: str) -> list[Part]:
     """Return the parts of one deployment, in the order in which they are removed."""
     return [part for part in everything(cloud, names.Names(name).endpoint) if part.deployment == name]
@@ -42,19 +37,13 @@ def of_deployment(cloud: Cloud, name: str) -> list[Part]:
 def everything(cloud: Cloud, prefix: str = names.PREFIX) -> list[Part]:
     """Return the parts of all deployments in the account whose names begin with `prefix`."""
     found = [
-        Part(kind, name, deployment, created)
-        for kind, listed, owner in (
-            ("alarm", _alarms(cloud, prefix), _owner_of_alarm),
-            ("endpoint", _listed(cloud, "endpoints", "EndpointName", prefix), names.deployment_of),
-            ("endpoint configuration", _listed(cloud, "endpoint_configs", "EndpointConfigName", prefix), _owner),
-            ("model", _listed(cloud, "models", "ModelName", prefix), _owner),
-            ("log group", _log_groups(cloud, prefix), _owner_of_log_group),
-            ("schedule", _schedules(cloud, prefix), _owner_of_schedule),
-        )
-        for name, created in listed
-        if (deployment := owner(name)) is not None
+        Part(kind.name, name, deployment, created)
+        for kind in KINDS
+        for name, created in kind.listed(cloud, prefix)
+        if (deployment := kind.owner(name)) is not None
     ]
-    return sorted(found, key=lambda part: (ORDER.index(part.kind), part.name))
+    order = [kind.name for kind in KINDS]
+    return sorted(found, key=lambda part: (order.index(part.kind), part.name))
 
 
 def remove(cloud: Cloud, part: Part, *, longest_s: float = 3600) -> None:
@@ -64,9 +53,10 @@ def remove(cloud: Cloud, part: Part, *, longest_s: float = 3600) -> None:
     """
     from botocore.exceptions import ClientError
 
+    (kind,) = (kind for kind in KINDS if kind.name == part.kind)
     with errors(f"deleting the {part}"):
         try:
-            _REMOVERS[part.kind](cloud, part.name, longest_s)
+            kind.remove(cloud, part.name, longest_s)
         except ClientError as error:
             if not (code_of(error) in _GONE or endpoint.is_missing(error)):
                 raise
@@ -115,49 +105,39 @@ def stays(cloud: Cloud, bucket: str, prefix: str) -> list[str]:
 # --- whose a name is ---
 
 
-def _owner(config: str) -> str | None:
-    """Return the deployment of an endpoint configuration or a model."""
-    found = re.fullmatch(rf"{names.PREFIX}(.+)-[0-9a-f]{{10}}", config)
-    return found[1] if found and names.is_name(found[1]) else None
-
-
-def _owner_of_alarm(alarm: str) -> str | None:
-    found = re.fullmatch(rf"{names.PREFIX}(.+)-(?:errors|latency)", alarm)
-    return found[1] if found and names.is_name(found[1]) else None
+_owner = owner(r"-[0-9a-f]{10}")  # of an endpoint configuration or a model
+_owner_of_alarm = owner(rf"-(?:{'|'.join(names.Names('').alarms)})")
+_owner_of_schedule = owner(
+    rf"(?:-expiry-(?:{'|'.join(names.Names('').schedules)})"
+    rf"|-[0-9a-f]{{10}}-expiry-(?:{'|'.join(names.RevisionNames('', '').schedules)}))"
+)
 
 
 def _owner_of_log_group(group: str) -> str | None:
     return names.deployment_of(group.rpartition("/")[2])
 
 
-def _owner_of_schedule(schedule: str) -> str | None:
-    found = re.fullmatch(
-        rf"{names.PREFIX}(.+?)(?:-expiry-(?:endpoint|alarms)|-[0-9a-f]{{10}}-expiry-(?:config|model))", schedule
-    )
-    return found[1] if found and names.is_name(found[1]) else None
-
-
 # --- lists ---
 
 
-_Named = Iterator[tuple[str, datetime | None]]  # and when it was created
+def _listed(what: str, key: str) -> Callable[[Cloud, str], Named]:
+    def listed(cloud: Cloud, prefix: str) -> Named:
+        with errors(f"listing {what.replace('_', ' ')}"):
+            for page in cloud.client("sagemaker").get_paginator(f"list_{what}").paginate(NameContains=prefix):
+                for item in next(value for value in page.values() if isinstance(value, list)):
+                    yield item[key], item["CreationTime"]
+
+    return listed
 
 
-def _listed(cloud: Cloud, what: str, key: str, prefix: str) -> _Named:
-    with errors(f"listing {what.replace('_', ' ')}"):
-        for page in cloud.client("sagemaker").get_paginator(f"list_{what}").paginate(NameContains=prefix):
-            for item in next(value for value in page.values() if isinstance(value, list)):
-                yield item[key], item["CreationTime"]
-
-
-def _alarms(cloud: Cloud, prefix: str) -> _Named:
+def _alarms(cloud: Cloud, prefix: str) -> Named:
     with errors("listing alarms"):
         for page in cloud.client("cloudwatch").get_paginator("describe_alarms").paginate(AlarmNamePrefix=prefix):
             for alarm in page["MetricAlarms"]:
                 yield alarm["AlarmName"], alarm.get("AlarmConfigurationUpdatedTimestamp")
 
 
-def _log_groups(cloud: Cloud, prefix: str) -> _Named:
+def _log_groups(cloud: Cloud, prefix: str) -> Named:
     with errors("listing log groups"):
         client = cloud.client("logs")
         start = names.Names("").log_group.removesuffix(names.PREFIX) + prefix
@@ -166,7 +146,7 @@ def _log_groups(cloud: Cloud, prefix: str) -> _Named:
                 yield group["logGroupName"], datetime.fromtimestamp(group["creationTime"] / 1000, UTC)
 
 
-def _schedules(cloud: Cloud, prefix: str) -> _Named:
+def _schedules(cloud: Cloud, prefix: str) -> Named:
     with errors("listing schedules"):
         for page in cloud.client("scheduler").get_paginator("list_schedules").paginate(NamePrefix=prefix):
             for schedule in page["Schedules"]:
@@ -197,22 +177,21 @@ def _remove_endpoint(cloud: Cloud, name: str, longest_s: float) -> None:
         time.sleep(cloud.poll_s)
 
 
-def _call(service: str, method: str, key: str) -> Callable[[Cloud, str, float], None]:
-    def made(cloud: Cloud, name: str, longest_s: float) -> None:
-        getattr(cloud.client(service), method)(**{key: name})
-
-    return made
-
-
 def _remove_alarm(cloud: Cloud, name: str, longest_s: float) -> None:
     cloud.client("cloudwatch").delete_alarms(AlarmNames=[name])
 
 
-_REMOVERS: dict[str, Callable[[Cloud, str, float], Any]] = {
-    "alarm": _remove_alarm,
-    "endpoint": _remove_endpoint,
-    "endpoint configuration": _call("sagemaker", "delete_endpoint_config", "EndpointConfigName"),
-    "model": _call("sagemaker", "delete_model", "ModelName"),
-    "log group": _call("logs", "delete_log_group", "logGroupName"),
-    "schedule": _call("scheduler", "delete_schedule", "Name"),
-}
+# in the order of removal: what watches or uses another part goes before it, and what would delete it goes at the end
+KINDS = (
+    Kind("alarm", _alarms, _owner_of_alarm, _remove_alarm),
+    Kind("endpoint", _listed("endpoints", "EndpointName"), names.deployment_of, _remove_endpoint),
+    Kind(
+        "endpoint configuration",
+        _listed("endpoint_configs", "EndpointConfigName"),
+        _owner,
+        call("sagemaker", "delete_endpoint_config", "EndpointConfigName"),
+    ),
+    Kind("model", _listed("models", "ModelName"), _owner, call("sagemaker", "delete_model", "ModelName")),
+    Kind("log group", _log_groups, _owner_of_log_group, call("logs", "delete_log_group", "logGroupName")),
+    Kind("schedule", _schedules, _owner_of_schedule, call("scheduler", "delete_schedule", "Name")),
+)
