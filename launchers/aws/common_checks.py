@@ -1,11 +1,23 @@
-"""Check settings that several launchers have: bucket, prefix, network, waiting for machines. Pure: no network."""
+"""Check settings that several launchers have: bucket, prefix, network, waiting for machines, and what is sent there.
 
+Pure: no network.
+"""
+
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
+
+from launchers.payload import secrets
+from launchers.spec import RunSpec
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[\w./-]{1,200}")
+_LOGGERS = {  # the variable that holds each one's key
+    "WandbLogger": "WANDB_API_KEY",
+    "CometLogger": "COMET_API_KEY",
+    "NeptuneLogger": "NEPTUNE_API_TOKEN",
+}
 
 
 def bucket_findings(bucket: str | None, prefix: str) -> Iterator[str]:
@@ -34,3 +46,31 @@ def waiting_findings(hours: object) -> Iterator[str]:
             f"launcher.wait_for_capacity_h must be a number of hours, at least 0, got {hours!r}.\n"
             "Try: launcher.wait_for_capacity_h=4"
         )
+
+
+def logger_findings(spec: RunSpec, fetched: Mapping[str, str] | None) -> Iterator[str]:
+    """Check that the logger will not ask for a key that the machine lacks. fetched: launcher.secrets."""
+    logger = spec.config.get("logger") or {}
+    name = str(logger.get("_target_", "")).rpartition(".")[2]
+    key = _LOGGERS.get(name)
+    if key is None or key in (fetched or {}) or logger.get("offline"):
+        return
+    offline = ";\nor +logger.offline=true, then `wandb sync` of what the run leaves" if name == "WandbLogger" else ""
+    yield (
+        f"{name} needs {key}, which the rented machine does not have.\n"
+        f"Try: 'launcher.secrets={{{key}: ARN}}', the ARN of a secret that holds it{offline};\nor logger=tensorboard"
+    )
+
+
+def sent_findings(spec: RunSpec, allow_secrets: Sequence[str]) -> Iterator[str]:
+    """Check for secrets, which must not be sent, and for the code, which must be."""
+    if kinds := sorted({kind for _, kind in secrets.found_in(json.dumps([spec.config, spec.overrides]).encode())}):
+        yield f"The settings contain what looks like {', '.join(kinds)}.\nTry: removing it, since settings are stored"
+    if spec.code is None:
+        yield "The run has no code to send.\nTry: launchers.prepare(...), which packs it"
+    else:
+        yield from spec.code.findings
+        yield from secrets.findings(spec.code.secrets, allow_secrets, "launcher.allow_secrets")
+        files = {name for name, _, _ in spec.code.files}
+        for what in spec.sources.not_among(files, spec.code.config_dirs):
+            yield f"{what}.\nTry: a file that .gitignore does not list, or a folder of YAML files with --config-dir"

@@ -1,23 +1,16 @@
 """Check the settings of a job, as far as that is possible without a network."""
 
-import json
 import re
 from collections.abc import Iterator
 
 from launchers.aws import common_checks, iam, secret_arns
 from launchers.cost import prices
-from launchers.payload import secrets
 from launchers.sagemaker import images
 from launchers.sagemaker.instances import has_own_disks
 from launchers.sagemaker.settings import JobSettings
 from launchers.spec import RunSpec, SearchOutput
 
 _TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
-_LOGGERS = {  # the variable that holds each one's key
-    "WandbLogger": "WANDB_API_KEY",
-    "CometLogger": "COMET_API_KEY",
-    "NeptuneLogger": "NEPTUNE_API_TOKEN",
-}
 _MOST_RUN_S = 28 * 86400  # SageMaker's own limit
 
 
@@ -30,7 +23,7 @@ def findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
     yield from images.findings(settings.image, settings.cloud.region, settings.instance_type, spec.created_at)
     yield from _data_findings(settings, spec)
     yield from common_checks.network_findings(settings.subnets, settings.security_groups)
-    yield from _sent_findings(settings, spec)
+    yield from common_checks.sent_findings(spec, settings.allow_secrets)
 
 
 def _place_findings(settings: JobSettings) -> Iterator[str]:
@@ -95,38 +88,11 @@ def _data_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
             "Packages cannot be installed without a network, and AWS's image lacks "
             f"{', '.join(images.LACKING)}.\nTry: launcher.image=<the URI of one that has them>"
         )
-    yield from _logger_findings(settings, spec)
+    if settings.image == images.AUTO:  # one of one's own may hold the key
+        yield from common_checks.logger_findings(spec, settings.secrets)
     yield from secret_arns.findings(settings.secrets, settings.cloud.region)
     if settings.secrets and settings.network_isolation:
         yield "Without a network launcher.secrets cannot be fetched.\nTry: launcher.network_isolation=false"
     source = str((data.get("source") or {}).get("_target_", ""))
     if settings.network_isolation and source.endswith("DogImages"):
         yield "Without a network the photos cannot be downloaded.\nTry: data=folder data.root=s3://BUCKET/photos"
-
-
-def _logger_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
-    """Check that the logger will not ask for a key that the machine lacks. An image of one's own may contain it."""
-    logger = spec.config.get("logger") or {}
-    name = str(logger.get("_target_", "")).rpartition(".")[2]
-    key = _LOGGERS.get(name)
-    if key is None or key in (settings.secrets or {}) or settings.image != images.AUTO or logger.get("offline"):
-        return
-    offline = ";\nor +logger.offline=true, then `wandb sync` of what the run leaves" if name == "WandbLogger" else ""
-    yield (
-        f"{name} needs {key}, which the rented machine does not have.\n"
-        f"Try: 'launcher.secrets={{{key}: ARN}}', the ARN of a secret that holds it{offline};\nor logger=tensorboard"
-    )
-
-
-def _sent_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
-    """Check for secrets, which must not be sent, and for the code, which must be."""
-    if kinds := sorted({kind for _, kind in secrets.found_in(json.dumps([spec.config, spec.overrides]).encode())}):
-        yield f"The settings contain what looks like {', '.join(kinds)}.\nTry: removing it, since settings are stored"
-    if spec.code is None:
-        yield "The run has no code to send.\nTry: launchers.prepare(...), which packs it"
-    else:
-        yield from spec.code.findings
-        yield from secrets.findings(spec.code.secrets, settings.allow_secrets, "launcher.allow_secrets")
-        files = {name for name, _, _ in spec.code.files}
-        for what in spec.sources.not_among(files, spec.code.config_dirs):
-            yield f"{what}.\nTry: a file that .gitignore does not list, or a folder of YAML files with --config-dir"

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from dogbreed import commands
 from launchers import formatting
+from launchers.aws import sent
 from launchers.cost import estimate, instances, prices
 from launchers.project import describe_commit
-from launchers.sagemaker import images, permissions, request
+from launchers.sagemaker import images, permissions
 from launchers.sagemaker.settings import JobSettings
 from launchers.spec import RunOutput, RunSpec, SearchOutput
 from launchers.status import Handle
@@ -21,7 +22,7 @@ _VPC_OF_SEVERAL = (
 def rows(settings: JobSettings, spec: RunSpec, handle: Handle) -> Iterator[tuple[str, str]]:
     """Yield the rows of the plan, as (name, text)."""
     yield from _machine_rows(settings, spec)
-    yield "command", commands.shell(*request.command(spec, resumes=spec.going_on is not None).argv)
+    yield "command", commands.shell(*sent.command(spec, resumes=spec.going_on is not None).argv)
     yield from _image_rows(settings, spec)
     if settings.subnets and settings.instances > 1:
         yield "network", _VPC_OF_SEVERAL
@@ -85,7 +86,7 @@ def _image_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str
     if note := images.note(settings.image, settings.cloud.region, spec.created_at):
         yield "", note
     if settings.network_isolation:
-        needs = ", ".join(["what pyproject.toml requires", *request.extras(settings, spec)])
+        needs = ", ".join(["what pyproject.toml requires", *sent.extras(spec, settings.secrets)])
         yield "network", f"none: nothing is installed on start, so the image must contain {needs}"
 
 
@@ -101,7 +102,7 @@ def _sent_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]
     if photos is not None:
         shards = f"{len(photos.shards)} files" if len(photos.shards) > 1 else "one file"
         yield "photos", f"{photos.files:,} files, {photos.size / 1e6:,.0f} MB, sent once as {shards}"
-    if key := request.features_key(settings, spec):
+    if key := sent.features_key(settings.layout, spec):
         yield "features", f"computed once for all runs on these photos, kept in\n{settings.layout.uri(key)}"
 
 

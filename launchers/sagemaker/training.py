@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import write_text
-from launchers.aws import bucket, iam, s3, tags, transfer
+from launchers.aws import bucket, iam, s3, sent, tags, transfer
 from launchers.aws.actions import SAGEMAKER
 from launchers.aws.errors import code_of, errors
 from launchers.aws.policy import Identity
@@ -140,10 +140,10 @@ class SageMakerLauncher(JobSettings):
             raise LaunchError(f"{problem}\nTry: data.root=<a folder that `{listed}` shows>", Cause.BAD_CONFIG)
 
     def _upload(self, plan: Plan) -> None:
-        spec, needed = plan.spec, versions(PROJECT, request.extras(self, plan.spec))
-        sent = {**request.sent(self, spec), "versions": needed}
+        spec, needed = plan.spec, versions(PROJECT, sent.extras(plan.spec, self.secrets))
+        settings = {**sent.settings_file(spec, self.secrets), "versions": needed}
         for put in plan.requests[:-1]:
-            transfer.upload(self.cloud, put.parameters, spec, sent)
+            transfer.upload(self.cloud, put.parameters, spec, settings)
         if spec.going_on is not None or spec.output.same_command_resumes:
             checkpoints_uri = self.layout.run(spec.run_id).checkpoints_uri
             transfer.send_checkpoints(self.cloud, spec, checkpoints_uri, self.encryption)
@@ -172,7 +172,7 @@ class SageMakerLauncher(JobSettings):
         resumed = spec.going_on is not None
         if not resumed:
             refuse_another_run(spec, read_spec(self.cloud, job.location), plan.handle)
-        nothing_new = resumed and not request.command(spec, resumes=True).typed
+        nothing_new = resumed and not sent.command(spec, resumes=True).typed
         wanted = tags.from_aws(plan.requests[-1].parameters["Tags"])[tags.PLAN]
         same = found.get(tags.PLAN) == wanted or nothing_new
         status = status_of(job, ended_early=tags.ENDED_EARLY in found, now=time.time())

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
 from launchers import prepare
+from launchers.aws import sent
 from launchers.config_sources import ConfigSources
 from launchers.project import PROJECT
-from launchers.sagemaker import request
 from launchers.spec import RunSpec
 from tests.support.fake_training import OVERRIDES
 from tests.support.plans import REAL
@@ -81,13 +81,13 @@ def test_another_machine_gets_the_folder_and_the_name(own: Path, tmp_path: Path)
     assert spec.code is not None
     there = [name for name, _, _ in spec.code.files if name.endswith("/mine.yaml")]
     assert there == ["config-dirs/0/mine.yaml"]
-    assert request.command(spec, resumes=False).typed[:2] == ["--config-name=mine", "--config-dir=config-dirs/0"]
+    assert sent.command(spec, resumes=False).typed[:2] == ["--config-name=mine", "--config-dir=config-dirs/0"]
 
 
 def test_further_folders_have_their_place_on_another_machine(own: Path, tmp_path: Path) -> None:
     words = [f"hydra.searchpath=['file://{own}',pkg://launchers]", "logger=odd", *SAGEMAKER]
     spec = prepare([*words, f"hydra.run.dir={tmp_path}/run"])[1].spec
-    assert request.command(spec, resumes=False).own[-1] == (
+    assert sent.command(spec, resumes=False).own[-1] == (
         "hydra.searchpath=[file:///opt/ml/code/config-dirs/0,pkg://launchers]"
     )
 

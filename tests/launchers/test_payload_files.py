@@ -10,13 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launchers.aws.account import Account
+from launchers.aws import sent
 from launchers.payload import files
 from launchers.payload.code import pack, scan
 from launchers.payload.files import choose
 from launchers.payload.photos import scan as scan_photos
-from launchers.sagemaker import request
-from launchers.sagemaker.settings import JobSettings
 from launchers.spec import RunSpec
 from tests.support.bundles import git, names
 
@@ -180,7 +178,7 @@ def test_what_stays_here_is_not_named_in_what_is_sent(project: Path) -> None:
     config = {"data": {"root": "photos"}, "logger": None}
     spec = RunSpec("x", (), config, "/x", "", None, False, scan(project))
     assert "secrets.yaml" in str(spec.code)
-    assert "secrets.yaml" not in json.dumps(request.sent(JobSettings(Account()), spec))
+    assert "secrets.yaml" not in json.dumps(sent.settings_file(spec, None))
 
 
 def test_photos_behind_links_in_a_circle_are_scanned_once(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from launchers.aws import tags
+from launchers.aws import sent, tags
 from launchers.aws.account import Account
 from launchers.sagemaker import checks, permissions, request
 from launchers.sagemaker.settings import JobSettings
@@ -49,20 +49,20 @@ def test_good_settings_have_no_findings() -> None:
 
 def test_the_machine_runs_what_was_typed_but_for_what_stays_here() -> None:
     spec = replace(SPEC, overrides=("model.lr=1", "launcher=sagemaker_gpu", "data.root=/home/me", "aws.region=x"))
-    fresh = request.command(spec, resumes=False)
+    fresh = sent.command(spec, resumes=False)
     assert fresh.typed == ["model.lr=1"]
     assert fresh.own[:3] == ["launcher=local", f"run_id={spec.run_id}", "hydra.run.dir=/opt/ml/checkpoints"]
-    resumed = request.command(replace(spec, going_on=("trainer.max_epochs=9",)), resumes=True)
+    resumed = sent.command(replace(spec, going_on=("trainer.max_epochs=9",)), resumes=True)
     assert resumed.typed == ["trainer.max_epochs=9"]
     assert resumed.own[:2] == ["launcher=local", "resume=/opt/ml/checkpoints"]
 
 
 def test_a_search_takes_its_settings_along_and_has_one_command() -> None:
-    command = request.command(SEARCH, resumes=False)
+    command = sent.command(SEARCH, resumes=False)
     assert command.typed == ["-m", "hpo=optuna", "hpo.n_trials=30"]
     assert "hpo.study=mine" in command.own
     assert "hydra.sweep.dir=/opt/ml/checkpoints" in command.own
-    assert request.sent(MINE, SEARCH)["again"] is None
+    assert sent.settings_file(SEARCH, None)["again"] is None
 
 
 def digest(asked: JobSettings, spec: RunSpec) -> str:
