@@ -64,12 +64,13 @@ class Deployed:
     """A deployment as it was found in the cloud before a command changes it.
 
     revision: of the one in service. facts: what people compare, such as `machines`. expires_at: ISO 8601, UTC; empty if
-    it stays.
+    it stays. variant: how it is served, as launcher.variant has it.
     """
 
     revision: str
     facts: Mapping[str, str]
     expires_at: str = ""
+    variant: str = "realtime"
 
 
 @dataclass(frozen=True)

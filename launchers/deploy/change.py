@@ -102,7 +102,7 @@ class Change:
             if before is not None:
                 raise LaunchError(f"The deployment {self.name} is gone since then.\nTry: the same command again")
             return
-        endpoint.refuse_foreign(self.cloud, found, self.name)
+        found.refuse_foreign(self.cloud, self.name)
         if found.phase is Phase.FAILED:
             log.info("Removing the endpoint %s, which has failed", found.name)
             parts.remove(self.cloud, parts.Part("endpoint", found.name, self.name))
@@ -232,7 +232,6 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
     found = endpoint.find(cloud, name)
     if found is None:
         raise LaunchError(launcher.unknown(handle))
-    endpoint.refuse_foreign(cloud, found, name)
     if found.phase is not Phase.IN_SERVICE:
         raise LaunchError(
             f"The deployment {name} is {found.status}, and only one in service can be rolled back.\n"

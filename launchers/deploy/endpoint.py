@@ -11,7 +11,7 @@ from launchers.base import Cloud
 from launchers.cost import prices
 from launchers.deploy import expiry, names, request
 from launchers.spec import Deployed
-from launchers.status import Cause, LaunchError, Phase
+from launchers.status import Cause, LaunchError, Phase, Status
 
 _PHASES = {
     "Creating": Phase.PROVISIONING,
@@ -72,6 +72,48 @@ class Endpoint:
     def changing(self) -> bool:
         return self.status in CHANGING
 
+    def refuse_foreign(self, cloud: Cloud, name: str) -> None:
+        """Raise LaunchError if this endpoint of our name was not made by this launcher."""
+        found = tags.read(cloud, self.arn)
+        if found.get(tags.RUN_ID) != name or found.get(tags.PURPOSE) != "deployment":
+            raise LaunchError(
+                f"There is an endpoint {self.name}, which this launcher did not create: its tags do not say so.\n"
+                "Try: another name=",
+                Cause.BAD_CONFIG,
+            )
+
+    def deployed(self, cloud: Cloud, name: str) -> Deployed:
+        """Return what is in service, as far as plans and people compare it. While it is updated, that is what comes."""
+        config_name = self.pending or self.config
+        config = described(cloud, "describe_endpoint_config", EndpointConfigName=config_name) or {}
+        variants = config.get("ProductionVariants") or [{}]
+        model = (
+            described(cloud, "describe_model", ModelName=variants[0]["ModelName"])
+            if variants[0].get("ModelName")
+            else None
+        )
+        return Deployed(
+            names.revision_of(config_name, name) or "", request.facts(model or {}, config), expires_at(cloud, name)
+        )
+
+    def status_of(self, cloud: Cloud, name: str) -> Status:
+        details, cause = [], Cause.NONE
+        if self.phase is Phase.FAILED:
+            cause = _cause(self.reason)
+        if self.reason:
+            details.append(self.reason)
+        if self.phase is Phase.IN_SERVICE:
+            count = f"{self.instances} instance{'s' if self.instances != 1 else ''}"
+            details.append(f"{count}, {expiry.in_words(expires_at(cloud, name))}")
+        return Status(
+            self.phase,
+            cause,
+            "\n".join(details),
+            attempt=1,
+            started_at=self.created.isoformat(timespec="seconds"),
+            job=self.name,
+        )
+
 
 def find(cloud: Cloud, name: str) -> Endpoint | None:
     """Return the endpoint of a deployment; None if there is none."""
@@ -100,30 +142,6 @@ def is_missing(error: Exception) -> bool:
     return code_of(error) == "ValidationException" and any(words in str(error) for words in _NOT_FOUND)
 
 
-def refuse_foreign(cloud: Cloud, endpoint: Endpoint, name: str) -> None:
-    """Raise LaunchError if an endpoint of our name was not made by this launcher."""
-    found = tags.read(cloud, endpoint.arn)
-    if found.get(tags.RUN_ID) != name or found.get(tags.PURPOSE) != "deployment":
-        raise LaunchError(
-            f"There is an endpoint {endpoint.name}, which this launcher did not create: its tags do not say so.\n"
-            "Try: another name=",
-            Cause.BAD_CONFIG,
-        )
-
-
-def deployed(cloud: Cloud, endpoint: Endpoint, name: str) -> Deployed:
-    """Return what is in service, as far as plans and people compare it. While it is updated, that is what comes."""
-    config_name = endpoint.pending or endpoint.config
-    config = described(cloud, "describe_endpoint_config", EndpointConfigName=config_name) or {}
-    variants = config.get("ProductionVariants") or [{}]
-    model = (
-        described(cloud, "describe_model", ModelName=variants[0]["ModelName"]) if variants[0].get("ModelName") else None
-    )
-    return Deployed(
-        names.revision_of(config_name, name) or "", request.facts(model or {}, config), expires_at(cloud, name)
-    )
-
-
 def expires_at(cloud: Cloud, name: str) -> str:
     """Return when the deployment's own schedule deletes it, ISO 8601 in UTC; empty if none does."""
     from botocore.exceptions import ClientError
@@ -143,3 +161,13 @@ def spent(endpoint: Endpoint, instance_type: str, now: datetime) -> float | None
     row = prices.hosting(instance_type)
     hours = (now - endpoint.created).total_seconds() / 3600
     return None if row is None else row.usd * max(endpoint.instances, 1) * max(hours, 0)
+
+
+def _cause(reason: str) -> Cause:
+    """Return why an endpoint failed, from SageMaker's words."""
+    lower = reason.lower()
+    if "capacity" in lower:
+        return Cause.CAPACITY
+    if "not authorized" in lower or "access denied" in lower or "permission" in lower:
+        return Cause.PERMISSION
+    return Cause.USER_CODE if "health check" in lower or "container" in lower else Cause.UNKNOWN

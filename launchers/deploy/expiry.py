@@ -60,3 +60,10 @@ def time_of(answer: Mapping[str, Any]) -> str:
     """Return when a schedule runs, ISO 8601 in UTC. answer: GetSchedule's."""
     text = str(answer["ScheduleExpression"]).removeprefix("at(").removesuffix(")")
     return f"{text}+00:00"
+
+
+def in_words(expires: str) -> str:
+    """Say when a deployment ends. expires: ISO 8601 in UTC; empty if it stays."""
+    if not expires:
+        return "kept until it is cancelled"
+    return f"deleted at {datetime.fromisoformat(expires):%Y-%m-%d %H:%M} UTC"

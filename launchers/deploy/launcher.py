@@ -1,32 +1,20 @@
-"""Deploy a model as a SageMaker endpoint: create it, update it, roll it back, and take it down."""
+"""Deploy a model: create what serves it, update it, roll it back, and take it down."""
 
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
-from launchers.aws.errors import errors
 from launchers.aws.policy import Identity
 from launchers.base import Capabilities, CleanupReport, Cloud
-from launchers.deploy import (
-    change,
-    endpoint,
-    images,
-    names,
-    parts,
-    permissions,
-    request,
-    settings_checks,
-    smoke,
-    summary,
-    waiting,
-)
+from launchers.deploy import images, parts, permissions, variants, waiting
 from launchers.deploy.settings import DeploySettings
+from launchers.deploy.variants import VARIANTS
 from launchers.plan import Plan
 from launchers.runs.find import DEPLOYMENTS_DIR
 from launchers.runs.launched import launched
@@ -36,7 +24,7 @@ from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResu
 if TYPE_CHECKING:
     from dogbreed.training import Watch
 
-_IN_CREATION = timedelta(hours=1)  # for which parts without an endpoint are spared
+_IN_CREATION = timedelta(hours=1)  # for which parts of which none serves yet are spared
 
 
 @dataclass(frozen=True)
@@ -51,7 +39,7 @@ class InService(RunResult):
 
 @dataclass(frozen=True)
 class DeployLauncher(DeploySettings):
-    """Serves a model as a real-time endpoint. conf/launcher/deploy.yaml explains each key."""
+    """Serves a model in the way that launcher.variant names. conf/launcher/deploy.yaml explains each key."""
 
     scheme: ClassVar[str] = "deploy"
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -88,62 +76,44 @@ class DeployLauncher(DeploySettings):
     def deployed(self, name: str) -> Deployed | None:
         """Return what is served under a name now; None if nothing is, or if what is there has failed.
 
-        Raises LaunchError for an endpoint of that name which is not ours.
+        Raises LaunchError for something of that name which is not ours.
         """
-        found = endpoint.find(self.cloud, name)
+        found = variants.find(self.cloud, name)
         if found is None:
             return None
-        endpoint.refuse_foreign(self.cloud, found, name)
-        return None if found.phase is Phase.FAILED else endpoint.deployed(self.cloud, found, name)
+        found.serving.refuse_foreign(self.cloud, name)
+        return None if found.serving.phase is Phase.FAILED else found.serving.deployed(self.cloud, name)
 
     def plan(self, spec: RunSpec) -> Plan:
-        raise_findings(ConfigError, list(settings_checks.findings(self, spec)))
+        raise_findings(ConfigError, list(variants.findings(self, spec)))
+        variant = VARIANTS[self.variant]
         handle = Handle(self.scheme, self.cloud.scope, spec.run_id)
-        rows = tuple(summary.rows(self, spec, handle))
-        return Plan(spec, handle, rows, request.requests(self, spec), permissions.actions(permissions.caller(self)))
+        rows = tuple(variant.rows(self, spec, handle))
+        return Plan(spec, handle, rows, variant.requests(self, spec), permissions.actions(permissions.caller(self)))
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
-        """Check the account, then create or update the endpoint; with `wait`, stay until it answers.
+        """Check the account, then create or update the deployment; with `wait`, stay until it answers.
 
-        A deployment that fails while this waits is taken down; an update that fails is rolled back by SageMaker.
+        A deployment that fails while this waits is taken down; an update that fails is rolled back.
         """
-        change.Change(self, plan).make()
+        VARIANTS[self.variant].make(self, plan)
         return plan.handle
 
     # --- afterwards ---
 
     def status(self, handle: Handle) -> Status:
-        found = endpoint.find(self.cloud, handle.run_id)
+        found = variants.find(self.cloud, handle.run_id)
         if found is None:
             return Status(Phase.LOST, Cause.UNKNOWN, self.unknown(handle))
-        details, cause = [], Cause.NONE
-        if found.phase is Phase.FAILED:
-            cause = _cause(found.reason)
-        if found.reason:
-            details.append(found.reason)
-        if found.phase is Phase.IN_SERVICE:
-            expires = endpoint.expires_at(self.cloud, handle.run_id)
-            at = f"{datetime.fromisoformat(expires):%Y-%m-%d %H:%M} UTC" if expires else ""
-            details.append(
-                f"{found.instances} instance{'s' if found.instances != 1 else ''}, "
-                + (f"deleted at {at}" if at else "kept until it is cancelled")
-            )
-        return Status(
-            found.phase,
-            cause,
-            "\n".join(details),
-            attempt=1,
-            started_at=found.created.isoformat(timespec="seconds"),
-            log_tail=self._tail(handle) if found.phase is Phase.FAILED else (),
-            next_action=self._next(found, handle),
-            job=found.name,
-        )
+        status = found.serving.status_of(self.cloud, handle.run_id)
+        tail = self._tail(handle) if status.phase is Phase.FAILED else ()
+        return replace(status, log_tail=tail, next_action=self._next(status.phase, handle))
 
-    def _next(self, found: "endpoint.Endpoint", handle: Handle) -> str:
+    def _next(self, phase: Phase, handle: Handle) -> str:
         name = self.name_of(handle)
-        if found.phase is Phase.FAILED:
+        if phase is Phase.FAILED:
             return f"Try: {commands.launchers('cancel', *name)}, which removes it, and then a new deployment"
-        if found.phase is Phase.IN_SERVICE:
+        if phase is Phase.IN_SERVICE:
             return f"Ask it:  {commands.launchers('invoke', *name, 'PHOTO')}\nEnd it:  " + commands.launchers(
                 "cancel", *name
             )
@@ -158,15 +128,23 @@ class DeployLauncher(DeploySettings):
     def logs(
         self, handle: Handle, *, follow: bool = False, attempt: int | None = None, node: int | None = None
     ) -> Iterator[LogLine]:
-        if endpoint.find(self.cloud, handle.run_id) is None:
-            raise LaunchError(self.unknown(handle))
-        return self._lines(handle, follow=follow, attempt=attempt, node=node)
+        found = self._found(handle)
+        return self._lines(found.variant, handle, follow=follow, attempt=attempt, node=node)
 
-    def _lines(self, handle: Handle, *, follow: bool, attempt: int | None, node: int | None) -> Iterator[LogLine]:
+    def _found(self, handle: Handle) -> variants.Found:
+        """Return what serves under the handle's name. Raises LaunchError if nothing does."""
+        found = variants.find(self.cloud, handle.run_id)
+        if found is None:
+            raise LaunchError(self.unknown(handle))
+        return found
+
+    def _lines(
+        self, variant: variants.Variant, handle: Handle, *, follow: bool, attempt: int | None, node: int | None
+    ) -> Iterator[LogLine]:
         seen: Counter[int] = Counter()
         while True:
             settled = not follow or self.status(handle).settled
-            for line in waiting.new_lines(waiting.lines(self.cloud, handle.run_id), seen):
+            for line in waiting.new_lines(variant.lines(self.cloud, handle.run_id), seen):
                 if attempt in (None, line.attempt) and node in (None, line.node):
                     yield line
             if settled:
@@ -176,9 +154,9 @@ class DeployLauncher(DeploySettings):
     def cancel(self, handle: Handle, *, grace_s: float = 110) -> Status:
         """Remove the whole deployment, and say what stays. Waits for an endpoint that is being created or updated."""
         name = handle.run_id
-        found = endpoint.find(self.cloud, name)
+        found = variants.find(self.cloud, name)
         if found is not None:
-            endpoint.refuse_foreign(self.cloud, found, name)
+            found.serving.refuse_foreign(self.cloud, name)
         existed = parts.of_deployment(self.cloud, name)
         if not existed:
             return self.status(handle)
@@ -195,11 +173,13 @@ class DeployLauncher(DeploySettings):
         return Status(Phase.CANCELLED, Cause.BY_USER, "\n".join(lines))
 
     def rollback(self, handle: Handle) -> Status:
-        return change.rollback(self, handle)
+        found = self._found(handle)
+        found.serving.refuse_foreign(self.cloud, handle.run_id)
+        return found.variant.rollback(self, handle)
 
     def invoke(self, handle: Handle, picture: bytes) -> dict[str, Any]:
         """Return the answer to one picture. Raises LaunchError."""
-        return smoke.invoke(self.cloud, handle.run_id, picture)
+        return self._found(handle).variant.invoke(self.cloud, handle.run_id, picture)
 
     def result(self, handle: Handle) -> RunResult:
         status = self.status(handle)
@@ -221,14 +201,7 @@ class DeployLauncher(DeploySettings):
 
     def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
         """Yield the deployments in the account."""
-        with errors("listing endpoints"):
-            pages = (
-                self.cloud.client("sagemaker")
-                .get_paginator("list_endpoints")
-                .paginate(NameContains=names.PREFIX, SortBy="CreationTime", SortOrder="Descending")
-            )
-            found = [each["EndpointName"] for page in pages for each in page["Endpoints"]]
-        for deployment in filter(None, map(names.deployment_of, found)):
+        for deployment in (each for variant in VARIANTS.values() for each in variant.names(self.cloud)):
             if name in deployment:
                 handle = Handle(self.scheme, self.cloud.scope, deployment)
                 status = self.status(handle)
@@ -236,16 +209,16 @@ class DeployLauncher(DeploySettings):
                     yield handle, status
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
-        """Find, and with `apply` remove, parts of deployments that have no endpoint any more.
+        """Find, and with `apply` remove, parts of deployments of which nothing serves any more.
 
-        older_than: an hour by default, because a deployment that is being created has no endpoint at first.
+        older_than: an hour by default, because of a deployment that is being created nothing serves at first.
         """
         latest = datetime.now(UTC) - (_IN_CREATION if older_than is None else older_than)
-        everything = parts.everything(self.cloud)
+        everything, serving = parts.everything(self.cloud), {variant.kind for variant in VARIANTS.values()}
         kept = {
             part.deployment
             for part in everything
-            if part.kind == "endpoint" or (part.created is not None and part.created > latest)
+            if part.kind in serving or (part.created is not None and part.created > latest)
         }
         found = [part for part in everything if part.deployment not in kept]
         if apply:
@@ -267,13 +240,3 @@ class DeployLauncher(DeploySettings):
 
     def unknown(self, handle: Handle) -> str:
         return f"There is no deployment {handle.run_id} in {self.cloud.describe()}."
-
-
-def _cause(reason: str) -> Cause:
-    """Return why an endpoint failed, from SageMaker's words."""
-    lower = reason.lower()
-    if "capacity" in lower:
-        return Cause.CAPACITY
-    if "not authorized" in lower or "access denied" in lower or "permission" in lower:
-        return Cause.PERMISSION
-    return Cause.USER_CODE if "health check" in lower or "container" in lower else Cause.UNKNOWN

@@ -21,6 +21,7 @@ class DeploySettings:
     role: str | None = None
     expiry_role: str | None = None
     build_role: str | None = None
+    variant: str = "realtime"
     prefix: str = "dogbreed"
     instance_type: str = "ml.c7i.large"
     fallback_type: str | None = "ml.c6i.large"

@@ -1,0 +1,55 @@
+"""Serve a model as a real-time endpoint of SageMaker: instances that are always there."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from launchers.aws.errors import errors
+from launchers.base import Cloud
+from launchers.deploy import change, endpoint, names, request, settings_checks, smoke, summary, waiting
+from launchers.deploy.endpoint import Endpoint
+from launchers.deploy.settings import DeploySettings
+from launchers.plan import Plan, Request
+from launchers.spec import RunSpec
+from launchers.status import Handle, LogLine, Status
+
+if TYPE_CHECKING:
+    from launchers.deploy.launcher import DeployLauncher
+
+
+class Realtime:
+    name: ClassVar[str] = "realtime"
+    kind: ClassVar[str] = "endpoint"
+
+    def findings(self, settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
+        return settings_checks.findings(settings, spec)
+
+    def rows(self, settings: DeploySettings, spec: RunSpec, handle: Handle) -> Iterator[tuple[str, str]]:
+        return summary.rows(settings, spec, handle)
+
+    def requests(self, settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
+        return request.requests(settings, spec)
+
+    def make(self, launcher: "DeployLauncher", plan: Plan) -> None:
+        change.Change(launcher, plan).make()
+
+    def find(self, cloud: Cloud, name: str) -> Endpoint | None:
+        return endpoint.find(cloud, name)
+
+    def names(self, cloud: Cloud) -> Iterator[str]:
+        with errors("listing endpoints"):
+            pages = (
+                cloud.client("sagemaker")
+                .get_paginator("list_endpoints")
+                .paginate(NameContains=names.PREFIX, SortBy="CreationTime", SortOrder="Descending")
+            )
+            found = [each["EndpointName"] for page in pages for each in page["Endpoints"]]
+        yield from filter(None, map(names.deployment_of, found))
+
+    def lines(self, cloud: Cloud, name: str) -> Iterator[LogLine]:
+        return waiting.lines(cloud, name)
+
+    def invoke(self, cloud: Cloud, name: str, picture: bytes) -> dict[str, Any]:
+        return smoke.invoke(cloud, name, picture)
+
+    def rollback(self, launcher: "DeployLauncher", handle: Handle) -> Status:
+        return change.rollback(launcher, handle)
