@@ -70,12 +70,12 @@ def _has_ended(launcher: Launcher, handle: Handle) -> bool:
 
 
 def detached(launcher: Launcher, handle: Handle) -> str:
-    """Say how to return to a run that continues without this process, and how to stop it."""
-    name = launcher.name_of(handle)
+    """Say how to return to what continues without this process, and how to end it."""
+    name, deploys = launcher.name_of(handle), launcher.capabilities.deploys
     return (
-        f"The run continues without this terminal: {handle}\n"
+        f"The {'deployment' if deploys else 'run'} continues without this terminal: {handle}\n"
         f"Follow it:  {commands.launchers('attach', *name)}\n"
-        f"Stop it:    {commands.launchers('cancel', *name)}"
+        f"{'End it:   ' if deploys else 'Stop it:  '}  {commands.launchers('cancel', *name)}"
     )
 
 

@@ -64,12 +64,14 @@ class Deployed:
     """A deployment as it was found in the cloud before a command changes it.
 
     revision: of the one in service. facts: what people compare, such as `machines`. expires_at: ISO 8601, UTC; empty if
-    it stays. variant: how it is served, as launcher.variant has it.
+    it stays. ttl_hours: what was asked for that; None if it stays. variant: how it is served, as launcher.variant has
+    it.
     """
 
     revision: str
     facts: Mapping[str, str]
     expires_at: str = ""
+    ttl_hours: float | None = None
     variant: str = "realtime"
 
 

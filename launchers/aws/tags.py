@@ -29,8 +29,12 @@ def of_deployment(spec: RunSpec, owner: str, expires: datetime | None) -> dict[s
 
 
 def _tags(spec: RunSpec, owner: str, expires: datetime | None) -> dict[str, str]:
-    ends = {} if expires is None else {EXPIRES_AT: f"{expires.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    ends = {} if expires is None else expiry(expires)
     return {RUN_ID: spec.run_id, OWNER: cleaned(owner), **ends, PURPOSE: spec.purpose}
+
+
+def expiry(at: datetime) -> dict[str, str]:
+    return {EXPIRES_AT: f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
 
 
 def cleaned(value: str) -> str:
@@ -56,3 +60,9 @@ def add(cloud: Cloud, arn: str, tags: Mapping[str, str]) -> None:
     """Add tags to a SageMaker resource."""
     with errors("adding tags"):
         cloud.client("sagemaker").add_tags(ResourceArn=arn, Tags=to_aws(tags))
+
+
+def remove(cloud: Cloud, arn: str, key: str) -> None:
+    """Remove a tag of a SageMaker resource, if it has it."""
+    with errors("removing a tag"):
+        cloud.client("sagemaker").delete_tags(ResourceArn=arn, TagKeys=[key])

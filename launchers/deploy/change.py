@@ -2,14 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dogbreed import commands
 from dogbreed.errors import raise_findings
-from launchers.aws import bucket, iam, roles, s3
+from launchers.aws import bucket, iam, roles, s3, tags
 from launchers.aws.actions import SAGEMAKER, SCHEDULER
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
@@ -35,6 +35,7 @@ class Change:
         self.launcher, self.plan, self.spec = launcher, plan, plan.spec
         self.cloud: Cloud = launcher.cloud
         self.name = plan.spec.run_id
+        self._known: frozenset[str] = frozenset()  # configurations of earlier revisions
 
     def make(self) -> None:
         """Do what the plan says; with `wait`, stay until the endpoint answers. Raises LaunchError."""
@@ -42,22 +43,28 @@ class Change:
             remember(Path(self.spec.folder), self.plan, self.cloud.place)
             return
         filled = self._check_account()
-        self._examine()
+        if self._sends_model:
+            self._examine()
         self._clear()
-        images.ensure(self.launcher, self.spec, filled[request.ACCOUNT])
+        if self._sends_model:
+            images.ensure(self.launcher, self.spec, filled[request.ACCOUNT])
         remember(Path(self.spec.folder), self.plan, self.cloud.place)
         try:
-            for each in self.plan.requests:
-                self._send(each, filled)
+            self._send_all(filled)
         except BaseException as error:
             self._undo(error)
             raise
-        if self.launcher.wait:
+        if self.launcher.wait and self._sends_model:
             self._verify()
 
     @property
     def creates(self) -> bool:
-        return self.plan.requests[-1].operation == "CreateEndpoint"
+        return request.deployment(self.spec).before is None
+
+    @property
+    def _sends_model(self) -> bool:
+        """Whether a revision is made; otherwise only the schedules change."""
+        return self.plan.requests[0].operation == "PutObject"
 
     def _examine(self) -> None:
         """Serve a model that has not been uploaded yet on this machine first. Raises LaunchError with what is wrong."""
@@ -116,6 +123,26 @@ class Change:
 
     # --- the calls ---
 
+    def _send_all(self, filled: Mapping[str, str]) -> None:
+        """Make the calls of the plan. A change of when the deployment ends is one of all its revisions."""
+        if not self.creates:
+            self._known = frozenset(revisions(self.cloud, self.name))
+        of_schedules = [each for each in self.plan.requests if each.service == "scheduler"]
+        for each in self.plan.requests:
+            self._send(each, filled)
+            if each in of_schedules[-1:] and not self.creates:
+                self._end_all_together()
+
+    def _end_all_together(self) -> None:
+        """Let the earlier revisions and the endpoint's tag follow the deployment's own schedule."""
+        _end_together(self.cloud, self.name, [*self._known, self._config])
+        if (found := endpoint.find(self.cloud, self.name)) is None:
+            return
+        if at := request.end_of(self.launcher, self.spec):
+            tags.add(self.cloud, found.arn, tags.expiry(at))
+        else:
+            tags.remove(self.cloud, found.arn, tags.EXPIRES_AT)
+
     def _send(self, each: Request, filled: Mapping[str, str]) -> None:
         """Make one call of the plan; what exists already, because an earlier attempt made it, is no error."""
         from botocore import xform_name
@@ -160,7 +187,7 @@ class Change:
         found = endpoint.find(self.cloud, self.name)
         if status.phase is not Phase.IN_SERVICE or found is None:
             problem, cause = f"The deployment {self.name} failed: {status.detail or 'it is gone'}", status.cause
-        elif found.config != self.plan.requests[-1].parameters["EndpointConfigName"]:
+        elif found.config != self._config:
             self._forget_revision()
             raise LaunchError(
                 f"SageMaker rolled the update of {self.name} back; the revision before is in service.\n{found.reason}",
@@ -195,14 +222,18 @@ class Change:
 
     def _forget_unused_revision(self) -> None:
         """Remove the parts of the revision, unless AWS has taken the update although its answer did not arrive."""
-        config = names.RevisionNames(self.name, request.revision(self.launcher, self.spec)).config
         found = endpoint.find(self.cloud, self.name)
-        if found is None or config not in (found.config, found.pending):
+        if found is None or self._config not in (found.config, found.pending):
             self._forget_revision()
 
+    @property
+    def _config(self) -> str:
+        return names.RevisionNames(self.name, request.revision(self.launcher, self.spec)).config
+
     def _forget_revision(self) -> None:
-        """Remove the parts of a revision that did not come into service."""
-        parts.remove_revision(self.cloud, self.name, request.revision(self.launcher, self.spec))
+        """Remove the parts of a revision that did not come into service, unless it is an earlier one, which is kept."""
+        if self._config not in self._known:
+            parts.remove_revision(self.cloud, self.name, request.revision(self.launcher, self.spec))
 
     def _forget_old_revisions(self, in_service: str) -> None:
         configs = revisions(self.cloud, self.name)
@@ -246,7 +277,7 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
     config = endpoint.described(cloud, "describe_endpoint_config", EndpointConfigName=others[0]) or {}
     instances = int(config["ProductionVariants"][0]["InitialInstanceCount"])
     parameters = request.update(launcher, names.Names(name), others[0], instances)
-    _end_with_deployment(cloud, names.RevisionNames(name, names.revision_of(others[0], name) or ""))
+    _end_together(cloud, name, others[:1])
     with errors("rolling back", then="(an update needs the quota of its machines twice)"):
         cloud.client("sagemaker").update_endpoint(**parameters)
     deadline_s = PROVISIONING_S + 2 * (launcher.start_s + launcher.bake_s)
@@ -257,23 +288,28 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
     return status
 
 
-def _end_with_deployment(cloud: Cloud, own: names.RevisionNames) -> None:
-    """Let the schedules of a revision that serves again run after the deployment's own, which may be later or never."""
-    client, expires = cloud.client("scheduler"), endpoint.expires_at(cloud, own.name)
-    for part in parts.of_deployment(cloud, own.name):
-        if part.name not in own.schedules.values():
-            continue
+def _end_together(cloud: Cloud, name: str, configs: Iterable[str]) -> None:
+    """Let the schedules of revisions run after the deployment's own, which may have become later, or never.
+
+    configs: endpoint configurations of the deployment.
+    """
+    client, expires = cloud.client("scheduler"), endpoint.expires_at(cloud, name)
+    found = {part.name: part for part in parts.of_deployment(cloud, name)}
+    owners = {
+        schedule: own
+        for own in (names.RevisionNames(name, names.revision_of(config, name) or "") for config in configs)
+        for schedule in own.schedules.values()
+        if schedule in found
+    }
+    for schedule, own in owners.items():
         if not expires:
-            parts.remove(cloud, part)
+            parts.remove(cloud, found[schedule])
             continue
-        with errors(f"changing the schedule {part.name}"):
-            target = client.get_schedule(Name=part.name)["Target"]
-            (wanted,) = (
-                each
-                for each in expiry.of_revision(own, datetime.fromisoformat(expires), target["RoleArn"])
-                if each["Name"] == part.name
-            )
-            client.update_schedule(**wanted)
+        with errors(f"changing the schedule {schedule}"):
+            role = client.get_schedule(Name=schedule)["Target"]["RoleArn"]
+            for wanted in expiry.of_revision(own, datetime.fromisoformat(expires), role):
+                if wanted["Name"] == schedule:
+                    client.update_schedule(**wanted)
 
 
 def traffic(cloud: Cloud, name: str) -> Callable[[Status], None]:

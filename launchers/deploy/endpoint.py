@@ -92,8 +92,12 @@ class Endpoint:
             if variants[0].get("ModelName")
             else None
         )
+        revision, ends = names.revision_of(config_name, name) or "", _schedule(cloud, name)
         return Deployed(
-            names.revision_of(config_name, name) or "", request.facts(model or {}, config), expires_at(cloud, name)
+            revision,
+            request.facts(model or {}, config),
+            expiry.time_of(ends) if ends else "",
+            expiry.ttl_of(ends) if ends else None,
         )
 
     def status_of(self, cloud: Cloud, name: str) -> Status:
@@ -144,16 +148,23 @@ def is_missing(error: Exception) -> bool:
 
 def expires_at(cloud: Cloud, name: str) -> str:
     """Return when the deployment's own schedule deletes it, ISO 8601 in UTC; empty if none does."""
+    found = _schedule(cloud, name)
+    return expiry.time_of(found) if found else ""
+
+
+def _schedule(cloud: Cloud, name: str) -> dict[str, Any] | None:
+    """Return the schedule that deletes the endpoint; None if there is none."""
     from botocore.exceptions import ClientError
 
     schedule = names.Names(name).schedules["endpoint"]
     with errors(f"asking for the schedule {schedule}"):
         try:
-            return expiry.time_of(cloud.client("scheduler").get_schedule(Name=schedule))
+            found: dict[str, Any] = cloud.client("scheduler").get_schedule(Name=schedule)
         except ClientError as error:
             if is_missing(error):
-                return ""
+                return None
             raise
+    return found
 
 
 def spent(endpoint: Endpoint, instance_type: str, now: datetime) -> float | None:

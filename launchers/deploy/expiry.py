@@ -2,6 +2,7 @@
 
 Each has one target and deletes itself afterwards. EventBridge Scheduler calls SageMaker and CloudWatch itself, as a
 role that may do just that: https://docs.aws.amazon.com/scheduler/latest/UserGuide/managing-targets-universal.html
+Parameters begin with a capital there, also those of an API whose own do not.
 """
 
 import json
@@ -11,19 +12,29 @@ from typing import Any
 
 from launchers.deploy.names import Names, RevisionNames
 
+_TTL = "launcher.ttl_hours="
 _TARGET = "arn:aws:scheduler:::aws-sdk:"
 # a deletion is refused while the endpoint is created or updated, so it is tried again for a day
 _RETRY = {"MaximumEventAgeInSeconds": 86_400, "MaximumRetryAttempts": 185}
-_LATER = timedelta(minutes=5)  # for what an endpoint uses, which is deleted after it
+_LATER = timedelta(minutes=5)  # for what an endpoint uses or writes, which is deleted after it
 
 
-def of_deployment(names: Names, at: datetime, role: str) -> list[dict[str, Any]]:
-    """Return the requests for the endpoint and its alarms. at: with a time zone. role: the scheduler's."""
+def of_deployment(names: Names, at: datetime, ttl_hours: float, role: str) -> list[dict[str, Any]]:
+    """Return the requests for the endpoint, its alarms and its logs.
+
+    at: with a time zone. ttl_hours: what it follows from, for the next plan. role: the scheduler's.
+    """
     schedules = names.schedules
+    of_endpoint = schedule(
+        schedules["endpoint"], at, role, "sagemaker:deleteEndpoint", {"EndpointName": names.endpoint}
+    )
     return [
-        schedule(schedules["endpoint"], at, role, "sagemaker:deleteEndpoint", {"EndpointName": names.endpoint}),
+        {**of_endpoint, "Description": f"{_TTL}{ttl_hours:g}"},
         schedule(
             schedules["alarms"], at, role, "cloudwatch:deleteAlarms", {"AlarmNames": sorted(names.alarms.values())}
+        ),
+        schedule(
+            schedules["logs"], at + _LATER, role, "cloudwatchlogs:deleteLogGroup", {"LogGroupName": names.log_group}
         ),
     ]
 
@@ -54,6 +65,12 @@ def schedule(name: str, at: datetime, role: str, action: str, parameters: Mappin
             "RetryPolicy": _RETRY,
         },
     }
+
+
+def ttl_of(answer: Mapping[str, Any]) -> float | None:
+    """Return the ttl_hours that a deployment's schedule follows from, None if it says none. answer: GetSchedule's."""
+    found = str(answer.get("Description", "")).removeprefix(_TTL)
+    return float(found) if found else None
 
 
 def time_of(answer: Mapping[str, Any]) -> str:

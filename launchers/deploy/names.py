@@ -33,7 +33,7 @@ class Names:
     @property
     def schedules(self) -> dict[str, str]:
         """The one-time schedules that end the deployment, by the kind of what they delete."""
-        return {kind: f"{self.endpoint}-expiry-{kind}" for kind in ("endpoint", "alarms")}
+        return {kind: f"{self.endpoint}-expiry-{kind}" for kind in ("endpoint", "alarms", "logs")}
 
     @property
     def log_group(self) -> str:

@@ -76,6 +76,7 @@ def caller(settings: DeploySettings, account: str = "*") -> Identity:
             Grant(
                 (
                     "sagemaker:DeleteEndpoint",
+                    "sagemaker:DeleteTags",
                     "sagemaker:DescribeEndpoint",
                     "sagemaker:InvokeEndpoint",
                     "sagemaker:ListTags",
@@ -156,6 +157,7 @@ def _scheduler(where: Where) -> Iterator[Grant]:
     yield Grant(("sagemaker:DeleteEndpointConfig",), (where.arn("sagemaker", f"endpoint-config/{_ALL}"),))
     yield Grant(("sagemaker:DeleteModel",), (where.arn("sagemaker", f"model/{_ALL}"),))
     yield Grant(("cloudwatch:DeleteAlarms",), (where.arn("cloudwatch", f"alarm:{_ALL}"),))
+    yield Grant(("logs:DeleteLogGroup",), (where.arn("logs", f"log-group:/aws/sagemaker/Endpoints/{_ALL}"),))
 
 
 def _build(settings: DeploySettings, where: Where) -> Iterator[Grant]:

@@ -40,15 +40,22 @@ def revision(settings: DeploySettings, spec: RunSpec) -> str:
 def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     """Return the calls that make the deployment what the spec asks for, in order; none if it is that already.
 
-    What deletes a part when its time is over is created before the part itself.
+    If only the time of its end is another one, they change its schedules alone.
+
+    What deletes a part when its time is over is created before the part itself, and is taken away last.
     """
     before, wanted = deployment(spec).before, revision(settings, spec)
-    if before is not None and before.revision == wanted:
+    in_service = before is not None and before.revision == wanted
+    if before is not None and in_service and before.ttl_hours == settings.ttl_hours:
         return ()
     common, own = names.Names(spec.run_id), names.RevisionNames(spec.run_id, wanted)
+    schedules = _schedules(settings, spec, own)
+    if in_service:
+        return tuple(schedules)
+    ends = end_of(settings, spec) is not None
     found = [
         Request("s3", "PutObject", _upload(settings, spec)),
-        *_schedules(settings, spec, own),
+        *(schedules if ends else ()),
         Request("sagemaker", "CreateModel", _model(settings, spec, name=own.config)),
         Request("sagemaker", "CreateEndpointConfig", _config(settings, spec, name=own.config, model=own.config)),
         *(Request("cloudwatch", "PutMetricAlarm", alarm) for alarm in _alarms(settings, spec, common)),
@@ -56,7 +63,8 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     if before is None:
         create = {"EndpointName": common.endpoint, "EndpointConfigName": own.config, "Tags": _tags(settings, spec)}
         return (*found, Request("sagemaker", "CreateEndpoint", create))
-    return (*found, Request("sagemaker", "UpdateEndpoint", update(settings, common, own.config, settings.instances)))
+    found.append(Request("sagemaker", "UpdateEndpoint", update(settings, common, own.config, settings.instances)))
+    return (*found, *(() if ends else schedules))
 
 
 def model_uri(settings: DeploySettings, spec: RunSpec) -> str:
@@ -232,10 +240,11 @@ def _schedules(settings: DeploySettings, spec: RunSpec, own: names.RevisionNames
         kept = common.schedules.values() if before is not None and before.expires_at else ()
         return [Request("scheduler", "DeleteSchedule", {"Name": name}) for name in kept]
     assert settings.expiry_role is not None, "the checks refuse settings without a role"
+    assert settings.ttl_hours is not None
     role = iam.arn_in_plan(settings.expiry_role)
     shared = "UpdateSchedule" if before is not None and before.expires_at else "CreateSchedule"
     return [
-        *(Request("scheduler", shared, each) for each in expiry.of_deployment(common, at, role)),
+        *(Request("scheduler", shared, each) for each in expiry.of_deployment(common, at, settings.ttl_hours, role)),
         *(Request("scheduler", "CreateSchedule", each) for each in expiry.of_revision(own, at, role)),
     ]
 

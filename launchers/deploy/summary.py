@@ -1,6 +1,7 @@
 """Summarize a deployment before it starts: what is served where, what changes, what it costs, when it ends."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from dogbreed import commands
 from dogbreed.workload import work
@@ -48,7 +49,8 @@ def _cost(settings: DeploySettings, spec: RunSpec) -> str:
             f"with the model inside a Lambda function instead: about {formatting.usd(function)}\n"
             f"a month at {settings.rps:g} requests a second (launcher.rps)"
         )
-    if _changes(settings, spec) and request.deployment(spec).before is not None:
+    before = request.deployment(spec).before
+    if before is not None and before.revision != request.revision(settings, spec):
         lines.append(f"during the update twice as many instances: {2 * settings.instances} of the account's quota")
     lines.append(f"(list price of {prices.REGION}, {row.as_of})")
     return "\n".join(lines)
@@ -64,17 +66,14 @@ def _seconds(spec: RunSpec) -> float | None:
     return None if found is None else found.frozen_gflop / _VCPU_GFLOPS
 
 
-def _changes(settings: DeploySettings, spec: RunSpec) -> bool:
-    before = request.deployment(spec).before
-    return before is None or before.revision != request.revision(settings, spec)
-
-
 def _change(settings: DeploySettings, spec: RunSpec) -> str:
     before = request.deployment(spec).before
     if before is None:
         return "a new deployment"
-    if not _changes(settings, spec):
-        return "none: this revision is in service"
+    if before.revision == request.revision(settings, spec):
+        if not request.requests(settings, spec):
+            return "none: this revision is in service"
+        return f"its end alone, which is {_at(before.expires_at)} now; this revision is in service"
     wanted = request.wanted_facts(settings, spec)
     differing = [
         f"{name}: {before.facts.get(name, '?')} -> {text}"
@@ -96,7 +95,13 @@ def _change(settings: DeploySettings, spec: RunSpec) -> str:
 
 def _end(settings: DeploySettings, spec: RunSpec) -> str:
     stop = commands.launchers("cancel", spec.run_id)
-    at = request.end_of(settings, spec)
+    before, at = request.deployment(spec).before, request.end_of(settings, spec)
     if at is None:
         return f"never by itself: {stop}"
-    return f"{at:%Y-%m-%d %H:%M} UTC, by schedules in the account\nearlier: {stop}"
+    if before is not None and not request.requests(settings, spec):
+        at = datetime.fromisoformat(before.expires_at)
+    return f"{_at(at.isoformat())}, by schedules in the account\nearlier: {stop}"
+
+
+def _at(text: str) -> str:
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC" if text else "never"

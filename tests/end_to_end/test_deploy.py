@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -24,18 +24,22 @@ import torchvision
 from dogbreed.errors import DogBreedError
 from dogbreed.inference import Predictor
 from launchers import prepare
+from launchers.aws import tags
+from launchers.base import Launcher
 from launchers.cli.verbs import main as launchers_command
 from launchers.deploy import parts
+from launchers.deploy.change import Change
 from launchers.deploy.launcher import DeployLauncher
 from launchers.deploy.names import Names
-from launchers.plan import Plan
+from launchers.plan import Plan, Request
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.image import Image
 from launchers.rehearsal.names import ACCOUNT, REGION
+from launchers.spec import RunSpec
 from launchers.status import Handle, LaunchError, Phase
 from tests.support.deployed import CONTAINER
-from tests.support.launcher_contract import until
+from tests.support.launcher_contract import PlanContract, until
 from tests.support.odd_pictures import saved, upright
 from tests.support.project import ROOT
 from tests.support.serving import tiny_model
@@ -106,7 +110,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def stories(place: Place) -> Iterator[dict[str, Future[Any]]]:
     """What takes minutes of AWS's time, all at once: deployments that are updated, and go wrong, side by side."""
     with ThreadPoolExecutor(6) as pool:
-        tales: tuple[Callable[[Place], Any], ...] = (updated, silent, failing, crashing, killed, expired, denied)
+        tales: tuple[Callable[[Place], Any], ...] = (updated, lost, silent, failing, crashing, killed, expired, denied)
         yield {tale.__name__: pool.submit(tale, place) for tale in tales}
 
 
@@ -120,6 +124,25 @@ def endpoint(place: Place, name: str) -> dict[str, Any]:
 
 def end(place: Place, name: str) -> None:
     DeployLauncher.at(place.cloud).cancel(Handle("deploy", "rehearsal", name))
+
+
+class TestDeployLauncher(PlanContract):
+    @pytest.fixture
+    def launcher(self, place: Place) -> Launcher:
+        return place.prepared("toads")[0]
+
+    @pytest.fixture
+    def spec(self, place: Place) -> RunSpec:
+        return place.prepared("toads")[1].spec
+
+    @pytest.fixture
+    def wrong_spec(self, spec: RunSpec) -> RunSpec:
+        return replace(spec, run_id="Toads")
+
+    @pytest.fixture
+    def launcher_of_wrong(self, launcher: Launcher) -> Launcher:
+        assert isinstance(launcher, DeployLauncher)
+        return replace(launcher, rps=-1)
 
 
 def test_a_deployment_is_made_asked_listed_and_taken_down(
@@ -156,29 +179,69 @@ def test_a_deployment_is_made_asked_listed_and_taken_down(
     assert place.verb("status", "dogs") == 1
 
 
-def updated(place: Place) -> tuple[str, str, str]:
-    """Return the configurations in service at first, after an update, and after a rollback."""
+def schedules_of(place: Place, name: str) -> dict[str, str]:
+    """Return when each schedule of a deployment runs, by its name."""
+    found = [part.name for part in parts.of_deployment(place.cloud, name) if part.kind == "schedule"]
+    client = place.cloud.client("scheduler")
+    return {each: client.get_schedule(Name=each)["ScheduleExpression"] for each in found}
+
+
+def updated(place: Place) -> dict[str, Any]:
+    """Update a deployment, roll it back, fail to update it again, and let it stay. Return what was seen."""
     place.deployed("cats")
-    first = endpoint(place, "cats")["EndpointConfigName"]
-    launcher, handle = place.deployed(
-        "cats", "launcher.fallback_type=null", "launcher.ttl_hours=99"
-    )  # another revision
-    second = endpoint(place, "cats")["EndpointConfigName"]
+    seen: dict[str, Any] = {"first": endpoint(place, "cats")["EndpointConfigName"]}
+    launcher, handle = place.deployed("cats", "launcher.fallback_type=null", "launcher.ttl_hours=99")
+    seen["second"] = endpoint(place, "cats")["EndpointConfigName"]
+    seen["ends after the update"] = schedules_of(place, "cats")
     launcher.rollback(handle)
-    third = endpoint(place, "cats")["EndpointConfigName"]
-    ends = place.cloud.client("scheduler").get_schedule
-    of_endpoint, of_model = (
-        ends(Name=f"{name}-expiry-{what}")["ScheduleExpression"]
-        for name, what in (("dogbreed-cats", "endpoint"), (third, "model"))
-    )
-    assert of_model > of_endpoint  # what serves again is not deleted before the endpoint
+    seen["third"] = endpoint(place, "cats")["EndpointConfigName"]
+    seen["ends after the rollback"] = schedules_of(place, "cats")
+    with pytest.raises(LaunchError):
+        place.deployed("cats", "launcher.fallback_type=null", "+aws.faults.denied=[sagemaker:UpdateEndpoint]")
+    seen["after a failed update"] = left_in(place.cloud, "cats")
+    place.deployed("cats", "launcher.ttl_hours=null")
+    arn = endpoint(place, "cats")["EndpointArn"]
+    seen["kept"] = schedules_of(place, "cats"), tags.read(place.cloud, arn).get(tags.EXPIRES_AT)
     end(place, "cats")
-    return first, second, third
+    return seen
 
 
 def test_an_update_can_be_rolled_back(place: Place, stories: dict[str, Future[Any]]) -> None:
-    first, second, third = stories["updated"].result()
-    assert first == third != second
+    seen = stories["updated"].result()
+    assert seen["first"] == seen["third"] != seen["second"]
+    for config in (seen["first"], seen["second"]):  # the revision that may serve again is kept as long as the endpoint
+        for ends in (seen["ends after the update"], seen["ends after the rollback"]):
+            assert ends[f"{config}-expiry-model"] > ends["dogbreed-cats-expiry-endpoint"]
+        assert f"endpoint configuration {config}" in seen["after a failed update"]
+    assert seen["kept"] == ({}, None)
+
+
+class AnswerLost(Change):
+    """A change whose UpdateEndpoint arrives at AWS, and whose answer does not arrive here."""
+
+    def _send(self, each: Request, filled: Mapping[str, str]) -> None:
+        super()._send(each, filled)
+        if each.operation == "UpdateEndpoint":
+            raise LaunchError("the connection was closed")
+
+
+def lost(place: Place) -> tuple[list[str], str, list[str]]:
+    """Return the parts when an update's answer was lost, its configuration, and what a teardown meanwhile leaves."""
+    place.deployed("moths")
+    launcher, plan = place.prepared("moths", "launcher.start_s=299")
+    with pytest.raises(LaunchError, match="was closed"):
+        AnswerLost(launcher, plan).make()
+    found, pending = left_in(place.cloud, "moths"), endpoint(place, "moths")["PendingDeploymentSummary"]
+    end(place, "moths")  # waits for the update, in which SageMaker refuses a deletion
+    return found, pending["EndpointConfigName"], left_in(place.cloud, "moths")
+
+
+def test_an_update_that_aws_has_taken_keeps_its_parts_if_its_answer_was_lost(
+    stories: dict[str, Future[Any]],
+) -> None:
+    found, pending, left = stories["lost"].result()
+    assert {f"endpoint configuration {pending}", f"model {pending}"} <= set(found)
+    assert left == []
 
 
 def spoiled(place: Place, name: str, environment: dict[str, str]) -> tuple[str, list[str], list[str]]:
@@ -248,7 +311,7 @@ def killed(place: Place) -> tuple[list[str], str, list[str]]:
 def test_a_client_that_is_killed_leaves_what_its_schedules_delete(stories: dict[str, Future[Any]]) -> None:
     schedules, status, left = stories["killed"].result()
     assert {*Names("ants").schedules.values()} <= set(schedules)
-    assert len(schedules) == 4  # of the configuration and the model, too
+    assert len(schedules) == 5  # of the configuration and the model, too
     assert status == "InService"
     assert left == []
 
@@ -265,7 +328,7 @@ def expired(place: Place) -> list[str]:
 
 
 def test_a_deployment_ends_by_itself_when_its_time_is_over(stories: dict[str, Future[Any]]) -> None:
-    assert stories["expired"].result() == ["log group /aws/sagemaker/Endpoints/dogbreed-flies"]
+    assert stories["expired"].result() == []
 
 
 CREATING = (

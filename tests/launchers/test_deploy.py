@@ -16,6 +16,7 @@ from dogbreed.errors import ConfigError
 from launchers.cost import prices, serving
 from launchers.deploy import names, parts, permissions, request
 from launchers.plan import Plan
+from launchers.rehearsal.services import schedule_target
 from launchers.rehearsal.validation import findings
 from launchers.spec import Deployed, RunSpec
 from tests.support.deployments import launcher, spec
@@ -23,7 +24,7 @@ from tests.support.deployments import launcher, spec
 PLANS = Path(__file__).parent / "plans"
 RECORD = "DOGBREED_RECORD=1 python -m pytest tests/launchers/test_deploy.py"
 OLD = Deployed(
-    "0" * 10, {"machines": "1 x ml.m5.large", "model": "s3://my-bucket/old"}, expires_at="2026-11-24T13:00:00+00:00"
+    "0" * 10, {"machines": "1 x ml.m5.large", "model": "s3://my-bucket/old"}, "2026-11-24T13:00:00+00:00", ttl_hours=8
 )
 CASES: dict[str, tuple[dict[str, Any], Deployed | None]] = {
     "deploy": ({}, None),
@@ -99,8 +100,12 @@ def test_the_schedules_call_what_they_name_with_its_own_parameters() -> None:
     for each in planned("deploy").requests:
         if each.service == "scheduler":
             service, action = each.parameters["Target"]["Arn"].rpartition("aws-sdk:")[2].split(":")
-            model = session.get_service_model(service).operation_model(action[0].upper() + action[1:])
-            assert not list(findings(model.input_shape, json.loads(each.parameters["Target"]["Input"])))
+            service = schedule_target._SERVICES.get(service, service)
+            operation = action[0].upper() + action[1:]
+            model, given = session.get_service_model(service), json.loads(each.parameters["Target"]["Input"])
+            assert all(name[0].isupper() for name in given)
+            named = schedule_target._as_in_model(given, service, operation)
+            assert not list(findings(model.operation_model(operation).input_shape, named))
             assert each.parameters["ActionAfterCompletion"] == "DELETE"
 
 
@@ -142,9 +147,25 @@ def test_another_model_or_another_server_is_another_revision() -> None:
 
 def test_the_same_deployment_again_does_nothing() -> None:
     before = replace(OLD, revision=revision())
-    plan = launcher(ttl_hours=2).plan(spec(before))
+    plan = launcher().plan(spec(before))
     assert plan.requests == ()
     assert "none" in dict(plan.rows)["change"]
+    assert "2026-11-24 13:00 UTC" in dict(plan.rows)["ends"]  # as it is, not as a new one would end
+
+
+@pytest.mark.parametrize(
+    ("was", "ttl_hours", "operations"),
+    [(8, 48, {"UpdateSchedule", "CreateSchedule"}), (None, 8, {"CreateSchedule"}), (8, None, {"DeleteSchedule"})],
+)
+def test_another_end_of_the_same_deployment_changes_its_schedules_alone(
+    was: float | None, ttl_hours: float | None, operations: set[str]
+) -> None:
+    before = replace(OLD, revision=revision(), ttl_hours=was, expires_at=OLD.expires_at if was else "")
+    plan = launcher(ttl_hours=ttl_hours).plan(spec(before))
+    assert {each.operation for each in plan.requests} == operations
+    assert ("2026-11-24 13:00 UTC now" if was else "never now") in dict(plan.rows)["change"]
+    wanted = {None: "never", 8: "2026-11-24 20:00 UTC", 48: "2026-11-26 12:00 UTC"}
+    assert wanted[ttl_hours] in dict(plan.rows)["ends"]
 
 
 @given(instances=st.integers(2, 50))
@@ -319,7 +340,7 @@ def test_every_role_is_limited_to_resources_of_ours() -> None:
 
 def test_the_scheduler_may_delete_what_its_schedules_name_and_nothing_else() -> None:
     wanted = {
-        f"{service}:{action[0].upper()}{action[1:]}"
+        f"{schedule_target._SERVICES.get(service, service)}:{action[0].upper()}{action[1:]}"
         for each in planned("deploy").requests
         if each.service == "scheduler"
         for service, action in [each.parameters["Target"]["Arn"].rpartition("aws-sdk:")[2].split(":")]

@@ -19,7 +19,8 @@ CALLS = {  # of launchers, with which all that is granted to the person who laun
     "sagemaker": [
         "CreateTrainingJob", "AddTags", "StopTrainingJob", "DescribeTrainingJob", "ListTags", "ListTrainingJobs",
         "CreateModel", "CreateEndpointConfig", "CreateEndpoint", "UpdateEndpoint", "DeleteEndpoint",
-        "DescribeEndpoint", "DeleteEndpointConfig", "DescribeEndpointConfig", "DeleteModel", "DescribeModel",
+        "DeleteTags", "DescribeEndpoint", "DeleteEndpointConfig", "DescribeEndpointConfig", "DeleteModel",
+        "DescribeModel",
         "ListEndpointConfigs", "ListEndpoints", "ListModels",
     ],
     "sagemaker-runtime": ["InvokeEndpoint"],

@@ -1,4 +1,7 @@
-"""What every launcher promises, as tests. A launcher's test file subclasses LauncherContract and gives the fixtures."""
+"""What every launcher promises, as tests: a launcher's test file subclasses a contract and gives the fixtures.
+
+Launchers of runs subclass LauncherContract, and that of deployments PlanContract.
+"""
 
 import builtins
 import json
@@ -39,8 +42,8 @@ def until(reached: Callable[[], bool], *, timeout_s: float = 120) -> None:
         time.sleep(0.1)
 
 
-class LauncherContract(ABC):
-    """Fixtures `launcher` and `spec` may be overridden with other scopes; expensive ones are asked for by one test."""
+class PlanContract(ABC):
+    """What holds for every launcher, of deployments too. Fixtures may be overridden with other scopes."""
 
     @pytest.fixture
     @abstractmethod
@@ -58,29 +61,9 @@ class LauncherContract(ABC):
         """A run with two things wrong that its plan can see."""
 
     @pytest.fixture
-    @abstractmethod
-    def succeeded(self) -> Plan:
-        """A submitted run that succeeded at its first attempt."""
-
-    @pytest.fixture
-    @abstractmethod
-    def failing(self) -> Plan:
-        """A run, not yet submitted, that a mistake in its config stops."""
-
-    @pytest.fixture
-    @abstractmethod
-    def endless(self) -> Plan:
-        """A run that has been submitted, is training, and goes on until it is cancelled."""
-
-    @pytest.fixture
-    @abstractmethod
-    def left_over(self) -> str:
-        """Something that nothing uses any more, by the name that `cleanup` gives it."""
-
-    @pytest.fixture
-    @abstractmethod
-    def in_use(self) -> str:
-        """Something like it that is still in use, and must stay."""
+    def launcher_of_wrong(self, launcher: Launcher) -> Launcher:
+        """The launcher that is to plan it; another one if its own settings are one of the two."""
+        return launcher
 
     def test_capabilities_are_all_stated(self, launcher: Launcher) -> None:
         assert all(isinstance(getattr(launcher.capabilities, field.name), bool) for field in fields(Capabilities))
@@ -118,9 +101,9 @@ class LauncherContract(ABC):
         assert spec.run_id in text
         assert {"where", "cost", "command"} <= {line.split()[0] for line in text.splitlines() if line}
 
-    def test_a_plan_names_all_that_is_wrong_at_once(self, launcher: Launcher, wrong_spec: RunSpec) -> None:
+    def test_a_plan_names_all_that_is_wrong_at_once(self, launcher_of_wrong: Launcher, wrong_spec: RunSpec) -> None:
         with pytest.raises(ConfigError, match="2 problems found"):
-            launcher.plan(wrong_spec)
+            launcher_of_wrong.plan(wrong_spec)
 
     def test_a_spec_travels_as_json(self, launcher: Launcher, spec: RunSpec) -> None:
         returned = RunSpec.from_json(spec.to_json())
@@ -140,6 +123,35 @@ class LauncherContract(ABC):
             launcher.logs(handle)
         with pytest.raises(LaunchError):
             launcher.result(handle)
+
+
+class LauncherContract(PlanContract):
+    """What holds for every launcher of runs. Expensive fixtures are asked for by one test."""
+
+    @pytest.fixture
+    @abstractmethod
+    def succeeded(self) -> Plan:
+        """A submitted run that succeeded at its first attempt."""
+
+    @pytest.fixture
+    @abstractmethod
+    def failing(self) -> Plan:
+        """A run, not yet submitted, that a mistake in its config stops."""
+
+    @pytest.fixture
+    @abstractmethod
+    def endless(self) -> Plan:
+        """A run that has been submitted, is training, and goes on until it is cancelled."""
+
+    @pytest.fixture
+    @abstractmethod
+    def left_over(self) -> str:
+        """Something that nothing uses any more, by the name that `cleanup` gives it."""
+
+    @pytest.fixture
+    @abstractmethod
+    def in_use(self) -> str:
+        """Something like it that is still in use, and must stay."""
 
     def test_a_run_that_succeeded(self, launcher: Launcher, succeeded: Plan) -> None:
         handle = succeeded.handle

@@ -59,7 +59,8 @@ def call_target(target: Mapping[str, Any], schedule: str, server: Server) -> str
         config=Config(retries={"total_max_attempts": 1}, proxies={}),
     )
     try:
-        getattr(client, xform_name(operation))(**json.loads(target.get("Input", "{}")))
+        given = json.loads(target.get("Input", "{}"))
+        getattr(client, xform_name(operation))(**_as_in_model(given, service, operation))
     except (ClientError, BotoCoreError) as error:
         return str(error)
     return ""
@@ -73,6 +74,14 @@ def _parts(arn: str) -> tuple[str, str]:
             f"The rehearsal cloud has universal targets alone, as arn:aws:scheduler:::aws-sdk:..., got {arn}."
         )
     return _SERVICES.get(found[1], found[1]), found[2]
+
+
+def _as_in_model(given: Mapping[str, Any], service: str, operation: str) -> dict[str, Any]:
+    """Return parameters as the service's API names them: a schedule's begin with a capital, whatever the API does."""
+    model = botocore.session.get_session().get_service_model(service).operation_model(operation)
+    members = model.input_shape.members if model.input_shape else {}
+    small = {name[0].upper() + name[1:]: name for name in members}
+    return {small.get(name, name): value for name, value in given.items()}
 
 
 def _operation(service: str, action: str) -> str | None:
