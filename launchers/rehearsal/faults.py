@@ -61,8 +61,9 @@ class Faults:
     files of the checkpoint folder are in S3. quotas: instances that may run at once, by type. no_bucket: a bucket that
     is named is missing; otherwise it is created, in place of one that you have. denied: IAM actions that you may not
     take, as [s3:PutObject]; denied_to_role: those that the job's role may not. no_capacity_of: instance types of which
-    no endpoint finds any. start_s: how long an endpoint's instance takes until its container starts. clock_rate: how
-    much faster than real time the cloud's clock runs; None leaves it as it is.
+    no endpoint finds any. concurrency: how many executions of Lambda functions the account may have at once; None
+    leaves it as it is, which is 1,000 at first. start_s: how long an endpoint's instance takes until its container
+    starts. clock_rate: how much faster than real time the cloud's clock runs; None leaves it as it is.
     """
 
     reclaims: int = 0
@@ -84,6 +85,7 @@ class Faults:
     denied_to_role: Sequence[str] = ()
     no_capacity_of: Sequence[str] = ()
     start_s: float = 0.0
+    concurrency: int | None = None
     clock_rate: float | None = None
 
     @classmethod
@@ -103,6 +105,8 @@ class Faults:
             for action in getattr(self, name):
                 if not re.fullmatch(r"[a-z0-9-]+:[A-Za-z]+", str(action)):
                     yield f"aws.faults.{name}: {action!r} is not an IAM action.\nTry: aws.faults.{name}=[s3:PutObject]"
+        if self.concurrency is not None and (isinstance(self.concurrency, bool) or self.concurrency < 1):
+            yield f"aws.faults.concurrency must be at least 1, got {self.concurrency!r}.\nTry: leaving it out, or 10"
         if self.clock_rate is not None and not 1 <= self.clock_rate <= FASTEST:
             yield f"aws.clock_rate must be from 1 to {FASTEST:g}, got {self.clock_rate}.\nTry: aws.clock_rate=10"
         moments = [*self.reclaim_at, *([self.crash_at] if self.crash_at else [])]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote
@@ -143,9 +144,11 @@ class Gateway:
         """Return the tags of the resource, as condition keys."""
         for handler in self._handlers.get((need.action.partition(":")[0], "ListTags"), ()):
             with suppress(Refused):
-                found = handler(Call({"ResourceArn": need.resource}, Faults(), Session()))
+                found = handler(Call(dict.fromkeys(("ResourceArn", "Resource"), need.resource), Faults(), Session()))
                 if found is not None:
-                    return {f"aws:ResourceTag/{tag['Key']}": [tag["Value"]] for tag in found["Tags"]}
+                    tags = found["Tags"]
+                    pairs = tags if isinstance(tags, dict) else {tag["Key"]: tag["Value"] for tag in tags}
+                    return {f"aws:ResourceTag/{key}": [value] for key, value in pairs.items()}
         return {}
 
     def _answer_of_moto(self, environ: Environ, start_response: StartResponse, message: _Message) -> Iterable[bytes]:
@@ -255,8 +258,8 @@ def _answered(start_response: StartResponse, message: _Message, answer: Answer) 
     if message.style == "json":
         return _reply(start_response, 200, "application/x-amz-json-1.1", json.dumps(answer).encode(), [])
     if message.style == "rest":
-        of, content, headers = rest_calls.rest_answer(message.service, message.operation or "", answer)
-        return _reply(start_response, 200, of, content, headers)
+        status, of, content, headers = rest_calls.rest_answer(message.service, message.operation or "", answer)
+        return _reply(start_response, status, of, content, headers)
     model = get_service_model(_NAMES.get(message.service, message.service))
     kind = get_serializer_class(model.service_name, model.metadata["protocol"])
     body = kind(operation_model=model.operation_model(message.operation)).serialize(answer)["body"]
@@ -285,7 +288,6 @@ def _refuse(start_response: StartResponse, message: _Message, refusal: Refused, 
 def _reply(
     start_response: StartResponse, status: int, kind: str, body: bytes, headers: list[tuple[str, str]]
 ) -> Iterable[bytes]:
-    words = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 503: "Service Unavailable"}
     length = [("Content-Type", kind), ("Content-Length", str(len(body))), (IDENTITY_HEADER, "yes"), *headers]
-    start_response(f"{status} {words.get(status, 'Error')}", length)
+    start_response(f"{status} {HTTPStatus(status).phrase}", length)
     return [body]

@@ -31,6 +31,7 @@ from launchers.rehearsal.services.builds import Builds
 from launchers.rehearsal.services.endpoint_configs import EndpointConfigs
 from launchers.rehearsal.services.endpoint_metrics import Meter
 from launchers.rehearsal.services.endpoints import Endpoints
+from launchers.rehearsal.services.functions import Functions
 from launchers.rehearsal.services.identities import Identities
 from launchers.rehearsal.services.kept_logs import KeptLogs
 from launchers.rehearsal.services.models import Models
@@ -46,10 +47,11 @@ def services(state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms) 
     configs = EndpointConfigs(state_dir / "endpoint-configs", models)
     logs = KeptLogs(state_dir / "logs")
     endpoints = Endpoints(state_dir / "endpoints", store, images, logs, configs, clock, meter)
-    monitoring = Monitoring(endpoints, meter, alarms)
+    functions = Functions(state_dir / "functions", store, logs, clock)
+    monitoring = Monitoring(endpoints, meter, alarms, functions.meter)
     schedules = Schedules(state_dir / "schedules", clock)
     builds = Builds(state_dir / "codebuild", store, images.folder, logs, clock)
-    hosting: list[Service] = [models, configs, endpoints, monitoring, schedules, builds]
+    hosting: list[Service] = [models, configs, endpoints, monitoring, schedules, builds, functions]
     return [TrainingJobs(state_dir / "jobs", store), Identities(), *hosting]
 
 

@@ -1,4 +1,4 @@
-"""What goes on in CloudWatch by itself: metrics of endpoints are published, and alarms are evaluated."""
+"""What goes on in CloudWatch by itself: metrics of endpoints and functions are published, and alarms are evaluated."""
 
 import threading
 import time
@@ -13,6 +13,7 @@ from launchers.rehearsal.service import Answer, Call, Handler
 from launchers.rehearsal.services.alarms import Alarms, data_of, seconds_of, statistic
 from launchers.rehearsal.services.endpoint_metrics import Meter
 from launchers.rehearsal.services.endpoints import Endpoints
+from launchers.rehearsal.services.function_metrics import FunctionMeter
 
 _TICK_S = 0.2
 
@@ -22,8 +23,8 @@ class Monitoring:
 
     active = False
 
-    def __init__(self, endpoints: Endpoints, meter: Meter, alarms: Alarms) -> None:
-        self.endpoints, self.meter, self.alarms = endpoints, meter, alarms
+    def __init__(self, endpoints: Endpoints, meter: Meter, alarms: Alarms, of_functions: FunctionMeter) -> None:
+        self.endpoints, self.meter, self.alarms, self.of_functions = endpoints, meter, alarms, of_functions
         self.operations: Mapping[tuple[str, str], Handler] = {("monitoring", "GetMetricStatistics"): get_statistics}
         self._ended = threading.Event()
 
@@ -38,6 +39,7 @@ class Monitoring:
         while not self._ended.is_set():
             try:
                 self.meter.publish(self.endpoints.runs())
+                self.of_functions.publish()
                 self.alarms.evaluate()
             except Exception:  # one odd alarm must not stop all others
                 traceback.print_exc()
