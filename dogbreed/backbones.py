@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from dogbreed import checkpoints
 from dogbreed import weights as weights_files
+from dogbreed.commands import is_address
 from dogbreed.errors import ConfigError, WeightsError
 
 log = logging.getLogger("dogbreed")
@@ -53,7 +54,7 @@ def weights_identity(library: Library, name: str, weights: str | None) -> list[s
     if weights == LITE0_PACKAGE:
         return [weights, metadata.version(weights)] if importlib.util.find_spec(weights) else None
     path = Path(weights).expanduser()
-    if library == "torchvision" and "://" not in weights and not path.is_file():
+    if library == "torchvision" and not is_address(weights) and not path.is_file():
         from torchvision import models
 
         try:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PLAIN = re.compile(r"[\w./@:+%-]+", re.ASCII)  # read by Hydra as it is
 _NOT_TEXT = re.compile(r"null|true|false|nan|[+-]?inf|[+-]?[\d_.]+(e[+-]?\d+)?", re.I)  # read as another type
 
@@ -70,11 +71,16 @@ def unquoted(value: str) -> str:
     return re.sub(rf"(\\+)(?={quote}|\Z)", lambda found: found[1][: len(found[1]) // 2], value[1:-1])
 
 
+def is_address(text: str) -> bool:
+    """Return whether it is SCHEME://..., such as a handle or s3://BUCKET/photos, and no path."""
+    return bool(_SCHEME.match(text))
+
+
 def photos_elsewhere(root: str) -> str:
     """Return how to get photos whose `data.root` is an address, such as s3://BUCKET/photos; "" if it is a path."""
-    scheme, is_address, rest = root.partition("://")
-    if not is_address:
+    if not is_address(root):
         return ""
+    scheme, _, rest = root.partition("://")
     folder = rest.rstrip("/").rpartition("/")[2] or "photos"
     fetch = shell("aws", "s3", "sync", root, folder) if scheme == "s3" else f"download {root}"
     return (

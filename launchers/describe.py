@@ -117,7 +117,7 @@ def _go_on(folder: Path, *, remote: bool) -> list[str] | None:
 
 def _root(root: str) -> str:
     """Return the data folder independent of the current one. In S3, or below the home folder, it is that already."""
-    return root if "://" in root or root.startswith("~") else str(absolute(root))
+    return root if commands.is_address(root) or root.startswith("~") else str(absolute(root))
 
 
 def _photos(config: Mapping[str, Any]) -> photos.SentFolder | None:
@@ -145,7 +145,9 @@ def _stays(hydra: Any, config: Mapping[str, Any], folder: Path) -> dict[Path, st
         "hydra.sweep.dir": OmegaConf.select(hydra, "sweep.dir", throw_on_missing=False),
     }
     found = {
-        Path(str(text)).expanduser().absolute(): name for name, text in named.items() if text and "://" not in str(text)
+        Path(str(text)).expanduser().absolute(): name
+        for name, text in named.items()
+        if text and not commands.is_address(str(text))
     }
     return {**found, folder: "the run's folder"}
 

@@ -102,7 +102,7 @@ def sent_model(text: str, classes: Path | None) -> SentModel:
 
 def _path(text: str) -> Path:
     path = Path(text).expanduser()
-    if "://" not in text and path.exists():
+    if not commands.is_address(text) and path.exists():
         return path.absolute()
     try:
         launcher, handle = find_run(text)

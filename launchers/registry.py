@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dogbreed.commands import is_address
 from dogbreed.errors import ConfigError
 from launchers.base import Capabilities, Cloud, Launcher
 from launchers.runs.find import LOCAL, find, folder_of
@@ -65,7 +66,7 @@ def find_run(text: str, *, runs_dir: str = "runs", state_dir: str | None = None)
     text: a handle, a run folder, or the name of one in `runs_dir`. The folder of a remote run names that run.
     state_dir: of the rehearsal cloud; None for the default one. Raises LaunchError if there is no such run.
     """
-    if "://" in text and Handle.parse(text).launcher != LOCAL:
+    if is_address(text) and Handle.parse(text).launcher != LOCAL:
         handle = Handle.parse(text)
         here = None if state_dir else folder_here(handle, runs_dir)  # where its cloud was noted
         if here is not None and (note := launched(here)):

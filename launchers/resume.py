@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dogbreed.commands import override, shown_path, unquoted
+from dogbreed.commands import is_address, override, shown_path, unquoted
 from dogbreed.errors import ConfigError
 from launchers.config_sources import ConfigSources
 from launchers.overrides import STAYS_HERE, about_waiting, key_path, override_key, refuse_renamed, without_faults
@@ -90,7 +90,7 @@ def _folder(value: str, state_dir: str | None) -> Path:
     launcher, handle = find_run(value, state_dir=state_dir)
     if (here := launcher.folder(handle)) is not None:
         return here
-    folder = None if "://" in value else Path(value).absolute()
+    folder = None if is_address(value) else Path(value).absolute()
     if folder is not None and not _away(folder):
         return folder
     return launcher.fetch(handle, folder, checkpoints=False)

@@ -39,7 +39,7 @@ def _readable(text: str) -> str:
     if not assigned or value in ("", "null", "???") or "${" in value:
         return text
     if name in _FOLDERS:
-        return _path(key, value, lambda path: path if "://" in path else str(absolute(path)))
+        return _path(key, value, lambda path: path if commands.is_address(path) else str(absolute(path)))
     if name in _FILES:
         return _path(key, value, lambda path: str(absolute(path)) if absolute(path).is_file() else path)
     if name in _TEXTS and _parsed(text) is None and not _EXPRESSION.match(value):

@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dogbreed.commands import shown_path
+from dogbreed.commands import is_address, shown_path
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder, write_bytes
 from launchers.deploy.checks import MEMORY_MB
@@ -68,7 +68,7 @@ def _source(args: argparse.Namespace) -> Path:
     """Return the file or folder that a person named: a path, or a run whose result is here or is downloaded."""
     path = Path(args.run).expanduser()
     away = (path / LAUNCHED_FILE).exists() and not RunFolder.of(path).model.exists()
-    if "://" not in args.run and (path.suffix or (path.exists() and not away)):  # ids of runs have no points
+    if not is_address(args.run) and (path.suffix or (path.exists() and not away)):  # ids of runs have no points
         return path
     launcher, handle = find_run(args.run, runs_dir=args.runs_dir, state_dir=args.state_dir)
     return launcher.result(handle).folder

@@ -31,7 +31,7 @@ def local_file(weights: object) -> Path | None:
     if weights.startswith("file:"):
         return Path(unquote(urlsplit(weights).path))
     path = Path(weights).expanduser()
-    if "://" in weights:
+    if commands.is_address(weights):
         return None
     return path if "/" in weights or path.suffix in _SUFFIXES or path.is_file() else None
 

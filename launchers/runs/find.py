@@ -32,7 +32,7 @@ def find(text: str, runs_dir: str = RUNS_DIR) -> Handle:
     text: a handle, a run folder, the name of a folder in `runs_dir`, or that of a deployment launched from here.
     Raises LaunchError if there is no such folder.
     """
-    if "://" in text:
+    if commands.is_address(text):
         folder = folder_of(Handle.parse(text))
     else:
         candidates = [Path(text).absolute(), *(Path(below, text).absolute() for below in (runs_dir, DEPLOYMENTS_DIR))]

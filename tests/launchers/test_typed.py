@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dogbreed.commands import is_address
 from dogbreed.errors import ConfigError
 from launchers import prepare
 from launchers.resume import expand
@@ -34,6 +35,7 @@ def test_a_folder_with_any_name_is_taken_as_it_was_typed(
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], exclude_characters=",'\"$\\"), min_size=1))
+@example("://")
 def test_a_typed_path_is_one_absolute_path_and_stays_the_same_when_typed_again(text: str) -> None:
     try:
         (made,) = readable([f"hydra.run.dir=/runs/{text}"])
@@ -116,3 +118,14 @@ def test_a_relative_root_of_a_file_is_absolute_too(tmp_path: Path, monkeypatch: 
     search = f"hydra.searchpath=[file://{tmp_path}/conf]"
     _, plan = prepare(["data=folder", "experiment=mine", search, "hydra.run.dir=run"])
     assert plan.spec.config["data"]["root"] == str(tmp_path / "photos")
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/photos", "sagemaker://eu-west-1/run", "https://a/b.tar"])
+def test_an_address_is_no_path(text: str) -> None:
+    assert is_address(text)
+    assert readable([f"data.root={text}"]) == [f"data.root={text}"]
+
+
+@pytest.mark.parametrize("text", ["/runs/://", "/a/b://c", "./s3://x", "://", "1://x"])
+def test_a_path_that_contains_a_colon_and_slashes_is_no_address(text: str) -> None:
+    assert not is_address(text)

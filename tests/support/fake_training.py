@@ -62,7 +62,10 @@ class FakeLauncher(LocalLauncher):
 
 @contextmanager
 def _machine() -> Iterator[None]:
-    """Raise the LaunchError of a cloud that has no machine now."""
+    """Raise the LaunchError of a cloud that has no machine now.
+
+    The first run that has one under FAKE_QUOTA keeps it until another was turned away, or for a minute.
+    """
     place, quota = os.environ["FAKE_LOG"], os.environ.get("FAKE_QUOTA")
     for number in range(int(os.environ.get("FAKE_NO_CAPACITY", "0"))):
         with suppress(FileExistsError):
@@ -75,12 +78,14 @@ def _machine() -> Iterator[None]:
         lock = os.open(f"{place}.machine{number}", os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _wait_for(Path(f"{place}.turned_away"))
             yield
             return
         except BlockingIOError:
             continue
         finally:
             os.close(lock)
+    Path(f"{place}.turned_away").touch()
     shortage = Shortage(f"the quota of {quota} is used up", int(quota), int(quota), 1)
     raise LaunchError("The account has reached a service quota.\nTry: raise it", Cause.QUOTA, shortage)
 
@@ -130,6 +135,12 @@ def train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
 def _wait_for_others(count: int) -> None:
     until = time.monotonic() + 60
     while Path(os.environ["FAKE_LOG"]).read_text().count('"ended"') < count and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def _wait_for(path: Path) -> None:
+    until = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < until:
         time.sleep(0.02)
 
 
