@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import os
 import random
 import time
 import zipfile
@@ -200,9 +201,9 @@ class ResumePoint(Checkpoint):
     """Keeps checkpoints/last.ckpt, from which training resumes bit for bit, and the one before as previous.ckpt.
 
     Saves after a step once `every_s` seconds or `every_n_steps` steps have passed, after the first and the last epoch,
-    and when a signal asks to stop. Never saves between an epoch's last step and its validation: Lightning would skip
-    that validation on resume. It saves just before the last step instead, so that a signal in a long validation loses
-    at most one step.
+    when the file of DOGBREED_SAVE_NOW asks for it, and when a signal asks to stop. Never saves between an epoch's last
+    step and its validation: Lightning would skip that validation on resume. It saves just before the last step instead,
+    so that a signal in a long validation loses at most one step.
 
     A checkpoint includes the random number generators' states of all training processes; they are restored at the first
     step, when the loader's iterator exists.
@@ -221,6 +222,9 @@ class ResumePoint(Checkpoint):
         self._random_states: dict[str, Any] | None = None
         self._agreement = collectives.Agreement()
         self._device = torch.device("cpu")
+        asking = os.environ.get("DOGBREED_SAVE_NOW")  # as launchers/remote/ec2.py sets it
+        self._asking = Path(asking) if asking else None
+        self._asked_ns = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._device = trainer.strategy.root_device
@@ -288,7 +292,16 @@ class ResumePoint(Checkpoint):
         return time.monotonic() - self._saved_at
 
     def _due(self) -> bool:
-        return self._waited() >= self.every_s
+        return self._waited() >= self.every_s or self._is_asked()
+
+    def _is_asked(self) -> bool:
+        """Whether somebody has written the file of DOGBREED_SAVE_NOW since the last checkpoint."""
+        if self._asking is None:
+            return False
+        try:
+            return self._asking.stat().st_mtime_ns > self._asked_ns
+        except OSError:
+            return False
 
     def _due_by_steps(self, trainer: Trainer) -> bool:
         steps = trainer.global_step - self._saved_step
@@ -296,6 +309,8 @@ class ResumePoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         last, previous = self.folder.last, self.folder.previous
+        if self._asking is not None and self._is_asked():
+            self._asked_ns = self._asking.stat().st_mtime_ns
         if last.exists():
             # in this order, a kill leaves no file beside a later checkpoint
             file_beside(previous).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ STAYS_HERE = ABOUT_THIS_COMMAND | {
     "hydra",
     "name",
     "checkpoint",
+    "limits",
 }  # about machines: a resumed run may change them
 
 _RENAMED = {"aws.trouble": "aws.faults"}

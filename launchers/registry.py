@@ -19,6 +19,7 @@ LAUNCHERS: dict[str, str] = {  # scheme of its handles -> its class, which is im
     LOCAL: "launchers.local.LocalLauncher",
     "sagemaker": "launchers.sagemaker.training.SageMakerLauncher",
     "deploy": "launchers.deploy.launcher.DeployLauncher",
+    "ec2": "launchers.ec2.spot.Ec2Launcher",
 }
 CLOUDS: dict[str, str] = {  # scope of handles -> its class; any other scope is a region of one's own account
     "rehearsal": "launchers.rehearsal.cloud.Rehearsal",

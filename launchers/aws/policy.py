@@ -70,7 +70,8 @@ class Identity:
     name: such as `training`. purpose: who it is, for people. service: the AWS service that takes the role, such as
     sagemaker.amazonaws.com; empty for the person who launches. setting: the one that names the role, such as aws.role;
     empty if there is none. trust: conditions on who may take it. note: why a role that people usually have may lack
-    something; empty if nothing is known.
+    something; empty if nothing is known. subnets: where machines of EC2 run that take it; none for those of the default
+    VPC.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Identity:
     setting: str = ""
     trust: Conditions = field(default_factory=dict)
     note: str = ""
+    subnets: tuple[str, ...] = ()
 
     def policy(self) -> dict[str, Any]:
         """Return the policy: one statement for each set of resources and conditions, all sorted."""

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from dogbreed.run_folder import lasting_files, write_json
-from launchers.aws import s3
+from launchers.aws import s3, saved
 from launchers.aws.errors import errors
 from launchers.aws.layout import RunLocation
 from launchers.aws.s3 import split_uri
@@ -40,7 +40,7 @@ def download_results(cloud: Cloud, handle: Handle, location: RunLocation, job: s
     if not _unpack(cloud, archive_uri, folder):  # a job that was ended early has none
         match spec.output:
             case RunOutput():
-                s3.download(cloud, location.checkpoints_uri, folder, _is_of_the_run)
+                saved.download(cloud, location.checkpoints_uri, folder, _is_of_the_run)
         complete(folder, spec, archive_uri)
     settle(folder, spec)
     write_json(folder / LAUNCHED_FILE, {**note, "home": job})
@@ -62,7 +62,7 @@ def download_to_resume(
     folder.mkdir(parents=True, exist_ok=True)
     here, there = progress_here(spec.output, folder), progress_there(cloud, uri, spec.output)
     if not is_further(here, there, folder, uri):
-        s3.download(cloud, uri, folder, lambda name: _is_of_the_run(name) if checkpoints else name in _LIGHT)
+        saved.download(cloud, uri, folder, lambda name: _is_of_the_run(name) if checkpoints else name in _LIGHT)
     settle(folder, spec)
     (folder / STATE_FILE).unlink(missing_ok=True)  # left by a machine that no longer exists
     # saved: there is a checkpoint, here or only there, that other settings would not go with
@@ -82,7 +82,7 @@ def download_search(cloud: Cloud, handle: Handle, location: RunLocation, job: st
     if there is None:
         raise LaunchError(f"{handle} has left no trial.\nTry: the command that started it")
     if not is_further(here, there, folder, uri):
-        s3.download(cloud, uri, folder, _is_of_the_run)
+        saved.download(cloud, uri, folder, _is_of_the_run)
         release_trials(folder)
     settle(folder, spec)
     write_json(folder / LAUNCHED_FILE, {"handle": str(handle), **(launched(folder) or {}), "home": job})

@@ -9,8 +9,9 @@ from urllib.parse import unquote
 
 from dogbreed import commands
 from dogbreed.errors import raise_findings
-from launchers.aws import tags
+from launchers.aws import profiles, tags
 from launchers.aws.access import Decision, decide
+from launchers.aws.actions import EC2
 from launchers.aws.errors import code_of, errors, network_errors
 from launchers.aws.iam import Caller
 from launchers.aws.policy import ROLE_PATH, Conditions, Grant, Identity, role_name
@@ -33,16 +34,21 @@ class Change:
     make: Callable[[], None]
 
 
-def changes(cloud: Cloud, identities: Sequence[Identity], caller: Caller) -> Iterator[Change]:
+def changes(
+    cloud: Cloud, identities: Sequence[Identity], caller: Caller, bucket: str | None = None
+) -> Iterator[Change]:
     """Yield what must change so that each identity has its role. Nothing, where all is as it should be.
 
-    Raises LaunchError for roles of these names which are not ours.
+    bucket: noted for machines of EC2; None if it is not known. Raises LaunchError for roles of these names which are
+    not ours.
     """
     names = [role_name(identity.name) for identity in identities]
     found = {name: role for name in names if (role := _role(cloud, name)) is not None}
     raise_findings(LaunchError, [_foreign(role) for role in found.values() if role["Path"] != ROLE_PATH])
     for identity, name in zip(identities, names, strict=True):
         yield from _changes_of(cloud, identity, found.get(name), caller)
+        if identity.service == EC2:
+            yield from (Change(*step) for step in profiles.changes(cloud, identity, bucket))
 
 
 def exists(cloud: Cloud, identity: Identity) -> bool:
@@ -75,7 +81,8 @@ def _changes_of(cloud: Cloud, identity: Identity, found: Mapping[str, Any] | Non
 
 
 def removals(cloud: Cloud) -> Iterator[Change]:
-    """Yield the removal of each role that we have created in the account."""
+    """Yield the removal of each role that we have created in the account, and of what machines of EC2 share."""
+    yield from (Change(*step) for step in profiles.removals(cloud))
     client = cloud.client("iam")
     with errors("listing roles"):
         pages = client.get_paginator("list_roles").paginate(PathPrefix=ROLE_PATH)

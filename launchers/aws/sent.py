@@ -4,17 +4,19 @@ All of it follows from the RunSpec and the layout of the bucket, whichever launc
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dogbreed.commands import override
+from launchers import formatting
 from launchers.aws.layout import Layout
 from launchers.overrides import STAYS_HERE, override_key, root_key
 from launchers.payload.code import BUNDLE_FILE, ENTRY_FILE
 from launchers.payload.photos import FEATURES_ABOUT
 from launchers.plan import Request
+from launchers.project import describe_commit
 from launchers.spec import RunOutput, RunSpec, SearchOutput
 
 ML = "/opt/ml"  # launchers/remote/entry.py replaces it and _TMP by where they are on the machine
@@ -117,3 +119,22 @@ def settings_file(spec: RunSpec, secrets: Mapping[str, str] | None) -> dict[str,
         "extras": extras(spec, secrets),
         "unpacks": _unpacked_photos() if spec.photos is not None else None,
     }
+
+
+# --- what a plan says of it ---
+
+
+def rows(layout: Layout, spec: RunSpec) -> Iterator[tuple[str, str]]:
+    """Yield the rows of a plan: which code and photos are sent, and where features are kept."""
+    code, photos = spec.code, spec.photos
+    assert code is not None
+    size = f"{len(code.files)} files, {code.size / 1e6:.1f} MB, digest {code.digest[:12]}"
+    largest = ", ".join(f"{name} ({formatting.size(count)})" for name, count in code.largest(3))
+    yield "code", f"{describe_commit(spec.commit, spec.dirty)}\n{size}\nthe largest: {largest}"
+    if code.left_out:
+        yield "not sent", "\n".join(code.left_out)
+    if photos is not None:
+        shards = f"{len(photos.shards)} files" if len(photos.shards) > 1 else "one file"
+        yield "photos", f"{photos.files:,} files, {photos.size / 1e6:,.0f} MB, sent once as {shards}"
+    if key := features_key(layout, spec):
+        yield "features", f"computed once for all runs on these photos, kept in\n{layout.uri(key)}"

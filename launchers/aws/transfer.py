@@ -12,7 +12,7 @@ from typing import Any
 
 from launchers.aws.errors import errors
 from launchers.aws.s3 import AT_ONCE, head, objects, split_uri
-from launchers.aws.saved import progress_there
+from launchers.aws.saved import progress_there, remove_pointer
 from launchers.base import Cloud
 from launchers.payload import code, photos
 from launchers.project import PROJECT
@@ -176,3 +176,4 @@ def send_checkpoints(cloud: Cloud, spec: RunSpec, uri: str, encryption: Mapping[
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(send, files_to_resume_from(spec)))
+    remove_pointer(cloud, uri)  # what a machine of EC2 has saved is not as far

@@ -93,7 +93,7 @@ def command_line() -> Iterator[None]:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print_help(PROJECT / "conf", [text for text in sys.argv[1:] if not text.startswith("-")])
             sys.exit(0)
-        sys.argv[1:] = expand(sys.argv[1:])
+        sys.argv[1:] = expand(["launcher.live=true" if text == "--live" else text for text in sys.argv[1:]])
         yield
     except KeyboardInterrupt as error:
         _write_reason(error)

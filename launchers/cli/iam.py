@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         return _check(asked, identities, caller, args)
     bucket = list(bucket_setup.changes(asked.cloud, args.bucket, asked.prefix)) if args.bucket else []
-    changes = [*bucket, *roles.changes(asked.cloud, [each for each in identities if asked.is_ours(each)], caller)]
+    ours = [each for each in identities if asked.is_ours(each)]
+    changes = [*bucket, *roles.changes(asked.cloud, ours, caller, args.bucket)]
     status = _apply(changes, "Nothing to change: the roles are as they should be.", args.json)
     if not args.json:
         print(_how_to_use(asked, identities, caller, args.bucket))

@@ -195,6 +195,7 @@ def _rehearsal(args: argparse.Namespace) -> int:
 
 
 def _images(args: argparse.Namespace) -> int:
+    from launchers.ec2 import amis
     from launchers.sagemaker import images
 
     if args.refresh:
@@ -202,7 +203,8 @@ def _images(args: argparse.Namespace) -> int:
 
         refresh(images.TABLE)
         print(f"Updated {shown_path(images.TABLE)}.\n")
-    print(images.shown(datetime.now(UTC).isoformat()))
+    today = datetime.now(UTC).isoformat()
+    print(f"{images.shown(today)}\n\n{amis.shown(today)}")
     return 0
 
 

@@ -71,6 +71,12 @@ def instance(name: str) -> Instance | None:
     return None if row is None else Instance(name, **{**row, "as_of": str(row["as_of"])})
 
 
+def ec2(name: str) -> Instance | None:
+    """Return the price of a machine of EC2 with Linux, on demand; None if it is not known."""
+    row = _table()["ec2"].get(name)
+    return None if row is None else Instance(name, **{**row, "as_of": str(row["as_of"])})
+
+
 def hosting(name: str) -> Hosting | None:
     """Return the price of an endpoint's instance type; None if the table does not have it."""
     row = _table()["hosting"].get(name)

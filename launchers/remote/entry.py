@@ -377,6 +377,8 @@ def _wait_for_uploads(base: Path, before: dict[Path, Any], signalled_at: float |
     """
     uploads, folder = _module(base / "code", "uploads"), base / "checkpoints"
     longest_s: float = uploads["longest_s"]()
+    if not longest_s:  # the process that has started this one saves the files
+        return
     if failed and signalled_at is None:
         longest_s /= 5  # other machines wait for this one's reason
     until = (signalled_at or time.monotonic()) + longest_s

@@ -20,7 +20,10 @@ Stamp = tuple[int, int]
 
 
 def longest_s() -> float:
-    """Return how long a machine may stay for its uploads after a signal, of the 120 s until SageMaker kills it."""
+    """Return how long a machine may stay for its uploads after a signal, of the 120 s until SageMaker kills it.
+
+    0 where launchers/remote/ec2.py saves them.
+    """
     return float(os.environ.get("DOGBREED_UPLOADS_S", "100"))
 
 

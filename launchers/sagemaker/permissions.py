@@ -1,18 +1,15 @@
 """Define what the person who launches a job needs to be permitted, and the role that the job runs as."""
 
-import json
 import re
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
-from launchers.aws import roles, secret_arns, tags
+from launchers.aws import grants, roles, secret_arns, tags
 from launchers.aws.actions import SAGEMAKER, Where
 from launchers.aws.iam import Caller
 from launchers.aws.policy import Grant, Identity, name_of_role, role_in_arn, role_name
-from launchers.aws.s3 import split_uri
 from launchers.overrides import override_key, root_key
 from launchers.sagemaker import images
 from launchers.sagemaker.settings import JobSettings
@@ -22,7 +19,6 @@ _OWN_ROLE = role_name("training")
 _NO_RESOURCE = "AWS has no resource for this action"
 _LOGS = "log-group:/aws/sagemaker/TrainingJobs:*"
 _OURS = {"Null": {f"aws:ResourceTag/{tags.RUN_ID}": "false"}}  # only what a launcher has tagged
-_KMS = ("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKey")
 _ECR_IMAGE = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)"
 )
@@ -66,7 +62,7 @@ def caller(settings: JobSettings, account: str = "*") -> Identity:
             Grant(("sagemaker:DescribeTrainingJob", "sagemaker:ListTags"), (jobs,)),
             Grant(("sagemaker:ListTrainingJobs",), everywhere=_NO_RESOURCE),
             Grant(("logs:DescribeLogStreams", "logs:GetLogEvents"), (where.arn("logs", _LOGS),)),
-            *_kms(settings, where),
+            *grants.kms(settings.kms_key, where),
         ),
     )
 
@@ -79,7 +75,7 @@ def job_role(settings: JobSettings, config: Mapping[str, Any], day: str, account
     """
     where = Where(settings.cloud.region or "*", account)
     bucket, prefix = settings.bucket or "*", settings.prefix
-    grants = [
+    needed = [
         Grant(("s3:GetObject",), (where.bucket(bucket, f"{prefix}/*"),)),
         # DeleteObject: what a run deletes in its checkpoint folder is deleted in the bucket
         Grant(("s3:PutObject", "s3:DeleteObject"), (where.bucket(bucket, f"{prefix}/runs/*"),)),
@@ -98,13 +94,13 @@ def job_role(settings: JobSettings, config: Mapping[str, Any], day: str, account
             ("ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage"),
             _repositories(settings, day, where),
         ),
-        *_photos(config, where),
+        *grants.photos(config, where),
         *secret_arns.grants(settings.secrets),
-        *_kms(settings, where),
+        *grants.kms(settings.kms_key, where),
         *_vpc(settings, where),
     ]
     trust = {} if account == "*" else {"StringEquals": {"aws:SourceAccount": account}}
-    return Identity("training", "the training job", tuple(grants), SAGEMAKER, "aws.role", trust, bucket_note(settings))
+    return Identity("training", "the training job", tuple(needed), SAGEMAKER, "aws.role", trust, bucket_note(settings))
 
 
 def _job_conditions(settings: JobSettings) -> dict[str, dict[str, str | list[str]]]:
@@ -133,29 +129,6 @@ def _repositories(settings: JobSettings, day: str, where: Where) -> tuple[str, .
     if found is None:
         return (f"arn:{where.partition}:ecr:*:*:repository/*",)
     return (f"arn:{where.partition}:ecr:{found['region']}:{found['account']}:repository/{found['name']}",)
-
-
-def _photos(config: Mapping[str, Any], where: Where) -> Iterator[Grant]:
-    """Grant reading photos that are elsewhere in S3."""
-    root = str((config.get("data") or {}).get("root") or "")
-    if root.startswith("s3://"):
-        bucket, key = split_uri(root.rstrip("/"))
-        yield Grant(("s3:GetObject",), (where.bucket(bucket, f"{key}/*" if key else "*"),))
-        yield Grant(("s3:ListBucket",), (where.bucket(bucket),))
-
-
-def _kms(settings: JobSettings, where: Where) -> Iterator[Grant]:
-    key = settings.kms_key
-    if not key:
-        return
-    name = key.rpartition(":")[2]  # of an ARN
-    if name.startswith("alias/"):  # an alias is no resource of these actions
-        conditions, resource = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": name}}, where.arn("kms", "key/*")
-    else:
-        conditions, resource = {}, key if key.startswith("arn:") else where.arn("kms", f"key/{key}")
-    yield Grant(_KMS, (resource,), conditions)
-    # the disk of the machine is encrypted by a grant, which AWS alone may use
-    yield Grant(("kms:CreateGrant",), (resource,), {**conditions, "Bool": {"kms:GrantIsForAWSResource": "true"}})
 
 
 def _vpc(settings: JobSettings, where: Where) -> Iterator[Grant]:
@@ -188,21 +161,10 @@ def _vpc(settings: JobSettings, where: Where) -> Iterator[Grant]:
 # --- in the plan, and before the job is submitted ---
 
 
-def actions(identity: Identity) -> tuple[str, ...]:
-    """Return the IAM actions that a person or role needs."""
-    return tuple(sorted({action for grant in identity.grants for action in grant.actions}))
-
-
 def rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
     """Yield the rows of a plan: both lists, and a policy that is ready to paste."""
     launch, role = identities(settings, spec.config, spec.created_at)
-    yield "permissions", _wrapped(", ".join(actions(launch)))
-    yield "job's role", _wrapped(", ".join(actions(role)))
-    if note := bucket_note(settings):
-        yield "", _wrapped(note)
-    policy = role.policy()
-    statements = ",\n".join(_wrapped(json.dumps(each)) for each in policy["Statement"])
-    yield "its policy", f'{{"Version": "{policy["Version"]}", "Statement": [\n{statements}\n]}}'
+    return grants.rows(launch, role, "job's role", bucket_note(settings))
 
 
 def bucket_note(settings: JobSettings) -> str:
@@ -284,7 +246,3 @@ def grant_command(typed: Sequence[str], *, drop_role: bool = False) -> str:
 
 def _listed(lacks: Iterable[roles.Lack]) -> str:
     return "\n".join(f"  {lack}" for lack in lacks)
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, 64, break_on_hyphens=False, break_long_words=False)

@@ -6,7 +6,6 @@ from dogbreed import commands
 from launchers import formatting
 from launchers.aws import sent
 from launchers.cost import estimate, instances, prices
-from launchers.project import describe_commit
 from launchers.sagemaker import images, permissions
 from launchers.sagemaker.settings import JobSettings
 from launchers.spec import RunOutput, RunSpec, SearchOutput
@@ -26,7 +25,7 @@ def rows(settings: JobSettings, spec: RunSpec, handle: Handle) -> Iterator[tuple
     yield from _image_rows(settings, spec)
     if settings.subnets and settings.instances > 1:
         yield "network", _VPC_OF_SEVERAL
-    yield from _sent_rows(settings, spec)
+    yield from sent.rows(settings.layout, spec)
     if settings.secrets:
         names = "\n".join(f"{name} from\n{arn}" for name, arn in settings.secrets.items())
         yield "secrets", f"{names}\nfetched on the machine, for train.py alone"
@@ -88,22 +87,6 @@ def _image_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str
     if settings.network_isolation:
         needs = ", ".join(["what pyproject.toml requires", *sent.extras(spec, settings.secrets)])
         yield "network", f"none: nothing is installed on start, so the image must contain {needs}"
-
-
-def _sent_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
-    """Yield which code and photos are sent, and where features are kept."""
-    code, photos = spec.code, spec.photos
-    assert code is not None
-    size = f"{len(code.files)} files, {code.size / 1e6:.1f} MB, digest {code.digest[:12]}"
-    largest = ", ".join(f"{name} ({formatting.size(count)})" for name, count in code.largest(3))
-    yield "code", f"{describe_commit(spec.commit, spec.dirty)}\n{size}\nthe largest: {largest}"
-    if code.left_out:
-        yield "not sent", "\n".join(code.left_out)
-    if photos is not None:
-        shards = f"{len(photos.shards)} files" if len(photos.shards) > 1 else "one file"
-        yield "photos", f"{photos.files:,} files, {photos.size / 1e6:,.0f} MB, sent once as {shards}"
-    if key := sent.features_key(settings.layout, spec):
-        yield "features", f"computed once for all runs on these photos, kept in\n{settings.layout.uri(key)}"
 
 
 def _hours(seconds: int) -> str:

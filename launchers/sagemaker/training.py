@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import write_text
-from launchers.aws import bucket, iam, s3, sent, tags, transfer
+from launchers.aws import bucket, grants, iam, s3, saved, sent, tags, transfer
 from launchers.aws.actions import SAGEMAKER
 from launchers.aws.errors import code_of, errors
 from launchers.aws.policy import Identity
@@ -88,7 +88,7 @@ class SageMakerLauncher(JobSettings):
         raise_findings(ConfigError, [*name_findings(spec), *checks.findings(self, spec)])
         handle = Handle(self.scheme, self.cloud.scope, spec.run_id)
         rows = tuple(summary.rows(self, spec, handle))
-        return Plan(spec, handle, rows, request.requests(self, spec), permissions.actions(permissions.caller(self)))
+        return Plan(spec, handle, rows, request.requests(self, spec), grants.actions(permissions.caller(self)))
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Check the account, upload what is missing, create the job; with `watch`, stay until it ends.
@@ -147,6 +147,7 @@ class SageMakerLauncher(JobSettings):
         if spec.going_on is not None or spec.output.same_command_resumes:
             checkpoints_uri = self.layout.run(spec.run_id).checkpoints_uri
             transfer.send_checkpoints(self.cloud, spec, checkpoints_uri, self.encryption)
+            saved.give_own_names(self.cloud, checkpoints_uri, self.encryption)
 
     def _create(self, plan: Plan, create: Mapping[str, Any]) -> None:
         client, run_id = self.cloud.client("sagemaker"), plan.spec.run_id

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from launchers import prepare
-from launchers.aws import account, actions, iam, tags
+from launchers.aws import account, actions, grants, iam, tags
 from launchers.aws.access import Decision, decide
 from launchers.aws.policy import Identity
 from launchers.plan import Plan
@@ -184,7 +184,7 @@ def test_each_action_that_either_role_lacks_is_named_with_its_resource(in_parts:
     launcher, plan = gpu()
     launch, training = permissions.identities(launcher, plan.spec.config, DAY, "123456789012")
     caller = iam.Caller("123456789012", "aws", ME)
-    for action in {*permissions.actions(launch), *permissions.actions(training)}:
+    for action in {*grants.actions(launch), *grants.actions(training)}:
         account: Any = Account((action,), in_parts=in_parts)
         warning = permissions.warning(replace(launcher, cloud=account), plan.spec, caller, X)
         named = {line.strip().partition(" (for ")[0] for line in warning.splitlines() if line.startswith("  ")}
@@ -195,8 +195,8 @@ def test_each_action_that_either_role_lacks_is_named_with_its_resource(in_parts:
             for resource in grant.resources
         }
         assert named == resources
-        assert ("You (" in warning) == (action in permissions.actions(launch))
-        assert ("The job's role" in warning) == (action in permissions.actions(training))
+        assert ("You (" in warning) == (action in grants.actions(launch))
+        assert ("The job's role" in warning) == (action in grants.actions(training))
 
 
 def test_what_either_role_lacks_is_asked_in_few_requests_and_once_if_it_is_nothing() -> None:
@@ -330,4 +330,4 @@ def test_the_caller_s_list_is_what_a_run_calls_from_submission_to_cleanup(calls:
     set_up["s3"].put_object(Bucket="my-bucket", Key="dogbreed/runs/never-a-job/spec.json", Body=b"{}")
     set_up["s3"].create_multipart_upload(Bucket="my-bucket", Key="dogbreed/data/broken")
     assert len(launcher.cleanup(older_than=timedelta(seconds=-5), apply=True).removed) == 2
-    assert calls == set(permissions.actions(permissions.caller(launcher)))
+    assert calls == set(grants.actions(permissions.caller(launcher)))

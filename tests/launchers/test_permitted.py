@@ -15,7 +15,18 @@ CALLS = {  # of launchers, with which all that is granted to the person who laun
         "ListObjectsV2", "ListMultipartUploads", "GetBucketAcl", "GetBucketPolicyStatus", "GetObject", "PutObject",
         "DeleteObject", "AbortMultipartUpload",
     ],
-    "iam": ["GetRole", "SimulatePrincipalPolicy"],
+    "iam": ["GetRole", "SimulatePrincipalPolicy", "GetInstanceProfile"],
+    "autoscaling": [
+        "CreateAutoScalingGroup", "DeleteAutoScalingGroup", "DescribeAutoScalingGroups", "DescribeScalingActivities",
+        "PutScheduledUpdateGroupAction", "SetDesiredCapacity", "SuspendProcesses", "UpdateAutoScalingGroup",
+    ],
+    "ec2": [
+        "CreateLaunchTemplate", "DeleteLaunchTemplate", "DescribeImages", "DescribeInstanceTypeOfferings",
+        "DescribeInstanceTypes", "DescribeLaunchTemplates", "DescribeSecurityGroups", "DescribeSpotPriceHistory",
+        "DescribeSubnets", "GetConsoleOutput",
+    ],
+    "service-quotas": ["GetServiceQuota"],
+    "ssm": ["GetParameter"],
     "sagemaker": [
         "CreateTrainingJob", "AddTags", "StopTrainingJob", "DescribeTrainingJob", "ListTags", "ListTrainingJobs",
         "CreateModel", "CreateEndpointConfig", "CreateEndpoint", "UpdateEndpoint", "DeleteEndpoint",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from launchers.aws import sent, tags
+from launchers.aws import grants, sent, tags
 from launchers.aws.account import Account
 from launchers.sagemaker import checks, permissions, request
 from launchers.sagemaker.settings import JobSettings
@@ -86,4 +86,4 @@ def test_a_disk_that_is_encrypted_as_it_is_gets_no_key() -> None:
 
     assert keys("ml.m5.large") == {"VolumeKmsKeyId"}
     assert not keys("ml.g4dn.xlarge")
-    assert "kms:GenerateDataKey" in permissions.actions(permissions.caller(asked_for(kms_key="alias/mine")))
+    assert "kms:GenerateDataKey" in grants.actions(permissions.caller(asked_for(kms_key="alias/mine")))

@@ -13,7 +13,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from launchers.aws import errors
+from launchers.aws import errors, grants
 from launchers.cli.verbs import main as launchers_command
 from launchers.follow import wait
 from launchers.rehearsal import names, process
@@ -232,7 +232,7 @@ def test_each_permission_of_the_job_s_role_that_is_taken_away_is_named_by_the_jo
     shell = {"ContainerEntrypoint": ["sh", "-c"], "ContainerArguments": [SCRIPT]}
     request["AlgorithmSpecification"] = {**request["AlgorithmSpecification"], **shell}
     jobs = {}
-    for action in ("", *permissions.actions(OF_ROLE)):  # all at once
+    for action in ("", *grants.actions(OF_ROLE)):  # all at once
         name = f"without-{action.replace(':', '-') or 'nothing'}"
         faults = {"upload_lag_s": 0.1, **({"denied_to_role": [action]} if action else {})}
         client = replace(admin, faults=faults, _clients={}).client("sagemaker")
@@ -263,7 +263,7 @@ def test_each_permission_of_the_job_s_role_that_is_taken_away_is_named_by_the_jo
 ENDED = ("Completed", "Failed", "Stopped")
 
 
-@pytest.mark.parametrize("action", permissions.actions(permissions.caller(JobSettings(Rehearsal()))))
+@pytest.mark.parametrize("action", grants.actions(permissions.caller(JobSettings(Rehearsal()))))
 def test_each_permission_that_is_taken_away_is_named_and_no_job_is_left(
     action: str, place: Path, admin: Rehearsal, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

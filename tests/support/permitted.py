@@ -30,6 +30,7 @@ NOT_GRANTED = {  # called by launchers
     "iam:ListAttachedUserPolicies": _NOT_SIMULATED,
 }
 _BY_DOCKER = "Docker on the launcher's machine pushes the image, and the tests have no Docker"
+_OF_SESSIONS = "the agent of Session Manager on the machine calls it, and the rehearsal has none"
 _AS_AWS_SAYS = "SageMaker's page on execution roles asks for it, and the rehearsal does without"
 NOT_CALLED = {  # but granted, by role and action
     ("dogbreed-hosting", "cloudwatch:PutMetricData"): "SageMaker measures its machines; the rehearsal does not",
@@ -45,6 +46,18 @@ NOT_CALLED = {  # but granted, by role and action
             "InitiateLayerUpload",
             "PutImage",
             "UploadLayerPart",
+        )
+    },
+    ("dogbreed-launch", "ec2:RunInstances"): "AWS checks it of whoever creates a group",
+    ("dogbreed-machine", "s3:AbortMultipartUpload"): "of a checkpoint in several parts whose upload breaks off",
+    **{
+        ("dogbreed-machine", action): _OF_SESSIONS
+        for action in (
+            "ssm:UpdateInstanceInformation",
+            "ssmmessages:CreateControlChannel",
+            "ssmmessages:CreateDataChannel",
+            "ssmmessages:OpenControlChannel",
+            "ssmmessages:OpenDataChannel",
         )
     },
     ("dogbreed-training", "cloudwatch:PutMetricData"): "SageMaker measures its machines; the rehearsal does not",

@@ -1,0 +1,425 @@
+"""Runs on EC2, on a spot machine or on demand; conf/launcher/ec2_spot.yaml explains each key."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from dogbreed import commands
+from dogbreed.errors import ConfigError, raise_findings
+from dogbreed.run_folder import write_text
+from launchers.aws import bucket, grants, iam, s3, sent, transfer
+from launchers.aws.errors import code_of, errors
+from launchers.aws.layout import Layout, archive_uri
+from launchers.aws.policy import Identity
+from launchers.aws.results import download_results, download_search, download_to_resume, read_spec
+from launchers.base import Capabilities, CleanupReport, Cloud
+from launchers.ec2 import account, checks, fleet, groups, logs, names, permissions, state, summary
+from launchers.ec2.fleet import Found
+from launchers.ec2.settings import Ec2Settings
+from launchers.ec2.state import Seen
+from launchers.follow import ask_after_each_epoch
+from launchers.payload.packages import versions
+from launchers.plan import Plan
+from launchers.project import PROJECT
+from launchers.remote.ec2 import RESULT, STOP
+from launchers.runs.collect import read_downloaded
+from launchers.runs.find import resume_command, search_command
+from launchers.runs.identity import refuse_another_run
+from launchers.runs.launched import folder_here, remember
+from launchers.runs.names import name_findings
+from launchers.runs.state import refuse_if_alive_here
+from launchers.spec import JOB_LOG, RunSpec
+from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResult, Status
+
+if TYPE_CHECKING:
+    from dogbreed.training import Watch
+
+log = logging.getLogger("dogbreed")
+
+_UPLOADING_S = 60.0  # besides the time that a run has for its last checkpoint
+_IN_CREATION = timedelta(hours=1)  # for which parts without a machine are spared
+
+
+@dataclass(frozen=True)
+class Ec2Launcher(Ec2Settings):
+    """Runs `train.py` on a plain EC2 machine, which its Auto Scaling group replaces if it is taken away."""
+
+    scheme: ClassVar[str] = "ec2"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        spot=True,
+        multi_node=False,
+        follow_logs=True,
+        exact_cost=False,
+        graceful_cancel=True,
+        remote=True,
+        sends_code=True,
+        whole_search=True,
+    )
+
+    wait: bool = True
+
+    @classmethod
+    def at(cls, cloud: Cloud, *, runs_dir: str = "runs", bucket: str | None = None) -> Self:
+        return cls(cloud, bucket=bucket or cloud.default_bucket)
+
+    @property
+    def answers(self) -> bool:
+        return self.cloud.answers
+
+    @property
+    def poll_s(self) -> float:
+        return self.cloud.poll_s
+
+    @property
+    def wait_for_capacity_h(self) -> float | None:
+        return 0.0  # the group itself waits for a machine, until the deadline
+
+    def identities(self, config: Mapping[str, Any], day: str, account: str) -> Sequence[Identity]:
+        return permissions.identities(self, config, account)
+
+    # --- before ---
+
+    def plan(self, spec: RunSpec) -> Plan:
+        """Return what `submit` would do. With `live` it asks AWS for today's spot prices, and is pure otherwise."""
+        raise_findings(ConfigError, [*name_findings(spec), *checks.findings(self, spec)])
+        handle = Handle(self.scheme, self.cloud.scope, spec.run_id)
+        today = account.spot_prices(self.cloud, self.types) if self.live else None
+        rows = tuple(summary.rows(self, spec, handle, today))
+        return Plan(spec, handle, rows, fleet.requests(self, spec), grants.actions(permissions.caller(self)))
+
+    def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
+        """Check the account, upload what is missing, create the group; with `watch`, stay until the run ends.
+
+        Submitting the same plan again does nothing while its group has a machine or waits for one, and once the run
+        has succeeded; if it has failed or was stopped, a further submission resumes it from its checkpoint.
+        """
+        spec = plan.spec
+        refuse_if_alive_here(Path(spec.folder))
+        assert self.bucket is not None
+        caller = iam.caller(self.cloud)
+        raise_findings(LaunchError, bucket.bucket_findings(self.cloud, self.bucket, caller.account))
+        seen = state.read(self.cloud, self.layout, spec.run_id)
+        if seen.submission is None or not self._is_wanted(seen, plan):
+            found = account.look_up(self, spec, caller)
+            self._check_photos(spec)
+            self._clear(seen)
+            after = max((each.number for each in seen.attempts), default=0)
+            deadline = int(time.time() + 3600 * self.deadline_h)
+            found = replace(found, number=seen.number + 1, after=after, deadline=deadline)
+            self._upload(plan)
+            remember(Path(spec.folder), plan, self.cloud.place)
+            self._create(plan, found)
+        if watch is not None and ask_after_each_epoch(self, plan.handle, watch):
+            self._stop(state.read(self.cloud, self.layout, spec.run_id), early=True)
+        return plan.handle
+
+    def _check_photos(self, spec: RunSpec) -> None:
+        """Raise LaunchError if the photos are to come from a folder in S3 in which there is nothing."""
+        root = str(spec.config["data"]["root"])
+        if root.startswith("s3://") and (problem := s3.missing(self.cloud, root)):
+            listed = commands.shell("aws", "s3", "ls", f"{root.rstrip('/').rpartition('/')[0]}/")
+            raise LaunchError(f"{problem}\nTry: data.root=<a folder that `{listed}` shows>", Cause.BAD_CONFIG)
+
+    def _upload(self, plan: Plan) -> None:
+        spec, needed = plan.spec, versions(PROJECT, sent.extras(plan.spec, self.secrets))
+        settings = {**sent.settings_file(spec, self.secrets), "versions": needed}
+        for put in sent.requests(self.layout, spec, self.encryption):
+            transfer.upload(self.cloud, put.parameters, spec, settings)
+        if spec.going_on is not None or spec.output.same_command_resumes:
+            transfer.send_checkpoints(self.cloud, spec, self.layout.run(spec.run_id).checkpoints_uri, self.encryption)
+
+    def _create(self, plan: Plan, found: Found) -> None:
+        """Create what the plan says. What fails half-way is removed; a killed client leaves nothing that bills."""
+        uploads = len(sent.requests(self.layout, plan.spec, self.encryption))
+        submission, *calls = fleet.requests(self, plan.spec, found)[uploads:]
+        name = names.group_name(plan.spec.run_id, found.number)
+        if not self._put_if_new(submission.parameters):
+            raise LaunchError(
+                f"Run {plan.spec.run_id} is being submitted by another process.\n"
+                f"Try: {commands.launchers('status', *self.name_of(plan.handle))}"
+            )
+        try:
+            for call in calls:
+                groups.make(self.cloud, call)
+        except LaunchError:
+            groups.remove(self.cloud, name)
+            with errors("removing what was submitted"):
+                self.cloud.client("s3").delete_object(
+                    Bucket=submission.parameters["Bucket"], Key=submission.parameters["Key"]
+                )
+            raise
+        except BaseException as error:  # Ctrl-C: the group may or may not have a machine
+            error.add_note(f"The run may have been submitted. Try: {self._cancel_command(plan.handle)}")
+            raise
+
+    def _put_if_new(self, parameters: Mapping[str, Any]) -> bool:
+        """Put an object, unless it exists already; return whether it was put."""
+        from botocore.exceptions import ClientError
+
+        with errors(f"uploading {parameters['Key']}"):
+            try:
+                self.cloud.client("s3").put_object(**{**parameters, "Body": str(parameters["Body"]).encode()})
+            except ClientError as error:
+                if code_of(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
+                    return False
+                raise
+        return True
+
+    def _is_wanted(self, seen: Seen, plan: Plan) -> bool:
+        """Return whether the run's latest submission is that of the plan; if not, a further one is needed.
+
+        Raises LaunchError if the run is running otherwise than the plan asks, or has other settings.
+        """
+        spec = plan.spec
+        assert seen.submission is not None
+        resumed = spec.going_on is not None
+        if not resumed:
+            refuse_another_run(spec, read_spec(self.cloud, seen.location), plan.handle)
+        nothing_new = resumed and not sent.command(spec, resumes=True).typed
+        same = seen.submission["plan"] == fleet.digest(self, spec) or nothing_new
+        status = state.status_of(seen, datetime.now(UTC))
+        if status.phase is Phase.SUCCEEDED:
+            return same or not (resumed or spec.output.same_command_resumes)  # either may ask for more
+        if status.finished:
+            return False
+        if not same:
+            other = "machine, code or number of trials" if spec.output.same_command_resumes else "machine or code"
+            raise LaunchError(
+                f"Run {spec.run_id} is still running with another {other}.\n" + self._attach_or_cancel(plan.handle)
+            )
+        return True
+
+    def _clear(self, seen: Seen) -> None:
+        """Remove what an earlier submission has left."""
+        if seen.submission is not None and seen.group is not None:
+            groups.remove(self.cloud, seen.group_name)
+
+    # --- afterwards ---
+
+    def status(self, handle: Handle) -> Status:
+        seen = self._seen(handle)
+        if seen.submission is None:
+            return Status(Phase.LOST, Cause.UNKNOWN, self._unknown(handle))
+        return self._described(seen, handle)
+
+    def _described(self, seen: Seen, handle: Handle) -> Status:
+        status = state.status_of(seen, datetime.now(UTC), self._again(seen, handle))
+        if status.phase in (Phase.FAILED, Phase.CANCELLED):
+            status = replace(status, log_tail=logs.tail(self.cloud, seen.location))
+            if seen.group is not None and not seen.of_this:  # no machine could write to the bucket
+                status = state.with_console(status, groups.console_tail(self.cloud, seen.group.name))
+            if seen.attempts:  # otherwise it has left nothing
+                left = commands.launchers("download", *self.name_of(handle))
+                status = replace(status, next_action=f"{status.next_action}\nFetch what it has left: {left}")
+        elif status.phase is Phase.RUNNING and self.cloud.bills:
+            look = ("start-session", "--target", seen.of_this[-1].machine, "--region", str(self.cloud.region))
+            status = replace(status, next_action=f"Look inside: {commands.shell('aws', 'ssm', *look)}")
+        return status
+
+    def logs(
+        self, handle: Handle, *, follow: bool = False, attempt: int | None = None, node: int | None = None
+    ) -> Iterator[LogLine]:
+        seen = self._known(handle)
+        lines = logs.read_logs(self.cloud, seen.location, lambda: self.status(handle).finished, follow=follow)
+        return (line for line in lines if attempt in (None, line.attempt) and node in (None, line.node))
+
+    def cancel(self, handle: Handle, *, grace_s: float = 110) -> Status:
+        """Ask the machine to save and to end the run; after `grace_s` end it. Nothing is left but the run's files."""
+        seen = self._seen(handle)
+        if seen.submission is None:
+            return self.status(handle)
+        if not self._described(seen, handle).finished:
+            self._stop(seen)
+            until = time.monotonic() + grace_s + _UPLOADING_S
+            while (seen := self._seen(handle)).result is None and time.monotonic() < until:
+                if seen.group is None or not any(state == "InService" for _, state in seen.group.machines):
+                    break  # there is nothing that could save
+                if not seen.of_this or seen.of_this[-1].ended is not None:
+                    break
+                time.sleep(self.cloud.poll_s)
+            groups.end(self.cloud, seen.group_name)
+        self._settle(handle)
+        return self.status(handle)
+
+    def _stop(self, seen: Seen, *, early: bool = False) -> None:
+        """Ask the machine to stop, whichever it is. early: its metrics are sufficient."""
+        content = json.dumps({"submission": seen.number, "early": early}).encode()
+        bucket_name, key = s3.split_uri(f"{seen.location.uri}/{STOP}")
+        with errors("asking the run to stop"):
+            self.cloud.client("s3").put_object(Bucket=bucket_name, Key=key, Body=content, **self.encryption)
+
+    def _settle(self, handle: Handle) -> None:
+        """Remove what is left in AWS of a run that has ended, and write how it ended if no machine could."""
+        seen = self._known(handle)
+        status = self._described(seen, handle)
+        if status.phase is Phase.STOPPING:
+            groups.remove(self.cloud, seen.group_name)
+            seen = self._known(handle)  # a machine may have written until then
+            status = self._described(seen, handle)
+        if not status.finished:
+            return
+        if seen.result is None:
+            self._record(seen, status)
+        if seen.group is not None:
+            groups.remove(self.cloud, seen.group_name)
+
+    def _record(self, seen: Seen, status: Status) -> None:
+        result = {
+            "submission": seen.number,
+            "attempt": status.attempt or None,
+            "outcome": "stopped" if status.phase is Phase.CANCELLED else "failed",
+            "reason": f"[{status.cause}] {status.detail}",
+            "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+        bucket_name, key = s3.split_uri(f"{seen.location.uri}/{RESULT}")
+        content = (json.dumps(result, indent=2) + "\n").encode()
+        with errors("recording how the run has ended"):
+            self.cloud.client("s3").put_object(Bucket=bucket_name, Key=key, Body=content, **self.encryption)
+
+    def result(self, handle: Handle) -> RunResult:
+        """Download the run's folder, if it is not here yet, and read it. Of a run that has ended nothing is left."""
+        status = self.status(handle)
+        if status.finished and status.phase is not Phase.LOST:
+            self._settle(handle)
+        if status.phase is not Phase.SUCCEEDED:
+            raise LaunchError(f"Run {handle} has no result: {status}", status.cause, status.shortage)
+        seen = self._known(handle)
+        self._share_features(seen)
+        name = seen.group_name
+        archive = archive_uri(seen.location.output_uri, name)
+        return read_downloaded(handle, download_results(self.cloud, handle, seen.location, name, archive))
+
+    def _share_features(self, seen: Seen) -> None:
+        """Copy the features that the run computed to where the next run on its photos looks for them."""
+        assert seen.submission is not None
+        if (key := seen.submission["features"]) is None:
+            return
+        try:
+            target, encryption = seen.layout.uri(key), seen.submission["encryption"]
+            transfer.share_features(self.cloud, seen.location.features_uri, target, encryption)
+        except LaunchError as error:  # the next run computes them again; this run's results are still valid
+            log.warning("%s", error)
+
+    def fetch(self, handle: Handle, folder: Path | None, *, checkpoints: bool) -> Path:
+        seen = self._known(handle)
+        if checkpoints and not self.status(handle).finished:
+            raise LaunchError(f"Run {handle} is still running remotely.\n" + self._attach_or_cancel(handle))
+        return download_to_resume(self.cloud, handle, seen.location, folder, checkpoints=checkpoints)
+
+    def download(self, handle: Handle) -> Path:
+        """Download the files that the run saved to S3, and the log of all its machines as job.log."""
+        seen, status = self._known(handle), self.status(handle)
+        if not status.finished:
+            raise LaunchError(f"Run {handle} is still running remotely.\n" + self._attach_or_cancel(handle))
+        if status.phase is Phase.SUCCEEDED:
+            folder = self.result(handle).folder
+        elif read_spec(self.cloud, seen.location).output.same_command_resumes:
+            folder = download_search(self.cloud, handle, seen.location, seen.group_name)
+        else:
+            folder = download_to_resume(self.cloud, handle, seen.location, None, checkpoints=True)
+        lines = [f"{line.attempt} | {line.text}\n" for line in self.logs(handle)]
+        write_text(folder / JOB_LOG, "".join(lines))
+        return folder
+
+    def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
+        """Yield the runs that have a group in the account and, without `active_only`, those in the bucket."""
+        found = dict.fromkeys(run for group in groups.find(self.cloud) if (run := names.run_of(group.name)))
+        if not active_only and self.bucket is not None:
+            submitted = (key for key, _ in s3.objects(self.cloud, self.layout.uri(self.layout.runs)))
+            runs = {key.partition("/")[0] for key in submitted if f"/{names.SUBMISSIONS}" in key}
+            found |= dict.fromkeys(sorted(runs - found.keys(), reverse=True))
+        for run_id in found:
+            if name not in run_id:
+                continue
+            handle = Handle(self.scheme, self.cloud.scope, run_id)
+            status = self.status(handle)
+            if status.phase is not Phase.LOST and not (active_only and status.finished):
+                yield handle, status
+
+    def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
+        """Find, and with `apply` remove, groups and templates without a machine, and leftovers in the bucket.
+
+        Files that a run has saved are never touched.
+        """
+        if self.bucket is None:
+            raise LaunchError("No bucket is configured for the cleanup.\nTry: --bucket NAME")
+        before = datetime.now(UTC) - (_IN_CREATION if older_than is None else older_than)
+        found = groups.find(self.cloud)
+        left = [group.name for group in found if group.idle and group.created < before]
+        there = {group.name for group in found}
+        left += [name for name, at in groups.templates(self.cloud) if name not in there and at < before]
+        lines = {f"group {name}, with its template and deadline": name for name in left}
+        in_bucket = bucket.cleanup(self.cloud, self.layout, self._has_submission, older_than, apply)
+        if not apply:
+            return CleanupReport((*lines, *in_bucket.found))
+        for name in lines.values():
+            run_id = names.run_of(name)
+            if state.read(self.cloud, self.layout, run_id).group_name == name:
+                self._settle(Handle(self.scheme, self.cloud.scope, run_id))
+            groups.remove(self.cloud, name)
+        return CleanupReport((*lines, *in_bucket.found), (*lines, *in_bucket.removed))
+
+    def _has_submission(self, run_id: str) -> bool:
+        return state.read(self.cloud, self.layout, run_id).submission is not None
+
+    def name_of(self, handle: Handle) -> Sequence[str]:
+        return [str(handle), *self.cloud.option]
+
+    def folder(self, handle: Handle) -> Path | None:
+        return None  # it writes to S3; `result` and `fetch` download
+
+    def _seen(self, handle: Handle) -> Seen:
+        return state.read(self.cloud, self._layout_of(handle), handle.run_id)
+
+    def _layout_of(self, handle: Handle) -> Layout:
+        """Return where the run is: as its group says, or else in the configured bucket, or in the one of our machines.
+
+        Raises LaunchError if none of them tells.
+        """
+        for group in groups.find(self.cloud, handle.run_id):
+            if place := group.tags.get(fleet.FILES):
+                found, key = s3.split_uri(place)
+                return Layout(found, key.removesuffix(f"/runs/{handle.run_id}"))
+        name = self.bucket or account.bucket_of_profile(self.cloud, self.role)
+        if name is None:
+            raise LaunchError(
+                f"The group of run {handle.run_id} is gone, and no bucket is configured.\n"
+                f"Try: {commands.launchers('iam', '--apply', '--bucket', 'BUCKET', '--for', 'launcher=ec2_spot')}, "
+                "which notes the bucket in the account"
+            )
+        return Layout(name, self.prefix)
+
+    def _known(self, handle: Handle) -> Seen:
+        """Return what is known of a run. Raises LaunchError if it was never submitted."""
+        seen = self._seen(handle)
+        if seen.submission is None:
+            raise LaunchError(self._unknown(handle))
+        return seen
+
+    def _again(self, seen: Seen, handle: Handle) -> str:
+        """Return the command that resumes a run or a search."""
+        if (folder := folder_here(handle)) is not None:
+            return resume_command(folder)
+        try:
+            spec = read_spec(self.cloud, seen.location)
+        except LaunchError:  # its settings were deleted
+            return "the command that started it"
+        if spec.output.same_command_resumes:
+            return search_command(spec)
+        return commands.train(commands.override("resume", str(handle)), *self.cloud.overrides)
+
+    def _attach_or_cancel(self, handle: Handle) -> str:
+        name = self.name_of(handle)
+        return commands.one_per_line([commands.launchers("attach", *name), commands.launchers("cancel", *name)])
+
+    def _cancel_command(self, handle: Handle) -> str:
+        return commands.launchers("cancel", *self.name_of(handle))
+
+    def _unknown(self, handle: Handle) -> str:
+        where = f"EC2 in {self.cloud.region}" if self.cloud.bills else self.cloud.describe()
+        return f"Run {handle.run_id} was not found in {where}."
