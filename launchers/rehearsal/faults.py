@@ -21,6 +21,7 @@ _AMOUNTS = (
     "log_delay_s",
     "upload_lag_s",
     "start_s",
+    "boot_failures",
 )
 
 
@@ -61,9 +62,16 @@ class Faults:
     files of the checkpoint folder are in S3. quotas: instances that may run at once, by type. no_bucket: a bucket that
     is named is missing; otherwise it is created, in place of one that you have. denied: IAM actions that you may not
     take, as [s3:PutObject]; denied_to_role: those that the job's role may not. no_capacity_of: instance types of which
-    no endpoint finds any. concurrency: how many executions of Lambda functions the account may have at once; None
-    leaves it as it is, which is 1,000 at first. start_s: how long an endpoint's instance takes until its container
-    starts. clock_rate: how much faster than real time the cloud's clock runs; None leaves it as it is.
+    no endpoint and no group of EC2 machines finds any. concurrency: how many executions of Lambda functions the account
+    may have at once; None leaves it as it is, which is 1,000 at first. start_s: how long an endpoint's instance takes
+    until its container starts. clock_rate: how much faster than real time the cloud's clock runs; None leaves it as it
+    is.
+
+    Of EC2: `reclaims`, `crashes` and `boot_failures` are of each group of machines, whose faults are those of the
+    client that makes it. boot_failures: how many of its machines do not boot. no_capacity_in: zones in which no machine
+    is found. rebalance_at: when a machine gets a rebalance recommendation that no interruption follows. clock_skew_s:
+    how far machines' clocks are ahead; AWS takes no signature that is more than 15 minutes off. quotas has EC2's own by
+    their codes as well, in vCPUs: {L-34B43A08: 0} of standard spot instances.
     """
 
     reclaims: int = 0
@@ -87,6 +95,10 @@ class Faults:
     start_s: float = 0.0
     concurrency: int | None = None
     clock_rate: float | None = None
+    boot_failures: int = 0
+    no_capacity_in: Sequence[str] = ()
+    rebalance_at: str | None = None
+    clock_skew_s: float = 0.0
 
     @classmethod
     def unknown(cls, settings: Mapping[str, Any]) -> str:
@@ -109,7 +121,7 @@ class Faults:
             yield f"aws.faults.concurrency must be at least 1, got {self.concurrency!r}.\nTry: leaving it out, or 10"
         if self.clock_rate is not None and not 1 <= self.clock_rate <= FASTEST:
             yield f"aws.clock_rate must be from 1 to {FASTEST:g}, got {self.clock_rate}.\nTry: aws.clock_rate=10"
-        moments = [*self.reclaim_at, *([self.crash_at] if self.crash_at else [])]
+        moments = [*self.reclaim_at, *(each for each in (self.crash_at, self.rebalance_at) if each)]
         if self.reclaims and not self.reclaim_at:
             yield "aws.faults.reclaim_at is empty.\nTry: [epoch 1]"
         for moment in moments:

@@ -8,8 +8,9 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
@@ -19,7 +20,7 @@ from xml.sax.saxutils import escape
 
 import botocore.session
 from botocore.exceptions import UnknownServiceError
-from moto.core.parse import QueryParser
+from moto.core.parse import PROTOCOL_PARSERS
 from moto.core.serialize import get_serializer_class
 from moto.core.utils import get_service_model
 from werkzeug.datastructures import MultiDict
@@ -40,6 +41,7 @@ from launchers.rehearsal.validation import findings
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
+_INVALID = {"ec2": "InvalidParameterValue", "autoscaling": "ValidationError"}  # signing name -> its code for that
 _IAM_NAMES = {"monitoring": "cloudwatch", "tagging": "tag"}  # signing name -> prefix of IAM actions
 _NAMES = {"servicequotas": "service-quotas", "monitoring": "cloudwatch", "tagging": "resourcegroupstaggingapi"}
 
@@ -94,6 +96,9 @@ class Gateway:
                 self._handlers[operation].append(handler)
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
+        self._conditional = (
+            threading.Lock()
+        )  # of writes that depend on what is there, which moto checks before it writes
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         message = _Message("", None, b"", "xml")
@@ -136,9 +141,20 @@ class Gateway:
         else:
             operation, parameters = message.operation or "", dict(call.parameters)
         wanted = access.needs_of(_IAM_NAMES.get(message.service, message.service), operation, parameters)
+        if (arn := self._resource(message.service, operation, call)) is not None:
+            wanted = [replace(need, resource=arn) if fnmatchcase(arn, need.resource) else need for need in wanted]
         access.authorize(principal, [replace(need, context={**self._tags(need), **need.context}) for need in wanted])
         if (message.service, operation) == ("sts", "AssumeRole"):
             access.check_trust(str(parameters["RoleArn"]), {"AWS": [principal.arn, ACCOUNT]}, {})
+
+    def _resource(self, service: str, operation: str, call: Call) -> str | None:
+        """Return the ARN of what a call is about, where its parameters alone do not tell it."""
+        for handler in self._handlers.get((service, "ResourceOf"), ()):
+            with suppress(Refused):
+                found = handler(replace(call, parameters={**call.parameters, "Operation": operation}))
+                if found is not None:
+                    return str(found["ResourceArn"])
+        return None
 
     def _tags(self, need: Need) -> dict[str, list[str]]:
         """Return the tags of the resource, as condition keys."""
@@ -158,7 +174,8 @@ class Gateway:
             statuses.append(status)
             return start_response(status, headers, *more)
 
-        answer = self.moto(environ, start)
+        with self._conditional if _is_conditional(environ) else nullcontext():
+            answer = self.moto(environ, start)
         if message.service == "s3" and environ["REQUEST_METHOD"] in ("PUT", "POST", "DELETE"):
             answer = list(answer)  # moto has done it by then
             if is_of_bucket(environ) and statuses[0].startswith("2"):
@@ -188,6 +205,10 @@ def _cause(faults: Faults, session: Session, message: _Message) -> None:
             raise Refused("SlowDown", "Please reduce your request rate.", 503)
     elif session.among_first(faults.throttled, "requests to other services"):
         raise Refused("ThrottlingException", "Rate exceeded", 400)
+
+
+def _is_conditional(environ: Environ) -> bool:
+    return environ["REQUEST_METHOD"] == "PUT" and ("HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MATCH" in environ)
 
 
 def _wsgi(header: str) -> str:
@@ -241,15 +262,20 @@ def _validated(message: _Message) -> Mapping[str, Any]:
             parameters = json.loads(message.body or b"{}")
         except ValueError:
             raise Refused("SerializationException", "The body is not valid JSON.", 400) from None
-    elif model.metadata.get("protocol") == "query":
+    elif (protocol := model.metadata.get("protocol")) in ("query", "ec2"):
         values = MultiDict(parse_qsl(message.body.decode(), keep_blank_values=True))
         for_parsing = get_service_model(_NAMES.get(message.service, message.service)).operation_model(message.operation)
-        parameters = QueryParser(for_parsing).parse({"values": values, "body": "", "headers": {}, "method": "POST"})  # type: ignore[typeddict-item]
+        parser = PROTOCOL_PARSERS[protocol](for_parsing)
+        parameters = parser.parse({"values": values, "body": "", "headers": {}, "method": "POST"})  # type: ignore[typeddict-item]
     else:
         return {}
-    if found := list(findings(operation.input_shape, parameters)):
+    found = list(findings(operation.input_shape, parameters))
+    if message.service == "ec2":  # which has new values, such as instance types, before its model has them
+        found = [each for each in found if "allowed values, such as" not in each]
+    if found:
         noun = "error" if len(found) == 1 else "errors"
-        raise Refused("ValidationException", f"{len(found)} validation {noun} detected: {'; '.join(found)}", 400)
+        code = _INVALID.get(message.service, "ValidationException")
+        raise Refused(code, f"{len(found)} validation {noun} detected: {'; '.join(found)}", 400)
     return dict(parameters)
 
 
@@ -276,8 +302,13 @@ def _refuse(start_response: StartResponse, message: _Message, refusal: Refused, 
         named = headers if message.style == "json" else [*headers, ("x-amzn-ErrorType", refusal.code)]
         return _reply(start_response, refusal.status, kind, body, named)
     code = "AccessDenied" if denied else refusal.code
-    error = f"<Error><Code>{code}</Code><Message>{escape(refusal.text)}</Message></Error>"
-    if message.service != "s3":
+    text = refusal.text
+    if denied and message.service == "ec2":
+        code, text = "UnauthorizedOperation", f"You are not authorized to perform this operation. {text}"
+    error = f"<Error><Code>{code}</Code><Message>{escape(text)}</Message></Error>"
+    if message.service == "ec2":
+        error = f"<Response><Errors>{error}</Errors><RequestID>rehearsal</RequestID></Response>"
+    elif message.service != "s3":
         error = f"<ErrorResponse>{error}</ErrorResponse>"
     # the request's body may not have been read: the connection cannot be used again
     return _reply(

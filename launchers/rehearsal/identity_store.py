@@ -61,6 +61,8 @@ class IdentityStore:
             self._create_user(user)
         for group in saved.get("groups", []):
             self._create_group(group)
+        for profile in saved.get("profiles", []):
+            self.backend.create_instance_profile(profile["name"], profile["path"], profile["roles"], profile["tags"])
 
     def save(self) -> None:
         backend = self.backend
@@ -88,7 +90,12 @@ class IdentityStore:
             for arn, each in backend.managed_policies.items()
             if f"::{ACCOUNT}:" in arn
         ]
-        write_json(self.file, {"roles": roles, "users": users, "groups": groups, "policies": policies})
+        profiles = [
+            {"name": each.name, "path": each.path, "roles": [role.name for role in each.roles], "tags": each.tags}
+            for each in backend.instance_profiles.values()
+        ]
+        kept = {"roles": roles, "users": users, "groups": groups, "policies": policies, "profiles": profiles}
+        write_json(self.file, kept)
 
     def _create(self, role: dict[str, Any]) -> None:
         backend, name = self.backend, role["name"]

@@ -68,6 +68,7 @@ def caller_of(signature: Signature, key: str) -> Principal:
     return found
 
 
+_SKEW_MOST_S = 900.0  # between the time of a signature and AWS's
 _UNKNOWN_KEY = {"s3": "InvalidAccessKeyId", "iam": "InvalidClientTokenId", "sts": "InvalidClientTokenId"}
 _UNKNOWN_KEY_TEXT = "The AWS Access Key Id you provided does not exist in our records."
 
@@ -79,6 +80,11 @@ def check_signature(environ: Mapping[str, Any], body: bytes, signature: Signatur
     if not hmac.compare_digest(_computed(environ, body, signature, principal), signature.signature):
         text = "The request signature we calculated does not match the signature you provided."
         raise Refused("SignatureDoesNotMatch", f"{text} Check your key and signing method.", 403)
+    if abs(_skewed.get(signature.key, 0.0)) > _SKEW_MOST_S:
+        if signature.service == "s3":
+            text = "The difference between the request time and the current time is too large."
+            raise Refused("RequestTimeTooSkewed", text, 403)
+        raise Refused("InvalidSignatureException", "Signature not yet current: its time is off.", 403)
 
 
 def _computed(environ: Mapping[str, Any], body: bytes, signature: Signature, principal: Principal) -> str:
@@ -112,15 +118,17 @@ def _of_access_key(key: str) -> Principal | None:
 
 
 _denied: dict[str, tuple[str, ...]] = {}  # by access key of a session: actions that a fault takes away
+_skewed: dict[str, float] = {}  # by access key of a session: how far the clock is ahead of what uses it, in seconds
 
 
-def role_session(role_arn: str, session: str, denied: Sequence[str] = ()) -> dict[str, str]:
+def role_session(role_arn: str, session: str, denied: Sequence[str] = (), skew_s: float = 0.0) -> dict[str, str]:
     """Return temporary credentials of a role, as environment variables: AWS hands them to what runs as the role.
 
-    denied: actions that a fault takes away.
+    denied: actions that a fault takes away. skew_s: how far the clock is ahead of what uses them.
     """
     found = sts_backends[ACCOUNT]["aws"].assume_role(REGION, session, role_arn, "", 3600 * 12, "")
     _denied[found.access_key_id] = tuple(denied)
+    _skewed[found.access_key_id] = skew_s
     return {
         "AWS_ACCESS_KEY_ID": found.access_key_id,
         "AWS_SECRET_ACCESS_KEY": found.secret_access_key,
@@ -133,6 +141,16 @@ def of_role(role_arn: str, session: str, denied: Sequence[str] = ()) -> Principa
     name = role_arn.rpartition("/")[2]
     arn = f"arn:aws:sts::{ACCOUNT}:assumed-role/{name}/{session}"
     return Principal(arn, "", None, *_policies(name), denied=tuple(denied))
+
+
+def caller_named(arn: str, denied: Sequence[str] = ()) -> Principal:
+    """Return a caller by its ARN as `Call.caller` has it. denied: actions that a fault takes away."""
+    kind, _, rest = arn.rpartition(":")[2].partition("/")
+    if kind == "assumed-role":
+        name, _, session = rest.partition("/")
+        return of_role(f"arn:aws:iam::{ACCOUNT}:role/{name}", session, denied)
+    policies = _of_user(rest.rpartition("/")[2]) if kind == "user" else None
+    return Principal(arn, "", None, policies, denied=tuple(denied))
 
 
 def principal_of(arn: str) -> Principal | None:

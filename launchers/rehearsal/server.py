@@ -28,6 +28,12 @@ from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.service import Service
 from launchers.rehearsal.services.alarms import Alarms
 from launchers.rehearsal.services.builds import Builds
+from launchers.rehearsal.services.ec2_groups import Groups
+from launchers.rehearsal.services.ec2_instances import Instances
+from launchers.rehearsal.services.ec2_network import Network
+from launchers.rehearsal.services.ec2_offers import Offers
+from launchers.rehearsal.services.ec2_tags import Tags
+from launchers.rehearsal.services.ec2_templates import Templates
 from launchers.rehearsal.services.endpoint_configs import EndpointConfigs
 from launchers.rehearsal.services.endpoint_metrics import Meter
 from launchers.rehearsal.services.endpoints import Endpoints
@@ -52,7 +58,16 @@ def services(state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms) 
     schedules = Schedules(state_dir / "schedules", clock)
     builds = Builds(state_dir / "codebuild", store, images.folder, logs, clock)
     hosting: list[Service] = [models, configs, endpoints, monitoring, schedules, builds, functions]
-    return [TrainingJobs(state_dir / "jobs", store), Identities(), *hosting]
+    return [TrainingJobs(state_dir / "jobs", store), Identities(), *hosting, *_ec2(state_dir, clock)]
+
+
+def _ec2(state_dir: Path, clock: Clock) -> list[Service]:
+    place = state_dir / "ec2"
+    network = Network(place / "network.json", lambda: instances.used_groups())
+    templates = Templates(place / "templates.json", network)
+    instances = Instances(place / "instances", network, templates, clock)
+    groups = Groups(place / "groups", instances, clock, IdentityStore(state_dir / "iam.json").save)
+    return [Offers(), network, templates, instances, Tags(instances), groups]
 
 
 def main(state_dir: Path, idle_s: float) -> None:
