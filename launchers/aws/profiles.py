@@ -10,8 +10,14 @@ from launchers.aws.errors import code_of, errors
 from launchers.aws.policy import ROLE_PATH, Identity, role_name
 from launchers.base import Cloud
 
+# by which AWS starts machines for groups, and on spot; each account needs them once:
+# https://docs.aws.amazon.com/autoscaling/ec2/userguide/autoscaling-service-linked-role.html, and
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-instance-requests.html
+GROUPS_ROLE = ("AWSServiceRoleForAutoScaling", "autoscaling.amazonaws.com")
+SPOT_ROLE = ("AWSServiceRoleForEC2Spot", "spot.amazonaws.com")
 BUCKET = "dogbreed:bucket"  # a tag of the profile: where runs are whose group is gone
 _GONE = ("NoSuchEntity", "NoSuchEntityException")
+_DENIED = ("AccessDenied", "AccessDeniedException")
 
 Step = tuple[str, Callable[[], None]]  # in words, and how it is made
 
@@ -38,6 +44,28 @@ def changes(cloud: Cloud, identity: Identity, bucket: str | None) -> Iterator[St
             lambda: _do(client.tag_instance_profile, InstanceProfileName=name, Tags=noted),
         )
     yield from _group_changes(cloud, name, identity.subnets)
+    for role, service in (GROUPS_ROLE, SPOT_ROLE):
+        if has_service_role(cloud, role) is False:
+            yield (
+                f"create AWS's own role {role}",
+                lambda service=service: _do(client.create_service_linked_role, AWSServiceName=service),  # type: ignore[misc]
+            )
+
+
+def has_service_role(cloud: Cloud, role: str) -> bool | None:
+    """Return whether the account has a service-linked role; None if the caller may not look."""
+    from botocore.exceptions import ClientError
+
+    with errors(f"looking up the role {role}"):
+        try:
+            cloud.client("iam").get_role(RoleName=role)
+        except ClientError as error:
+            if code_of(error) in _GONE:
+                return False
+            if code_of(error) in _DENIED:
+                return None
+            raise
+    return True
 
 
 def profile(cloud: Cloud, name: str) -> Mapping[str, Any] | None:

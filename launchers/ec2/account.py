@@ -16,10 +16,6 @@ from launchers.ec2.settings import Ec2Settings
 from launchers.spec import RunSpec
 from launchers.status import Cause, LaunchError, Shortage
 
-# https://docs.aws.amazon.com/autoscaling/ec2/userguide/autoscaling-service-linked-role.html, and
-# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/service-linked-roles-spot-instance-requests.html
-_GROUPS_ROLE = ("AWSServiceRoleForAutoScaling", "autoscaling.amazonaws.com")
-_SPOT_ROLE = ("AWSServiceRoleForEC2Spot", "spot.amazonaws.com")
 _QUOTAS = {  # of vCPUs that may run at once, by the first letter of a type: on spot, on demand
     "G": ("L-3819A6DF", "L-DB2E81BA"),
     "V": ("L-3819A6DF", "L-DB2E81BA"),
@@ -27,7 +23,6 @@ _QUOTAS = {  # of vCPUs that may run at once, by the first letter of a type: on 
 }
 _STANDARD_QUOTA = ("L-34B43A08", "L-1216C47A")
 _DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
-_GONE = ("NoSuchEntity", "NoSuchEntityException")
 
 
 @dataclass(frozen=True)
@@ -229,19 +224,11 @@ def _profile_findings(settings: Ec2Settings) -> Iterator[str]:
 
 def _service_role_findings(settings: Ec2Settings) -> Iterator[str]:
     """Check the roles by which Auto Scaling and spot start machines; AWS makes them once for an account."""
-    from botocore.exceptions import ClientError
-
-    for role, service in (_GROUPS_ROLE, *([] if settings.on_demand else [_SPOT_ROLE])):
-        with errors(f"looking up the role {role}"):
-            try:
-                settings.cloud.client("iam").get_role(RoleName=role)
-            except ClientError as error:
-                if code_of(error) in _DENIED:
-                    continue
-                if code_of(error) not in _GONE:
-                    raise
-                create = ("create-service-linked-role", "--aws-service-name", service)
-                yield f"The account lacks the service-linked role {role}.\nTry: {commands.shell('aws', 'iam', *create)}"
+    for role, service in (profiles.GROUPS_ROLE, *([] if settings.on_demand else [profiles.SPOT_ROLE])):
+        if profiles.has_service_role(settings.cloud, role) is False:
+            create = commands.shell("aws", "iam", "create-service-linked-role", "--aws-service-name", service)
+            ways = commands.one_per_line([_apply(settings), create])
+            yield f"The account lacks the service-linked role {role}.\n{ways}"
 
 
 def _key_findings(settings: Ec2Settings, caller: Caller) -> Iterator[str]:
@@ -253,7 +240,7 @@ def _key_findings(settings: Ec2Settings, caller: Caller) -> Iterator[str]:
 
     if not settings.kms_key:
         return
-    role, service = _GROUPS_ROLE
+    role, service = profiles.GROUPS_ROLE
     arn = f"arn:{caller.partition}:iam::{caller.account}:role/aws-service-role/{service}/{role}"
     client = settings.cloud.client("kms")
     with errors(f"reading the key {settings.kms_key}"):
@@ -281,7 +268,7 @@ def _apply(settings: Ec2Settings) -> str:
     chosen = ["launcher=ec2_spot", *(["aws=rehearsal"] if not settings.cloud.bills else [])]
     if settings.subnets:
         chosen.append(f"launcher.subnets=[{','.join(settings.subnets)}]")
-    bucket = ["--bucket", settings.bucket] if settings.bucket else []
+    bucket = ["--bucket", settings.bucket] if settings.bucket and settings.cloud.bills else []
     return commands.launchers("iam", "--apply", *place, *bucket, "--for", *chosen)
 
 

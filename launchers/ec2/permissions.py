@@ -60,7 +60,8 @@ def caller(settings: Ec2Settings, account: str = "*") -> Identity:
             *_starting(where),
             Grant(("iam:PassRole",), _role_arns(settings, where), {"StringEquals": {"iam:PassedToService": EC2}}),
             Grant(("iam:GetInstanceProfile",), (profile,)),
-            Grant(("iam:GetRole",), (where.role("aws-service-role/*"),)),
+            # one that does not exist has no path
+            Grant(("iam:GetRole",), (where.role("aws-service-role/*"), where.role("AWSServiceRoleFor*"))),
             Grant(
                 ("ssm:GetParameter",),
                 # public parameters are of no account

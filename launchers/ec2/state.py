@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any
 
 from launchers.aws import s3
@@ -150,7 +151,7 @@ def status_of(seen: Seen, now: datetime, again: str = "") -> Status:
     )
     if seen.result is not None:
         return _ended(seen, here, again)
-    if seen.group is None or seen.group.deleting or (seen.group.idle and not seen.stop):
+    if seen.group is None or seen.group.deleting or seen.group.idle:
         return _without_group(seen, here, now, again)
     if seen.stop is not None or seen.group.desired == 0:
         return replace(here, phase=Phase.STOPPING, cause=Cause.BY_USER if seen.stop else Cause.TIME_LIMIT)
@@ -257,7 +258,7 @@ def with_console(status: Status, lines: Sequence[str]) -> Status:
 def _usd(seen: Seen, now: datetime) -> float | None:
     """Return what the machines have cost so far at most, by list prices; None without a price."""
     total = 0.0
-    for each, later in zip(seen.attempts, [*seen.attempts[1:], None], strict=True):
+    for each, later in zip_longest(seen.attempts, seen.attempts[1:]):
         row = prices.ec2(each.type)
         if row is None:
             return None

@@ -93,7 +93,7 @@ def _cost_rows(settings: Ec2Settings, spec: RunSpec, trials: int) -> Iterator[tu
     lines += [
         f"(list prices of {prices.REGION}, {min(each.as_of for each in known)})",
         f"The worst case is {dearest.type} on demand until 10 min after the deadline,",
-        f"with {settings.volume_gb} GB of disk and a public IPv4 address.",
+        f"with {settings.volume_gb} GB of disk{' and a public IPv4 address' if settings.public_ip else ''}.",
     ]
     yield "cost", "\n".join(lines)
 

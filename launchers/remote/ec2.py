@@ -291,7 +291,8 @@ class _Attempt:
 
     def end(self, ending: Ending) -> int:
         """Record how the attempt has ended, then end the machine. Return the exit status."""
-        self._say(f"The attempt has {ending.outcome}" + (f": {ending.reason}" if ending.reason else ""))
+        text = f"Attempt {self._number}: {ending.outcome}" if self._number else f"No attempt: {ending.outcome}"
+        self._say(text + (f", {ending.reason}" if ending.reason else ""))
         if ending.outcome in ("interrupted", "superseded"):  # its group replaces the machine, or has done so
             self._try("recording the end", lambda: self._record_end(ending), 5.0)
             if not self._signals.received:

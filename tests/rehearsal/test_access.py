@@ -392,6 +392,8 @@ def test_a_bucket_is_set_up_private_encrypted_and_by_tls_only_and_stays_so_over_
     assert before["encryption"]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
     (statement,) = before["policy"]["Statement"]
     assert (statement["Effect"], statement["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
+    cloud.client("s3").put_object(Bucket="new-dogs", Key="x", Body=b"x")  # loopback stands for TLS
+    assert cloud.client("s3").get_object(Bucket="new-dogs", Key="x")["Body"].read() == b"x"
     rules = {rule["ID"]: rule for rule in before["lifecycle"]}
     assert rules["dogbreed-broken-uploads"]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
     assert rules["dogbreed-old-runs"]["Filter"] == {"Prefix": "dogbreed/runs/"}

@@ -1,0 +1,227 @@
+"""Runs on EC2 in the rehearsal cloud: real machines that run their user data, real interruptions, the same results."""
+
+import json
+import random
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dogbreed.run_folder import RunFolder
+from launchers import launch, prepare
+from launchers.base import Launcher
+from launchers.ec2 import groups, state
+from launchers.ec2.spot import Ec2Launcher
+from launchers.follow import wait
+from launchers.plan import Plan
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.spec import RunSpec
+from launchers.status import Cause, LaunchError, Phase
+from tests.support.launcher_contract import LauncherContract, until
+from tests.support.photos import tiny_settings
+from tests.support.rehearsing import BUCKET, settings
+from tests.support.runs import history, same, unclocked, weights
+
+pytestmark = pytest.mark.cloud
+
+LONGER = ("trainer.max_epochs=6", "model.dropout=0.5", "save.every_n_steps=1")
+
+
+def prepared(place: Path, home: Path, *overrides: str) -> tuple[Ec2Launcher, Plan]:
+    """home: of the run's folder."""
+    words = [text for text in settings(place, *overrides, launcher="ec2_spot") if not text.startswith("aws.role=")]
+    made, plan = prepare([*words, f"hydra.run.dir={home}"])
+    assert isinstance(made, Ec2Launcher)
+    return made, plan
+
+
+def nothing_is_left(launcher: Ec2Launcher, run_id: str) -> bool:
+    """Whether no group, template or machine of a run is there any more, as the administrator sees it."""
+    admin = replace(launcher.cloud, launch_as=None, _clients={})  # type: ignore[type-var]
+    machines = [
+        each
+        for reservation in admin.client("ec2").describe_instances()["Reservations"]
+        for each in reservation["Instances"]
+        if {"Key": "dogbreed:run-id", "Value": run_id} in each.get("Tags", [])
+    ]
+    alive = [each for each in machines if each["State"]["Name"] not in ("terminated", "shutting-down")]
+    templates = [name for name, _ in groups.templates(admin) if run_id in name]
+    return not alive and not templates and not groups.find(admin, run_id)
+
+
+@pytest.fixture(scope="module")
+def good(cloud: Rehearsal, place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ec2Launcher, Plan]:
+    home = tmp_path_factory.mktemp("home") / "good"
+    launcher, plan = prepared(place, home, "trainer.max_epochs=1", "aws.reclaims=0")
+    launcher.submit(plan)
+    wait(launcher, plan.handle)
+    return launcher, plan
+
+
+class TestEc2Launcher(LauncherContract):
+    @pytest.fixture
+    def launcher(self, good: tuple[Ec2Launcher, Plan]) -> Launcher:
+        return good[0]
+
+    @pytest.fixture
+    def spec(self, good: tuple[Ec2Launcher, Plan]) -> RunSpec:
+        return good[1].spec
+
+    @pytest.fixture
+    def wrong_spec(self, spec: RunSpec) -> RunSpec:
+        return replace(spec, run_id="not/a name", folder="relative")
+
+    @pytest.fixture
+    def succeeded(self, good: tuple[Ec2Launcher, Plan]) -> Plan:
+        return good[1]
+
+    @pytest.fixture
+    def failing(self, cloud: Rehearsal, place: Path, tmp_path: Path) -> Plan:
+        cloud.client("s3").put_object(Bucket=BUCKET, Key="no-photos/readme.txt", Body=b"none here")
+        return prepared(place, tmp_path / "bad", f"data.root=s3://{BUCKET}/no-photos", "aws.reclaims=0")[1]
+
+    @pytest.fixture
+    def endless(self, place: Path, tmp_path: Path) -> Plan:
+        launcher, plan = prepared(place, tmp_path / "endless", "trainer.max_epochs=100000", "aws.reclaims=0")
+        launcher.submit(plan)
+        until(lambda: any("epoch 1/" in line.text for line in launcher.logs(plan.handle)))
+        return plan
+
+    @pytest.fixture
+    def left_over(self, cloud: Rehearsal) -> str:
+        """A template of a client that was killed before it had made the group."""
+        data = {"ImageId": "ami-0123456789abcdef0", "InstanceType": "m5.large"}
+        labels = [{"Key": "dogbreed:run-id", "Value": "never-a-group"}]
+        cloud.client("ec2").create_launch_template(
+            LaunchTemplateName="dogbreed-never-a-group",
+            LaunchTemplateData=data,
+            TagSpecifications=[{"ResourceType": "launch-template", "Tags": labels}],
+        )
+        return "group dogbreed-never-a-group, with its template and deadline"
+
+    @pytest.fixture
+    def in_use(self, good: tuple[Ec2Launcher, Plan]) -> str:
+        return f"s3://{BUCKET}/dogbreed/runs/{good[1].spec.run_id}/spec.json"
+
+
+def test_of_a_run_whose_result_is_here_nothing_is_left_in_aws(good: tuple[Ec2Launcher, Plan]) -> None:
+    launcher, plan = good
+    assert nothing_is_left(launcher, plan.spec.run_id)
+
+
+# --- the same weights, wherever it runs ---
+
+
+@pytest.fixture(scope="module")
+def at_home(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home") / "run"
+    launch([*tiny_settings(photos), *LONGER, f"hydra.run.dir={folder}"])
+    return folder
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name in ("last.ckpt", "best.ckpt"):
+        assert same(weights(one, name), weights(other, name)), name
+    assert history(one) == history(other)
+    numbers = [unclocked(json.loads(RunFolder(folder).metrics.read_text())) for folder in (one, other)]
+    assert numbers[0] == numbers[1]
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_five_interruptions_at_random_steps_give_the_same_weights(
+    hard: bool, at_home: Path, cloud: Rehearsal, place: Path, tmp_path: Path
+) -> None:
+    steps = [f"checkpoint {random.Random(n + hard).randint(1, 6)}" for n in range(5)]
+    faults = [f"faults.reclaim_at=[{','.join(steps)}]", f"faults.hard={hard}"]
+    launcher, plan = prepared(place, tmp_path / "run", *LONGER, "aws.reclaims=5", *faults)
+    launcher.submit(plan)
+    wait(launcher, plan.handle)
+    assert_same_run(at_home, tmp_path / "run")
+    assert launcher.status(plan.handle).attempt == 6
+    numbers = [line.attempt for line in launcher.logs(plan.handle)]
+    assert numbers == sorted(numbers)
+    assert set(numbers) == {1, 2, 3, 4, 5, 6}
+    assert nothing_is_left(launcher, plan.spec.run_id)
+
+
+# --- what is refused, and leaves nothing ---
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        (["faults.quotas={L-34B43A08: 0}"], ["Spot Instance Requests", "launcher.on_demand=true"]),
+        (["launcher.image=ami-0123456789abcdef0"], ["ami-0123456789abcdef0 does not exist"]),
+        (["launcher.image=/aws/service/no/such/parameter"], ["AWS has no parameter"]),
+        (["launcher.subnets=[subnet-0123456789abcdef0]"], ["subnet-0123456789abcdef0"]),
+        (["launcher.role=nobody"], ["The instance profile nobody does not exist", "iam --apply"]),
+        (["launcher.volume_gb=20"], ["needs a disk of at least"]),
+        (["launcher.instance_type=m5.nonsense"], ["EC2 has no instance type m5.nonsense"]),
+    ],
+)
+def test_what_cannot_run_is_refused_with_a_next_action_and_leaves_nothing(
+    words: list[str], texts: list[str], cloud: Rehearsal, place: Path, tmp_path: Path
+) -> None:
+    launcher, plan = prepared(place, tmp_path / "run", *words)
+    with pytest.raises(LaunchError) as refused:
+        launcher.submit(plan)
+    for text in [*texts, "\nTry: "]:
+        assert text in str(refused.value)
+    assert launcher.status(plan.handle).phase is Phase.LOST
+    assert nothing_is_left(launcher, plan.spec.run_id)
+
+
+def test_a_machine_that_may_not_read_the_bucket_ends_for_good_and_says_so(
+    cloud: Rehearsal, place: Path, tmp_path: Path
+) -> None:
+    launcher, plan = prepared(place, tmp_path / "run", "aws.reclaims=0", "faults.denied_to_role=[s3:GetObject]")
+    launcher.submit(plan)
+    until(lambda: launcher.status(plan.handle).finished, timeout_s=300)
+    status = launcher.status(plan.handle)
+    assert (status.phase, status.cause) == (Phase.FAILED, Cause.PERMISSION)
+    assert "the code cannot be fetched" in status.detail
+    with pytest.raises(LaunchError, match="has no result"):
+        launcher.result(plan.handle)
+    assert nothing_is_left(launcher, plan.spec.run_id)
+    assert launcher.status(plan.handle).cause is Cause.PERMISSION  # noted in the bucket
+
+
+def test_a_submission_that_is_broken_off_bills_nothing_and_the_same_command_submits_again(
+    cloud: Rehearsal, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher, plan = prepared(place, tmp_path / "run", "trainer.max_epochs=1", "aws.reclaims=0")
+    make = groups.make
+
+    def killed(cloud: Any, request: Any) -> None:
+        make(cloud, request)
+        if request.operation == "PutScheduledUpdateGroupAction":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(groups, "make", killed)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            launcher.submit(plan)
+    assert "python -m launchers cancel" in "\n".join(stopped.value.__notes__)
+    (group,) = groups.find(launcher.cloud, plan.spec.run_id)
+    assert (group.desired, group.machines) == (0, ())
+    assert launcher.status(plan.handle).phase is Phase.FAILED
+    assert any(plan.spec.run_id in name for name in launcher.cleanup(older_than=timedelta(0)).found)
+    launcher.submit(plan)
+    assert wait(launcher, plan.handle).metrics["val/acc"] >= 0
+    assert nothing_is_left(launcher, plan.spec.run_id)
+
+
+def test_a_run_that_is_interrupted_too_often_ends_for_good(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
+    faults = ("aws.reclaims=9", "faults.reclaim_at=[epoch 1]", "faults.hard=true", "limits.max_attempts=2")
+    launcher, plan = prepared(place, tmp_path / "run", "trainer.max_epochs=1000", *faults)
+    launcher.submit(plan)
+    until(lambda: launcher.status(plan.handle).finished, timeout_s=300)
+    status = launcher.status(plan.handle)
+    assert (status.phase, status.cause, status.attempt) == (Phase.FAILED, Cause.INTERRUPTED, 2)
+    assert "limits.max_attempts=2" in status.detail
+    assert len(state.read(launcher.cloud, launcher.layout, plan.spec.run_id).attempts) == 2
+    with pytest.raises(LaunchError):
+        launcher.result(plan.handle)
+    assert nothing_is_left(launcher, plan.spec.run_id)
