@@ -14,7 +14,7 @@ from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import write_bytes
 from launchers.base import Deploys
 from launchers.overrides import override_key, root_key
-from launchers.payload import image
+from launchers.payload import image, package
 from launchers.payload.model import MODEL_FILE, SentModel
 from launchers.project import PROJECT, git_state
 from launchers.registry import find_run
@@ -50,7 +50,12 @@ def describe_deployment(launcher: Deploys, config: Mapping[str, Any], overrides:
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit,
         dirty=dirty,
-        deployment=Deployment(model, image.digest(PROJECT), _before(launcher, name, dry_run=bool(config["dry_run"]))),
+        deployment=Deployment(
+            model,
+            image.digest(PROJECT),
+            _before(launcher, name, dry_run=bool(config["dry_run"])),
+            package.digest(PROJECT),
+        ),
     )
 
 

@@ -37,7 +37,7 @@ class Plan:
 
     def brief(self) -> str:
         """Say where the run runs and what it costs."""
-        brief = ("where", "time", "cost", "change", "ends", "photos", "search")
+        brief = ("where", "time", "cost", "cheaper", "change", "ends", "photos", "search")
         rows = [(name, text) for name, text in self.rows if name in brief]
         return "\n".join(
             [

@@ -80,12 +80,13 @@ class Deployment:
     """A model that is to be served under a name, which is the run id of its spec.
 
     image_digest: of what goes into our image, hexadecimal. before: what is served under this name now; None if nothing
-    is.
+    is. package_digest: of what goes into a function's package besides the model.
     """
 
     model: SentModel
     image_digest: str
     before: Deployed | None = None
+    package_digest: str = ""
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -94,6 +95,7 @@ class Deployment:
             SentModel.from_fields(fields["model"]),
             str(fields["image_digest"]),
             None if before is None else Deployed(**before),
+            str(fields.get("package_digest", "")),
         )
 
 

@@ -42,6 +42,7 @@ class LambdaPrices:
 
     provisioned: for each GB-second that is kept warm; provisioned_use: for each one of those that is used.
     vcpu_mb: memory that comes with one vCPU. front_mb: memory of a function that only passes requests on.
+    arm: on arm64. snapshot: for each GB-second that SnapStart keeps one. restore: for each GB of a start from it.
     """
 
     as_of: str
@@ -53,6 +54,9 @@ class LambdaPrices:
     free_requests: float
     vcpu_mb: int
     front_mb: int
+    arm_usd_per_gb_s: float
+    snapshot_usd_per_gb_s: float
+    restore_usd_per_gb: float
 
 
 REGION = "us-east-1"  # the region that the prices apply to

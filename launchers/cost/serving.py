@@ -1,22 +1,22 @@
 """What serving a model costs: on instances that are always there, or in a Lambda function that is paid by the call."""
 
+from dogbreed.workload import work
 from launchers.cost import prices
 
 MONTH_S = 730 * 3600.0  # as AWS counts a month
+_VCPU_GFLOPS = 60.0  # ONNX Runtime on one vCPU: an estimate that gives ResNet50 0.14 s; others report 0.1 to 0.2 s
+
+
+def seconds_on_vcpu(backbone: str, classes: int, image_px: int) -> float | None:
+    """Return an estimate of the seconds that one vCPU takes for a photo; None for a backbone of unknown work."""
+    found = work(backbone, "head", classes, image_px=image_px)
+    return None if found is None else found.frozen_gflop / _VCPU_GFLOPS
 
 
 def usd_per_month(instance_type: str, instances: int) -> float | None:
     """Return what an endpoint's instances cost; None for a type without a known price."""
     row = prices.hosting(instance_type)
     return None if row is None else row.usd * instances * MONTH_S / 3600
-
-
-def function_usd_per_month(rps: float, service_s: float) -> float:
-    """Return what a function with the model inside costs, without the free tier.
-
-    rps: requests per second, day and night. service_s: of one request on one vCPU.
-    """
-    return rps * MONTH_S * usd_per_call(service_s, prices.lambda_prices().vcpu_mb)
 
 
 def usd_per_call(seconds: float, memory_mb: int) -> float:

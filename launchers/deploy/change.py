@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,11 @@ class Change:
         return request.deployment(self.spec).before is None
 
     @property
+    def roles(self) -> tuple[tuple[str | None, str], ...]:
+        """The roles that it needs, and the services that take them."""
+        return (self.launcher.role, SAGEMAKER), (self.launcher.expiry_role, SCHEDULER)
+
+    @property
     def _sends_model(self) -> bool:
         """Whether a revision is made; otherwise only the schedules change."""
         return self.plan.requests[0].operation == "PutObject"
@@ -86,7 +92,7 @@ class Change:
         if self.cloud.makes_buckets:
             self._make_roles(caller)
         findings, filled = list(bucket.bucket_findings(self.cloud, settings.bucket, caller.account)), {}
-        for role, service in ((settings.role, SAGEMAKER), (settings.expiry_role, SCHEDULER)):
+        for role, service in self.roles:
             if role is None or (service == SCHEDULER and settings.ttl_hours is None):
                 continue
             found = iam.find_role(self.cloud, role, service, caller)
@@ -195,7 +201,10 @@ class Change:
             )
         else:
             model = Path(request.deployment(self.spec).model.path)
-            problem, cause = "\n".join(smoke.findings(self.cloud, self.name, model)), Cause.USER_CODE
+            problem, cause = (
+                "\n".join(smoke.findings(partial(smoke.invoke, self.cloud, self.name), model)),
+                Cause.USER_CODE,
+            )
         if not problem:
             self._forget_old_revisions(found.config if found else "")
             return
@@ -340,13 +349,14 @@ def _create_schedule(client: Any, parameters: Mapping[str, Any]) -> None:
 
 
 def _nothing(client: Any, parameters: Mapping[str, Any]) -> None:
-    """Leave it: what was to be deleted is gone."""
+    """Leave it: what was to be deleted is gone, or what was to be created is there."""
 
 
 _INSTEAD: Mapping[tuple[str, str], Callable[[Any, Mapping[str, Any]], None]] = {
     ("CreateSchedule", "ConflictException"): _update_schedule,
     ("UpdateSchedule", "ResourceNotFoundException"): _create_schedule,
     ("DeleteSchedule", "ResourceNotFoundException"): _nothing,
+    ("CreateLogGroup", "ResourceAlreadyExistsException"): _nothing,
 }
 
 
@@ -357,7 +367,7 @@ def _exists(error: Exception) -> bool:
 def _filled(value: Any, filled: Mapping[str, str]) -> Any:
     """Return parameters with what only the account knows in place of what stands for it in the plan."""
     if isinstance(value, Mapping):
-        return {key: _filled(each, filled) for key, each in value.items()}
+        return {_filled(key, filled): _filled(each, filled) for key, each in value.items()}
     if isinstance(value, list):
         return [_filled(each, filled) for each in value]
     if isinstance(value, str):

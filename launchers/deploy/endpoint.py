@@ -92,7 +92,10 @@ class Endpoint:
             if variants[0].get("ModelName")
             else None
         )
-        revision, ends = names.revision_of(config_name, name) or "", _schedule(cloud, name)
+        revision, ends = (
+            names.revision_of(config_name, name) or "",
+            schedule(cloud, names.Names(name).schedules["endpoint"]),
+        )
         return Deployed(
             revision,
             request.facts(model or {}, config),
@@ -148,18 +151,17 @@ def is_missing(error: Exception) -> bool:
 
 def expires_at(cloud: Cloud, name: str) -> str:
     """Return when the deployment's own schedule deletes it, ISO 8601 in UTC; empty if none does."""
-    found = _schedule(cloud, name)
+    found = schedule(cloud, names.Names(name).schedules["endpoint"])
     return expiry.time_of(found) if found else ""
 
 
-def _schedule(cloud: Cloud, name: str) -> dict[str, Any] | None:
-    """Return the schedule that deletes the endpoint; None if there is none."""
+def schedule(cloud: Cloud, name: str) -> dict[str, Any] | None:
+    """Return a schedule as AWS describes it; None if there is none of that name."""
     from botocore.exceptions import ClientError
 
-    schedule = names.Names(name).schedules["endpoint"]
-    with errors(f"asking for the schedule {schedule}"):
+    with errors(f"asking for the schedule {name}"):
         try:
-            found: dict[str, Any] = cloud.client("scheduler").get_schedule(Name=schedule)
+            found: dict[str, Any] = cloud.client("scheduler").get_schedule(Name=name)
         except ClientError as error:
             if is_missing(error):
                 return None

@@ -39,6 +39,16 @@ def of_deployment(names: Names, at: datetime, ttl_hours: float, role: str) -> li
     ]
 
 
+def of_function(names: Names, at: datetime, ttl_hours: float, role: str) -> list[dict[str, Any]]:
+    """Return the requests for a deployment that is a function: for it, with its versions and URL, and for its logs."""
+    schedules, logs = names.function_schedules, {"LogGroupName": names.function_log_group}
+    of_itself = schedule(schedules["function"], at, role, "lambda:deleteFunction", {"FunctionName": names.endpoint})
+    return [
+        {**of_itself, "Description": f"{_TTL}{ttl_hours:g}"},
+        schedule(schedules["function-logs"], at + _LATER, role, "cloudwatchlogs:deleteLogGroup", logs),
+    ]
+
+
 def of_revision(names: RevisionNames, at: datetime, role: str) -> list[dict[str, Any]]:
     """Return the requests for the endpoint configuration and the model of one revision."""
     schedules, later = names.schedules, at + _LATER

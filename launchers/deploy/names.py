@@ -36,6 +36,15 @@ class Names:
         return {kind: f"{self.endpoint}-expiry-{kind}" for kind in ("endpoint", "alarms", "logs")}
 
     @property
+    def function_schedules(self) -> dict[str, str]:
+        """The same of a deployment that is a function."""
+        return {kind: f"{self.endpoint}-expiry-{kind}" for kind in ("function", "function-logs")}
+
+    @property
+    def function_log_group(self) -> str:
+        return f"/aws/lambda/{self.endpoint}"
+
+    @property
     def log_group(self) -> str:
         return f"/aws/sagemaker/Endpoints/{self.endpoint}"
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
-from launchers.deploy import endpoint, names
+from launchers.deploy import endpoint, function_kinds, names
 from launchers.deploy.kinds import Kind, Named, call, owner
 from launchers.status import Cause, LaunchError
 
@@ -65,13 +65,13 @@ def remove(cloud: Cloud, part: Part, *, longest_s: float = 3600) -> None:
 def remove_all(cloud: Cloud, name: str) -> list[str]:
     """Remove every part of a deployment, and return those that resist, each with the reason.
 
-    What an endpoint uses stays while the endpoint does, and so do the schedules that end what is left.
+    What an endpoint or a function uses stays while it does, and so do the schedules that end what is left.
     """
     for _ in range(_PASSES):
         left: dict[str, str] = {}  # kind -> what resists
         found = of_deployment(cloud, name)
         for part in found:
-            if left and (part.kind == "schedule" or "endpoint" in left):
+            if left and (part.kind == "schedule" or not left.keys().isdisjoint(("endpoint", "function"))):
                 continue
             try:
                 remove(cloud, part)
@@ -108,7 +108,7 @@ def stays(cloud: Cloud, bucket: str, prefix: str) -> list[str]:
 _owner = owner(r"-[0-9a-f]{10}")  # of an endpoint configuration or a model
 _owner_of_alarm = owner(rf"-(?:{'|'.join(names.Names('').alarms)})")
 _owner_of_schedule = owner(
-    rf"(?:-expiry-(?:{'|'.join(names.Names('').schedules)})"
+    rf"(?:-expiry-(?:{'|'.join([*names.Names('').schedules, *names.Names('').function_schedules])})"
     rf"|-[0-9a-f]{{10}}-expiry-(?:{'|'.join(names.RevisionNames('', '').schedules)}))"
 )
 
@@ -192,6 +192,8 @@ KINDS = (
         call("sagemaker", "delete_endpoint_config", "EndpointConfigName"),
     ),
     Kind("model", _listed("models", "ModelName"), _owner, call("sagemaker", "delete_model", "ModelName")),
+    function_kinds.FUNCTION,
+    function_kinds.LOG_GROUP,
     Kind("log group", _log_groups, _owner_of_log_group, call("logs", "delete_log_group", "logGroupName")),
     Kind("schedule", _schedules, _owner_of_schedule, call("scheduler", "delete_schedule", "Name")),
 )

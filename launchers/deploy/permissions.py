@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from launchers.aws import policy, tags
-from launchers.aws.actions import CODEBUILD, SAGEMAKER, SCHEDULER, Where
+from launchers.aws.actions import CODEBUILD, LAMBDA, SAGEMAKER, SCHEDULER, Where
 from launchers.aws.policy import Conditions, Grant, Identity
-from launchers.deploy import images, names, request
+from launchers.deploy import function_permissions, images, names, request
 from launchers.deploy.settings import DeploySettings
 
 _NO_RESOURCE = "AWS has no resource for this action"
@@ -14,7 +14,7 @@ _ALL = f"{names.PREFIX}*"
 
 
 def identities(settings: DeploySettings, account: str = "*") -> list[Identity]:
-    """Return the person who deploys, and the roles of endpoint, schedules and image build."""
+    """Return the person who deploys, and the roles of endpoint, function, schedules and image build."""
     where = Where(settings.cloud.region or "*", account)
     trust: Conditions = {} if account == "*" else {"StringEquals": {"aws:SourceAccount": account}}
     return [
@@ -35,6 +35,16 @@ def identities(settings: DeploySettings, account: str = "*") -> list[Identity]:
             CODEBUILD,
             "launcher.build_role",
             trust,
+        ),
+        Identity(
+            "lambda",
+            "a function with the model inside",
+            (
+                *function_permissions.functions_role(settings.bucket or "*", settings.prefix, where),
+                *_kms(settings, where),
+            ),
+            LAMBDA,
+            "launcher.lambda_role",
         ),
     ]
 
@@ -111,6 +121,7 @@ def caller(settings: DeploySettings, account: str = "*") -> Identity:
             ),
             Grant(("logs:DescribeLogGroups",), (where.arn("logs", "log-group:*"),)),
             *_images(where),
+            *function_permissions.caller(_role(settings.lambda_role, "lambda", where), where),
             *_kms(settings, where),
         ),
     )
@@ -158,6 +169,7 @@ def _scheduler(where: Where) -> Iterator[Grant]:
     yield Grant(("sagemaker:DeleteModel",), (where.arn("sagemaker", f"model/{_ALL}"),))
     yield Grant(("cloudwatch:DeleteAlarms",), (where.arn("cloudwatch", f"alarm:{_ALL}"),))
     yield Grant(("logs:DeleteLogGroup",), (where.arn("logs", f"log-group:/aws/sagemaker/Endpoints/{_ALL}"),))
+    yield from function_permissions.scheduler(where)
 
 
 def _build(settings: DeploySettings, where: Where) -> Iterator[Grant]:

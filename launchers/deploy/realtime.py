@@ -46,7 +46,7 @@ class Realtime:
         yield from filter(None, map(names.deployment_of, found))
 
     def lines(self, cloud: Cloud, name: str) -> Iterator[LogLine]:
-        return waiting.lines(cloud, name)
+        return waiting.lines(cloud, names.Names(name).log_group)
 
     def invoke(self, cloud: Cloud, name: str, picture: bytes) -> dict[str, Any]:
         return smoke.invoke(cloud, name, picture)

@@ -22,6 +22,11 @@ class DeploySettings:
     expiry_role: str | None = None
     build_role: str | None = None
     variant: str = "realtime"
+    lambda_role: str | None = None
+    architecture: str = "x86_64"
+    memory_mb: int | None = None
+    reserved: int | None = None
+    canary: bool = False
     prefix: str = "dogbreed"
     instance_type: str = "ml.c7i.large"
     fallback_type: str | None = "ml.c6i.large"

@@ -1,7 +1,7 @@
 """Check the settings of a deployment, as far as that is possible without a network."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from launchers.aws import common_checks, iam
 from launchers.cost import prices
@@ -21,18 +21,19 @@ _ROLES = "Try: `python -m launchers iam --apply`, which creates them"
 def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
     """Yield every problem found. Each finding says what is wrong, what was seen and what to try."""
     yield from settings.cloud.findings()
-    yield from _name_findings(spec)
+    yield from name_findings(spec)
     yield from common_checks.bucket_findings(settings.bucket, settings.prefix)
     yield from common_checks.network_findings(settings.subnets, settings.security_groups)
-    yield from _role_findings(settings)
+    yield from role_findings(_roles(settings))
     yield from _machine_findings(settings)
     yield from _image_findings(settings)
+    yield from ttl_findings(settings)
     yield from _time_findings(settings)
     yield from common_checks.waiting_findings(settings.wait_for_capacity_h)
     yield from _alarm_findings(settings)
 
 
-def _name_findings(spec: RunSpec) -> Iterator[str]:
+def name_findings(spec: RunSpec) -> Iterator[str]:
     if not names.is_name(spec.run_id):
         yield (
             f"name={spec.run_id!r} cannot name a deployment: at most {names.LONGEST} lower-case letters and digits, "
@@ -40,12 +41,18 @@ def _name_findings(spec: RunSpec) -> Iterator[str]:
         )
 
 
-def _role_findings(settings: DeploySettings) -> Iterator[str]:
+def _roles(settings: DeploySettings) -> dict[str, str | None]:
+    """Return the roles that are needed, by setting."""
     roles = {"launcher.role": settings.role}
     if settings.image == AUTO:
         roles["launcher.build_role"] = settings.build_role
     if settings.ttl_hours is not None:
         roles["launcher.expiry_role"] = settings.expiry_role
+    return roles
+
+
+def role_findings(roles: Mapping[str, str | None]) -> Iterator[str]:
+    """Yield what is wrong with roles. roles: by setting."""
     for key, role in roles.items():
         if role is None:
             yield f"{key} is not set.\n{_ROLES}"
@@ -85,12 +92,15 @@ def _image_findings(settings: DeploySettings) -> Iterator[str]:
         )
 
 
-def _time_findings(settings: DeploySettings) -> Iterator[str]:
+def ttl_findings(settings: DeploySettings) -> Iterator[str]:
     if settings.ttl_hours is not None and not 0 < settings.ttl_hours <= _MOST_TTL_H:
         yield (
             f"launcher.ttl_hours must be above 0 and at most {_MOST_TTL_H}, got {settings.ttl_hours:g}.\n"
             "Try: launcher.ttl_hours=8; null keeps the deployment until you end it"
         )
+
+
+def _time_findings(settings: DeploySettings) -> Iterator[str]:
     if not 60 <= settings.start_s <= 3600:
         yield f"launcher.start_s must be from 60 to 3600 seconds, got {settings.start_s}.\nTry: launcher.start_s=300"
     if not _LEAST_BAKE_S <= settings.bake_s <= 3600:

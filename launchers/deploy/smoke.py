@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,17 @@ def invoke(
     return found
 
 
-def findings(cloud: Cloud, name: str, model: Path) -> Iterator[str]:
-    """Yield what is wrong with a deployment's answers to a few pictures. model: the artifact that it serves."""
+def findings(ask: Callable[[bytes], dict[str, Any]], model: Path) -> Iterator[str]:
+    """Yield what is wrong with a deployment's answers to a few pictures.
+
+    ask: returns the answer to one of them, and raises LaunchError. model: the artifact that is served.
+    """
     from dogbreed.inference import Predictor
 
     predictor = Predictor.from_artifact(model)
     for number, picture in enumerate(pictures(), 1):
         try:
-            answer = invoke(cloud, name, picture)
+            answer = ask(picture)
         except LaunchError as error:
             yield f"It does not answer picture {number}: {error}"
             return

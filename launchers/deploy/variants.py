@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from dogbreed import commands
 from launchers.base import Cloud
+from launchers.deploy.on_lambda.variant import OnLambda
 from launchers.deploy.realtime import Realtime
 from launchers.deploy.settings import DeploySettings
 from launchers.plan import Plan, Request
@@ -87,7 +88,7 @@ class Found(NamedTuple):
     serving: Serving
 
 
-VARIANTS: dict[str, Variant] = {each.name: each for each in (Realtime(),)}
+VARIANTS: dict[str, Variant] = {each.name: each for each in (Realtime(), OnLambda())}
 
 
 def find(cloud: Cloud, name: str) -> Found | None:

@@ -10,7 +10,6 @@ from dogbreed.errors import Interrupted
 from dogbreed.interruption import signal_of_exit
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud, Launcher
-from launchers.deploy.names import Names
 from launchers.follow import detached
 from launchers.status import Cause, Handle, LaunchError, LogLine, Status
 
@@ -65,11 +64,11 @@ def new_lines(found: Iterable[LogLine], seen: Counter[int]) -> Iterator[LogLine]
     seen |= counts
 
 
-def lines(cloud: Cloud, name: str) -> Iterator[LogLine]:
-    """Yield what the containers of all instances have logged, by instance in the order in which they started."""
+def lines(cloud: Cloud, group: str) -> Iterator[LogLine]:
+    """Yield what all instances have logged to a group, by instance in the order in which they started."""
     from botocore.exceptions import ClientError
 
-    group, client = Names(name).log_group, cloud.client("logs")
+    client = cloud.client("logs")
     with errors(f"reading the log {group}"):
         try:
             pages = client.get_paginator("describe_log_streams").paginate(logGroupName=group)

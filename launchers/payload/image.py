@@ -36,11 +36,15 @@ def archive(project: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _contents(project: Path) -> Iterator[tuple[str, bytes]]:
-    tree = (
+def code(project: Path) -> list[str]:
+    """Return the files of the package dogbreed, by name in the project, sorted."""
+    return sorted(
         path.relative_to(project).as_posix()
         for path in (project / _FOLDER).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
     )
-    for name in sorted([*_FILES, *tree]):
+
+
+def _contents(project: Path) -> Iterator[tuple[str, bytes]]:
+    for name in sorted([*_FILES, *code(project)]):
         yield name, (project / name).read_bytes()

@@ -109,6 +109,7 @@ REHEARSED = {
     "python -m launchers status dogs": "",
     "python -m launchers rollback dogs": "",
     "python -m launchers cancel dogs": "",
+    "python train.py launcher=deploy launcher.variant=lambda aws=rehearsal name=dogs checkpoint=runs/RUN": "",
     "python -m launchers rehearsal stop": "",
 }
 FAILS = {
@@ -127,6 +128,7 @@ SKIPPED = {
     "pip install -e '.[rehearsal]'": _INSTALLS,
     "pip install -e '.[aws]'": _INSTALLS,
     "pip install -e '.[serve]'": _INSTALLS,
+    "pip install -e '.[lambda]'": _INSTALLS,
     "pip install -e '.[wandb]'": _INSTALLS,
     "pip install -e '.[sagemaker]'": _INSTALLS,
     "pip install -e '.[postgresql]'": _INSTALLS,

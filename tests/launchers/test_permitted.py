@@ -39,7 +39,16 @@ CALLS = {  # of launchers, with which all that is granted to the person who laun
     "scheduler": ["CreateSchedule", "DeleteSchedule", "GetSchedule", "UpdateSchedule", "ListSchedules"],
     "ecr": ["CreateRepository", "DescribeImages"],
     "codebuild": ["BatchGetBuilds", "CreateProject", "StartBuild"],
-    "logs": ["DescribeLogStreams", "GetLogEvents", "DeleteLogGroup", "DescribeLogGroups"],
+    "logs": [
+        "DescribeLogStreams", "GetLogEvents", "DeleteLogGroup", "DescribeLogGroups", "CreateLogGroup",
+        "PutRetentionPolicy",
+    ],
+    "lambda": [
+        "CreateAlias", "CreateFunction", "CreateFunctionUrlConfig", "DeleteFunction", "DeleteFunctionConcurrency",
+        "GetAlias", "GetFunction", "GetFunctionConfiguration", "GetFunctionUrlConfig", "Invoke", "ListFunctions",
+        "ListVersionsByFunction", "PublishVersion", "PutFunctionConcurrency", "TagResource", "UntagResource",
+        "UpdateAlias", "UpdateFunctionCode", "UpdateFunctionConfiguration",
+    ],
     "sts": ["GetCallerIdentity"],
 }  # fmt: skip
 

@@ -22,13 +22,14 @@ MODEL = SentModel(
 
 
 def launcher(**settings: Any) -> DeployLauncher:
-    roles = {"role": "dogbreed-hosting", "expiry_role": "dogbreed-scheduler", "build_role": "dogbreed-image-build"}
+    kinds = {"role": "hosting", "expiry_role": "scheduler", "build_role": "image-build", "lambda_role": "lambda"}
+    roles = {key: f"dogbreed-{name}" for key, name in kinds.items()}
     given = {"bucket": "my-bucket", "owner": "me", **roles}
     return DeployLauncher(Account(region="eu-west-1"), **{**given, **settings})
 
 
 def spec(before: Deployed | None = None, *, name: str = "dogs", **changes: Any) -> RunSpec:
-    deployment = Deployment(replace(MODEL, **changes), "b" * 64, before)
+    deployment = Deployment(replace(MODEL, **changes), "b" * 64, before, "c" * 64)
     return RunSpec(
         run_id=name,
         overrides=("launcher=deploy", f"name={name}", "checkpoint=runs/abcd"),

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 from launchers import prepare
 from launchers.deploy.change import Change
+from launchers.deploy.on_lambda.change import FunctionChange
 from launchers.plan import Request
 
-_send, _calls = Change._send, 0
+_kind: type[Change] = FunctionChange if "launcher.variant=lambda" in sys.argv else Change
+_send, _calls = _kind._send, 0
 
 
 def send(self: Change, each: Request, filled: Mapping[str, str]) -> None:
@@ -21,6 +23,6 @@ def send(self: Change, each: Request, filled: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    Change._send = send  # type: ignore[method-assign]
+    _kind._send = send  # type: ignore[method-assign]
     launcher, plan = prepare(sys.argv[2:])
     launcher.submit(plan)

@@ -1,0 +1,255 @@
+"""Carry out the plan of a function: make its package, create or update it, test a version before requests get to it."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dogbreed import commands
+from launchers.aws import s3, tags
+from launchers.aws.actions import LAMBDA, SCHEDULER
+from launchers.aws.errors import errors
+from launchers.deploy import doctor, names, parts, smoke
+from launchers.deploy.change import Change
+from launchers.deploy.on_lambda import asking, package, request, served, sizing
+from launchers.deploy.on_lambda.request import VERSION
+from launchers.deploy.request import deployment, end_of
+from launchers.formatting import size
+from launchers.plan import Plan, Request
+from launchers.runs.launched import remember
+from launchers.status import Cause, Handle, LaunchError, Phase, Status
+
+if TYPE_CHECKING:
+    from launchers.deploy.launcher import DeployLauncher
+
+log = logging.getLogger("dogbreed")
+
+KEPT_VERSIONS = 2  # the one that requests get to, and the one before
+_SETTLES_S = 300.0  # a change of a function, at most
+_NEW_ROLE_S = 60.0  # until all of AWS knows a role that has just been created
+_ASKED_EVERY_S = 2.0  # while a new version gets few requests
+_CHANGES = ("CreateFunction", "UpdateFunctionCode", "UpdateFunctionConfiguration")
+
+
+class FunctionChange(Change):
+    """One change of a deployment that is a function."""
+
+    def __init__(self, launcher: "DeployLauncher", plan: Plan) -> None:
+        super().__init__(launcher, plan)
+        self.function = names.Names(self.name).endpoint
+        self._model = Path(deployment(self.spec).model.path)
+        self._package: package.Package | None = None
+        self._published = ""  # the number of the new version, once there is one
+
+    @property
+    def roles(self) -> tuple[tuple[str | None, str], ...]:
+        return (self.launcher.lambda_role, LAMBDA), (self.launcher.expiry_role, SCHEDULER)
+
+    def make(self) -> None:
+        """Do what the plan says, and test what answers. Raises LaunchError after undoing what failed."""
+        if not self.plan.requests:
+            remember(Path(self.spec.folder), self.plan, self.cloud.place)
+            return
+        filled = self._check_account()
+        if self._sends_model:
+            self._prepare()
+        self._clear()
+        remember(Path(self.spec.folder), self.plan, self.cloud.place)
+        try:
+            for each in self.plan.requests:
+                self._send(each, filled)
+        except BaseException as error:
+            self._undo(error)
+            raise
+        if not self.creates:
+            self._tag_end()
+            self._forget_old_versions()
+
+    def _prepare(self) -> None:
+        """Make the package, and serve the model on this machine first, before anything is uploaded."""
+        settings, where = self.launcher, request.target_of(self.launcher)
+        sent = deployment(self.spec).model
+        self._package = package.ensure(
+            request.package_digest(settings, self.spec),
+            where,
+            model=self._model if sizing.is_inside(sent) else None,
+            installed=not self.cloud.bills,
+        )
+        log.info("The package has %s, %s unpacked", size(self._package.zipped), size(self._package.unpacked))
+        log.info("Examining the model as the function would serve it")
+        doctor.examine(self._model, memory_mb=sizing.memory_mb(sent, settings.memory_mb)).raise_findings()
+
+    def _clear(self) -> None:
+        """Remove a function that has failed. Raises LaunchError if the account is not as it was planned for."""
+        found, before = served.find(self.cloud, self.name), deployment(self.spec).before
+        if found is None:
+            if before is not None:
+                raise LaunchError(f"The deployment {self.name} is gone since then.\nTry: the same command again")
+            return
+        found.refuse_foreign(self.cloud, self.name)
+        if found.phase is Phase.FAILED:
+            log.info("Removing the function %s, whose creation has failed", found.name)
+            parts.remove(self.cloud, parts.Part("function", found.name, self.name))
+        elif before is None:
+            raise LaunchError(f"The deployment {self.name} was created since then.\nTry: the same command again")
+
+    # --- the calls ---
+
+    def _send(self, each: Request, filled: Mapping[str, str]) -> None:
+        """Make one call of the plan, and wait until it has taken effect."""
+        known = {**filled, **({VERSION: self._published} if self._published else {})}
+        if each.operation == "CreateFunction":
+            _patiently(partial(super()._send, each, known), self.cloud.poll_s)
+        elif each.operation == "PublishVersion":
+            self._publish(each.parameters)
+        else:
+            super()._send(each, known)
+        if each.operation in _CHANGES:
+            self._settle("$LATEST")
+        elif each.operation == "UpdateAlias" and self._weighted(each):
+            self._watch()
+
+    def _upload(self, parameters: Mapping[str, Any]) -> None:
+        where, key = str(parameters["Bucket"]), str(parameters["Key"])
+        assert self._package is not None, "a plan that uploads has prepared what it uploads"
+        path = self._model if key == request.model_key(self.launcher, self.spec) else self._package.path
+        with errors(f"uploading {path.name} to s3://{where}"):
+            if s3.head(self.cloud, where, key) is None:
+                self.cloud.client("s3").upload_file(str(path), where, key, ExtraArgs=dict(self.launcher.encryption))
+
+    def _publish(self, parameters: Mapping[str, Any]) -> None:
+        """Publish a version, and ask it for a few pictures before it gets anybody's requests."""
+        with errors("calling PublishVersion"):
+            self._published = str(self.cloud.client("lambda").publish_version(**parameters)["Version"])
+        self._settle(self._published)
+        log.info("Testing version %s of the function", self._published)
+        ask = partial(asking.ask, self.cloud, self.name, qualifier=self._published)
+        if found := "\n".join(smoke.findings(ask, self._model)):
+            raise LaunchError("\n".join([found, *self._tail()]), Cause.USER_CODE)
+
+    def _settle(self, version: str) -> None:
+        """Wait until nothing of a version is being changed."""
+        end = time.monotonic() + _SETTLES_S
+        while True:
+            about = served.configuration(self.cloud, self.function, version) or {}
+            if about.get("State") == "Failed" or about.get("LastUpdateStatus") == "Failed":
+                reason = about.get("StateReason") or about.get("LastUpdateStatusReason") or "no reason is given"
+                raise LaunchError(f"Lambda could not make the function {self.function}: {reason}", Cause.UNKNOWN)
+            if served.settled(about):
+                return
+            if time.monotonic() > end:
+                raise LaunchError(f"The function {self.function} is still being changed.", Cause.TIME_LIMIT)
+            time.sleep(self.cloud.poll_s)
+
+    # --- a canary ---
+
+    @staticmethod
+    def _weighted(each: Request) -> bool:
+        return bool(each.parameters["RoutingConfig"]["AdditionalVersionWeights"])
+
+    def _watch(self) -> None:
+        """Watch the alarm while a share of the requests get to the new version, and send a few. Raises LaunchError."""
+        alarm = names.Names(self.name).alarms["errors"]
+        log.info("Sending %.0f%% of the requests to version %s", 100 * request.CANARY, self._published)
+        end, picture = time.monotonic() + self.launcher.bake_s, next(smoke.pictures())
+        while time.monotonic() < end:
+            asking.ask(self.cloud, self.name, picture)
+            with errors(f"asking for the alarm {alarm}"):
+                (found,) = self.cloud.client("cloudwatch").describe_alarms(AlarmNames=[alarm])["MetricAlarms"]
+            if found["StateValue"] == "ALARM":
+                raise LaunchError(
+                    f"The alarm {alarm} went off, and all requests get to the version before again.\n"
+                    f"{found.get('StateReason', '')}",
+                    Cause.USER_CODE,
+                )
+            time.sleep(min(_ASKED_EVERY_S, self.cloud.poll_s))
+
+    # --- after a failure, and afterwards ---
+
+    def _undo(self, error: BaseException) -> None:
+        """Remove what a failed change has made, and say in the error what could not be removed."""
+        try:
+            if not self.creates:
+                self._back()
+                return
+            left = parts.remove_all(self.cloud, self.name)
+        except Exception as failure:  # the error that is on its way matters more
+            left = [str(failure)]
+        if left:
+            error.add_note(f"Still there: {'; '.join(left)}\nTry: {self._verb('cancel')}")
+        else:
+            error.add_note("What it had made was removed, except for the files in S3.")
+
+    def _back(self) -> None:
+        """Send all requests to the version before, and remove the new one, unless it has all of them already."""
+        before, found = deployment(self.spec).before, served.find(self.cloud, self.name)
+        if before is None or found is None or not self._published or found.live == self._published:
+            return
+        client = self.cloud.client("lambda")
+        with errors("sending all requests to the version before"):
+            client.update_alias(**request.moved(self.function, found.live))
+            self.cloud.client("cloudwatch").delete_alarms(AlarmNames=[names.Names(self.name).alarms["errors"]])
+            client.delete_function(FunctionName=self.function, Qualifier=self._published)
+
+    def _tag_end(self) -> None:
+        """Let the function's tag follow the schedule of its end."""
+        client = self.cloud.client("lambda")
+        with errors(f"tagging {self.function}"):
+            arn = client.get_function_configuration(FunctionName=self.function)["FunctionArn"]
+            if at := end_of(self.launcher, self.spec):
+                client.tag_resource(Resource=arn, Tags=tags.expiry(at))
+            else:
+                client.untag_resource(Resource=arn, TagKeys=[tags.EXPIRES_AT])
+
+    def _forget_old_versions(self) -> None:
+        found = served.find(self.cloud, self.name)
+        client = self.cloud.client("lambda")
+        for number in served.versions(self.cloud, self.function)[KEPT_VERSIONS:]:
+            if found is not None and number != found.live:
+                with errors(f"deleting version {number} of {self.function}"):
+                    client.delete_function(FunctionName=self.function, Qualifier=number)
+
+    def _tail(self) -> list[str]:
+        try:
+            lines = list(self.launcher.logs(self.plan.handle))
+        except LaunchError:
+            return []
+        return [f"  | {line.text}" for line in lines[-10:]]
+
+
+def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
+    """Send all requests to the version before. Raises LaunchError if there is none."""
+    cloud, name = launcher.cloud, handle.run_id
+    found = served.find(cloud, name)
+    if found is None:
+        raise LaunchError(launcher.unknown(handle))
+    if found.phase is not Phase.IN_SERVICE:
+        raise LaunchError(
+            f"The deployment {name} is not in service, and only one in service can be rolled back.\n"
+            f"Try: {commands.launchers('status', *launcher.name_of(handle))}"
+        )
+    others = [number for number in served.versions(cloud, found.name) if number != found.live]
+    if not others:
+        raise LaunchError(
+            f"The deployment {name} has no revision before this one.\nTry: deploying another model under this name",
+            Cause.BAD_CONFIG,
+        )
+    with errors("rolling back"):
+        cloud.client("lambda").update_alias(**request.moved(found.name, others[0]))
+    asking.ask(cloud, name, next(smoke.pictures()))
+    return launcher.status(handle)
+
+
+def _patiently(call: Callable[[], None], poll_s: float) -> None:
+    """Repeat a call that Lambda refuses because it does not know a new role yet."""
+    end = time.monotonic() + _NEW_ROLE_S
+    while True:
+        try:
+            call()
+            return
+        except LaunchError as error:
+            if "cannot be assumed by Lambda" not in str(error) or time.monotonic() > end:
+                raise
+        time.sleep(max(1.0, poll_s))

@@ -1,0 +1,91 @@
+"""Check the settings of a function with the model inside, as far as that is possible without a network."""
+
+from collections.abc import Iterator
+
+from launchers.aws import common_checks
+from launchers.deploy import settings_checks
+from launchers.deploy.on_lambda import sizing, target
+from launchers.deploy.request import deployment
+from launchers.deploy.settings import DeploySettings
+from launchers.spec import RunSpec
+
+# https://docs.aws.amazon.com/lambda/latest/dg/lambda-urls.html, as of November 2026 and before
+_WITHOUT_URLS = {
+    "ap-south-2", "ap-southeast-4", "ap-southeast-5", "ca-west-1", "eu-central-2", "eu-south-2", "il-central-1",
+    "me-central-1",
+}  # fmt: skip
+_LEAST_BAKE_S = 120  # a period of the alarm, and a minute until its metric is published
+
+
+def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
+    """Yield every problem found. Each finding says what is wrong, what was seen and what to try."""
+    yield from settings.cloud.findings()
+    yield from settings_checks.name_findings(spec)
+    yield from common_checks.bucket_findings(settings.bucket, settings.prefix)
+    roles = {"launcher.lambda_role": settings.lambda_role}
+    if settings.ttl_hours is not None:
+        roles["launcher.expiry_role"] = settings.expiry_role
+    yield from settings_checks.role_findings(roles)
+    yield from settings_checks.ttl_findings(settings)
+    yield from _memory_findings(settings, spec)
+    yield from _machine_findings(settings)
+    yield from _not_read(settings)
+    yield from _canary_findings(settings)
+    if settings.rps < 0:
+        yield f"launcher.rps must not be negative, got {settings.rps:g}.\nTry: launcher.rps=0.1"
+
+
+def _memory_findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
+    model, (least, most) = deployment(spec).model, sizing.MEMORY_MB
+    needed = sizing.needed_mb(model)
+    if needed > most:
+        yield (
+            f"The model of {model.size / 1e6:,.0f} MB needs about {needed:,} MB of memory, and a function has at most "
+            f"{most:,}.\nTry: launcher.variant=realtime"
+        )
+    elif settings.memory_mb is not None and not needed <= settings.memory_mb <= most:
+        allowed = f"a function has {least} to {most:,}, and the model needs about {needed:,}"
+        yield (
+            f"launcher.memory_mb={settings.memory_mb}: {allowed}.\n"
+            f"Try: launcher.memory_mb={max(needed, sizing.memory_mb(model, None))}, or null, which chooses it"
+        )
+
+
+def _machine_findings(settings: DeploySettings) -> Iterator[str]:
+    if settings.architecture not in target.ARCHITECTURES:
+        yield (
+            f"launcher.architecture={settings.architecture!r} is none of Lambda's.\n"
+            f"Try: {', '.join(f'launcher.architecture={name}' for name in target.ARCHITECTURES)}"
+        )
+    elif not settings.cloud.bills and settings.architecture != (here := target.here().architecture):
+        yield (
+            f"launcher.architecture={settings.architecture}: a rehearsed function runs on this machine, which is "
+            f"{here}.\nTry: launcher.architecture={here}"
+        )
+    if settings.cloud.region in _WITHOUT_URLS:
+        yield (
+            f"Lambda has no function URLs in {settings.cloud.region}, by which the model is reached.\n"
+            "Try: another aws.region, or launcher.variant=realtime"
+        )
+
+
+def _not_read(settings: DeploySettings) -> Iterator[str]:
+    """Yield settings that mean something for an endpoint alone."""
+    if settings.subnets or settings.security_groups:
+        yield (
+            "launcher.subnets and launcher.security_groups are an endpoint's: the function has no network of yours.\n"
+            "Try: leaving them out, or launcher.variant=realtime"
+        )
+
+
+def _canary_findings(settings: DeploySettings) -> Iterator[str]:
+    if settings.canary and not _LEAST_BAKE_S <= settings.bake_s <= 3600:
+        yield (
+            f"launcher.bake_s must be between {_LEAST_BAKE_S} seconds, which the canary's alarm needs to go off, and "
+            f"3600, got {settings.bake_s}.\nTry: launcher.bake_s=300"
+        )
+    if settings.reserved is not None and settings.reserved < 1:
+        yield (
+            f"launcher.reserved must be at least 1, got {settings.reserved}: with none nobody is answered.\n"
+            "Try: launcher.reserved=3"
+        )

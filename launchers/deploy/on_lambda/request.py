@@ -1,0 +1,256 @@
+"""Build the requests that create or update a function with the model inside. Pure: settings and RunSpec say it all."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from dogbreed.serving import event
+from launchers.aws import iam, tags
+from launchers.aws.layout import Layout
+from launchers.deploy import expiry, names
+from launchers.deploy.on_lambda import sizing, target
+from launchers.deploy.on_lambda.target import Target
+from launchers.deploy.request import deployment, end_of
+from launchers.deploy.settings import DeploySettings
+from launchers.payload.model import MODEL_FILE
+from launchers.payload.package import HANDLER
+from launchers.plan import Request
+from launchers.spec import RunSpec
+
+VERSION = "<the version>"  # whose number only Lambda knows, once it is published
+ALIAS = "live"
+CANARY = 0.1  # of the requests
+_KEPT_DAYS = 14  # of the log
+_VARIABLES = {"MALLOC_ARENA_MAX": "2", "ORT_DISABLE_TELEMETRY": "1"}  # as in the endpoint's image, which says why
+_DESCRIBED = re.compile(r"revision ([0-9a-f]+), model (\S*)")
+_ROLE_IN_PLAN = iam.arn_in_plan("").rstrip(">")
+
+
+def target_of(settings: DeploySettings) -> Target:
+    return target.of(settings.cloud, settings.architecture)
+
+
+def package_digest(settings: DeploySettings, spec: RunSpec) -> str:
+    """Return what identifies the package: a digest of all that goes into it."""
+    model, where = deployment(spec).model, target_of(settings)
+    inside = model.digest if sizing.is_inside(model) else ""
+    parts = (deployment(spec).package_digest, where.python, where.architecture, inside)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def package_key(settings: DeploySettings, spec: RunSpec) -> str:
+    return f"{_layout(settings).models(spec.run_id)}{package_digest(settings, spec)}/function.zip"
+
+
+def model_key(settings: DeploySettings, spec: RunSpec) -> str:
+    return _layout(settings).model(spec.run_id, deployment(spec).model.digest[:16])
+
+
+def revision(settings: DeploySettings, spec: RunSpec) -> str:
+    """Return what identifies this revision: a digest of everything that runs, but of no name, tag or time."""
+    about = [_code(settings, spec), _configuration(settings, spec), settings.reserved]
+    return names.shortened(hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest())
+
+
+def described(description: str) -> tuple[str, str]:
+    """Return the revision and the model's version of a published version's description; empty if it is none of ours."""
+    found = _DESCRIBED.fullmatch(description)
+    return (found[1], found[2]) if found else ("", "")
+
+
+def facts(configuration: Mapping[str, Any], reserved: int | None) -> dict[str, str]:
+    """Return what people compare between revisions. configuration: as requested, or as Lambda describes a version."""
+    _, model = described(str(configuration.get("Description", "")))
+    variables = (configuration.get("Environment") or {}).get("Variables", {})
+    (architecture,) = configuration.get("Architectures") or ("x86_64",)
+    return {
+        "model": f"{model}, in {'S3' if event.MODEL_URI in variables else 'the package'}",
+        "memory": f"{configuration.get('MemorySize', '?')} MB",
+        "machine": f"{configuration.get('Runtime', '?')} on {architecture}",
+        "role": str(configuration.get("Role", "")).rpartition("/")[2].removeprefix(_ROLE_IN_PLAN).rstrip(">"),
+        "at once": "as many requests as the account allows" if reserved is None else f"at most {reserved} requests",
+    }
+
+
+def wanted_facts(settings: DeploySettings, spec: RunSpec) -> dict[str, str]:
+    """Return the facts of the revision that the spec asks for."""
+    configuration = {**_configuration(settings, spec), "Description": _description(settings, spec)}
+    return facts({**configuration, "Architectures": [settings.architecture]}, settings.reserved)
+
+
+def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
+    """Return the calls that make the deployment what the spec asks for, in order; none if it is that already.
+
+    What deletes a part when its time is over is created before the part itself, and is taken away last. Requests get
+    to a version through the alias alone, which changes last, after the version has been tested.
+    """
+    before, wanted = deployment(spec).before, revision(settings, spec)
+    in_service = before is not None and before.revision == wanted
+    if before is not None and in_service and before.ttl_hours == settings.ttl_hours:
+        return ()
+    schedules, ends = _schedules(settings, spec), settings.ttl_hours is not None
+    if in_service:
+        return tuple(schedules)
+    make = _create(settings, spec) if before is None else _update(settings, spec)
+    return (*_uploads(settings, spec), *(schedules if ends else ()), *make, *(() if ends else schedules))
+
+
+def _uploads(settings: DeploySettings, spec: RunSpec) -> list[Request]:
+    model, common = deployment(spec).model, {"Bucket": settings.bucket, **settings.encryption}
+    package = {**common, "Key": package_key(settings, spec), "Body": "<function.zip>"}
+    found = [Request("s3", "PutObject", package)]
+    if not sizing.is_inside(model):
+        body = f"<{MODEL_FILE}, {model.size:,} bytes>"
+        found.append(Request("s3", "PutObject", {**common, "Key": model_key(settings, spec), "Body": body}))
+    return found
+
+
+def _create(settings: DeploySettings, spec: RunSpec) -> list[Request]:
+    common = names.Names(spec.run_id)
+    group, name = common.function_log_group, common.endpoint
+    tagged = tags.of_deployment(spec, settings.owner, end_of(settings, spec))
+    create = {
+        "FunctionName": name,
+        **_configuration(settings, spec),
+        "Code": _code(settings, spec),
+        "Architectures": [settings.architecture],
+        "Tags": tagged,
+    }
+    return [
+        Request("logs", "CreateLogGroup", {"logGroupName": group, "tags": tagged}),
+        Request("logs", "PutRetentionPolicy", {"logGroupName": group, "retentionInDays": _KEPT_DAYS}),
+        Request("lambda", "CreateFunction", create),
+        *_concurrency(settings, spec),
+        _publish(settings, spec),
+        Request("lambda", "CreateAlias", {"FunctionName": name, "Name": ALIAS, "FunctionVersion": VERSION}),
+        Request("lambda", "CreateFunctionUrlConfig", {"FunctionName": name, "Qualifier": ALIAS, "AuthType": "AWS_IAM"}),
+    ]
+
+
+def _update(settings: DeploySettings, spec: RunSpec) -> list[Request]:
+    name, before = names.Names(spec.run_id).endpoint, deployment(spec).before
+    assert before is not None
+    code = {"FunctionName": name, **_code(settings, spec), "Architectures": [settings.architecture]}
+    found = [
+        Request("lambda", "UpdateFunctionCode", code),
+        Request("lambda", "UpdateFunctionConfiguration", {"FunctionName": name, **_configuration(settings, spec)}),
+        *_concurrency(settings, spec),
+        _publish(settings, spec),
+    ]
+    move = Request("lambda", "UpdateAlias", moved(name, VERSION))
+    if not settings.canary:
+        return [*found, move]
+    alarm = _alarm(settings, spec)
+    return [
+        *found,
+        Request("cloudwatch", "PutMetricAlarm", alarm),
+        Request("lambda", "UpdateAlias", canary(name, before.facts.get("version", ""))),
+        move,
+        Request("cloudwatch", "DeleteAlarms", {"AlarmNames": [alarm["AlarmName"]]}),
+    ]
+
+
+def canary(name: str, version: str) -> dict[str, Any]:
+    """Return the UpdateAlias request that sends a share of the requests to the new version. version: the one before."""
+    weights = {"AdditionalVersionWeights": {VERSION: CANARY}}
+    return {"FunctionName": name, "Name": ALIAS, "FunctionVersion": version, "RoutingConfig": weights}
+
+
+def moved(name: str, version: str) -> dict[str, Any]:
+    """Return the UpdateAlias request that sends all requests to a version. name: of the function."""
+    none: dict[str, float] = {}
+    return {
+        "FunctionName": name,
+        "Name": ALIAS,
+        "FunctionVersion": version,
+        "RoutingConfig": {"AdditionalVersionWeights": none},
+    }
+
+
+# --- the parts ---
+
+
+def _layout(settings: DeploySettings) -> Layout:
+    assert settings.bucket is not None, "the checks refuse settings without a bucket"
+    return Layout(settings.bucket, settings.prefix)
+
+
+def _code(settings: DeploySettings, spec: RunSpec) -> dict[str, Any]:
+    return {"S3Bucket": settings.bucket, "S3Key": package_key(settings, spec)}
+
+
+def _configuration(settings: DeploySettings, spec: RunSpec) -> dict[str, Any]:
+    assert settings.lambda_role is not None, "the checks refuse settings without a role"
+    model, variables = deployment(spec).model, dict(_VARIABLES)
+    if not sizing.is_inside(model):
+        uri = _layout(settings).uri(model_key(settings, spec))
+        variables |= {event.MODEL_URI: uri, event.MODEL_SHA256: model.digest}
+    return {
+        "Runtime": target_of(settings).runtime,
+        "Role": iam.arn_in_plan(settings.lambda_role),
+        "Handler": HANDLER,
+        "Timeout": sizing.TIMEOUT_S,
+        "MemorySize": sizing.memory_mb(model, settings.memory_mb),
+        "EphemeralStorage": {"Size": sizing.disk_mb(model)},
+        "Environment": {"Variables": variables},
+        **({"KMSKeyArn": settings.kms_key} if (settings.kms_key or "").startswith("arn:") else {}),
+    }
+
+
+def _description(settings: DeploySettings, spec: RunSpec) -> str:
+    return f"revision {revision(settings, spec)}, model {deployment(spec).model.version}"
+
+
+def _publish(settings: DeploySettings, spec: RunSpec) -> Request:
+    name = names.Names(spec.run_id).endpoint
+    return Request("lambda", "PublishVersion", {"FunctionName": name, "Description": _description(settings, spec)})
+
+
+def _concurrency(settings: DeploySettings, spec: RunSpec) -> list[Request]:
+    name, before = {"FunctionName": names.Names(spec.run_id).endpoint}, deployment(spec).before
+    if settings.reserved is not None:
+        given = {**name, "ReservedConcurrentExecutions": settings.reserved}
+        return [Request("lambda", "PutFunctionConcurrency", given)]
+    limited = before is not None and before.facts.get("at once") != facts({}, None)["at once"]
+    return [Request("lambda", "DeleteFunctionConcurrency", name)] if limited else []
+
+
+def _alarm(settings: DeploySettings, spec: RunSpec) -> dict[str, Any]:
+    """Return the alarm on the new version: calls that failed or were too slow, as far as Lambda counts them.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/monitoring-metrics-types.html
+    """
+    common = names.Names(spec.run_id)
+    dimensions = {
+        "FunctionName": common.endpoint,
+        "Resource": f"{common.endpoint}:{ALIAS}",
+        "ExecutedVersion": VERSION,
+    }
+    return {
+        "AlarmName": common.alarms["errors"],
+        "Namespace": "AWS/Lambda",
+        "MetricName": "Errors",
+        "Dimensions": [{"Name": key, "Value": value} for key, value in dimensions.items()],
+        "Statistic": "Sum",
+        "Period": 60,
+        "EvaluationPeriods": 1,
+        "Threshold": 0.0,
+        "ComparisonOperator": "GreaterThanThreshold",
+        "TreatMissingData": "notBreaching",
+        "Tags": tags.to_aws(tags.of_deployment(spec, settings.owner, end_of(settings, spec))),
+    }
+
+
+def _schedules(settings: DeploySettings, spec: RunSpec) -> list[Request]:
+    """Return what deletes the deployment when its time is over; what takes that away, if it is to stay."""
+    before, common, at = deployment(spec).before, names.Names(spec.run_id), end_of(settings, spec)
+    if at is None:
+        kept = common.function_schedules.values() if before is not None and before.expires_at else ()
+        return [Request("scheduler", "DeleteSchedule", {"Name": name}) for name in kept]
+    assert settings.expiry_role is not None, "the checks refuse settings without a role"
+    assert settings.ttl_hours is not None
+    made = expiry.of_function(common, at, settings.ttl_hours, iam.arn_in_plan(settings.expiry_role))
+    operation = "UpdateSchedule" if before is not None and before.expires_at else "CreateSchedule"
+    return [Request("scheduler", operation, each) for each in made]

@@ -1,0 +1,359 @@
+"""A Lambda function with the model inside, in the rehearsal cloud: from the command to its URL, an update, and its end.
+
+All of it under the generated roles, on a clock that runs ten times faster. The package is made once, of what is
+installed here, and runs unpacked under AWS's own runtime.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dogbreed.inference import Predictor
+from dogbreed.serving import event
+from launchers import prepare
+from launchers.cli.verbs import main as launchers_command
+from launchers.deploy import parts
+from launchers.deploy.launcher import DeployLauncher
+from launchers.deploy.names import Names
+from launchers.deploy.on_lambda import package, sizing
+from launchers.deploy.on_lambda.request import ALIAS
+from launchers.rehearsal import process
+from launchers.rehearsal.cloud import Rehearsal
+from launchers.rehearsal.names import BUCKET
+from launchers.status import Handle, LaunchError, Phase
+from tests.support.hostile import HOSTILE
+from tests.support.launcher_contract import until
+from tests.support.odd_pictures import saved, upright
+from tests.support.project import ROOT
+from tests.support.serving import serving, tiny_model
+
+pytestmark = pytest.mark.cloud
+
+
+@dataclass
+class Place:
+    """A cloud of its own, and the folder that commands are typed in."""
+
+    cloud: Rehearsal
+    here: Path
+    model: Path
+
+    def words(self, name: str, *more: str) -> list[str]:
+        """Return the words of the command that deploys."""
+        return [
+            "launcher=deploy",
+            "launcher.variant=lambda",
+            "aws=rehearsal",
+            f"aws.state_dir={self.cloud.state_dir}",
+            "aws.launch_as=dogbreed-launch",
+            "aws.clock_rate=10",
+            f"name={name}",
+            f"checkpoint={self.model}",
+            *more,
+        ]
+
+    def deployed(self, name: str, *more: str) -> tuple[DeployLauncher, Handle]:
+        launcher, plan = prepare([*self.words(name, *more), f"hydra.run.dir={self.here}/run"])
+        assert isinstance(launcher, DeployLauncher)
+        return launcher, launcher.submit(plan)
+
+    def verb(self, *words: str) -> int:
+        return launchers_command([*words, "--state-dir", self.cloud.state_dir])
+
+    def live(self, name: str) -> dict[str, Any]:
+        return dict(self.cloud.client("lambda").get_alias(FunctionName=Names(name).endpoint, Name=ALIAS))
+
+    def call(self, name: str, asked: Any) -> dict[str, Any]:
+        """Call the function directly with any event, and return its answer."""
+        payload = json.dumps(asked).encode()
+        answer = self.cloud.client("lambda").invoke(FunctionName=Names(name).endpoint, Qualifier=ALIAS, Payload=payload)
+        assert "FunctionError" not in answer, answer["Payload"].read()
+        return dict(json.loads(answer["Payload"].read()))
+
+    def left(self, name: str) -> list[str]:
+        return [str(part) for part in parts.of_deployment(self.cloud, name)]
+
+    def end(self, name: str) -> None:
+        DeployLauncher.at(self.cloud).cancel(Handle("deploy", "rehearsal", name))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    here, before = tmp_path_factory.mktemp("deploy"), Path.cwd()
+    os.chdir(here)
+    cloud = Rehearsal(state_dir=str(here / "state"), reclaims=0, clock_rate=10)
+    found = Place(cloud, here, tiny_model(here / "model.tar.gz"))
+    try:
+        assert found.verb("iam", "--apply", "--for", "launcher=deploy") == 0
+        yield found
+    finally:
+        process.stop(Path(cloud.state_dir))
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def one_cache() -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def package_is_made_once(own_cache: None, one_cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOGBREED_CACHE", one_cache)
+
+
+@pytest.fixture(scope="module")
+def dogs(place: Place, one_cache: str) -> Iterator[Handle]:
+    """A function that tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOGBREED_CACHE", one_cache)
+        _, handle = place.deployed("dogs")
+    yield handle
+    place.end("dogs")
+
+
+def test_a_function_is_made_asked_listed_and_shown(
+    place: Place, dogs: Handle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert str(dogs) == "deploy://rehearsal/dogs"
+    photo = place.here / "photo.png"
+    photo.write_bytes(saved(upright(), "PNG"))
+    capsys.readouterr()
+    assert place.verb("invoke", "dogs", str(photo), "--json") == 0
+    answer = json.loads(capsys.readouterr().out)[str(photo)]
+    expected = Predictor.from_artifact(place.model).probabilities([photo])[0]
+    assert len(expected) == 133
+    assert answer["probabilities"] == pytest.approx(list(expected), abs=1e-4)
+
+    assert place.verb("status", "dogs") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"version 1: 1769 MB", said)
+    assert re.search(r"URL http://127\.0\.0\.1:\d+/", said)
+    assert place.verb("list") == 0
+    assert re.search(r"deployments/dogs +in service", capsys.readouterr().out)
+    assert place.verb("logs", "dogs") == 0
+    assert re.search(r"REPORT RequestId: \S+\s+Duration: ", capsys.readouterr().out)
+
+
+def test_the_same_command_again_does_nothing(place: Place, dogs: Handle) -> None:
+    before = place.live("dogs")
+    launcher, plan = prepare([*place.words("dogs"), f"hydra.run.dir={place.here}/run"])
+    assert plan.requests == ()
+    launcher.submit(plan)
+    assert place.live("dogs") == {**before, "ResponseMetadata": place.live("dogs")["ResponseMetadata"]}
+
+
+def test_another_ttl_alone_changes_when_it_ends(place: Place, dogs: Handle) -> None:
+    client, before = place.cloud.client("scheduler"), place.live("dogs")["FunctionVersion"]
+    schedule = Names("dogs").function_schedules["function"]
+    place.deployed("dogs", "launcher.ttl_hours=99")
+    assert client.get_schedule(Name=schedule)["Description"] == "launcher.ttl_hours=99"
+    place.deployed("dogs", "launcher.ttl_hours=null")
+    assert not [text for text in place.left("dogs") if text.startswith("schedule")]
+    place.deployed("dogs")
+    assert client.get_schedule(Name=schedule)["Description"] == "launcher.ttl_hours=8"
+    assert place.live("dogs")["FunctionVersion"] == before
+
+
+def test_hostile_bodies_get_the_servers_answers(place: Place, dogs: Handle, tmp_path: Path) -> None:
+    limits = ("--deadline-s", "60", "--max-body-bytes", str(event.BODY_BYTES))
+    compared, differing = 0, {}
+    with serving(place.model, tmp_path, *limits) as server:
+        for kind, hostile in HOSTILE.items():
+            body, headers = hostile.body(), {"content-type": hostile.content_type}
+            # Lambda itself refuses an event that large, and headers that are none in HTTP
+            if len(body) > event.BODY_BYTES + 100_000 or not hostile.content_type.isprintable():
+                continue
+            answer = place.call("dogs", event.event("POST", "/invocations", body, headers))
+            reply = server.ask("POST", "/invocations", body, content_type=hostile.content_type)
+            if (answer["statusCode"], json.loads(event.content(answer))) != (reply.status, reply.json):
+                differing[kind] = (reply.status, reply.body[:200], answer["statusCode"], answer["body"][:200])
+            compared += 1
+    assert differing == {}
+    assert compared >= 200
+
+
+def test_an_update_moves_the_alias_and_a_rollback_moves_it_back(place: Place) -> None:
+    launcher, handle = place.deployed("cats")
+    assert place.live("cats")["FunctionVersion"] == "1"
+    place.deployed("cats", "launcher.memory_mb=2048")
+    assert place.live("cats")["FunctionVersion"] == "2"
+    assert "2048 MB" in str(launcher.status(handle))
+    assert launcher.rollback(handle).phase is Phase.IN_SERVICE
+    assert place.live("cats")["FunctionVersion"] == "1"
+    place.deployed("cats", "launcher.memory_mb=3008", "launcher.reserved=3")
+    versions = place.cloud.client("lambda").list_versions_by_function(FunctionName=Names("cats").endpoint)["Versions"]
+    assert [each["Version"] for each in versions] == ["$LATEST", "2", "3"]  # two are kept
+    assert "at most 3 requests" in str(launcher.status(handle))
+    place.end("cats")
+    assert place.left("cats") == []
+
+
+def test_a_version_that_does_not_answer_gets_nobodys_requests(
+    place: Place, dogs: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model in S3 is another one than the function was deployed for."""
+    before = place.left("dogs")
+    monkeypatch.setattr(sizing, "is_inside", lambda model: False)
+    _, plan = prepare([*place.words("dogs"), f"hydra.run.dir={place.here}/run"])
+    key = next(each.parameters["Key"] for each in plan.requests if str(each.parameters.get("Key")).endswith(".tar.gz"))
+    place.cloud.client("s3").put_object(Bucket=BUCKET, Key=key, Body=place.model.read_bytes() + b"\0")
+    with pytest.raises(LaunchError, match="does not answer") as caught:
+        place.deployed("dogs")
+    assert "The SHA-256 of s3://" in str(caught.value)  # from the function's log
+    assert place.left("dogs") == before
+    assert place.call("dogs", event.event("GET", "/ping"))["statusCode"] == 200
+    place.cloud.client("s3").delete_object(Bucket=BUCKET, Key=key)
+
+
+def test_a_model_in_s3_is_read_under_the_functions_role(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizing, "is_inside", lambda model: False)
+    launcher, handle = place.deployed("birds")
+    assert len(launcher.invoke(handle, saved(upright(), "JPEG"))["probabilities"]) == 133
+    status = launcher.cancel(handle)
+    assert "2 model files in s3://" in str(status)
+    assert place.left("birds") == []
+
+
+def test_a_canary_that_fails_goes_back_and_one_that_does_not_gets_all_requests(place: Place) -> None:
+    place.deployed("fish")
+    alarm = Names("fish").alarms["errors"]
+    canary = ("launcher.memory_mb=2048", "launcher.canary=true", "launcher.bake_s=120")
+    command = [sys.executable, str(ROOT / "train.py"), *place.words("fish", *canary)]
+    client, moved = place.cloud.client("cloudwatch"), place.cloud.client("lambda")
+    with subprocess.Popen(command, cwd=place.here, stderr=subprocess.PIPE, text=True) as update:
+        until(lambda: "RoutingConfig" in place.live("fish"))
+        assert place.live("fish")["RoutingConfig"]["AdditionalVersionWeights"] == {"2": 0.1}
+        until(lambda: bool(client.describe_alarms(AlarmNames=[alarm])["MetricAlarms"]))
+        client.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="made to go off")
+        said = update.communicate()[1]
+        assert update.returncode == 1, said
+    assert "went off" in said
+    assert place.live("fish")["FunctionVersion"] == "1"
+    assert "RoutingConfig" not in place.live("fish")
+    versions = moved.list_versions_by_function(FunctionName=Names("fish").endpoint)["Versions"]
+    assert [each["Version"] for each in versions] == ["$LATEST", "1"]
+    place.end("fish")
+    assert place.left("fish") == []
+
+
+def test_a_deployment_ends_by_itself_when_its_time_is_over(place: Place) -> None:
+    place.deployed("flies", "launcher.ttl_hours=0.02")
+    until(lambda: place.left("flies") == [])
+
+
+CREATING = (
+    "s3:PutObject",
+    "scheduler:CreateSchedule",
+    "logs:CreateLogGroup",
+    "logs:PutRetentionPolicy",
+    "lambda:CreateFunction",
+    "iam:PassRole",
+    "lambda:PutFunctionConcurrency",
+    "lambda:PublishVersion",
+    "lambda:InvokeFunction",
+    "lambda:CreateAlias",
+    "lambda:CreateFunctionUrlConfig",
+)
+REMOVING = ("lambda:DeleteFunction", "logs:DeleteLogGroup", "scheduler:DeleteSchedule")
+
+
+def test_a_permission_that_is_missing_at_any_step_is_named_and_leaves_nothing(place: Place) -> None:
+    wrong = []
+    for action in CREATING:
+        with pytest.raises(LaunchError) as caught:
+            place.deployed("bees", "launcher.reserved=2", f"+aws.faults.denied=[{action}]")
+        if action not in str(caught.value):
+            wrong.append(f"{action}: {caught.value}")
+        wrong += [f"{action} leaves {text}" for text in place.left("bees")]
+    _, handle = place.deployed("bees")
+    before = place.left("bees")
+    for action in ("lambda:UpdateFunctionCode", "lambda:UpdateFunctionConfiguration", "lambda:UpdateAlias"):
+        with pytest.raises(LaunchError) as caught:
+            place.deployed("bees", "launcher.memory_mb=2048", f"+aws.faults.denied=[{action}]")
+        if action not in str(caught.value):
+            wrong.append(f"update, {action}: {caught.value}")
+        if place.left("bees") != before or place.live("bees")["FunctionVersion"] != "1":
+            wrong.append(f"an update without {action} leaves {place.left('bees')}, {place.live('bees')}")
+    for action in REMOVING:
+        mine = replace(place.cloud, launch_as="dogbreed-launch", faults={"denied": [action]}, _clients={})
+        with pytest.raises(LaunchError, match="Not everything could be removed") as caught:
+            DeployLauncher.at(mine).cancel(handle)
+        if action not in str(caught.value):
+            wrong.append(f"cancel, {action}: {caught.value}")
+        place.deployed("bees")
+    place.end("bees")
+    assert [*wrong, *place.left("bees")] == []
+
+
+@pytest.mark.parametrize("call", [3, 5, 8])
+def test_a_client_that_is_killed_leaves_what_its_schedules_delete_and_the_command_again_completes(
+    call: int, place: Place
+) -> None:
+    name = f"ants-{call}"
+    child = ROOT / "tests" / "support" / "children" / "deploy_killed.py"
+    words = [*place.words(name), f"hydra.run.dir={place.here}/run"]
+    done = subprocess.run(
+        [sys.executable, str(child), str(call), *words], cwd=place.here, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == -signal.SIGKILL
+    schedules = [part.name for part in parts.of_deployment(place.cloud, name) if part.kind == "schedule"]
+    assert schedules == sorted(Names(name).function_schedules.values())
+    launcher, handle = place.deployed(name)
+    assert launcher.status(handle).phase is Phase.IN_SERVICE
+    place.end(name)
+    assert place.left(name) == []
+
+
+def test_a_function_that_is_not_ours_is_left_alone(place: Place, dogs: Handle) -> None:
+    client = place.cloud.client("lambda")
+    about = client.get_function_configuration(FunctionName=Names("dogs").endpoint)
+    client.create_function(
+        FunctionName="dogbreed-whale",
+        Role=about["Role"],
+        Runtime=about["Runtime"],
+        Handler=about["Handler"],
+        Code=_code(place),
+    )
+    with pytest.raises(LaunchError, match="did not create"):
+        place.deployed("whale")
+    with pytest.raises(LaunchError, match="did not create"):
+        place.end("whale")
+    client.delete_function(FunctionName="dogbreed-whale")
+    assert not DeployLauncher.at(place.cloud).cleanup(older_than=timedelta(0)).found
+
+
+def _code(place: Place) -> dict[str, str]:
+    found = place.cloud.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="dogbreed/models/dogs/")["Contents"]
+    return {"S3Bucket": BUCKET, "S3Key": next(each["Key"] for each in found if each["Key"].endswith(".zip"))}
+
+
+def test_a_variant_cannot_be_changed_by_an_update(place: Place, dogs: Handle) -> None:
+    words = [word for word in place.words("dogs") if not word.startswith("launcher.variant")]
+    with pytest.raises(Exception, match=r"dogs is served with launcher\.variant=lambda") as caught:
+        prepare([*words, f"hydra.run.dir={place.here}/run"])
+    assert "launchers cancel dogs" in str(caught.value)
+
+
+def test_a_package_that_is_too_large_is_refused_before_anything_is_uploaded(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DOGBREED_CACHE", str(tmp_path))
+    monkeypatch.setattr(package, "LARGEST_BYTES", 1_000_000)
+    monkeypatch.setattr(sizing, "is_inside", lambda model: True)
+    with pytest.raises(LaunchError, match="unpacked, and Lambda takes at most"):
+        place.deployed("whales")
+    found = place.cloud.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="dogbreed/models/whales/")
+    assert found["KeyCount"] == 0
+    assert place.left("whales") == []

@@ -1,0 +1,216 @@
+"""The package of a Lambda function with the model: which packages and wheels, the same bytes, within the limits."""
+
+import functools
+import hashlib
+import http.server
+import io
+import re
+import threading
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from dogbreed.errors import ArtifactError
+from launchers.deploy.on_lambda import package, wheels
+from launchers.deploy.on_lambda.target import Target
+from launchers.payload.package import MODEL, PACKAGES, contents
+from launchers.project import PROJECT
+from launchers.status import LaunchError
+from tests.support.serving import tiny_model
+
+SERVER_PINS = PROJECT / "launchers" / "deploy" / "image" / "serve-constraints.txt"
+
+
+# --- which packages ---
+
+
+def test_the_packages_are_the_extra_lambda_and_all_that_it_needs() -> None:
+    extra = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["lambda"]
+    pins, found = wheels.pins(), set()
+    wanted = list(map(Requirement, extra))
+    while wanted:
+        requirement = wanted.pop()
+        name = requirement.name.replace("-", "_").lower()
+        if name in found or (requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        assert requirement.specifier.contains(pins[name]), requirement
+        found.add(name)
+        wanted += map(Requirement, distribution(name).requires or ())
+    assert found == pins.keys()
+
+
+def test_the_function_and_the_server_are_of_the_same_versions() -> None:
+    server = dict(line.split("==") for line in SERVER_PINS.read_text().splitlines() if not line.startswith("#"))
+    assert {name: pin for name, pin in wheels.pins().items() if server.get(name, pin) != pin} == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("numpy/__init__.py", True),
+        ("numpy/_core/_multiarray_umath.cpython-313-x86_64-linux-gnu.so", True),
+        ("numpy.libs/libscipy_openblas64_-32a4b2a6.so", True),
+        ("mangum-0.22.0.dist-info/METADATA", True),
+        ("mangum-0.22.0.dist-info/licenses/LICENSE", True),
+        ("mangum-0.22.0.dist-info/RECORD", False),
+        ("numpy/_core/tests/test_api.py", False),
+        ("numpy/__init__.pyi", False),
+        ("numpy/f2py/crackfortran.py", False),
+        ("onnxruntime/transformers/optimizer.py", False),
+        ("onnxruntime/capi/libonnxruntime_providers_shared.so", True),
+        ("bin/onnxruntime_test", False),
+    ],
+)
+def test_what_only_developers_need_is_left_out(name: str, needed: bool) -> None:
+    assert wheels.needed(name) == needed
+
+
+# --- from an index, for another machine than this one ---
+
+
+def wheel(name: str, version: str, tag: str) -> tuple[str, bytes]:
+    """A wheel with a module that says what it is for."""
+    info, buffer = f"{name}-{version}.dist-info", io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        packed.writestr(f"{name}/__init__.py", f"TAG = {tag!r}\n")
+        packed.writestr(f"{name}/tests/test_it.py", "")
+        packed.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        packed.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n")
+        packed.writestr(f"{info}/RECORD", "")
+    return f"{name}-{version}-{tag}.whl", buffer.getvalue()
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An index on loopback, the only one that pip knows, with a compiled package and a plain one."""
+    found = tmp_path / "index"
+    for name, tags in {
+        "fast": ("cp313-cp313-manylinux_2_28_x86_64", "cp313-cp313-manylinux_2_28_aarch64", "cp311-cp311-win_amd64"),
+        "plain": ("py3-none-any",),
+    }.items():
+        folder = found / name
+        folder.mkdir(parents=True)
+        files = dict(wheel(name, "1.0", tag) for tag in tags)
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        links = (f'<a href="{file}#sha256={hashlib.sha256(files[file]).hexdigest()}">{file}</a>' for file in files)
+        (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{'<br>'.join(links)}</body></html>")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=found))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for variable in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/")
+    (tmp_path / "packages.txt").write_text("fast==1.0\nplain==1.0\n")
+    yield tmp_path
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("architecture", "machine"), [("x86_64", "x86_64"), ("arm64", "aarch64")])
+def test_wheels_are_those_of_lambdas_python_and_processor(architecture: str, machine: str, index: Path) -> None:
+    target = Target("3.13", architecture)
+    found = dict(wheels.from_index(target, index / "tree", index / "packages.txt"))
+    assert f"manylinux_2_28_{machine}" in found["fast/__init__.py"].read_text()
+    assert "plain/__init__.py" in found
+    assert not [name for name in found if "tests" in name or name.endswith(("RECORD", "INSTALLER"))]
+
+
+def test_a_package_without_a_wheel_for_the_target_is_named(index: Path) -> None:
+    with pytest.raises(LaunchError, match=r"pip finds no wheel of fast==1\.0 for Python 3\.12 on arm64") as caught:
+        wheels.from_index(Target("3.12", "arm64"), index / "tree", index / "packages.txt")
+    assert "Try: another launcher.architecture" in str(caught.value)
+
+
+def test_another_failure_of_pip_is_shown(index: Path) -> None:
+    (index / "packages.txt").write_text("fast=1.0\n")
+    with pytest.raises(LaunchError, match="pip could not install the function's packages") as caught:
+        wheels.from_index(Target("3.13", "x86_64"), index / "tree", index / "packages.txt")
+    assert "fast=1.0" in str(caught.value)
+
+
+# --- the ZIP ---
+
+
+def test_the_same_contents_are_the_same_bytes_in_any_order_and_from_any_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a" * 1000)
+    (tmp_path / "a.txt").chmod(0o600)
+    package.write(tmp_path / "one.zip", [("b", b"b"), ("a/a.txt", tmp_path / "a.txt")])
+    package.write(tmp_path / "two.zip", [("a/a.txt", b"a" * 1000), ("b", b"b")])
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.zip") as packed:
+        assert packed.namelist() == ["a/a.txt", "b"]
+        assert {member.external_attr >> 16 & 0o777 for member in packed.infolist()} == {0o644}
+
+
+def test_what_fails_leaves_no_half_package(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        package.write(tmp_path / "one.zip", [("a", tmp_path / "missing")])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Packages of one file, so that a package is made in no time."""
+    (tmp_path / "module.py").write_text("")
+    monkeypatch.setattr(wheels, "from_here", lambda: [wheels.Installed("module.py", tmp_path / "module.py")])
+    monkeypatch.setenv("DOGBREED_CACHE", str(tmp_path / "cache"))
+    return tiny_model(tmp_path / "model.tar.gz")
+
+
+HERE = Target("3.11", "x86_64")
+
+
+def test_a_package_has_our_code_the_entry_and_the_models_files(few: Path) -> None:
+    found = package.ensure("key", HERE, model=few, installed=True)
+    with zipfile.ZipFile(found.path) as packed:
+        names = set(packed.namelist())
+    assert {"module.py", "lambda_function.py", "dogbreed/serving/function.py", "dogbreed/serving/page/page.js"} <= names
+    assert {f"{MODEL}/model.onnx", f"{MODEL}/labels.json", f"{MODEL}/manifest.json"} <= names
+    assert not [name for name in names if name.startswith(("launchers", "tests")) or "__pycache__" in name]
+    assert found.zipped == found.path.stat().st_size < found.unpacked
+    before = found.path.stat().st_mtime_ns
+    assert package.ensure("key", HERE, model=few, installed=True).path.stat().st_mtime_ns == before  # from the cache
+
+
+def test_a_package_that_lambda_would_not_take_is_refused_and_not_kept(
+    few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "LARGEST_BYTES", 100_000)
+    with pytest.raises(LaunchError, match="unpacked, and Lambda takes at most") as caught:
+        package.ensure("key", HERE, model=few, installed=True)
+    assert "launcher.variant=realtime" in str(caught.value)
+    assert not list((few.parent / "cache" / "functions").iterdir())
+
+
+def test_a_damaged_model_is_refused(few: Path) -> None:
+    few.write_bytes(few.read_bytes()[:-2000])
+    with pytest.raises(ArtifactError, match="not a complete"):
+        package.ensure("key", HERE, model=few, installed=True)
+    assert not list((few.parent / "cache" / "functions").iterdir())
+
+
+def test_a_package_that_is_not_installed_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wheels, "pins", lambda: {"no_such_package": "1"})
+    with pytest.raises(LaunchError, match=r"no_such_package is not.\nTry: pip install -e '\.\[lambda\]'"):
+        list(wheels.from_here())
+
+
+def test_all_that_is_installed_here_is_found() -> None:
+    names = {each.name for each in wheels.from_here()}
+    assert {"numpy/__init__.py", "mangum/adapter.py", "typing_extensions.py", "onnxruntime/__init__.py"} <= names
+    assert any(re.fullmatch(r"onnxruntime/capi/onnxruntime_pybind11_state.*\.so", name) for name in names)
+
+
+def test_the_list_of_packages_is_in_the_project() -> None:
+    assert (PROJECT / PACKAGES).is_file()
+    assert next(contents(PROJECT))[0] == "lambda_function.py"
