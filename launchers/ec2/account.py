@@ -1,16 +1,18 @@
 """Look up in the account what a run needs, and find out before anything is created what would stop it there."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from dogbreed import commands
 from dogbreed.errors import raise_findings
-from launchers.aws import profiles, tags
+from launchers.aws import profiles, roles, tags
 from launchers.aws.errors import code_of, errors
 from launchers.aws.iam import Caller
+from launchers.aws.policy import role_name
 from launchers.base import Cloud
-from launchers.ec2 import amis
+from launchers.ec2 import amis, permissions
 from launchers.ec2.fleet import SECURITY_GROUP, Found
 from launchers.ec2.settings import Ec2Settings
 from launchers.spec import RunSpec
@@ -48,6 +50,19 @@ def look_up(settings: Ec2Settings, spec: RunSpec, caller: Caller) -> Found:
     if shortage := _shortage(settings, types):
         raise LaunchError(*shortage)
     return Found(image["ImageId"], image["RootDeviceName"], [each.id for each in subnets], groups)
+
+
+def set_up(settings: Ec2Settings, spec: RunSpec, caller: Caller) -> None:
+    """Create what runs share in the account, as `launchers iam --apply` does, unless it is there or not permitted."""
+    if (
+        settings.machine_role != role_name("machine")
+        or profiles.profile(settings.cloud, settings.machine_role) is not None
+    ):
+        return
+    machine = permissions.machine_role(settings, spec.config, caller.account)
+    with suppress(LaunchError):
+        for change in roles.changes(settings.cloud, [machine], caller, settings.bucket):
+            roles.make(change)
 
 
 # --- image and machines ---
@@ -214,7 +229,7 @@ def _security_groups(settings: Ec2Settings, subnets: Sequence[_Subnet], findings
 
 
 def _profile_findings(settings: Ec2Settings) -> Iterator[str]:
-    name = settings.role.rpartition("/")[2]
+    name = settings.machine_role.rpartition("/")[2]
     found = profiles.profile(settings.cloud, name)
     if found is None:
         yield f"The instance profile {name} does not exist.\nTry: {_apply(settings)}"

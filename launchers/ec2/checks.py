@@ -20,8 +20,9 @@ def findings(settings: Ec2Settings, spec: RunSpec) -> Iterator[str]:
     """Yield every problem found. Each finding says what is wrong, what was seen and what to try."""
     yield from settings.cloud.findings()
     yield from common_checks.bucket_findings(settings.bucket, settings.prefix)
-    if not iam.is_role(settings.role):
-        yield f"launcher.role={settings.role!r} is neither a role name nor a role ARN.\nTry: leaving it out"
+    if not iam.is_role(settings.machine_role):
+        role = settings.machine_role
+        yield f"launcher.machine_role={role!r} is neither a role name nor a role ARN.\nTry: leaving it out"
     yield from _machine_findings(settings, spec)
     yield from _time_findings(settings, spec)
     yield from _data_findings(settings, spec)

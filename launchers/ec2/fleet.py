@@ -146,7 +146,7 @@ def _template(settings: Ec2Settings, spec: RunSpec, name: str, found: Found | No
         "LaunchTemplateName": name,
         "LaunchTemplateData": {
             "ImageId": known.image,
-            "IamInstanceProfile": {"Name": settings.role.rpartition("/")[2]},
+            "IamInstanceProfile": {"Name": settings.machine_role.rpartition("/")[2]},
             "InstanceInitiatedShutdownBehavior": "terminate",
             "UserData": f"<{size:,} bytes>" if found is None else encoded(script(settings, spec, found)),
             "BlockDeviceMappings": [{"DeviceName": known.root_device, "Ebs": {**ebs, **key}}],
@@ -220,7 +220,7 @@ def digest(settings: Ec2Settings, spec: RunSpec) -> str:
     assert spec.code is not None
     about = {
         "machine": [settings.types, settings.on_demand, settings.image, settings.volume_gb, settings.kms_key],
-        "network": [list(settings.subnets), list(settings.security_groups), settings.public_ip, settings.role],
+        "network": [list(settings.subnets), list(settings.security_groups), settings.public_ip, settings.machine_role],
         "deadline_h": settings.deadline_h,
         "secrets": dict(settings.secrets or {}),
         "code": spec.code.digest,

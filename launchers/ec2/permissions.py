@@ -62,11 +62,7 @@ def caller(settings: Ec2Settings, account: str = "*") -> Identity:
             Grant(("iam:GetInstanceProfile",), (profile,)),
             # one that does not exist has no path
             Grant(("iam:GetRole",), (where.role("aws-service-role/*"), where.role("AWSServiceRoleFor*"))),
-            Grant(
-                ("ssm:GetParameter",),
-                # public parameters are of no account
-                (f"arn:{where.partition}:ssm:{where.region}::parameter/aws/service/*", where.arn("ssm", "parameter/*")),
-            ),
+            Grant(("ssm:GetParameter",), (_parameter(settings, where),)),
             Grant(("servicequotas:GetServiceQuota",), (where.arn("servicequotas", "ec2/*"),)),
             Grant(("ec2:GetConsoleOutput",), (where.arn("ec2", "instance/*"),), _OURS),
             Grant(
@@ -109,7 +105,7 @@ def machine_role(settings: Ec2Settings, config: Mapping[str, Any], account: str 
         *grants.kms(settings.kms_key, where),
     ]
     subnets = tuple(settings.subnets)
-    return Identity("machine", "the machine on EC2", tuple(needed), EC2, "launcher.role", subnets=subnets)
+    return Identity("machine", "the machine on EC2", tuple(needed), EC2, "launcher.machine_role", subnets=subnets)
 
 
 def _starting(where: Where) -> Iterator[Grant]:
@@ -131,16 +127,23 @@ def _key_checks(settings: Ec2Settings, where: Where) -> Iterator[Grant]:
         yield Grant(("kms:DescribeKey", "kms:GetKeyPolicy", "kms:ListGrants"), (where.arn("kms", "key/*"),))
 
 
+def _parameter(settings: Ec2Settings, where: Where) -> str:
+    """Return the ARN of the parameters that may name the image; AWS's public ones are of no account."""
+    own = settings.image.startswith("/") and not settings.image.startswith("/aws/")
+    public = f"arn:{where.partition}:ssm:{where.region}::parameter/aws/service/*"
+    return where.arn("ssm", f"parameter{settings.image}") if own else public
+
+
 def _role_arns(settings: Ec2Settings, where: Where) -> tuple[str, ...]:
     """Return the ARN of the machines' role; of one that is given by name, with and without a path."""
-    role = settings.role
+    role = settings.machine_role
     if role == role_name("machine"):
         return (where.role(role_in_arn("machine")),)
     return (role,) if role.startswith("arn:") else (where.role(role), where.role(f"*/{role}"))
 
 
 def _profile(settings: Ec2Settings, where: Where) -> str:
-    name = settings.role.rpartition("/")[2]
+    name = settings.machine_role.rpartition("/")[2]
     return where.profile(f"*{name}")
 
 

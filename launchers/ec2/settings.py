@@ -18,7 +18,7 @@ class Ec2Settings:
 
     cloud: Cloud
     bucket: str | None = None
-    role: str = role_name("machine")
+    machine_role: str = role_name("machine")
     prefix: str = "dogbreed"
     instance_type: str = "m5.large"
     other_types: Sequence[str] = ()

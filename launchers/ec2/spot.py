@@ -105,6 +105,8 @@ class Ec2Launcher(Ec2Settings):
         raise_findings(LaunchError, bucket.bucket_findings(self.cloud, self.bucket, caller.account))
         seen = state.read(self.cloud, self.layout, spec.run_id)
         if seen.submission is None or not self._is_wanted(seen, plan):
+            if self.cloud.makes_buckets:  # a rehearsal, which stands for an account that is set up
+                account.set_up(self, spec, caller)
             found = account.look_up(self, spec, caller)
             self._check_photos(spec)
             self._clear(seen)
@@ -196,7 +198,7 @@ class Ec2Launcher(Ec2Settings):
 
     def _clear(self, seen: Seen) -> None:
         """Remove what an earlier submission has left."""
-        if seen.submission is not None and seen.group is not None:
+        if seen.submission is not None:
             groups.remove(self.cloud, seen.group_name)
 
     # --- afterwards ---
@@ -237,7 +239,7 @@ class Ec2Launcher(Ec2Settings):
             self._stop(seen)
             until = time.monotonic() + grace_s + _UPLOADING_S
             while (seen := self._seen(handle)).result is None and time.monotonic() < until:
-                if seen.group is None or not any(state == "InService" for _, state in seen.group.machines):
+                if seen.group is None or not any(at == "InService" for _, at in seen.group.machines):
                     break  # there is nothing that could save
                 if not seen.of_this or seen.of_this[-1].ended is not None:
                     break
@@ -265,8 +267,7 @@ class Ec2Launcher(Ec2Settings):
             return
         if seen.result is None:
             self._record(seen, status)
-        if seen.group is not None:
-            groups.remove(self.cloud, seen.group_name)
+        groups.remove(self.cloud, seen.group_name)
 
     def _record(self, seen: Seen, status: Status) -> None:
         result = {
@@ -350,7 +351,7 @@ class Ec2Launcher(Ec2Settings):
             raise LaunchError("No bucket is configured for the cleanup.\nTry: --bucket NAME")
         before = datetime.now(UTC) - (_IN_CREATION if older_than is None else older_than)
         found = groups.find(self.cloud)
-        left = [group.name for group in found if group.idle and group.created < before]
+        left = [each.name for each in found if each.created < before and (each.idle or self._has_ended(each))]
         there = {group.name for group in found}
         left += [name for name, at in groups.templates(self.cloud) if name not in there and at < before]
         lines = {f"group {name}, with its template and deadline": name for name in left}
@@ -363,6 +364,11 @@ class Ec2Launcher(Ec2Settings):
                 self._settle(Handle(self.scheme, self.cloud.scope, run_id))
             groups.remove(self.cloud, name)
         return CleanupReport((*lines, *in_bucket.found), (*lines, *in_bucket.removed))
+
+    def _has_ended(self, group: groups.Group) -> bool:
+        """Return whether the run of a group has ended, although the group could not be told."""
+        seen = state.read(self.cloud, self.layout, names.run_of(group.name))
+        return seen.result is not None and seen.group_name == group.name
 
     def _has_submission(self, run_id: str) -> bool:
         return state.read(self.cloud, self.layout, run_id).submission is not None
@@ -385,7 +391,7 @@ class Ec2Launcher(Ec2Settings):
             if place := group.tags.get(fleet.FILES):
                 found, key = s3.split_uri(place)
                 return Layout(found, key.removesuffix(f"/runs/{handle.run_id}"))
-        name = self.bucket or account.bucket_of_profile(self.cloud, self.role)
+        name = self.bucket or account.bucket_of_profile(self.cloud, self.machine_role)
         if name is None:
             raise LaunchError(
                 f"The group of run {handle.run_id} is gone, and no bucket is configured.\n"

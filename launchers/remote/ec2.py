@@ -212,11 +212,12 @@ class _Attempt:
             )
         why = self._watch(child, save_now)
         status = child.wait()
+        superseded = self._save()
+        if superseded is not None:
+            return superseded
         if status == 0:
             self._pack()
-            self._save()
             return Ending("succeeded")
-        self._save()
         if why is not None:
             return why
         try:
@@ -348,9 +349,9 @@ class _Attempt:
             wait_s = min(2 * wait_s, 30.0)
 
     def _wait(self, seconds: float) -> None:
-        """Wait for the end of the machine, whose shutdown sends a signal."""
-        before, until = self._signals.received, time.monotonic() + seconds
-        while self._signals.received == before and time.monotonic() < until:
+        """Wait for the end of the machine, whose shutdown sends a signal, or has sent one."""
+        until = time.monotonic() + seconds
+        while not self._signals.received and time.monotonic() < until:
             time.sleep(_TICK_S)
 
     def _say(self, text: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -526,3 +526,27 @@ def test_the_resume_point_is_saved_when_the_settings_comment_says(
         now[0] += 0.1
         point.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
     assert [epoch for epoch, _, _ in saved] == [0, 8]  # the first, and the last
+
+
+def test_a_checkpoint_is_due_when_it_is_asked_for_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that may soon be taken away writes the file of DOGBREED_SAVE_NOW."""
+    asking = tmp_path / "save-now"
+    monkeypatch.setenv("DOGBREED_SAVE_NOW", str(asking))
+    point = checkpoints.ResumePoint(RunFolder(tmp_path), Interruption(), "r", every_s=1e9, every_n_steps=None)
+    trainer = SimpleNamespace(
+        save_checkpoint=lambda path, weights_only: path.parent.mkdir(exist_ok=True) or path.write_text("x"),
+        global_step=1,
+        current_epoch=0,
+        num_training_batches=2,
+        accumulate_grad_batches=1,
+        datamodule=SimpleNamespace(state_dict=lambda: {"digest": "d", "global_batch": 4}),
+    )
+    assert not point._due()
+    for _ in range(2):
+        asking.write_text("")
+        assert point._due()
+        point._save(cast(Any, trainer))
+        assert not point._due()
+    monkeypatch.delenv("DOGBREED_SAVE_NOW")
+    alone = checkpoints.ResumePoint(RunFolder(tmp_path), Interruption(), "r", every_s=1e9, every_n_steps=None)
+    assert not alone._due()

@@ -104,6 +104,8 @@ REHEARSED = {
     "python train.py -m hpo=optuna launcher=sagemaker_gpu launcher.bucket=my-bucket aws.role=MySageMakerRole "
     "dry_run=true": "",
     "python -m launchers iam --apply --for aws=rehearsal": "",
+    "python train.py experiment=quickstart launcher=ec2_spot aws=rehearsal": FEW_DOGS,
+    "python train.py launcher=ec2_spot launcher.bucket=my-bucket dry_run=true": "",
     "python train.py launcher=deploy aws=rehearsal name=dogs checkpoint=runs/RUN": "",
     "python -m launchers invoke dogs PHOTO.jpg": "",
     "python -m launchers status dogs": "",
@@ -147,6 +149,8 @@ SKIPPED = {
     f"{SPOT} logger=wandb 'launcher.secrets={{WANDB_API_KEY: ARN}}'": _ACCOUNT,
     "python -m launchers iam": _ACCOUNT,
     "python -m launchers iam --apply --for launcher=deploy": _ACCOUNT,
+    "python -m launchers iam --bucket my-bucket --apply --for launcher=ec2_spot": _ACCOUNT,
+    "python train.py launcher=ec2_spot launcher.bucket=my-bucket": _ACCOUNT,
     "python -m launchers iam --bucket my-bucket": _ACCOUNT,
     "python -m launchers iam --bucket my-bucket --check": _ACCOUNT,
     "python -m launchers iam --bucket my-bucket --apply": _ACCOUNT,

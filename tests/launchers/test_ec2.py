@@ -137,7 +137,7 @@ def test_a_machine_lets_nothing_in_and_its_parts_are_tagged(name: str) -> None:
         ({"deadline_h": 10_000}, "launcher.deadline_h must be"),
         ({"volume_gb": 1}, "launcher.volume_gb must be"),
         ({"bucket": None}, "No bucket is configured"),
-        ({"role": "not a role"}, "neither a role name nor a role ARN"),
+        ({"machine_role": "not a role"}, "neither a role name nor a role ARN"),
         ({"security_groups": ["sg-1"]}, "launcher.subnets names none of it"),
         ({"prefix": "x/"}, "launcher.prefix='x/'"),
         ({"secrets": {"WANDB_API_KEY": "wandb"}}, "launcher.secrets.WANDB_API_KEY"),

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -90,8 +91,9 @@ class TestEc2Launcher(LauncherContract):
         return plan
 
     @pytest.fixture
-    def left_over(self, cloud: Rehearsal) -> str:
+    def left_over(self, cloud: Rehearsal, launcher: Launcher) -> str:
         """A template of a client that was killed before it had made the group."""
+        launcher.cleanup(older_than=timedelta(0), apply=True)  # of runs whose result nobody asked for
         data = {"ImageId": "ami-0123456789abcdef0", "InstanceType": "m5.large"}
         labels = [{"Key": "dogbreed:run-id", "Value": "never-a-group"}]
         cloud.client("ec2").create_launch_template(
@@ -146,6 +148,14 @@ def test_five_interruptions_at_random_steps_give_the_same_weights(
     assert nothing_is_left(launcher, plan.spec.run_id)
 
 
+def test_todays_spot_prices_are_in_the_plan_if_asked_for(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
+    _, plan = prepared(place, tmp_path / "run", "launcher.live=true", "launcher.other_types=[g4dn.xlarge]")
+    today = dict(plan.rows)["today"].splitlines()
+    shape = re.compile(r"(m5\.large|g4dn\.xlarge) in us-east-1\w: \$[\d.]+ an hour, -?\d+% below on demand")
+    assert all(map(shape.match, today)), today
+    assert len(today) >= 4
+
+
 # --- what is refused, and leaves nothing ---
 
 
@@ -156,7 +166,7 @@ def test_five_interruptions_at_random_steps_give_the_same_weights(
         (["launcher.image=ami-0123456789abcdef0"], ["ami-0123456789abcdef0 does not exist"]),
         (["launcher.image=/aws/service/no/such/parameter"], ["AWS has no parameter"]),
         (["launcher.subnets=[subnet-0123456789abcdef0]"], ["subnet-0123456789abcdef0"]),
-        (["launcher.role=nobody"], ["The instance profile nobody does not exist", "iam --apply"]),
+        (["launcher.machine_role=nobody"], ["The instance profile nobody does not exist", "iam --apply"]),
         (["launcher.volume_gb=20"], ["needs a disk of at least"]),
         (["launcher.instance_type=m5.nonsense"], ["EC2 has no instance type m5.nonsense"]),
     ],

@@ -64,6 +64,7 @@ NOT_CALLED = {  # but granted, by role and action
     ("dogbreed-training", "cloudwatch:PutMetricData"): "SageMaker measures its machines; the rehearsal does not",
 }
 NOT_CALLED_ON = {  # as above, and by a part of the resource
+    ("dogbreed-launch", "iam:GetRole", "AWSServiceRoleFor"): "of a service-linked role that the account lacks",
     ("dogbreed-launch", "s3:AbortMultipartUpload", "/models/"): "of a model in several parts whose upload breaks off",
     ("dogbreed-launch", "s3:AbortMultipartUpload", "/images/"): "of a source of several parts whose upload breaks off",
     ("dogbreed-launch", "logs:GetLogEvents", "/aws/codebuild/"): "of a build that fails",
