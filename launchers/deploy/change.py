@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dogbreed import commands
 from dogbreed.errors import raise_findings
-from launchers.aws import bucket, iam, roles, s3, tags
+from launchers.aws import bucket, iam, quotas, roles, s3, tags
 from launchers.aws.actions import SAGEMAKER, SCHEDULER
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
@@ -98,8 +98,16 @@ class Change:
             found = iam.find_role(self.cloud, role, service, caller)
             findings += found.findings
             filled[iam.arn_in_plan(role)] = found.arn
+        if self._sends_model:
+            findings += filter(None, [self._quota_finding()])
         raise_findings(LaunchError, findings)
         return {request.ACCOUNT: caller.account, **filled}
+
+    def _quota_finding(self) -> str:
+        """Return what is wrong if the account may not have the instances. An update needs both fleets at once."""
+        settings, fleets = self.launcher, 1 if self.creates else 2
+        why = "this deployment" if self.creates else "an update, which runs the old and the new instances at once,"
+        return quotas.endpoint_finding(self.cloud, settings.instance_type, fleets * settings.instances, why)
 
     def _make_roles(self, caller: iam.Caller) -> None:
         """Create the roles that are missing, in a cloud that only stands for an account."""

@@ -115,6 +115,7 @@ def caller(settings: DeploySettings, account: str = "*") -> Identity:
                 (where.arn("scheduler", f"schedule/default/{_ALL}"),),
             ),
             Grant(("scheduler:ListSchedules",), everywhere="a list of schedules names none of them"),
+            Grant(("servicequotas:ListServiceQuotas",), everywhere=_NO_RESOURCE),
             Grant(
                 ("logs:DeleteLogGroup", "logs:DescribeLogStreams", "logs:GetLogEvents"),
                 (where.arn("logs", f"log-group:/aws/sagemaker/Endpoints/{_ALL}"),),

@@ -110,7 +110,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def stories(place: Place) -> Iterator[dict[str, Future[Any]]]:
     """What takes minutes of AWS's time, all at once: deployments that are updated, and go wrong, side by side."""
     with ThreadPoolExecutor(6) as pool:
-        tales: tuple[Callable[[Place], Any], ...] = (updated, lost, silent, failing, crashing, killed, expired, denied)
+        tales: tuple[Callable[[Place], Any], ...] = (
+            updated,
+            lost,
+            short,
+            silent,
+            failing,
+            crashing,
+            killed,
+            expired,
+            denied,
+        )
         yield {tale.__name__: pool.submit(tale, place) for tale in tales}
 
 
@@ -329,6 +339,29 @@ def expired(place: Place) -> list[str]:
 
 def test_a_deployment_ends_by_itself_when_its_time_is_over(stories: dict[str, Future[Any]]) -> None:
     assert stories["expired"].result() == []
+
+
+def short(place: Place) -> tuple[str, str, bool]:
+    """Return what a quota of no instance and one of a single instance are said to lack, and what that leaves."""
+    said = []
+    for quota, name in ((0, "newts"), (1, "newts")):
+        if quota:
+            place.deployed(name)
+        before = left_in(place.cloud, name)
+        with pytest.raises(LaunchError) as caught:
+            place.deployed(name, "launcher.start_s=299", f"+aws.faults.quotas={{ml.c7i.large:{quota}}}")
+        said.append(str(caught.value))
+        assert left_in(place.cloud, name) == before
+    end(place, "newts")
+    return said[0], said[1], bool(left_in(place.cloud, "newts"))
+
+
+def test_a_quota_that_is_too_low_is_named_before_anything_is_made(stories: dict[str, Future[Any]]) -> None:
+    none, one, left = stories["short"].result()
+    assert "`ml.c7i.large for endpoint usage` is 0, and this deployment needs 1" in none
+    assert "`ml.c7i.large for endpoint usage` is 1, and an update" in one
+    assert "needs 2" in one
+    assert not left
 
 
 CREATING = (

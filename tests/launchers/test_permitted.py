@@ -25,7 +25,7 @@ CALLS = {  # of launchers, with which all that is granted to the person who laun
         "DescribeInstanceTypes", "DescribeLaunchTemplates", "DescribeSecurityGroups", "DescribeSpotPriceHistory",
         "DescribeSubnets", "GetConsoleOutput",
     ],
-    "service-quotas": ["GetServiceQuota"],
+    "service-quotas": ["GetServiceQuota", "ListServiceQuotas"],
     "ssm": ["GetParameter"],
     "sagemaker": [
         "CreateTrainingJob", "AddTags", "StopTrainingJob", "DescribeTrainingJob", "ListTags", "ListTrainingJobs",

@@ -35,7 +35,7 @@ def submitted(launcher: Launcher, plan: Plan) -> Handle:
     return plan.handle
 
 
-def until(reached: Callable[[], bool], *, timeout_s: float = 25) -> None:
+def until(reached: Callable[[], bool], *, timeout_s: float = 120) -> None:
     end = time.monotonic() + timeout_s
     while not reached():
         assert time.monotonic() < end, "waited in vain"

@@ -57,6 +57,7 @@ class Endpoints:
             ("sagemaker", "InvokeEndpointWithResponseStream"): refuse,
             ("sagemaker", "InvokeEndpointWithBidirectionalStream"): refuse,
             ("logs", "DeleteLogGroup"): self.forget_logs,
+            ("servicequotas", "ListServiceQuotas"): list_quotas,
             **tag_operations(self._of_arn),
         }
 
@@ -249,6 +250,18 @@ def refuse(call: Call) -> Answer:
     raise Refused(
         "ValidationError", "The rehearsal cloud has InvokeEndpoint alone: no asynchronous or streaming answers."
     )
+
+
+def list_quotas(call: Call) -> Answer | None:
+    """Return the quotas of endpoints that `aws.faults` sets; the rehearsal cloud has no others."""
+    if call.parameters["ServiceCode"] != "sagemaker":
+        return None
+    found = [
+        {"ServiceCode": "sagemaker", "QuotaName": f"{kind} for endpoint usage", "Value": float(count), "Unit": "None"}
+        for kind, count in sorted(call.faults.quotas.items())
+        if kind.startswith("ml.")
+    ]
+    return {"Quotas": found}
 
 
 def _arn(name: str) -> str:
