@@ -172,6 +172,6 @@ class _Progress:
 
 
 def _ended(status: Status) -> str:
-    cost = "" if status.usd is None else f", ${status.usd:.4f} by list price"
+    cost = "" if status.usd is None else f", {status.cost_words} by list price"
     tries = f" after {status.attempt} attempts" if status.attempt > 1 else ""
     return f"{status.phase}{tries}{cost}"

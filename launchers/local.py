@@ -18,6 +18,8 @@ from dogbreed.distributed import ranks
 from dogbreed.errors import ConfigError, StorageError, WeightsError, raise_findings
 from dogbreed.run_folder import RunFolder, storage_error, write_text
 from launchers.base import Capabilities, CleanupReport, Cloud
+from launchers.cost import limits
+from launchers.cost.limits import Limits
 from launchers.overrides import STAYS_HERE
 from launchers.plan import Plan
 from launchers.project import describe_commit
@@ -32,6 +34,7 @@ from launchers.runs.names import name_findings
 from launchers.runs.processes import claimed
 from launchers.runs.results import has_result, read_result
 from launchers.runs.state import CANCEL_FILE, RUNNING_HERE, State, alive_message, cancel_requested, outcome
+from launchers.runs.time_limit import TimeLimit
 from launchers.spec import LAUNCHED_FILE, SPEC_FILE, RunSpec
 from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResult, Status
 
@@ -76,7 +79,7 @@ class LocalLauncher:
 
     def plan(self, spec: RunSpec) -> Plan:
         elsewhere = commands.photos_elsewhere(str((spec.config.get("data") or {}).get("root")))
-        raise_findings(ConfigError, [*name_findings(spec), *filter(None, [elsewhere])])
+        raise_findings(ConfigError, [*name_findings(spec), *filter(None, [elsewhere]), *limits.findings(spec.config)])
         folder = Path(spec.folder)
         going_on = [override("resume", str(folder))] if spec.config.get("resume") else []
         rows = (
@@ -87,7 +90,9 @@ class LocalLauncher:
             ("code", describe_commit(spec.commit, spec.dirty)),
             ("cost", "no cost"),
         )
-        return Plan(spec, handle_for(folder), rows)
+        hours = Limits.of(spec.config).max_hours
+        ends = "" if hours is None else f"at most {hours:g} h (limits.max_hours), then it saves and ends"
+        return Plan(spec, handle_for(folder), (*rows, *([("time", ends)] if ends else [])))
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Train, and return when training has ended. An error of the run is recorded, then raised.
@@ -97,8 +102,10 @@ class LocalLauncher:
         Raises LaunchError if another process is training it, and StorageError if its folder cannot be written.
         """
         folder = RunFolder(Path(plan.spec.folder))
+        limit = TimeLimit(Limits.of(plan.spec.config).max_hours)
         if not ranks.here().first:  # the first process records the state of all
-            self._train(plan.spec, folder, watch)
+            with limit.counting():
+                self._train(plan.spec, folder, watch)
             return plan.handle
         state: State | None = None
         finished: FinishedRun | None = None
@@ -121,13 +128,14 @@ class LocalLauncher:
                 state = State.of_this_process(before)
                 state.write(folder.path)
             RUNNING_HERE.add(folder.path)
-            self._run(plan.spec, folder, state, watch)
+            with limit.counting():
+                self._run(plan.spec, folder, state, watch)
         except BaseException as error:  # including Ctrl-C while torch is being imported
             refused = isinstance(error, ConfigError | WeightsError) and not has_begun(folder.path)
             if refused and is_new and not on_rented_machine():
                 shutil.rmtree(folder.path, ignore_errors=True)
             elif state is not None:
-                _record_end(folder, state, error, finished)
+                _record_end(folder, state, error, finished, limit)
             raise
         finally:
             RUNNING_HERE.discard(folder.path)
@@ -252,12 +260,18 @@ class LocalLauncher:
         return CleanupReport(tuple(map(str, found)), tuple(str(path) for path in found if apply and not path.exists()))
 
 
-def _record_end(folder: RunFolder, state: State, error: BaseException, finished: FinishedRun | None) -> None:
+def _record_end(
+    folder: RunFolder, state: State, error: BaseException, finished: FinishedRun | None, limit: TimeLimit
+) -> None:
     """Record how a run ended, in its log and its state, and add the next action to the error as a note.
 
     finished: the run as it was, if it had finished before; if its results are still there it stays finished.
     """
-    ended = state.ended(*outcome(error, cancelled=cancel_requested(folder.path)))
+    how = outcome(error, cancelled=cancel_requested(folder.path))
+    if limit.reached and how[0] is Phase.CANCELLED:
+        how = (Phase.FAILED, Cause.TIME_LIMIT, str(limit))
+        error.add_note(str(limit))
+    ended = state.ended(*how)
     with LogFile(folder.log) as log:
         unexpected = error if ended.cause is Cause.USER_CODE else None
         log.write(logging.ERROR, f"{ended.phase}: {ended.detail}", unexpected)

@@ -22,11 +22,26 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What a plan can cost, in US dollars by list prices.
+
+    worst_usd: at most, whatever happens. least_usd, least_h: the smallest limits.max_usd and limits.max_hours that its
+    launcher accepts. expected_usd: at most, with what starting and ending take; None if that cannot be estimated.
+    """
+
+    worst_usd: float
+    least_usd: float
+    least_h: float
+    expected_usd: float | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that `submit` would do, to be printed, compared and recorded.
 
     requests: in order; the ARN of a role that was given by name is the one thing in them that only the account knows.
-    actions: the IAM actions that the person who submits must be allowed.
+    actions: the IAM actions that the person who submits must be allowed. costs: None if it costs nothing, or its price
+    is not known.
     """
 
     spec: RunSpec
@@ -34,6 +49,7 @@ class Plan:
     rows: tuple[tuple[str, str], ...]  # what a person wants to know first: where it runs, the command, the cost
     requests: tuple[Request, ...] = ()
     actions: tuple[str, ...] = ()
+    costs: Costs | None = None
 
     def brief(self) -> str:
         """Say where the run runs and what it costs."""

@@ -116,13 +116,21 @@ class Status:
     started_at: str = ""  # of the first attempt, ISO 8601, UTC
     log_tail: tuple[str, ...] = ()
     next_action: str = ""
-    usd: float | None = None  # spent so far; None if the machine is not rented
+    usd: float | None = None  # spent so far, at most; None if the machine is not rented
+    on_demand_usd: float | None = None  # what the same would have cost on demand; None if that is not known
     job: str = ""  # the cloud's own name of the latest submission
     shortage: Shortage | None = None
 
     @property
     def finished(self) -> bool:
         return self.phase in FINISHED
+
+    @property
+    def cost_words(self) -> str:
+        """The cost by list price, and what it would have been on demand if that differs."""
+        assert self.usd is not None
+        differs = self.on_demand_usd is not None and self.on_demand_usd - self.usd >= 0.00005
+        return f"${self.usd:.4f}" + (f" (on demand ${self.on_demand_usd:.4f})" if differs else "")
 
     @property
     def settled(self) -> bool:
@@ -135,7 +143,7 @@ class Status:
         if self.detail:
             lines.append(self.detail)
         if self.usd is not None:
-            lines.append(f"cost so far: ${self.usd:.4f}")
+            lines.append(f"cost so far: {self.cost_words}")
         lines += [f"  | {line}" for line in self.log_tail]
         return "\n".join([*lines, self.next_action] if self.next_action else lines)
 

@@ -14,6 +14,7 @@ EXPIRES_AT = "dogbreed:expires-at"  # ISO 8601, UTC: for tools that clean up an 
 PURPOSE = "dogbreed:purpose"
 PLAN = "dogbreed:plan"  # a digest of the request: the same plan is the same job
 ENDED_EARLY = "dogbreed:ended-early"  # of a job that was stopped because its metrics were sufficient
+LIMIT = "dogbreed:limit"  # the setting that shortened a job, such as limits.max_usd=5
 
 _KEPT_DAYS = 30
 

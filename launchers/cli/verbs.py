@@ -13,7 +13,7 @@ from dogbreed import commands
 from dogbreed.commands import shown_path
 from dogbreed.errors import DogBreedError, Interrupted
 from launchers.base import Deploys, Launcher
-from launchers.cli import capacity, doctor
+from launchers.cli import capacity, doctor, prices
 from launchers.cli.listing import Listed, launched_from_here, table
 from launchers.registry import find_run, launcher_at, targets
 from launchers.runs.find import SWEEPS_DIR
@@ -290,6 +290,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     doctor.add_arguments(examining)
     examining.set_defaults(command=doctor.run)
+    pricing = verbs.add_parser(
+        "prices", help=prices.HELP, description=prices.HELP, epilog=prices.EPILOG, parents=[as_json],
+        formatter_class=shape,
+    )  # fmt: skip
+    prices.add_arguments(pricing)
+    pricing.set_defaults(command=prices.run)
     iam = add("iam", _iam, "Print the roles and policies that launchers need; create, check or remove them.", as_json)
     iam.add_argument(
         "--for",

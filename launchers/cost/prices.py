@@ -1,4 +1,4 @@
-"""Prices and sizes of instance types, from prices.yaml."""
+"""Prices and sizes of machines, from prices.yaml."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,7 +11,11 @@ from dogbreed.speedup import Network
 
 @dataclass(frozen=True)
 class Instance:
-    """A row of prices.yaml. usd: per hour, on demand; gflops: billions of operations a second; net_gbps: Gbit/s."""
+    """A machine with its price, for training on SageMaker or on EC2.
+
+    usd: per hour, on demand. gpu: the kind, or "". gpu_memory_gb: of one GPU. gflops: billions of operations a second,
+    an estimate. net_gbps: Gbit/s. source: as prices.yaml explains it. withdrawn: the service no longer offers it.
+    """
 
     type: str
     usd: float
@@ -20,6 +24,11 @@ class Instance:
     gpus: int
     gflops: float
     net_gbps: float
+    memory_gb: float = 0.0
+    gpu: str = ""
+    gpu_memory_gb: float = 0.0
+    source: str = ""
+    withdrawn: bool = False
 
     @property
     def network(self) -> Network:
@@ -34,6 +43,7 @@ class Hosting:
     usd: float
     as_of: str
     vcpus: int
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,7 @@ class LambdaPrices:
     """
 
     as_of: str
+    source: str
     usd_per_gb_s: float
     usd_per_million: float
     provisioned_usd_per_gb_s: float
@@ -60,47 +71,68 @@ class LambdaPrices:
 
 
 REGION = "us-east-1"  # the region that the prices apply to
+TABLE = Path(__file__).with_name("prices.yaml")
 
 
 @lru_cache
 def _table() -> dict[str, Any]:
     from omegaconf import OmegaConf  # here, so that `python -m launchers --help` does not load it
 
-    return OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("prices.yaml")))  # type: ignore[return-value]
+    return OmegaConf.to_container(OmegaConf.load(TABLE))  # type: ignore[return-value]
 
 
 def instance(name: str) -> Instance | None:
-    """Return the row of an instance type; None if the table does not have it."""
-    row = _table()["instances"].get(name)
-    return None if row is None else Instance(name, **{**row, "as_of": str(row["as_of"])})
+    """Return the price of a type that SageMaker trains on; None if it is not known."""
+    return _row("training", name)
 
 
 def ec2(name: str) -> Instance | None:
-    """Return the price of a machine of EC2 with Linux, on demand; None if it is not known."""
-    row = _table()["ec2"].get(name)
-    return None if row is None else Instance(name, **{**row, "as_of": str(row["as_of"])})
+    """Return the price of an EC2 machine with Linux, on demand; None if it is not known."""
+    return _row("ec2", name)
+
+
+def types() -> list[Instance]:
+    """Return the types for training whose price is known, the cheapest first, and last those that are withdrawn."""
+    rows = [row for name in _table()["training"] if (row := instance(name)) is not None]
+    return sorted(rows, key=lambda row: (row.withdrawn, row.usd, row.type))
+
+
+def _row(section: str, name: str) -> Instance | None:
+    price = _table()[section].get(name)
+    if price is None:
+        return None
+    return Instance(name, **{**price, **_table()["machines"][machine_of(name)], "as_of": str(price["as_of"])})
+
+
+def machine_of(name: str) -> str:
+    """Return EC2's name of a machine, from SageMaker's or its own."""
+    return name.removeprefix("ml.")
 
 
 def hosting(name: str) -> Hosting | None:
     """Return the price of an endpoint's instance type; None if the table does not have it."""
     row = _table()["hosting"].get(name)
-    return None if row is None else Hosting(name, float(row["usd"]), str(row["as_of"]), int(row["vcpus"]))
+    if row is None:
+        return None
+    vcpus = int(_table()["machines"][machine_of(name)]["vcpus"])
+    return Hosting(name, float(row["usd"]), str(row["as_of"]), vcpus, str(row["source"]))
 
 
 def hosting_types() -> list[str]:
-    """Return the instance types for endpoints whose price is known, the cheapest first."""
-    rows = _table()["hosting"]
+    """Return the types for our server, which uses no GPU, whose price is known, the cheapest first."""
+    rows = {name: row for name, row in _table()["hosting"].items() if hosts(name)}
     return sorted(rows, key=lambda name: (float(rows[name]["usd"]), name))
 
 
 def hosts(name: str) -> bool:
     """Whether endpoints run on this type, and our server on it: it needs an x86 processor, and uses no GPU."""
-    return name in _table()["hosting"] or name in _table()["hosting_unpriced"]
+    priced = name in _table()["hosting"] and not _table()["machines"][machine_of(name)]["gpus"]
+    return priced or name in _table()["hosting_unpriced"]
 
 
 def closest_hosting(name: str) -> list[str]:
     """Return up to three known types for endpoints that a misspelt one may mean."""
-    return get_close_matches(name, [*_table()["hosting"], *_table()["hosting_unpriced"]], 3, 0.5)
+    return get_close_matches(name, [*hosting_types(), *_table()["hosting_unpriced"]], 3, 0.5)
 
 
 def lambda_prices() -> LambdaPrices:
@@ -110,20 +142,20 @@ def lambda_prices() -> LambdaPrices:
 
 def exists(name: str) -> bool:
     """Whether SageMaker trains on this type, whether or not its price is known here."""
-    return name in _table()["instances"] or name in _table()["unpriced"]
+    return name in _table()["training"] or name in _table()["unpriced"]
 
 
 def closest(name: str) -> list[str]:
     """Return up to three known types that a misspelt one may mean."""
-    return get_close_matches(name, [*_table()["instances"], *_table()["unpriced"]], 3, 0.5)
-
-
-def spot_share() -> float:
-    """Return the typical spot price as a share of the on-demand price: the upper end of the range."""
-    return spot_range()[1]
+    return get_close_matches(name, [*_table()["training"], *_table()["unpriced"]], 3, 0.5)
 
 
 def spot_range() -> tuple[float, float]:
-    """Return the lowest and the highest typical spot price as shares of the on-demand price."""
-    low, high = _table()["spot_share"]
+    """Return the lowest and the highest price of spot machines as shares of the price on demand."""
+    low, high = _table()["spot"]
     return float(low), float(high)
+
+
+def forget() -> None:
+    """Read the table again at the next question, because the file has changed."""
+    _table.cache_clear()

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 from launchers.aws import common_checks, iam, secret_arns
 from launchers.cost import prices
-from launchers.sagemaker import images
+from launchers.cost.choice import AUTO
+from launchers.sagemaker import fitting, images
 from launchers.sagemaker.instances import has_own_disks
 from launchers.sagemaker.settings import JobSettings
 from launchers.spec import RunSpec, SearchOutput
 
 _TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
 _MOST_RUN_S = 28 * 86400  # SageMaker's own limit
+_MOST_KEPT_S = 3600  # https://docs.aws.amazon.com/sagemaker/latest/dg/train-warm-pools.html
 
 
 def findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
@@ -20,6 +22,7 @@ def findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
     yield from _place_findings(settings)
     yield from _machine_findings(settings, spec)
     yield from _time_findings(settings, spec)
+    yield from fitting.findings(settings, spec)
     yield from images.findings(settings.image, settings.cloud.region, settings.instance_type, spec.created_at)
     yield from _data_findings(settings, spec)
     yield from common_checks.network_findings(settings.subnets, settings.security_groups)
@@ -36,7 +39,8 @@ def _place_findings(settings: JobSettings) -> Iterator[str]:
 
 
 def _machine_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
-    if not (_TYPE.fullmatch(settings.instance_type) and prices.exists(settings.instance_type)):
+    known = _TYPE.fullmatch(settings.instance_type) and prices.exists(settings.instance_type)
+    if not known and settings.instance_type != AUTO:
         near = ", ".join(prices.closest(settings.instance_type)) or "ml.g4dn.xlarge"
         yield f"launcher.instance_type={settings.instance_type} is unknown.\nTry: {near}"
     if settings.instances < 1:
@@ -76,6 +80,23 @@ def _time_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
             yield "Spot instances can be interrupted, and this run would save no checkpoint.\nTry: save.every_s=60"
     elif wait_s is not None:
         yield "launcher.max_wait_s is only valid for spot jobs.\nTry: leaving it out, or launcher=sagemaker_spot"
+    yield from _keep_alive_findings(settings)
+
+
+def _keep_alive_findings(settings: JobSettings) -> Iterator[str]:
+    kept = settings.keep_alive_s
+    if kept is None:
+        return
+    if not (isinstance(kept, int) and 1 <= kept <= _MOST_KEPT_S):
+        yield (
+            f"launcher.keep_alive_s must be between 1 and {_MOST_KEPT_S} seconds, or null, got {kept}.\n"
+            "Try: launcher.keep_alive_s=600"
+        )
+    if settings.spot:
+        yield (
+            "launcher.keep_alive_s keeps machines on demand, and SageMaker refuses it for spot jobs.\n"
+            "Try: launcher=sagemaker_gpu, or launcher.keep_alive_s=null"
+        )
 
 
 def _data_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:

@@ -45,8 +45,9 @@ class TrainingJob:
     """A training job.
 
     status, secondary, reason: TrainingJobStatus, SecondaryStatus and FailureReason. started, ended: of its training;
-    None before. billable_s: None until it has ended. features_uri: where features of its photos are kept for later
-    runs; None if it uses none. study: of a job that is a whole search; else None.
+    None before. training_s, billable_s: None until it has ended. pool: the state of its warm pool; "" without one.
+    kept_s: for which that has been billed, once it is over. features_uri: where features of its photos are kept for
+    later runs; None if it uses none. study: of a job that is a whole search; else None.
     """
 
     name: str
@@ -63,7 +64,11 @@ class TrainingJob:
     instance_type: str
     instances: int
     spot: bool
+    training_s: float | None
     billable_s: float | None
+    keep_alive_s: float
+    pool: str
+    kept_s: float
     output_uri: str
     checkpoints_uri: str
     features_uri: str | None
@@ -76,7 +81,7 @@ class TrainingJob:
         resources, output = answer.get("ResourceConfig", {}), answer.get("OutputDataConfig", {})
         inputs = {channel["ChannelName"]: channel for channel in answer.get("InputDataConfig", [])}
         features = inputs.get(FEATURES, {}).get("DataSource", {}).get("S3DataSource", {})
-        steps = answer.get("SecondaryStatusTransitions", [])
+        steps, pool = answer.get("SecondaryStatusTransitions", []), answer.get("WarmPoolStatus", {})
         return cls(
             name=answer["TrainingJobName"],
             arn=answer["TrainingJobArn"],
@@ -92,7 +97,11 @@ class TrainingJob:
             instance_type=resources.get("InstanceType", ""),
             instances=int(resources.get("InstanceCount", 1)),
             spot=bool(answer.get("EnableManagedSpotTraining")),
+            training_s=answer.get("TrainingTimeInSeconds"),
             billable_s=answer.get("BillableTimeInSeconds"),
+            keep_alive_s=float(resources.get("KeepAlivePeriodInSeconds", 0)),
+            pool=pool.get("Status", ""),
+            kept_s=float(pool.get("ResourceRetainedBillableTimeInSeconds", 0)),
             output_uri=output.get("S3OutputPath", ""),
             checkpoints_uri=answer.get("CheckpointConfig", {}).get("S3Uri", ""),
             features_uri=features.get("S3Uri"),
@@ -108,6 +117,13 @@ class TrainingJob:
     def stopped_on_request(self) -> bool:
         """Return whether a person stopped it, rather than one of its time limits."""
         return self.status == "Stopped" and self.secondary not in _TIME_LIMITS
+
+    @property
+    def reached_limit(self) -> bool:
+        """Return whether SageMaker ended it because its time was over, after it had a machine."""
+        return self.secondary == "MaxRuntimeExceeded" or (
+            self.secondary == "MaxWaitTimeExceeded" and (self.started is not None or self.trainings > 0)
+        )
 
     @property
     def attempts(self) -> int:
@@ -142,18 +158,38 @@ class TrainingJob:
     def usd(self, now: float) -> float | None:
         """Return the cost so far by the list price, from exact seconds once the job has ended; None without a price.
 
-        now: seconds since 1970.
+        A spot job that still runs may cost less than that. now: seconds since 1970.
         """
         row = prices.instance(self.instance_type)
         if row is None:
             return None
-        usd_per_s = row.usd * self.instances / 3600
+        return (self._billed_s(now) + self.pool_s(now)) * row.usd * self.instances / 3600
+
+    def usd_on_demand(self, now: float) -> float | None:
+        """Return what the same time would have cost on demand; None without a price."""
+        row = prices.instance(self.instance_type)
+        if row is None:
+            return None
+        seconds = self._billed_s(now) if self.training_s is None else self.training_s
+        return (seconds + self.pool_s(now)) * row.usd * self.instances / 3600
+
+    def _billed_s(self, now: float) -> float:
         if self.billable_s is not None:
-            return self.billable_s * usd_per_s
+            return self.billable_s
         if self.started is None or self.ended is not None:
             return 0.0
-        share = prices.spot_share() if self.spot else 1.0
-        return (now - self.started.timestamp()) * usd_per_s * share
+        return now - self.started.timestamp()
+
+    @property
+    def keeps_machines(self) -> bool:
+        """Whether its machines are kept for the next job now, and cost money."""
+        return self.pool == "Available"
+
+    def pool_s(self, now: float) -> float:
+        """Return for how long the machines of the job have been kept after its end."""
+        if self.keeps_machines and self.ended is not None:
+            return min(max(now - self.ended.timestamp(), self.kept_s), self.keep_alive_s)
+        return self.kept_s
 
     def _count(self, status: str) -> int:
         return sum(step.status == status for step in self.transitions)
@@ -198,21 +234,31 @@ _REASONS: tuple[tuple[str, Cause, str], ...] = (
 
 
 def status_of(
-    job: TrainingJob, *, ended_early: bool, now: float, earlier: Sequence[TrainingJob] = (), again: str = ""
+    job: TrainingJob,
+    *,
+    ended_early: bool,
+    now: float,
+    earlier: Sequence[TrainingJob] = (),
+    again: str = "",
+    limit: str = "",
 ) -> Status:
     """Return the status of the run whose latest job this is.
 
     again: the command that resumes the run. ended_early: whether the job is marked as stopped because its metrics were
-    sufficient. now: seconds since 1970. earlier: jobs of the run before this one, in order.
+    sufficient. now: seconds since 1970. earlier: jobs of the run before this one, in order. limit: the setting that
+    shortened the job, as typed.
     """
     costs = [each.usd(now) or 0.0 for each in earlier]
-    usd = job.usd(now)
+    usd, on_demand = job.usd(now), job.usd_on_demand(now)
     first = earlier[0] if earlier else job
     here = Status(
         Phase.RUNNING,
         attempt=job.attempts + sum(each.attempts for each in earlier),
         started_at=first.created.astimezone(UTC).isoformat(timespec="milliseconds"),
         usd=None if usd is None else usd + sum(costs),
+        on_demand_usd=None
+        if on_demand is None
+        else on_demand + sum(each.usd_on_demand(now) or 0.0 for each in earlier),
         job=job.name,
     )
     match job.status:
@@ -225,7 +271,7 @@ def status_of(
         case "Stopped" if ended_early and job.stopped_on_request:
             return replace(here, phase=Phase.SUCCEEDED, detail="stopped early: its metrics were sufficient")
         case "Stopped":
-            return _stopped(job, here, again)
+            return _stopped(job, here, again, limit)
         case _:
             return _failed(job, here, again)
 
@@ -237,7 +283,15 @@ def _in_progress(job: TrainingJob, here: Status) -> Status:
     return replace(here, phase=Phase.PROVISIONING if provisioning else Phase.RUNNING, detail=job.message)
 
 
-def _stopped(job: TrainingJob, here: Status, again: str) -> Status:
+def _stopped(job: TrainingJob, here: Status, again: str, limit: str) -> Status:
+    if job.reached_limit and limit:
+        return replace(
+            here,
+            phase=Phase.FAILED,
+            cause=Cause.BUDGET if "max_usd" in limit else Cause.TIME_LIMIT,
+            detail=f"{limit} was reached; the progress is saved",
+            next_action=f"Resume it, with a larger {limit.partition('=')[0]}: {again}",
+        )
     if job.secondary not in _TIME_LIMITS:
         hint = f"Resume it with: {again}"
         return replace(here, phase=Phase.CANCELLED, cause=Cause.BY_USER, detail="stopped on request", next_action=hint)

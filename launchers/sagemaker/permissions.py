@@ -11,7 +11,7 @@ from launchers.aws.actions import SAGEMAKER, Where
 from launchers.aws.iam import Caller
 from launchers.aws.policy import Grant, Identity, name_of_role, role_in_arn, role_name
 from launchers.overrides import override_key, root_key
-from launchers.sagemaker import images
+from launchers.sagemaker import fitting, images
 from launchers.sagemaker.settings import JobSettings
 from launchers.spec import RunSpec
 
@@ -57,7 +57,7 @@ def caller(settings: JobSettings, account: str = "*") -> Identity:
             Grant(("iam:PassRole",), passed, {"StringEquals": {"iam:PassedToService": SAGEMAKER}}),
             Grant(("sagemaker:CreateTrainingJob",), (jobs,), _job_conditions(settings)),
             Grant(("sagemaker:AddTags",), (jobs,), {"StringEquals": {"sagemaker:TaggingAction": "CreateTrainingJob"}}),
-            Grant(("sagemaker:AddTags", "sagemaker:StopTrainingJob"), (jobs,), _OURS),
+            Grant(("sagemaker:AddTags", "sagemaker:StopTrainingJob", "sagemaker:UpdateTrainingJob"), (jobs,), _OURS),
             # by name, also of jobs that do not exist and so have no tags
             Grant(("sagemaker:DescribeTrainingJob", "sagemaker:ListTags"), (jobs,)),
             Grant(("sagemaker:ListTrainingJobs",), everywhere=_NO_RESOURCE),
@@ -106,7 +106,8 @@ def job_role(settings: JobSettings, config: Mapping[str, Any], day: str, account
 def _job_conditions(settings: JobSettings) -> dict[str, dict[str, str | list[str]]]:
     """Return what the request for a job must be like: our tag, the machines of the settings, and their network."""
     tagged: dict[str, str | list[str]] = {f"aws:RequestTag/{tags.RUN_ID}": "false"}
-    every: dict[str, str | list[str]] = {"sagemaker:InstanceTypes": settings.instance_type}
+    types = fitting.types(settings)
+    every: dict[str, str | list[str]] = {"sagemaker:InstanceTypes": types if len(types) > 1 else types[0]}
     for key, values in (("VpcSubnets", settings.subnets), ("VpcSecurityGroupIds", settings.security_groups)):
         if values:
             tagged[f"sagemaker:{key}"] = "false"

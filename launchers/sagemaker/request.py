@@ -24,19 +24,22 @@ from launchers.spec import RunSpec, SearchOutput
 _RETRIES = 2  # after an InternalServerError of SageMaker's, from the checkpoint
 
 
-def requests(settings: JobSettings, spec: RunSpec) -> tuple[Request, ...]:
-    """Return the calls that submit a run, in order: its objects, then the job."""
+def requests(settings: JobSettings, spec: RunSpec, limit: str = "") -> tuple[Request, ...]:
+    """Return the calls that submit a run, in order: its objects, then the job. limit: that shortened it, as typed."""
     return (
         *sent.requests(settings.layout, spec, settings.encryption),
-        Request("sagemaker", "CreateTrainingJob", training_job(settings, spec)),
+        Request("sagemaker", "CreateTrainingJob", training_job(settings, spec, limit)),
     )
 
 
 # --- CreateTrainingJob ---
 
 
-def training_job(settings: JobSettings, spec: RunSpec) -> dict[str, Any]:
-    """Return the request. Where the role was given by name, only the account knows its ARN."""
+def training_job(settings: JobSettings, spec: RunSpec, limit: str = "") -> dict[str, Any]:
+    """Return the request. Where the role was given by name, only the account knows its ARN.
+
+    limit: that shortened the job, as typed; it is a tag, so that the job's end can be explained.
+    """
     assert settings.role is not None
     several = settings.instances > 1
     network = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
@@ -69,7 +72,8 @@ def training_job(settings: JobSettings, spec: RunSpec) -> dict[str, Any]:
         "Environment": _environment(settings, spec),
     }
     plan = _digest({**request, **vpc}, spec)
-    return {**request, "Tags": tags.to_aws({**tags.of_run(spec, settings.owner), tags.PLAN: plan}), **vpc}
+    limited = {tags.LIMIT: limit} if limit else {}
+    return {**request, "Tags": tags.to_aws({**tags.of_run(spec, settings.owner), tags.PLAN: plan, **limited}), **vpc}
 
 
 def _digest(request: Mapping[str, Any], spec: RunSpec) -> str:
@@ -107,6 +111,7 @@ def _resources(settings: JobSettings) -> dict[str, Any]:
         "InstanceCount": settings.instances,
         "VolumeSizeInGB": settings.volume_gb,
         **({"VolumeKmsKeyId": settings.kms_key} if encrypted else {}),
+        **({"KeepAlivePeriodInSeconds": settings.keep_alive_s} if settings.keep_alive_s else {}),
     }
 
 

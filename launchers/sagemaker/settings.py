@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from launchers.aws import s3
 from launchers.aws.layout import Layout
@@ -21,11 +22,13 @@ class JobSettings:
     role: str | None = None
     prefix: str = "dogbreed"
     instance_type: str = "ml.g4dn.xlarge"
+    needs: Mapping[str, Any] | None = None
     instances: int = 1
     volume_gb: int = 50
     spot: bool = False
     max_run_s: int = 14400
     max_wait_s: int | None = None
+    keep_alive_s: int | None = None
     image: str = "auto"
     owner: str = "unknown"
     kms_key: str | None = None

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import write_text
+from launchers import formatting
 from launchers.aws import bucket, grants, iam, s3, saved, sent, tags, transfer
 from launchers.aws.actions import SAGEMAKER
 from launchers.aws.errors import code_of, errors
 from launchers.aws.policy import Identity
 from launchers.aws.results import download_results, download_search, download_to_resume, read_spec
 from launchers.base import Capabilities, CleanupReport, Cloud
+from launchers.cost.limits import Limits
 from launchers.follow import ask_after_each_epoch
 from launchers.payload.packages import versions
 from launchers.plan import Plan
@@ -28,7 +30,8 @@ from launchers.runs.identity import refuse_another_run
 from launchers.runs.launched import folder_here, remember
 from launchers.runs.names import name_findings
 from launchers.runs.state import refuse_if_alive_here
-from launchers.sagemaker import checks, permissions, request, summary
+from launchers.sagemaker import checks, fitting, permissions, request, summary
+from launchers.sagemaker.fitting import STOPPING_S, UPLOADING_S
 from launchers.sagemaker.job import TrainingJob, status_of
 from launchers.sagemaker.logs import read_job_logs, tail
 from launchers.sagemaker.settings import JobSettings
@@ -40,9 +43,6 @@ if TYPE_CHECKING:
     from dogbreed.training import Watch
 
 log = logging.getLogger("dogbreed")
-
-_STOPPING_S = 120  # between SIGTERM and the end of a job; SageMaker's own
-_UPLOADING_S = 60  # for a stopped job's checkpoints
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,11 @@ class SageMakerLauncher(JobSettings):
     def plan(self, spec: RunSpec) -> Plan:
         raise_findings(ConfigError, [*name_findings(spec), *checks.findings(self, spec)])
         handle = Handle(self.scheme, self.cloud.scope, spec.run_id)
-        rows = tuple(summary.rows(self, spec, handle))
-        return Plan(spec, handle, rows, request.requests(self, spec), grants.actions(permissions.caller(self)))
+        fitted = fitting.fit(self, spec)
+        rows = tuple(summary.rows(fitted, spec, handle))
+        requests = request.requests(fitted.settings, spec, fitted.limit)
+        actions = grants.actions(permissions.caller(self))
+        return Plan(spec, handle, rows, requests, actions, fitted.costs(spec))
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Check the account, upload what is missing, create the job; with `watch`, stay until it ends.
@@ -103,6 +106,7 @@ class SageMakerLauncher(JobSettings):
         if job is None or not self._is_wanted(job, plan):
             self._check_photos(spec)
             self._upload(plan)
+            create = self._within_limits(plan, create)
             remember(Path(spec.folder), plan, self.cloud.place)
             try:
                 self._create(plan, create)
@@ -149,10 +153,29 @@ class SageMakerLauncher(JobSettings):
             transfer.send_checkpoints(self.cloud, spec, checkpoints_uri, self.encryption)
             saved.give_own_names(self.cloud, checkpoints_uri, self.encryption)
 
+    def _within_limits(self, plan: Plan, create: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the request, shortened by what earlier jobs of the run have spent of limits.max_usd.
+
+        Raises LaunchError if what is left is too little.
+        """
+        limits, run_id = Limits.of(plan.spec.config), plan.spec.run_id
+        spent = 0.0 if limits.max_usd is None else sum(job.usd(time.time()) or 0.0 for job in self.jobs.all(run_id))
+        if not spent:
+            return dict(create)
+        shorter = fitting.less_spent(create, limits, spent)
+        log.info(
+            "Earlier jobs of the run have cost %s of limits.max_usd=%g: this one may run %s.",
+            formatting.usd(spent),
+            limits.max_usd,
+            formatting.duration(shorter["StoppingCondition"]["MaxRuntimeInSeconds"]),
+        )
+        return shorter
+
     def _create(self, plan: Plan, create: Mapping[str, Any]) -> None:
         client, run_id = self.cloud.client("sagemaker"), plan.spec.run_id
         kind = "spot training" if self.spot else "training"
-        quota = f"(the quota for this machine: `{self.instance_type} for {kind} job usage`, 0 in new accounts)"
+        machine = create["ResourceConfig"]["InstanceType"]
+        quota = f"(the quota for this machine: `{machine} for {kind} job usage`, 0 in new accounts)"
         while True:
             name = self.jobs.next_name(run_id)
             with errors("creating the training job", then=quota):
@@ -201,10 +224,19 @@ class SageMakerLauncher(JobSettings):
         job = self.jobs.latest(handle.run_id)
         if job is None:
             return Status(Phase.LOST, Cause.UNKNOWN, self._unknown(handle))
-        ended_early = job.stopped_on_request and tags.ENDED_EARLY in tags.read(self.cloud, job.arn)
+        marks = tags.read(self.cloud, job.arn) if job.stopped_on_request or job.reached_limit else {}
         earlier = self.jobs.earlier(handle.run_id)
         again = self._again(job, handle) if job.finished and job.status != "Completed" else ""
-        status = status_of(job, ended_early=ended_early, now=time.time(), earlier=earlier, again=again)
+        status = status_of(
+            job,
+            ended_early=tags.ENDED_EARLY in marks,
+            now=time.time(),
+            earlier=earlier,
+            again=again,
+            limit=marks.get(tags.LIMIT, ""),
+        )
+        if job.keeps_machines:
+            status = replace(status, detail="\n".join(filter(None, [status.detail, self._kept(job, handle)])))
         if status.phase is Phase.FAILED and status.cause is Cause.PERMISSION:
             status = replace(status, next_action=f"{self._how_to_grant(job)}\nThen: {again}")
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
@@ -214,6 +246,12 @@ class SageMakerLauncher(JobSettings):
                 status = replace(status, next_action=f"{status.next_action}\nFetch what it has left: {left}")
         return status
 
+    def _kept(self, job: TrainingJob, handle: Handle) -> str:
+        assert job.ended is not None
+        end = job.ended + timedelta(seconds=job.keep_alive_s)
+        cancel = commands.launchers("cancel", *self.name_of(handle))
+        return f"its machines are kept, and paid, until {end.astimezone(UTC):%H:%M:%S} UTC; earlier: {cancel}"
+
     def logs(
         self, handle: Handle, *, follow: bool = False, attempt: int | None = None, node: int | None = None
     ) -> Iterator[LogLine]:
@@ -222,15 +260,39 @@ class SageMakerLauncher(JobSettings):
         return (line for line in lines if attempt in (None, line.attempt) and node in (None, line.node))
 
     def cancel(self, handle: Handle, *, grace_s: float = 110) -> Status:
-        """Stop the job and wait for its end. SageMaker waits 120 s after SIGTERM, whatever grace_s is."""
+        """Stop the job and wait for its end; give back machines that are kept for the next one.
+
+        SageMaker waits 120 s after SIGTERM, whatever grace_s is.
+        """
         job = self.jobs.latest(handle.run_id)
-        if job is None or job.finished:
+        if job is None or (job.finished and not job.keeps_machines):
             return self.status(handle)
-        self._stop(job)
-        until = time.monotonic() + max(grace_s, _STOPPING_S) + _UPLOADING_S
+        if not job.finished:
+            self._stop(job)
+        until = time.monotonic() + max(grace_s, STOPPING_S) + UPLOADING_S
         while not (status := self.status(handle)).finished and time.monotonic() < until:
             time.sleep(self.cloud.poll_s)
-        return status
+        return self.status(handle) if self._release(handle) else status
+
+    def _release(self, handle: Handle) -> bool:
+        """Give back machines that are kept for the next job. Return whether there were any."""
+        job = self.jobs.latest(handle.run_id)
+        if job is None or not job.keeps_machines:
+            return False
+        self._give_back(job)
+        return True
+
+    def _give_back(self, job: TrainingJob) -> None:
+        from botocore.exceptions import ClientError
+
+        with errors("giving back the machines of the warm pool"):
+            try:
+                self.cloud.client("sagemaker").update_training_job(
+                    TrainingJobName=job.name, ResourceConfig={"KeepAlivePeriodInSeconds": 0}
+                )
+            except ClientError as error:
+                if code_of(error) != "ValidationException":  # its time has ended just now
+                    raise
 
     def _stop(self, job: TrainingJob) -> None:
         from botocore.exceptions import ClientError

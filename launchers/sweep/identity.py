@@ -20,7 +20,8 @@ from launchers.sweep.settings import Settings
 from launchers.sweep.space import SearchSpace, read
 from launchers.sweep.storage import study_names
 
-_NOT_OF_THE_STUDY = ABOUT_THIS_COMMAND | {"launcher", "aws", "hpo", "hydra", "test", "logger", "save", "ranks"}
+_ELSEWHERE = {"launcher", "aws", "hpo", "hydra", "limits"}
+_NOT_OF_THE_STUDY = ABOUT_THIS_COMMAND | _ELSEWHERE | {"test", "logger", "save", "ranks"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def study_of(
         space,
         str(plan.spec.config["monitor"]),
         str(plan.spec.config["mode"]),
-        commands.shell(*flags, *(text for text in fixed if root_key(text) not in ("launcher", "aws")))
+        commands.shell(*flags, *(text for text in fixed if root_key(text) not in ("launcher", "aws", "limits")))
         or "the defaults",
         digest,
     )

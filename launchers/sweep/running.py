@@ -27,6 +27,7 @@ from launchers.runs.search_folder import SearchSummary
 from launchers.status import LaunchError
 from launchers.sweep import page
 from launchers.sweep.best import best_words, write_best
+from launchers.sweep.budget import Budget
 from launchers.sweep.folders import TrialFolders
 from launchers.sweep.machines import Machines
 from launchers.sweep.processors import all_cpus, cpus_of
@@ -34,6 +35,7 @@ from launchers.sweep.space import SearchSpace
 from launchers.sweep.storage import StudyError, hidden, sqlite_file
 from launchers.sweep.study import Study
 from launchers.sweep.table import SweepTable
+from launchers.sweep.tail import Tail
 from launchers.sweep.trials import Trial
 from launchers.sweep.worker import Epoch, Outcome, Task, Worker
 
@@ -55,6 +57,7 @@ class RunningSearch:
     n_trials: int
     parallel: int
     machines: Machines
+    budget: Budget
     monitor: str
     asks: bool  # whether a pruner needs each epoch's value
     warms_up: bool  # whether to compute the trials' shared features first
@@ -131,7 +134,8 @@ class RunningSearch:
     @property
     def _ends(self) -> bool:
         """Whether no further trial is started."""
-        return self._signum is not None or bool(self.machines.over or self._same_cause())
+        no_more = self.machines.over or (self.budget.over and not self._busy) or self._same_cause()
+        return self._signum is not None or bool(no_more)
 
     def _show(self, table: SweepTable) -> None:
         trials = self.study.trials()
@@ -145,6 +149,10 @@ class RunningSearch:
                 return
             trial = self.study.claim(self.n_trials)
             if trial is None:  # all are running, but another sweeper's trial may return to the queue
+                self._claims_again_at = time.monotonic() + _CLAIM_S
+                return
+            if not self.budget.admits(trial, self.study.give):
+                self.study.give_back(trial.number)
                 self._claims_again_at = time.monotonic() + _CLAIM_S
                 return
             self._folders.make_room(trial)
@@ -164,7 +172,8 @@ class RunningSearch:
             override("run_id", self._folders.run_id(trial.number)),
             override("hydra.run.dir", str(self._folders.of(trial.number))),
         )
-        return (*self.overrides, *self.space.overrides(trial.values), *own)
+        limits = self.budget.overrides(self.study.trial(trial.number).given_usd)
+        return (*self.overrides, *self.space.overrides(trial.values), *own, *limits)
 
     def _worker(self, slot: int) -> Worker:
         if slot not in self._workers:
@@ -204,6 +213,9 @@ class RunningSearch:
             self._lack_machine(outcome)
             return
         self.machines.found()
+        self.budget.over = ""  # it may have cost less than it was given
+        if outcome.usd is not None:
+            self.study.bill(number, outcome.usd)
         if outcome.ended in ("stopped", "busy"):
             self.study.give_back(number)
             if outcome.ended == "stopped":
@@ -230,7 +242,7 @@ class RunningSearch:
         """Compute the features that all trials share, with all CPUs. Raises what would stop every trial."""
         self.folder.mkdir(parents=True, exist_ok=True)
         worker = self._worker(0)
-        reader = _Tail(self.folder / "workers" / "0.log")
+        reader = Tail(self.folder / "workers" / "0.log")
         some = (*self.overrides, *self.space.overrides(self.space.first()))
         worker.send(Task(some, first=True, folder=str(self.folder)))
         while not worker.connection.poll(_WAIT_S):
@@ -282,6 +294,8 @@ class RunningSearch:
         """Write the study's page and the best trial's config, test its run, and return the best value."""
         counts, trials = self.study.counts(), self.study.trials()
         best = self.study.best(trials)
+        if self.budget.over and counts.finished < self.n_trials:
+            print(f"\nThe search ends with {counts.finished} of {self.n_trials} trials: {self.budget.over}.")
         if best is None or best.value is None:
             print(f"\n0 trials complete, {counts.pruned} pruned, {counts.failed} failed")
             raise LaunchError(
@@ -330,7 +344,8 @@ class RunningSearch:
             tasks.append(self._overrides_of(best))
         root = [text for text in self.overrides if text.startswith("data.root=")]
         found = [*ConfigSources.split(self.overrides)[0].words, *root]
-        tasks.append((*found, override("resume", str(folder)), "test=true"))
+        limits = self.budget.for_the_test(self.study.trials(), best)
+        tasks.append((*found, override("resume", str(folder)), "test=true", *limits))
         for overrides in tasks:
             outcome = self._done(Task(overrides, cpus=tuple(sorted(all_cpus())), takes_over=self.has_leftovers))
             if not isinstance(outcome, Outcome) or outcome.ended != "well":
@@ -418,22 +433,6 @@ class RunningSearch:
         finally:
             for worker in self._workers.values():
                 worker.end(wait_s=wait_s)
-
-
-class _Tail:
-    """Prints the lines that are added to a file from now on."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.place = path, path.stat().st_size if path.exists() else 0
-
-    def copy(self) -> None:
-        with self.path.open("rb") as file:
-            file.seek(self.place)
-            added = file.read()
-        whole = added[: added.rfind(b"\n") + 1]
-        self.place += len(whole)
-        if whole:
-            print(whole.decode(errors="replace"), end="", flush=True)
 
 
 def _again(*further: str) -> str:

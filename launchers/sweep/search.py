@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ from launchers.api import prepare
 from launchers.base import Launcher
 from launchers.capacity_wait import IN_A_SEARCH_H, pause_s_of, wait_s_of
 from launchers.config_sources import ConfigSources
+from launchers.cost.limits import Limits
 from launchers.describe import check_as_sent, sent
-from launchers.overrides import root_key
+from launchers.overrides import override_key, root_key
 from launchers.plan import Plan
 from launchers.spec import STUDY_FILE, RunSpec
 from launchers.sweep import one_job
+from launchers.sweep.budget import Budget
 from launchers.sweep.folders import refuse_folder_of_another
 from launchers.sweep.identity import NamedStudy, about_trials, study_of
 from launchers.sweep.machines import Machines
@@ -64,6 +66,7 @@ class _Search:
     study: NamedStudy
     n_trials: int
     sent: RunSpec | None
+    budget: Budget
 
     @property
     def folder(self) -> Path:
@@ -108,9 +111,11 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
             return _in_one_job(asked, plan)
         print(_dry(asked, f"{asked.n_trials}, in one job", str(plan)))
         return None
+    asked.budget.check()
     if not cfg.dry_run:
         return _from_here(asked)
-    print(_dry(asked, f"{asked.n_trials}, {asked.parallel} at once", f"One of the trials:\n{asked.trial}"))
+    _, trial = _checked([*asked.overrides, *asked.budget.for_one()], asked.space)
+    print(_dry(asked, f"{asked.n_trials}, {asked.parallel} at once", f"One of the trials:\n{trial}"))
     return None
 
 
@@ -129,9 +134,11 @@ def _read(cfg: DictConfig, typed: Sequence[str]) -> _Search:
     if not any(root_key(text) == "logger" for text in fixed):
         always.append("logger=none")  # the study records the metrics of its many short runs
     sources = ConfigSources.of(cfg.hydra)
-    overrides = (*sources.words, *fixed, *always)
+    shared = ("limits.max_usd", "limits.max_hours")  # of which each trial gets a part
+    limits = [text for text in fixed if override_key(text) in shared]
+    overrides = (*sources.words, *(text for text in fixed if text not in limits), *always)
     raise_findings(ConfigError, list(_whole_findings(overrides, space)))
-    launcher, trial = _checked(overrides, space)
+    launcher, trial = _checked([*overrides, *limits], space)
     there = sent()
     if there is not None:
         check_as_sent(trial.spec.config, there)
@@ -142,7 +149,16 @@ def _read(cfg: DictConfig, typed: Sequence[str]) -> _Search:
         n_trials = min(n_trials, math.prod(map(len, space.grid().values())))
     study = study_of(cfg, settings, space, trial, fixed, there)
     refuse_folder_of_another(Path(study.folder), study.about.name)
-    return _Search(settings, space, overrides, launcher, trial, study, n_trials, there)
+    budget = _budget(launcher, trial, n_trials)
+    return _Search(settings, space, overrides, launcher, trial, study, n_trials, there, budget)
+
+
+def _budget(launcher: Launcher, trial: Plan, n_trials: int) -> Budget:
+    limits = Limits.of(trial.spec.config)
+    if limits.max_usd is None and limits.max_hours is None:
+        return Budget(limits, None, n_trials)
+    unlimited = replace(trial.spec, config={**trial.spec.config, "limits": {}})
+    return Budget(limits, launcher.plan(unlimited).costs, n_trials)
 
 
 def _in_one_job(asked: _Search, plan: Plan) -> float | None:
@@ -177,6 +193,7 @@ def _from_here(asked: _Search) -> float:
         n_trials=asked.n_trials,
         parallel=asked.parallel,
         machines=Machines(asked.parallel, wait_s, pause_s, asked.launcher.instances),
+        budget=asked.budget,
         monitor=asked.monitor,
         asks=study.prunes,
         elsewhere=remote,
@@ -231,6 +248,7 @@ def _dry(asked: _Search, trials: str, plan: str) -> str:
         f"  objective {asked.monitor}, {asked.study.about.direction}",
         f"  storage   {hidden(asked.study.storage)}",
         f"  folder    {asked.folder}",
+        *(f"  {'limit' if n == 0 else '':<9} {line}" for n, line in enumerate(str(asked.budget).splitlines())),
         *(f"  {key}  {parameter}" for key, parameter in asked.space.parameters.items()),
         plan,
     ]

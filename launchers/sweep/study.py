@@ -24,7 +24,18 @@ from dogbreed.best_epoch import LOSS
 from launchers.runs.processes import living_process
 from launchers.sweep.identity import StudyAbout, differences
 from launchers.sweep.storage import StudyError, close, exclusive, open_storage, storage_errors
-from launchers.sweep.trials import BEST_EPOCH, CAUSE, EPOCHS, FOLDER, VAL_LOSS, Counts, Trial, trial_of
+from launchers.sweep.trials import (
+    BEST_EPOCH,
+    CAUSE,
+    EPOCHS,
+    FOLDER,
+    GIVEN_USD,
+    USD,
+    VAL_LOSS,
+    Counts,
+    Trial,
+    trial_of,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -167,6 +178,22 @@ class Study:
                     return self.trial(asked.number)
                 self._tell(asked.number, None, epochs=int(pruned_at))  # its sweeper died before it could record that
                 del self._asked[asked.number]
+
+    def give(self, number: int, share: Callable[[Sequence[Trial]], float | None]) -> float | None:
+        """Record what a trial of this sweeper may cost, and return it; None if nothing is left.
+
+        share: called with all trials, while no other sweeper can record anything.
+        """
+        with self._errors(), self._lock():
+            usd = share([trial_of(trial) for trial in self._study.get_trials(deepcopy=False)])
+            if usd is not None:
+                self._asked[number].set_user_attr(GIVEN_USD, usd)
+        return usd
+
+    def bill(self, number: int, usd: float) -> None:
+        """Record what the run of a trial of this sweeper has cost."""
+        with self._errors():
+            self._asked[number].set_user_attr(USD, usd)
 
     def counts(self) -> Counts:
         trials = self._study.get_trials(deepcopy=False)  # read once: other sweepers may end trials at any moment

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 CAUSE, FOLDER, EPOCHS = "cause", "folder", "epochs"  # attributes of a trial in the database
 VAL_LOSS, BEST_EPOCH = "val_loss", "best_epoch"  # the same, of its best epoch
+GIVEN_USD, USD = "given_usd", "usd"  # what its run may cost, and what it has cost
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Trial:
 
     value: the objective; for a pruned trial that of its last epoch. cause: why it failed, in words. seconds: its
     duration, so far if it is running. val_loss, best_epoch: of its best epoch; infinite and 0 if they are not recorded.
+    given_usd: the limits.max_usd of its run. usd: what that has cost, in a cloud. None if they are not recorded.
     """
 
     number: int
@@ -34,10 +36,19 @@ class Trial:
     folder: str  # of its run; "" if unknown
     val_loss: float = math.inf
     best_epoch: int = 0
+    given_usd: float | None = None
+    usd: float | None = None
 
     @property
     def finished(self) -> bool:
         return self.state in ("complete", "pruned", "failed")
+
+    @property
+    def reserved_usd(self) -> float:
+        """What the trial has cost once it has ended, and until then what it may cost."""
+        if self.finished and self.usd is not None:
+            return self.usd
+        return self.given_usd or 0.0
 
     def merit(self, mode: str) -> tuple[float, float, float, int]:
         """Return a key for sorting complete trials, the larger the better. mode: the better direction of the value.
@@ -82,4 +93,6 @@ def trial_of(frozen: "FrozenTrial") -> Trial:
         str(frozen.user_attrs.get(FOLDER, "")),
         float(frozen.user_attrs.get(VAL_LOSS, math.inf)),
         int(frozen.user_attrs.get(BEST_EPOCH, 0)),
+        frozen.user_attrs.get(GIVEN_USD),
+        frozen.user_attrs.get(USD),
     )

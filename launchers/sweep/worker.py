@@ -17,8 +17,9 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Literal
 
+from launchers.base import Launcher
 from launchers.project import PROJECT
-from launchers.status import LaunchError, Shortage
+from launchers.status import Handle, LaunchError, Shortage
 
 _START = "import sys; from launchers.sweep.worker import main; main(sys.argv[1:])"
 _ALIVE_S = 30.0  # within which a run's earlier process notices that its sweeper has died
@@ -29,7 +30,8 @@ class Outcome:
     """The outcome of a run. ended: "busy" if another process is working in the run's folder and does not end.
 
     metrics: of the best epoch, if it ended well. shown: metrics and files, as text for people. detail: what stopped it.
-    shortage: why there was no machine for it, if it ended as "no machine".
+    shortage: why there was no machine for it, if it ended as "no machine". usd: what it has cost; None if it costs
+    nothing, or that is not known.
     """
 
     ended: Literal["well", "failed", "stopped", "busy", "no machine"]
@@ -38,6 +40,7 @@ class Outcome:
     detail: str = ""
     shown: str = ""
     shortage: Shortage | None = None
+    usd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,10 @@ def _run(task: Task, connection: Connection) -> Outcome:
         connection.send(Epoch(epoch, metrics))
         return bool(connection.recv())
 
+    begun: tuple[Launcher, Handle] | None = None
     try:
         launcher, plan = prepare(task.overrides)
+        begun = launcher, plan.handle
         max_epochs = int(plan.spec.config["trainer"]["max_epochs"])
         until = time.monotonic() + _ALIVE_S
         # a remote job that is still running needs no waiting: submitting its plan again attaches to it
@@ -213,13 +218,24 @@ def _run(task: Task, connection: Connection) -> Outcome:
             time.sleep(0.1)  # the run's earlier process is about to notice that its sweeper has died
         handle = launcher.submit(plan, watch=ask) if task.asks else launcher.submit(plan)
         result = wait(launcher, handle)
-        return Outcome("well", result.metrics, max_epochs, shown=str(result))
+        return Outcome("well", result.metrics, max_epochs, shown=str(result), usd=_usd(begun))
     except Interrupted as error:
         return Outcome("stopped", detail=str(error))
     except DogBreedError as error:
         shortage = error.shortage if isinstance(error, LaunchError) else None
-        return Outcome("no machine" if shortage else "failed", detail=str(error), shortage=shortage)
+        return Outcome("no machine" if shortage else "failed", detail=str(error), shortage=shortage, usd=_usd(begun))
     except (
         Exception
     ) as error:  # an error in the user's code or in this library; its traceback is in the run's train.log
-        return Outcome("failed", detail=f"{type(error).__name__}: {error}")
+        return Outcome("failed", detail=f"{type(error).__name__}: {error}", usd=_usd(begun))
+
+
+def _usd(begun: tuple[Launcher, Handle] | None) -> float | None:
+    """Return what a run has cost; None if it has not begun, costs nothing, or that cannot be found out."""
+    if begun is None or not begun[0].capabilities.remote:
+        return None
+    launcher, handle = begun
+    try:
+        return launcher.status(handle).usd
+    except LaunchError:
+        return None

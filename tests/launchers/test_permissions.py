@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import lru_cache
@@ -326,6 +327,8 @@ def test_the_caller_s_list_is_what_a_run_calls_from_submission_to_cleanup(calls:
     launcher._end_early(plan.handle)  # where it still runs
     tags.add(launcher.cloud, job.arn, {tags.ENDED_EARLY: "yes"})
     launcher._stop(job)
+    with suppress(NotImplementedError):  # by moto
+        launcher._give_back(job)
     launcher.fetch(plan.handle, tmp_path / "run", checkpoints=False)
     set_up["s3"].put_object(Bucket="my-bucket", Key="dogbreed/runs/never-a-job/spec.json", Body=b"{}")
     set_up["s3"].create_multipart_upload(Bucket="my-bucket", Key="dogbreed/data/broken")

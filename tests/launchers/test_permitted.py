@@ -31,7 +31,7 @@ CALLS = {  # of launchers, with which all that is granted to the person who laun
         "CreateTrainingJob", "AddTags", "StopTrainingJob", "DescribeTrainingJob", "ListTags", "ListTrainingJobs",
         "CreateModel", "CreateEndpointConfig", "CreateEndpoint", "UpdateEndpoint", "DeleteEndpoint",
         "DeleteTags", "DescribeEndpoint", "DeleteEndpointConfig", "DescribeEndpointConfig", "DeleteModel",
-        "DescribeModel",
+        "DescribeModel", "UpdateTrainingJob",
         "ListEndpointConfigs", "ListEndpoints", "ListModels",
     ],
     "sagemaker-runtime": ["InvokeEndpoint"],

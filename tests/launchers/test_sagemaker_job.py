@@ -136,7 +136,7 @@ def test_a_job_costs_what_is_billed_and_until_then_what_the_time_since_its_start
     assert usd() == 0.0  # it waits for its machines
     assert usd(TrainingStartTime=CREATED) == pytest.approx(2 * row.usd)
     spot = usd(TrainingStartTime=CREATED, EnableManagedSpotTraining=True)
-    assert spot == pytest.approx(2 * row.usd * prices.spot_share())
+    assert spot == pytest.approx(2 * row.usd)  # it may cost less, which only its end tells
     assert usd(TrainingStartTime=CREATED, TrainingEndTime=CREATED) == 0.0  # not billed yet
     assert usd(TrainingStartTime=CREATED, BillableTimeInSeconds=36) == pytest.approx(0.02 * row.usd)
     assert usd(ResourceConfig={"InstanceType": "ml.new.large", "InstanceCount": 1}) is None

@@ -9,6 +9,7 @@ from launchers.rehearsal.names import Server
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.principals import of_role
 from launchers.rehearsal.service import Answer, Call, Handler, Refused, invalid
+from launchers.rehearsal.services import training_pools
 from launchers.rehearsal.services.sagemaker_lists import page
 from launchers.rehearsal.services.sagemaker_tags import from_list, kind_and_name, tag_operations
 from launchers.rehearsal.services.training_checks import check
@@ -30,6 +31,7 @@ class TrainingJobs:
             ("sagemaker", "CreateTrainingJob"): self.create,
             ("sagemaker", "DescribeTrainingJob"): self.describe,
             ("sagemaker", "StopTrainingJob"): self.stop,
+            ("sagemaker", "UpdateTrainingJob"): self.update,
             ("sagemaker", "ListTrainingJobs"): self.list,
             **tag_operations(self._of_arn),
         }
@@ -69,7 +71,8 @@ class TrainingJobs:
                 )
             check(record, self._jobs.values(), call.faults.quotas, self.store)
             role = of_role(request["RoleArn"], "SageMaker", call.faults.denied_to_role)
-            record.to("Starting", "Starting the training job")
+            warm = training_pools.reuse(record, self._jobs.values())
+            record.to("Starting", "Reusing the machines of a warm pool" if warm else "Starting the training job")
             self._jobs[name] = record
             no_capacity = call.session.among_first(call.faults.no_capacity, "jobs")
             store = StoreOfRole(self.store, role)
@@ -78,7 +81,24 @@ class TrainingJobs:
         return {"TrainingJobArn": record.arn}
 
     def describe(self, call: Call) -> Answer:
-        return self._job(call.parameters["TrainingJobName"]).describe()
+        record = self._job(call.parameters["TrainingJobName"])
+        pool = training_pools.status(record)
+        return {**record.describe(), **({"WarmPoolStatus": pool} if pool else {})}
+
+    def update(self, call: Call) -> Answer:
+        """Change how long the machines of a job are kept; 0 gives them back."""
+        record = self._job(call.parameters["TrainingJobName"])
+        seconds = call.parameters.get("ResourceConfig", {}).get("KeepAlivePeriodInSeconds")
+        if seconds is None:
+            raise invalid("The rehearsal cloud updates KeepAlivePeriodInSeconds alone")
+        training_pools.expire(record)
+        if record.status in FINISHED and record.pool != "Available":
+            raise invalid(f"The warm pool of {record.name} is not available, so it cannot be updated")
+        if seconds == 0:
+            training_pools.release(record)
+        record.request["ResourceConfig"]["KeepAlivePeriodInSeconds"] = seconds
+        record.save()
+        return {"TrainingJobArn": record.arn}
 
     def stop(self, call: Call) -> Answer:
         record = self._job(call.parameters["TrainingJobName"])

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from launchers.cost.prices import spot_share
 from launchers.rehearsal.faults import Faults, Progress
 from launchers.rehearsal.names import Server
 from launchers.rehearsal.services.training_checkpoints import Checkpoints
@@ -71,9 +70,7 @@ class Attempt:
         if outcome is Outcome.ABANDONED:
             return outcome
         self._pump(last=True)
-        spent = time.monotonic() - self._began
-        self.job.training_s += spent
-        self.job.billable_s += spent * (spot_share() if self.job.spot else 1.0)
+        self.job.bill(time.monotonic() - self._began)
         return outcome or (Outcome.FAILED if any(codes) else Outcome.COMPLETED)
 
     def _watch(self) -> Outcome | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from dogbreed.run_folder import write_json
+from launchers.cost.prices import spot_range
 from launchers.rehearsal.names import ACCOUNT, REGION
 
 FINISHED = ("Completed", "Failed", "Stopped")
@@ -33,6 +34,9 @@ class JobRecord:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     training_s: float = 0.0
     billable_s: float = 0.0
+    pool: str = ""  # of its machines that are kept after it; "" without one
+    pool_s: float = 0.0  # for which they were kept
+    reused_by: str = ""  # the job that got them
     tags: dict[str, str] = field(default_factory=dict)
     logs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # stream -> events, once it has ended
 
@@ -60,6 +64,11 @@ class JobRecord:
             self.ended = moment
             self.transitions[-1]["EndTime"] = moment
         self.save()
+
+    def bill(self, seconds: float) -> None:
+        """Add time of its machines; a spot job is billed the middle of what spot machines cost."""
+        self.training_s += seconds
+        self.billable_s += seconds * (sum(spot_range()) / 2 if self.spot else 1.0)
 
     def save(self) -> None:
         with _writing:

@@ -19,6 +19,7 @@ from launchers.rehearsal.services.training_checkpoints import Checkpoints
 from launchers.rehearsal.services.training_container import Host, furnish, hosts_of
 from launchers.rehearsal.services.training_ending import STOPPED, Ending, ending_of, failed, upload
 from launchers.rehearsal.services.training_logs import LOG_GROUP, LogPump
+from launchers.rehearsal.services.training_pools import keep
 from launchers.rehearsal.services.training_record import FINISHED, JobRecord, now
 
 _STEP_S = 0.1  # that phases take here which take minutes there
@@ -137,10 +138,13 @@ class JobRun(threading.Thread):
     def _finished(self, outcome: Outcome, failed_first: Sequence[Host]) -> Ending:
         if outcome is not Outcome.CRASHED:
             self._to("Uploading", "Uploading generated training model")
+            began = time.monotonic()
             try:
                 upload(self.job, self._hosts[0], self.store, model=outcome is not Outcome.FAILED)
             except Refused as refused:
                 return failed(f"ClientError: Artifact upload failed: AccessDenied: {refused.text}")
+            finally:
+                self.job.bill(time.monotonic() - began)
         moment = now()
         self.job.metrics = [
             {"MetricName": name, "Value": value, "Timestamp": moment} for name, value in self._values.items()
@@ -159,6 +163,7 @@ class JobRun(threading.Thread):
 
     def _end(self, ending: Ending) -> None:
         with self._changing:
+            keep(self.job, self.faults.quotas)
             if ending.status == "Failed":
                 self.job.failure = ending.message
             self._log.close()

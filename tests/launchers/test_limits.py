@@ -1,0 +1,176 @@
+"""limits.max_usd and limits.max_hours: what a plan asks the cloud for, and when it refuses, with the arithmetic."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dogbreed.errors import ConfigError
+from launchers import prepare
+from launchers.cost import limits
+from launchers.cost.limits import Limits, Overhead
+from launchers.plan import Plan
+from launchers.sagemaker import fitting
+from launchers.status import Cause, LaunchError
+from tests.support.plans import COMMANDS
+
+G4DN = 0.7364  # US dollars an hour
+ENDING_S = 180
+
+
+def planned(*words: str, of: str = "gpu") -> Plan:
+    return prepare([*COMMANDS[of], *words, "run_id=20261124-120000-abcd", "hydra.run.dir=/runs/abcd"])[1]
+
+
+def job_of(plan: Plan) -> Mapping[str, Any]:
+    return plan.requests[-1].parameters
+
+
+def times_of(plan: Plan) -> Mapping[str, int]:
+    times: Mapping[str, int] = job_of(plan)["StoppingCondition"]
+    return times
+
+
+def test_five_cents_on_a_gpu_are_at_most_244_s_with_saving_and_ending() -> None:
+    plan = planned("limits.max_usd=0.05")
+    run_s = times_of(plan)["MaxRuntimeInSeconds"]
+    assert run_s == 64 == int(0.05 / G4DN * 3600) - ENDING_S
+    rows = dict(plan.rows)
+    assert rows["time"].splitlines()[0] == "at most 64 s (limits.max_usd=0.05)"
+    assert "about 4 min are expected, so the limit will probably end it before" in rows["time"]
+    assert "$0.0499 at worst" in rows["cost"]
+    assert "(64 s + 180 s to save and end) x $0.736 an hour = $0.0499;" in rows["limit"]
+    assert {"Key": "dogbreed:limit", "Value": "limits.max_usd=0.05"} in job_of(plan)["Tags"]
+
+
+def test_a_spot_job_waits_as_long_as_before_and_five_machines_run_a_fifth_as_long() -> None:
+    usual, limited = times_of(planned(of="spot")), times_of(planned("limits.max_usd=0.1", of="spot"))
+    run_s = int(0.1 / 0.115 * 3600) - ENDING_S
+    assert limited["MaxRuntimeInSeconds"] == run_s
+    waits = usual["MaxWaitTimeInSeconds"] - usual["MaxRuntimeInSeconds"]
+    assert limited["MaxWaitTimeInSeconds"] == run_s + waits
+    several = planned("launcher.instance_type=ml.m5.large", "launcher.instances=5", "limits.max_usd=0.1")
+    assert times_of(several)["MaxRuntimeInSeconds"] == int(0.1 / (5 * 0.115) * 3600) - ENDING_S
+
+
+def test_hours_limit_a_job_and_its_wait_and_the_tighter_limit_is_named() -> None:
+    limited = planned("limits.max_hours=2", of="spot")
+    assert times_of(limited) == {"MaxRuntimeInSeconds": 7200 - ENDING_S, "MaxWaitTimeInSeconds": 7200 - ENDING_S}
+    both = planned("limits.max_hours=1", "limits.max_usd=0.7")
+    assert times_of(both)["MaxRuntimeInSeconds"] == int(0.7 / G4DN * 3600) - ENDING_S
+    assert "(limits.max_usd=0.7)" in dict(both.rows)["time"]
+
+
+def test_a_generous_limit_changes_nothing() -> None:
+    usual, limited = planned(), planned("limits.max_usd=50", "limits.max_hours=24")
+    assert times_of(usual) == times_of(limited)
+    assert "dogbreed:limit" not in str(job_of(limited)["Tags"])
+    assert "limit" in dict(limited.rows)
+
+
+def test_kept_machines_are_part_of_the_worst_case() -> None:
+    plan = planned("limits.max_usd=0.5", "launcher.keep_alive_s=600")
+    run_s = times_of(plan)["MaxRuntimeInSeconds"]
+    assert run_s == int(0.5 / G4DN * 3600) - ENDING_S - 600
+    assert job_of(plan)["ResourceConfig"]["KeepAlivePeriodInSeconds"] == 600
+    kept = dict(plan.rows)["kept"]
+    assert "10 min for the next job, which then starts in seconds: up to $0.123," in kept
+    assert "The quota `ml.g4dn.xlarge for training warm pool usage` is 0 by default" in kept
+    assert "s to save and end + 600 s kept) x" in dict(plan.rows)["limit"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["limits.max_usd=0"], "limits.max_usd must be a number above 0, or null, got 0."),
+        (["limits.max_usd=-3"], "limits.max_usd must be a number above 0, or null, got -3."),
+        (["limits.max_usd=cheap"], "limits.max_usd must be a number above 0, or null, got 'cheap'."),
+        (["limits.max_usd=inf"], "limits.max_usd must be a number above 0, or null, got inf."),
+        (["limits.max_hours=0"], "limits.max_hours must be a number above 0, or null, got 0."),
+        (["limits.max_attempts=0"], "limits.max_attempts must be a whole number of at least 1, got 0."),
+        (
+            ["limits.max_usd=0.01"],
+            "limits.max_usd=0.01 is not enough for ml.g4dn.xlarge. At $0.736 an hour\nit buys 49 s, and "
+            "60 s go to starting and 180 s to saving and ending: $0.0491.\nTry: limits.max_usd=0.05",
+        ),
+        (
+            ["limits.max_usd=0.1", "launcher.keep_alive_s=3600"],
+            "180 s to saving and ending and 3600 s to keeping the machine (launcher.keep_alive_s): $0.785.\n"
+            "Try: limits.max_usd=0.79",
+        ),
+        (["limits.max_hours=0.05"], "limits.max_hours=0.05 is 3.0 min, and 60 s go to starting and 180 s to saving"),
+        (
+            ["limits.max_usd=5", "launcher.instance_type=ml.g7.2xlarge"],
+            "limits.max_usd=5 cannot be held: launchers/cost/prices.yaml has no price for ml.g7.2xlarge.",
+        ),
+        (["launcher.keep_alive_s=0"], "launcher.keep_alive_s must be between 1 and 3600 seconds, or null, got 0."),
+        (
+            ["launcher.keep_alive_s=7200"],
+            "launcher.keep_alive_s must be between 1 and 3600 seconds, or null, got 7200.",
+        ),
+        (["limits.max_dollars=5"], "max_dollars"),
+    ],
+)
+def test_a_limit_that_cannot_be_held_is_refused_in_one_message(words: list[str], said: str) -> None:
+    with pytest.raises(Exception, match=r"Try: |max_dollars") as error:
+        planned(*words)
+    assert said in str(error.value)
+    assert "problems found" not in str(error.value)
+
+
+def test_spot_machines_are_not_kept() -> None:
+    with pytest.raises(ConfigError, match="keeps machines on demand, and SageMaker refuses it for spot jobs"):
+        planned("launcher.keep_alive_s=600", of="spot")
+
+
+@given(
+    usd=st.floats(0.001, 1e4),
+    rate=st.floats(0.01, 100),
+    start_s=st.floats(10, 600),
+    ending_s=st.floats(0, 600),
+    kept_s=st.floats(0, 3600),
+    spent=st.floats(0, 100),
+)
+def test_what_fits_never_costs_more_and_what_does_not_is_refused_with_an_amount_that_fits(
+    usd: float, rate: float, start_s: float, ending_s: float, kept_s: float, spent: float
+) -> None:
+    asked, costs = Limits(max_usd=usd), Overhead(start_s, ending_s, kept_s)
+    refused = list(limits.fit_findings(asked, "machines", rate, costs, spent_usd=spent))
+    bound = asked.less(spent).bound(rate, costs)
+    assert bound is not None
+    if not refused:
+        assert spent + (max(0, bound.seconds) + ending_s + kept_s) / 3600 * rate <= usd
+        assert bound.seconds >= start_s - 1
+    else:
+        enough = float(refused[0].rpartition("limits.max_usd=")[2])
+        assert not list(limits.fit_findings(Limits(max_usd=enough), "machines", rate, costs, spent_usd=spent))
+        assert enough <= 1.2 * (spent + costs.least_s / 3600 * rate)
+
+
+# --- what earlier jobs have spent ---
+
+
+def test_a_further_job_gets_what_is_left() -> None:
+    create = job_of(planned("limits.max_usd=0.5", of="spot"))
+    asked = Limits(max_usd=0.5)
+    shorter = fitting.less_spent(create, asked, 0.3)
+    before, after = create["StoppingCondition"], shorter["StoppingCondition"]
+    assert after["MaxRuntimeInSeconds"] == int(0.2 / 0.115 * 3600) - ENDING_S
+    waits = before["MaxWaitTimeInSeconds"] - before["MaxRuntimeInSeconds"]
+    assert after["MaxWaitTimeInSeconds"] - after["MaxRuntimeInSeconds"] == waits
+    assert {key: value for key, value in shorter.items() if key != "StoppingCondition"} == {
+        key: value for key, value in create.items() if key != "StoppingCondition"
+    }
+    assert fitting.less_spent(create, replace(asked, max_usd=5000), 0.3) == create
+
+
+def test_what_is_spent_is_refused_with_what_it_was() -> None:
+    create = job_of(planned("limits.max_usd=0.5", of="spot"))
+    with pytest.raises(LaunchError, match="Earlier jobs of the run have cost") as error:
+        fitting.less_spent(create, Limits(max_usd=0.5), 0.4999)
+    assert error.value.cause is Cause.BUDGET
+    assert "what is left buys" in str(error.value)
+    assert str(error.value).endswith("Try: limits.max_usd=0.5076")

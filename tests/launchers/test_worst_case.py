@@ -1,0 +1,305 @@
+"""A plan's worst case is never below the bill, and limits.max_usd never below all bills of a run or of a search.
+
+The bills are those of the rehearsal cloud's own code for training jobs, run on a clock of the test's: machines that
+train for any time, end by themselves, late or never, and are taken away at any moment.
+"""
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dogbreed.errors import ConfigError
+from launchers.cost.limits import Limits
+from launchers.plan import Plan
+from launchers.rehearsal.faults import Faults
+from launchers.rehearsal.names import Server
+from launchers.rehearsal.services import training_attempt, training_pools, training_record, training_run
+from launchers.rehearsal.services.training_record import JobRecord
+from launchers.sagemaker import fitting
+from launchers.sagemaker.job import TrainingJob
+from launchers.sagemaker.training import SageMakerLauncher
+from launchers.status import LaunchError
+from launchers.sweep.budget import Budget
+from launchers.sweep.trials import Trial
+from tests.support.plans import launched, planned
+
+SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ROUNDING = 1 + 1e-9  # of sums of fractions
+STEP_S = 5.0  # of the test's clock; a job is ended at most that late
+
+
+class Clock:
+    """Takes the place of the module `time`: sleeping takes no time, and passes it by STEP_S at least."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += max(seconds, STEP_S)
+
+
+@dataclass
+class Machine:
+    """Trains for a time, and takes another one to end when it is told to."""
+
+    clock: Clock
+    trains_s: float
+    ends_s: float
+    crashes: bool
+
+    def __post_init__(self) -> None:
+        self.began, self.told_at, self.killed = self.clock.now, float("inf"), False
+
+    @property
+    def running(self) -> bool:
+        over = min(self.began + self.trains_s, self.told_at + self.ends_s)
+        return not self.killed and self.clock.now < over
+
+    @property
+    def exit_code(self) -> int | None:
+        return None if self.running else int(self.crashes)
+
+    def signal(self, number: int) -> None:
+        self.told_at = min(self.told_at, self.clock.now)
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def start(self, *args: Any, **kwargs: Any) -> None: ...
+    def remove(self) -> None: ...
+
+    def path(self, name: str) -> Path:
+        return Path("/nowhere")
+
+
+class Rehearsed(training_run.JobRun):
+    """A job of the rehearsal cloud whose machines are the test's. draw: of what happens."""
+
+    def __init__(self, record: JobRecord, clock: Clock, draw: random.Random, faults: Faults) -> None:
+        nothing = SimpleNamespace(role=None)
+        super().__init__(record, nothing, Server("", ""), faults, no_capacity=False)  # type: ignore[arg-type]
+        self.clock, self.draw = clock, draw
+
+    def _furnish(self, attempt: int) -> str:
+        count = int(self.job.request["ResourceConfig"]["InstanceCount"])
+        trains_s, ends_s = self.draw.choice([30.0, 400.0, 3000.0, 1e9]), self.draw.choice([0.0, 30.0, 119.0, 1e9])
+        crashes = self.draw.random() < 0.1
+        machines = [Machine(self.clock, trains_s, ends_s, crashes) for _ in range(count)]
+        self._hosts = [SimpleNamespace(machine=machine, stream="") for machine in machines]  # type: ignore[misc]
+        return ""
+
+    def _pause(self, seconds: float) -> bool:
+        self.clock.now += self.draw.choice([1.0, 200.0])
+        return False
+
+
+class Pump:
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    def pump(self, *args: Any, **kwargs: Any) -> list[str]:
+        return []
+
+    def close(self) -> None: ...
+    def last_written(self, *args: Any) -> None: ...
+    def sync(self, *args: Any) -> None: ...
+
+
+@contextmanager
+def on_a_clock(clock: Clock, draw: random.Random) -> Iterator[None]:
+    """Run the rehearsal's code on the test's clock, with machines, logs and files that are not there."""
+
+    def uploads(*args: Any, **kwargs: Any) -> None:
+        clock.now += draw.choice([0.0, 20.0, fitting.UPLOADING_S - 2 * STEP_S])
+
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (training_attempt, training_run):
+            patched.setattr(module, "time", clock)
+        for place in (training_attempt, training_record, training_pools):
+            patched.setattr(place, "now", lambda: clock.now)
+        patched.setattr(JobRecord, "save", lambda self: None)
+        patched.setattr(training_run, "now", lambda: clock.now)
+        for name in ("LogPump", "Checkpoints"):
+            patched.setattr(training_run, name, Pump)
+        patched.setattr(training_run, "may_log", lambda *args: True)
+        patched.setattr(training_run, "upload", uploads)
+        patched.setattr(training_run, "remove_machines", lambda job: None)
+        patched.setattr(training_attempt, "command", lambda *args: ([], {}))
+        patched.setattr(training_attempt, "environment", lambda *args: {})
+        yield
+
+
+def bill_of(record: JobRecord, now: float) -> float:
+    """Return what a job has cost so far, as the launcher reads it from AWS's answer."""
+    answer = {**record.describe(), "WarmPoolStatus": training_pools.status(record) or {}}
+    for key in ("CreationTime", "LastModifiedTime", "TrainingStartTime", "TrainingEndTime"):
+        if key in answer:
+            answer[key] = datetime.fromtimestamp(answer[key], UTC)
+    usd = TrainingJob.of(answer).usd(now)
+    assert usd is not None
+    return usd
+
+
+@dataclass
+class Account:
+    """Runs the jobs of one run after the other, and knows what they have cost."""
+
+    clock: Clock
+    draw: random.Random
+    records: list[JobRecord]
+
+    def submit(self, create: Mapping[str, Any]) -> JobRecord:
+        record = JobRecord(Path("/nowhere"), dict(create), self.clock.now)
+        training_pools.reuse(record, self.records)
+        self.records.append(record)
+        faults = Faults(
+            reclaims=self.draw.randint(0, 4),
+            reclaim_at=[f"{self.draw.choice([1, 100, 700])}s"],
+            hard=self.draw.random() < 0.5,
+            crash_at=self.draw.choice([None, "50s"]),
+        )
+        Rehearsed(record, self.clock, self.draw, faults).run()
+        assert record.status in training_record.FINISHED
+        self.clock.now += self.draw.choice([0.0, 30.0, 5000.0])  # until the next
+        return record
+
+    @property
+    def usd(self) -> float:
+        return sum(bill_of(record, self.clock.now) for record in self.records)
+
+
+@lru_cache
+def base() -> tuple[SageMakerLauncher, Plan]:
+    return launched("spot"), planned("spot")
+
+
+def launcher_of(draw: random.Random) -> SageMakerLauncher:
+    spot = draw.random() < 0.5
+    max_run_s = draw.choice([600, 3600])
+    return replace(
+        base()[0],
+        spot=spot,
+        instance_type=draw.choice(["ml.m5.large", "ml.g4dn.xlarge", "ml.g5.48xlarge", "auto"]),
+        instances=draw.choice([1, 1, 5]),
+        max_run_s=max_run_s,
+        max_wait_s=max_run_s * 2 if spot else None,
+        keep_alive_s=None if spot else draw.choice([None, 600]),
+    )
+
+
+def plan_with(launcher: SageMakerLauncher, limits: Mapping[str, Any]) -> Plan:
+    spec = base()[1].spec
+    return launcher.plan(replace(spec, config={**spec.config, "limits": dict(limits)}))
+
+
+@SETTINGS
+@given(
+    seed=st.integers(0, 2**32),
+    factor=st.floats(0.5, 0.99) | st.floats(1.01, 30),
+    hours=st.sampled_from([None, 0.2, 5.0]),
+)
+def test_a_run_stays_below_its_worst_case_and_with_its_further_jobs_within_the_limit(
+    seed: int, factor: float, hours: float | None
+) -> None:
+    draw, clock = random.Random(seed), Clock()
+    launcher = launcher_of(draw)
+    unlimited = plan_with(launcher, {})
+    assert unlimited.costs is not None
+    max_usd = unlimited.costs.least_usd * factor
+    if factor < 1:
+        with pytest.raises(ConfigError, match=r"limits\.max_usd"):
+            plan_with(launcher, {"max_usd": max_usd, "max_hours": hours})
+        return
+    plan = plan_with(launcher, {"max_usd": max_usd, "max_hours": hours})
+    assert plan.costs is not None
+    assert plan.costs.worst_usd <= max_usd * ROUNDING
+    account = Account(clock, draw, [])
+    with on_a_clock(clock, draw):
+        for _ in range(4):  # submitted again, or resumed
+            create = plan.requests[-1].parameters
+            if account.usd:
+                try:
+                    create = fitting.less_spent(create, Limits(max_usd=max_usd), account.usd)
+                except LaunchError:
+                    break  # too little is left
+            before = account.usd
+            record = account.submit(create)
+            assert account.usd - before <= plan.costs.worst_usd * ROUNDING
+            if record.status == "Completed":
+                break
+        clock.now += 10_000
+        assert account.usd <= max_usd * ROUNDING
+
+
+@SETTINGS
+@given(seed=st.integers(0, 2**32))
+def test_without_limits_the_worst_case_holds_too(seed: int) -> None:
+    draw, clock = random.Random(seed), Clock()
+    plan, account = plan_with(launcher_of(draw), {}), Account(clock, draw, [])
+    assert plan.costs is not None
+    with on_a_clock(clock, draw):
+        account.submit(plan.requests[-1].parameters)
+        clock.now += 10_000
+        assert 0 < account.usd <= plan.costs.worst_usd * ROUNDING
+
+
+def trial(number: int, **about: Any) -> Trial:
+    return Trial(number, "running", {}, None, "", 0.0, 0, "", **about)
+
+
+@SETTINGS
+@given(seed=st.integers(0, 2**32), factor=st.floats(1.0, 60), n_trials=st.integers(1, 12))
+def test_a_search_of_many_jobs_stays_within_its_limit(seed: int, factor: float, n_trials: int) -> None:
+    draw, clock = random.Random(seed), Clock()
+    launcher = replace(launcher_of(draw), keep_alive_s=None)
+    costs = plan_with(launcher, {}).costs
+    assert costs is not None
+    max_usd = 2 * costs.least_usd * factor
+    budget = Budget(Limits(max_usd=max_usd), costs, n_trials, clock=clock.monotonic)
+    if max_usd < 2 * budget.need_usd:
+        with pytest.raises(ConfigError, match="is not enough for a search"):
+            budget.check()
+        return
+    budget.check()
+    trials: dict[int, Trial] = {}
+    accounts: dict[int, Account] = {}
+
+    def runs(number: int, given_usd: float) -> None:
+        plan = plan_with(launcher, {"max_usd": given_usd})
+        account = accounts.setdefault(number, Account(clock, draw, []))
+        create = plan.requests[-1].parameters
+        if account.records:
+            create = fitting.less_spent(create, Limits(max_usd=given_usd), account.usd)
+        account.submit(create)
+
+    with on_a_clock(clock, draw):
+        for number in range(n_trials):
+            given_usd = budget.share(list(trials.values()), number)
+            if given_usd is None:
+                break
+            trials[number] = trial(number, given_usd=given_usd)
+            assert budget.share(list(trials.values()), number) == given_usd  # when it is claimed again
+            runs(number, given_usd)
+            if draw.random() < 0.3:  # it was interrupted, and the next command resumes it
+                with suppress(LaunchError):  # if too little is left
+                    runs(number, given_usd)
+            known = draw.random() < 0.8  # what it has cost; otherwise all that it was given counts
+            usd = accounts[number].usd if known else None
+            state = draw.choice(["complete", "pruned", "failed"])
+            trials[number] = replace(trials[number], state=state, usd=usd)
+        assert len(trials) >= min(n_trials, budget.fitting) >= 1
+        best = draw.choice(list(trials.values()))
+        (word,) = budget.for_the_test(list(trials.values()), best)
+        runs(best.number, float(word.partition("=")[2]))
+        assert sum(account.usd for account in accounts.values()) <= max_usd * ROUNDING
