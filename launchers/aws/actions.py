@@ -372,8 +372,7 @@ def _in_ec2(action: str, kind: str, parameter: str = "") -> _Exception:
 
 
 def _get_instance_profile(parameters: Parameters, where: Where) -> Iterator[Need]:
-    name = parameters["InstanceProfileName"]
-    yield Need("iam:GetInstanceProfile", where.profile(f"*{name}"))
+    yield Need("iam:GetInstanceProfile", where.profile(str(parameters["InstanceProfileName"])))
 
 
 def _get_parameter(parameters: Parameters, where: Where) -> Iterator[Need]:

@@ -40,7 +40,7 @@ def look_up(settings: Ec2Settings, spec: RunSpec, caller: Caller) -> Found:
     image = _image(settings, spec, findings)
     types = _types(settings, image, findings)
     subnets = _subnets(settings, findings)
-    if subnets:
+    if subnets and types:
         subnets = _with_types(settings, subnets, findings)
     groups = _security_groups(settings, subnets, findings)
     findings += _profile_findings(settings)

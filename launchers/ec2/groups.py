@@ -24,7 +24,6 @@ _CALLS = {
     "PutScheduledUpdateGroupAction": "put_scheduled_update_group_action",
     "SetDesiredCapacity": "set_desired_capacity",
 }
-_NO_TEMPLATE = ("InvalidLaunchTemplateName.NotFoundException", "InvalidLaunchTemplateId.NotFound")
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,11 @@ def end(cloud: Cloud, name: str) -> None:
     with errors(f"ending the machine of the group {name}"):
         try:
             cloud.client("autoscaling").update_auto_scaling_group(AutoScalingGroupName=name, **none)
-        except ClientError as error:
-            if code_of(error) not in ("ValidationError", "ScalingActivityInProgress"):
-                raise  # otherwise it has gone, or is about to
+        except ClientError as error:  # of a group that has gone, AWS may also say "not permitted"
+            found = describe(cloud, name)
+            there = found is not None and not found.deleting
+            if there and code_of(error) not in ("ValidationError", "ScalingActivityInProgress"):
+                raise
 
 
 def remove(cloud: Cloud, name: str) -> None:
@@ -147,17 +148,25 @@ def remove(cloud: Cloud, name: str) -> None:
                 try:
                     client.delete_auto_scaling_group(AutoScalingGroupName=name, ForceDelete=True)
                 except ClientError as error:
-                    if code_of(error) not in ("ValidationError", "ScalingActivityInProgress", "ResourceInUse"):
+                    passing = ("ValidationError", "ScalingActivityInProgress", "ResourceInUse")
+                    if code_of(error) not in passing and describe(cloud, name) is not None:
                         raise
         if time.monotonic() > until:
             raise LaunchError(f"The group {name} has not gone after {_GONE_S / 60:.0f} min.\nTry: the same again later")
         time.sleep(cloud.poll_s)
-    with errors(f"removing the launch template {name}"):
-        try:
-            cloud.client("ec2").delete_launch_template(LaunchTemplateName=name)
-        except ClientError as error:
-            if code_of(error) not in _NO_TEMPLATE:
-                raise
+    if _has_template(cloud, name):
+        with errors(f"removing the launch template {name}"):
+            try:
+                cloud.client("ec2").delete_launch_template(LaunchTemplateName=name)
+            except ClientError:  # another process may have removed it, which AWS may also call "not permitted"
+                if _has_template(cloud, name):
+                    raise
+
+
+def _has_template(cloud: Cloud, name: str) -> bool:
+    with errors(f"looking up the launch template {name}"):
+        chosen = [{"Name": "launch-template-name", "Values": [name]}]
+        return bool(cloud.client("ec2").describe_launch_templates(Filters=chosen)["LaunchTemplates"])
 
 
 def templates(cloud: Cloud) -> Iterator[tuple[str, datetime]]:

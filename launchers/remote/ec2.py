@@ -106,6 +106,7 @@ class _Attempt:
         self._sync = sync.Sync(self._aws.s3, self._aws.bucket, self._run, folder, self._number, self._encryption)
         try:
             self._sync.take_over()
+            self._sync.save_log(self._log)  # what was tried is known, whatever comes
             self._fetch()
             return self._train()
         except sync.Superseded as error:

@@ -75,6 +75,7 @@ def test_a_run_whose_command_is_killed_ends_by_itself_comes_home_and_is_deployed
         said += line
     os.killpg(submitting.pid, signal.SIGKILL)
     submitting.wait()
+    submitting.stdout.close()
     run_id = re.findall(r"\d{8}-\d{6}-\w{4}", said)[0]
     handle = f"ec2://rehearsal/{run_id}"
     until = time.monotonic() + 600
