@@ -69,8 +69,8 @@ class Faults:
 
     Of EC2: `reclaims`, `crashes` and `boot_failures` are of each group of machines, whose faults are those of the
     client that makes it. boot_failures: how many of its machines do not boot. no_capacity_in: zones in which no machine
-    is found. rebalance_at: when a machine gets a rebalance recommendation that no interruption follows. clock_skew_s:
-    how far machines' clocks are ahead; AWS takes no signature that is more than 15 minutes off. quotas has EC2's own by
+    is found. rebalance_at: when its first machine gets a rebalance recommendation. clock_skew_s: how far machines'
+    clocks are ahead; AWS takes no signature that is more than 15 minutes off. quotas has EC2's own by
     their codes as well, in vCPUs: {L-34B43A08: 0} of standard spot instances.
     """
 

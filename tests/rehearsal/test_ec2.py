@@ -1,14 +1,17 @@
 """EC2 in the rehearsal cloud: groups keep one machine, which really runs its user data, until it ends them."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
+from launchers.rehearsal.services.ec2_instance import Instance
 from launchers.rehearsal.services.ec2_processes import MACHINE, marked
 from tests.support.fleet import PLAIN, PROFILE, Fleet, python
 from tests.support.launcher_contract import until
@@ -45,19 +48,33 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         process.stop(place)
 
 
+def _place(fleet: Fleet) -> Path:
+    return Path(fleet.cloud.state_dir) / "ec2" / "instances"
+
+
+def bills(fleet: Fleet) -> dict[str, dict[str, Any]]:
+    """Return what each machine that there ever was has cost."""
+    found = Instance.load_all(_place(fleet))
+    return {each.id: each.bill(time.time()) for each in found}
+
+
 def test_a_machine_that_ends_itself_in_its_group_is_not_replaced(fleet: Fleet) -> None:
     name = fleet.group("ends-itself", DONE)
     (machine,) = fleet.wait(name, "terminated")
     assert fleet.stored(f"done/{machine['InstanceId']}") == "spot"
     assert fleet.described(name)["DesiredCapacity"] == 0
     until(lambda: not fleet.described(name)["Instances"])
+    bill = bills(fleet)[machine["InstanceId"]]
+    assert (bill["type"], bill["lifecycle"], bill["group"], bill["billed"]) == ("m5.large", "spot", name, False)
+    assert bill["usd"] == pytest.approx(bill["usd_per_hour"] * bill["seconds"] / 3600, abs=1e-5)
+    assert 0 < bill["usd_per_hour"] < 0.096
     causes = [each["Cause"] for each in fleet.activities(name)]
     assert len(causes) == 2
     assert causes[0].endswith("in response to a user request, shrinking the capacity from 1 to 0.")
 
 
 def test_shutdown_in_a_machine_ends_it_and_the_group_starts_another(fleet: Fleet) -> None:
-    name = fleet.group("respawns", "#!/bin/bash\necho once\nshutdown -h now\nsleep 600\n")
+    name = fleet.group("respawns", "#!/bin/bash\necho once\nsleep 1\nshutdown -h now\nsleep 600\n")
     until(lambda: len(fleet.machines(name)) >= 3, timeout_s=60)
     first = fleet.machines(name)[0]
     assert first["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
@@ -131,12 +148,11 @@ def test_nothing_of_a_machine_is_left_after_it(fleet: Fleet) -> None:
     assert _sleeping(fleet) == []
     assert fleet.groups.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"] == []
     (machine,) = fleet.machines(name)
-    place = Path(fleet.cloud.state_dir) / "ec2" / "instances" / machine["InstanceId"]
-    assert not (place / "disk").exists()
+    assert not (_place(fleet) / machine["InstanceId"] / "disk").exists()
 
 
 def _sleeping(fleet: Fleet) -> list[psutil.Process]:
-    machines = (Path(fleet.cloud.state_dir) / "ec2" / "instances").glob("*/disk")
+    machines = _place(fleet).glob("*/disk")
     found = [process for place in machines for process in marked(MACHINE, str(place))]
     return [each for each in found if each.cmdline()[:1] == ["sleep"] and each.cmdline()[1] in ("601", "602")]
 
@@ -210,3 +226,26 @@ def test_what_the_role_may_not_do_is_refused_to_the_machine(fleet: Fleet) -> Non
     (machine,) = denied.wait(name, "running")
     until(lambda: "AccessDenied" in denied.console(machine))
     denied.end(name)
+
+
+@pytest.mark.parametrize("rebalances", [False, True])
+def test_a_recommendation_starts_a_second_machine_only_where_the_group_rebalances(
+    fleet: Fleet, rebalances: bool
+) -> None:
+    advised = fleet.with_faults(rebalance_at="0.1s")
+    code = "import time\nwhile True:\n  try: put('advised/' + me, meta('events/recommendations/rebalance')); break\n"
+    code += "  except OSError: time.sleep(0.1)\ntime.sleep(600)"
+    name = advised.group(f"advised-{rebalances}", python(code), CapacityRebalance=rebalances)
+    until(lambda: bool(advised.machines(name)))
+    first = advised.machines(name)[0]["InstanceId"]
+    until(lambda: advised.stored(f"advised/{first}") is not None)
+    if rebalances:
+        advised.wait(name, "terminated", "running")
+    else:
+        assert advised.states(name) == ["running"]
+    advised.end(name)
+    until(lambda: set(advised.states(name)) == {"terminated"})
+    records = [each for each in Instance.load_all(_place(fleet)) if each.group == name]
+    assert [each.id for each in records][:1] == [first]
+    together = [each.began for each in records[1:] if each.began and each.began < (records[0].left or 0)]
+    assert bool(together) is rebalances  # two machines of one group were up

@@ -125,14 +125,14 @@ class Keeper(threading.Thread):
         """Launch or terminate, until there are as many instances as desired."""
         staying = [member for member in group.members if not member.state.startswith("Terminating")]
         wanted = 0 if group.deleting else group.desired
-        leaving = [member for member in staying if self._rebalanced(group, member)]
+        leaving = [member for member in staying if wanted and self._rebalanced(group, member)]
         if len(staying) > wanted + len(leaving) and not group.is_suspended("Terminate"):
             for member in (leaving + staying)[: len(staying) - wanted]:
                 self.take_out(group, member, self._shrinking(group, len(staying), wanted))
         elif len(leaving) and len(staying) > wanted and all(each.state == "InService" for each in staying):
             for member in leaving:  # those in their place are in service
                 self.take_out(group, member, _REBALANCE)
-        elif len(staying) < wanted + len(leaving) * bool(wanted) and self._may_launch(group):
+        elif len(staying) < wanted + len(leaving) and self._may_launch(group):
             self._launch(group, len(staying), wanted)
 
     def _may_launch(self, group: Group) -> bool:

@@ -27,7 +27,8 @@ class Instance:
 
     data: of the launch template or request, with the instance type. number: among its group's instances, from 1.
     faults: those of the client that launched it or made its group. began, ended: on the cloud's clock, the time that is
-    billed. launched: real seconds since 1970. kms_refused: whether its volume's key cannot be used.
+    billed; left: when its system began to shut down. launched: real seconds since 1970. kms_refused: whether its
+    volume's key cannot be used.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Instance:
     impaired: bool = False
     began: float | None = None
     ended: float | None = None
+    left: float | None = None
 
     # --- what it is ---
 

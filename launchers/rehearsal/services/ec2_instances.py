@@ -153,11 +153,6 @@ class Instances:
     def tags_of(self, identity: str) -> dict[str, str] | None:
         return self._instances[identity].tags if identity in self._instances else None
 
-    def bill(self) -> list[dict[str, Any]]:
-        """Return what each instance that there ever was has cost, in the order of their launch."""
-        with self._lock:
-            return [instance.bill(self.clock.now()) for instance in self._instances.values()]
-
     # --- operations ---
 
     def run(self, call: Call) -> Answer:

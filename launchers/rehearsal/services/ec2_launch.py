@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from moto.kms.models import kms_backends
-
 from launchers.aws.access import Decision, decide
 from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.names import ACCOUNT, REGION
@@ -89,6 +87,8 @@ def key_refused(data: Mapping[str, Any], by: str) -> bool:
 def _may_use(name: str, by: str) -> bool:
     if name.endswith("alias/aws/ebs"):
         return True
+    from moto.kms.models import kms_backends  # here, since it loads much that nothing else needs
+
     backend = kms_backends[ACCOUNT][REGION]
     identity = backend.any_id_to_key_id(name)
     key = backend.keys.get(identity)

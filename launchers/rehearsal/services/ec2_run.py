@@ -103,7 +103,15 @@ class InstanceRun(threading.Thread):
             "DOGBREED_POLL_S": str(5.0 / max(self.clock.rate, 10.0)),  # seconds there are tenths here
         }
         torch = IMAGE_OF[instance.image].torch
-        self._system = System(instance.folder / "disk", environment, self.clock.now, torch=torch, skew_s=skew_s)
+        packages = instance.folder.parents[1] / "packages"
+        self._system = System(
+            instance.folder / "disk",
+            environment,
+            self.clock.now,
+            torch=torch,
+            packages=packages if packages.is_dir() else None,
+            skew_s=skew_s,
+        )
         if instance.user_data:
             self._system.boot(instance.script)
         return self._watch(self._system, self._metadata)
@@ -121,7 +129,8 @@ class InstanceRun(threading.Thread):
             if self._progress.reached(faults.crash_moment(instance.number)):
                 return self._crashed(system)
             if instance.spot and interrupted_at is None:
-                if self._progress.reached(faults.rebalance_at) and metadata.recommended_at is None:
+                advised = instance.number == 1 and self._progress.reached(faults.rebalance_at)
+                if advised and metadata.recommended_at is None:
                     metadata.recommended_at = time.time()
                     self.recommended.set()
                 if self._progress.reached(faults.reclaim_moment(instance.number)):
@@ -164,6 +173,7 @@ class InstanceRun(threading.Thread):
 
     def _shut_down(self, system: System, code: str) -> str:
         """Shut the operating system down: what runs gets SIGTERM, and some time."""
+        self.instance.left = self.clock.now()
         if self.instance.state == "running":
             stops = code == "Client.InstanceInitiatedShutdown" and self.instance.shutdown_behaviour == "stop"
             state = "stopping" if stops else "shutting-down"

@@ -21,9 +21,11 @@ from launchers.rehearsal.services.ec2_processes import MACHINE, kill_marked
 from launchers.rehearsal.services.ec2_unit import Unit, UnitError
 
 _ROOTS = ("opt", "etc/systemd/system", "var", "run", "root", "srv", "home", "mnt", "tmp")
-_PATH = re.compile(rf"(?<![\w./$}}~-])/({'|'.join(_ROOTS)})(?![\w.-])")
-_COMMAND = re.compile(r"(?<![\w./$}~-])/(?:usr/)?s?bin/(systemctl|shutdown|poweroff|halt|reboot)(?![\w.-])")
 _CALLS = ("systemctl", "shutdown", "poweroff", "halt", "reboot")
+_REPLACED = re.compile(
+    r"(?<![\w./$}~-])"
+    rf"(?:/(?:usr/)?s?bin/(?P<call>{'|'.join(_CALLS)})|/(?P<root>{'|'.join(_ROOTS)}))(?![\w.-])"
+)
 _QUIET = ("dnf", "yum", "apt-get", "mount", "umount", "swapon", "mkfs.ext4", "mkfs.xfs", "chown", "useradd", "sync")
 _LOGS = "opt/*/log.txt"  # where a program below /opt writes its log, apart from the console
 _STEP_S = 0.05
@@ -34,9 +36,10 @@ while [ ! -e "$call/status" ]; do [ -d {requests} ] || exit 1; sleep {step}; don
 cat "$call/output"; read -r status < "$call/status"; rm -rf "$call"; exit "$status"
 """
 # PyTorch is installed in this project's own environment
-_PYTHON = (
-    '#!/bin/sh\nif [ "$1 $2" = "-m pip" ]; then echo "Requirement already satisfied"; exit 0; fi\nexec {python} "$@"\n'
-)
+_PYTHON = """#!/bin/sh
+if [ "$1 $2" = "-m pip" ]; then echo "Requirement already satisfied"; exit 0; fi
+{packages}exec {python} "$@"
+"""
 _BARE = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then
   for last; do :; done
@@ -51,6 +54,7 @@ exec {python} -I -S "$@"
 class System:
     """One machine's. folder: private. environment: of all its processes. torch: whether the image has PyTorch.
 
+    packages: a folder of Python packages that come before those of this project's own environment.
     now: the cloud's clock, for `shutdown +5`.
     """
 
@@ -61,6 +65,7 @@ class System:
         now: Callable[[], float],
         *,
         torch: bool,
+        packages: Path | None = None,
         skew_s: float = 0.0,
     ) -> None:
         self.folder, self._now = folder, now
@@ -79,7 +84,7 @@ class System:
         self._requests = self._link / "calls"
         self._requests.mkdir()
         self.root = self._link / "m"
-        self._furnish(torch=torch, skew_s=skew_s)
+        self._furnish(torch=torch, packages=packages, skew_s=skew_s)
         self.environment = {
             "PATH": f"{self._link / 'b'}:{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
             "HOME": str(self.root / "root"),
@@ -102,8 +107,11 @@ class System:
 
     def local(self, text: str) -> str:
         """Replace absolute paths by where they are here."""
-        text = _COMMAND.sub(lambda found: f"{self._link}/b/{found[1]}", text)
-        return _PATH.sub(lambda found: f"{self.root}/{found[1]}", text)
+
+        def here(found: re.Match[str]) -> str:
+            return f"{self._link}/b/{found['call']}" if found["call"] else f"{self.root}/{found['root']}"
+
+        return _REPLACED.sub(here, text)
 
     def spawn(self, argv: Sequence[str], place: Path, more: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start a process. more: further variables."""
@@ -270,7 +278,7 @@ class System:
             self._units[name] = Unit(name, file, self.spawn, self.say, self._now)
         return self._units[name]
 
-    def _furnish(self, *, torch: bool, skew_s: float) -> None:
+    def _furnish(self, *, torch: bool, packages: Path | None, skew_s: float) -> None:
         root, bin_folder = self.folder / "root", self.folder / "bin"
         for name in _ROOTS:
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -284,10 +292,12 @@ class System:
         if skew_s:
             _program(bin_folder / "date", f'#!/bin/sh\nexec /bin/date -d "now + {skew_s:.0f} seconds" "$@"\n')
         python = shlex.quote(sys.executable)
+        first = "" if packages is None else f"export PYTHONPATH={shlex.quote(str(packages))}\n"
+        whole_python = _PYTHON.format(python=python, packages=first)
         if torch:
             (root / "opt/pytorch/bin").mkdir(parents=True, exist_ok=True)
-            _program(root / "opt/pytorch/bin/python", _PYTHON.format(python=python))
-        whole = _program(self.folder / "python-of-a-venv", _PYTHON.format(python=python))
+            _program(root / "opt/pytorch/bin/python", whole_python)
+        whole = _program(self.folder / "python-of-a-venv", whole_python)
         bare = _BARE.format(python=python, whole=shlex.quote(str(whole)))
         for name in ("python3", "python3.12", "python3.13"):  # the system's own, which has no packages
             _program(bin_folder / name, bare)
