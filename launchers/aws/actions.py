@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from launchers.aws.machine_actions import CALLS as MACHINE_CALLS
+from launchers.aws.machine_actions import MachineCall
 from launchers.aws.policy import partition_of
 
 Parameters = Mapping[str, Any]
@@ -330,69 +332,10 @@ def _nothing(parameters: Parameters, where: Where) -> Iterator[Need]:
     return iter(())
 
 
-def _on_group(action: str) -> _Exception:
-    """An action on an Auto Scaling group, whose ARN has an id that only AWS knows."""
+def _needed(found: MachineCall) -> _Exception:
+    """An exception of machine_actions.py."""
+    return lambda parameters, where: (Need(*each) for each in found(parameters, where))
 
-    def found(parameters: Parameters, where: Where) -> Iterator[Need]:
-        name = parameters.get("AutoScalingGroupName") or "*"
-        group = where.arn("autoscaling", f"autoScalingGroup:*:autoScalingGroupName/{name}")
-        tags = _tags(parameters)
-        yield Need(f"autoscaling:{action}", group, tags)
-        if action == "CreateAutoScalingGroup" and (tags or isinstance(parameters, _Anything)):
-            yield Need("autoscaling:CreateOrUpdateTags", group, tags)
-
-    return found
-
-
-def _create_launch_template(parameters: Parameters, where: Where) -> Iterator[Need]:
-    """CreateLaunchTemplate, whose own tags need a permission of their own."""
-    template, tags = where.arn("ec2", "launch-template/*"), dict[str, list[str]]()
-    for specification in parameters.get("TagSpecifications") or ():
-        tags = _tags(specification)
-    yield Need("ec2:CreateLaunchTemplate", template, tags)
-    if tags or isinstance(parameters, _Anything):
-        yield Need("ec2:CreateTags", template, {**tags, "ec2:CreateAction": ["CreateLaunchTemplate"]})
-
-
-def _create_security_group(parameters: Parameters, where: Where) -> Iterator[Need]:
-    group = where.arn("ec2", "security-group/*")
-    yield Need("ec2:CreateSecurityGroup", group)
-    yield Need("ec2:CreateSecurityGroup", where.arn("ec2", "vpc/*"))
-    yield Need("ec2:CreateTags", group, {"ec2:CreateAction": ["CreateSecurityGroup"]})
-
-
-def _in_ec2(action: str, kind: str, parameter: str = "") -> _Exception:
-    """An action of EC2 on a resource, which a parameter names; without one on any of that kind."""
-
-    def found(parameters: Parameters, where: Where) -> Iterator[Need]:
-        name = parameters[parameter] if parameter else "*"
-        yield Need(f"ec2:{action}", where.arn("ec2", f"{kind}/{name}"))
-
-    return found
-
-
-def _get_instance_profile(parameters: Parameters, where: Where) -> Iterator[Need]:
-    yield Need("iam:GetInstanceProfile", where.profile(str(parameters["InstanceProfileName"])))
-
-
-def _get_parameter(parameters: Parameters, where: Where) -> Iterator[Need]:
-    """GetParameter; AWS's own public parameters belong to no account."""
-    name = str(parameters["Name"])
-    arn = name if name.startswith("arn:") else where.arn("ssm", f"parameter/{name.lstrip('/')}")
-    if name.startswith("/aws/service/"):
-        arn = f"arn:{where.partition}:ssm:{where.region}::parameter{name}"
-    yield Need("ssm:GetParameter", arn)
-
-
-def _get_quota(parameters: Parameters, where: Where) -> Iterator[Need]:
-    quota = f"{parameters['ServiceCode']}/{parameters['QuotaCode']}"
-    yield Need("servicequotas:GetServiceQuota", where.arn("servicequotas", quota))
-
-
-_GROUP_ACTIONS = (
-    "CreateAutoScalingGroup", "UpdateAutoScalingGroup", "DeleteAutoScalingGroup", "PutScheduledUpdateGroupAction",
-    "SetDesiredCapacity", "SuspendProcesses", "TerminateInstanceInAutoScalingGroup",
-)  # fmt: skip
 
 EC2 = "ec2.amazonaws.com"
 SAGEMAKER, SCHEDULER = "sagemaker.amazonaws.com", "scheduler.amazonaws.com"
@@ -431,15 +374,7 @@ _EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
         ("scheduler", f"{verb}Schedule"): _schedule(f"{verb}Schedule") for verb in ("Create", "Get", "Update", "Delete")
     },
     **{("codebuild", action): _on_project(action) for action in _PROJECT_ACTIONS},
-    **{("autoscaling", action): _on_group(action) for action in _GROUP_ACTIONS},
-    ("ec2", "CreateLaunchTemplate"): _create_launch_template,
-    ("ec2", "DeleteLaunchTemplate"): _in_ec2("DeleteLaunchTemplate", "launch-template"),
-    ("ec2", "GetConsoleOutput"): _in_ec2("GetConsoleOutput", "instance", "InstanceId"),
-    ("ec2", "CreateSecurityGroup"): _create_security_group,
-    ("ec2", "DeleteSecurityGroup"): _in_ec2("DeleteSecurityGroup", "security-group"),
-    ("iam", "GetInstanceProfile"): _get_instance_profile,
-    ("ssm", "GetParameter"): _get_parameter,
-    ("servicequotas", "GetServiceQuota"): _get_quota,
+    **{call: _needed(found) for call, found in MACHINE_CALLS.items()},
     # a list of groups is on none of them, as AWS's own error messages show it
     ("logs", "DescribeLogGroups"): lambda parameters, where: iter(
         (Need("logs:DescribeLogGroups", where.arn("logs", "log-group::log-stream:")),)
