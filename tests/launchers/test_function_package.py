@@ -4,7 +4,10 @@ import functools
 import hashlib
 import http.server
 import io
+import json
 import re
+import subprocess
+import sys
 import threading
 import tomllib
 import zipfile
@@ -16,11 +19,13 @@ import pytest
 from packaging.requirements import Requirement
 
 from dogbreed.errors import ArtifactError
-from launchers.deploy.on_lambda import package, wheels
-from launchers.deploy.on_lambda.target import Target
+from dogbreed.inference import Predictor
+from launchers.deploy.on_lambda import package, target, wheels
+from launchers.deploy.on_lambda.target import ARCHITECTURES, Target
 from launchers.payload.package import MODEL, PACKAGES, contents
 from launchers.project import PROJECT
 from launchers.status import LaunchError
+from tests.support.odd_pictures import saved, upright
 from tests.support.serving import tiny_model
 
 SERVER_PINS = PROJECT / "launchers" / "deploy" / "image" / "serve-constraints.txt"
@@ -214,3 +219,40 @@ def test_all_that_is_installed_here_is_found() -> None:
 def test_the_list_of_packages_is_in_the_project() -> None:
     assert (PROJECT / PACKAGES).is_file()
     assert next(contents(PROJECT))[0] == "lambda_function.py"
+
+
+ASKS = """\
+import base64, json, sys
+from types import SimpleNamespace
+
+import lambda_function
+
+photo = base64.b64encode(open(sys.argv[1], "rb").read()).decode()
+answer = lambda_function.handler({"image": photo}, SimpleNamespace(aws_request_id="1"))
+print(answer["body"])
+"""
+
+
+@pytest.mark.slow  # installs packages from the index, half a minute or so
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_package_of_the_indexs_wheels_is_within_the_limits_and_runs(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOGBREED_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", "")  # pip may reach its index
+    model, here = tiny_model(tmp_path / "model.tar.gz"), target.here()
+    for python in {target.PYTHON, here.python}:
+        found = package.ensure(python, Target(python, architecture), model=model, installed=False)
+        print(f"Python {python} on {architecture}: {found.zipped / 1e6:.1f} MB, {found.unpacked / 1e6:.1f} MB unpacked")
+        assert found.unpacked < package.PACKAGES_BYTES
+    if architecture != here.architecture:
+        return
+    with zipfile.ZipFile(tmp_path / "cache" / "functions" / f"{here.python}.zip") as packed:
+        packed.extractall(tmp_path / "task")
+    (tmp_path / "photo.png").write_bytes(saved(upright(), "PNG"))
+    command = [sys.executable, "-S", "-P", "-c", ASKS, str(tmp_path / "photo.png")]  # nothing else that is installed
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "task")}, capture_output=True, text=True, check=True
+    )
+    expected = Predictor.from_artifact(model).probabilities([tmp_path / "photo.png"])[0]
+    assert json.loads(done.stdout)["probabilities"] == pytest.approx(list(expected), abs=1e-4)
