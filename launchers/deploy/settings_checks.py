@@ -1,7 +1,12 @@
 """Check the settings of a deployment, as far as that is possible without a network."""
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Any, get_args, get_type_hints
 
 from launchers.aws import common_checks, iam
 from launchers.cost import prices
@@ -31,6 +36,37 @@ def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
     yield from _time_findings(settings)
     yield from common_checks.waiting_findings(settings.wait_for_capacity_h)
     yield from _alarm_findings(settings)
+
+
+_KINDS: Mapping[Any, tuple[tuple[type, ...], str]] = {  # annotation -> what a value may be, and how people call it
+    str: ((str,), "text"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "true or false"),
+    Sequence[str]: ((list, tuple), "a list"),
+    NoneType: ((NoneType,), "null"),
+}
+
+
+def type_findings(settings: DeploySettings) -> Iterator[str]:
+    """Yield the settings whose values are of another type than their annotations say, which other checks rely on."""
+    hints = get_type_hints(DeploySettings)
+    for field in fields(DeploySettings):
+        value, hint = getattr(settings, field.name), hints[field.name]
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        if field.name == "cloud" or any(_is_of(value, kind) for kind in kinds):
+            continue
+        shown = field.default if isinstance(field.default, str) else json.dumps(field.default)
+        yield (
+            f"launcher.{field.name} must be {' or '.join(_KINDS[kind][1] for kind in kinds)}, got {value!r}.\n"
+            f"Try: launcher.{field.name}={shown}"
+        )
+
+
+def _is_of(value: object, kind: Any) -> bool:
+    if isinstance(value, bool) and kind is not bool:
+        return False
+    return isinstance(value, _KINDS[kind][0]) and not (isinstance(value, float) and not isfinite(value))
 
 
 def name_findings(spec: RunSpec) -> Iterator[str]:

@@ -275,6 +275,29 @@ def test_a_setting_that_cannot_work_is_found_in_the_plan_with_what_to_try(words:
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"memory_mb": "abc"}, "launcher.memory_mb must be a whole number or null, got 'abc'"),
+        ({"memory_mb": 1769.5}, "launcher.memory_mb must be a whole number or null, got 1769.5"),
+        ({"reserved": True}, "launcher.reserved must be a whole number or null, got True"),
+        ({"canary": "maybe"}, "launcher.canary must be true or false, got 'maybe'.\nTry: launcher.canary=false"),
+        ({"rps": float("nan")}, "launcher.rps must be a number, got nan.\nTry: launcher.rps=0.1"),
+        ({"ttl_hours": "8h"}, "launcher.ttl_hours must be a number or null, got '8h'"),
+        ({"architecture": None}, "launcher.architecture must be text, got None.\nTry: launcher.architecture=x86_64"),
+        ({"variant": "realtime", "instances": "two"}, "launcher.instances must be a whole number, got 'two'"),
+        (
+            {"variant": "realtime", "subnets": "subnet-1"},
+            "launcher.subnets must be a list, got 'subnet-1'.\nTry: launcher.subnets=[]",
+        ),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_what_it_must_be(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        launcher(**{"variant": "lambda", **settings}).plan(spec())
+    assert words in str(caught.value)
+
+
 def test_a_region_without_function_urls_is_refused() -> None:
     made = launcher(variant="lambda")
     elsewhere = replace(made, cloud=replace(made.cloud, region="eu-south-2"))  # type: ignore[type-var]
