@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 LOSS = "val/loss"
+MONITORS = ("val/acc", "val/top5", "val/f1", LOSS, "val/ece")  # what can be monitored, recorded after each epoch
 
 
 def merit(value: float, *, loss: float, epoch: float, mode: str) -> tuple[float, float, float]:

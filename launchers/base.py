@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from launchers.plan import Plan
 from launchers.spec import Deployed, RunSpec
@@ -209,6 +209,15 @@ class Launcher(Protocol):
         folder: the run's folder on this machine; None if it has none yet. Raises LaunchError for an unknown run and,
         with `checkpoints`, for one that has not ended.
         """
+        ...
+
+
+@runtime_checkable
+class Tunes(Protocol):
+    """A launcher of searches whose trials the cloud chooses. `launchers.sweep.tuner` imports them into a study."""
+
+    def look(self, handle: Handle) -> tuple[Status, Sequence[Any]]:
+        """Return the status of a search, and its trials."""
         ...
 
 

@@ -72,4 +72,6 @@ class Plan:
 
     @property
     def _kind(self) -> str:
+        if self.spec.tuning is not None:
+            return "search"
         return "run" if self.spec.deployment is None else "deployment"

@@ -18,6 +18,7 @@ from launchers.status import Handle, LaunchError
 LAUNCHERS: dict[str, str] = {  # scheme of its handles -> its class, which is imported when it is needed
     LOCAL: "launchers.local.LocalLauncher",
     "sagemaker": "launchers.sagemaker.training.SageMakerLauncher",
+    "tuner": "launchers.sagemaker.tuner.Tuner",
     "deploy": "launchers.deploy.launcher.DeployLauncher",
     "ec2": "launchers.ec2.spot.Ec2Launcher",
 }

@@ -100,6 +100,61 @@ class Deployment:
 
 
 @dataclass(frozen=True)
+class TunedParameter:
+    """A parameter that SageMaker's tuner chooses.
+
+    low, high, whole, log, step: of a range of numbers, as in a search's space. texts: the values of a choice, in
+    Hydra's syntax; empty for numbers.
+    """
+
+    key: str
+    low: float = 0.0
+    high: float = 0.0
+    whole: bool = False
+    log: bool = False
+    step: float | None = None
+    texts: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        return "choice" if self.texts else "whole numbers" if self.whole else "numbers"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A search that SageMaker's tuner runs. Its trials are like the run of the spec, each with values of its own.
+
+    overrides: of every trial. settings: the same for people. monitor, mode: the objective and its better direction.
+    parallel: trials at once. max_run_s, target, patience, converges: when it ends before all trials have run, see
+    conf/hpo/sagemaker_tuner.yaml. min_epochs: of a trial, for Hyperband. parents: run ids of earlier searches that it
+    learns from.
+    """
+
+    overrides: tuple[str, ...]
+    settings: str
+    parameters: tuple[TunedParameter, ...]
+    monitor: str
+    mode: str
+    parallel: int
+    strategy: str
+    early_stopping: bool = False
+    seed: int = 0
+    max_run_s: int | None = None
+    target: float | None = None
+    patience: int | None = None
+    converges: bool = False
+    min_epochs: int = 1
+    parents: tuple[str, ...] = ()
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Build it from JSON fields, in which tuples have become lists."""
+        parameters = [TunedParameter(**{**each, "texts": tuple(each["texts"])}) for each in fields["parameters"]]
+        lists = {name: tuple(fields[name]) for name in ("overrides", "parents")}
+        return cls(**{**fields, **lists, "parameters": tuple(parameters)})
+
+
+@dataclass(frozen=True)
 class RunSpec:
     """One run as plain data: what was asked for, not where it runs. All of it can be stored as JSON."""
 
@@ -116,10 +171,13 @@ class RunSpec:
     output: RunOutput | SearchOutput = RunOutput()  # for a search, `config` is that of one trial
     sources: ConfigSources = PROJECTS_OWN  # what the overrides are composed with
     deployment: Deployment | None = None  # the model that is served; None for a run, which trains
+    tuning: Tuning | None = None  # how SageMaker's tuner searches; None for everything else
 
     @property
     def purpose(self) -> str:
         """What it is for, as its tags say."""
+        if self.tuning is not None:
+            return "tuning"
         return self.output.purpose if self.deployment is None else "deployment"
 
     @cached_property
@@ -146,6 +204,8 @@ class RunSpec:
             fields["output"] = SearchOutput(study, trials, digest)
         if fields.get("deployment") is not None:
             fields["deployment"] = Deployment.from_fields(fields["deployment"])
+        if fields.get("tuning") is not None:
+            fields["tuning"] = Tuning.from_fields(fields["tuning"])
         if "sources" in fields:
             fields["sources"] = ConfigSources.from_fields(fields["sources"])
         if fields.get("code") is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dogbreed.best_epoch import MONITORS
 from dogbreed.features import settings as features
 
 _OURS = frozenset(
@@ -26,7 +27,6 @@ _OURS = frozenset(
     }
 )
 RANKS_TIMEOUT_S, RANKS_LEAST_S = 300.0, 5.0
-MONITORS = ("val/acc", "val/top5", "val/f1", "val/loss", "val/ece")
 
 
 def findings(config: Mapping[str, Any]) -> Iterator[str]:

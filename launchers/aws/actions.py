@@ -95,6 +95,7 @@ def _resource(service: str, parameters: Parameters, where: Where) -> str:
 _KINDS: Mapping[str, Mapping[str, str]] = {  # service -> parameter -> what stands before its value in an ARN
     "sagemaker": {
         "TrainingJobName": "training-job/",
+        "HyperParameterTuningJobName": "hyper-parameter-tuning-job/",
         "EndpointName": "endpoint/",
         "EndpointConfigName": "endpoint-config/",
         "ModelName": "model/",
@@ -160,18 +161,29 @@ def _delete_objects(parameters: Parameters, where: Where) -> Iterator[Need]:
 def _create_training_job(parameters: Parameters, where: Where) -> Iterator[Need]:
     job = where.arn("sagemaker", f"training-job/{parameters['TrainingJobName']}")
     tags = _tags(parameters)
-    resources, network = parameters.get("ResourceConfig") or {}, parameters.get("VpcConfig") or {}
-    context = {
-        **tags,
-        "sagemaker:NetworkIsolation": [str(bool(parameters.get("EnableNetworkIsolation"))).lower()],
+    yield Need("sagemaker:CreateTrainingJob", job, {**tags, **_job_context(parameters)})
+    if tags or isinstance(parameters, _Anything):
+        yield Need("sagemaker:AddTags", job, {**tags, "sagemaker:TaggingAction": ["CreateTrainingJob"]})
+    yield Need("iam:PassRole", where.role(str(parameters["RoleArn"])), {"iam:PassedToService": [SAGEMAKER]})
+
+
+def _create_tuning_job(parameters: Parameters, where: Where) -> Iterator[Need]:
+    job = where.arn("sagemaker", f"hyper-parameter-tuning-job/{parameters['HyperParameterTuningJobName']}")
+    trial = parameters.get("TrainingJobDefinition") or {}
+    yield from _created(parameters, where, "CreateHyperParameterTuningJob", job, _job_context(trial))
+    yield Need("iam:PassRole", where.role(str(trial.get("RoleArn", "*"))), {"iam:PassedToService": [SAGEMAKER]})
+
+
+def _job_context(job: Parameters) -> dict[str, list[str]]:
+    """Return what conditions ask of a training job, or of those of a tuning job: its machines and their network."""
+    resources = job.get("ResourceConfig") or job.get("HyperParameterTuningResourceConfig") or {}
+    network = job.get("VpcConfig") or {}
+    return {
+        "sagemaker:NetworkIsolation": [str(bool(job.get("EnableNetworkIsolation"))).lower()],
         **({"sagemaker:InstanceTypes": [resources["InstanceType"]]} if "InstanceType" in resources else {}),
         **({"sagemaker:VpcSubnets": list(network["Subnets"])} if "Subnets" in network else {}),
         **({"sagemaker:VpcSecurityGroupIds": list(network["SecurityGroupIds"])} if "Subnets" in network else {}),
     }
-    yield Need("sagemaker:CreateTrainingJob", job, context)
-    if tags or isinstance(parameters, _Anything):
-        yield Need("sagemaker:AddTags", job, {**tags, "sagemaker:TaggingAction": ["CreateTrainingJob"]})
-    yield Need("iam:PassRole", where.role(str(parameters["RoleArn"])), {"iam:PassedToService": [SAGEMAKER]})
 
 
 def _create_model(parameters: Parameters, where: Where) -> Iterator[Need]:
@@ -362,6 +374,7 @@ _EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
     ("s3", "ListBuckets"): lambda parameters, where: iter((Need("s3:ListAllMyBuckets"),)),
     ("sagemaker", "CreateTrainingJob"): _create_training_job,
     ("sagemaker", "ListTrainingJobs"): lambda parameters, where: iter((Need("sagemaker:ListTrainingJobs"),)),
+    ("sagemaker", "CreateHyperParameterTuningJob"): _create_tuning_job,
     ("sagemaker", "CreateModel"): _create_model,
     ("sagemaker", "CreateEndpointConfig"): _create_endpoint_config,
     ("sagemaker", "CreateEndpoint"): _deploy_endpoint("CreateEndpoint"),

@@ -100,6 +100,14 @@ def read_spec(cloud: Cloud, location: RunLocation) -> RunSpec:
         raise LaunchError(f"{location.spec_uri} is damaged: {error}") from error
 
 
+def is_of_tuner(cloud: Cloud, location: RunLocation) -> bool:
+    """Return whether settings in the bucket are of a search by SageMaker's tuner; False if they cannot be read."""
+    try:
+        return read_spec(cloud, location).tuning is not None
+    except LaunchError:
+        return False
+
+
 def _is_of_the_run(name: str) -> bool:
     """Return whether a saved file belongs in the run's folder; features are kept for other runs."""
     return not name.startswith(f"{FEATURES}/")

@@ -13,7 +13,7 @@ from dogbreed.commands import override
 from launchers import formatting
 from launchers.aws.layout import Layout
 from launchers.overrides import STAYS_HERE, override_key, root_key
-from launchers.payload.code import BUNDLE_FILE, ENTRY_FILE
+from launchers.payload.code import BUNDLE_FILE, ENTRY_FILE, TOOLKIT_FILE
 from launchers.payload.photos import FEATURES_ABOUT
 from launchers.plan import Request
 from launchers.project import describe_commit
@@ -38,6 +38,8 @@ def _objects(layout: Layout, spec: RunSpec) -> list[tuple[str, str]]:
         (f"{code}{ENTRY_FILE}", "<launchers/remote/entry.py>"),
         (f"{code}{BUNDLE_FILE}", f"<{len(spec.code.files)} files, {spec.code.size:,} bytes>"),
     ]
+    if spec.tuning is not None:
+        objects.append((f"{code}{TOOLKIT_FILE}", "<launchers/remote/entry.py, packed for the image's toolkit>"))
     if spec.photos is not None:
         count, shards = spec.photos.files, len(spec.photos.shards)
         objects.append((layout.photos(spec), f"<{count:,} photos in {shards} files and their manifest>"))
@@ -71,7 +73,10 @@ class Command:
 def command(spec: RunSpec, *, resumes: bool) -> Command:
     """Return the command of the machine. resumes: whether an earlier machine has saved files of the run."""
     folder = f"{ML}/checkpoints"
+    words = (spec.going_on or ()) if resumes else spec.overrides
     match spec.output:
+        case SearchOutput() if spec.tuning is not None:  # launchers/remote/tuned.py adds values, run id and folder
+            multirun, stays, about, words = [], STAYS_HERE, [], spec.tuning.overrides
         case SearchOutput(study):  # always the same command: it resumes what it finds in the folder
             multirun, stays = ["-m"], STAYS_HERE - {"hpo"}
             about = [f"hpo.study={study}", "hpo.one_job=false", "hpo.fresh=false", f"hydra.sweep.dir={folder}"]
@@ -79,7 +84,6 @@ def command(spec: RunSpec, *, resumes: bool) -> Command:
             multirun, stays = [], STAYS_HERE
             fresh = [f"run_id={spec.run_id}", f"hydra.run.dir={folder}"]
             about = [override("resume", folder)] if resumes else fresh
-    words = (spec.going_on or ()) if resumes else spec.overrides
     typed = [text for text in words if root_key(text) not in stays and override_key(text) not in _SET_HERE]
     own = ["launcher=local", *about, override("data.root", _data_root(spec))]
     assert spec.code is not None

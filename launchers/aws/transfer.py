@@ -47,6 +47,8 @@ def _body(name: str, spec: RunSpec, sent: Mapping[str, Any]) -> bytes:
             return code.pack(PROJECT, spec.code)
         case code.ENTRY_FILE:
             return _ENTRY.read_bytes()
+        case code.TOOLKIT_FILE:
+            return code.pack_entry(_ENTRY.read_bytes())
         case photos.FEATURES_ABOUT:
             return _as_json(photos.of_photos(spec.photos, spec.config["data"]))
         case _:

@@ -132,7 +132,10 @@ def _launchers(overrides: Sequence[str], checking: bool) -> Iterator[tuple[Launc
         composed = [_composed(overrides)]
     else:
         options = sorted(path.stem for path in (PROJECT / "conf" / "launcher").glob("*.yaml"))
-        composed = [cfg for option in options if _is_remote(cfg := _composed([*overrides, f"launcher={option}"]))]
+        chosen = [[f"launcher={option}"] for option in options]
+        if "hpo" not in typed:
+            chosen.append(["launcher=sagemaker_spot", "hpo=sagemaker_tuner"])
+        composed = [cfg for words in chosen if _is_remote(cfg := _composed([*overrides, *words]))]
     if not all(map(_is_remote, composed)):
         raise ConfigError("This launcher runs on this machine: no permissions.\nTry: launcher=sagemaker_spot")
     if not checking:

@@ -1,4 +1,4 @@
-"""The sweeper that `hpo=optuna` selects instead of Hydra's own.
+"""The sweeper that `hpo=optuna` and `hpo=sagemaker_tuner` select instead of Hydra's own.
 
 Importing this module registers it. Optuna, and everything else that a search needs, is imported when one starts.
 """
@@ -26,9 +26,15 @@ class SearchSweeper(Sweeper):
         self._config = config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from launchers.sweep.search import search
+        from launchers.sweep.tuner_settings import TunerSettings
 
         assert self._config is not None
+        if TunerSettings.chosen(self._config):
+            from launchers.sweep.tuner import search as tune
+
+            return tune(self._config, arguments)
+        from launchers.sweep.search import search
+
         return search(self._config, arguments)
 
 

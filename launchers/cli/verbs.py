@@ -12,7 +12,7 @@ from typing import Any, cast
 from dogbreed import commands
 from dogbreed.commands import shown_path
 from dogbreed.errors import DogBreedError, Interrupted
-from launchers.base import Deploys, Launcher
+from launchers.base import Deploys, Launcher, Tunes
 from launchers.cli import capacity, doctor, prices
 from launchers.cli.listing import Listed, launched_from_here, table
 from launchers.registry import find_run, launcher_at, targets
@@ -96,7 +96,13 @@ def _logs(args: argparse.Namespace) -> int:
 def _attach(args: argparse.Namespace) -> int:
     from launchers.follow import follow
 
-    print(follow(*_find_run(args)))
+    launcher, handle = _find_run(args)
+    if isinstance(launcher, Tunes):
+        from launchers.sweep import tuner
+
+        print(tuner.attach(cast(Any, launcher), handle))
+        return 0
+    print(follow(launcher, handle))
     return 0
 
 
@@ -109,7 +115,12 @@ def _cancel(args: argparse.Namespace) -> int:
 
 def _result(args: argparse.Namespace) -> int:
     launcher, handle = _find_run(args)
-    result: RunResult = launcher.result(handle)
+    if isinstance(launcher, Tunes):
+        from launchers.sweep import tuner
+
+        result: RunResult = tuner.result(cast(Any, launcher), handle)
+    else:
+        result = launcher.result(handle)
     if args.json:
         artifacts = {name: str(path) for name, path in result.artifacts.items()}
         print(json.dumps({"handle": str(result.handle), "metrics": result.metrics, "artifacts": artifacts}, indent=2))
@@ -122,6 +133,10 @@ def _download(args: argparse.Namespace) -> int:
     from launchers.cli.download import downloaded
 
     launcher, handle = _find_run(args)
+    if isinstance(launcher, Tunes):
+        from launchers.sweep import tuner
+
+        tuner.download(cast(Any, launcher), handle)
     print(downloaded(launcher, handle, as_json=args.json))
     return 0
 

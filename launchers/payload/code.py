@@ -16,6 +16,7 @@ from launchers.payload import secrets, weights
 from launchers.payload.files import MOST_FILES, Choice, choose
 
 BUNDLE_FILE, ENTRY_FILE = "bundle.tar.gz", "remote.py"
+TOOLKIT_FILE = "sourcedir.tar.gz"  # the first program again, as the toolkit of AWS's images unpacks it
 MAX_BYTES = 50_000_000
 CONFIGS = "config-dirs"  # in the bundle: folders of YAML files that the command named
 
@@ -158,6 +159,16 @@ def pack(project: Path, bundle: CodeBundle) -> bytes:
             entry.mode = 0o755 if os.access(path, os.X_OK) else 0o644
             archive.addfile(entry, io.BytesIO(content))
     return gzip.compress(tar_bytes.getvalue(), compresslevel=6, mtime=0)
+
+
+def pack_entry(content: bytes) -> bytes:
+    """Pack the first program alone: the same bytes for the same program."""
+    tar_bytes = io.BytesIO()
+    with tarfile.open(fileobj=tar_bytes, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        entry = tarfile.TarInfo(ENTRY_FILE)
+        entry.size, entry.mode = len(content), 0o644
+        archive.addfile(entry, io.BytesIO(content))
+    return gzip.compress(tar_bytes.getvalue(), mtime=0)
 
 
 def _content(path: Path) -> bytes | None:

@@ -44,6 +44,7 @@ from launchers.rehearsal.services.models import Models
 from launchers.rehearsal.services.monitoring import Monitoring
 from launchers.rehearsal.services.schedules import Schedules
 from launchers.rehearsal.services.training import TrainingJobs
+from launchers.rehearsal.services.tuning import TuningJobs
 
 
 def services(state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms) -> list[Service]:
@@ -58,7 +59,9 @@ def services(state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms) 
     schedules = Schedules(state_dir / "schedules", clock)
     builds = Builds(state_dir / "codebuild", store, images.folder, logs, clock)
     hosting: list[Service] = [models, configs, endpoints, monitoring, schedules, builds, functions]
-    return [TrainingJobs(state_dir / "jobs", store), Identities(), *hosting, *_ec2(state_dir, clock)]
+    jobs = TrainingJobs(state_dir / "jobs", store)
+    tuning = TuningJobs(state_dir / "tuning", store, jobs)
+    return [jobs, tuning, Identities(), *hosting, *_ec2(state_dir, clock)]
 
 
 def _ec2(state_dir: Path, clock: Clock) -> list[Service]:

@@ -2,7 +2,8 @@
 it ended.
 
 It is sent as a single file and uses the standard library alone. SageMaker runs it as the container's command, so that
-signals of a stop or a spot interruption come here first, and are passed on. `SAGEMAKER_BASE_DIR` replaces /opt/ml.
+signals of a stop or a spot interruption come here first, and are passed on. Only SageMaker's tuner knows no command:
+the image's own toolkit starts this file, and passes no signal on. `SAGEMAKER_BASE_DIR` replaces /opt/ml.
 
 train.py runs once for each GPU on every machine of the job; once on a machine without GPU. The environment tells each
 process about all of them, with torchrun's variables. torchrun itself does not fit: it waits 30 s after SIGTERM, cannot
@@ -11,7 +12,6 @@ pass on a reason, and ends the log with a table of its own.
 
 import errno
 import hashlib
-import io
 import json
 import os
 import re
@@ -23,6 +23,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,39 +47,54 @@ def main() -> int:
     base = Path(os.environ.get("SAGEMAKER_BASE_DIR", _ML))
     training = _Training()
     sent = json.loads((base / "input/data/spec/spec.json").read_bytes())
-    group = _process_group(base, search=bool(sent["spec"].get("search")))
+    tuned = bool(sent["spec"].get("tuning"))
+    group = _process_group(base, search=bool(sent["spec"].get("search")) and not tuned)
     try:
-        argv, attempt = _prepare(base, group, sent)
-        came = _module(base / "code", "uploads")["stamps"](base / "checkpoints")
+        _unpack(base / "input/data/code/bundle.tar.gz", base / "code")
+        trial = _module(base / "code", "tuned") if tuned else None
+        folder = trial["folder"](base) if trial else base / "checkpoints"
+        argv, attempt = _prepare(base, folder, group, sent, trial["overrides"](base) if trial else [])
+        came = _module(base / "code", "uploads")["stamps"](folder)
         secrets = _secrets(base / "code")
-        common = {**os.environ, **secrets, **_environment(base, group), **_gpu_variables(base / "code", group)}
+        common = {**os.environ, **secrets, **_environment(base, folder, group), **_gpu_variables(base / "code", group)}
+        objective = trial["Objective"](folder, sent["spec"]["config"]) if trial and group.first else None
+        if objective is not None:
+            training.look = objective.look
         exits = training.run(argv, base / "code", [common | more for more in group.environments(base, attempt)])
     except _Failure as failure:
-        return _end(base, 1, str(failure))
+        return _end(base, 1, str(failure), tuned=tuned)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        return _end(base, 1, f"[{'quota' if full else 'permission'}] {error}")
+        return _end(base, 1, f"[{'quota' if full else 'permission'}] {error}", tuned=tuned)
     failed = any(each.status for each in exits)
     if group.first and not failed:
-        _copy_run_folder(base / "checkpoints", base / "output/data")
-        _unpack_model(base / "checkpoints/model.tar.gz", base / "model")
+        if objective is not None:
+            objective.end()
+        _copy_run_folder(folder, base / "output/data")
+        _unpack_model(folder / "model.tar.gz", base / "model")
     if group.first:
-        _wait_for_uploads(base, came, training.signalled_at, failed=failed)
+        _wait_for_uploads(base, folder, came, training.signalled_at, failed=failed)
     if not failed:
         return _end(base, 0, "")
     status, reason, consequence = _root_cause(base, group, exits)
     if consequence and group.machines > 1:
         training.wait(_ROOT_CAUSE_S)
-    return _end(base, status, reason, announce=group.size > 1)  # one process alone has logged it itself
+    return _end(base, status, reason, announce=group.size > 1, tuned=tuned)  # one process alone has logged it itself
 
 
-def _prepare(base: Path, group: "_ProcessGroup", sent: dict[str, Any]) -> tuple[list[str], int]:
-    """Unpack and install what the run needs. Return the command of train.py and the number of earlier attempts."""
-    project, folder = base / "code", base / "checkpoints"
-    _unpack(base / "input/data/code/bundle.tar.gz", project)
+def _prepare(
+    base: Path, folder: Path, group: "_ProcessGroup", sent: dict[str, Any], further: list[str]
+) -> tuple[list[str], int]:
+    """Install what the run needs. Return the command of train.py and the number of earlier attempts.
+
+    further: overrides that only this machine knows.
+    """
+    project = base / "code"
     _install(project, sent)
     if sent["unpacks"]:
-        _unpack_photos(base / "input/data/photos", Path(_local(sent["unpacks"], base)))
+        unpack = _module(project, "sent_photos")["unpack"]
+        if why_not := unpack(base / "input/data/photos", Path(_local(sent["unpacks"], base))):
+            raise _Failure(why_not)
     folder.mkdir(parents=True, exist_ok=True)
     attempt = _attempt(folder)
     if group.first:  # SageMaker saves this folder of all machines to one place: one of them alone may write there
@@ -87,7 +103,8 @@ def _prepare(base: Path, group: "_ProcessGroup", sent: dict[str, Any]) -> tuple[
             path.unlink(missing_ok=True)
     begun = any((folder / name).exists() for name in ("config.yaml", "spec.json"))
     words = sent["again"] if sent["again"] and begun else sent["fresh"]
-    return [sys.executable, "train.py", *words["typed"], *(_local(text, base) for text in words["own"])], attempt
+    own = [_local(text, base) for text in words["own"]]
+    return [sys.executable, "train.py", *words["typed"], *own, *further], attempt
 
 
 class _Failure(Exception):  # noqa: N818 (of the machine)
@@ -110,6 +127,7 @@ class _Training:
         self._children: list[subprocess.Popen[bytes]] = []
         self._received: int | None = None
         self.signalled_at: float | None = None  # by time.monotonic()
+        self.look: Callable[[], None] = lambda: None  # called every _POLL_S while they run
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -129,6 +147,7 @@ class _Training:
         next_at, by_us = 0.0, False
         while len(exits) < len(self._children):
             time.sleep(_POLL_S)
+            self.look()
             for rank, child in enumerate(self._children):
                 if rank not in exits and (status := child.poll()) is not None:
                     exits[rank] = _Exit(rank, 128 - status if status < 0 else status, by_us)
@@ -255,28 +274,6 @@ def _unpack(bundle: Path, project: Path) -> None:
         raise _Failure("[bad_config] the code bundle contains no train.py")
 
 
-def _unpack_photos(channel: Path, root: Path) -> None:
-    """Unpack the shards in the manifest's order; the channel is streamed, so that later ones arrive meanwhile."""
-    try:
-        shards = json.loads((channel / "manifest.json").read_bytes())["shards"]
-    except FileNotFoundError:
-        raise _Failure("[bad_config] the photos' manifest.json is missing in S3: submit the run again") from None
-    root.mkdir(parents=True, exist_ok=True)
-    for shard in shards:
-        try:
-            content = (channel / shard["name"]).read_bytes()
-        except FileNotFoundError:
-            raise _Failure(
-                f"[bad_config] {shard['name']} of the photos is missing in S3: submit the run again"
-            ) from None
-        if hashlib.sha256(content).hexdigest() != shard["sha256"]:
-            raise _Failure(
-                f"[bad_config] {shard['name']} of the photos is damaged in S3: remove it and submit the run again"
-            )
-        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
-            archive.extractall(root, filter="data")
-
-
 def _module(project: Path, name: str) -> dict[str, Any]:
     """Load launchers/remote/<name>.py of the code that was sent."""
     return runpy.run_path(str(project / "launchers" / "remote" / f"{name}.py"))
@@ -305,9 +302,9 @@ def _gpu_variables(project: Path, group: _ProcessGroup) -> dict[str, str]:
     return dict(variables)
 
 
-def _environment(base: Path, group: _ProcessGroup) -> dict[str, str]:
+def _environment(base: Path, folder: Path, group: _ProcessGroup) -> dict[str, str]:
     """Return the variables that all processes of this machine share."""
-    saved, sent = base / "checkpoints" / _FEATURES, base / "input/data" / _FEATURES
+    saved, sent = folder / _FEATURES, base / "input/data" / _FEATURES
     if group.first:  # saved as they grow, so that an interruption repeats no pass; and those of earlier runs
         features = {"DOGBREED_FEATURES": str(saved), "DOGBREED_FEATURES_FROM": str(sent)}
     else:  # each machine has all of them, and one saves them
@@ -370,12 +367,14 @@ def _unpack_model(archive: Path, target: Path) -> None:
             packed.extractall(target, filter="data")
 
 
-def _wait_for_uploads(base: Path, before: dict[Path, Any], signalled_at: float | None, *, failed: bool) -> None:
+def _wait_for_uploads(
+    base: Path, folder: Path, before: dict[Path, Any], signalled_at: float | None, *, failed: bool
+) -> None:
     """Wait until SageMaker has saved the files of this machine that other machines need.
 
     before: the stamps at the start. signalled_at: None if the machine received no signal.
     """
-    uploads, folder = _module(base / "code", "uploads"), base / "checkpoints"
+    uploads = _module(base / "code", "uploads")
     longest_s: float = uploads["longest_s"]()
     if not longest_s:  # the process that has started this one saves the files
         return
@@ -419,13 +418,16 @@ def _reason(base: Path, ended: _Exit, *, several: bool) -> tuple[str, str, bool]
     return "unknown", f"train.py ended with exit status {ended.status} (see the log)", False
 
 
-def _end(base: Path, status: int, reason: str, *, announce: bool = True) -> int:
-    """Report why the machine's part has ended, to SageMaker and with `announce` in the log, and return the status."""
+def _end(base: Path, status: int, reason: str, *, announce: bool = True, tuned: bool = False) -> int:
+    """Report why the machine's part has ended, to SageMaker and with `announce` in the log, and return the status.
+
+    tuned: whether the image's toolkit writes the report instead, from the first line that names an error of Python's.
+    """
     if reason:
         (base / "output").mkdir(parents=True, exist_ok=True)
         (base / "output/failure").write_text(reason[:900])  # of 1,024 characters that SageMaker shows
-        if announce:
-            print(reason, flush=True)
+        if announce or tuned:
+            print(f"RuntimeError: {reason[:600]}" if tuned else reason, flush=True)
     print(END, flush=True)
     return status
 

@@ -20,7 +20,7 @@ _LATE_S = 60  # then stop waiting
 
 
 @dataclass
-class _Stream:
+class Stream:
     name: str
     attempt: int  # from 1, over all submissions
     node: int  # from 0
@@ -34,7 +34,7 @@ def read_job_logs(cloud: Cloud, jobs: Callable[[], Sequence[TrainingJob]], *, fo
 
     jobs: returns the run's jobs, in order.
     """
-    streams: dict[str, _Stream] = {}
+    streams: dict[str, Stream] = {}
     quiet = 0  # polls since the end that found no line
     while True:
         seen = jobs()  # before reading, so that no line is missed
@@ -56,12 +56,12 @@ def read_job_logs(cloud: Cloud, jobs: Callable[[], Sequence[TrainingJob]], *, fo
         time.sleep(cloud.poll_s)
 
 
-def _read(cloud: Cloud, streams: Mapping[str, _Stream], latest: int) -> Iterator[LogLine]:
+def _read(cloud: Cloud, streams: Mapping[str, Stream], latest: int) -> Iterator[LogLine]:
     """Yield new lines of the streams, by attempt and node; of attempts before the latest only until their end."""
     for stream in sorted(streams.values(), key=lambda stream: (stream.attempt, stream.node)):
         if stream.ended and stream.attempt < latest:
             continue
-        for text in _new_lines(cloud, stream):
+        for text in new_lines(cloud, stream):
             stream.ended = stream.ended or text == END
             yield LogLine(stream.attempt, stream.node, text)
 
@@ -70,7 +70,7 @@ def _finished(jobs: Sequence[TrainingJob]) -> bool:
     return not jobs or jobs[-1].finished
 
 
-def _complete(jobs: Sequence[TrainingJob], streams: Mapping[str, _Stream], latest: int) -> bool:
+def _complete(jobs: Sequence[TrainingJob], streams: Mapping[str, Stream], latest: int) -> bool:
     """Return whether the last line of every node of the newest attempt has been read, if that attempt has any."""
     begun = bool(jobs) and jobs[-1].started is not None
     newest = [stream.ended for stream in streams.values() if stream.attempt == latest]
@@ -80,7 +80,7 @@ def _complete(jobs: Sequence[TrainingJob], streams: Mapping[str, _Stream], lates
 def tail(cloud: Cloud, job: str, reason: str = "") -> tuple[str, ...]:
     """Return the last lines of a job's newest attempt, of the node that `reason` names, else of the first."""
     named = re.match(r"process \d+ \((algo-\d+)\)", reason)
-    found = [name for name in _names(cloud, job) if f"/{named[1] if named else 'algo-1'}-" in name]
+    found = [name for name in names_of(cloud, job) if f"/{named[1] if named else 'algo-1'}-" in name]
     if not found:
         return ()
     newest = max(found, key=_started)
@@ -91,18 +91,18 @@ def tail(cloud: Cloud, job: str, reason: str = "") -> tuple[str, ...]:
     return tuple(event["message"] for event in events if event["message"] != END)[-TAIL_LINES:]
 
 
-def _find(cloud: Cloud, jobs: Sequence[TrainingJob], streams: dict[str, _Stream]) -> None:
+def _find(cloud: Cloud, jobs: Sequence[TrainingJob], streams: dict[str, Stream]) -> None:
     """Add streams that are new: an attempt after an interruption has its own."""
     before = 0
     for job in jobs:
         by_node: dict[int, list[str]] = {}
         known = [name for name in streams if name.startswith(f"{job.name}/")]
-        for name in known if known and job is not jobs[-1] else _names(cloud, job.name):
+        for name in known if known and job is not jobs[-1] else names_of(cloud, job.name):
             if parsed := _STREAM.match(name):
                 by_node.setdefault(int(parsed["node"]) - 1, []).append(name)
         for node, names in by_node.items():
             for number, name in enumerate(sorted(names, key=_started), 1):
-                streams.setdefault(name, _Stream(name, before + number, node))
+                streams.setdefault(name, Stream(name, before + number, node))
         before += max(job.attempts, *(len(names) for names in by_node.values()), 1)
 
 
@@ -117,7 +117,7 @@ def _all_attempts(jobs: Sequence[TrainingJob], latest: int) -> bool:
     return latest >= begun
 
 
-def _names(cloud: Cloud, job: str) -> list[str]:
+def names_of(cloud: Cloud, job: str) -> list[str]:
     """List the log streams of a job."""
     from botocore.exceptions import ClientError
 
@@ -133,7 +133,7 @@ def _names(cloud: Cloud, job: str) -> list[str]:
     return names
 
 
-def _new_lines(cloud: Cloud, stream: _Stream) -> Iterator[str]:
+def new_lines(cloud: Cloud, stream: Stream) -> Iterator[str]:
     """Yield the lines added since the last call. CloudWatch returns the same token once there is no more."""
     while True:
         token = {"nextToken": stream.token} if stream.token else {}

@@ -30,15 +30,20 @@ _COVERED = ("sagemaker", "aws-glue")
 def identities(settings: JobSettings, config: Mapping[str, Any], day: str, account: str = "*") -> list[Identity]:
     """Return the person who launches and the job's role. day: ISO 8601; support of images ends.
 
-    config: of the run. account: the 12 digits of the account; "*" fits any.
+    config: of the run; with the node `hpo` of a search by SageMaker's tuner, if it is one. account: the 12 digits of
+    the account; "*" fits any.
     """
     findings = images.findings(settings.image, settings.cloud.region, settings.instance_type, day)
     raise_findings(ConfigError, [*findings, *secret_arns.findings(settings.secrets, settings.cloud.region)])
-    return [caller(settings, account), job_role(settings, config, day, account)]
+    tunes = "strategy" in (config.get("hpo") or {})
+    return [caller(settings, account, tunes=tunes), job_role(settings, config, day, account)]
 
 
-def caller(settings: JobSettings, account: str = "*") -> Identity:
-    """Return what the person who launches needs: a test holds it equal to the calls of a run's whole life."""
+def caller(settings: JobSettings, account: str = "*", *, tunes: bool = False) -> Identity:
+    """Return what the person who launches needs: a test holds it equal to the calls of a run's whole life.
+
+    tunes: whether to search with SageMaker's tuner.
+    """
     where = Where(settings.cloud.region or "*", account)
     bucket, objects = where.bucket(settings.bucket or "*"), where.bucket(settings.bucket or "*", f"{settings.prefix}/*")
     jobs, passed = where.arn("sagemaker", "training-job/*"), _role_arns(settings, where)
@@ -62,9 +67,21 @@ def caller(settings: JobSettings, account: str = "*") -> Identity:
             Grant(("sagemaker:DescribeTrainingJob", "sagemaker:ListTags"), (jobs,)),
             Grant(("sagemaker:ListTrainingJobs",), everywhere=_NO_RESOURCE),
             Grant(("logs:DescribeLogStreams", "logs:GetLogEvents"), (where.arn("logs", _LOGS),)),
+            *(_tuning(settings, where) if tunes else ()),
             *grants.kms(settings.kms_key, where),
         ),
     )
+
+
+def _tuning(settings: JobSettings, where: Where) -> Iterator[Grant]:
+    """Grant the person who launches tuning jobs. Their training jobs are created by SageMaker, in nobody's name."""
+    jobs, create = where.arn("sagemaker", "hyper-parameter-tuning-job/*"), "CreateHyperParameterTuningJob"
+    yield Grant((f"sagemaker:{create}",), (jobs,), _job_conditions(settings))
+    yield Grant(("sagemaker:AddTags",), (jobs,), {"StringEquals": {"sagemaker:TaggingAction": create}})
+    yield Grant(("sagemaker:StopHyperParameterTuningJob",), (jobs,), _OURS)
+    reads = ("DescribeHyperParameterTuningJob", "ListTags", "ListTrainingJobsForHyperParameterTuningJob")
+    yield Grant(tuple(f"sagemaker:{name}" for name in reads), (jobs,))
+    yield Grant(("sagemaker:ListHyperParameterTuningJobs",), everywhere=_NO_RESOURCE)
 
 
 def job_role(settings: JobSettings, config: Mapping[str, Any], day: str, account: str = "*") -> Identity:
@@ -162,9 +179,14 @@ def _vpc(settings: JobSettings, where: Where) -> Iterator[Grant]:
 # --- in the plan, and before the job is submitted ---
 
 
+def _config(spec: RunSpec) -> Mapping[str, Any]:
+    """Return the config of a spec, which is that of a trial, with the node of its search by SageMaker's tuner."""
+    return spec.config if spec.tuning is None else {**spec.config, "hpo": {"strategy": spec.tuning.strategy}}
+
+
 def rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
     """Yield the rows of a plan: both lists, and a policy that is ready to paste."""
-    launch, role = identities(settings, spec.config, spec.created_at)
+    launch, role = identities(settings, _config(spec), spec.created_at)
     return grants.rows(launch, role, "job's role", bucket_note(settings))
 
 
@@ -187,7 +209,7 @@ def warning(settings: JobSettings, spec: RunSpec, caller: Caller, role_arn: str)
     It is a warning, because the policy of a bucket or key may allow what a role's own policies do not, and because a
     simulation does not know all of a request, such as whether the caller has used a second factor.
     """
-    launch, training = identities(settings, spec.config, spec.created_at, caller.account)
+    launch, training = identities(settings, _config(spec), spec.created_at, caller.account)
     asked = repr((settings.cloud, caller, role_arn, launch, training))
     if asked in _sufficient:
         return ""
@@ -240,7 +262,8 @@ def grant_command(typed: Sequence[str], *, drop_role: bool = False) -> str:
     chosen = [
         text
         for text in typed
-        if root_key(text) in keys and not (override_key(text) or "").startswith(left_out + ("aws.role",) * drop_role)
+        if (root_key(text) in keys or text == "hpo=sagemaker_tuner")
+        and not (override_key(text) or "").startswith(left_out + ("aws.role",) * drop_role)
     ]
     return commands.launchers("iam", "--apply", *(["--for", *chosen] if chosen else []))
 

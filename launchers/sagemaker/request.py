@@ -11,6 +11,7 @@ from typing import Any
 
 from dogbreed.progress import METRIC_PATTERNS
 from launchers.aws import iam, sent, tags
+from launchers.aws.layout import RunLocation
 from launchers.aws.sent import ML
 from launchers.payload.code import ENTRY_FILE
 from launchers.payload.photos import FEATURES
@@ -21,7 +22,7 @@ from launchers.sagemaker.job import STUDY
 from launchers.sagemaker.settings import JobSettings
 from launchers.spec import RunSpec, SearchOutput
 
-_RETRIES = 2  # after an InternalServerError of SageMaker's, from the checkpoint
+RETRIES = 2  # after an InternalServerError of SageMaker's, from the checkpoint
 
 
 def requests(settings: JobSettings, spec: RunSpec, limit: str = "") -> tuple[Request, ...]:
@@ -42,8 +43,7 @@ def training_job(settings: JobSettings, spec: RunSpec, limit: str = "") -> dict[
     """
     assert settings.role is not None
     several = settings.instances > 1
-    network = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
-    vpc = {"VpcConfig": network} if settings.subnets else {}
+    vpc = network(settings)
     location = settings.layout.run(spec.run_id)
     request = {
         "TrainingJobName": spec.run_id,
@@ -54,49 +54,58 @@ def training_job(settings: JobSettings, spec: RunSpec, limit: str = "") -> dict[
             "ContainerEntrypoint": ["python", f"{ML}/input/data/code/{ENTRY_FILE}"],
             "MetricDefinitions": [{"Name": name, "Regex": regex} for name, regex in METRIC_PATTERNS.items()],
         },
-        "InputDataConfig": _channels(settings, spec),
-        "OutputDataConfig": {
-            "S3OutputPath": location.output_uri,
-            **({"KmsKeyId": settings.kms_key} if settings.kms_key else {}),
-        },
+        "InputDataConfig": channels(settings, spec),
+        "OutputDataConfig": output(settings, location),
         "CheckpointConfig": {"S3Uri": location.checkpoints_uri, "LocalPath": f"{ML}/checkpoints"},
-        "ResourceConfig": _resources(settings),
-        "StoppingCondition": {
-            "MaxRuntimeInSeconds": settings.max_run_s,
-            **({"MaxWaitTimeInSeconds": settings.max_wait_s} if settings.spot else {}),
-        },
-        "RetryStrategy": {"MaximumRetryAttempts": _RETRIES},
+        "ResourceConfig": resources(settings),
+        "StoppingCondition": limits(settings),
+        "RetryStrategy": {"MaximumRetryAttempts": RETRIES},
         "EnableManagedSpotTraining": settings.spot,
         "EnableNetworkIsolation": settings.network_isolation,
         "EnableInterContainerTrafficEncryption": several,
-        "Environment": _environment(settings, spec),
+        "Environment": environment(settings, spec),
     }
-    plan = _digest({**request, **vpc}, spec)
+    plan = digest({**request, **vpc}, spec)
     limited = {tags.LIMIT: limit} if limit else {}
     return {**request, "Tags": tags.to_aws({**tags.of_run(spec, settings.owner), tags.PLAN: plan, **limited}), **vpc}
 
 
-def _digest(request: Mapping[str, Any], spec: RunSpec) -> str:
+def network(settings: JobSettings) -> dict[str, Any]:
+    where = {"Subnets": list(settings.subnets), "SecurityGroupIds": list(settings.security_groups)}
+    return {"VpcConfig": where} if settings.subnets else {}
+
+
+def output(settings: JobSettings, location: RunLocation) -> dict[str, Any]:
+    key = {"KmsKeyId": settings.kms_key} if settings.kms_key else {}
+    return {"S3OutputPath": location.output_uri, **key}
+
+
+def limits(settings: JobSettings) -> dict[str, Any]:
+    wait = {"MaxWaitTimeInSeconds": settings.max_wait_s} if settings.spot else {}
+    return {"MaxRuntimeInSeconds": settings.max_run_s, **wait}
+
+
+def digest(request: Mapping[str, Any], spec: RunSpec) -> str:
     """Return a digest that identifies a plan among those of its run. request: without tags, which depend on time."""
     about = [request, asdict(sent.command(spec, resumes=False)), spec.going_on]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _channels(settings: JobSettings, spec: RunSpec) -> list[dict[str, Any]]:
+def channels(settings: JobSettings, spec: RunSpec) -> list[dict[str, Any]]:
     layout, data = settings.layout, spec.config["data"]
-    channels = [
+    found = [
         _channel("code", layout.uri(layout.code(spec))),
         _channel("spec", layout.uri(layout.spec(spec.run_id))),
     ]
     if spec.photos is not None:  # streamed: the first shards are unpacked while the last are on their way
-        channels.append(_channel("photos", layout.uri(layout.photos(spec)), mode="FastFile"))
+        found.append(_channel("photos", layout.uri(layout.photos(spec)), mode="FastFile"))
     elif not data.get("source"):
-        channels.append(_channel("photos", f"{str(data['root']).rstrip('/')}/"))
+        found.append(_channel("photos", f"{str(data['root']).rstrip('/')}/"))
     if key := sent.features_key(
         settings.layout, spec
     ):  # streamed: of all that is kept there, only what the run needs is read
-        channels.append(_channel(FEATURES, layout.uri(key), mode="FastFile"))
-    return channels
+        found.append(_channel(FEATURES, layout.uri(key), mode="FastFile"))
+    return found
 
 
 def _channel(name: str, uri: str, mode: str = "File") -> dict[str, Any]:
@@ -104,7 +113,7 @@ def _channel(name: str, uri: str, mode: str = "File") -> dict[str, Any]:
     return {"ChannelName": name, "InputMode": mode, "DataSource": {"S3DataSource": source}}
 
 
-def _resources(settings: JobSettings) -> dict[str, Any]:
+def resources(settings: JobSettings) -> dict[str, Any]:
     encrypted = settings.kms_key and not has_own_disks(settings.instance_type)
     return {
         "InstanceType": settings.instance_type,
@@ -115,9 +124,9 @@ def _resources(settings: JobSettings) -> dict[str, Any]:
     }
 
 
-def _environment(settings: JobSettings, spec: RunSpec) -> dict[str, str]:
-    environment = {"DOGBREED_INSTALL": "no" if settings.network_isolation else "yes"}
+def environment(settings: JobSettings, spec: RunSpec) -> dict[str, str]:
+    found = {"DOGBREED_INSTALL": "no" if settings.network_isolation else "yes"}
     match spec.output:
-        case SearchOutput(study):
-            environment[STUDY] = study
-    return environment | {f"{PREFIX}{name}": arn for name, arn in (settings.secrets or {}).items()}
+        case SearchOutput(study) if spec.tuning is None:
+            found[STUDY] = study
+    return found | {f"{PREFIX}{name}": arn for name, arn in (settings.secrets or {}).items()}

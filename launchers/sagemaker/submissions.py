@@ -13,6 +13,7 @@ from launchers.base import Cloud
 from launchers.sagemaker.job import TrainingJob
 from launchers.status import Cause, LaunchError
 
+TUNING = "tuning"  # purpose of tuning jobs, whose tags their training jobs have as well
 _MOST_JOBS = 99  # two digits of a job's name
 _PAGE = 100  # the most summaries that AWS returns at once
 _AT_ONCE = 8  # requests for tags
@@ -73,7 +74,7 @@ class Submissions:
             for some in _batches(summary["TrainingJobArn"] for summary in summaries):
                 for found in pool.map(lambda arn: tags.read(self.cloud, arn), some):
                     run_id = found.get(tags.RUN_ID)
-                    if run_id and run_id not in seen:
+                    if run_id and run_id not in seen and found.get(tags.PURPOSE) != TUNING:  # not a trial
                         seen.add(run_id)
                         yield run_id
 

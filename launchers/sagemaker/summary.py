@@ -25,7 +25,7 @@ def rows(fitted: Fitted, spec: RunSpec, handle: Handle) -> Iterator[tuple[str, s
     settings = fitted.settings
     yield from _machine_rows(fitted, spec)
     yield "command", commands.shell(*sent.command(spec, resumes=spec.going_on is not None).argv)
-    yield from _image_rows(settings, spec)
+    yield from image_rows(settings, spec)
     if settings.subnets and settings.instances > 1:
         yield "network", _VPC_OF_SEVERAL
     yield from sent.rows(settings.layout, spec)
@@ -65,13 +65,13 @@ def _machine_rows(fitted: Fitted, spec: RunSpec) -> Iterator[tuple[str, str]]:
 
 def _time(fitted: Fitted, cost: estimate.Cost | None, whole_search: bool) -> str:
     settings = fitted.settings
-    expected = f"about {_minutes(cost.seconds)} expected, " if whole_search and cost and cost.seconds else ""
-    wait = f", {_hours(settings.max_wait_s)} with waiting" if settings.spot and settings.max_wait_s else ""
+    expected = f"about {minutes(cost.seconds)} expected, " if whole_search and cost and cost.seconds else ""
+    wait = f", {hours(settings.max_wait_s)} with waiting" if settings.spot and settings.max_wait_s else ""
     why = f" ({fitted.limit})" if fitted.limit else ""
-    lines = [f"{expected}at most {_hours(settings.max_run_s)}{wait}{why}"]
+    lines = [f"{expected}at most {hours(settings.max_run_s)}{wait}{why}"]
     if fitted.limit and cost is not None and cost.seconds is not None and cost.seconds > settings.max_run_s:
         lines.append(
-            f"about {_minutes(cost.seconds)} are expected, so the limit will probably end it before;\n"
+            f"about {minutes(cost.seconds)} are expected, so the limit will probably end it before;\n"
             "its checkpoint is saved, and a larger limit resumes it"
         )
     return "\n".join(lines)
@@ -112,14 +112,14 @@ def _kept(settings: JobSettings, cost: estimate.Cost) -> str:
     seconds = settings.keep_alive_s or 0
     usd = seconds / 3600 * cost.usd_per_hour
     return (
-        f"{_hours(seconds)} for the next job, which then starts in seconds: up to {formatting.usd(usd)},\n"
+        f"{hours(seconds)} for the next job, which then starts in seconds: up to {formatting.usd(usd)},\n"
         "in the worst case above; then SageMaker ends it, or `cancel` does, earlier.\n"
         f"The quota `{settings.instance_type} for training warm pool usage` is 0 by default,\n"
         "and then nothing is kept"
     )
 
 
-def _image_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
+def image_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
     yield "image", settings.image_uri(spec.created_at)
     if note := images.note(settings.image, settings.cloud.region, spec.created_at):
         yield "", note
@@ -128,11 +128,11 @@ def _image_rows(settings: JobSettings, spec: RunSpec) -> Iterator[tuple[str, str
         yield "network", f"none: nothing is installed on start, so the image must contain {needs}"
 
 
-def _hours(seconds: int) -> str:
+def hours(seconds: int) -> str:
     if seconds % 60:  # of a limit, and not typed
         return formatting.duration(seconds)
     return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds / 60:g} min"
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
     return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -17,7 +17,7 @@ from launchers.aws import bucket, grants, iam, s3, saved, sent, tags, transfer
 from launchers.aws.actions import SAGEMAKER
 from launchers.aws.errors import code_of, errors
 from launchers.aws.policy import Identity
-from launchers.aws.results import download_results, download_search, download_to_resume, read_spec
+from launchers.aws.results import download_results, download_search, download_to_resume, is_of_tuner, read_spec
 from launchers.base import Capabilities, CleanupReport, Cloud
 from launchers.cost.limits import Limits
 from launchers.follow import ask_after_each_epoch
@@ -101,11 +101,15 @@ class SageMakerLauncher(JobSettings):
         """
         spec = plan.spec
         refuse_if_alive_here(Path(spec.folder))
-        create = {**plan.requests[-1].parameters, "RoleArn": self._check_account(spec)}
+        create = {**plan.requests[-1].parameters, "RoleArn": self.check_account(spec)}
         job = self.jobs.latest(spec.run_id)
         if job is None or not self._is_wanted(job, plan):
-            self._check_photos(spec)
-            self._upload(plan)
+            self.check_photos(spec)
+            self.upload(plan)
+            if spec.going_on is not None or spec.output.same_command_resumes:
+                checkpoints_uri = self.layout.run(spec.run_id).checkpoints_uri
+                transfer.send_checkpoints(self.cloud, spec, checkpoints_uri, self.encryption)
+                saved.give_own_names(self.cloud, checkpoints_uri, self.encryption)
             create = self._within_limits(plan, create)
             remember(Path(spec.folder), plan, self.cloud.place)
             try:
@@ -121,7 +125,7 @@ class SageMakerLauncher(JobSettings):
             self._end_early(plan.handle)
         return plan.handle
 
-    def _check_account(self, spec: RunSpec) -> str:
+    def check_account(self, spec: RunSpec) -> str:
         """Return the role's ARN, and warn of permissions that it lacks.
 
         Raises LaunchError listing every problem of the bucket and the role.
@@ -136,22 +140,19 @@ class SageMakerLauncher(JobSettings):
             log.warning("%s", warning)
         return role.arn
 
-    def _check_photos(self, spec: RunSpec) -> None:
+    def check_photos(self, spec: RunSpec) -> None:
         """Raise LaunchError if the photos are to come from a folder in S3 in which there is nothing."""
         root = str(spec.config["data"]["root"])
         if root.startswith("s3://") and (problem := s3.missing(self.cloud, root)):
             listed = commands.shell("aws", "s3", "ls", f"{root.rstrip('/').rpartition('/')[0]}/")
             raise LaunchError(f"{problem}\nTry: data.root=<a folder that `{listed}` shows>", Cause.BAD_CONFIG)
 
-    def _upload(self, plan: Plan) -> None:
+    def upload(self, plan: Plan) -> None:
+        """Send the objects of a plan that are missing in the bucket."""
         spec, needed = plan.spec, versions(PROJECT, sent.extras(plan.spec, self.secrets))
         settings = {**sent.settings_file(spec, self.secrets), "versions": needed}
         for put in plan.requests[:-1]:
             transfer.upload(self.cloud, put.parameters, spec, settings)
-        if spec.going_on is not None or spec.output.same_command_resumes:
-            checkpoints_uri = self.layout.run(spec.run_id).checkpoints_uri
-            transfer.send_checkpoints(self.cloud, spec, checkpoints_uri, self.encryption)
-            saved.give_own_names(self.cloud, checkpoints_uri, self.encryption)
 
     def _within_limits(self, plan: Plan, create: Mapping[str, Any]) -> dict[str, Any]:
         """Return the request, shortened by what earlier jobs of the run have spent of limits.max_usd.
@@ -364,7 +365,7 @@ class SageMakerLauncher(JobSettings):
             raise LaunchError("No bucket is configured for the cleanup.\nTry: --bucket NAME")
 
         def has_job(run_id: str) -> bool:
-            return self.jobs.latest(run_id) is not None
+            return self.jobs.latest(run_id) is not None or is_of_tuner(self.cloud, self.layout.run(run_id))
 
         return bucket.cleanup(self.cloud, self.layout, has_job, older_than, apply)
 

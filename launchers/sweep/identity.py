@@ -16,7 +16,7 @@ from dogbreed.errors import ConfigError
 from launchers.overrides import ABOUT_THIS_COMMAND, root_key
 from launchers.plan import Plan
 from launchers.spec import LAUNCHED_FILE, STUDY_FILE, RunSpec
-from launchers.sweep.settings import Settings
+from launchers.sweep.settings import StudySettings
 from launchers.sweep.space import SearchSpace, read
 from launchers.sweep.storage import study_names
 
@@ -53,7 +53,12 @@ class NamedStudy:
 
 
 def study_of(
-    cfg: DictConfig, settings: Settings, space: SearchSpace, plan: Plan, fixed: Sequence[str], there: RunSpec | None
+    cfg: DictConfig,
+    settings: StudySettings,
+    space: SearchSpace,
+    plan: Plan,
+    fixed: Sequence[str],
+    there: RunSpec | None,
 ) -> NamedStudy:
     """Return the study's name, folder and storage: the newest study of this name, or with `fresh` a new one.
 

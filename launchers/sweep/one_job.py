@@ -49,18 +49,29 @@ def describe(trial: RunSpec, study: StudyAbout, folder: Path, n_trials: int, typ
     trial: the spec of one trial, which supplies code, photos and settings. typed: the search's overrides. Raises
     LaunchError if the folder belongs to a search with other settings.
     """
-    lasting = tuple(text for text in typed if text.lstrip("+~").partition("=")[0] not in ABOUT_THIS_COMMAND)
-    drawn = "".join(secrets.choice(_LETTERS) for _ in range(6))  # two searches may begin in the same second
-    run_id = f"{study.name}-{datetime.fromisoformat(trial.created_at):%y%m%d}-{drawn}"
+    run_id = f"{study.name}-{datetime.fromisoformat(trial.created_at):%y%m%d}-{drawn_letters()}"
     output = SearchOutput(study.name, n_trials, study.digest)
-    spec = replace(trial, run_id=run_id, overrides=lasting, folder=str(folder), output=output)
-    if (before := _before(folder)) is not None:
+    spec = replace(trial, run_id=run_id, overrides=lasting(typed), folder=str(folder), output=output)
+    if (before := search_in(folder)) is not None:
+        if before.tuning is not None:  # SageMaker's tuner has searched here, under a name of its own
+            refuse_if_elsewhere(folder)
+            return spec
         spec = replace(spec, run_id=before.run_id)
         refuse_another_run(spec, before, handle_for(folder))
     return spec
 
 
-def _before(folder: Path) -> RunSpec | None:
+def lasting(typed: Sequence[str]) -> tuple[str, ...]:
+    """Return the overrides of a search that say something about it, beyond this command."""
+    return tuple(text for text in typed if text.lstrip("+~").partition("=")[0] not in ABOUT_THIS_COMMAND)
+
+
+def drawn_letters() -> str:
+    """Draw what tells two searches apart that begin in the same second."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(6))
+
+
+def search_in(folder: Path) -> RunSpec | None:
     """Return the spec of the search that was submitted from this folder before; None if there was none."""
     if launched(folder) is None:
         return None
@@ -124,7 +135,7 @@ def refuse_if_elsewhere(folder: Path) -> None:
             f"{commands.one_per_line(attach_or_cancel)}"
         )
     ways = [commands.launchers("result" if status.phase is Phase.SUCCEEDED else "download", *name)]
-    if (before := _before(folder)) is not None:
+    if (before := search_in(folder)) is not None:
         ways.append(search_command(before))
     raise ConfigError(
         f"The search in {where} ran as job {handle} ({status.phase}), whose trials are not on this machine.\n"

@@ -23,17 +23,17 @@ from dogbreed.run_folder import RunFolder
 from launchers.config_sources import ConfigSources
 from launchers.overrides import override_key, without_faults
 from launchers.remote.context import on_rented_machine
-from launchers.runs.search_folder import SearchSummary
 from launchers.status import LaunchError
 from launchers.sweep import page
-from launchers.sweep.best import best_words, write_best
+from launchers.sweep.best import write_best
 from launchers.sweep.budget import Budget
 from launchers.sweep.folders import TrialFolders
 from launchers.sweep.machines import Machines
 from launchers.sweep.processors import all_cpus, cpus_of
 from launchers.sweep.space import SearchSpace
-from launchers.sweep.storage import StudyError, hidden, sqlite_file
+from launchers.sweep.storage import StudyError, hidden
 from launchers.sweep.study import Study
+from launchers.sweep.summary import summarize
 from launchers.sweep.table import SweepTable
 from launchers.sweep.tail import Tail
 from launchers.sweep.trials import Trial
@@ -301,26 +301,12 @@ class RunningSearch:
             raise LaunchError(
                 f"No trial is complete, so there is no best one.\nTry: {_again(f'hpo.n_trials={2 * self.n_trials}')}"
             )
-        ended = [trial for trial in trials if trial.finished]
-        full = max(trial.epochs for trial in trials if trial.state == "complete")
-        summary = SearchSummary(
-            self.study.about.name,
-            best.number,
-            self.monitor,
-            best.value,
-            best.values,
-            counts.complete,
-            counts.pruned,
-            counts.failed,
-            sum(trial.epochs for trial in ended) / (full * len(ended)) if full else 1.0,
-            None if sqlite_file(self.study.storage) else hidden(self.study.storage),
-            words := best_words(self.overrides, drawn := self.space.overrides(best.values)),
-        )
+        summary = summarize(self.study, trials, best, self.space, self.overrides)
         rented = on_rented_machine()  # then the summary is printed after the results are downloaded
         if not rented:
             print(f"\n{summary.head}")
-        if not words:
-            write_best(self.folder, self.study.about.name, self.overrides, drawn)
+        if not summary.words:
+            write_best(self.folder, self.study.about.name, self.overrides, self.space.overrides(best.values))
         page.write(self.study, self.folder / "study.html", self.home)
         if self.has_leftovers:
             self._folders.keep_only(trials)

@@ -114,21 +114,15 @@ def search(cfg: DictConfig, typed: Sequence[str]) -> float | None:
     asked.budget.check()
     if not cfg.dry_run:
         return _from_here(asked)
-    _, trial = _checked([*asked.overrides, *asked.budget.for_one()], asked.space)
+    _, trial = checked([*asked.overrides, *asked.budget.for_one()], asked.space)
     print(_dry(asked, f"{asked.n_trials}, {asked.parallel} at once", f"One of the trials:\n{trial}"))
     return None
 
 
 def _read(cfg: DictConfig, typed: Sequence[str]) -> _Search:
     """Read a search from a command and check it. Raises ConfigError."""
-    if ranks.here().several:
-        raise ConfigError(
-            "A search starts its own processes, but torchrun started this one.\nTry: python train.py -m ..."
-        )
+    refuse_command(typed)
     settings = Settings.of(cfg)
-    resumed = [text for text in typed if root_key(text) == "resume"]
-    if resumed and resumed[-1] not in ("resume=null", "resume="):
-        raise ConfigError(f"resume= is for runs, got {resumed[-1]}.\nTry: the search's own command again resumes it")
     space, fixed = read(about_trials(typed), settings.space or {})
     always = ["hpo=none", "test=false"]
     if not any(root_key(text) == "logger" for text in fixed):
@@ -137,8 +131,8 @@ def _read(cfg: DictConfig, typed: Sequence[str]) -> _Search:
     shared = ("limits.max_usd", "limits.max_hours")  # of which each trial gets a part
     limits = [text for text in fixed if override_key(text) in shared]
     overrides = (*sources.words, *(text for text in fixed if text not in limits), *always)
-    raise_findings(ConfigError, list(_whole_findings(overrides, space)))
-    launcher, trial = _checked([*overrides, *limits], space)
+    raise_findings(ConfigError, list(whole_findings(overrides, space)))
+    launcher, trial = checked([*overrides, *limits], space)
     there = sent()
     if there is not None:
         check_as_sent(trial.spec.config, there)
@@ -159,6 +153,17 @@ def _budget(launcher: Launcher, trial: Plan, n_trials: int) -> Budget:
         return Budget(limits, None, n_trials)
     unlimited = replace(trial.spec, config={**trial.spec.config, "limits": {}})
     return Budget(limits, launcher.plan(unlimited).costs, n_trials)
+
+
+def refuse_command(typed: Sequence[str]) -> None:
+    """Raise ConfigError for a command that cannot be a search's."""
+    if ranks.here().several:
+        raise ConfigError(
+            "A search starts its own processes, but torchrun started this one.\nTry: python train.py -m ..."
+        )
+    resumed = [text for text in typed if root_key(text) == "resume"]
+    if resumed and resumed[-1] not in ("resume=null", "resume="):
+        raise ConfigError(f"resume= is for runs, got {resumed[-1]}.\nTry: the search's own command again resumes it")
 
 
 def _in_one_job(asked: _Search, plan: Plan) -> float | None:
@@ -214,7 +219,7 @@ def _from_here(asked: _Search) -> float:
             shutil.rmtree(asked.folder, ignore_errors=True)
 
 
-def _whole_findings(overrides: Sequence[str], space: SearchSpace) -> Iterator[str]:
+def whole_findings(overrides: Sequence[str], space: SearchSpace) -> Iterator[str]:
     """Yield which settings take whole numbers, but are searched with any number between two ends."""
     ranges = space.large_fractions()
     if not ranges:
@@ -229,7 +234,7 @@ def _whole_findings(overrides: Sequence[str], space: SearchSpace) -> Iterator[st
             yield f"{key} takes whole numbers, but any number between its ends could be drawn.\nTry: {typed}"
 
 
-def _checked(overrides: Sequence[str], space: SearchSpace) -> tuple[Launcher, Plan]:
+def checked(overrides: Sequence[str], space: SearchSpace) -> tuple[Launcher, Plan]:
     """Return the launcher and the plan of one trial. Raises what is wrong with every trial."""
     try:
         return prepare([*overrides, *space.overrides(space.first()), "dry_run=false"])

@@ -3,11 +3,27 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed.errors import ConfigError, raise_findings
+
+
+class StudySettings(Protocol):
+    """What decides which study a search belongs to, whoever runs its trials."""
+
+    @property
+    def study(self) -> str | None: ...
+
+    @property
+    def storage(self) -> str | None: ...
+
+    @property
+    def fresh(self) -> bool: ...
+
+    @property
+    def space(self) -> Mapping[str, Any] | None: ...
 
 
 @dataclass(frozen=True)
@@ -41,14 +57,24 @@ class Settings:
         return settings
 
     def findings(self) -> Iterator[str]:
-        for name, default in (("n_trials", "30"), ("parallel", "null")):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1) and not (name == "parallel" and value is None):
-                yield f"hpo.{name} must be a whole number of at least 1, got {value}.\nTry: hpo.{name}={default}"
-        if self.study is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}", str(self.study)):
-            yield (
-                f"hpo.study={self.study!r} is not a valid study name: it becomes a folder name.\n"
-                "Try: at most 41 letters, digits and hyphens"
-            )
+        yield from number_finding("n_trials", self.n_trials, "30")
+        if self.parallel is not None:
+            yield from number_finding("parallel", self.parallel, "null")
+        yield from study_findings(self.study)
         if self.one_job not in (None, True, False):
             yield f"hpo.one_job must be true, false or null, got {self.one_job}.\nTry: hpo.one_job=null, the default"
+
+
+def number_finding(name: str, value: Any, default: str) -> Iterator[str]:
+    """Yield what is wrong with a setting that is a count."""
+    if not (isinstance(value, int) and value >= 1):
+        yield f"hpo.{name} must be a whole number of at least 1, got {value}.\nTry: hpo.{name}={default}"
+
+
+def study_findings(study: str | None) -> Iterator[str]:
+    """Yield what is wrong with the name of a study."""
+    if study is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,40}", str(study)):
+        yield (
+            f"hpo.study={study!r} is not a valid study name: it becomes a folder name.\n"
+            "Try: at most 41 letters, digits and hyphens"
+        )

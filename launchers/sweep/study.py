@@ -30,9 +30,11 @@ from launchers.sweep.trials import (
     EPOCHS,
     FOLDER,
     GIVEN_USD,
+    JOB,
     USD,
     VAL_LOSS,
     Counts,
+    Elsewhere,
     Trial,
     trial_of,
 )
@@ -242,6 +244,21 @@ class Study:
 
         trial_id = self._rdb.get_trial_id_from_study_id_trial_number(self._id, number)
         self._rdb.set_trial_state_values(trial_id, state=TrialState.WAITING)
+
+    def add(self, ended: Sequence[Elsewhere]) -> dict[str, int]:
+        """Add trials that ran elsewhere, each once. Return the numbers of all such trials, by their names there."""
+        with self._errors(), self._lock():
+            known = self._jobs()
+            for each in ended:
+                if each.job not in known:
+                    self._study.add_trial(each.as_optuna(self.about.space.distributions()))
+            found = self._jobs()
+        self._notify()
+        return found
+
+    def _jobs(self) -> dict[str, int]:
+        trials = self._study.get_trials(deepcopy=False)
+        return {str(trial.user_attrs[JOB]): trial.number for trial in trials if JOB in trial.user_attrs}
 
     # --- outcomes ---
 

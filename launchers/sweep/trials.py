@@ -1,7 +1,7 @@
 """A trial as the study records it, and the number of trials by outcome."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -9,10 +9,12 @@ from dogbreed.best_epoch import merit
 from launchers.runs.search_folder import Value
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 CAUSE, FOLDER, EPOCHS = "cause", "folder", "epochs"  # attributes of a trial in the database
+JOB = "job"  # the same, of a trial that ran elsewhere: its name there
 VAL_LOSS, BEST_EPOCH = "val_loss", "best_epoch"  # the same, of its best epoch
 GIVEN_USD, USD = "given_usd", "usd"  # what its run may cost, and what it has cost
 
@@ -72,6 +74,49 @@ class Counts:
     @property
     def finished(self) -> int:
         return self.complete + self.pruned + self.failed
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A trial that ran without the study. job: its name there, under which a study has it once.
+
+    state: complete, pruned or failed; waiting if it was cut off. value: None if it has failed, or waits. epochs: the
+    objective after each. folder: of its files. started, ended: seconds since 1970; None where it never ran.
+    """
+
+    job: str
+    state: State
+    values: Mapping[str, Value]
+    value: float | None
+    epochs: Sequence[float]
+    cause: str
+    folder: str
+    started: float | None
+    ended: float | None
+
+    def as_optuna(self, distributions: "Mapping[str, BaseDistribution]") -> "FrozenTrial":
+        """Return it as Optuna stores it. A trial that waits keeps its values."""
+        from datetime import datetime
+
+        from optuna.trial import TrialState, create_trial
+
+        about = {JOB: self.job, FOLDER: self.folder, EPOCHS: len(self.epochs)}
+        if self.state == "waiting":
+            return create_trial(
+                state=TrialState.WAITING, user_attrs=about, system_attrs={"fixed_params": dict(self.values)}
+            )
+        made = create_trial(
+            state={"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[self.state],
+            value=self.value,
+            params=dict(self.values),
+            distributions=dict(distributions),
+            user_attrs={**about, **({CAUSE: self.cause[:2000]} if self.cause else {})},
+            intermediate_values={epoch: value for epoch, value in enumerate(self.epochs, 1) if math.isfinite(value)},
+        )
+        if self.ended is not None:
+            made.datetime_complete = datetime.fromtimestamp(self.ended)
+            made.datetime_start = datetime.fromtimestamp(self.ended if self.started is None else self.started)
+        return made
 
 
 def trial_of(frozen: "FrozenTrial") -> Trial:

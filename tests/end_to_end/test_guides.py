@@ -103,6 +103,11 @@ REHEARSED = {
     f"{SPOT} launcher.bucket=my-bucket aws.role=MySageMakerRole dry_run=true": "",
     "python train.py -m hpo=optuna launcher=sagemaker_gpu launcher.bucket=my-bucket aws.role=MySageMakerRole "
     "dry_run=true": "",
+    "python train.py -m hpo=sagemaker_tuner experiment=finetune launcher=sagemaker_gpu launcher.bucket=my-bucket "
+    "aws.role=MySageMakerRole hpo.parallel=4 dry_run=true": "",
+    "python train.py -m hpo=sagemaker_tuner experiment=quickstart launcher=sagemaker_spot aws=rehearsal": (
+        f"{FEW_DOGS} hpo.n_trials=2"
+    ),
     "python -m launchers iam --apply --for aws=rehearsal": "",
     "python train.py experiment=quickstart launcher=ec2_spot aws=rehearsal": FEW_DOGS,
     "python train.py launcher=ec2_spot launcher.bucket=my-bucket dry_run=true": "",
@@ -277,7 +282,7 @@ def test_commands_compose(command: str) -> None:
     ranges = [parsed for parsed in OverridesParser.create().parse_overrides(overrides) if parsed.is_sweep_override()]
     typed = [text for text in overrides if text not in [parsed.input_line for parsed in ranges]]
     cfg = composed(*typed)
-    if "hpo=optuna" in typed:
+    if {"hpo=optuna", "hpo=sagemaker_tuner"} & set(typed):
         space, _ = read(overrides, cfg.hpo.space or {})
         composed(*typed, *space.overrides(space.first()))
     else:

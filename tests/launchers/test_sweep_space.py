@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
-from launchers.sweep.search import WHOLE_OR_NULL, _whole_findings
+from launchers.sweep.search import WHOLE_OR_NULL, whole_findings
 from launchers.sweep.space import Choice, Number, SearchSpace, read
 
 
@@ -177,16 +177,16 @@ def test_a_whole_number_is_not_searched_among_fractions(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     space, fixed = read([typed, *more, "hpo=none"], {})
-    (finding,) = _whole_findings(fixed, space)
+    (finding,) = whole_findings(fixed, space)
     key = typed.partition("=")[0]
     assert finding.startswith(f"{key} takes whole numbers")
     (word,) = shlex.split(finding.partition("Try: ")[2])
     assert word == instead
     again, fixed = read([word, "hpo=none"], {})
-    assert list(_whole_findings(fixed, again)) == []
+    assert list(whole_findings(fixed, again)) == []
 
 
 def test_a_fraction_is_searched_among_fractions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     space, fixed = read(["model.lr=interval(1,5)", "model.warmup=interval(0,0.3)", "trainer.gradient_clip_val=1,2"], {})
-    assert list(_whole_findings(fixed, space)) == []
+    assert list(whole_findings(fixed, space)) == []

@@ -16,6 +16,7 @@ _ORDERS: Mapping[str, Callable[[Any], Any]] = {
     "Name": lambda each: each.name,
     "Status": lambda each: each.status,
     "CreationTime": lambda each: each.created,
+    "FinalObjectiveMetricValue": lambda each: each.objective,
 }
 
 

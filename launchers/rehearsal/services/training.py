@@ -1,6 +1,7 @@
 """SageMaker's training jobs: the interface that AWS documents, and the records that survive a restart."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from launchers.rehearsal.access import StoreOfRole
@@ -111,6 +112,16 @@ class TrainingJobs:
         with self._lock:
             jobs = list(self._jobs.values())
         return page(call.parameters, "TrainingJobSummaries", jobs, JobRecord.summary)
+
+    def all(self) -> Sequence[JobRecord]:
+        return [*self._jobs.values()]
+
+    def record(self, name: str) -> JobRecord | None:
+        return self._jobs.get(name)
+
+    def seen(self, name: str, metric: str) -> Sequence[float]:
+        """Return the values of a metric that a job of this server has printed so far."""
+        return self._runs[name].seen(metric) if name in self._runs else []
 
     def _job(self, name: str) -> JobRecord:
         if name not in self._jobs:

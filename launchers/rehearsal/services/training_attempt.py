@@ -10,13 +10,14 @@ from enum import StrEnum
 from launchers.rehearsal.faults import Faults, Progress
 from launchers.rehearsal.names import Server
 from launchers.rehearsal.services.training_checkpoints import Checkpoints
-from launchers.rehearsal.services.training_container import Host, command, environment
+from launchers.rehearsal.services.training_container import Host, command, environment, has_toolkit
 from launchers.rehearsal.services.training_logs import LogPump
 from launchers.rehearsal.services.training_record import JobRecord, now
 
 POLL_S = 0.01  # so that a step can be hit
 _SYNC_S = 0.1  # between two scans of the checkpoint folder by SageMaker's agent
 _GRACE_S = 120.0  # from SIGTERM to SIGKILL, as documented for StopTrainingJob
+_UNHEARD_S = 1.0  # the same under the image's toolkit, which passes SIGTERM to nobody: nothing happens in that time
 _FAILED_GRACE_S = 20.0  # the same once a machine of several has failed
 
 
@@ -88,12 +89,17 @@ class Attempt:
                 if outcome is Outcome.CRASHED or (outcome is Outcome.INTERRUPTED and self.faults.hard):
                     return outcome
                 if outcome is not None:
-                    until = self._progress.seconds + (_FAILED_GRACE_S if outcome is Outcome.FAILED else _GRACE_S)
+                    until = self._progress.seconds + self._grace_s(outcome)
                     for host in self.hosts:
                         host.machine.signal(signal.SIGTERM)
             elif self._progress.seconds > until:
                 return outcome
         return outcome
+
+    def _grace_s(self, outcome: Outcome) -> float:
+        if has_toolkit(self.job.request):
+            return _UNHEARD_S
+        return _FAILED_GRACE_S if outcome is Outcome.FAILED else _GRACE_S
 
     def _end_is_due(self) -> Outcome | None:
         """Return why the command must end now, while it still runs on some host."""

@@ -32,7 +32,7 @@ class Checkpoints:
         self._bucket, self._prefix = ("", "") if config is None else split_uri(config["S3Uri"])
         self._saved: dict[str, _Stamp] = {}  # as it is in S3
         self._due: dict[str, float] = {}  # when what has changed will have been uploaded
-        self._random = random.Random(job.name)
+        self._random, self._job = random.Random(job.name), job.name
 
     def download(self, machines: Sequence[Machine]) -> None:
         """Download the checkpoints in S3 to fresh machines. Only the first of them uploads."""
@@ -71,7 +71,9 @@ class Checkpoints:
         """Return a stamp that changes each time last.ckpt is written, or None if it does not exist."""
         if self._place is not None:
             with suppress(FileNotFoundError):
-                stat = (machine.path(self._place) / "checkpoints" / "last.ckpt").stat()
+                place = machine.path(self._place)
+                of_trial = place / self._job / "checkpoints"  # all trials of a search share one place in S3
+                stat = ((of_trial if of_trial.exists() else place / "checkpoints") / "last.ckpt").stat()
                 return stat.st_ino, stat.st_mtime_ns
         return None
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from dogbreed.run_folder import write_json
@@ -16,6 +18,8 @@ from launchers.rehearsal.service import Refused
 from launchers.rehearsal.services.training_record import JobRecord
 
 ML = "/opt/ml"
+_STAND_IN = ["python", str(Path(__file__).parent.parent / "toolkit.py")]
+_TRAIN = ["python", "-m", "sagemaker_training.cli.train"] if find_spec("sagemaker_training") else _STAND_IN
 
 
 @dataclass
@@ -48,7 +52,8 @@ def furnish(host: Host, hosts: Sequence[Host], request: Mapping[str, Any], store
         (ml / name).mkdir(parents=True, exist_ok=True)
     channels = request.get("InputDataConfig", [])
     config = ml / "input" / "config"
-    write_json(config / "hyperparameters.json", request.get("HyperParameters", {}))
+    given = {key: text.replace(f"{ML}/", f"{ml}/") for key, text in request.get("HyperParameters", {}).items()}
+    write_json(config / "hyperparameters.json", given)
     write_json(config / "inputdataconfig.json", {channel["ChannelName"]: _channel(channel) for channel in channels})
     write_json(config / "resourceconfig.json", _resources(host, hosts, request["ResourceConfig"]["InstanceType"]))
     for channel in channels:
@@ -105,7 +110,13 @@ def _resources(host: Host, hosts: Sequence[Host], kind: str) -> dict[str, Any]:
 
 def command(request: Mapping[str, Any]) -> list[str]:
     algorithm = request["AlgorithmSpecification"]
-    return [*algorithm.get("ContainerEntrypoint", ["train"]), *algorithm.get("ContainerArguments", [])]
+    own = algorithm.get("ContainerEntrypoint")
+    return [*(_TRAIN if own is None else own), *algorithm.get("ContainerArguments", [])]
+
+
+def has_toolkit(request: Mapping[str, Any]) -> bool:
+    """Return whether the image's own command `train` starts the job."""
+    return "ContainerEntrypoint" not in request["AlgorithmSpecification"]
 
 
 def environment(host: Host, job: JobRecord, server: Server, faults: Faults) -> dict[str, str]:
@@ -128,6 +139,7 @@ def environment(host: Host, job: JobRecord, server: Server, faults: Faults) -> d
         "TRAINING_JOB_ARN": job.arn,
         "GLOO_SOCKET_IFNAME": "lo",
         "DOGBREED_UPLOADS_S": str(25 * faults.upload_lag_s),
+        **({"PYTHONUNBUFFERED": "1", "SM_STUDIO_LOCAL_MODE": "true"} if has_toolkit(job.request) else {}),
         **job.request.get("Environment", {}),
         **network,
     }

@@ -38,10 +38,14 @@ class JobRun(threading.Thread):
         self._checkpoints = Checkpoints(job, store, faults.upload_lag_s)
         self._log = LogPump(job, faults.log_delay_s, permitted=may_log(store.role, LOG_GROUP))
         self._hosts: Sequence[Host] = ()  # of the present attempt
-        self._values: dict[str, float] = {}  # of the metric definitions, the latest
+        self._values: dict[str, list[float]] = {}  # of the metric definitions, in the order of the log
         self._stop_asked = threading.Event()
         self._abandoned = threading.Event()
         self._changing = threading.Lock()  # the record, from this thread and by StopTrainingJob
+
+    def seen(self, metric: str) -> list[float]:
+        """Return the values of a metric that the log has shown so far."""
+        return list(self._values.get(metric, []))
 
     def stop(self) -> None:
         """StopTrainingJob: SIGTERM, two minutes, SIGKILL. A job that has ended meanwhile stays as it is."""
@@ -133,7 +137,7 @@ class JobRun(threading.Thread):
         for definition in self.job.request["AlgorithmSpecification"].get("MetricDefinitions", []):
             with suppress(ValueError, IndexError):
                 if matched := re.search(definition["Regex"], line):
-                    self._values[definition["Name"]] = float(matched[1])
+                    self._values.setdefault(definition["Name"], []).append(float(matched[1]))
 
     def _finished(self, outcome: Outcome, failed_first: Sequence[Host]) -> Ending:
         if outcome is not Outcome.CRASHED:
@@ -147,7 +151,7 @@ class JobRun(threading.Thread):
                 self.job.bill(time.monotonic() - began)
         moment = now()
         self.job.metrics = [
-            {"MetricName": name, "Value": value, "Timestamp": moment} for name, value in self._values.items()
+            {"MetricName": name, "Value": values[-1], "Timestamp": moment} for name, values in self._values.items()
         ]
         return ending_of(outcome, self._hosts, failed_first)
 
