@@ -145,9 +145,12 @@ class _Attempt:
             try:
                 at = self._aws.write(self._attempt_key(number), record, self._encryption, IfNoneMatch="*")
             except ClientError as error:
-                if error.response.get("Error", {}).get("Code") not in ("PreconditionFailed", "412"):
+                code = error.response.get("Error", {}).get("Code")
+                if code not in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
                     raise
-                continue  # another machine was faster
+                if self._aws.read(self._attempt_key(number)) != record:
+                    continue  # another machine was faster
+                at = datetime.now(UTC)  # it is ours: the answer was lost, and the request was sent again
             self._number = number
             self._ahead_s = time.time() - at.timestamp()
             self._record = {**record, "started": _iso(at)}

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import distribution
@@ -220,3 +221,15 @@ def test_no_request_holds_credentials() -> None:
     text = json.dumps([request.parameters for request in planned("ec2").requests]).lower()
     assert "secret" not in text
     assert "access_key" not in text
+
+
+def test_planning_loads_neither_torch_nor_boto3() -> None:
+    script = """
+import contextlib, io, json, runpy, sys
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    runpy.run_path("train.py", run_name="__main__")
+print(json.dumps([name for name in ("torch", "lightning", "boto3", "botocore", "moto") if name in sys.modules]))
+"""
+    words = [sys.executable, "-c", script, *COMMANDS["ec2"], "dry_run=true"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []

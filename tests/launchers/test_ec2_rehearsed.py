@@ -148,6 +148,17 @@ def test_five_interruptions_at_random_steps_give_the_same_weights(
     assert nothing_is_left(launcher, plan.spec.run_id)
 
 
+def test_a_recommendation_to_leave_causes_a_checkpoint_and_does_not_end_the_run(
+    cloud: Rehearsal, place: Path, tmp_path: Path
+) -> None:
+    launcher, plan = prepared(place, tmp_path / "run", *LONGER, "aws.reclaims=0", "faults.rebalance_at=start")
+    launcher.submit(plan)
+    wait(launcher, plan.handle)
+    assert launcher.status(plan.handle).attempt == 1
+    text = "AWS may soon take the spot machine away: saving a checkpoint"
+    assert [line.text for line in launcher.logs(plan.handle)].count(text) == 1
+
+
 def test_todays_spot_prices_are_in_the_plan_if_asked_for(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
     _, plan = prepared(place, tmp_path / "run", "launcher.live=true", "launcher.other_types=[g4dn.xlarge]")
     today = dict(plan.rows)["today"].splitlines()
