@@ -26,7 +26,7 @@ from launchers.status import Cause, LaunchError, Phase
 log = logging.getLogger("dogbreed")
 
 # keys that a deployment reads; all others are about training
-_READ = frozenset({"launcher", "aws", "name", "checkpoint", "dry_run", "debug", "hydra", "run_id"})
+_READ = frozenset({"launcher", "aws", "name", "checkpoint", "dry_run", "debug", "hydra", "run_id", "limits"})
 _CLASSES = frozenset({"data", "data.root"})  # the photos by which the classes of a bare file are named
 _EXAMPLE = "Try: python train.py launcher=deploy name=dogs checkpoint=runs/RUN"
 

@@ -13,7 +13,7 @@ from dogbreed import commands
 from dogbreed.commands import shown_path
 from dogbreed.errors import DogBreedError, Interrupted
 from launchers.base import Deploys, Launcher, Tunes
-from launchers.cli import capacity, doctor, prices
+from launchers.cli import capacity, cost, doctor, prices
 from launchers.cli.listing import Listed, launched_from_here, table
 from launchers.registry import find_run, launcher_at, targets
 from launchers.runs.find import SWEEPS_DIR
@@ -311,6 +311,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     prices.add_arguments(pricing)
     pricing.set_defaults(command=prices.run)
+    costs = verbs.add_parser(
+        "cost", help=cost.HELP, description=cost.HELP, epilog=cost.EPILOG, parents=[as_json, common],
+        formatter_class=shape,
+    )  # fmt: skip
+    cost.add_arguments(costs)
+    costs.set_defaults(command=cost.run)
     iam = add("iam", _iam, "Print the roles and policies that launchers need; create, check or remove them.", as_json)
     iam.add_argument(
         "--for",

@@ -8,6 +8,8 @@ from launchers.cost import times
 from launchers.cost.limits import Overhead
 from launchers.cost.prices import Instance, spot_range
 
+KIND = "times are estimates from specifications"  # of what plans expect, because nobody has measured these machines
+
 
 @dataclass(frozen=True)
 class Cost:

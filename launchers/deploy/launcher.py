@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
+from launchers.aws.layout import Layout
 from launchers.aws.policy import Identity
 from launchers.base import Capabilities, CleanupReport, Cloud
-from launchers.deploy import images, parts, permissions, variants, waiting
+from launchers.deploy import images, limited, parts, permissions, records, variants, waiting
 from launchers.deploy.settings import DeploySettings
 from launchers.deploy.variants import VARIANTS
 from launchers.plan import Plan
@@ -85,18 +86,23 @@ class DeployLauncher(DeploySettings):
         return None if found.serving.phase is Phase.FAILED else found.serving.deployed(self.cloud, name)
 
     def plan(self, spec: RunSpec) -> Plan:
-        raise_findings(ConfigError, list(variants.findings(self, spec)))
+        fitted = limited.fit(self, spec)
+        raise_findings(ConfigError, [*variants.findings(fitted, spec), *limited.findings(self, spec)])
         variant = VARIANTS[self.variant]
         handle = Handle(self.scheme, self.cloud.scope, spec.run_id)
-        rows = tuple(variant.rows(self, spec, handle))
-        return Plan(spec, handle, rows, variant.requests(self, spec), permissions.actions(permissions.caller(self)))
+        rows = (*variant.rows(fitted, spec, handle), *limited.rows(fitted, spec))
+        actions = permissions.actions(permissions.caller(self))
+        return Plan(spec, handle, rows, variant.requests(fitted, spec), actions, limited.costs(fitted, spec))
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Check the account, then create or update the deployment; with `wait`, stay until it answers.
 
         A deployment that fails while this waits is taken down; an update that fails is rolled back.
         """
-        VARIANTS[self.variant].make(self, plan)
+        fitted = limited.fit(self, plan.spec)
+        VARIANTS[self.variant].make(fitted, plan)
+        if plan.requests:
+            records.begin(fitted, plan.spec.run_id, self.encryption)
         return plan.handle
 
     # --- afterwards ---
@@ -161,6 +167,8 @@ class DeployLauncher(DeploySettings):
         if not existed:
             return self.status(handle)
         left = parts.remove_all(self.cloud, name)
+        if self.bucket is not None and not left:
+            records.end(self.cloud, Layout(self.bucket, self.prefix), name, self.encryption)
         stays = [] if self.bucket is None else parts.stays(self.cloud, self.bucket, f"{self.prefix}/models/{name}/")
         stays += images.stays(self.cloud)
         if left:

@@ -94,7 +94,8 @@ def stays(cloud: Cloud, bucket: str, prefix: str) -> list[str]:
     """Say what a teardown leaves: the models in S3, with what they cost. prefix: the key of their folder."""
     with errors(f"listing s3://{bucket}/{prefix}"):
         pages = cloud.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        sizes = [int(item["Size"]) for page in pages for item in page.get("Contents", [])]
+        items = [item for page in pages for item in page.get("Contents", [])]
+    sizes = [int(item["Size"]) for item in items if not item["Key"].endswith(".json")]  # the others say what it cost
     if not sizes:
         return []
     usd = sum(sizes) / 1e9 * _S3_USD_PER_GB

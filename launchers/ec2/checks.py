@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from launchers.aws import common_checks, iam, secret_arns
-from launchers.ec2 import amis, fleet
+from launchers.ec2 import amis, fitting, fleet
 from launchers.ec2.settings import Ec2Settings
 from launchers.ec2.user_data import too_large
 from launchers.spec import RunSpec
@@ -25,6 +25,7 @@ def findings(settings: Ec2Settings, spec: RunSpec) -> Iterator[str]:
         yield f"launcher.machine_role={role!r} is neither a role name nor a role ARN.\nTry: leaving it out"
     yield from _machine_findings(settings, spec)
     yield from _time_findings(settings, spec)
+    yield from fitting.findings(settings, spec)
     yield from _data_findings(settings, spec)
     yield from common_checks.sent_findings(spec, settings.allow_secrets)
     yield from _user_data_findings(settings, spec)

@@ -15,7 +15,9 @@ from typing import Any
 from launchers.aws import sent, tags
 from launchers.aws.policy import role_name
 from launchers.aws.s3 import split_uri
+from launchers.cost.limits import Limits
 from launchers.ec2 import amis, names
+from launchers.ec2.fitting import limit_of
 from launchers.ec2.settings import Ec2Settings
 from launchers.ec2.user_data import encoded, user_data
 from launchers.payload.code import BUNDLE_FILE
@@ -101,6 +103,7 @@ def submission(settings: Ec2Settings, spec: RunSpec, found: Found) -> dict[str, 
         "after": found.after,
         "max_attempts": max_attempts(spec),
         "deadline": found.deadline,
+        "limit": limit_of(settings, spec),
         "code": layout.code(spec),
         "photos": photos,
         "features": sent.features_key(layout, spec),
@@ -114,7 +117,7 @@ def submission(settings: Ec2Settings, spec: RunSpec, found: Found) -> dict[str, 
 
 def max_attempts(spec: RunSpec) -> int:
     """Return how many machines the run may have one after the other."""
-    return int(spec.config["limits"]["max_attempts"])
+    return Limits.of(spec.config).max_attempts
 
 
 def script(settings: Ec2Settings, spec: RunSpec, found: Found) -> str:

@@ -18,7 +18,7 @@ from launchers.aws.layout import Layout, archive_uri
 from launchers.aws.policy import Identity
 from launchers.aws.results import download_results, download_search, download_to_resume, read_spec
 from launchers.base import Capabilities, CleanupReport, Cloud
-from launchers.ec2 import account, checks, fleet, groups, logs, names, permissions, state, summary
+from launchers.ec2 import account, checks, fitting, fleet, groups, logs, names, permissions, state, summary
 from launchers.ec2.fleet import Found
 from launchers.ec2.settings import Ec2Settings
 from launchers.ec2.state import Seen
@@ -89,8 +89,10 @@ class Ec2Launcher(Ec2Settings):
         raise_findings(ConfigError, [*name_findings(spec), *checks.findings(self, spec)])
         handle = Handle(self.scheme, self.cloud.scope, spec.run_id)
         today = account.spot_prices(self.cloud, self.types) if self.live else None
-        rows = tuple(summary.rows(self, spec, handle, today))
-        return Plan(spec, handle, rows, fleet.requests(self, spec), grants.actions(permissions.caller(self)))
+        fitted = fitting.fit(self, spec)
+        rows = tuple(summary.rows(fitted, spec, handle, today))
+        actions = grants.actions(permissions.caller(self))
+        return Plan(spec, handle, rows, fleet.requests(fitted, spec), actions, summary.costs(fitted, spec))
 
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Check the account, upload what is missing, create the group; with `watch`, stay until the run ends.
@@ -99,19 +101,22 @@ class Ec2Launcher(Ec2Settings):
         has succeeded; if it has failed or was stopped, a further submission resumes it from its checkpoint.
         """
         spec = plan.spec
+        if (fitted := fitting.fit(self, spec)) != self:
+            return fitted.submit(plan, watch=watch)
         refuse_if_alive_here(Path(spec.folder))
         assert self.bucket is not None
         caller = iam.caller(self.cloud)
         raise_findings(LaunchError, bucket.bucket_findings(self.cloud, self.bucket, caller.account))
         seen = state.read(self.cloud, self.layout, spec.run_id)
         if seen.submission is None or not self._is_wanted(seen, plan):
+            deadline_h = fitting.fit(self, spec, spent_usd=self._spent_usd(seen)).deadline_h
             if self.cloud.makes_buckets:  # a rehearsal, which stands for an account that is set up
                 account.set_up(self, spec, caller)
             found = account.look_up(self, spec, caller)
             self._check_photos(spec)
             self._clear(seen)
             after = max((each.number for each in seen.attempts), default=0)
-            deadline = int(time.time() + 3600 * self.deadline_h)
+            deadline = int(time.time() + 3600 * deadline_h)
             found = replace(found, number=seen.number + 1, after=after, deadline=deadline)
             self._upload(plan)
             remember(Path(spec.folder), plan, self.cloud.place)
@@ -119,6 +124,11 @@ class Ec2Launcher(Ec2Settings):
         if watch is not None and ask_after_each_epoch(self, plan.handle, watch):
             self._stop(state.read(self.cloud, self.layout, spec.run_id), early=True)
         return plan.handle
+
+    def _spent_usd(self, seen: Seen) -> float:
+        """Return what earlier submissions of the run have cost, at most."""
+        usd = state.usd_of(seen, datetime.now(UTC)) if seen.attempts else None
+        return 0.0 if usd is None else fitting.with_beside(self, usd)
 
     def _check_photos(self, spec: RunSpec) -> None:
         """Raise LaunchError if the photos are to come from a folder in S3 in which there is nothing."""

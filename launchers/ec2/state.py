@@ -146,7 +146,7 @@ def status_of(seen: Seen, now: datetime, again: str = "") -> Status:
         Phase.RUNNING,
         attempt=max((each.number for each in seen.attempts), default=0),
         started_at=seen.created,
-        usd=_usd(seen, now),
+        usd=usd_of(seen, now),
         job=seen.group_name,
     )
     if seen.result is not None:
@@ -197,6 +197,8 @@ def _hint(cause: Cause, again: str) -> str:
     match cause:
         case Cause.TIME_LIMIT:
             return f"Resume it, for the same time again or with a larger launcher.deadline_h: {again}"
+        case Cause.BUDGET:
+            return f"Resume it, with a larger limits.max_usd: {again}"
         case Cause.QUOTA:
             return f"The disk is full. Try, with a larger launcher.volume_gb: {again}"
         case Cause.USER_CODE | Cause.UNKNOWN:
@@ -214,21 +216,22 @@ def _without_group(seen: Seen, here: Status, now: datetime, again: str) -> Statu
         hint = f"Resume it with: {again}"
         return replace(here, phase=Phase.CANCELLED, cause=Cause.BY_USER, detail="stopped on request", next_action=hint)
     here = replace(here, phase=Phase.FAILED, next_action=f"Resume it with: {again}")
+    limit = str(seen.submission.get("limit", "launcher.deadline_h"))
     over = now.timestamp() > float(seen.submission["deadline"]) - 1
     if over and not seen.of_this:
         return replace(
             here,
             cause=Cause.CAPACITY,
-            detail="no machine could be had before launcher.deadline_h, and nothing was trained",
+            detail=f"no machine could be had before {limit}, and nothing was trained",
             next_action=f"Try, with further launcher.other_types or launcher.on_demand=true: {again}",
-            shortage=Shortage("no machine could be had before launcher.deadline_h"),
+            shortage=Shortage(f"no machine could be had before {limit}"),
         )
     if over:
         return replace(
             here,
-            cause=Cause.TIME_LIMIT,
-            detail="launcher.deadline_h was exceeded; the progress is saved",
-            next_action=_hint(Cause.TIME_LIMIT, again),
+            cause=Cause.BUDGET if "max_usd" in limit else Cause.TIME_LIMIT,
+            detail=f"{limit} was exceeded; the progress is saved",
+            next_action=_hint(Cause.BUDGET if "max_usd" in limit else Cause.TIME_LIMIT, again),
         )
     if seen.of_this:
         return replace(
@@ -255,7 +258,7 @@ def with_console(status: Status, lines: Sequence[str]) -> Status:
     )
 
 
-def _usd(seen: Seen, now: datetime) -> float | None:
+def usd_of(seen: Seen, now: datetime) -> float | None:
     """Return what the machines have cost so far at most, by list prices; None without a price."""
     total = 0.0
     for each, later in zip_longest(seen.attempts, seen.attempts[1:]):

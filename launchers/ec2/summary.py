@@ -7,16 +7,12 @@ from launchers import formatting
 from launchers.aws import sent
 from launchers.cost import estimate, prices
 from launchers.cost.prices import Instance
-from launchers.ec2 import amis, fleet, permissions
+from launchers.ec2 import amis, fitting, fleet, permissions
 from launchers.ec2.settings import Ec2Settings
+from launchers.plan import Costs
 from launchers.spec import RunOutput, RunSpec, SearchOutput
 from launchers.status import Handle
 
-ENDING_S = 600.0  # between the deadline and the end of the machine, at most
-_HOURS_A_MONTH = 730
-# of a gp3 volume per GB and month, and of a public IPv4 address per hour, in us-east-1 as of 2026-11-28:
-# https://aws.amazon.com/ebs/pricing/ and https://aws.amazon.com/vpc/pricing/
-_VOLUME_USD, _ADDRESS_USD = 0.08, 0.005
 _LITTLE = 0.1  # a saving of spot below which it is not worth the interruptions
 
 
@@ -37,7 +33,7 @@ def rows(
     yield (
         "ends",
         (
-            f"{settings.deadline_h:g} h after submission at the latest, by a scheduled action of its group;\n"
+            f"{settings.deadline_h:.4g} h after submission at the latest, by a scheduled action of its group;\n"
             f"before that when it is done, or after {fleet.max_attempts(spec)} interrupted machines"
         ),
     )
@@ -65,18 +61,21 @@ def _cost_rows(settings: Ec2Settings, spec: RunSpec, trials: int) -> Iterator[tu
     row = prices.ec2(settings.instance_type)
     seconds = None if row is None else _seconds(spec, row, trials)
     expected = "" if seconds is None else f"about {formatting.duration(seconds)} expected, "
-    yield "time", f"{expected}at most {settings.deadline_h:g} h, waiting and interruptions included"
+    hours, limit = settings.deadline_h, fitting.limit_of(settings, spec)
+    at_most = f"{hours:g} h" if float(60 * hours).is_integer() else formatting.duration(limit_s)
+    held = f" ({limit})" if limit != "launcher.deadline_h" else ""
+    yield "time", f"{expected}at most {at_most}{held}, waiting and interruptions included"
     if missing := sorted(set(settings.types) - {each.type for each in known}):
         yield "cost", f"unknown: launchers/cost/prices.yaml has no price for {', '.join(missing)}"
         return
     dearest = max(known, key=lambda each: each.usd)
-    worst = dearest.usd * (limit_s + ENDING_S) / 3600 + _beside(settings, limit_s + ENDING_S)
+    worst = dearest.usd * (limit_s + fitting.ENDING_S) / 3600 + fitting.beside_usd(settings, limit_s + fitting.ENDING_S)
     low, high = (1.0, 1.0) if settings.on_demand else prices.spot_range()
     if row is None or seconds is None:
         words = "the expected cost is unknown"
     else:
         ends = [
-            share * row.usd * min(seconds, limit_s) / 3600 + _beside(settings, min(seconds, limit_s))
+            share * row.usd * min(seconds, limit_s) / 3600 + fitting.beside_usd(settings, min(seconds, limit_s))
             for share in (low, high)
         ]
         first, last = map(formatting.usd, ends)
@@ -91,7 +90,7 @@ def _cost_rows(settings: Ec2Settings, spec: RunSpec, trials: int) -> Iterator[tu
         )
         lines.append(f"{each.type}: {formatting.usd(each.usd)} an hour on demand{spot}")
     lines += [
-        f"(list prices of {prices.REGION}, {min(each.as_of for each in known)})",
+        f"(list prices of {prices.REGION}, {min(each.as_of for each in known)}; {estimate.KIND})",
         f"The worst case is {dearest.type} on demand until 10 min after the deadline,",
         f"with {settings.volume_gb} GB of disk{' and a public IPv4 address' if settings.public_ip else ''}.",
     ]
@@ -104,10 +103,11 @@ def _seconds(spec: RunSpec, row: Instance, trials: int) -> float | None:
     return times.search_s(spec.workload, row, trials) if trials else estimate.seconds_expected(spec.workload, row)
 
 
-def _beside(settings: Ec2Settings, seconds: float) -> float:
-    """Return what disk and address cost in that time."""
-    address = _ADDRESS_USD if settings.public_ip else 0.0
-    return (settings.volume_gb * _VOLUME_USD / _HOURS_A_MONTH + address) * seconds / 3600
+def costs(settings: Ec2Settings, spec: RunSpec) -> Costs | None:
+    """Return what the run can cost, for whoever divides a limit among several."""
+    row = prices.ec2(settings.instance_type)
+    trials = spec.output.trials if isinstance(spec.output, SearchOutput) else 0
+    return fitting.costs(settings, None if row is None else _seconds(spec, row, trials))
 
 
 def _image_rows(settings: Ec2Settings, spec: RunSpec) -> Iterator[tuple[str, str]]:

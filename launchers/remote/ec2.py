@@ -268,7 +268,9 @@ class _Attempt:
         left_s = float(self._submission["deadline"]) - (time.time() - self._ahead_s)
         if left_s > _BEFORE_DEADLINE_S:
             return None
-        return Ending("failed", "[time_limit] launcher.deadline_h was exceeded; the progress is saved")
+        limit = str(self._submission.get("limit", "launcher.deadline_h"))
+        cause = "budget" if "max_usd" in limit else "time_limit"
+        return Ending("failed", f"[{cause}] {limit} was exceeded; the progress is saved")
 
     def _save(self) -> Ending | None:
         assert self._sync is not None

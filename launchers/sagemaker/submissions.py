@@ -78,6 +78,13 @@ class Submissions:
                         seen.add(run_id)
                         yield run_id
 
+    def kept(self) -> Iterator[TrainingJob]:
+        """Yield the jobs whose machines are kept for the next one, and cost money."""
+        for summary in self._summaries(WarmPoolStatusEquals="Available"):
+            job = self._describe(summary["TrainingJobName"])
+            if job is not None and job.keeps_machines and tags.RUN_ID in tags.read(self.cloud, job.arn):
+                yield job
+
     def _summaries(self, **filters: str) -> Iterator[dict[str, Any]]:
         """Yield the summaries of all jobs that pass the filters, newest first. They are read page by page."""
         request = {"SortBy": "CreationTime", "SortOrder": "Descending", "MaxResults": _PAGE, **filters}

@@ -88,7 +88,7 @@ def _cost(settings: JobSettings, cost: estimate.Cost | None) -> str:
     return (
         f"{free}{cost.expected_words}, {formatting.usd(cost.worst)} at worst\n"
         f"{formatting.usd(cost.usd_per_hour)} an hour on demand{spot}\n"
-        f"(list price of {prices.REGION}, {cost.as_of}{withdrawn})"
+        f"(list price of {prices.REGION}, {cost.as_of}; {estimate.KIND}{withdrawn})"
     )
 
 

@@ -16,6 +16,7 @@ from launchers import formatting
 from launchers.aws import bucket, grants, iam, s3, saved, sent, tags, transfer
 from launchers.aws.actions import SAGEMAKER
 from launchers.aws.errors import code_of, errors
+from launchers.aws.layout import Layout
 from launchers.aws.policy import Identity
 from launchers.aws.results import download_results, download_search, download_to_resume, is_of_tuner, read_spec
 from launchers.base import Capabilities, CleanupReport, Cloud
@@ -30,7 +31,7 @@ from launchers.runs.identity import refuse_another_run
 from launchers.runs.launched import folder_here, remember
 from launchers.runs.names import name_findings
 from launchers.runs.state import refuse_if_alive_here
-from launchers.sagemaker import checks, fitting, permissions, request, summary
+from launchers.sagemaker import checks, fitting, permissions, records, request, summary
 from launchers.sagemaker.fitting import STOPPING_S, UPLOADING_S
 from launchers.sagemaker.job import TrainingJob, status_of
 from launchers.sagemaker.logs import read_job_logs, tail
@@ -182,6 +183,7 @@ class SageMakerLauncher(JobSettings):
             with errors("creating the training job", then=quota):
                 try:
                     client.create_training_job(**{**create, "TrainingJobName": name})
+                    records.begin(self.cloud, self.layout, run_id, {**create, "TrainingJobName": name}, self.encryption)
                     return
                 except client.exceptions.ResourceInUse:  # another process was faster: with the same plan?
                     job = self.jobs.latest(run_id)
@@ -273,7 +275,10 @@ class SageMakerLauncher(JobSettings):
         until = time.monotonic() + max(grace_s, STOPPING_S) + UPLOADING_S
         while not (status := self.status(handle)).finished and time.monotonic() < until:
             time.sleep(self.cloud.poll_s)
-        return self.status(handle) if self._release(handle) else status
+        if self._release(handle):
+            status = self.status(handle)
+        self._record(handle)
+        return status
 
     def _release(self, handle: Handle) -> bool:
         """Give back machines that are kept for the next job. Return whether there were any."""
@@ -312,7 +317,16 @@ class SageMakerLauncher(JobSettings):
             raise LaunchError(f"Run {handle} has no result: {status}", status.cause, status.shortage)
         job = self._job(handle)
         self._share_features(job)
+        self._record(handle)
         return read_downloaded(handle, download_results(self.cloud, handle, job.location, job.name, job.archive_uri))
+
+    def _record(self, handle: Handle) -> None:
+        """Record what the jobs of a run have cost, once they have ended."""
+        jobs = self.jobs.all(handle.run_id)
+        if jobs:
+            bucket_name, key = s3.split_uri(jobs[-1].location.uri)
+            layout = Layout(bucket_name, key.partition("/runs/")[0])
+            records.end(self.cloud, layout, handle.run_id, jobs, s3.encryption(jobs[-1].kms_key))
 
     def _share_features(self, job: TrainingJob) -> None:
         """Copy the features that the job computed to where the next run on its photos looks for them."""

@@ -337,6 +337,8 @@ class RunningSearch:
             if not isinstance(outcome, Outcome) or outcome.ended != "well":
                 break
             shown = outcome.shown
+            if outcome.usd is not None:
+                self.study.bill_test(best.number, outcome.usd)
         else:
             return shown
         detail = outcome.detail if isinstance(outcome, Outcome) else f"its process died: {self._workers.pop(0).end()}"

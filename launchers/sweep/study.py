@@ -16,7 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ MOST_DEATHS = 3  # of a trial's worker processes, after which the trial has fail
 _ABOUT = "dogbreed"  # attribute of a study: what it searches, all in one, so that a kill leaves all of it or nothing
 _SWEEPER, _DEATHS = "sweeper", "deaths"  # attributes of a trial
 _PRUNED_AT = "pruned_at"  # attribute of a trial: the epoch after which it was pruned
+_TESTED = "tested_usd"  # attribute of a study: by trial that was tested, what its run has cost in all
 _SWEEPERS = "sweeper:"  # attributes of a study: this and a sweeper's id
 
 
@@ -186,16 +187,27 @@ class Study:
 
         share: called with all trials, while no other sweeper can record anything.
         """
-        with self._errors(), self._lock():
-            usd = share([trial_of(trial) for trial in self._study.get_trials(deepcopy=False)])
-            if usd is not None:
-                self._asked[number].set_user_attr(GIVEN_USD, usd)
+        try:
+            with self._errors(), self._lock():
+                usd = share(self._trials())
+                if usd is not None:
+                    self._asked[number].set_user_attr(GIVEN_USD, usd)
+        except StudyError:
+            self._asked.pop(number, None)  # so that the next claim queues it again
+            raise
         return usd
 
     def bill(self, number: int, usd: float) -> None:
         """Record what the run of a trial of this sweeper has cost."""
         with self._errors():
             self._asked[number].set_user_attr(USD, usd)
+
+    def bill_test(self, number: int, usd: float) -> None:
+        """Record what the run of an ended trial has cost in all, since it was tested."""
+        with self._errors(), self._lock():
+            tested = self._study.user_attrs.get(_TESTED, {})
+            self._study.set_user_attr(_TESTED, {**tested, str(number): usd})
+        self._notify()
 
     def counts(self) -> Counts:
         trials = self._study.get_trials(deepcopy=False)  # read once: other sweepers may end trials at any moment
@@ -326,7 +338,12 @@ class Study:
     def trials(self) -> list[Trial]:
         """Return all trials of the study, in the order of their numbers."""
         with self._errors():
-            return [trial_of(trial) for trial in self._study.get_trials(deepcopy=False)]
+            return self._trials()
+
+    def _trials(self) -> list[Trial]:
+        tested: Mapping[str, float] = self._study.user_attrs.get(_TESTED, {})
+        found = map(trial_of, self._study.get_trials(deepcopy=False))
+        return [replace(trial, usd=tested.get(str(trial.number), trial.usd)) for trial in found]
 
     def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
         """Return the best complete trial (see `Trial.merit`); None if there is no complete trial yet.

@@ -232,7 +232,7 @@ def _run(task: Task, connection: Connection) -> Outcome:
 
 def _usd(begun: tuple[Launcher, Handle] | None) -> float | None:
     """Return what a run has cost; None if it has not begun, costs nothing, or that cannot be found out."""
-    if begun is None or not begun[0].capabilities.remote:
+    if begun is None:
         return None
     launcher, handle = begun
     try:

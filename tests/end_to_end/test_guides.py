@@ -72,6 +72,7 @@ HERE = {
     "python -m dogbreed.benchmark --help": "",
     "python -m dogbreed.serving --help": "",
     "python -m launchers images": "",
+    "python -m launchers prices --need gpu=1,gpu_memory_gb=16": "",
     "python -m launchers capacity --rps 12 --peak 45": "--hours 1",
     "python -m launchers capacity --rps 12 --peak 45 --shape burst --instances 1-3 --policy report --slots 3 "
     "--service-ms 60": "",
@@ -117,6 +118,9 @@ REHEARSED = {
     "python -m launchers rollback dogs": "",
     "python -m launchers cancel dogs": "",
     "python train.py launcher=deploy launcher.variant=lambda aws=rehearsal name=dogs checkpoint=runs/RUN": "",
+    "python train.py launcher=sagemaker_gpu launcher.instance_type=auto 'launcher.needs={gpu: 1, gpu_memory_gb: 16}' "
+    "limits.max_usd=0.05 aws=rehearsal dry_run=true": "",
+    "python -m launchers cost sagemaker://rehearsal": "",
     "python -m launchers rehearsal stop": "",
 }
 FAILS = {
@@ -162,6 +166,9 @@ SKIPPED = {
     "python -m launchers iam --remove": _ACCOUNT,
     "python -m launchers iam --bucket my-bucket --apply --for launcher=sagemaker_gpu "
     "launcher.instance_type=ml.g5.xlarge --for launcher=sagemaker_spot": _ACCOUNT,
+    "python -m launchers prices --refresh": "asks AWS, and writes into the project",
+    "python -m launchers cost": _ACCOUNT,
+    "python -m launchers cost --bucket my-bucket --month 2026-11": _ACCOUNT,
     "python -m launchers images --refresh": "needs the SageMaker SDK, and writes into the project",
     "docker build -f launchers/deploy/image/Dockerfile -t dogbreed-serve .": _DOCKER,
     'docker run -p 8080:8080 -v "$PWD/model:/opt/ml/model:ro" dogbreed-serve serve': _DOCKER,

@@ -12,9 +12,12 @@ from dogbreed.errors import ConfigError
 from launchers import prepare
 from launchers.cost import limits
 from launchers.cost.limits import Limits, Overhead
+from launchers.deploy.limited import fit as fit_deployment
+from launchers.ec2 import fitting as ec2_fitting
 from launchers.plan import Plan
 from launchers.sagemaker import fitting
 from launchers.status import Cause, LaunchError
+from tests.support import deployments, ec2_plans
 from tests.support.plans import COMMANDS
 
 G4DN = 0.7364  # US dollars an hour
@@ -174,3 +177,61 @@ def test_what_is_spent_is_refused_with_what_it_was() -> None:
     assert error.value.cause is Cause.BUDGET
     assert "what is left buys" in str(error.value)
     assert str(error.value).endswith("Try: limits.max_usd=0.5076")
+
+
+# --- the other launchers ---
+
+M5 = 0.096 + 100 * 0.08 / 730 + 0.005  # US dollars an hour: EC2's m5.large with 100 GB and an address
+
+
+def on_ec2(**asked: Any) -> Plan:
+    plan = ec2_plans.planned("ec2")
+    spec = replace(plan.spec, config={**plan.spec.config, "limits": {"max_attempts": 10, **asked}})
+    return ec2_plans.launched("ec2").plan(spec)
+
+
+def test_on_ec2_the_limit_is_the_deadline_of_the_group_with_ten_minutes_to_end() -> None:
+    plan = on_ec2(max_usd=0.2)
+    deadline_s = int(0.2 / M5 * 3600) - 600
+    (action,) = (each for each in plan.requests if each.operation == "PutScheduledUpdateGroupAction")
+    assert action.parameters["StartTime"] == f"<{deadline_s / 3600:g} h after submission>"
+    rows = dict(plan.rows)
+    assert "at most 97 min (limits.max_usd=0.2), waiting and interruptions included" in rows["time"]
+    assert plan.costs is not None
+    assert 0.1999 < plan.costs.worst_usd <= 0.2
+    assert "$0.2 at worst" in rows["cost"]
+    generous = on_ec2(max_usd=50)
+    assert generous.requests == on_ec2().requests
+    assert dict(generous.rows)["time"] == dict(on_ec2().rows)["time"]
+
+
+def test_on_ec2_what_is_too_little_is_refused_and_a_further_submission_gets_what_is_left() -> None:
+    with pytest.raises(ConfigError, match=r"limits\.max_usd=0\.01 is not enough for m5\.large\. At \$0\.112 an hour"):
+        on_ec2(max_usd=0.01)
+    launcher, spec = ec2_plans.launched("ec2"), on_ec2(max_usd=0.2).spec
+    left = ec2_fitting.fit(launcher, spec, spent_usd=0.1)
+    assert left.deadline_h == pytest.approx(0.1 / M5 - 600 / 3600, abs=1e-3)
+    with pytest.raises(LaunchError, match="Earlier jobs of the run have cost") as error:
+        ec2_fitting.fit(launcher, spec, spent_usd=0.19)
+    assert error.value.cause is Cause.BUDGET
+
+
+def test_a_deployment_ends_in_time_for_its_limit() -> None:
+    launcher = deployments.launcher(ttl_hours=None)
+    spec = replace(deployments.spec(), config={"limits": {"max_usd": 1.0}})
+    plan = launcher.plan(spec)
+    hours = fit_deployment(launcher, spec).ttl_hours
+    assert hours == pytest.approx(1.0 / 0.107 - 300 / 3600, abs=1e-3)
+    (schedule,) = (
+        each.parameters["ScheduleExpression"]
+        for each in plan.requests
+        if each.operation == "CreateSchedule" and each.parameters["Name"].endswith("expiry-endpoint")
+    )
+    assert schedule == "at(2026-11-24T21:15:44)"
+    assert plan.costs is not None
+    assert 0.999 < plan.costs.worst_usd <= 1.0
+    assert "(9.3 h + 5.0 min to end) x $0.107 an hour = $1" in dict(plan.rows)["limit"]
+    with pytest.raises(ConfigError, match=r"limits\.max_usd=0\.01 is not enough for 1 x ml\.c7i\.large"):
+        launcher.plan(replace(spec, config={"limits": {"max_usd": 0.01}}))
+    with pytest.raises(ConfigError, match="which is paid by the call"):
+        replace(launcher, variant="lambda", ttl_hours=8).plan(spec)

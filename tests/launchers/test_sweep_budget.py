@@ -1,6 +1,7 @@
 """limits of a search whose trials are jobs of their own: what each trial is given, and when no further one starts."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from launchers.cost.limits import Limits
 from launchers.plan import Costs
 from launchers.sweep.budget import Budget
 from launchers.sweep.trials import Trial
+from tests.support.sweeps import Sweep
 
 COSTS = Costs(worst_usd=3.0, least_usd=0.05, least_h=0.07, expected_usd=0.2)  # a trial is given 0.30 at least
 
@@ -89,3 +91,19 @@ def test_what_is_over_can_go_on_once_a_trial_has_ended_for_less() -> None:
     ended = trial(0, state="complete", given_usd=0.3, usd=0.0)
     assert asked.admits(trial(1), lambda number, share: share([ended]))
     assert asked.over == ""
+
+
+def test_a_search_ends_when_its_limit_pays_for_no_further_trial_and_goes_on_with_a_larger_one(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path / "search")
+    paid = "launcher._target_=tests.support.fake_training.PaidLauncher"  # each trial, and the test, costs 0.25
+    words = (paid, "hpo.n_trials=10", "hpo.parallel=1", "hpo.study=paid")
+    printed = sweep.run(*words, "limits.max_usd=1.5")
+    assert "The search ends with 4 of 10 trials: limits.max_usd=1.5 pays for no further trial." in printed
+    study = sweep.study()
+    assert [trial.user_attrs["usd"] for trial in study.trials if trial.state.name == "COMPLETE"] == [0.25] * 4
+    given = [trial.user_attrs.get("given_usd") for trial in study.trials]
+    assert all(usd is None or usd == pytest.approx(0.3) for usd in given)
+    assert list(study.user_attrs["tested_usd"].values()) == [0.5]  # with its test
+    assert "The search ends with 5 of 10 trials" in sweep.run(*words, "limits.max_usd=1.86")
+    refused = sweep.run(*words, "limits.max_usd=0.4", status=1)
+    assert "limits.max_usd=0.4 is not enough for a search whose trials are jobs of their own" in refused

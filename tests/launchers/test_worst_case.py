@@ -12,25 +12,32 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
+from launchers.cost import prices
 from launchers.cost.limits import Limits
+from launchers.deploy import limited
+from launchers.ec2 import fitting as ec2_fitting
+from launchers.ec2.spot import Ec2Launcher
 from launchers.plan import Plan
 from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.names import Server
 from launchers.rehearsal.services import training_attempt, training_pools, training_record, training_run
+from launchers.rehearsal.services.ec2_instance import Instance
 from launchers.rehearsal.services.training_record import JobRecord
 from launchers.sagemaker import fitting
 from launchers.sagemaker.job import TrainingJob
 from launchers.sagemaker.training import SageMakerLauncher
+from launchers.spec import Deployed
 from launchers.status import LaunchError
 from launchers.sweep.budget import Budget
-from launchers.sweep.trials import Trial
+from launchers.sweep.trials import State, Trial
+from tests.support import deployments, ec2_plans
 from tests.support.plans import launched, planned
 
 SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -296,10 +303,98 @@ def test_a_search_of_many_jobs_stays_within_its_limit(seed: int, factor: float, 
                     runs(number, given_usd)
             known = draw.random() < 0.8  # what it has cost; otherwise all that it was given counts
             usd = accounts[number].usd if known else None
-            state = draw.choice(["complete", "pruned", "failed"])
+            state = cast(State, draw.choice(["complete", "pruned", "failed"]))
             trials[number] = replace(trials[number], state=state, usd=usd)
         assert len(trials) >= min(n_trials, budget.fitting) >= 1
         best = draw.choice(list(trials.values()))
         (word,) = budget.for_the_test(list(trials.values()), best)
         runs(best.number, float(word.partition("=")[2]))
         assert sum(account.usd for account in accounts.values()) <= max_usd * ROUNDING
+
+
+# --- EC2 and deployments ---
+
+
+def on_ec2(draw: random.Random) -> Ec2Launcher:
+    return replace(
+        ec2_plans.launched("ec2"),
+        instance_type=draw.choice(["m5.large", "g4dn.xlarge"]),
+        other_types=draw.choice([(), ("c5.xlarge", "m5.xlarge")]),
+        on_demand=draw.random() < 0.3,
+        deadline_h=draw.choice([0.5, 8]),
+        volume_gb=draw.choice([8, 2000]),
+        public_ip=draw.random() < 0.5,
+    )
+
+
+def machines_of(launcher: Ec2Launcher, deadline_h: float, clock: Clock, draw: random.Random) -> Iterator[Instance]:
+    """Yield the machines of one submission: one after the other, the last of which its group ends at the deadline."""
+    deadline = clock.now + 3600 * deadline_h
+    while clock.now < deadline and draw.random() < 0.9:
+        kind = draw.choice(launcher.types)
+        row = prices.ec2(kind)
+        assert row is not None
+        price = row.usd * (1.0 if launcher.on_demand else draw.uniform(*prices.spot_range()))
+        began = clock.now + draw.choice([0.0, 60.0, 2000.0])  # while there is none
+        ended = min(began + draw.choice([10.0, 1000.0, 1e6]), deadline + draw.uniform(0, ec2_fitting.ENDING_S))
+        clock.now = ended
+        if ended > began and began < deadline:
+            yield Instance(
+                Path("/nowhere"), "i-1", kind, "us-east-1a", "subnet-1", "", not launcher.on_demand, {}, began,
+                price=price, began=began, ended=ended, state="terminated",
+            )  # fmt: skip
+
+
+@SETTINGS
+@given(seed=st.integers(0, 2**32), factor=st.floats(1.01, 40))
+def test_machines_of_ec2_stay_below_the_worst_case_and_with_further_submissions_within_the_limit(
+    seed: int, factor: float
+) -> None:
+    draw, clock = random.Random(seed), Clock()
+    launcher, spec = on_ec2(draw), ec2_plans.planned("ec2").spec
+    usual = launcher.plan(spec).costs
+    assert usual is not None
+    max_usd = usual.least_usd * factor
+    capped = replace(spec, config={**spec.config, "limits": {"max_usd": max_usd, "max_attempts": 10}})
+    plan = launcher.plan(capped)
+    assert plan.costs is not None
+    assert plan.costs.worst_usd <= max_usd * ROUNDING
+    billed, listed = 0.0, 0.0  # as the rehearsal bills, and by list prices, as the launcher counts
+    for _ in range(4):
+        try:
+            fitted = ec2_fitting.fit(launcher, capped, spent_usd=ec2_fitting.with_beside(launcher, listed))
+        except LaunchError:
+            break  # too little is left
+        before = billed
+        for machine in machines_of(launcher, fitted.deadline_h, clock, draw):
+            seconds, row = machine.seconds(clock.now), prices.ec2(machine.type)
+            assert row is not None
+            billed += machine.bill(clock.now)["usd"] + ec2_fitting.beside_usd(launcher, seconds)
+            listed += seconds / 3600 * row.usd
+        assert billed - before <= plan.costs.worst_usd * ROUNDING + 1e-5
+    assert billed <= max_usd * ROUNDING + 1e-5  # the rehearsal rounds each machine to a millionth
+
+
+@SETTINGS
+@given(seed=st.integers(0, 2**32), factor=st.floats(1.01, 40), updates=st.booleans())
+def test_a_deployment_stays_below_its_worst_case(seed: int, factor: float, updates: bool) -> None:
+    draw = random.Random(seed)
+    launcher = deployments.launcher(
+        instances=draw.choice([1, 3]), ttl_hours=draw.choice([None, 8]), start_s=300, bake_s=draw.choice([180, 900])
+    )
+    before = Deployed("0123456789", {}) if updates else None
+    spec = deployments.spec(before)
+    rate = limited.usd_per_hour(launcher)
+    assert rate is not None
+    least = limited.costs(replace(launcher, ttl_hours=8), spec)
+    assert least is not None
+    max_usd = least.least_usd * factor
+    capped = replace(spec, config={"limits": {"max_usd": max_usd}})
+    plan = launcher.plan(capped)
+    assert plan.costs is not None
+    assert plan.costs.worst_usd <= max_usd * ROUNDING
+    ttl_hours = limited.fit(launcher, capped).ttl_hours
+    assert ttl_hours is not None
+    lives_s = 3600 * ttl_hours + draw.uniform(0, 300)  # until the schedule has ended it
+    twice_s = draw.uniform(0, 1800 + launcher.start_s + launcher.bake_s) if updates else 0.0
+    assert (lives_s + twice_s) / 3600 * rate <= plan.costs.worst_usd * ROUNDING

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,9 @@ from dogbreed.interruption import Interruption
 from dogbreed.progress import Epoch
 from dogbreed.run_folder import RunFolder, write_json, write_text
 from launchers.local import LocalLauncher
-from launchers.plan import Plan
+from launchers.plan import Costs, Plan
 from launchers.spec import RunSpec
-from launchers.status import Cause, Handle, LaunchError, Shortage
+from launchers.status import Cause, Handle, LaunchError, Shortage, Status
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
@@ -58,6 +58,19 @@ class FakeLauncher(LocalLauncher):
 
     def _train(self, spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
         train(spec, folder, watch)
+
+
+@dataclass(frozen=True)
+class PaidLauncher(FakeLauncher):
+    """Takes a quarter of a dollar for each attempt of a run that has ended."""
+
+    def plan(self, spec: RunSpec) -> Plan:
+        costs = Costs(worst_usd=3.0, least_usd=0.05, least_h=0.0, expected_usd=0.2)
+        return replace(super().plan(spec), costs=costs)
+
+    def status(self, handle: Handle) -> Status:
+        status = super().status(handle)
+        return replace(status, usd=0.25 * status.attempt if status.finished else None)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import pytest
 from dogbreed.errors import ConfigError, DogBreedError
 from launchers.base import Capabilities, Launcher
 from launchers.follow import wait
-from launchers.plan import Plan
+from launchers.plan import Costs, Plan
 from launchers.spec import RunSpec
 from launchers.status import Cause, Handle, LaunchError, Phase
 
@@ -100,6 +100,33 @@ class PlanContract(ABC):
         text = str(launcher.plan(spec))
         assert spec.run_id in text
         assert {"where", "cost", "command"} <= {line.split()[0] for line in text.splitlines() if line}
+
+    def test_a_plan_holds_its_limits_and_refuses_those_that_it_cannot_hold(
+        self, launcher: Launcher, spec: RunSpec
+    ) -> None:
+        def costs(**limits: float) -> Costs | None:
+            return launcher.plan(replace(spec, config={**spec.config, "limits": limits})).costs
+
+        usual = costs()
+        for wrong in ({"max_usd": 0}, {"max_usd": -1}, {"max_hours": 0}):
+            with pytest.raises(ConfigError, match=r"limits\.max_"):
+                costs(**wrong)
+        if usual is None:
+            return  # it costs nothing
+        for least in (0.9, 1.01, 3.0, 1000.0):
+            max_usd = least * usual.least_usd
+            if least < 1:
+                with pytest.raises(ConfigError, match=r"limits\.max_usd"):
+                    costs(max_usd=max_usd)
+            else:
+                limited = costs(max_usd=max_usd)
+                assert limited is not None
+                assert limited.worst_usd <= min(max_usd, usual.worst_usd) * (1 + 1e-9)
+        with pytest.raises(ConfigError, match=r"limits\.max_hours"):
+            costs(max_hours=0.9 * usual.least_h)
+        shorter = costs(max_hours=1.1 * usual.least_h)
+        assert shorter is not None
+        assert shorter.worst_usd <= usual.worst_usd
 
     def test_a_plan_names_all_that_is_wrong_at_once(self, launcher_of_wrong: Launcher, wrong_spec: RunSpec) -> None:
         with pytest.raises(ConfigError, match="2 problems found"):

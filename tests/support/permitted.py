@@ -22,6 +22,7 @@ _BY_THE_JOB = "the rented machine calls it as the job's role, which has it where
 NOT_GRANTED = {  # called by launchers
     "secretsmanager:GetSecretValue": _BY_THE_JOB,
     "ssm:GetParameter": _BY_THE_JOB,
+    "pricing:GetProducts": "of whoever refreshes the table of prices; a run asks AWS for none",
     "s3:CreateBucket": "only a rehearsal creates the bucket that one is to bring",
     **dict.fromkeys(
         ("iam:ListRolePolicies", "iam:GetRolePolicy", "iam:ListAttachedRolePolicies", "iam:GetPolicy"), _NOT_SIMULATED

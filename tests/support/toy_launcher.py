@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import RunFolder, write_json, write_text
 from launchers.base import Capabilities, CleanupReport, Cloud
+from launchers.cost import limits
 from launchers.follow import ask_after_each_epoch
 from launchers.local import LocalLauncher
 from launchers.plan import Plan
@@ -71,7 +72,7 @@ class ToyLauncher:
         return ()
 
     def plan(self, spec: RunSpec) -> Plan:
-        raise_findings(ConfigError, name_findings(spec))
+        raise_findings(ConfigError, [*name_findings(spec), *limits.findings(spec.config)])
         rows = (("where", self.machine), ("command", " ".join(spec.overrides)), ("cost", "no cost"))
         return Plan(spec, Handle(self.scheme, self.machine, spec.run_id), rows)
 

@@ -11,6 +11,7 @@ _FILTERS: Mapping[str, Callable[[Any, Any], bool]] = {
     "CreationTimeBefore": lambda each, value: each.created < value,
     "LastModifiedTimeAfter": lambda each, value: each.modified > value,
     "LastModifiedTimeBefore": lambda each, value: each.modified < value,
+    "WarmPoolStatusEquals": lambda each, value: each.pool == value,  # of training jobs
 }
 _ORDERS: Mapping[str, Callable[[Any], Any]] = {
     "Name": lambda each: each.name,

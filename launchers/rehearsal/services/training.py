@@ -111,6 +111,8 @@ class TrainingJobs:
     def list(self, call: Call) -> Answer:
         with self._lock:
             jobs = list(self._jobs.values())
+        for record in jobs:
+            training_pools.expire(record)
         return page(call.parameters, "TrainingJobSummaries", jobs, JobRecord.summary)
 
     def all(self) -> Sequence[JobRecord]:
