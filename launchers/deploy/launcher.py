@@ -13,7 +13,7 @@ from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws.layout import Layout
 from launchers.aws.policy import Identity
 from launchers.base import Capabilities, CleanupReport, Cloud
-from launchers.deploy import images, limited, parts, permissions, records, variants, waiting
+from launchers.deploy import images, limited, parts, permissions, records, settings_checks, variants, waiting
 from launchers.deploy.settings import DeploySettings
 from launchers.deploy.variants import VARIANTS
 from launchers.plan import Plan
@@ -86,6 +86,7 @@ class DeployLauncher(DeploySettings):
         return None if found.serving.phase is Phase.FAILED else found.serving.deployed(self.cloud, name)
 
     def plan(self, spec: RunSpec) -> Plan:
+        raise_findings(ConfigError, list(settings_checks.type_findings(self)))  # all that follows relies on them
         fitted = limited.fit(self, spec)
         raise_findings(ConfigError, [*variants.findings(fitted, spec), *limited.findings(self, spec)])
         variant = VARIANTS[self.variant]

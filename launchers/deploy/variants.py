@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from dogbreed import commands
 from launchers.base import Cloud
-from launchers.deploy import settings_checks
 from launchers.deploy.on_lambda.variant import OnLambda
 from launchers.deploy.realtime import Realtime
 from launchers.deploy.settings import DeploySettings
@@ -102,10 +101,7 @@ def find(cloud: Cloud, name: str) -> Found | None:
 
 
 def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
-    """Yield what is wrong with the settings; their types and the variant first, which the others depend on."""
-    if found := list(settings_checks.type_findings(settings)):
-        yield from found
-        return
+    """Yield what is wrong with the settings, that of the variant first."""
     variant = VARIANTS.get(settings.variant)
     if variant is None:
         yield f"launcher.variant={settings.variant!r} is not a way to serve a model.\nTry: {', '.join(VARIANTS)}"
