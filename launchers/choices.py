@@ -30,6 +30,9 @@ def hint(group: str, key: str, value: Any, typed: Sequence[str]) -> str:
 def hint_in(group: str, name: str, key: str, value: Any) -> str:
     """Return what to try instead of `GROUP.KEY`, which conf/GROUP/NAME.yaml does not have."""
     keys = keys_of(group, name)
+    part, _, rest = key.partition(".")
+    if rest and (_CONF / group / part).is_dir() and (tried := _in_part(group, part, rest, value)):
+        return tried
     if any(key.startswith(f"{known}.") for known, default in keys.items() if default == {}):
         return f"Try: {shown(f'+{group}.{key}', value)}"  # any key can be added there
     elsewhere = {other: keys_of(group, other) for other in _names(group) if other != name}
@@ -41,6 +44,17 @@ def hint_in(group: str, name: str, key: str, value: Any) -> str:
         return _in_others(group, near, value)
     listed = textwrap.fill(f"conf/{group}/{name}.yaml has {', '.join(keys) or 'no keys'}.", 79, break_long_words=False)
     return f"{listed}\nTry: {commands.train(commands.override(group, name), '--help')}"
+
+
+def _in_part(group: str, part: str, rest: str, value: Any) -> str:
+    """Return what to try instead of `GROUP.PART.REST`, by the files in conf/GROUP/PART; empty if none is near."""
+    keys = {file.stem: dict(_leaves(read_yaml(file), "")) for file in sorted((_CONF / group / part).glob("*.yaml"))}
+    if known := [name for name, its in keys.items() if rest in its]:
+        return commands.one_per_line(
+            [f"{commands.setting(f'{group}/{part}', name)} {shown(f'{group}.{part}.{rest}', value)}" for name in known]
+        )
+    near = {each for its in keys.values() for each in _near(rest, its)}
+    return f"Try: {' or '.join(shown(f'{group}.{part}.{each}', value) for each in sorted(near))}" if near else ""
 
 
 def _in_others(group: str, keys: Mapping[str, str], value: Any) -> str:

@@ -65,7 +65,7 @@ class Deployed:
 
     revision: of the one in service. facts: what people compare, such as `machines`. expires_at: ISO 8601, UTC; empty if
     it stays. ttl_hours: what was asked for that; None if it stays. variant: how it is served, as launcher.variant has
-    it.
+    it. scaling: how its number of instances changes, in a line; empty if it does not.
     """
 
     revision: str
@@ -73,6 +73,7 @@ class Deployed:
     expires_at: str = ""
     ttl_hours: float | None = None
     variant: str = "realtime"
+    scaling: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from launchers.aws.machine_actions import CALLS as MACHINE_CALLS
 from launchers.aws.machine_actions import MachineCall
 from launchers.aws.policy import partition_of
+from launchers.aws.scaling_actions import CALLS as SCALING_CALLS
 
 Parameters = Mapping[str, Any]
 
@@ -345,7 +346,7 @@ def _nothing(parameters: Parameters, where: Where) -> Iterator[Need]:
 
 
 def _needed(found: MachineCall) -> _Exception:
-    """An exception of machine_actions.py."""
+    """An exception of machine_actions.py or scaling_actions.py."""
     return lambda parameters, where: (Need(*each) for each in found(parameters, where))
 
 
@@ -387,7 +388,7 @@ _EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
         ("scheduler", f"{verb}Schedule"): _schedule(f"{verb}Schedule") for verb in ("Create", "Get", "Update", "Delete")
     },
     **{("codebuild", action): _on_project(action) for action in _PROJECT_ACTIONS},
-    **{call: _needed(found) for call, found in MACHINE_CALLS.items()},
+    **{call: _needed(found) for call, found in {**MACHINE_CALLS, **SCALING_CALLS}.items()},
     # a list of groups is on none of them, as AWS's own error messages show it
     ("logs", "DescribeLogGroups"): lambda parameters, where: iter(
         (Need("logs:DescribeLogGroups", where.arn("logs", "log-group::log-stream:")),)

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from launchers.aws.alarms import Policy
+from launchers.aws.scaling import Metric, Policy
 
-Metric = Literal["cpu", "concurrency", "invocations"]
 Limit = Literal["none", "lambda_slots", "vcpus", "start_delay", "max_instances"]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from launchers.aws.alarms import Scaler
+from launchers.aws.scaling import Scaler
 from launchers.capacity.setting import Endpoint, Limit, Setting
 
 if TYPE_CHECKING:

@@ -19,6 +19,13 @@ def usd_per_month(instance_type: str, instances: int) -> float | None:
     return None if row is None else row.usd * instances * MONTH_S / 3600
 
 
+def vcpus(instance_type: str) -> int:
+    """Return the vCPUs of an instance type of endpoints: by its size, `large` 2, `xlarge` 4, `4xlarge` 16."""
+    size = instance_type.rpartition(".")[2]
+    many = size.removesuffix("xlarge")
+    return 4 * int(many or 1) if size.endswith("xlarge") and (many or "1").isdecimal() else 2
+
+
 def usd_per_call(seconds: float, memory_mb: int) -> float:
     """Return what one call of a function costs."""
     rates = prices.lambda_prices()

@@ -12,9 +12,24 @@ from dogbreed import commands
 from dogbreed.errors import raise_findings
 from launchers.aws import bucket, iam, quotas, roles, s3, tags
 from launchers.aws.actions import SAGEMAKER, SCHEDULER
-from launchers.aws.errors import code_of, errors
+from launchers.aws.errors import errors
 from launchers.base import Cloud
-from launchers.deploy import doctor, endpoint, expiry, images, names, parts, permissions, request, smoke, waiting
+from launchers.cost import serving
+from launchers.deploy import (
+    autoscaling,
+    calls,
+    doctor,
+    endpoint,
+    expiry,
+    images,
+    names,
+    parts,
+    permissions,
+    request,
+    smoke,
+    waiting,
+)
+from launchers.deploy.scaling import Scaled
 from launchers.plan import Plan, Request
 from launchers.runs.launched import remember
 from launchers.status import Cause, Handle, LaunchError, Phase, Status
@@ -26,6 +41,7 @@ log = logging.getLogger("dogbreed")
 
 KEPT_REVISIONS = 2  # the one in service and the one before
 PROVISIONING_S = 1800  # until SageMaker has an instance, at most; start_s comes on top
+_BRINGS = ("CreateEndpoint", "UpdateEndpoint")
 _SMOKE_EVERY_S = 5.0  # between two requests that give the alarms something to see
 
 
@@ -37,6 +53,7 @@ class Change:
         self.cloud: Cloud = launcher.cloud
         self.name = plan.spec.run_id
         self._known: frozenset[str] = frozenset()  # configurations of earlier revisions
+        self._scaled: Scaled | None = None  # as it was before, if this change ends it
 
     def make(self) -> None:
         """Do what the plan says; with `wait`, stay until the endpoint answers. Raises LaunchError."""
@@ -56,7 +73,8 @@ class Change:
             self._undo(error)
             raise
         if self.launcher.wait and self._sends_model:
-            self._verify()
+            self._verify(filled)
+        self._send_later(filled)
 
     @property
     def creates(self) -> bool:
@@ -107,7 +125,7 @@ class Change:
         """Return what is wrong if the account may not have the instances. An update needs both fleets at once."""
         settings, fleets = self.launcher, 1 if self.creates else 2
         why = "this deployment" if self.creates else "an update, which runs the old and the new instances at once,"
-        return quotas.endpoint_finding(self.cloud, settings.instance_type, fleets * settings.instances, why)
+        return quotas.endpoint_finding(self.cloud, settings.instance_type, fleets * settings.most, why)
 
     def _make_roles(self, caller: iam.Caller) -> None:
         """Create the roles that are missing, in a cloud that only stands for an account."""
@@ -137,12 +155,24 @@ class Change:
 
     # --- the calls ---
 
-    def _send_all(self, filled: Mapping[str, str]) -> None:
+    @property
+    def _later(self) -> list[Request]:
+        """The calls that wait until the endpoint is in service: AWS lets no other one scale."""
+        operations = [each.operation for each in self.plan.requests]
+        sent = next((n for n, name in enumerate(operations, 1) if name in _BRINGS), len(operations))
+        return [each for each in self.plan.requests[sent:] if each.service != "scheduler"]
+
+    def _send_all(self, filled: dict[str, str]) -> None:
         """Make the calls of the plan. A change of when the deployment ends is one of all its revisions."""
         if not self.creates:
             self._known = frozenset(revisions(self.cloud, self.name))
         of_schedules = [each for each in self.plan.requests if each.service == "scheduler"]
+        later = self._later
         for each in self.plan.requests:
+            if each in later:
+                continue
+            if each.operation == "DeregisterScalableTarget":
+                self._scaled = autoscaling.present(self.cloud, self.name)
             self._send(each, filled)
             if each in of_schedules[-1:] and not self.creates:
                 self._end_all_together()
@@ -157,24 +187,23 @@ class Change:
         else:
             tags.remove(self.cloud, found.arn, tags.EXPIRES_AT)
 
-    def _send(self, each: Request, filled: Mapping[str, str]) -> None:
-        """Make one call of the plan; what exists already, because an earlier attempt made it, is no error."""
-        from botocore import xform_name
-        from botocore.exceptions import ClientError
+    def _send_later(self, filled: dict[str, str]) -> None:
+        """Make the calls for which the endpoint must be in service."""
+        try:
+            for each in self._later:
+                self._send(each, filled)
+        except BaseException as error:
+            if self.creates:
+                self._undo(error)
+            else:
+                error.add_note("It is in service, and scales as before at most.\nTry: the same command again")
+            raise
 
-        parameters = _filled(each.parameters, filled)
+    def _send(self, each: Request, filled: dict[str, str]) -> None:
         if each.operation == "PutObject":
-            self._upload(parameters)
-            return
-        client = self.cloud.client(each.service)
-        with errors(f"calling {each.operation}", then=self._hint(each)):
-            try:
-                getattr(client, xform_name(each.operation))(**parameters)
-            except ClientError as error:
-                if other := _INSTEAD.get((each.operation, code_of(error))):
-                    other(client, parameters)
-                elif not (each.operation in ("CreateModel", "CreateEndpointConfig") and _exists(error)):
-                    raise
+            self._upload(calls.fill(each.parameters, filled))
+        else:
+            calls.send(self.cloud, each, filled, self._hint(each))
 
     def _upload(self, parameters: Mapping[str, Any]) -> None:
         sent = request.deployment(self.spec).model
@@ -185,14 +214,14 @@ class Change:
                 self.cloud.client("s3").upload_file(sent.path, where, key, ExtraArgs=options)
 
     def _hint(self, each: Request) -> str:
-        if each.operation not in ("CreateEndpoint", "UpdateEndpoint"):
+        if each.operation not in _BRINGS:
             return ""
         twice = ", which an update needs twice" if each.operation == "UpdateEndpoint" else ""
         return f"(the quota for this machine: `{self.launcher.instance_type} for endpoint usage`{twice})"
 
     # --- afterwards ---
 
-    def _verify(self) -> None:
+    def _verify(self, filled: dict[str, str]) -> None:
         """Wait until the endpoint settles, and test it. Raises LaunchError after undoing what failed."""
         settings = self.launcher
         deadline_s = PROVISIONING_S + settings.start_s + (0 if self.creates else 2 * settings.bake_s)
@@ -203,6 +232,7 @@ class Change:
             problem, cause = f"The deployment {self.name} failed: {status.detail or 'it is gone'}", status.cause
         elif found.config != self._config:
             self._forget_revision()
+            self._scale_again()
             raise LaunchError(
                 f"SageMaker rolled the update of {self.name} back; the revision before is in service.\n{found.reason}",
                 Cause.USER_CODE,
@@ -220,6 +250,8 @@ class Change:
         if self.creates:
             self._undo(error)
         else:
+            if status.phase is Phase.IN_SERVICE:
+                self._send_later(filled)
             error.add_note(f"To bring back the revision before: {self._verb('rollback')}")
         raise error
 
@@ -228,6 +260,7 @@ class Change:
         try:
             if not self.creates:
                 self._forget_unused_revision()
+                self._scale_again()
                 return
             left = parts.remove_all(self.cloud, self.name)
         except Exception as failure:  # the error that is on its way matters more
@@ -236,6 +269,12 @@ class Change:
             error.add_note(f"Still there: {'; '.join(left)}\nTry: {self._verb('cancel')}")
         else:
             error.add_note("What it had made was removed, except for the model in S3.")
+
+    def _scale_again(self) -> None:
+        """Let the revision before scale as it did, if this change has ended that."""
+        found = endpoint.find(self.cloud, self.name)
+        if self._scaled is not None and found is not None and found.phase is Phase.IN_SERVICE:
+            calls.scale(self.cloud, self.name, self._scaled, found.arn)
 
     def _forget_unused_revision(self) -> None:
         """Remove the parts of the revision, unless AWS has taken the update although its answer did not arrive."""
@@ -291,18 +330,31 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
             f"The deployment {name} has no revision before this one.\nTry: deploying another model under this name",
             Cause.BAD_CONFIG,
         )
-    config = endpoint.described(cloud, "describe_endpoint_config", EndpointConfigName=others[0]) or {}
-    instances = int(config["ProductionVariants"][0]["InitialInstanceCount"])
-    parameters = request.update(launcher, names.Names(name), others[0], instances)
+    before, now = (_variant(cloud, config) for config in (others[0], found.config))
+    scaled, types = autoscaling.present(cloud, name), [request.types_in(before), request.types_in(now)]
+    instances = scaled.least if scaled else int(before["InitialInstanceCount"])
+    parameters = request.update(launcher, names.Names(name), others[0], instances, keep=scaled is not None)
     _end_together(cloud, name, others[:1])
+    if scaled and types[0] != types[1]:  # which AWS does not let scale meanwhile
+        for each in autoscaling.deregister(scaled.kind, names.Names(name)):
+            calls.send(cloud, each, {})
     with errors("rolling back", then="(an update needs the quota of its machines twice)"):
         cloud.client("sagemaker").update_endpoint(**parameters)
     deadline_s = PROVISIONING_S + 2 * (launcher.start_s + launcher.bake_s)
     status = waiting.settle(launcher, handle, deadline_s=deadline_s, meanwhile=traffic(cloud, name))
     after = endpoint.find(cloud, name)
+    if scaled and types[0] != types[1] and after is not None:
+        came, gone = (serving.vcpus(each[0]) for each in types)
+        calls.scale(cloud, name, scaled.on(came / gone) if after.config == others[0] else scaled, after.arn)
     if after is None or after.config != others[0]:
         raise LaunchError(f"The rollback of {name} did not come into service: {status}", status.cause)
     return status
+
+
+def _variant(cloud: Cloud, config: str) -> dict[str, Any]:
+    """Return the variant of an endpoint configuration, as AWS describes it."""
+    found = endpoint.described(cloud, "describe_endpoint_config", EndpointConfigName=config) or {}
+    return dict(found["ProductionVariants"][0])
 
 
 def _end_together(cloud: Cloud, name: str, configs: Iterable[str]) -> None:
@@ -343,42 +395,3 @@ def traffic(cloud: Cloud, name: str) -> Callable[[Status], None]:
                 log.debug("a request during the update failed", exc_info=True)
 
     return send
-
-
-# --- calls that stand for another one ---
-
-
-def _update_schedule(client: Any, parameters: Mapping[str, Any]) -> None:
-    client.update_schedule(**parameters)
-
-
-def _create_schedule(client: Any, parameters: Mapping[str, Any]) -> None:
-    client.create_schedule(**parameters)
-
-
-def _nothing(client: Any, parameters: Mapping[str, Any]) -> None:
-    """Leave it: what was to be deleted is gone, or what was to be created is there."""
-
-
-_INSTEAD: Mapping[tuple[str, str], Callable[[Any, Mapping[str, Any]], None]] = {
-    ("CreateSchedule", "ConflictException"): _update_schedule,
-    ("UpdateSchedule", "ResourceNotFoundException"): _create_schedule,
-    ("DeleteSchedule", "ResourceNotFoundException"): _nothing,
-    ("CreateLogGroup", "ResourceAlreadyExistsException"): _nothing,
-}
-
-
-def _exists(error: Exception) -> bool:
-    return code_of(error) == "ValidationException" and "already exist" in str(error)
-
-
-def _filled(value: Any, filled: Mapping[str, str]) -> Any:
-    """Return parameters with what only the account knows in place of what stands for it in the plan."""
-    if isinstance(value, Mapping):
-        return {_filled(key, filled): _filled(each, filled) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_filled(each, filled) for each in value]
-    if isinstance(value, str):
-        for placeholder, known in filled.items():
-            value = value.replace(placeholder, known)
-    return value

@@ -9,7 +9,7 @@ from launchers.aws import tags
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 from launchers.cost import prices
-from launchers.deploy import expiry, names, request
+from launchers.deploy import autoscaling, expiry, names, request
 from launchers.spec import Deployed
 from launchers.status import Cause, LaunchError, Phase, Status
 
@@ -101,6 +101,7 @@ class Endpoint:
             request.facts(model or {}, config),
             expiry.time_of(ends) if ends else "",
             expiry.ttl_of(ends) if ends else None,
+            scaling=str(autoscaling.present(cloud, name) or ""),
         )
 
     def status_of(self, cloud: Cloud, name: str) -> Status:
@@ -110,7 +111,9 @@ class Endpoint:
         if self.reason:
             details.append(self.reason)
         if self.phase is Phase.IN_SERVICE:
+            scaled = autoscaling.present(cloud, name)
             count = f"{self.instances} instance{'s' if self.instances != 1 else ''}"
+            count += f" of {scaled.least} to {scaled.most} ({scaled.kind})" if scaled else ""
             details.append(f"{count}, {expiry.in_words(expires_at(cloud, name))}")
         return Status(
             self.phase,

@@ -6,10 +6,11 @@ Parameters begin with a capital there, also those of an API whose own do not.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from launchers.deploy import autoscaling
 from launchers.deploy.names import Names, RevisionNames
 
 _TTL = "launcher.ttl_hours="
@@ -19,24 +20,32 @@ _RETRY = {"MaximumEventAgeInSeconds": 86_400, "MaximumRetryAttempts": 185}
 _LATER = timedelta(minutes=5)  # for what an endpoint uses or writes, which is deleted after it
 
 
-def of_deployment(names: Names, at: datetime, ttl_hours: float, role: str) -> list[dict[str, Any]]:
+def of_deployment(
+    names: Names, at: datetime, ttl_hours: float, role: str, alarms: Sequence[str], *, scaled: bool
+) -> list[dict[str, Any]]:
     """Return the requests for the endpoint, its alarms and its logs.
 
-    at: with a time zone. ttl_hours: what it follows from, for the next plan. role: the scheduler's.
+    at: with a time zone. ttl_hours: what it follows from, for the next plan. role: the scheduler's. alarms: their
+    names. scaled: whether Application Auto Scaling changes the number of instances.
     """
     schedules = names.schedules
     of_endpoint = schedule(
         schedules["endpoint"], at, role, "sagemaker:deleteEndpoint", {"EndpointName": names.endpoint}
     )
-    return [
+    found = [
         {**of_endpoint, "Description": f"{_TTL}{ttl_hours:g}"},
-        schedule(
-            schedules["alarms"], at, role, "cloudwatch:deleteAlarms", {"AlarmNames": sorted(names.alarms.values())}
-        ),
+        schedule(schedules["alarms"], at, role, "cloudwatch:deleteAlarms", {"AlarmNames": sorted(alarms)}),
         schedule(
             schedules["logs"], at + _LATER, role, "cloudwatchlogs:deleteLogGroup", {"LogGroupName": names.log_group}
         ),
     ]
+    return [of_scaling(names, at, role), *found] if scaled else found
+
+
+def of_scaling(names: Names, at: datetime, role: str) -> dict[str, Any]:
+    """Return the request that ends the endpoint's scaling: its target, its policies and the alarms that AWS made."""
+    action = "applicationautoscaling:deregisterScalableTarget"
+    return schedule(names.schedules["scaling"], at, role, action, autoscaling.where(names))
 
 
 def of_function(names: Names, at: datetime, ttl_hours: float, role: str) -> list[dict[str, Any]]:

@@ -55,8 +55,6 @@ class DeployLauncher(DeploySettings):
         deploys=True,
     )
 
-    wait: bool = True
-
     @classmethod
     def at(cls, cloud: Cloud, *, runs_dir: str = "runs", bucket: str | None = None) -> Self:
         return cls(cloud, bucket=bucket or cloud.default_bucket)

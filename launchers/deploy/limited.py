@@ -24,7 +24,7 @@ def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
     if wrong:
         return
     if settings.variant == "realtime":
-        machines = f"{settings.instances} x {settings.instance_type}"
+        machines = f"{settings.most} x {settings.instance_type}"
         yield from limits.fit_findings(asked, machines, usd_per_hour(settings), _overhead(settings, spec))
     elif asked.max_usd is not None:
         yield (
@@ -74,7 +74,7 @@ def usd_per_hour(settings: DeploySettings) -> float | None:
     kinds = [settings.instance_type, *([settings.fallback_type] if settings.fallback_type else [])]
     rows = [prices.hosting(kind) for kind in kinds]
     known = [row.usd for row in rows if row is not None]
-    return max(known) * settings.instances if len(known) == len(rows) else None
+    return max(known) * settings.most if len(known) == len(rows) else None
 
 
 def _overhead(settings: DeploySettings, spec: RunSpec) -> Overhead:

@@ -31,9 +31,24 @@ class Names:
         return {kind: f"{self.endpoint}-{kind}" for kind in ("errors", "latency")}
 
     @property
+    def watching(self) -> dict[str, str]:
+        """Alarms that only say something, by what they watch."""
+        return {kind: f"{self.endpoint}-{kind}" for kind in ("slow", "idle", "throttled")}
+
+    @property
+    def steps(self) -> dict[str, str]:
+        """Scaling policies in steps, and the alarms that set them off, by direction."""
+        return {kind: f"{self.endpoint}-scale-{kind}" for kind in ("out", "in")}
+
+    @property
+    def variant(self) -> str:
+        """The scalable target: what Application Auto Scaling calls the endpoint's variant."""
+        return f"endpoint/{self.endpoint}/variant/{VARIANT}"
+
+    @property
     def schedules(self) -> dict[str, str]:
         """The one-time schedules that end the deployment, by the kind of what they delete."""
-        return {kind: f"{self.endpoint}-expiry-{kind}" for kind in ("endpoint", "alarms", "logs")}
+        return {kind: f"{self.endpoint}-expiry-{kind}" for kind in ("scaling", "endpoint", "alarms", "logs")}
 
     @property
     def function_schedules(self) -> dict[str, str]:

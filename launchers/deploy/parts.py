@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
-from launchers.deploy import endpoint, function_kinds, names
+from launchers.deploy import autoscaling, endpoint, function_kinds, names
 from launchers.deploy.kinds import Kind, Named, call, owner
 from launchers.status import Cause, LaunchError
 
 _S3_USD_PER_GB = 0.023  # a month, of the standard class in us-east-1: https://aws.amazon.com/s3/pricing/
 _PASSES = 4  # what a container has logged may arrive after its log group was deleted, and makes it again
-_GONE = ("NoSuchEntity", "ResourceNotFoundException", "ResourceNotFound")
+_GONE = ("NoSuchEntity", "ResourceNotFoundException", "ResourceNotFound", "ObjectNotFoundException")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def stays(cloud: Cloud, bucket: str, prefix: str) -> list[str]:
 
 
 _owner = owner(r"-[0-9a-f]{10}")  # of an endpoint configuration or a model
-_owner_of_alarm = owner(rf"-(?:{'|'.join(names.Names('').alarms)})")
+_owner_of_alarm = owner(rf"-(?:scale-(?:out|in)|{'|'.join([*names.Names('').alarms, *names.Names('').watching])})")
 _owner_of_schedule = owner(
     rf"(?:-expiry-(?:{'|'.join([*names.Names('').schedules, *names.Names('').function_schedules])})"
     rf"|-[0-9a-f]{{10}}-expiry-(?:{'|'.join(names.RevisionNames('', '').schedules)}))"
@@ -178,13 +178,10 @@ def _remove_endpoint(cloud: Cloud, name: str, longest_s: float) -> None:
         time.sleep(cloud.poll_s)
 
 
-def _remove_alarm(cloud: Cloud, name: str, longest_s: float) -> None:
-    cloud.client("cloudwatch").delete_alarms(AlarmNames=[name])
-
-
 # in the order of removal: what watches or uses another part goes before it, and what would delete it goes at the end
 KINDS = (
-    Kind("alarm", _alarms, _owner_of_alarm, _remove_alarm),
+    *autoscaling.KINDS,
+    Kind("alarm", _alarms, _owner_of_alarm, autoscaling.remove_alarm),
     Kind("endpoint", _listed("endpoints", "EndpointName"), names.deployment_of, _remove_endpoint),
     Kind(
         "endpoint configuration",

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from launchers.aws import policy, tags
 from launchers.aws.actions import CODEBUILD, LAMBDA, SAGEMAKER, SCHEDULER, Where
 from launchers.aws.policy import Conditions, Grant, Identity
-from launchers.deploy import function_permissions, images, names, request
+from launchers.aws.scaling_actions import SCALING, SCALING_ROLE
+from launchers.deploy import autoscaling, function_permissions, images, names, request
 from launchers.deploy.settings import DeploySettings
 
 _NO_RESOURCE = "AWS has no resource for this action"
@@ -123,9 +124,47 @@ def caller(settings: DeploySettings, account: str = "*") -> Identity:
             Grant(("logs:DescribeLogGroups",), (where.arn("logs", "log-group:*"),)),
             *_images(where),
             *function_permissions.caller(_role(settings.lambda_role, "lambda", where), where),
+            *_scaling(where),
             *_kms(settings, where),
         ),
     )
+
+
+def _scaling(where: Where) -> Iterator[Grant]:
+    """Yield what Application Auto Scaling needs of whoever registers an endpoint: it asks under that person's name.
+
+    "Permissions for API calls on target services and CloudWatch" in its user guide says so.
+    """
+    targets = where.arn("application-autoscaling", "scalable-target/*")  # whose ids are AWS's own
+    actions = ("DeregisterScalableTarget", "PutScalingPolicy", "RegisterScalableTarget")
+    yield Grant(tuple(f"application-autoscaling:{name}" for name in actions), (targets,), _VARIANTS)
+    yield Grant(("application-autoscaling:TagResource",), (targets,), _TAGGED)
+    yield Grant(
+        ("application-autoscaling:DescribeScalableTargets", "application-autoscaling:DescribeScalingPolicies"),
+        everywhere=_NO_RESOURCE,
+    )
+    yield Grant(("sagemaker:UpdateEndpointWeightsAndCapacities",), (where.arn("sagemaker", f"endpoint/{_ALL}"),))
+    yield Grant(("cloudwatch:DeleteAlarms", "cloudwatch:PutMetricAlarm"), (_tracking(where),))
+    # of the first endpoint in an account that scales: the role as which AWS changes their numbers
+    yield Grant(
+        ("iam:CreateServiceLinkedRole",),
+        (where.role(f"aws-service-role/{SCALING}/{SCALING_ROLE}"),),
+        {"StringEquals": {"iam:AWSServiceName": SCALING}},
+    )
+
+
+_VARIANTS: Conditions = {
+    "StringEquals": {
+        "application-autoscaling:scalable-dimension": autoscaling.DIMENSION,
+        "application-autoscaling:service-namespace": autoscaling.NAMESPACE,
+    }
+}
+_TAGGED: Conditions = {"Null": {f"aws:RequestTag/{tags.RUN_ID}": "false"}}
+
+
+def _tracking(where: Where) -> str:
+    """Return the alarms that AWS makes for target tracking."""
+    return where.arn("cloudwatch", f"alarm:TargetTracking-endpoint/{_ALL}")
 
 
 def _images(where: Where) -> Iterator[Grant]:
@@ -168,7 +207,10 @@ def _scheduler(where: Where) -> Iterator[Grant]:
     yield Grant(("sagemaker:DeleteEndpoint",), (where.arn("sagemaker", f"endpoint/{_ALL}"),))
     yield Grant(("sagemaker:DeleteEndpointConfig",), (where.arn("sagemaker", f"endpoint-config/{_ALL}"),))
     yield Grant(("sagemaker:DeleteModel",), (where.arn("sagemaker", f"model/{_ALL}"),))
-    yield Grant(("cloudwatch:DeleteAlarms",), (where.arn("cloudwatch", f"alarm:{_ALL}"),))
+    yield Grant(("cloudwatch:DeleteAlarms",), (where.arn("cloudwatch", f"alarm:{_ALL}"), _tracking(where)))
+    # with the scaling of an endpoint, which AWS also asks for of whoever deletes one that scales
+    targets = where.arn("application-autoscaling", "scalable-target/*")
+    yield Grant(("application-autoscaling:DeregisterScalableTarget",), (targets,), _VARIANTS)
     yield Grant(("logs:DeleteLogGroup",), (where.arn("logs", f"log-group:/aws/sagemaker/Endpoints/{_ALL}"),))
     yield from function_permissions.scheduler(where)
 

@@ -9,18 +9,18 @@ from typing import Any
 
 from launchers.aws import iam, tags
 from launchers.aws.layout import Layout
-from launchers.deploy import expiry, names
+from launchers.deploy import autoscaling, expiry, names, watching
+from launchers.deploy.scaling import kind_of
 from launchers.deploy.settings import AUTO, DeploySettings
 from launchers.payload.model import MODEL_FILE
 from launchers.plan import Request
-from launchers.spec import Deployment, RunSpec
+from launchers.spec import Deployed, Deployment, RunSpec
 
 ACCOUNT = "<account>"  # in the URI of our image: only the account knows its number
 REPOSITORY = "dogbreed-serve"
 _ACCOUNTS = re.compile(r"^\d{12}(?=\.dkr\.ecr\.)")
 _ROLE_IN_PLAN = iam.arn_in_plan("").rstrip(">")
 _MOST_RUN_S = 28_800  # of an update, SageMaker's own limit
-_PERIOD_S = 60  # of the alarms' metrics
 
 
 def deployment(spec: RunSpec) -> Deployment:
@@ -46,25 +46,64 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     """
     before, wanted = deployment(spec).before, revision(settings, spec)
     in_service = before is not None and before.revision == wanted
-    if before is not None and in_service and before.ttl_hours == settings.ttl_hours:
-        return ()
     common, own = names.Names(spec.run_id), names.RevisionNames(spec.run_id, wanted)
-    schedules = _schedules(settings, spec, own)
-    if in_service:
-        return tuple(schedules)
+    schedules, (first, last) = _schedules(settings, spec, own), _scaling(settings, spec)
     ends = end_of(settings, spec) is not None
+    if before is not None and in_service:
+        if before.ttl_hours == settings.ttl_hours:
+            begins, over = _schedule_of_scaling(settings, before, common, last)
+            return (*begins, *first, *last, *over)
+        return (*(schedules if ends else ()), *first, *last, *(() if ends else schedules))
+    idle = common.watching["idle"]
+    alarms = [Request("cloudwatch", "PutMetricAlarm", alarm) for alarm in _alarms(settings, spec, common)]
+    last = [*(alarm for alarm in alarms if alarm.parameters["AlarmName"] == idle), *last]
     found = [
         Request("s3", "PutObject", _upload(settings, spec)),
         *(schedules if ends else ()),
         Request("sagemaker", "CreateModel", _model(settings, spec, name=own.config)),
         Request("sagemaker", "CreateEndpointConfig", _config(settings, spec, name=own.config, model=own.config)),
-        *(Request("cloudwatch", "PutMetricAlarm", alarm) for alarm in _alarms(settings, spec, common)),
+        *(alarm for alarm in alarms if alarm.parameters["AlarmName"] != idle),
+        *first,
     ]
     if before is None:
         create = {"EndpointName": common.endpoint, "EndpointConfigName": own.config, "Tags": _tags(settings, spec)}
-        return (*found, Request("sagemaker", "CreateEndpoint", create))
-    found.append(Request("sagemaker", "UpdateEndpoint", update(settings, common, own.config, settings.instances)))
-    return (*found, *(() if ends else schedules))
+        return (*found, Request("sagemaker", "CreateEndpoint", create), *last)
+    # what has been scaled keeps its number, unless another one is the least from now on
+    kept = settings.scaled is not None and before.facts.get("machines", "").startswith(f"{settings.count} x ")
+    changed = update(settings, common, own.config, settings.count, keep=kept)
+    return (*found, Request("sagemaker", "UpdateEndpoint", changed), *last, *(() if ends else schedules))
+
+
+def _scaling(settings: DeploySettings, spec: RunSpec) -> tuple[list[Request], list[Request]]:
+    """Return what ends the present scaling, and what begins the one that is asked for once the endpoint is in service.
+
+    It must end before the instance type changes, and is then begun anew.
+    """
+    before, scaled, common = deployment(spec).before, settings.scaled, names.Names(spec.run_id)
+    present = before.scaling if before is not None else ""
+    retyped = before is not None and not before.facts.get("machines", "").endswith(
+        f" x {', else '.join(types_of(settings))}"
+    )
+    if str(scaled or "") == present and not (retyped and present):
+        return [], []
+    ends = bool(present) and (retyped or scaled is None or kind_of(present) != scaled.kind)
+    first = autoscaling.deregister(kind_of(present), common) if ends else []
+    if scaled is None:
+        return first, []
+    return first, autoscaling.register(scaled, common, [] if present and not ends else _tags(settings, spec))
+
+
+def _schedule_of_scaling(
+    settings: DeploySettings, before: Deployed, common: names.Names, begins: Sequence[Request]
+) -> tuple[list[Request], list[Request]]:
+    """Return what ends a scaling together with the deployment that it is added to, or takes that away."""
+    name = common.schedules["scaling"]
+    if not (before.expires_at and settings.expiry_role):
+        return [], []
+    if settings.scaled is None:
+        return [], [Request("scheduler", "DeleteSchedule", {"Name": name})] if before.scaling else []
+    at, role = datetime.fromisoformat(before.expires_at), iam.arn_in_plan(settings.expiry_role)
+    return [Request("scheduler", "CreateSchedule", expiry.of_scaling(common, at, role))] if begins else [], []
 
 
 def model_uri(settings: DeploySettings, spec: RunSpec) -> str:
@@ -83,7 +122,7 @@ def image_uri(settings: DeploySettings, spec: RunSpec) -> str:
 def facts(model: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
     """Return what people compare between revisions. model, config: as requested, or as AWS describes them."""
     container, variant = model.get("PrimaryContainer") or {}, (config.get("ProductionVariants") or [{}])[0]
-    pools = [pool["InstanceType"] for pool in variant.get("InstancePools", [])] or [variant.get("InstanceType", "?")]
+    pools = types_in(variant)
     network = (model.get("VpcConfig") or {}).get("Subnets", [])
     return {
         "model": str(container.get("ModelDataUrl", "")),
@@ -96,6 +135,11 @@ def facts(model: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]
     }
 
 
+def types_in(variant: Mapping[str, Any]) -> list[str]:
+    """Return the instance types of an endpoint configuration's variant."""
+    return [pool["InstanceType"] for pool in variant.get("InstancePools", [])] or [variant.get("InstanceType", "?")]
+
+
 def wanted_facts(settings: DeploySettings, spec: RunSpec) -> dict[str, str]:
     """Return the facts of the revision that the spec asks for."""
     return facts(
@@ -103,8 +147,12 @@ def wanted_facts(settings: DeploySettings, spec: RunSpec) -> dict[str, str]:
     )
 
 
-def update(settings: DeploySettings, common: names.Names, config: str, instances: int) -> dict[str, Any]:
-    """Return the UpdateEndpoint request that brings another configuration, of so many instances, into service.
+def update(
+    settings: DeploySettings, common: names.Names, config: str, instances: int, *, keep: bool = False
+) -> dict[str, Any]:
+    """Return the UpdateEndpoint request that brings another configuration into service.
+
+    instances: of the configuration. keep: whether there are as many instances then as now, which are at least as many.
 
     A canary is at most half of the instances, so one instance is replaced at once. Either way both fleets run while
     the new one is watched, and an alarm brings back the old one:
@@ -118,7 +166,7 @@ def update(settings: DeploySettings, common: names.Names, config: str, instances
         "EndpointName": common.endpoint,
         "EndpointConfigName": config,
         "RetainAllVariantProperties": True,
-        "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DesiredInstanceCount"}],
+        **({} if keep else {"ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DesiredInstanceCount"}]}),
         "DeploymentConfig": {
             "BlueGreenUpdatePolicy": {
                 "TrafficRoutingConfiguration": routing,
@@ -173,7 +221,7 @@ def _config(settings: DeploySettings, spec: RunSpec, *, name: str, model: str, t
             {
                 "VariantName": names.VARIANT,
                 "ModelName": model,
-                "InitialInstanceCount": settings.instances,
+                "InitialInstanceCount": settings.count,
                 "InitialVariantWeight": 1.0,
                 **_machines(settings),
                 "ContainerStartupHealthCheckTimeoutInSeconds": settings.start_s,
@@ -200,36 +248,7 @@ def types_of(settings: DeploySettings) -> Sequence[str]:
 
 
 def _alarms(settings: DeploySettings, spec: RunSpec, common: names.Names) -> list[dict[str, Any]]:
-    """Return the alarms that roll an update back.
-
-    Invocation5XXErrors is 1 for an invocation that failed and 0 for any other, so its average is their share:
-    https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html
-    """
-    dimensions = [
-        {"Name": "EndpointName", "Value": common.endpoint},
-        {"Name": "VariantName", "Value": names.VARIANT},
-    ]
-    watched = {
-        "errors": ("Invocation5XXErrors", settings.max_error_rate),
-        "latency": ("ModelLatency", settings.max_latency_ms * 1000),  # in microseconds
-    }
-    return [
-        {
-            "AlarmName": common.alarms[kind],
-            "Namespace": "AWS/SageMaker",
-            "MetricName": metric,
-            "Dimensions": dimensions,
-            "Statistic": "Average",
-            "Period": _PERIOD_S,
-            "EvaluationPeriods": 2,
-            "DatapointsToAlarm": 2,
-            "Threshold": float(threshold),
-            "ComparisonOperator": "GreaterThanThreshold",
-            "TreatMissingData": "notBreaching",
-            "Tags": _tags(settings, spec),
-        }
-        for kind, (metric, threshold) in watched.items()
-    ]
+    return watching.alarms(settings, common, _tags(settings, spec))
 
 
 def _schedules(settings: DeploySettings, spec: RunSpec, own: names.RevisionNames) -> list[Request]:
@@ -243,8 +262,16 @@ def _schedules(settings: DeploySettings, spec: RunSpec, own: names.RevisionNames
     assert settings.ttl_hours is not None
     role = iam.arn_in_plan(settings.expiry_role)
     shared = "UpdateSchedule" if before is not None and before.expires_at else "CreateSchedule"
+    scaled = settings.scaled is not None
+    alarms = [alarm["AlarmName"] for alarm in _alarms(settings, spec, common)]
+    alarms += common.steps.values() if settings.scaling_chosen.kind == "report" else ()
+    ends = [common.schedules["scaling"]] if before is not None and before.scaling and not scaled else []
     return [
-        *(Request("scheduler", shared, each) for each in expiry.of_deployment(common, at, settings.ttl_hours, role)),
+        *(Request("scheduler", "DeleteSchedule", {"Name": name}) for name in ends),
+        *(
+            Request("scheduler", shared, each)
+            for each in expiry.of_deployment(common, at, settings.ttl_hours, role, alarms, scaled=scaled)
+        ),
         *(Request("scheduler", "CreateSchedule", each) for each in expiry.of_revision(own, at, role)),
     ]
 

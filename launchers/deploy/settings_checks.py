@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from launchers.aws import common_checks, iam
 from launchers.cost import prices
-from launchers.deploy import names
+from launchers.deploy import names, scaling_checks
 from launchers.deploy.settings import AUTO, DeploySettings
 from launchers.spec import RunSpec
 
@@ -36,6 +36,7 @@ def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
     yield from _time_findings(settings)
     yield from common_checks.waiting_findings(settings.wait_for_capacity_h)
     yield from _alarm_findings(settings)
+    yield from scaling_checks.findings(settings)
 
 
 _KINDS: Mapping[Any, tuple[tuple[type, ...], str]] = {  # annotation -> what a value may be, and how people call it
@@ -50,11 +51,12 @@ _KINDS: Mapping[Any, tuple[tuple[type, ...], str]] = {  # annotation -> what a v
 
 def type_findings(settings: DeploySettings) -> Iterator[str]:
     """Yield the settings whose values are of another type than their annotations say, which other checks rely on."""
+    yield from scaling_checks.type_findings(settings)
     hints = get_type_hints(DeploySettings)
     for field in fields(DeploySettings):
         value, hint = getattr(settings, field.name), hints[field.name]
         kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        if field.name == "cloud" or any(_is_of(value, kind) for kind in kinds):
+        if field.name in ("cloud", "scaling") or any(_is_of(value, kind) for kind in kinds):
             continue
         shown = field.default if isinstance(field.default, str) else json.dumps(field.default)
         yield (
@@ -108,8 +110,6 @@ def _machine_findings(settings: DeploySettings) -> Iterator[str]:
             f"on which one AWS has.\nTry: launcher.fallback_type={fallback.rpartition('.')[0]}."
             f"{first.rpartition('.')[2]}, or launcher.fallback_type=null"
         )
-    if settings.instances < 1:
-        yield f"launcher.instances must be at least 1, got {settings.instances}.\nTry: launcher.instances=1"
 
 
 def _image_findings(settings: DeploySettings) -> Iterator[str]:

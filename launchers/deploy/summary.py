@@ -1,12 +1,15 @@
 """Summarize a deployment before it starts: what is served where, what changes, what it costs, when it ends."""
 
+import textwrap
 from collections.abc import Iterator
 from datetime import datetime
 
 from dogbreed import commands
 from launchers import formatting
+from launchers.aws.scaling import explain
 from launchers.cost import comparison, prices, serving
-from launchers.deploy import names, request
+from launchers.deploy import names, request, watching
+from launchers.deploy.scaling import METRICS
 from launchers.deploy.settings import DeploySettings
 from launchers.payload.model import SentModel
 from launchers.spec import RunSpec
@@ -16,12 +19,19 @@ from launchers.status import Handle
 def rows(settings: DeploySettings, spec: RunSpec, handle: Handle) -> Iterator[tuple[str, str]]:
     """Yield the rows of the plan, as (name, text)."""
     endpoint = names.Names(spec.run_id).endpoint
-    machines = request.wanted_facts(settings, spec)["machines"]
+    machines, scaled = request.wanted_facts(settings, spec)["machines"], settings.scaled
+    if scaled:
+        machines = f"{scaled.least} to {scaled.most} x {machines.partition(' x ')[2]}"
     yield "where", f"endpoint {endpoint}: {machines}\n{settings.cloud.describe()}"
     yield "cost", _cost(settings, spec)
     yield from _cheaper(settings, spec)
+    if scaled and scaled.policy:
+        vcpus = serving.vcpus(settings.instance_type)
+        said = explain(scaled.policy, METRICS[scaled.kind], scaled.least, scaled.most, vcpus)
+        yield "scaling", "\n".join(line for text in said for line in textwrap.wrap(text, _WIDTH))
+    yield "alarms", "\n".join(line for text in watching.sentences(settings) for line in textwrap.wrap(text, _WIDTH))
     yield "change", _change(settings, spec)
-    yield "ends", end_text(settings, spec, changes=bool(request.requests(settings, spec)))
+    yield "ends", end_text(settings, spec, changes=_ends(settings, spec))
     yield "model", model_text(request.deployment(spec).model)
     yield "image", request.image_uri(settings, spec)
     yield "files", request.model_uri(settings, spec)
@@ -38,20 +48,29 @@ def model_text(model: SentModel) -> str:
 
 
 def _cost(settings: DeploySettings, spec: RunSpec) -> str:
-    month = serving.usd_per_month(settings.instance_type, settings.instances)
+    scaled, count = settings.scaled, settings.count
+    least, most = (scaled.least, scaled.most) if scaled else (count, count)
+    month = serving.usd_per_month(settings.instance_type, least)
     free = "" if settings.cloud.bills else "nothing here; on AWS "
     if month is None:
         return f"{free}unknown: launchers/cost/prices.yaml has no price for {settings.instance_type}"
     row = prices.hosting(settings.instance_type)
     assert row is not None
-    hourly = row.usd * settings.instances
-    until = f"{formatting.usd(hourly * settings.ttl_hours)} until it ends, " if settings.ttl_hours else ""
-    lines = [f"{free}{until}{formatting.usd(month)} a month, used or not"]
+    until = f"{_usd(row.usd * settings.ttl_hours, least, most)} until it ends, " if settings.ttl_hours else ""
+    used = "by the load" if most > least else "used or not"
+    lines = [f"{free}{until}{_usd(month / least, least, most)} a month, {used}"]
     before = request.deployment(spec).before
     if before is not None and before.revision != request.revision(settings, spec):
-        lines.append(f"during the update twice as many instances: {2 * settings.instances} of the account's quota")
+        lines.append(f"during the update twice as many instances: {2 * most} of the account's quota")
     lines.append(f"(list price of {prices.REGION}, {row.as_of})")
     return "\n".join(lines)
+
+
+def _usd(of_one: float, least: int, most: int) -> str:
+    return formatting.usd(of_one * least) + (f" to {formatting.usd(of_one * most)}" if most > least else "")
+
+
+_WIDTH = 70  # of a row's text
 
 
 def _cheaper(settings: DeploySettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
@@ -65,7 +84,7 @@ def _cheaper(settings: DeploySettings, spec: RunSpec) -> Iterator[tuple[str, str
         service_s,
         comparison.Sized(prices.lambda_prices().vcpu_mb),
         settings.instance_type,
-        settings.instances,
+        settings.count,
     )
     if month.realtime is not None and month.function < month.realtime:
         yield (
@@ -75,6 +94,25 @@ def _cheaper(settings: DeploySettings, spec: RunSpec) -> Iterator[tuple[str, str
         )
 
 
+def _without_update(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
+    """Yield what changes although the revision stays."""
+    before = request.deployment(spec).before
+    assert before is not None
+    scaling = list(_scaling(settings, spec))
+    if before.ttl_hours != settings.ttl_hours:
+        alone = "" if scaling else " alone"
+        yield f"its end{alone}, which is {at_text(before.expires_at)} now"
+    yield from scaling
+
+
+def _scaling(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
+    """Yield how the scaling changes, if it does."""
+    before = request.deployment(spec).before
+    present, wanted = before.scaling if before else "", str(settings.scaled or "")
+    if present != wanted:
+        yield f"scaling: {present or 'none'} -> {wanted or 'none'}"
+
+
 def _change(settings: DeploySettings, spec: RunSpec) -> str:
     before = request.deployment(spec).before
     if before is None:
@@ -82,16 +120,17 @@ def _change(settings: DeploySettings, spec: RunSpec) -> str:
     if before.revision == request.revision(settings, spec):
         if not request.requests(settings, spec):
             return "none: this revision is in service"
-        return f"its end alone, which is {at_text(before.expires_at)} now; this revision is in service"
+        return f"{' and '.join(_without_update(settings, spec))}; this revision is in service"
     wanted = request.wanted_facts(settings, spec)
     differing = [
         f"{name}: {before.facts.get(name, '?')} -> {text}"
         for name, text in wanted.items()
         if before.facts.get(name) != text
     ]
+    differing += _scaling(settings, spec)
     how = (
         "one instance first, the others after"
-        if settings.instances > 1
+        if settings.count > 1
         else "at once, since a single instance cannot be replaced in parts;"
     )
     return "\n".join(
@@ -102,8 +141,15 @@ def _change(settings: DeploySettings, spec: RunSpec) -> str:
     )
 
 
+def _ends(settings: DeploySettings, spec: RunSpec) -> bool:
+    """Return whether the plan sets the end anew."""
+    before = request.deployment(spec).before
+    same = before is not None and before.revision == request.revision(settings, spec)
+    return before is None or not same or before.ttl_hours != settings.ttl_hours
+
+
 def end_text(settings: DeploySettings, spec: RunSpec, *, changes: bool) -> str:
-    """Say when a deployment ends. changes: whether the plan changes anything."""
+    """Say when a deployment ends. changes: whether the plan changes that."""
     stop = commands.launchers("cancel", spec.run_id)
     before, at = request.deployment(spec).before, request.end_of(settings, spec)
     if at is None:

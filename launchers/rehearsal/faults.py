@@ -21,6 +21,7 @@ _AMOUNTS = (
     "log_delay_s",
     "upload_lag_s",
     "start_s",
+    "service_s",
     "boot_failures",
 )
 
@@ -64,8 +65,9 @@ class Faults:
     take, as [s3:PutObject]; denied_to_role: those that the job's role may not. no_capacity_of: instance types of which
     no endpoint and no group of EC2 machines finds any. concurrency: how many executions of Lambda functions the account
     may have at once; None leaves it as it is, which is 1,000 at first. start_s: how long an endpoint's instance takes
-    until its container starts. clock_rate: how much faster than real time the cloud's clock runs; None leaves it as it
-    is.
+    until its container starts. service_s: real seconds for which each request keeps one of an endpoint's vCPUs busy; 0:
+    as long as this machine needs. clock_rate: how much faster than real time the cloud's clock runs; None leaves it as
+    it is.
 
     Of EC2: `reclaims`, `crashes` and `boot_failures` are of each group of machines, whose faults are those of the
     client that makes it. boot_failures: how many of its machines do not boot. no_capacity_in: zones in which no machine
@@ -93,6 +95,7 @@ class Faults:
     denied_to_role: Sequence[str] = ()
     no_capacity_of: Sequence[str] = ()
     start_s: float = 0.0
+    service_s: float = 0.0
     concurrency: int | None = None
     clock_rate: float | None = None
     boot_failures: int = 0

@@ -27,6 +27,7 @@ from launchers.rehearsal.names import BUCKET, REGION, SERVER_FILE, Server
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.service import Service
 from launchers.rehearsal.services.alarms import Alarms
+from launchers.rehearsal.services.autoscaling import Autoscaling
 from launchers.rehearsal.services.builds import Builds
 from launchers.rehearsal.services.ec2_groups import Groups
 from launchers.rehearsal.services.ec2_instances import Instances
@@ -47,7 +48,9 @@ from launchers.rehearsal.services.training import TrainingJobs
 from launchers.rehearsal.services.tuning import TuningJobs
 
 
-def services(state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms) -> list[Service]:
+def services(
+    state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms, identities: IdentityStore
+) -> list[Service]:
     """Return the rehearsal's own services; moto answers everything else."""
     images, meter = ImageStore(state_dir / "images"), Meter(clock)
     models = Models(state_dir / "models", store, images)
@@ -55,10 +58,11 @@ def services(state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms) 
     logs = KeptLogs(state_dir / "logs")
     endpoints = Endpoints(state_dir / "endpoints", store, images, logs, configs, clock, meter)
     functions = Functions(state_dir / "functions", store, logs, clock)
-    monitoring = Monitoring(endpoints, meter, alarms, functions.meter)
+    scaling = Autoscaling(state_dir / "scaling", endpoints, alarms, identities, clock)
+    monitoring = Monitoring(endpoints, meter, alarms, functions.meter, scaling)
     schedules = Schedules(state_dir / "schedules", clock)
     builds = Builds(state_dir / "codebuild", store, images.folder, logs, clock)
-    hosting: list[Service] = [models, configs, endpoints, monitoring, schedules, builds, functions]
+    hosting: list[Service] = [models, configs, endpoints, scaling, monitoring, schedules, builds, functions]
     jobs = TrainingJobs(state_dir / "jobs", store)
     tuning = TuningJobs(state_dir / "tuning", store, jobs)
     return [jobs, tuning, Identities(), *hosting, *_ec2(state_dir, clock)]
@@ -85,7 +89,7 @@ def main(state_dir: Path, idle_s: float) -> None:
         store.follow(BUCKET)
     for kept in (identities, clock, repositories):
         kept.load()
-    own = services(state_dir, store, clock, alarms)
+    own = services(state_dir, store, clock, alarms, identities)
     serve(state_dir, own, store, identities, idle_s, {"ecr": repositories, "monitoring": alarms}, clock)
 
 

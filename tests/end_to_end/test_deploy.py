@@ -11,10 +11,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import pytest
@@ -23,87 +22,29 @@ import torchvision
 
 from dogbreed.errors import DogBreedError
 from dogbreed.inference import Predictor
-from launchers import prepare
 from launchers.aws import tags
 from launchers.base import Launcher
-from launchers.cli.verbs import main as launchers_command
 from launchers.deploy import parts
 from launchers.deploy.change import Change
 from launchers.deploy.launcher import DeployLauncher
 from launchers.deploy.names import Names
-from launchers.plan import Plan, Request
-from launchers.rehearsal import process
-from launchers.rehearsal.cloud import Rehearsal
+from launchers.plan import Request
 from launchers.rehearsal.image import Image
-from launchers.rehearsal.names import ACCOUNT, REGION
 from launchers.spec import RunSpec
-from launchers.status import Handle, LaunchError, Phase
+from launchers.status import LaunchError, Phase
 from tests.support.deployed import CONTAINER
 from tests.support.launcher_contract import PlanContract, until
 from tests.support.odd_pictures import saved, upright
+from tests.support.places import Place, deploying, end, endpoint, left_in
 from tests.support.project import ROOT
-from tests.support.serving import tiny_model
 
 pytestmark = pytest.mark.cloud
-REPOSITORY = "dogbreed-serve"
-
-
-@dataclass
-class Place:
-    """A cloud of its own with our image, and the folder that commands are typed in."""
-
-    cloud: Rehearsal
-    here: Path
-    model: Path
-    composing: Lock = field(default_factory=Lock)
-
-    def words(self, name: str, *more: str) -> list[str]:
-        """Return the words of the command that deploys."""
-        return [
-            "launcher=deploy",
-            "aws=rehearsal",
-            f"aws.state_dir={self.cloud.state_dir}",
-            "aws.launch_as=dogbreed-launch",
-            "aws.clock_rate=10",
-            f"name={name}",
-            f"checkpoint={self.model}",
-            "launcher.bake_s=180",
-            *more,
-        ]
-
-    def prepared(self, name: str, *more: str) -> tuple[DeployLauncher, Plan]:
-        with self.composing:  # Hydra has one global state
-            launcher, plan = prepare([*self.words(name, *more), f"hydra.run.dir={self.here}/run"])
-        assert isinstance(launcher, DeployLauncher)
-        return launcher, plan
-
-    def deployed(self, name: str, *more: str) -> tuple[DeployLauncher, Handle]:
-        launcher, plan = self.prepared(name, *more)
-        return launcher, launcher.submit(plan)
-
-    def image(self, tag: str, made: Image) -> str:
-        manifest = made.save(self.cloud.state_folder / "images")
-        self.cloud.client("ecr").put_image(repositoryName=REPOSITORY, imageManifest=manifest, imageTag=tag)
-        return f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{REPOSITORY}:{tag}"
-
-    def verb(self, *words: str) -> int:
-        return launchers_command([*words, "--state-dir", self.cloud.state_dir])
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    here, before = tmp_path_factory.mktemp("deploy"), Path.cwd()
-    os.chdir(here)
-    cloud = Rehearsal(state_dir=str(here / "state"), reclaims=0, clock_rate=10)
-    found = Place(cloud, here, tiny_model(here / "model.tar.gz"))
-    try:
-        assert found.verb("iam", "--apply", "--for", "launcher=deploy") == 0
-        found.deployed("first")  # builds the image
-        end(found, "first")
+    with deploying(tmp_path_factory.mktemp("deploy")) as found:
         yield found
-    finally:
-        process.stop(Path(cloud.state_dir))
-        os.chdir(before)
 
 
 @pytest.fixture(scope="module")
@@ -122,18 +63,6 @@ def stories(place: Place) -> Iterator[dict[str, Future[Any]]]:
             denied,
         )
         yield {tale.__name__: pool.submit(tale, place) for tale in tales}
-
-
-def left_in(cloud: Rehearsal, name: str) -> list[str]:
-    return [str(part) for part in parts.of_deployment(cloud, name)]
-
-
-def endpoint(place: Place, name: str) -> dict[str, Any]:
-    return dict(place.cloud.client("sagemaker").describe_endpoint(EndpointName=Names(name).endpoint))
-
-
-def end(place: Place, name: str) -> None:
-    DeployLauncher.at(place.cloud).cancel(Handle("deploy", "rehearsal", name))
 
 
 class TestDeployLauncher(PlanContract):
@@ -209,7 +138,7 @@ def updated(place: Place) -> dict[str, Any]:
     with pytest.raises(LaunchError):
         place.deployed("cats", "launcher.fallback_type=null", "+aws.faults.denied=[sagemaker:UpdateEndpoint]")
     seen["after a failed update"] = left_in(place.cloud, "cats")
-    place.deployed("cats", "launcher.ttl_hours=null")
+    place.deployed("cats", "launcher.ttl_hours=null", "launcher/scaling=none")
     arn = endpoint(place, "cats")["EndpointArn"]
     seen["kept"] = schedules_of(place, "cats"), tags.read(place.cloud, arn).get(tags.EXPIRES_AT)
     end(place, "cats")
@@ -320,7 +249,8 @@ def killed(place: Place) -> tuple[list[str], str, list[str]]:
 
 def test_a_client_that_is_killed_leaves_what_its_schedules_delete(stories: dict[str, Future[Any]]) -> None:
     schedules, status, left = stories["killed"].result()
-    assert {*Names("ants").schedules.values()} <= set(schedules)
+    own = Names("ants").schedules
+    assert {*own.values()} - {own["scaling"]} <= set(schedules)
     assert len(schedules) == 5  # of the configuration and the model, too
     assert status == "InService"
     assert left == []

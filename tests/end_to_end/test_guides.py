@@ -121,6 +121,9 @@ REHEARSED = {
     "python train.py launcher=sagemaker_gpu launcher.instance_type=auto 'launcher.needs={gpu: 1, gpu_memory_gb: 16}' "
     "limits.max_usd=0.05 aws=rehearsal dry_run=true": "",
     "python -m launchers cost sagemaker://rehearsal": "",
+    "python train.py launcher=deploy launcher/preset=report aws=rehearsal name=cats checkpoint=runs/RUN dry_run=true": (
+        ""
+    ),
     "python -m launchers rehearsal stop": "",
 }
 FAILS = {
@@ -246,6 +249,8 @@ def settings() -> set[str]:
     found = {f"aws.faults.{fault.name}" for fault in fields(Faults)}
     for choice in choices():
         found |= set(_keys(composed(choice)))
+    for name in names("launcher/scaling"):
+        found |= set(_keys(composed("launcher=deploy", f"launcher/scaling={name}")))
     return found
 
 

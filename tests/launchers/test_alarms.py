@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launchers.aws.alarms import Alarm, Missing, Points, Scaler, State, StepScaling, TargetTracking
+from launchers.aws.alarms import Alarm, Missing, Points, State
+from launchers.aws.scaling import Scaler, StepScaling, TargetTracking
 
 OK, ALARM, NONE = State.OK, State.ALARM, State.INSUFFICIENT_DATA
 TREATMENTS: tuple[Missing, ...] = ("missing", "ignore", "breaching", "notBreaching")

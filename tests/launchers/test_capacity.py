@@ -203,7 +203,8 @@ def test_of_the_report_the_slots_bind_and_the_third_instance_is_never_reached() 
 
 def test_a_higher_threshold_saves_instance_hours_and_costs_latency() -> None:
     """The question of the report: raise the threshold from 70 to 90 % of the CPU?"""
-    from launchers.aws.alarms import Alarm, StepScaling
+    from launchers.aws.alarms import Alarm
+    from launchers.aws.scaling import StepScaling
 
     trace = traffic.generate(10, 30, "daily", 24, 0)
     assumed = Assumptions([0.06])

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
+from launchers.aws.scaling_actions import SCALING_ROLE
 from launchers.cost import prices, serving
 from launchers.deploy import names, parts, permissions, request
+from launchers.deploy.scaling import Fixed, Report
 from launchers.plan import Plan
 from launchers.rehearsal.services import schedule_target
 from launchers.rehearsal.validation import findings
@@ -26,6 +28,8 @@ RECORD = "DOGBREED_RECORD=1 python -m pytest tests/launchers/test_deploy.py"
 OLD = Deployed(
     "0" * 10, {"machines": "1 x ml.m5.large", "model": "s3://my-bucket/old"}, "2026-11-24T13:00:00+00:00", ttl_hours=8
 )
+REPORT: dict[str, Any] = {"instance_type": "ml.m5.large", "fallback_type": None, "scaling": Report()}
+SCALED = replace(OLD, facts={**OLD.facts, "machines": "1 x ml.c7i.large"}, scaling="concurrency: 1 to 3 instances")
 CASES: dict[str, tuple[dict[str, Any], Deployed | None]] = {
     "deploy": ({}, None),
     "deploy-kept": (
@@ -39,6 +43,8 @@ CASES: dict[str, tuple[dict[str, Any], Deployed | None]] = {
         None,
     ),
     "deploy-update": ({"instances": 3}, OLD),
+    "deploy-report": ({**REPORT, "alarm_topic": "arn:aws:sns:eu-west-1:123456789012:alarms"}, None),
+    "deploy-report-retyped": ({**REPORT, "ttl_hours": None}, SCALED),
 }
 
 
@@ -75,13 +81,21 @@ def test_everything_billable_is_tagged(name: str) -> None:
         if each.operation.startswith(("Create", "Put")) and each.service in ("sagemaker", "cloudwatch"):
             keys = {tag["Key"] for tag in each.parameters["Tags"]}
             assert {"dogbreed:run-id", "dogbreed:owner", "dogbreed:purpose"} <= keys
-            assert ("dogbreed:expires-at" in keys) == (name != "deploy-kept")
+            assert ("dogbreed:expires-at" in keys) == (name not in ("deploy-kept", "deploy-report-retyped"))
 
 
 NAME_KEYS = {"deleteEndpoint": "EndpointName", "deleteEndpointConfig": "EndpointConfigName", "deleteModel": "ModelName"}
 
 
-@pytest.mark.parametrize("name", ["deploy", "deploy-update"])
+KEYS = {
+    "PutMetricAlarm": "AlarmName",
+    "CreateModel": "ModelName",
+    "RegisterScalableTarget": "ResourceId",
+    "PutScalingPolicy": "ResourceId",
+}
+
+
+@pytest.mark.parametrize("name", ["deploy", "deploy-update", "deploy-report"])
 def test_what_deletes_a_part_is_created_before_it_and_deletes_all_of_them(name: str) -> None:
     scheduled: set[str] = set()
     for each in planned(name).requests:
@@ -89,7 +103,7 @@ def test_what_deletes_a_part_is_created_before_it_and_deletes_all_of_them(name: 
             wanted = json.loads(each.parameters["Target"]["Input"])
             scheduled |= {value for text in wanted.values() for value in ([text] if isinstance(text, str) else text)}
         elif each.operation != "PutObject":
-            key = {"PutMetricAlarm": "AlarmName", "CreateModel": "ModelName"}.get(each.operation) or (
+            key = KEYS.get(each.operation) or (
                 "EndpointName" if each.operation.endswith("Endpoint") else "EndpointConfigName"
             )
             assert each.parameters[key] in scheduled
@@ -97,7 +111,7 @@ def test_what_deletes_a_part_is_created_before_it_and_deletes_all_of_them(name: 
 
 def test_the_schedules_call_what_they_name_with_its_own_parameters() -> None:
     session = botocore.session.get_session()
-    for each in planned("deploy").requests:
+    for each in planned("deploy-report").requests:
         if each.service == "scheduler":
             service, action = each.parameters["Target"]["Arn"].rpartition("aws-sdk:")[2].split(":")
             service = schedule_target._SERVICES.get(service, service)
@@ -161,7 +175,7 @@ def test_another_end_of_the_same_deployment_changes_its_schedules_alone(
     was: float | None, ttl_hours: float | None, operations: set[str]
 ) -> None:
     before = replace(OLD, revision=revision(), ttl_hours=was, expires_at=OLD.expires_at if was else "")
-    plan = launcher(ttl_hours=ttl_hours).plan(spec(before))
+    plan = launcher(ttl_hours=ttl_hours, scaling=Fixed()).plan(spec(before))
     assert {each.operation for each in plan.requests} == operations
     assert ("2026-11-24 13:00 UTC now" if was else "never now") in dict(plan.rows)["change"]
     wanted = {None: "never", 8: "2026-11-24 20:00 UTC", 48: "2026-11-26 12:00 UTC"}
@@ -340,13 +354,15 @@ def test_every_role_is_limited_to_resources_of_ours() -> None:
     for name, action, resources in _statements():
         for resource in resources:
             if resource != "*" and action not in ("cloudwatch:DescribeAlarms", "logs:DescribeLogGroups"):
+                if resource.endswith((":scalable-target/*", SCALING_ROLE)):  # whose names are AWS's own
+                    continue
                 assert "dogbreed" in resource or "my-bucket" in resource, (name, action, resource)
 
 
 def test_the_scheduler_may_delete_what_its_schedules_name_and_nothing_else() -> None:
     wanted = {
         f"{schedule_target._SERVICES.get(service, service)}:{action[0].upper()}{action[1:]}"
-        for plan in (planned("deploy"), launcher(variant="lambda").plan(spec()))
+        for plan in (planned("deploy-report"), launcher(variant="lambda").plan(spec()))
         for each in plan.requests
         if each.service == "scheduler"
         for service, action in [each.parameters["Target"]["Arn"].rpartition("aws-sdk:")[2].split(":")]

@@ -52,6 +52,10 @@ CALLS = {  # of launchers, with which all that is granted to the person who laun
         "UpdateAlias", "UpdateFunctionCode", "UpdateFunctionConfiguration",
     ],
     "sts": ["GetCallerIdentity"],
+    "application-autoscaling": [
+        "RegisterScalableTarget", "DeregisterScalableTarget", "PutScalingPolicy", "DescribeScalableTargets",
+        "DescribeScalingPolicies",
+    ],
 }  # fmt: skip
 
 

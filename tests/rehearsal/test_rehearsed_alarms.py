@@ -1,20 +1,26 @@
 """Metrics of endpoints and alarms on them, without a cloud: periods, statistics, states, on a clock moved by hand."""
 
+import json
 import math
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from moto.cloudwatch.models import MetricAggregatedDatum, MetricDatum, cloudwatch_backends
+from moto.sns.models import sns_backends
 
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.names import ACCOUNT, REGION
 from launchers.rehearsal.services.alarms import Alarms, alarm_states, data_of, rule_of, statistic
+from launchers.rehearsal.services.endpoint_load import Load
 from launchers.rehearsal.services.endpoint_metrics import Counted, Meter
 
 OF_DOGS = [{"Name": "EndpointName", "Value": "dogs"}, {"Name": "VariantName", "Value": "main"}]
@@ -194,3 +200,75 @@ def test_a_faster_clock_goes_on_from_what_it_shows(tmp_path: Path) -> None:
     again.load()
     assert again.rate == 10
     assert again.now() == pytest.approx(clock.now(), abs=1)
+
+
+def test_an_alarm_tells_its_topic_of_its_new_state_alone(backend: Any, tmp_path: Path) -> None:
+    topics, clock = sns_backends[ACCOUNT][REGION], Hand()
+    topic = topics.create_topic("alarms")
+    put_alarm(backend, treat_missing_data="breaching", alarm_actions=[topic.arn, f"{topic.arn}-gone"])
+    put_alarm(backend, name="quiet", treat_missing_data="breaching", alarm_actions=[topic.arn], actions_enabled=False)
+    watched = alarms(tmp_path, clock)
+    for _ in range(3):
+        watched.evaluate()
+        clock.moment += 60
+    ((_, message, subject, *_),) = topic.sent_notifications
+    assert subject == "ALARM: high"
+    assert json.loads(message)["OldStateValue"] == "INSUFFICIENT_DATA"
+    topics.reset()
+
+
+# --- load ---
+
+
+def test_load_is_averaged_over_the_time_that_passed_and_threads_limit_what_is_busy() -> None:
+    load = Load(2, 0.0)
+    start = load.totals()
+    with load.request(1), load.request(1), load.request(1):
+        time.sleep(0.05)
+    end = load.totals()
+    inside, busy = end.inside_s - start.inside_s, end.busy_s - start.busy_s
+    assert inside == pytest.approx(1.5 * busy, rel=0.02)
+    assert 0 < busy <= 2 * (end.moment - start.moment)
+    time.sleep(0.01)
+    assert load.totals().inside_s == end.inside_s
+
+
+def test_paced_requests_take_their_time_two_at_once() -> None:
+    load, done = Load(2, 0.1), []
+
+    def ask() -> None:
+        with load.request(1) as taken:
+            assert taken
+        done.append(time.monotonic())
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = sorted(moment - began for moment in done)
+    assert seconds[0] >= 0.1
+    assert seconds[2] >= 0.2
+    assert load.totals().busy_s == pytest.approx(0.4, rel=0.5)
+
+
+def test_a_request_that_no_thread_takes_in_time_is_given_up() -> None:
+    load = Load(1, 0.2)
+    with load.request(1), load.request(0.01) as taken:
+        assert not taken
+
+
+def test_the_requests_per_instance_are_those_of_all_shared_by_the_healthy_ones(backend: Any) -> None:
+    clock = Hand()
+    meter = Meter(clock)  # type: ignore[arg-type]
+    instances = [SimpleNamespace(id=str(n), healthy=n > 0, load=Load(2, 0), variant=None) for n in range(3)]
+    variant = SimpleNamespace(name="main")
+    fleet = SimpleNamespace(instances={"main": instances}, all=lambda: [])
+    run = SimpleNamespace(record=SimpleNamespace(name="dogs", metrics={}, variants=[variant]), fleet=fleet, green=None)
+    for _ in range(6):
+        meter.count(DOGS, {}, 200, 0.1, 0.01)
+    clock.moment += 60
+    meter.publish([run])  # type: ignore[list-item]
+    data = data_of("AWS/SageMaker", "InvocationsPerInstance", [(each["Name"], each["Value"]) for each in OF_DOGS])
+    assert sum(statistic([each], "Sum") for each in data) == 3  # six, shared by two

@@ -6,6 +6,7 @@ from launchers.aws import common_checks
 from launchers.deploy import settings_checks
 from launchers.deploy.on_lambda import sizing, target
 from launchers.deploy.request import deployment
+from launchers.deploy.scaling import Fixed
 from launchers.deploy.settings import DeploySettings
 from launchers.spec import RunSpec
 
@@ -75,6 +76,11 @@ def _not_read(settings: DeploySettings) -> Iterator[str]:
         yield (
             "launcher.subnets and launcher.security_groups are an endpoint's: the function has no network of yours.\n"
             "Try: leaving them out, or launcher.variant=realtime"
+        )
+    if settings.scaling is not None and not isinstance(settings.scaling, Fixed):
+        yield (
+            "launcher/scaling is an endpoint's: a function is executed as often as it is asked.\n"
+            "Try: launcher/scaling=none, or launcher.variant=realtime"
         )
 
 

@@ -3,11 +3,14 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from moto.cloudwatch.models import Alarm as MotoAlarm
 from moto.cloudwatch.models import MetricAggregatedDatum, MetricDatumBase, cloudwatch_backends
+from moto.sns.exceptions import SNSException
+from moto.sns.models import sns_backends
 
 from dogbreed.run_folder import write_json
 from launchers.aws.alarms import Alarm, State
@@ -113,7 +116,28 @@ class Alarms:
             alarm.update_state(
                 reason, json.dumps({"recentDatapoints": known, "threshold": alarm.threshold}), str(state)
             )
+            _tell(alarm, before)
         return state is not before
+
+
+def _tell(alarm: MotoAlarm, before: State) -> None:
+    """Send the new state to the SNS topics among the alarm's actions; those that are gone get nothing."""
+    actions = {
+        State.ALARM: alarm.alarm_actions,
+        State.OK: alarm.ok_actions,
+        State.INSUFFICIENT_DATA: alarm.insufficient_data_actions,
+    }
+    about = {
+        "AlarmName": alarm.name,
+        "OldStateValue": before,
+        "NewStateValue": alarm.state_value,
+        "NewStateReason": alarm.state_reason,
+    }
+    for arn in (actions[State(alarm.state_value)] or ()) if alarm.actions_enabled else ():
+        if arn.startswith("arn:aws:sns:"):
+            with suppress(SNSException):
+                subject = f"{alarm.state_value}: {alarm.name}"
+                sns_backends[ACCOUNT][REGION].publish(json.dumps(about), arn=arn, subject=subject[:100])
 
 
 def points_of(alarm: MotoAlarm, rule: Alarm, now: float, clock: Clock) -> Sequence[float | None]:

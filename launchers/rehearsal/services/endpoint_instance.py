@@ -8,15 +8,14 @@ import socket
 import tarfile
 import time
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from launchers.aws.actions import Need
 from launchers.aws.s3 import split_uri
+from launchers.cost import serving
 from launchers.rehearsal.access import HERE, authorize, may_log
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.faults import Faults
@@ -26,6 +25,7 @@ from launchers.rehearsal.names import REGION, Server
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.principals import of_role, role_session
 from launchers.rehearsal.service import Refused
+from launchers.rehearsal.services.endpoint_load import Load
 from launchers.rehearsal.services.endpoint_record import EndpointRecord, Variant
 from launchers.rehearsal.services.kept_logs import KeptLogs
 from launchers.rehearsal.services.models import containers_of, data_of
@@ -37,6 +37,7 @@ PING_S = 2.0  # in which a container must answer
 _EVERY_S = 5.0  # between two pings of a healthy container
 _FAILED_PINGS = 3  # in a row, after which it counts as unhealthy
 _RESTART_S = 1.0  # after a container has ended
+_STEP_S = 0.05
 
 
 class StartError(Exception):
@@ -61,7 +62,8 @@ class Instance:
     """Runs the image of a variant's model on one simulated machine.
 
     kind: its instance type. config, metrics: the name of its endpoint configuration, and that one's MetricsConfig.
-    healthy: whether its container answers pings. outstanding: requests that it has not answered yet.
+    healthy: whether its container answers pings. outstanding: requests that it has not answered yet. load: what it is
+    busy with.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Instance:
         self.model = variant.model(kind)
         self.machine = Machine(around.record.folder / "machines" / self.id, {ML: "ml"})
         self.healthy, self.outstanding = False, 0
+        self.load = Load(serving.vcpus(kind), around.faults.service_s)
         self.image: Found | None = None
         self.image_resolved = now()
         self._container = containers_of(self.model)[0]
@@ -79,6 +82,7 @@ class Instance:
         role = of_role(self.model["ExecutionRoleArn"], "SageMaker", around.faults.denied_to_role)
         self._role, self._logs = role, may_log(role, around.record.log_group)
         self._port = _ReservedPort()
+        self._started = False
         self._pinged, self._failed, self._ended = 0.0, 0, 0.0
 
     @property
@@ -118,11 +122,14 @@ class Instance:
         self.machine.start(
             [program, *words[1:]], self._environment(image.environment, image.path), home=False, place=place
         )
+        self._started = True
         if self._logs:
             self.around.logs.add(self.around.record.log_group, self._stream, [])
 
     def look(self) -> None:
         """Forward the container's output, ping it if it is time to, and start it again if it has ended."""
+        if not self._started:  # it waits for its machine
+            return
         self._pump()
         clock = self.around.clock
         if not self.machine.running:
@@ -139,10 +146,14 @@ class Instance:
             self.healthy = answers or (self.healthy and self._failed < _FAILED_PINGS)
 
     def stop(self) -> None:
-        """End the container: SIGTERM once its requests are answered, SIGKILL 30 s later; delete the machine."""
+        """End the container: SIGTERM once its requests are answered, SIGKILL 30 s later; delete the machine.
+
+        Requests take as long as they take, on a faster clock as well.
+        """
         self.healthy = False
-        clock = self.around.clock
-        clock.wait(GRACE_S, lambda: self.outstanding == 0)
+        clock, until = self.around.clock, time.monotonic() + GRACE_S
+        while self.outstanding and time.monotonic() < until:
+            time.sleep(_STEP_S)
         self.machine.signal(signal.SIGTERM)
         clock.wait(GRACE_S, lambda: not self.machine.running)
         self.remove()
@@ -155,17 +166,6 @@ class Instance:
         make_writable(self.machine.folder)
         self.machine.remove()
         self._port.close()
-
-    def cpu_s(self) -> float:
-        """Return the seconds of CPU time that the container has used."""
-        used = 0.0
-        with suppress(psutil.Error):
-            process = psutil.Process(self.machine.pid or 0)
-            for each in (process, *process.children(recursive=True)):
-                with suppress(psutil.Error):
-                    times = each.cpu_times()
-                    used += times.user + times.system
-        return used
 
     def _pump(self, *, last: bool = False) -> None:
         lines = self.machine.read_lines(last=last)

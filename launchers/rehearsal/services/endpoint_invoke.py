@@ -42,7 +42,9 @@ def invoke(name: str, run: EndpointRun | None, asked: Mapping[str, Any], meter: 
         raise Refused("ServiceUnavailable", f"Endpoint {name} has no healthy instance.", 503)
     started = time.monotonic()
     try:
-        status, headers, content = forward(instance, asked, TIMEOUT_S)
+        with instance.load.request(TIMEOUT_S) as taken:
+            left_s = TIMEOUT_S - (time.monotonic() - started)
+            status, headers, content = forward(instance, asked, left_s) if taken else (0, {}, _timed_out(instance))
     finally:
         run.balancer.give_back(instance)
     ended = time.monotonic()
@@ -82,11 +84,14 @@ def forward(instance: Instance, asked: Mapping[str, Any], timeout_s: float) -> t
     except (OSError, http.client.HTTPException):
         name = instance.around.record.name
         return 0, {}, f"Amazon SageMaker could not get a response from the {name} endpoint.".encode()
-    text = (
+    return 0, {}, _timed_out(instance)
+
+
+def _timed_out(instance: Instance) -> bytes:
+    return (
         f"Your invocation timed out while waiting for a response from container {instance.name}. Review the latency "
         "metrics for each container in Amazon CloudWatch, resolve the issue, and try again."
-    )
-    return 0, {}, text.encode()
+    ).encode()
 
 
 def _model_error(name: str, instance: Instance, status: int, content: bytes) -> Refused:

@@ -1,12 +1,12 @@
-"""What SageMaker publishes of endpoints in CloudWatch: invocations, latencies and CPU utilization, by variant.
+"""What SageMaker publishes of endpoints in CloudWatch: invocations, latencies, concurrency and CPU, by variant.
 
 Source: "Amazon SageMaker AI metrics in Amazon CloudWatch" in the SageMaker developer guide.
 """
 
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,13 @@ from moto.cloudwatch.models import MetricAggregatedDatum, MetricDatum, MetricDat
 
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.names import ACCOUNT, REGION
+from launchers.rehearsal.services.endpoint_load import Totals
 
 if TYPE_CHECKING:
-    from launchers.rehearsal.services.endpoint_instance import Instance
     from launchers.rehearsal.services.endpoint_run import EndpointRun
 
 INVOCATIONS, INSTANCES = "AWS/SageMaker", "/aws/sagemaker/Endpoints"  # namespaces
-_PERIOD_S = 60
+_PERIOD_S, _HIGH_RESOLUTION_S = 60, 10
 _KEPT_S = 3 * 3600  # as CloudWatch keeps data of high resolution
 
 
@@ -63,8 +63,8 @@ class Meter:
         self.clock = clock
         self._lock = threading.Lock()
         self._invocations: dict[_Bucket, list[_Invocation]] = defaultdict(list)
-        self._cpu: dict[str, tuple[float, float]] = {}  # by instance: when it was looked at, seconds used until then
-        self._cpu_due: dict[str, float] = {}  # by endpoint
+        self._totals: dict[tuple[str, str], Totals] = {}  # by instance and metric: when it was last published
+        self._due: dict[tuple[str, str], float] = {}  # by endpoint and metric
 
     def count(
         self, counted: Counted, config: Mapping[str, Any], status: int, model_s: float, overhead_s: float
@@ -76,9 +76,9 @@ class Meter:
             bucket = self._invocations[_Bucket(counted, start, period_s)]
             bucket.append(_Invocation(status, 1e6 * model_s, 1e6 * overhead_s))
 
-    def publish(self, runs: "Iterable[EndpointRun]") -> None:
+    def publish(self, runs: "Sequence[EndpointRun]") -> None:
         """Publish what is due, and forget what is too old."""
-        now = self.clock.now()
+        now, serving = self.clock.now(), _serving(runs)
         with self._lock:
             due = {
                 bucket: found for bucket, found in self._invocations.items() if bucket.start + bucket.period_s <= now
@@ -86,15 +86,20 @@ class Meter:
             for bucket in due:
                 del self._invocations[bucket]
         for bucket, found in due.items():
-            self._publish_invocations(bucket, found)
+            self._publish_invocations(bucket, found, serving.get((bucket.counted.endpoint, bucket.counted.variant), 0))
         for run in runs:
-            frequency = _frequency(run.record.metrics)
-            if now >= self._cpu_due.get(run.record.name, 0.0):
-                self._cpu_due[run.record.name] = now // frequency * frequency + frequency
-                self._publish_cpu(run, now // frequency * frequency - frequency)
+            for metric, every_s in (
+                ("CPUUtilization", _frequency(run.record.metrics)),
+                ("ConcurrentRequestsPerModel", _HIGH_RESOLUTION_S),
+            ):
+                start = now // every_s * every_s
+                if now >= self._due.get((run.record.name, metric), 0.0):
+                    self._due[run.record.name, metric] = start + every_s
+                    self._publish_load(run, metric, start - every_s)
         _forget(time.time() - _KEPT_S)
 
-    def _publish_invocations(self, bucket: _Bucket, found: list[_Invocation]) -> None:
+    def _publish_invocations(self, bucket: _Bucket, found: list[_Invocation], serving: int) -> None:
+        """Publish one period. serving: the number of instances that have shared the requests."""
         moment = self._moment(bucket.start)
         failed = [one.status >= 500 or one.status == 0 for one in found]
         wrong = [400 <= one.status < 500 for one in found]
@@ -106,30 +111,50 @@ class Meter:
             for dimensions in bucket.counted.dimensions:
                 values = (min(flags), max(flags), len(flags), sum(flags))
                 _add(MetricAggregatedDatum(INVOCATIONS, name, *values, dimensions, moment, "None"))
+        share = 1 / max(serving, 1)
+        plain = bucket.counted.dimensions[0]
+        each = MetricAggregatedDatum(
+            INVOCATIONS, "InvocationsPerInstance", share, share, len(found), share * len(found), plain, moment, "None"
+        )
+        _add(each)
         for one in found:
             for name, value in (("ModelLatency", one.model_us), ("OverheadLatency", one.overhead_us)):
                 for dimensions in bucket.counted.dimensions:
                     _add(MetricDatum(INVOCATIONS, name, value, dimensions, moment, "Microseconds"))
 
-    def _publish_cpu(self, run: "EndpointRun", start: float) -> None:
+    def _publish_load(self, run: "EndpointRun", metric: str, start: float) -> None:
+        """Publish what each instance was busy with on average since the last time; nothing of a new one yet."""
         for fleet in (run.fleet, run.green):
             for instance in fleet.all() if fleet is not None else ():
-                if (percent := self._cpu_percent(instance)) is not None:
-                    dimensions = _dimensions(run.record.name, instance.variant.name)
-                    _add(MetricDatum(INSTANCES, "CPUUtilization", percent, dimensions, self._moment(start), "Percent"))
-
-    def _cpu_percent(self, instance: "Instance") -> float | None:
-        """Return the utilization since the last time: 100 for each core that was busy throughout; None at first."""
-        moment, used = time.monotonic(), instance.cpu_s()
-        before = self._cpu.get(instance.id)
-        self._cpu[instance.id] = moment, used
-        if before is None or moment <= before[0]:
-            return None
-        return max(100 * (used - before[1]) / (moment - before[0]), 0.0)
+                now, before = instance.load.totals(), self._totals.get((instance.id, metric))
+                self._totals[instance.id, metric] = now
+                if before is None or now.moment <= before.moment or not instance.healthy:
+                    continue
+                passed, at = now.moment - before.moment, _dimensions(run.record.name, instance.variant.name)
+                if metric == "CPUUtilization":  # 100 for each vCPU that was busy throughout
+                    percent = 100 * (now.busy_s - before.busy_s) / passed
+                    _add(MetricDatum(INSTANCES, metric, percent, at, self._moment(start), "Percent"))
+                else:
+                    inside = (now.inside_s - before.inside_s) / passed
+                    _add(MetricDatum(INVOCATIONS, metric, inside, at, self._moment(start), "None"))
+        if metric != "CPUUtilization":
+            # assumed: AWS publishes zeros while nobody asks, so that the number of instances falls to its least
+            for variant in run.record.variants:
+                at = _dimensions(run.record.name, variant.name)
+                _add(MetricDatum(INVOCATIONS, "InvocationsPerInstance", 0.0, at, self._moment(start), "None"))
 
     def _moment(self, start: float) -> datetime:
         """Return a period's time stamp: real, without a time zone, as moto has them."""
         return datetime.fromtimestamp(self.clock.real(start + 0.1), UTC).replace(tzinfo=None)
+
+
+def _serving(runs: "Sequence[EndpointRun]") -> Counter[tuple[str, str]]:
+    """Return the number of healthy instances, by endpoint and variant."""
+    found: Counter[tuple[str, str]] = Counter()
+    for run in runs:
+        for name, instances in run.fleet.instances.items():
+            found[run.record.name, name] += sum(instance.healthy for instance in instances)
+    return found
 
 
 def _frequency(config: Mapping[str, Any]) -> int:

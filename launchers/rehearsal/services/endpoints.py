@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from launchers.rehearsal.access import HERE
 from launchers.rehearsal.clock import Clock
@@ -27,6 +27,14 @@ from launchers.rehearsal.services.sagemaker_tags import check_tags, from_list, k
 from launchers.rehearsal.services.training_record import now
 
 
+class Scaling(Protocol):
+    """What scales variants of endpoints, which says what must not happen to these."""
+
+    def check_update(self, endpoint: str, present: Sequence[Variant], wanted: Sequence[Variant]) -> None: ...
+
+    def release(self, endpoint: str, call: Call) -> None: ...
+
+
 class Endpoints:
     """All endpoints. folder: contains a folder for each of them. meter: what is published of them in CloudWatch."""
 
@@ -42,6 +50,7 @@ class Endpoints:
     ) -> None:
         self.folder, self.store, self.images, self.logs = folder, store, images, logs
         self.configs, self.clock, self.meter = configs, clock, meter
+        self.scaling: Scaling | None = None
         self._server: Server | None = None
         self._runs: dict[str, EndpointRun] = {}
         self._lock = threading.RLock()
@@ -132,6 +141,8 @@ class Endpoints:
                 excluded = [each["VariantPropertyType"] for each in asked.get("ExcludeRetainedVariantProperties", [])]
                 present = {variant.name: variant for variant in record.variants}
                 variants = [retained(variant, present.get(variant.name), excluded) for variant in variants]
+            if self.scaling is not None:
+                self.scaling.check_update(record.name, record.variants, variants)
             deployment = asked.get("DeploymentConfig")
             if asked.get("RetainDeploymentConfig"):
                 deployment = record.deployment
@@ -168,8 +179,10 @@ class Endpoints:
         return {"EndpointArn": record.arn}
 
     def delete(self, call: Call) -> Answer:
+        run = self._run(call.parameters["EndpointName"])
+        if self.scaling is not None and run.record.status not in IN_PROGRESS:
+            self.scaling.release(run.record.name, call)
         with self._lock:
-            run = self._run(call.parameters["EndpointName"])
             if run.record.status in IN_PROGRESS:
                 raise invalid(f'Cannot update in-progress endpoint "{run.record.arn}".')
             run.record.to("Deleting")

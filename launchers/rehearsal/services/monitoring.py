@@ -1,4 +1,4 @@
-"""What goes on in CloudWatch by itself: metrics of endpoints and functions are published, and alarms are evaluated."""
+"""What goes on in CloudWatch by itself: metrics are published, alarms are evaluated, and scaling follows them."""
 
 import threading
 import time
@@ -11,6 +11,7 @@ from moto.cloudwatch.models import MetricDatumBase
 from launchers.rehearsal.names import Server
 from launchers.rehearsal.service import Answer, Call, Handler
 from launchers.rehearsal.services.alarms import Alarms, data_of, seconds_of, statistic
+from launchers.rehearsal.services.autoscaling import Autoscaling
 from launchers.rehearsal.services.endpoint_metrics import Meter
 from launchers.rehearsal.services.endpoints import Endpoints
 from launchers.rehearsal.services.function_metrics import FunctionMeter
@@ -19,12 +20,15 @@ _TICK_S = 0.2
 
 
 class Monitoring:
-    """A thread that does both in this order, so that an alarm sees the period that has just ended."""
+    """A thread that does these in this order, so that an alarm sees the period that has just ended."""
 
     active = False
 
-    def __init__(self, endpoints: Endpoints, meter: Meter, alarms: Alarms, of_functions: FunctionMeter) -> None:
-        self.endpoints, self.meter, self.alarms, self.of_functions = endpoints, meter, alarms, of_functions
+    def __init__(
+        self, endpoints: Endpoints, meter: Meter, alarms: Alarms, of_functions: FunctionMeter, scaling: Autoscaling
+    ) -> None:
+        self.endpoints, self.meter, self.alarms = endpoints, meter, alarms
+        self.of_functions, self.scaling = of_functions, scaling
         self.operations: Mapping[tuple[str, str], Handler] = {("monitoring", "GetMetricStatistics"): get_statistics}
         self._ended = threading.Event()
 
@@ -41,6 +45,7 @@ class Monitoring:
                 self.meter.publish(self.endpoints.runs())
                 self.of_functions.publish()
                 self.alarms.evaluate()
+                self.scaling.act()
             except Exception:  # one odd alarm must not stop all others
                 traceback.print_exc()
             time.sleep(_TICK_S)

@@ -1,0 +1,209 @@
+"""Application Auto Scaling of an endpoint: its requests, and what of it an account has.
+
+AWS takes a scalable target only for an endpoint that is in service, and refuses to change the instance type of one that
+is registered: "Update endpoints that use automatic scaling" in the SageMaker developer guide.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from launchers.aws import scaling as rules
+from launchers.aws.alarms import Alarm
+from launchers.aws.errors import errors
+from launchers.aws.scaling import StepScaling, TargetTracking
+from launchers.base import Cloud
+from launchers.deploy import names
+from launchers.deploy.kinds import Kind, Named, owner
+from launchers.deploy.scaling import Scaled
+from launchers.deploy.watching import dimensions
+from launchers.plan import Request
+
+SERVICE, NAMESPACE, DIMENSION = "application-autoscaling", "sagemaker", "sagemaker:variant:DesiredInstanceCount"
+_PREDEFINED = {
+    "concurrency": ("SageMakerVariantConcurrentRequestsPerModelHighResolution", 10),
+    "invocations": ("SageMakerVariantInvocationsPerInstance", 60),
+}
+_TRACKING = "TargetTracking-"  # what the names of alarms begin with that AWS makes for target tracking
+
+
+def where(common: names.Names) -> dict[str, str]:
+    """Return what names the scalable target in every call."""
+    return {"ServiceNamespace": NAMESPACE, "ResourceId": common.variant, "ScalableDimension": DIMENSION}
+
+
+# --- requests ---
+
+
+def register(scaled: Scaled, common: names.Names, tags: Sequence[Mapping[str, str]]) -> list[Request]:
+    """Return the calls that let the endpoint scale. tags: of the target; none for one that exists, or AWS refuses."""
+    limits = {"MinCapacity": scaled.least, "MaxCapacity": scaled.most}
+    tagged = {"Tags": {tag["Key"]: tag["Value"] for tag in tags}} if tags else {}
+    target = Request(SERVICE, "RegisterScalableTarget", {**where(common), **limits, **tagged})
+    if isinstance(scaled.policy, TargetTracking):
+        return [target, _tracking(scaled.kind, scaled.policy, common)]
+    if isinstance(scaled.policy, StepScaling):
+        return [target, *_steps(scaled.policy, common, tags)]
+    return [target]
+
+
+def deregister(kind: str, common: names.Names) -> list[Request]:
+    """Return the calls that end its scaling. kind: what scales it now.
+
+    With the target its policies go, and the alarms of target tracking; those of steps are ours.
+    """
+    found = [Request(SERVICE, "DeregisterScalableTarget", where(common))]
+    if kind == "report":
+        found.append(Request("cloudwatch", "DeleteAlarms", {"AlarmNames": sorted(common.steps.values())}))
+    return found
+
+
+def policy_in_plan(name: str) -> str:
+    """Return what stands in a plan for a policy's ARN, which AWS makes up."""
+    return f"<the ARN of the policy {name}>"
+
+
+def _tracking(kind: str, policy: TargetTracking, common: names.Names) -> Request:
+    about = {
+        "TargetValue": policy.target,
+        "PredefinedMetricSpecification": {"PredefinedMetricType": _PREDEFINED[kind][0]},
+        "ScaleOutCooldown": int(policy.out_s),
+        "ScaleInCooldown": int(policy.in_s),
+    }
+    named = {"PolicyName": f"{common.endpoint}-{kind}", **where(common)}
+    return Request(
+        SERVICE,
+        "PutScalingPolicy",
+        {**named, "PolicyType": "TargetTrackingScaling", "TargetTrackingScalingPolicyConfiguration": about},
+    )
+
+
+def _steps(policy: StepScaling, common: names.Names, tags: Sequence[Mapping[str, str]]) -> Iterator[Request]:
+    """Yield a policy and its alarm for each direction; the alarm names the policy by its ARN."""
+    tagged = {"Tags": list(tags)} if tags else {}
+    for direction, alarm, steps, wait_s in (
+        ("out", policy.high, policy.out, policy.out_s),
+        ("in", policy.low, policy.back, policy.in_s),
+    ):
+        if alarm is None:
+            continue
+        name = common.steps[direction]
+        about = {
+            "AdjustmentType": "ChangeInCapacity",
+            "StepAdjustments": [_adjustment(step) for step in steps],
+            "Cooldown": int(wait_s),
+            "MetricAggregationType": "Average",
+        }
+        named = {"PolicyName": name, **where(common), "PolicyType": "StepScaling"}
+        yield Request(SERVICE, "PutScalingPolicy", {**named, "StepScalingPolicyConfiguration": about})
+        watched = {
+            "AlarmName": name,
+            "Namespace": "/aws/sagemaker/Endpoints",
+            "MetricName": "CPUUtilization",
+            "Dimensions": dimensions(common),
+            "Statistic": "Average",
+            "Period": alarm.period_s,
+            "EvaluationPeriods": alarm.of,
+            "DatapointsToAlarm": alarm.points,
+            "Threshold": alarm.threshold,
+            "ComparisonOperator": "GreaterThanThreshold" if alarm.above else "LessThanThreshold",
+            "TreatMissingData": "missing",
+            "AlarmActions": [policy_in_plan(name)],
+        }
+        yield Request("cloudwatch", "PutMetricAlarm", {**watched, **tagged})
+
+
+def _adjustment(step: rules.Step) -> dict[str, Any]:
+    bounds = {"MetricIntervalLowerBound": step.lower, "MetricIntervalUpperBound": step.upper}
+    return {"ScalingAdjustment": step.change, **{key: at for key, at in bounds.items() if abs(at) != float("inf")}}
+
+
+# --- what an account has ---
+
+
+def present(cloud: Cloud, name: str) -> Scaled | None:
+    """Return how a deployment scales now; None if it does not. Raises LaunchError."""
+    common, client = names.Names(name), cloud.client(SERVICE)
+    with errors(f"asking how {common.endpoint} scales"):
+        about = {"ServiceNamespace": NAMESPACE, "ScalableDimension": DIMENSION}
+        targets = client.describe_scalable_targets(**about, ResourceIds=[common.variant])["ScalableTargets"]
+        if not targets:
+            return None
+        least, most = int(targets[0]["MinCapacity"]), int(targets[0]["MaxCapacity"])
+        policies = client.describe_scaling_policies(**where(common))["ScalingPolicies"]
+        if any(policy["PolicyType"] == "StepScaling" for policy in policies):
+            alarms = cloud.client("cloudwatch").describe_alarms(AlarmNames=sorted(common.steps.values()))
+            return Scaled("report", least, most, _found_steps(policies, alarms["MetricAlarms"], common))
+        for policy in policies:
+            kind = policy["PolicyName"].removeprefix(f"{common.endpoint}-")
+            if kind in _PREDEFINED:
+                rule = policy["TargetTrackingScalingPolicyConfiguration"]
+                out_s, in_s = (float(rule.get(key, 300)) for key in ("ScaleOutCooldown", "ScaleInCooldown"))
+                target = TargetTracking(float(rule["TargetValue"]), _PREDEFINED[kind][1], out_s, in_s)
+                return Scaled(kind, least, most, target)
+    return Scaled("unknown", least, most, None)
+
+
+def _found_steps(
+    policies: Sequence[Mapping[str, Any]], alarms: Sequence[Mapping[str, Any]], common: names.Names
+) -> StepScaling | None:
+    """Return the rule of policies and alarms; None if one is missing or an alarm does not set off its policy."""
+    by_name = {policy["PolicyName"]: policy for policy in policies}
+    found = {}
+    for direction, name in common.steps.items():
+        alarm = next((each for each in alarms if each["AlarmName"] == name), None)
+        policy = by_name.get(name)
+        if alarm is None or policy is None or policy["PolicyARN"] not in alarm["AlarmActions"]:
+            return None
+        above = alarm["ComparisonOperator"] == "GreaterThanThreshold"
+        points, of = int(alarm["DatapointsToAlarm"]), int(alarm["EvaluationPeriods"])
+        rule = Alarm(float(alarm["Threshold"]), above, int(alarm["Period"]), points, of)
+        found[direction] = rule, float(policy["StepScalingPolicyConfiguration"]["Cooldown"])
+    return StepScaling(found["out"][0], found["in"][0], found["out"][1], found["in"][1])
+
+
+# --- its kinds of parts ---
+
+
+def _targets(cloud: Cloud, prefix: str) -> Named:
+    with errors("listing scalable targets"):
+        pages = cloud.client(SERVICE).get_paginator("describe_scalable_targets").paginate(ServiceNamespace=NAMESPACE)
+        for page in pages:
+            for target in page["ScalableTargets"]:
+                if target["ResourceId"].startswith(f"endpoint/{prefix}"):
+                    yield target["ResourceId"], target.get("CreationTime")
+
+
+def _owner_of_target(resource: str) -> str | None:
+    kind, _, rest = resource.partition("/")
+    return names.deployment_of(rest.removesuffix(f"/variant/{names.VARIANT}")) if kind == "endpoint" else None
+
+
+def _remove_target(cloud: Cloud, name: str, longest_s: float) -> None:
+    cloud.client(SERVICE).deregister_scalable_target(
+        ServiceNamespace=NAMESPACE, ResourceId=name, ScalableDimension=DIMENSION
+    )
+
+
+def _alarms(cloud: Cloud, prefix: str) -> Named:
+    with errors("listing the alarms of scaling policies"):
+        pages = cloud.client("cloudwatch").get_paginator("describe_alarms")
+        for page in pages.paginate(AlarmNamePrefix=f"{_TRACKING}endpoint/{prefix}"):
+            for alarm in page["MetricAlarms"]:
+                yield alarm["AlarmName"], alarm.get("AlarmConfigurationUpdatedTimestamp")
+
+
+def _owner_of_alarm(alarm: str) -> str | None:
+    return _owner_of_tracking(alarm.removeprefix(f"{_TRACKING}endpoint/"))
+
+
+_owner_of_tracking = owner(rf"/variant/{names.VARIANT}-Alarm(?:High|Low)-.+")
+
+
+def remove_alarm(cloud: Cloud, name: str, longest_s: float) -> None:
+    cloud.client("cloudwatch").delete_alarms(AlarmNames=[name])
+
+
+KINDS = (  # the first takes the second with it, unless AWS is late with that
+    Kind("scalable target", _targets, _owner_of_target, _remove_target),
+    Kind("alarm of its scaling", _alarms, _owner_of_alarm, remove_alarm),
+)

@@ -1,0 +1,97 @@
+"""The alarms of a deployment: two roll an update back, the others only say that something is wrong."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from launchers.deploy import names
+from launchers.deploy.settings import DeploySettings
+
+_PERIOD_S = 60
+_DAY_H = 24
+_SLOW_MINUTES = 5
+
+
+def alarms(
+    settings: DeploySettings, common: names.Names, tags: Sequence[Mapping[str, str]], function: str | None = None
+) -> list[dict[str, Any]]:
+    """Return the requests for all alarms. function: name of the Lambda function in front, if there is one.
+
+    That of a day without requests comes last: it is on until the endpoint has had its first one.
+
+    Invocation5XXErrors is 1 for an invocation that failed and 0 for any other, so its average is their share:
+    https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html
+    """
+    slow = {"DatapointsToAlarm": _SLOW_MINUTES, "EvaluationPeriods": _SLOW_MINUTES, "ExtendedStatistic": "p99"}
+    idle = {  # nothing is published while nobody asks, and missing minutes are what it looks for
+        "ComparisonOperator": "LessThanThreshold",
+        "Period": 3600,
+        "EvaluationPeriods": _DAY_H,
+        "DatapointsToAlarm": _DAY_H,
+        "TreatMissingData": "breaching",
+        "Statistic": "Sum",
+    }
+    limit_us = settings.max_latency_ms * 1000  # ModelLatency is in microseconds
+    about: dict[str, tuple[str, float, dict[str, Any]]] = {
+        "errors": ("Invocation5XXErrors", settings.max_error_rate, {"Statistic": "Average"}),
+        "latency": ("ModelLatency", limit_us, {"Statistic": "Average"}),
+        "slow": ("ModelLatency", limit_us, slow),
+    }
+    made = {**common.alarms, **common.watching}
+    topic = {} if settings.alarm_topic is None else {"AlarmActions": [settings.alarm_topic]}
+    found = [
+        _alarm(made[kind], metric, threshold, common, {**more, **topic}, tags)
+        for kind, (metric, threshold, more) in about.items()
+    ]
+    if function is not None:
+        throttled = {"Statistic": "Sum", "EvaluationPeriods": 1, "DatapointsToAlarm": 1, **topic}
+        of_function = [{"Name": "FunctionName", "Value": function}]
+        lambda_ = {"Namespace": "AWS/Lambda", "Dimensions": of_function}
+        found.append(_alarm(made["throttled"], "Throttles", 0, common, {**throttled, **lambda_}, tags))
+    if settings.ttl_hours is None or settings.ttl_hours > _DAY_H:
+        found.append(_alarm(made["idle"], "Invocations", 1, common, {**idle, **topic}, tags))
+    return found
+
+
+def _alarm(
+    name: str,
+    metric: str,
+    threshold: float,
+    common: names.Names,
+    more: Mapping[str, Any],
+    tags: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    return {
+        "AlarmName": name,
+        "Namespace": "AWS/SageMaker",
+        "MetricName": metric,
+        "Dimensions": dimensions(common),
+        "Period": _PERIOD_S,
+        "EvaluationPeriods": 2,
+        "DatapointsToAlarm": 2,
+        "Threshold": float(threshold),
+        "ComparisonOperator": "GreaterThanThreshold",
+        "TreatMissingData": "notBreaching",
+        **more,
+        "Tags": list(tags),
+    }
+
+
+def dimensions(common: names.Names) -> list[dict[str, str]]:
+    """Return the dimensions of the endpoint's metrics."""
+    return [
+        {"Name": "EndpointName", "Value": common.endpoint},
+        {"Name": "VariantName", "Value": names.VARIANT},
+    ]
+
+
+def sentences(settings: DeploySettings, function: str | None = None) -> Iterator[str]:
+    """Say what the alarms watch, and whom they tell."""
+    share, ms = f"{settings.max_error_rate:.0%}", f"{settings.max_latency_ms:g} ms"
+    watched = [f"over {share} errors", f"over {ms} on average", f"over {ms} for 1 of 100 requests"]
+    if settings.ttl_hours is None or settings.ttl_hours > _DAY_H:
+        watched.append("no request for 24 h")
+    if function is not None:
+        watched.append("refusals by Lambda")
+    yield f"on {', '.join(watched[:-1])} or {watched[-1]}"
+    topic = settings.alarm_topic
+    yield f"sent to {topic}" if topic else "sent to nobody (launcher.alarm_topic=ARN of an SNS topic)"
