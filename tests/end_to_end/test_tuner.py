@@ -212,12 +212,14 @@ def dogs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_best_of_eight_trials_is_as_good_as_the_defaults(
     seed: int, cloud: Rehearsal, place: Path, dogs: Path, tmp_path: Path
 ) -> None:
-    about = ["experiment=quickstart", "data=folder", f"data.root={dogs}", f"seed={seed}", "trainer.max_epochs=10"]
+    about = ["experiment=quickstart", "data=folder", f"data.root={dogs}", f"seed={seed}"]
+    space = ["hpo.space=null", "model.lr=tag(log,interval(1e-3,1e-2))", "model.dropout=interval(0.0,0.3)"]
+    space += ["model.label_smoothing=interval(0.0,0.2)", "hpo.early_stopping=false"]
     there = ["launcher=sagemaker_spot", "aws=rehearsal", f"aws.state_dir={place}", *ROLES, "aws.reclaims=0"]
     run = tmp_path / "usual"
     said_by(tmp_path, *about, *there, f"hydra.run.dir={run}")
     usual = json.loads((run / "metrics.json").read_text())["val/acc"]
-    said_by(tmp_path, "-m", "hpo=sagemaker_tuner", "hpo.study=mine", "hpo.n_trials=8", *about, *there)
+    said_by(tmp_path, "-m", "hpo=sagemaker_tuner", "hpo.study=mine", "hpo.n_trials=8", *space, *about, *there)
     best = json.loads((tmp_path / "sweeps/mine/best.json").read_text())
     print(f"seed {seed}: defaults {usual:.4f}, best of 8 {best['value']:.4f}")
     assert best["value"] >= usual
