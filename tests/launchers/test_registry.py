@@ -242,7 +242,7 @@ class TestCommand:
     def test_errors_name_the_known_launchers(self, printed: Callable[..., str]) -> None:
         assert "toy://REGION" in printed("list", "elsewhere", status=1)
         error = printed("status", "gone://there/x", status=1)
-        assert "known are local://, sagemaker://, deploy://, ec2://, toy://" in error
+        assert "known are local://, sagemaker://, tuner://, deploy://, ec2://, toy://" in error
 
     def test_a_run_of_an_unknown_launcher_does_not_hide_other_runs(
         self, printed: Callable[..., str], tmp_path: Path, succeeded: Plan
