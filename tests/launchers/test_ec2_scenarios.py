@@ -3,6 +3,7 @@
 All of them: python -m pytest -m slow tests/launchers/test_ec2_scenarios.py
 """
 
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import pytest
 from tests.support.ec2_scenarios import Played, Scenario, cloud_for
 
 ALL, SAMPLE = range(100), (60, 33)
-_AT_ONCE = 4  # each waits most of the time
+_AT_ONCE = 8  # each waits most of the time
 
 
 @pytest.fixture
@@ -26,12 +27,14 @@ def play(state: Path, folder: Path, seeds: Sequence[int]) -> list[str]:
     """Play scenarios, and return what went wrong in each that failed."""
 
     def one(seed: int) -> str:
-        scenario = Scenario.draw(seed)
+        scenario, began = Scenario.draw(seed), time.monotonic()
+        failure = ""
         try:
             Played(scenario, state, folder / f"s{seed}").play()
         except Exception:
-            return f"{scenario}\n{traceback.format_exc()}"
-        return ""
+            failure = f"{scenario}\n{traceback.format_exc()}"
+        print(f"{seed}: {failure or 'held'}, {time.monotonic() - began:.0f} s", flush=True)
+        return failure
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(filter(None, pool.map(one, seeds)))

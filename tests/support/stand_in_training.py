@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 NOTES = ""
-STEPS, STEP_S = 40, 0.05
+STEPS, STEP_S = 40, 0.2
 EVERY = 10  # steps between two checkpoints, which are an epoch
 _stop = False
 
@@ -69,6 +69,7 @@ def main() -> int:
     while step < STEPS and not _stop:
         time.sleep(STEP_S)
         step += 1
+        note("at", step)
         if step % EVERY == 0:
             save(folder, step)
             line = f"epoch {step // EVERY}/{STEPS // EVERY}  train loss 1.00 acc 50.0%  val loss 1.00 acc 50.0%"
