@@ -41,6 +41,7 @@ from launchers.rehearsal.validation import findings
 Environ = dict[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 
+_WHOLLY_OWN = ("ec2", "autoscaling")  # what moto would answer is about machines and networks of its own
 _INVALID = {"ec2": "InvalidParameterValue", "autoscaling": "ValidationError"}  # signing name -> its code for that
 _IAM_NAMES = {"monitoring": "cloudwatch", "tagging": "tag"}  # signing name -> prefix of IAM actions
 _NAMES = {"servicequotas": "service-quotas", "monitoring": "cloudwatch", "tagging": "resourcegroupstaggingapi"}
@@ -129,6 +130,9 @@ class Gateway:
         for handler in self._handlers.get((message.service, message.operation or ""), ()):
             if (answer := handler(call)) is not None:
                 return answer
+        if message.service in _WHOLLY_OWN:
+            text = f"The rehearsal cloud has no {message.operation} of {message.service}."
+            raise Refused("UnsupportedOperation", text)
         owner = environ.get("HTTP_X_AMZ_EXPECTED_BUCKET_OWNER", ACCOUNT)
         if message.service == "s3" and owner != ACCOUNT:  # moto does not check it
             raise Refused("AccessDenied", "Access Denied", 403)

@@ -6,16 +6,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
-from launchers.rehearsal.names import ACCOUNT
+from launchers.rehearsal.names import ACCOUNT, SERVER_FILE
+from launchers.rehearsal.services.ec2_processes import MACHINE, marked
 from tests.support.fleet import PARAMETER, PLAIN, PROFILE, Fleet, refusal
 from tests.support.launcher_contract import until
 
 pytestmark = pytest.mark.cloud
+LAUNCHING = "autoscaling:EC2_INSTANCE_LAUNCHING"
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +278,16 @@ def test_the_first_group_needs_the_service_linked_role(tmp_path: Path) -> None:
         process.stop(place)
 
 
+def test_what_the_rehearsal_has_not_is_refused_and_not_pretended(fleet: Fleet, idle: str) -> None:
+    hook = {"AutoScalingGroupName": idle, "LifecycleHookName": "x", "LifecycleTransition": LAUNCHING}
+    assert refused(fleet.groups.put_lifecycle_hook, **hook) == (
+        "UnsupportedOperation",
+        "The rehearsal cloud has no PutLifecycleHook of autoscaling.",
+    )
+    spot = {"LaunchSpecification": {"ImageId": fleet.image(), "InstanceType": "m5.large"}}
+    assert refused(fleet.ec2.request_spot_instances, **spot)[0] == "UnsupportedOperation"
+
+
 # --- networks ---
 
 
@@ -308,5 +321,27 @@ def test_an_account_may_be_without_a_default_network(tmp_path: Path) -> None:
         assert ec2.describe_subnets()["Subnets"] == ec2.describe_vpcs()["Vpcs"] == []
         make = {"GroupName": "x", "Description": "x"}
         assert refused(ec2.create_security_group, **make)[0] == "VPCIdNotSpecified"
+    finally:
+        process.stop(place)
+
+
+def test_a_cloud_that_was_killed_leaves_no_process_and_its_group_starts_another_machine(tmp_path: Path) -> None:
+    place = tmp_path / "state"
+    script = "#!/bin/bash\n(setsid sleep 603 &)\necho up\nsleep 604\n"
+    try:
+        first = Fleet(Rehearsal(state_dir=str(place), reclaims=0, clock_rate=10)).ready()
+        name = first.group("outlives", script)
+        (machine,) = first.wait(name, "running")
+        until(lambda: "up" in first.console(machine))
+        disk = str(place / "ec2" / "instances" / machine["InstanceId"] / "disk")
+        assert marked(MACHINE, disk) != []
+        psutil.Process(json.loads((place / SERVER_FILE).read_bytes())["pid"]).kill()
+        until(lambda: process.running(place) is None)
+        again = Fleet(Rehearsal(state_dir=str(place), reclaims=0))
+        again.wait(name, "terminated", "running")
+        assert marked(MACHINE, disk) == []
+        assert again.machines(name)[0]["StateReason"]["Code"] == "Server.InternalError"
+        again.end(name)
+        again.wait(name, "terminated", "terminated")
     finally:
         process.stop(place)
