@@ -204,11 +204,12 @@ def latest(values: Points) -> float | None:
 def reaction_s(policy: Policy) -> tuple[float, float]:
     """Return the least and the most seconds from a rise of the load until instances are asked for.
 
-    At least the points that the alarm waits for. At most one more period, in part of which the load was low, one until
-    its value can be read, and one until the alarm is evaluated.
+    At least the points that the alarm waits for, less nearly all of the first one, in which the load may have risen
+    late and high. At most one more period, in part of which the load was low, one until its value can be read, and one
+    until the alarm is evaluated.
     """
     alarm = policy.high
-    return alarm.points * alarm.period_s, (alarm.points + 2) * alarm.period_s + alarm.every_s
+    return (alarm.points - 1) * alarm.period_s, (alarm.points + 2) * alarm.period_s + alarm.every_s
 
 
 def explain(policy: Policy, metric: Metric, least: int, most: int, vcpus: int) -> list[str]:

@@ -101,8 +101,8 @@ def test_target_tracking_by_default_adds_after_3_minutes_serves_after_more_than_
 
 def test_high_resolution_wants_instances_within_a_minute() -> None:
     assert list(days(concurrency(2), [6.0] * 60)).index(3) == 3  # asked for after 30 s
-    assert reaction_s(concurrency(2)) == (30, 60)
-    assert reaction_s(invocations(20)) == (180, 360)
+    assert reaction_s(concurrency(2)) == (20, 60)
+    assert reaction_s(invocations(20)) == (120, 360)
 
 
 @given(
@@ -137,7 +137,7 @@ def test_no_alarm_no_change(value: float, serving: int, slow: float) -> None:
 
 def test_a_policy_s_words_have_its_numbers() -> None:
     said = " ".join(explain(report(140, 70), "cpu", 1, 3, 2))
-    for words in ("1 to 3 instances", "above 140 % (70 % of 2 vCPUs)", "3 of 3 points of 10 s: 1 more", "30 to 60 s"):
+    for words in ("1 to 3 instances", "above 140 % (70 % of 2 vCPUs)", "3 of 3 points of 10 s: 1 more", "20 to 60 s"):
         assert words in said
     assert "below 70 % for 15 of 15 minutes: 1 less, at most every 300 s" in said
     said = " ".join(explain(concurrency(4, out_s=30), "concurrency", 2, 5, 4))
