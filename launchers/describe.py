@@ -53,9 +53,8 @@ def describe(cfg: DictConfig, hydra: Any = None) -> RunSpec:
         if hydra.mode == RunMode.MULTIRUN:
             raise ConfigError("launcher=deploy serves one model, but -m starts several runs.\nTry: leave out -m")
         return describe_deployment(instantiate(cfg.launcher, _convert_="all"), composed, overrides)
-    for key in ("name", "checkpoint"):
-        if composed[key] is not None:
-            raise ConfigError(f"{key}= names what launcher=deploy serves; this launcher trains.\nTry: leave it out")
+    if composed["checkpoint"] is not None:
+        raise ConfigError("checkpoint= names what launcher=deploy serves; this launcher trains.\nTry: leave it out")
     folder = Path(OmegaConf.select(hydra, "runtime.output_dir", throw_on_missing=False) or hydra.run.dir).absolute()
     run_id, created_at, config = str(composed["run_id"]), datetime.now(UTC).isoformat(timespec="seconds"), composed
     now: list[str] | None = None

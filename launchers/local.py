@@ -24,7 +24,8 @@ from launchers.overrides import STAYS_HERE
 from launchers.plan import Plan
 from launchers.project import describe_commit
 from launchers.remote.context import on_rented_machine
-from launchers.runs.find import folder_of, handle_for, resume_command, run_folders
+from launchers.runs import searches
+from launchers.runs.find import folder_of, handle_for, resume_command, run_folders, search_folders
 from launchers.runs.half_written import half_written
 from launchers.runs.identity import has_begun, refuse_other_settings
 from launchers.runs.kept import FinishedRun
@@ -157,6 +158,8 @@ class LocalLauncher:
     def status(self, handle: Handle) -> Status:
         folder = folder_of(handle)
         state = State.seen(folder)
+        if state is None and searches.is_search(folder):
+            return searches.SearchFolder.of(folder).status
         if state is None:
             return Status(Phase.LOST, Cause.UNKNOWN, f"There is no run in {shown_path(folder)}.")
         return Status(
@@ -175,8 +178,9 @@ class LocalLauncher:
         status = self.status(handle)
         if status.phase is Phase.LOST:
             raise LaunchError(status.detail)
+        folder = folder_of(handle)
         lines = read_lines(
-            RunFolder(folder_of(handle)).log,
+            RunFolder(folder).log if State.read(folder) is not None else searches.log_of(folder),
             over=lambda: not follow or self.status(handle).finished,
             poll_s=self.poll_s,
         )
@@ -185,8 +189,11 @@ class LocalLauncher:
     def cancel(self, handle: Handle, *, grace_s: float = 110) -> Status:
         folder = folder_of(handle)
         before, state = self.status(handle), State.read(folder)
-        if before.finished or state is None:
+        if before.finished:
             return before
+        if state is None:
+            self._cancel_search(folder, grace_s)
+            return self.status(handle)
         if not state.of_this_host:
             raise LaunchError(
                 f"The run in {shown_path(folder)} belongs to another machine: {before.detail}.\nTry: cancel it there"
@@ -196,6 +203,18 @@ class LocalLauncher:
             write_text(folder / CANCEL_FILE, f"by process {os.getpid()}\n")
             self._end(process, state, grace_s)
         return self.status(handle)
+
+    def _cancel_search(self, folder: Path, grace_s: float) -> None:
+        """Ask a search to save and stop; after `grace_s` seconds kill it, and its trials with it."""
+        import psutil
+
+        found = searches.SearchFolder.of(folder)
+        family = [child for each in found.processes() for child in each.children(recursive=True)]
+        _, alive = psutil.wait_procs(searches.request_cancel(found), timeout=grace_s)
+        for process in [*alive, *(family if alive else [])]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive, timeout=10)
 
     def _end(self, process: Any, state: State, grace_s: float) -> None:
         """Ask a run's process to end; after `grace_s` seconds kill it and its children.
@@ -230,13 +249,18 @@ class LocalLauncher:
         where = shown_path(folder.path)
         if status.phase is not Phase.SUCCEEDED:
             raise LaunchError(f"The run in {where} has no result: {status}")
+        if State.read(folder.path) is None:
+            from launchers.runs.search_folder import read_search  # here, because it brings OmegaConf
+
+            return read_search(handle, folder.path)
         return read_result(handle, folder)
 
     def download(self, handle: Handle) -> Path:
         return folder_of(handle)
 
     def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
-        handles = [handle_for(folder) for folder in run_folders(self.runs_dir, self.sweeps_dir) if name in folder.name]
+        folders = [*run_folders(self.runs_dir, self.sweeps_dir), *search_folders(self.sweeps_dir)]
+        handles = [handle_for(folder) for folder in folders if name in folder.name]
         runs = [(handle, self.status(handle)) for handle in handles]
         runs.sort(key=lambda run: run[1].started_at, reverse=True)
         return (run for run in runs if not (active_only and run[1].finished))

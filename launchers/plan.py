@@ -57,7 +57,7 @@ class Plan:
         rows = [(name, text) for name, text in self.rows if name in brief]
         return "\n".join(
             [
-                f"{self._kind.capitalize()} {self.spec.run_id}",
+                f"{self._kind.capitalize()} {self.spec.run_id}{self._called}",
                 *(f"  {name:<7} {text.splitlines()[0]}" for name, text in rows),
             ]
         )
@@ -67,8 +67,18 @@ class Plan:
         indent = f"\n{'':{width + 4}}"
         lines = [f"  {name:<{width}}  {indent.join(text.splitlines())}" for name, text in self.rows]
         return "\n".join(
-            [f"Plan for {self._kind} {self.spec.run_id}", *lines, *(f"\n{request}" for request in self.requests)]
+            [
+                f"Plan for {self._kind} {self.spec.run_id}{self._called}",
+                *lines,
+                *(f"\n{request}" for request in self.requests),
+            ]
         )
+
+    @property
+    def _called(self) -> str:
+        """What a person called the run with name=; that of a deployment is its id."""
+        name = self.spec.config.get("name")
+        return f", called {name}" if name and self.spec.deployment is None else ""
 
     @property
     def _kind(self) -> str:

@@ -3,6 +3,7 @@
 A back end is a class that implements `launchers.base.Launcher`, and a row in this table.
 """
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +26,7 @@ LAUNCHERS: dict[str, str] = {  # scheme of its handles -> its class, which is im
 CLOUDS: dict[str, str] = {  # scope of handles -> its class; any other scope is a region of one's own account
     "rehearsal": "launchers.rehearsal.cloud.Rehearsal",
 }
+_REGION = re.compile(r"[a-z]{2,4}(-[a-z]+){1,3}-\d{1,2}")  # such as us-gov-west-1
 _ACCOUNT = "launchers.aws.account.Account"
 
 
@@ -76,7 +78,7 @@ def find_run(text: str, *, runs_dir: str = "runs", state_dir: str | None = None)
         return launcher_of(handle, _place(state_dir), runs_dir=runs_dir), handle
     handle = find(text, runs_dir)
     if note := launched(folder_of(handle)):
-        return launched_run(note, runs_dir=runs_dir)
+        return launched_run({**_place(state_dir), **note}, runs_dir=runs_dir)  # of one that was downloaded it says none
     return launcher_of(handle, runs_dir=runs_dir), handle
 
 
@@ -101,10 +103,26 @@ def launcher_at(
     return launcher.at(cloud_of(scope, _place(state_dir)), runs_dir=runs_dir, bucket=bucket)
 
 
+def launchers_at(
+    target: str, *, runs_dir: str = "runs", state_dir: str | None = None, bucket: str | None = None
+) -> list[Launcher]:
+    """Return the launchers that list what is at a target, of all kinds if it is a region or a cloud alone.
+
+    target: local, a region such as eu-west-1, rehearsal, or what `launcher_at` takes. Raises LaunchError for others.
+    """
+    if target == LOCAL:
+        return [launcher_at(None, runs_dir=runs_dir)]
+    if target in CLOUDS or _REGION.fullmatch(target):
+        places = [f"{scheme}://{target}" for scheme in LAUNCHERS if scheme != LOCAL]
+    else:
+        places = [target]
+    return [launcher_at(place, runs_dir=runs_dir, state_dir=state_dir, bucket=bucket) for place in places]
+
+
 def targets() -> str:
     """Say what `launcher_at` takes besides this machine."""
     places = (f"{scheme}://{scope}" for scheme in LAUNCHERS if scheme != LOCAL for scope in ("REGION", *CLOUDS))
-    return ", ".join(places)
+    return ", ".join([LOCAL, "REGION", *CLOUDS, *places])
 
 
 def _place(state_dir: str | None) -> dict[str, str]:

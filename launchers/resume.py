@@ -11,6 +11,7 @@ from dogbreed.errors import ConfigError
 from launchers.config_sources import ConfigSources
 from launchers.overrides import STAYS_HERE, about_waiting, key_path, override_key, refuse_renamed, without_faults
 from launchers.registry import find_run, launched_run
+from launchers.runs.find import find, folder_of
 from launchers.runs.identity import (
     another_run,
     describe_difference,
@@ -90,7 +91,7 @@ def _folder(value: str, state_dir: str | None) -> Path:
     launcher, handle = find_run(value, state_dir=state_dir)
     if (here := launcher.folder(handle)) is not None:
         return here
-    folder = None if is_address(value) else Path(value).absolute()
+    folder = None if is_address(value) else folder_of(find(value))
     if folder is not None and not _away(folder):
         return folder
     return launcher.fetch(handle, folder, checkpoints=False)

@@ -1,6 +1,7 @@
 """How runs are named, and what is known of them: handle, phase, cause, log lines, result."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum, auto
 from pathlib import Path
 from typing import Self
@@ -120,6 +121,7 @@ class Status:
     on_demand_usd: float | None = None  # what the same would have cost on demand; None if that is not known
     job: str = ""  # the cloud's own name of the latest submission
     shortage: Shortage | None = None
+    name: str = ""  # what a person called the run; empty if nothing, or if only its folder on this machine tells
 
     @property
     def finished(self) -> bool:
@@ -153,6 +155,7 @@ class LogLine:
     attempt: int  # from 1
     node: int  # from 0
     text: str  # without the line's end
+    at: datetime | None = field(default=None, compare=False)  # when it was logged, in UTC; None if that is unknown
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 from launchers.aws.endpoint import refuse_rehearsal
 from launchers.aws.errors import errors, import_boto3
+
+_CREATING = Lock()  # boto3's default session creates one client at a time
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Account:
             boto3 = import_boto3()
             from botocore.config import Config
 
-            with errors(f"connecting to {service}"):
+            with errors(f"connecting to {service}"), _CREATING:
                 client = boto3.client(
                     service, region_name=self.region, config=Config(**TIMEOUTS, user_agent_extra="dogbreed")
                 )

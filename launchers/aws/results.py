@@ -108,6 +108,15 @@ def is_of_tuner(cloud: Cloud, location: RunLocation) -> bool:
         return False
 
 
+def is_of_another(cloud: Cloud, location: RunLocation, launcher: object) -> bool:
+    """Return whether settings in the bucket are of another kind of launcher; False if they cannot be read."""
+    try:
+        target = str(read_spec(cloud, location).config["launcher"]["_target_"])
+    except (LaunchError, KeyError, TypeError):
+        return False
+    return target.rpartition(".")[2] != type(launcher).__name__
+
+
 def _is_of_the_run(name: str) -> bool:
     """Return whether a saved file belongs in the run's folder; features are kept for other runs."""
     return not name.startswith(f"{FEATURES}/")

@@ -9,6 +9,7 @@ from launchers.base import Cloud
 from launchers.spec import RunSpec
 
 RUN_ID = "dogbreed:run-id"
+NAME = "dogbreed:name"  # what a person called the run, with name=
 OWNER = "dogbreed:owner"
 EXPIRES_AT = "dogbreed:expires-at"  # ISO 8601, UTC: for tools that clean up an account by it
 PURPOSE = "dogbreed:purpose"
@@ -16,12 +17,13 @@ PLAN = "dogbreed:plan"  # a digest of the request: the same plan is the same job
 ENDED_EARLY = "dogbreed:ended-early"  # of a job that was stopped because its metrics were sufficient
 LIMIT = "dogbreed:limit"  # the setting that shortened a job, such as limits.max_usd=5
 
-_KEPT_DAYS = 30
+KEPT_DAYS = 30  # of a run, from its submission
 
 
 def of_run(spec: RunSpec, owner: str) -> dict[str, str]:
     """Return the tags of every resource of a run. They depend on the time in `spec`, not on the clock."""
-    return _tags(spec, owner, datetime.fromisoformat(spec.created_at) + timedelta(days=_KEPT_DAYS))
+    named = {NAME: str(spec.config["name"])} if spec.config.get("name") else {}
+    return {**_tags(spec, owner, datetime.fromisoformat(spec.created_at) + timedelta(days=KEPT_DAYS)), **named}
 
 
 def of_deployment(spec: RunSpec, owner: str, expires: datetime | None) -> dict[str, str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from dogbreed.commands import is_address, shown_path
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import RunFolder, write_bytes
+from launchers.cli import named
 from launchers.deploy.checks import MEMORY_MB
-from launchers.registry import find_run
 from launchers.spec import LAUNCHED_FILE
 
 HELP = "Check a model as an endpoint would serve it, on this machine."
@@ -70,7 +70,10 @@ def _source(args: argparse.Namespace) -> Path:
     away = (path / LAUNCHED_FILE).exists() and not RunFolder.of(path).model.exists()
     if not is_address(args.run) and (path.suffix or (path.exists() and not away)):  # ids of runs have no points
         return path
-    launcher, handle = find_run(args.run, runs_dir=args.runs_dir, state_dir=args.state_dir)
+    launcher, handle = named.found(args.run, args)
+    if launcher.capabilities.deploys:
+        ask = named.words_of(launcher, handle, "status")
+        raise ConfigError(f"{handle} serves a model already; this examines one before that.\nTry: {ask}")
     return launcher.result(handle).folder
 
 

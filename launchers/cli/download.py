@@ -1,40 +1,86 @@
-"""`python -m launchers download`: fetch what a run has left, and say where it is."""
+"""`python -m launchers result` and `download`: fetch what runs have left, and say where it is."""
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dogbreed import commands
 from dogbreed.commands import shown_path
 from dogbreed.run_folder import RunFolder
-from launchers.base import Launcher
+from launchers.base import Launcher, Tunes
+from launchers.cli import named
 from launchers.registry import launched_run
 from launchers.runs.launched import launched
 from launchers.runs.released import trial_folders
 from launchers.spec import JOB_LOG, STUDY_FILE
-from launchers.status import Handle, LaunchError, Phase
+from launchers.status import Handle, LaunchError, Phase, RunResult
+
+RESULT_HELP = "Show the metrics and files of runs that succeeded."
+RESULT_EPILOG = """\
+  python -m launchers result RUN
+  python -m launchers result NAME ID --json
+"""
+DOWNLOAD_HELP = "Fetch what runs left that failed or were cancelled: log, metrics, best checkpoint; a search's trials."
+DOWNLOAD_EPILOG = """\
+  python -m launchers download RUN
+"""
 
 
-def downloaded(launcher: Launcher, handle: Handle, *, as_json: bool) -> str:
-    """Fetch what a run or a search has left; return what is there as text, or as JSON.
+def result(args: argparse.Namespace) -> int:
+    return named.each(args, _result)
+
+
+def _result(launcher: Launcher, handle: Handle) -> tuple[dict[str, Any], str, int]:
+    try:
+        if isinstance(launcher, Tunes):
+            from launchers.sweep import tuner
+
+            found: RunResult = tuner.result(cast(Any, launcher), handle)
+        else:
+            found = launcher.result(handle)
+    except LaunchError as error:
+        for hint in named.unfinished(launcher, handle):
+            error.add_note(hint)
+        raise
+    return result_facts(found), str(found).strip(), 0
+
+
+def result_facts(found: RunResult) -> dict[str, Any]:
+    """Return a result for programs."""
+    artifacts = {name: str(path) for name, path in found.artifacts.items()}
+    return {"handle": str(found.handle), "metrics": found.metrics, "artifacts": artifacts}
+
+
+def download(args: argparse.Namespace) -> int:
+    return named.each(args, _download)
+
+
+def _download(launcher: Launcher, handle: Handle) -> tuple[dict[str, Any], str, int]:
+    if isinstance(launcher, Tunes):
+        from launchers.sweep import tuner
+
+        tuner.download(cast(Any, launcher), handle)
+    return downloaded(launcher, handle)
+
+
+def downloaded(launcher: Launcher, handle: Handle) -> tuple[dict[str, Any], str, int]:
+    """Fetch what a run or a search has left; return what is there for programs and for people, and 0.
 
     Raises LaunchError if the run is unknown, has not ended, or has left nothing.
     """
     here = launcher.folder(handle)
     if here is not None and (trials := trial_folders(here)):
         waiting = list(_fetch_trials(trials))
-        return _search_as_json(handle, here) if as_json else "\n".join([_search(here), *waiting])
+        return _search_facts(handle, here), "\n".join([_search(here), *waiting]), 0
     status = launcher.status(handle)
     if status.phase is Phase.LOST:
         raise LaunchError(status.detail)
     folder = launcher.download(handle)
     if trial_folders(folder):
-        return _search_as_json(handle, folder) if as_json else _search(folder)
+        return _search_facts(handle, folder), _search(folder), 0
     files = _files(folder)
-    if as_json:
-        listed = {name: str(path) for name, path in files.items()}
-        return json.dumps({"handle": str(handle), "folder": str(folder.absolute()), "files": listed}, indent=2)
     ended = f"ended: {status.phase}" if status.finished else str(status.phase)
     where = "is on this machine" if here is not None else "is now on this machine"
     lines = [f"{handle} ({ended}) {where}:", *_rows({**files, "run folder": folder})]
@@ -42,7 +88,8 @@ def downloaded(launcher: Launcher, handle: Handle, *, as_json: bool) -> str:
         lines += ["", f"Next: {commands.module('dogbreed.predict', shown_path(files['checkpoint']), 'PHOTO')}"]
     else:
         lines.append("There is no checkpoint: no epoch had ended.")
-    return "\n".join(lines)
+    listed = {name: str(path) for name, path in files.items()}
+    return {"handle": str(handle), "folder": str(folder.absolute()), "files": listed}, "\n".join(lines), 0
 
 
 def _fetch_trials(trials: list[Path]) -> Iterator[str]:
@@ -73,13 +120,13 @@ def _search(folder: Path) -> str:
     return "\n".join([*lines, *_rows({name: path for name, path in logs.items() if path.exists()})])
 
 
-def _search_as_json(handle: Handle, folder: Path) -> str:
+def _search_facts(handle: Handle, folder: Path) -> dict[str, Any]:
     trials = [
         {"trial": int(trial.name[:5]), "folder": str(trial.absolute()), "metrics": metrics}
         for trial in trial_folders(folder)
         if (metrics := _metrics(trial))
     ]
-    return json.dumps({"handle": str(handle), "folder": str(folder.absolute()), "trials": trials}, indent=2)
+    return {"handle": str(handle), "folder": str(folder.absolute()), "trials": trials}
 
 
 def _metrics(trial: Path) -> dict[str, Any]:

@@ -82,6 +82,9 @@ class Endpoint:
                 Cause.BAD_CONFIG,
             )
 
+    def overdue(self, cloud: Cloud, now: datetime) -> bool:
+        return expiry.is_over(tags.read(cloud, self.arn), now)
+
     def deployed(self, cloud: Cloud, name: str) -> Deployed:
         """Return what is in service, as far as plans and people compare it. While it is updated, that is what comes."""
         config_name = self.pending or self.config

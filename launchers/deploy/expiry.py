@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from launchers.aws import tags
 from launchers.deploy import autoscaling
 from launchers.deploy.names import Names, RevisionNames
 
@@ -17,7 +18,14 @@ _TTL = "launcher.ttl_hours="
 _TARGET = "arn:aws:scheduler:::aws-sdk:"
 # a deletion is refused while the endpoint is created or updated, so it is tried again for a day
 _RETRY = {"MaximumEventAgeInSeconds": 86_400, "MaximumRetryAttempts": 185}
+_FAILED = timedelta(hours=1)  # after its time a deployment that is still there stays
 _LATER = timedelta(minutes=5)  # for what an endpoint uses or writes, which is deleted after it
+
+
+def is_over(found: Mapping[str, str], now: datetime) -> bool:
+    """Return whether the tags of what serves name a time that is over, and so long that its schedule has failed."""
+    ends = found.get(tags.EXPIRES_AT)
+    return ends is not None and datetime.fromisoformat(ends) + _FAILED < now
 
 
 def of_deployment(

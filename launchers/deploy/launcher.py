@@ -216,23 +216,33 @@ class DeployLauncher(DeploySettings):
                     yield handle, status
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
-        """Find, and with `apply` remove, parts of deployments of which nothing serves any more.
+        """Find, and with `apply` remove, parts of deployments of which nothing serves any more, or whose time is over.
 
         older_than: an hour by default, because of a deployment that is being created nothing serves at first.
         """
-        latest = datetime.now(UTC) - (_IN_CREATION if older_than is None else older_than)
-        everything, serving = parts.everything(self.cloud), {variant.kind for variant in VARIANTS.values()}
-        kept = {
-            part.deployment
-            for part in everything
-            if part.kind in serving or (part.created is not None and part.created > latest)
-        }
+        now = datetime.now(UTC)
+        latest = now - (_IN_CREATION if older_than is None else older_than)
+        everything, kinds = parts.everything(self.cloud), {variant.kind for variant in VARIANTS.values()}
+        serving = {part.deployment for part in everything if part.kind in kinds}
+        new = {part.deployment for part in everything if part.created is not None and part.created > latest}
+        kept = {name for name in serving if not self._is_overdue(name, now)} | (new - serving)
         found = [part for part in everything if part.deployment not in kept]
         if apply:
             for part in found:
                 parts.remove(self.cloud, part)
         left = set(parts.everything(self.cloud)) if apply else set(found)
         return CleanupReport(tuple(map(str, found)), tuple(str(part) for part in found if part not in left))
+
+    def _is_overdue(self, name: str, now: datetime) -> bool:
+        """Return whether a deployment of ours should have been deleted by its schedules."""
+        found = variants.find(self.cloud, name)
+        if found is None or not found.serving.overdue(self.cloud, now):
+            return False
+        try:
+            found.serving.refuse_foreign(self.cloud, name)
+        except LaunchError:
+            return False
+        return True
 
     def name_of(self, handle: Handle) -> Sequence[str]:
         if (launched(self._folder(handle)) or {}).get("handle") == str(handle):

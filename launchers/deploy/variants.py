@@ -4,6 +4,7 @@ The setting `launcher.variant` says which one a plan is for. Afterwards it is fo
 """
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from dogbreed import commands
@@ -27,6 +28,10 @@ class Serving(Protocol):
 
     def refuse_foreign(self, cloud: Cloud, name: str) -> None:
         """Raise LaunchError if it was not made by this launcher."""
+        ...
+
+    def overdue(self, cloud: Cloud, now: datetime) -> bool:
+        """Return whether it should have been deleted by now, as its tag says."""
         ...
 
     def deployed(self, cloud: Cloud, name: str) -> Deployed:

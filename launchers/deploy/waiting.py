@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 
 from dogbreed.errors import Interrupted
 from dogbreed.interruption import signal_of_exit
@@ -79,17 +80,19 @@ def lines(cloud: Cloud, group: str) -> Iterator[LogLine]:
             raise
         streams.sort(key=lambda stream: (stream.get("creationTime", 0), stream["logStreamName"]))
         for node, stream in enumerate(streams):
-            for text in _events(client, group, stream["logStreamName"]):
-                yield LogLine(1, node, text)
+            for text, at in _events(client, group, stream["logStreamName"]):
+                yield LogLine(1, node, text, at)
 
 
-def _events(client: object, group: str, stream: str) -> Iterator[str]:
+def _events(client: object, group: str, stream: str) -> Iterator[tuple[str, datetime]]:
+    """Yield the lines of a log stream, each with its time."""
     token: dict[str, str] = {}
     while True:
         page = client.get_log_events(  # type: ignore[attr-defined]
             logGroupName=group, logStreamName=stream, startFromHead=True, **token
         )
-        yield from (event["message"].rstrip("\n") for event in page["events"])
+        for event in page["events"]:
+            yield event["message"].rstrip("\n"), datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
         if page["nextForwardToken"] == token.get("nextToken"):
             return
         token = {"nextToken": page["nextForwardToken"]}

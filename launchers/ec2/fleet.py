@@ -112,6 +112,7 @@ def submission(settings: Ec2Settings, spec: RunSpec, found: Found) -> dict[str, 
         "types": settings.types,
         "on_demand": settings.on_demand,
         "plan": digest(settings, spec),
+        **({"name": str(spec.config["name"])} if spec.config.get("name") else {}),
     }
 
 

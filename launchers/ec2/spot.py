@@ -16,7 +16,7 @@ from launchers.aws import bucket, grants, iam, s3, sent, transfer
 from launchers.aws.errors import code_of, errors
 from launchers.aws.layout import Layout, archive_uri
 from launchers.aws.policy import Identity
-from launchers.aws.results import download_results, download_search, download_to_resume, read_spec
+from launchers.aws.results import download_results, download_search, download_to_resume, is_of_another, read_spec
 from launchers.base import Capabilities, CleanupReport, Cloud
 from launchers.ec2 import account, checks, fitting, fleet, groups, logs, names, permissions, state, summary
 from launchers.ec2.fleet import Found
@@ -340,8 +340,10 @@ class Ec2Launcher(Ec2Settings):
     def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
         """Yield the runs that have a group in the account and, without `active_only`, those in the bucket."""
         found = dict.fromkeys(run for group in groups.find(self.cloud) if (run := names.run_of(group.name)))
-        if not active_only and self.bucket is not None:
-            submitted = (key for key, _ in s3.objects(self.cloud, self.layout.uri(self.layout.runs)))
+        bucket_name = None if active_only else self.bucket or account.bucket_of_profile(self.cloud, self.machine_role)
+        if bucket_name is not None:
+            layout = Layout(bucket_name, self.prefix)
+            submitted = (key for key, _ in s3.objects(self.cloud, layout.uri(layout.runs)))
             runs = {key.partition("/")[0] for key in submitted if f"/{names.SUBMISSIONS}" in key}
             found |= dict.fromkeys(sorted(runs - found.keys(), reverse=True))
         for run_id in found:
@@ -381,7 +383,8 @@ class Ec2Launcher(Ec2Settings):
         return seen.result is not None and seen.group_name == group.name
 
     def _has_submission(self, run_id: str) -> bool:
-        return state.read(self.cloud, self.layout, run_id).submission is not None
+        others = is_of_another(self.cloud, self.layout.run(run_id), self)
+        return others or state.read(self.cloud, self.layout, run_id).submission is not None
 
     def name_of(self, handle: Handle) -> Sequence[str]:
         return [str(handle), *self.cloud.option]

@@ -148,6 +148,7 @@ def status_of(seen: Seen, now: datetime, again: str = "") -> Status:
         started_at=seen.created,
         usd=usd_of(seen, now),
         job=seen.group_name,
+        name=str(seen.submission.get("name", "")),
     )
     if seen.result is not None:
         return _ended(seen, here, again)

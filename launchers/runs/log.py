@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from launchers.status import LogLine
 TAIL_LINES = 10
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ")  # as logging writes %(asctime)s
 _ATTEMPT = re.compile(r"^\S+ \S+ INFO attempt (\d+) \(pid \d+ on .*\)$")
 
 
@@ -59,6 +61,7 @@ class _QuietFileHandler(logging.FileHandler):
 def read_lines(path: Path, *, over: Callable[[], bool], poll_s: float) -> Iterator[LogLine]:
     """Yield all lines, then those that are added until `over()` returns True."""
     attempt, begun, place = 1, "", 0
+    at: datetime | None = None  # of the last line that says it: those of a traceback do not
     while True:
         last = over()  # called before reading, so that no line is missed
         with suppress(FileNotFoundError), path.open("rb") as file:
@@ -69,10 +72,22 @@ def read_lines(path: Path, *, over: Callable[[], bool], poll_s: float) -> Iterat
             for text in [*lines, begun] if last and begun else lines:
                 if marker := _ATTEMPT.match(text):
                     attempt = int(marker[1])
-                yield LogLine(attempt, 0, text)
+                at = _time_of(text) or at
+                yield LogLine(attempt, 0, text, at)
         if last:
             return
         time.sleep(poll_s)
+
+
+def _time_of(text: str) -> datetime | None:
+    """Return the time at the beginning of a line; None if it has none. It is written in this machine's time zone."""
+    found = _TIME.match(text)
+    if found is None:
+        return None
+    try:
+        return datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S,%f").astimezone(UTC)
+    except ValueError:
+        return None
 
 
 def tail(path: Path) -> tuple[str, ...]:

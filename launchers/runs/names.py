@@ -1,4 +1,4 @@
-"""Check the id and the folder of a run, from which every launcher builds names."""
+"""Check the id, the folder and the name of a run, from which every launcher builds names."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from launchers.spec import RunSpec
 
 
 def name_findings(spec: RunSpec) -> list[str]:
-    """List what is wrong with the run's id and folder, from which every launcher builds names."""
+    """List what is wrong with the run's id, folder and name, from which every launcher builds names."""
     findings = []
     if not Path(spec.folder).is_absolute():
         findings.append(f"The run folder must be an absolute path, not {spec.folder!r}.")
@@ -15,5 +15,11 @@ def name_findings(spec: RunSpec) -> list[str]:
         findings.append(
             f"run_id={spec.run_id!r} is not a valid run id: it becomes part of folder, job and tag names.\n"
             "Try: at most 55 letters, digits and hyphens, with no hyphen at either end"
+        )
+    name = spec.config.get("name")
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9]([\w-]{0,61}[A-Za-z0-9])?", str(name), re.ASCII):
+        findings.append(
+            f"name={name!r} is not a valid name for a run: it becomes a tag, and is typed in commands.\n"
+            "Try: at most 63 letters, digits, hyphens and underscores, with a letter or digit at either end"
         )
     return findings

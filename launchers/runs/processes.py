@@ -1,6 +1,7 @@
 """Check whether a process of this machine is alive, and lock a folder for one process."""
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,17 @@ def living_process(pid: int, started: float) -> Any | None:
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
+
+
+def this_host() -> str:
+    """Identify the machine since its last boot, and the container: within them a process number is unambiguous."""
+    parts = [platform.node()]
+    for path, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", Path.readlink)):
+        try:
+            parts.append(str(read(Path(path))).strip())
+        except OSError:
+            parts.append("")
+    return "/".join(parts)
 
 
 @contextmanager

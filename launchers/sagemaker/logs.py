@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
@@ -61,9 +62,9 @@ def _read(cloud: Cloud, streams: Mapping[str, Stream], latest: int) -> Iterator[
     for stream in sorted(streams.values(), key=lambda stream: (stream.attempt, stream.node)):
         if stream.ended and stream.attempt < latest:
             continue
-        for text in new_lines(cloud, stream):
+        for text, at in new_lines(cloud, stream):
             stream.ended = stream.ended or text == END
-            yield LogLine(stream.attempt, stream.node, text)
+            yield LogLine(stream.attempt, stream.node, text, at)
 
 
 def _finished(jobs: Sequence[TrainingJob]) -> bool:
@@ -133,8 +134,10 @@ def names_of(cloud: Cloud, job: str) -> list[str]:
     return names
 
 
-def new_lines(cloud: Cloud, stream: Stream) -> Iterator[str]:
-    """Yield the lines added since the last call. CloudWatch returns the same token once there is no more."""
+def new_lines(cloud: Cloud, stream: Stream) -> Iterator[tuple[str, datetime]]:
+    """Yield the lines added since the last call, each with its time. CloudWatch returns the same token once there is no
+    more.
+    """
     while True:
         token = {"nextToken": stream.token} if stream.token else {}
         with errors("reading the log"):
@@ -142,7 +145,7 @@ def new_lines(cloud: Cloud, stream: Stream) -> Iterator[str]:
                 logGroupName=GROUP, logStreamName=stream.name, startFromHead=True, **token
             )
         for event in page["events"]:
-            yield event["message"].rstrip("\r\n")
+            yield event["message"].rstrip("\r\n"), datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
         repeated = page["nextForwardToken"] == stream.token  # an empty page alone does not mean the end (GetLogEvents)
         stream.token = page["nextForwardToken"]
         if repeated:

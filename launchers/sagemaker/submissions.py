@@ -30,6 +30,7 @@ class Submissions:
 
     cloud: Cloud
     _counts: dict[str, int] = field(default_factory=dict)  # of the jobs that were seen, by run id
+    names: dict[str, str] = field(default_factory=dict)  # what people called the runs that were listed, by run id
 
     def latest(self, run_id: str) -> TrainingJob | None:
         """Return the newest job of a run, or None if it has none."""
@@ -76,6 +77,7 @@ class Submissions:
                     run_id = found.get(tags.RUN_ID)
                     if run_id and run_id not in seen and found.get(tags.PURPOSE) != TUNING:  # not a trial
                         seen.add(run_id)
+                        self.names[run_id] = found.get(tags.NAME, "")
                         yield run_id
 
     def kept(self) -> Iterator[TrainingJob]:

@@ -18,7 +18,14 @@ from launchers.aws.actions import SAGEMAKER
 from launchers.aws.errors import code_of, errors
 from launchers.aws.layout import Layout
 from launchers.aws.policy import Identity
-from launchers.aws.results import download_results, download_search, download_to_resume, is_of_tuner, read_spec
+from launchers.aws.results import (
+    download_results,
+    download_search,
+    download_to_resume,
+    is_of_another,
+    is_of_tuner,
+    read_spec,
+)
 from launchers.base import Capabilities, CleanupReport, Cloud
 from launchers.cost.limits import Limits
 from launchers.follow import ask_after_each_epoch
@@ -366,7 +373,7 @@ class SageMakerLauncher(JobSettings):
         """Yield the runs in the account that were launched by this package."""
         for run_id in self.jobs.run_ids(active_only=active_only, name=name):
             handle = Handle(self.scheme, self.cloud.scope, run_id)
-            status = self.status(handle)
+            status = replace(self.status(handle), name=self.jobs.names[run_id])
             if not (active_only and status.finished):
                 yield handle, status
 
@@ -379,7 +386,9 @@ class SageMakerLauncher(JobSettings):
             raise LaunchError("No bucket is configured for the cleanup.\nTry: --bucket NAME")
 
         def has_job(run_id: str) -> bool:
-            return self.jobs.latest(run_id) is not None or is_of_tuner(self.cloud, self.layout.run(run_id))
+            location = self.layout.run(run_id)
+            others = is_of_tuner(self.cloud, location) or is_of_another(self.cloud, location, self)
+            return others or self.jobs.latest(run_id) is not None
 
         return bucket.cleanup(self.cloud, self.layout, has_job, older_than, apply)
 

@@ -264,10 +264,10 @@ class Tuner:
             for stream in sorted(streams.values(), key=lambda each: (each.attempt, each.node)):
                 if node not in (None, stream.node) or stream.ended:
                     continue
-                for text in new_lines(self.cloud, stream):
+                for text, at in new_lines(self.cloud, stream):
                     stream.ended = stream.ended or text == END
                     if text != END:
-                        yield LogLine(stream.attempt, stream.node, text)
+                        yield LogLine(stream.attempt, stream.node, text, at)
             if ended or not follow:
                 return
             time.sleep(self.poll_s)

@@ -25,6 +25,7 @@ from launchers.cost.limits import Limits
 from launchers.describe import check_as_sent, sent
 from launchers.overrides import override_key, root_key
 from launchers.plan import Plan
+from launchers.runs.state import CANCEL_FILE
 from launchers.spec import STUDY_FILE, RunSpec
 from launchers.sweep import one_job
 from launchers.sweep.budget import Budget
@@ -190,6 +191,7 @@ def _from_here(asked: _Search) -> float:
         how = {"alone": True, "changed": kept.save}
     study, remote = asked.open(asked.study.storage, **how), asked.launcher.capabilities.remote
     wait_s, pause_s = wait_s_of(asked.launcher, IN_A_SEARCH_H), pause_s_of(asked.launcher)
+    (asked.folder / CANCEL_FILE).unlink(missing_ok=True)
     running = RunningSearch(
         study=study,
         space=asked.space,

@@ -9,7 +9,6 @@ This is the only module that uses Optuna's storage. Importing Optuna takes half 
 
 import json
 import os
-import platform
 import time
 import uuid
 import warnings
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dogbreed.best_epoch import LOSS
-from launchers.runs.processes import living_process
+from launchers.runs.processes import living_process, this_host
+from launchers.runs.searches import SWEEPERS
 from launchers.sweep.identity import StudyAbout, differences
 from launchers.sweep.storage import StudyError, close, exclusive, open_storage, storage_errors
 from launchers.sweep.trials import (
@@ -52,7 +52,6 @@ _ABOUT = "dogbreed"  # attribute of a study: what it searches, all in one, so th
 _SWEEPER, _DEATHS = "sweeper", "deaths"  # attributes of a trial
 _PRUNED_AT = "pruned_at"  # attribute of a trial: the epoch after which it was pruned
 _TESTED = "tested_usd"  # attribute of a study: by trial that was tested, what its run has cost in all
-_SWEEPERS = "sweeper:"  # attributes of a study: this and a sweeper's id
 
 
 @dataclass
@@ -377,7 +376,7 @@ class Study:
             return
         self._beaten_at, self._beat = self.clock(), self._beat + 1
         with self._errors():
-            self._study.set_user_attr(_SWEEPERS + self.me, {**self._process, "beat": self._beat})
+            self._study.set_user_attr(SWEEPERS + self.me, {**self._process, "beat": self._beat})
 
     def _alive(self, trial: "FrozenTrial") -> bool:
         """Whether the sweeper of a running trial is alive."""
@@ -386,10 +385,10 @@ class Study:
             sweeper == self.me or self.alone
         ):  # if not in `_asked`, a sweeper took it over and died before recording that
             return sweeper == self.me and trial.number in self._asked
-        entry = self._study.user_attrs.get(f"{_SWEEPERS}{sweeper}")
+        entry = self._study.user_attrs.get(f"{SWEEPERS}{sweeper}")
         if not entry:
             return False  # its sweeper died between asking Optuna for the trial and claiming it
-        if entry["host"] == _host():
+        if entry["host"] == this_host():
             return living_process(entry["pid"], entry["started"]) is not None
         # two machines' clocks may differ, so this one's clock measures the time since the last new heartbeat
         watched = self._watched.get(str(sweeper))
@@ -412,15 +411,4 @@ class Study:
 def _this_process() -> dict[str, Any]:
     import psutil
 
-    return {"host": _host(), "pid": os.getpid(), "started": psutil.Process().create_time()}
-
-
-def _host() -> str:
-    """Identify the machine since its last boot, and the container: within them a process number is unambiguous."""
-    parts = [platform.node()]
-    for path, read in (("/proc/sys/kernel/random/boot_id", Path.read_text), ("/proc/self/ns/pid", Path.readlink)):
-        try:
-            parts.append(str(read(Path(path))).strip())
-        except OSError:
-            parts.append("")
-    return "/".join(parts)
+    return {"host": this_host(), "pid": os.getpid(), "started": psutil.Process().create_time()}

@@ -408,7 +408,7 @@ def test_a_search_that_was_cancelled_comes_home_with_its_trials(cloud: Rehearsal
     write_json(here / "launched.json", {"handle": str(handle), **cloud.place})
     assert download_search(cloud, handle, location, "job") == here
     assert (here / "00001" / "checkpoints" / "best.ckpt").exists()
-    shown = downloaded(LocalLauncher(), handle_for(here), as_json=False)
+    _, shown, _ = downloaded(LocalLauncher(), handle_for(here))
     assert "2 of 3 trials have ended and are here" in shown
     assert f"{here.name}/00001" in shown  # its path may be shown relative to the present folder
     with closing(sqlite3.connect(here / "study.db")) as database:

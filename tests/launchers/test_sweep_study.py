@@ -186,7 +186,7 @@ def test_a_sweeper_on_another_machine_is_dead_when_its_heartbeat_stops(
 ) -> None:
     now = [1000.0]
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(study_module, "_host", lambda: "another machine")
+        elsewhere.setattr(study_module, "this_host", lambda: "another machine")
         distant = opened(about, storage, clock=lambda: now[0])
         assert distant.claim(9) is not None
     here = opened(about, storage, clock=lambda: now[0])
@@ -210,7 +210,7 @@ def test_a_sweeper_whose_trial_was_taken_over_changes_nothing(
 ) -> None:
     now = [1000.0]
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(study_module, "_host", lambda: "another machine")
+        elsewhere.setattr(study_module, "this_host", lambda: "another machine")
         asleep = opened(about, storage)
         taken = [asleep.claim(9) for _ in range(4)]
     here = opened(about, storage, clock=lambda: now[0])

@@ -48,6 +48,9 @@ class Served:
                 Cause.BAD_CONFIG,
             )
 
+    def overdue(self, cloud: Cloud, now: datetime) -> bool:
+        return expiry.is_over(self.tags, now)
+
     def deployed(self, cloud: Cloud, name: str) -> Deployed:
         found = configuration(cloud, self.name, self.live) or {}
         revision, _ = request.described(str(found.get("Description", "")))

@@ -1,0 +1,133 @@
+"""`python -m launchers cancel`: ask runs to save and stop, and wait for that."""
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dogbreed.errors import DogBreedError
+from launchers.base import Launcher
+from launchers.cli import listing, named
+from launchers.cli.listing import Listed
+from launchers.cli.questions import agreed, can_ask
+from launchers.status import Handle, LaunchError, Phase, Status
+
+HELP = "Ask runs to save and stop, and end deployments."
+EPILOG = """\
+A run that has ended already is left as it is. With --all, everything that
+`list` shows is cancelled, or what it shows at the TARGETs that are given.
+
+  python -m launchers cancel RUN
+  python -m launchers cancel NAME ID
+  python -m launchers cancel --all --yes
+"""
+
+_SHOW_AFTER_S = 1.0  # of waiting, what is waited for
+_TICK_S = 0.1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("runs", nargs="*", metavar="RUN", help="a folder, a name, an id or its beginning, or a handle")
+    add("--grace-s", type=float, default=110, metavar="S", help="seconds until it is killed (default: 110)")
+    add("--all", action="store_true", help="all that is in progress; asks first")
+    add("--yes", "-y", action="store_true", help="do not ask")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.all:
+        return _all(args)
+    if not args.runs:
+        raise LaunchError("Nothing to cancel was named.\nTry: python -m launchers list, and then cancel RUN; or --all")
+    worst, runs = 0, []
+    for text in args.runs:
+        try:
+            runs.append(named.found(text, args))
+        except DogBreedError as error:
+            if len(args.runs) == 1:
+                raise
+            print(named.message(error), file=sys.stderr)
+            worst = 1
+    return max(worst, _cancel(runs, args, several=len(args.runs) > 1))
+
+
+def _all(args: argparse.Namespace) -> int:
+    args.targets = args.runs
+    found = listing.collect(args, ended=False)
+    runs = listing.folded(found.runs, trials=False)
+    if not runs:
+        print("[]" if args.json else "Nothing is in progress.")
+        return found.report()
+    if not args.yes:
+        if args.json or not can_ask():
+            raise LaunchError(f"{len(runs)} in progress: cancelling all of them wants a yes.\nTry: --yes")
+        listing.show(runs)
+        if not agreed("Cancel all of these" if len(runs) > 1 else "Cancel this"):
+            print("Nothing was cancelled.")
+            return 1
+    return max(_cancel([(run.launcher, run.handle) for run in runs], args, several=True), found.report())
+
+
+@dataclass
+class _Cancelling:
+    """A run that is being cancelled, in a thread of its own."""
+
+    launcher: Launcher
+    handle: Handle
+    grace_s: float
+    status: Status | None = None
+    error: BaseException | None = None
+    thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.status = self.launcher.cancel(self.handle, grace_s=self.grace_s)
+        except BaseException as error:  # raised again by the main thread
+            self.error = error
+
+
+def _cancel(runs: Sequence[named.Named], args: argparse.Namespace, *, several: bool) -> int:
+    """Cancel runs at once, and print how each has ended. Return the exit status."""
+    waiting = [_Cancelling(launcher, handle, args.grace_s) for launcher, handle in runs]
+    _wait(waiting)
+    worst, facts = 0, []
+    for each in waiting:
+        if each.error is not None:
+            if not several or not isinstance(each.error, DogBreedError):
+                raise each.error
+            print(named.message(each.error), file=sys.stderr)
+            worst = 1
+            continue
+        assert each.status is not None
+        facts.append(Listed(each.launcher, each.handle, each.status).facts())
+        if not args.json:
+            print(f"{each.handle}: {each.status}" if several else each.status)
+        worst = max(worst, int(each.status.phase is Phase.LOST))
+    if args.json:
+        print(json.dumps(facts if several else facts[0], indent=2))
+    return worst
+
+
+def _wait(cancelling: Sequence[_Cancelling]) -> None:
+    """Wait for all, and show on stderr what is still waited for: on a terminal in one line, elsewhere once."""
+    began, live, shown = time.monotonic(), sys.stderr.isatty(), ""
+    while left := [each for each in cancelling if each.thread.is_alive()]:
+        left[0].thread.join(_TICK_S)
+        waited = time.monotonic() - began
+        if waited < _SHOW_AFTER_S:
+            continue
+        which = str(left[0].handle) if len(left) == 1 else f"{len(left)} of {len(cancelling)} runs"
+        if live:
+            print(f"Waiting for {which} to save and stop, {waited:.0f} s".ljust(79)[:79], end="\r", file=sys.stderr)
+        elif not shown:
+            print(f"Waiting for {which} to save and stop ...", file=sys.stderr, flush=True)
+        shown = which
+    if live and shown:
+        print(" " * 79, end="\r", file=sys.stderr, flush=True)
