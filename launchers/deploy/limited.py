@@ -23,6 +23,7 @@ def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
     yield from wrong
     if wrong:
         return
+    settings = _ending(settings)
     if settings.variant == "realtime":
         machines = f"{settings.most} x {settings.instance_type}"
         yield from limits.fit_findings(asked, machines, usd_per_hour(settings), _overhead(settings, spec))
@@ -35,10 +36,16 @@ def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
 
 def fit(settings: Settings, spec: RunSpec) -> Settings:
     """Return the settings with the time to live that the limits allow."""
-    bound, hours = Limits.of(spec.config).bound(usd_per_hour(settings), _overhead(settings, spec)), settings.ttl_hours
+    rate, hours = usd_per_hour(_ending(settings)), settings.ttl_hours
+    bound = Limits.of(spec.config).bound(rate, _overhead(settings, spec))
     if bound is None or bound.seconds <= 0 or (hours is not None and bound.seconds >= 3600 * hours):
         return settings
     return replace(settings, ttl_hours=bound.seconds / 3600)
+
+
+def _ending(settings: Settings) -> Settings:
+    """Return the settings as of a deployment that ends by itself, which the limit makes it: it scales otherwise."""
+    return settings if settings.ttl_hours is not None else replace(settings, ttl_hours=1.0)
 
 
 def rows(settings: DeploySettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
