@@ -228,6 +228,14 @@ class Deploys(Launcher, Protocol):
         """Return what is served under a name now; None if nothing is."""
         ...
 
+    def reservable(self, name: str) -> int | None:
+        """Return how many concurrent executions a function of this name may reserve; None if it is to reserve none."""
+        ...
+
+    def url(self, handle: Handle) -> str:
+        """Return the URL at which it takes signed requests. Raises LaunchError if it has none."""
+        ...
+
     def invoke(self, handle: Handle, picture: bytes) -> dict[str, Any]:
         """Return the answer to one picture, as the server's API describes it. Raises LaunchError."""
         ...

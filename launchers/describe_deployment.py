@@ -2,10 +2,10 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dogbreed import commands
 from dogbreed.cache import cache_folder
@@ -20,10 +20,11 @@ from launchers.project import PROJECT, git_state
 from launchers.registry import find_run
 from launchers.runs.find import DEPLOYMENTS_DIR
 from launchers.runs.state import State
-from launchers.spec import Deployed, Deployment, RunSpec
+from launchers.spec import Deployment, RunSpec
 from launchers.status import Cause, LaunchError, Phase
 
 log = logging.getLogger("dogbreed")
+Found = TypeVar("Found")
 
 # keys that a deployment reads; all others are about training
 _READ = frozenset({"launcher", "aws", "name", "checkpoint", "dry_run", "debug", "hydra", "run_id", "limits"})
@@ -53,8 +54,9 @@ def describe_deployment(launcher: Deploys, config: Mapping[str, Any], overrides:
         deployment=Deployment(
             model,
             image.digest(PROJECT),
-            _before(launcher, name, dry_run=bool(config["dry_run"])),
+            _asked(launcher, launcher.deployed, name, dry_run=bool(config["dry_run"])),
             package.digest(PROJECT),
+            _asked(launcher, launcher.reservable, name, dry_run=bool(config["dry_run"])),
         ),
     )
 
@@ -70,16 +72,16 @@ def _findings(config: Mapping[str, Any], overrides: Sequence[str]) -> Iterator[s
         )
 
 
-def _before(launcher: Deploys, name: str, *, dry_run: bool) -> Deployed | None:
-    """Return what is deployed under this name. A dry run does without it where nobody can be asked."""
+def _asked(launcher: Deploys, method: Callable[[str], Found | None], name: str, *, dry_run: bool) -> Found | None:
+    """Return what the account says of this name. A dry run does without it where nobody can be asked."""
     if dry_run and not launcher.answers:
         return None
     try:
-        return launcher.deployed(name)
+        return method(name)
     except LaunchError as error:
         if not dry_run or error.cause is Cause.BAD_CONFIG:
             raise
-        log.warning("Planned as a new deployment: what is served as %s now is not known. %s", name, error)
+        log.warning("Planned without asking the account what it has for %s now. %s", name, error)
         return None
 
 

@@ -65,7 +65,9 @@ class Deployed:
 
     revision: of the one in service. facts: what people compare, such as `machines`. expires_at: ISO 8601, UTC; empty if
     it stays. ttl_hours: what was asked for that; None if it stays. variant: how it is served, as launcher.variant has
-    it. scaling: how its number of instances changes, in a line; empty if it does not.
+    it. scaling: how its number of instances changes, in a line; empty if it does not. front: revision of the function
+    in front of it; empty if there is none. reserved, warm: how many concurrent executions that has reserved, None for
+    none; and how many processes are kept warm.
     """
 
     revision: str
@@ -74,6 +76,9 @@ class Deployed:
     ttl_hours: float | None = None
     variant: str = "realtime"
     scaling: str = ""
+    front: str = ""
+    reserved: int | None = None
+    warm: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,13 +86,15 @@ class Deployment:
     """A model that is to be served under a name, which is the run id of its spec.
 
     image_digest: of what goes into our image, hexadecimal. before: what is served under this name now; None if nothing
-    is. package_digest: of what goes into a function's package besides the model.
+    is. package_digest: of what goes into a function's package besides the model. reservable: how many concurrent
+    executions the account lets a function reserve; None where that was not asked.
     """
 
     model: SentModel
     image_digest: str
     before: Deployed | None = None
     package_digest: str = ""
+    reservable: int | None = None
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -97,6 +104,7 @@ class Deployment:
             str(fields["image_digest"]),
             None if before is None else Deployed(**before),
             str(fields.get("package_digest", "")),
+            fields.get("reservable"),
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from launchers.aws import lambda_actions
 from launchers.aws.machine_actions import CALLS as MACHINE_CALLS
 from launchers.aws.machine_actions import MachineCall
 from launchers.aws.policy import partition_of
@@ -292,53 +293,12 @@ def _log_group(action: str) -> _Exception:
     return found
 
 
-def _on_function(*actions: str, qualified: bool = False) -> _Exception:
-    """Actions on a Lambda function. qualified: on the version or alias that the call names."""
-
+def _of_lambda(needed: lambda_actions.Needed) -> _Exception:
     def found(parameters: Parameters, where: Where) -> Iterator[Need]:
-        given = str(parameters["FunctionName"])
-        name, _, of_name = given.rpartition(":function:")[2].partition(":")
-        qualifier = str(parameters.get("Qualifier") or of_name) if qualified else ""
-        arn = where.arn("lambda", f"function:{name}" + (f":{qualifier}" if qualifier else ""))
-        context: dict[str, list[str]] = {}
-        for key in ("FunctionUrlAuthType", "Principal"):
-            if key in parameters:
-                context[f"lambda:{key}"] = [str(parameters[key])]
-        if "AuthType" in parameters:
-            context["lambda:FunctionUrlAuthType"] = [str(parameters["AuthType"])]
-        for action in actions:
-            yield Need(action, arn, context)
+        for action, resource, context in needed(parameters, where):
+            yield Need(action, resource, context)
 
     return found
-
-
-def _write_function(action: str) -> _Exception:
-    """An action that makes or changes a Lambda function: its role is passed on, and its package may be read from S3."""
-
-    def found(parameters: Parameters, where: Where) -> Iterator[Need]:
-        arn = where.arn("lambda", f"function:{parameters['FunctionName']}")
-        given = parameters.get("Tags")
-        tags = _tags({"Tags": [{"Key": key, "Value": given[key]} for key in given]} if given else {})
-        yield Need(action, arn, tags)
-        if tags or isinstance(parameters, _Anything):
-            yield Need("lambda:TagResource", arn, tags)
-        if "Role" in parameters or (isinstance(parameters, _Anything) and action != "lambda:UpdateFunctionCode"):
-            yield Need("iam:PassRole", where.role(str(parameters["Role"])), {"iam:PassedToService": [LAMBDA]})
-        code = parameters.get("Code", parameters)
-        if isinstance(code, Mapping) and "S3Bucket" in code:
-            yield Need("s3:GetObject", where.bucket(str(code["S3Bucket"]), str(code["S3Key"])))
-
-    return found
-
-
-_FUNCTION_ACTIONS = (
-    "DeleteFunction", "GetFunction", "GetFunctionConfiguration", "PublishVersion", "ListVersionsByFunction",
-    "CreateAlias", "UpdateAlias", "GetAlias", "DeleteAlias", "ListAliases", "CreateFunctionUrlConfig",
-    "UpdateFunctionUrlConfig", "GetFunctionUrlConfig", "DeleteFunctionUrlConfig", "ListFunctionUrlConfigs",
-    "AddPermission", "RemovePermission", "GetPolicy", "PutFunctionConcurrency", "GetFunctionConcurrency",
-    "DeleteFunctionConcurrency", "ListProvisionedConcurrencyConfigs",
-)  # fmt: skip
-_PROVISIONED = tuple(f"{verb}ProvisionedConcurrencyConfig" for verb in ("Put", "Get", "Delete"))
 
 
 def _nothing(parameters: Parameters, where: Where) -> Iterator[Need]:
@@ -353,7 +313,7 @@ def _needed(found: MachineCall) -> _Exception:
 EC2 = "ec2.amazonaws.com"
 SAGEMAKER, SCHEDULER = "sagemaker.amazonaws.com", "scheduler.amazonaws.com"
 CODEBUILD = "codebuild.amazonaws.com"
-LAMBDA = "lambda.amazonaws.com"
+LAMBDA = lambda_actions.LAMBDA
 _EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
     ("s3", "HeadBucket"): _on_bucket("s3:ListBucket"),
     ("s3", "ListObjects"): _on_bucket("s3:ListBucket"),
@@ -401,13 +361,7 @@ _EXCEPTIONS: Mapping[tuple[str, str], _Exception] = {
     ("logs", "PutLogEvents"): _log_group("logs:PutLogEvents"),
     ("logs", "GetLogEvents"): _log_group("logs:GetLogEvents"),
     ("logs", "PutRetentionPolicy"): _log_group("logs:PutRetentionPolicy"),
-    **{("lambda", action): _on_function(f"lambda:{action}") for action in _FUNCTION_ACTIONS},
-    **{("lambda", action): _on_function(f"lambda:{action}", qualified=True) for action in _PROVISIONED},
-    ("lambda", "Invoke"): _on_function("lambda:InvokeFunction", qualified=True),
-    **{
-        ("lambda", action): _write_function(f"lambda:{action}")
-        for action in ("CreateFunction", "UpdateFunctionCode", "UpdateFunctionConfiguration")
-    },
+    **{("lambda", name): _of_lambda(needed) for name, needed in lambda_actions.NEEDED.items()},
     # "No permissions are required": https://docs.aws.amazon.com/STS/latest/APIReference/API_GetCallerIdentity.html
     ("sts", "GetCallerIdentity"): _nothing,
 }

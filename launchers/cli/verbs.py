@@ -20,6 +20,7 @@ from launchers.cli import (
     leftovers,
     listing,
     named,
+    opening,
     prices,
     rehearsing,
 )
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("download", download.download, download.DOWNLOAD_HELP, runs, as_json, epilog=download.DOWNLOAD_EPILOG)
     about = deployments.INVOKE_HELP, one_run, as_json
     deployments.add_invoke_arguments(add("invoke", deployments.invoke, *about, epilog=deployments.INVOKE_EPILOG))
+    opening.add_arguments(add("open", opening.run, opening.HELP, one_run, epilog=opening.EPILOG))
     about = deployments.ROLLBACK_HELP, one_run, as_json
     add("rollback", deployments.rollback, *about, epilog=deployments.ROLLBACK_EPILOG)
     leftovers.add_arguments(add("cleanup", leftovers.run, leftovers.HELP, as_json, epilog=leftovers.EPILOG))

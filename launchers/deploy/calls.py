@@ -82,6 +82,7 @@ _INSTEAD: Mapping[tuple[str, str], Callable[[Any, Mapping[str, Any]], None]] = {
     ("CreateLogGroup", "ResourceAlreadyExistsException"): _nothing,
     ("DeregisterScalableTarget", "ObjectNotFoundException"): _nothing,
     ("DeleteAlarms", "ResourceNotFound"): _nothing,
+    **{(f"Delete{what}", "ResourceNotFoundException"): _nothing for what in ("Function", "LogGroup")},
 }
 
 

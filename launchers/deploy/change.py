@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dogbreed import commands
 from dogbreed.errors import raise_findings
 from launchers.aws import bucket, iam, quotas, roles, s3, tags
-from launchers.aws.actions import SAGEMAKER, SCHEDULER
+from launchers.aws.actions import LAMBDA, SAGEMAKER, SCHEDULER
 from launchers.aws.errors import errors
 from launchers.base import Cloud
 from launchers.cost import serving
@@ -21,6 +21,9 @@ from launchers.deploy import (
     doctor,
     endpoint,
     expiry,
+    fronted,
+    function_calls,
+    function_kinds,
     images,
     names,
     parts,
@@ -54,6 +57,7 @@ class Change:
         self.name = plan.spec.run_id
         self._known: frozenset[str] = frozenset()  # configurations of earlier revisions
         self._scaled: Scaled | None = None  # as it was before, if this change ends it
+        self._front = function_calls.FunctionCalls(self.cloud, names.Names(self.name).endpoint, self._send)
 
     def make(self) -> None:
         """Do what the plan says; with `wait`, stay until the endpoint answers. Raises LaunchError."""
@@ -74,6 +78,8 @@ class Change:
             raise
         if self.launcher.wait and self._sends_model:
             self._verify(filled)
+        elif self.launcher.wait and self._front.version:
+            raise_findings(LaunchError, self._findings_of_front())
         self._send_later(filled)
 
     @property
@@ -83,7 +89,8 @@ class Change:
     @property
     def roles(self) -> tuple[tuple[str | None, str], ...]:
         """The roles that it needs, and the services that take them."""
-        return (self.launcher.role, SAGEMAKER), (self.launcher.expiry_role, SCHEDULER)
+        fronts = ((self.launcher.front_role, LAMBDA),) if self.launcher.front else ()
+        return (self.launcher.role, SAGEMAKER), (self.launcher.expiry_role, SCHEDULER), *fronts
 
     @property
     def _sends_model(self) -> bool:
@@ -135,7 +142,11 @@ class Change:
                     roles.make(each)
 
     def _clear(self) -> None:
-        """Remove an endpoint that has failed. Raises LaunchError if the account is not as it was planned for."""
+        """Remove an endpoint that has failed, and a front that is not complete.
+
+        Raises LaunchError if the account is not as it was planned for.
+        """
+        self._clear_front()
         found, before = endpoint.find(self.cloud, self.name), request.deployment(self.spec).before
         if found is None:
             if before is not None:
@@ -152,6 +163,14 @@ class Change:
             )
         elif before is None:
             raise LaunchError(f"The deployment {self.name} was created since then.\nTry: the same command again")
+
+    def _clear_front(self) -> None:
+        """Remove what a killed command left of a front. Raises LaunchError if it is not ours."""
+        before, found = request.deployment(self.spec).before, fronted.find(self.cloud, self.name)
+        if found is not None:
+            found.refuse_foreign(self.name)
+            if before is None or not before.front:
+                parts.remove(self.cloud, parts.Part(fronted.KIND.name, found.name, self.name))
 
     # --- the calls ---
 
@@ -173,7 +192,10 @@ class Change:
                 continue
             if each.operation == "DeregisterScalableTarget":
                 self._scaled = autoscaling.present(self.cloud, self.name)
-            self._send(each, filled)
+            if each.service == "lambda":
+                self._front.make(each, filled)
+            else:
+                self._send(each, filled)
             if each in of_schedules[-1:] and not self.creates:
                 self._end_all_together()
 
@@ -186,6 +208,7 @@ class Change:
             tags.add(self.cloud, found.arn, tags.expiry(at))
         else:
             tags.remove(self.cloud, found.arn, tags.EXPIRES_AT)
+        fronted.tag_end(self.cloud, self.name, request.end_of(self.launcher, self.spec))
 
     def _send_later(self, filled: dict[str, str]) -> None:
         """Make the calls for which the endpoint must be in service."""
@@ -243,6 +266,8 @@ class Change:
                 "\n".join(smoke.findings(partial(smoke.invoke, self.cloud, self.name), model)),
                 Cause.USER_CODE,
             )
+            if self.launcher.front and not problem:
+                problem = "\n".join(self._findings_of_front())
         if not problem:
             self._forget_old_revisions(found.config if found else "")
             return
@@ -261,6 +286,7 @@ class Change:
             if not self.creates:
                 self._forget_unused_revision()
                 self._scale_again()
+                self._forget_new_front()
                 return
             left = parts.remove_all(self.cloud, self.name)
         except Exception as failure:  # the error that is on its way matters more
@@ -281,6 +307,21 @@ class Change:
         found = endpoint.find(self.cloud, self.name)
         if found is None or self._config not in (found.config, found.pending):
             self._forget_revision()
+
+    def _findings_of_front(self) -> list[str]:
+        """Return what is wrong with the answers that come through the front."""
+        model = Path(request.deployment(self.spec).model.path)
+        return list(smoke.findings(partial(fronted.ask, self.cloud, self.name), model))
+
+    def _forget_new_front(self) -> None:
+        """Remove a front that this change was to add."""
+        before, common = request.deployment(self.spec).before, names.Names(self.name)
+        if before is None or before.front or not self.launcher.front:
+            return
+        own = {common.endpoint, common.function_log_group, *common.function_schedules.values()}
+        for part in parts.of_deployment(self.cloud, self.name):
+            if part.name in own and part.kind in (fronted.KIND.name, function_kinds.LOG_GROUP.name, "schedule"):
+                parts.remove(self.cloud, part)
 
     @property
     def _config(self) -> str:

@@ -9,7 +9,7 @@ from launchers.aws import tags
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 from launchers.cost import prices
-from launchers.deploy import autoscaling, expiry, names, request
+from launchers.deploy import autoscaling, expiry, fronted, names, request
 from launchers.spec import Deployed
 from launchers.status import Cause, LaunchError, Phase, Status
 
@@ -99,12 +99,18 @@ class Endpoint:
             names.revision_of(config_name, name) or "",
             schedule(cloud, names.Names(name).schedules["endpoint"]),
         )
+        front = fronted.find(cloud, name)
+        if front is not None:
+            front.refuse_foreign(name)
         return Deployed(
             revision,
-            request.facts(model or {}, config),
+            {**request.facts(model or {}, config), **({"front": str(front)} if front and front.revision else {})},
             expiry.time_of(ends) if ends else "",
             expiry.ttl_of(ends) if ends else None,
             scaling=str(autoscaling.present(cloud, name) or ""),
+            front=front.revision if front else "",
+            reserved=front.reserved if front else None,
+            warm=front.provisioned if front else 0,
         )
 
     def status_of(self, cloud: Cloud, name: str) -> Status:
@@ -118,6 +124,8 @@ class Endpoint:
             count = f"{self.instances} instance{'s' if self.instances != 1 else ''}"
             count += f" of {scaled.least} to {scaled.most} ({scaled.kind})" if scaled else ""
             details.append(f"{count}, {expiry.in_words(expires_at(cloud, name))}")
+            if (front := fronted.find(cloud, name)) is not None:
+                details += [f"front: {front}", f"URL {front.url or 'is missing'}, for requests that are signed"]
         return Status(
             self.phase,
             cause,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from launchers.aws.actions import LAMBDA, Where
+from launchers.aws.actions import Where
 from launchers.aws.policy import Grant
 from launchers.deploy import names
 from launchers.payload.model import MODEL_FILE
@@ -16,11 +16,9 @@ def functions_role(bucket: str, prefix: str, where: Where) -> Iterator[Grant]:
     yield Grant(("s3:GetObject",), (where.bucket(bucket, f"{prefix}/models/*/{MODEL_FILE}"),))
 
 
-def caller(role: tuple[str, ...], where: Where) -> Iterator[Grant]:
-    """Yield what the person who deploys needs. role: ARNs of the function's."""
+def caller(where: Where) -> Iterator[Grant]:
+    """Yield what the person who deploys needs."""
     functions = where.arn("lambda", f"function:{_ALL}")
-    yield Grant(("iam:GetRole",), role)
-    yield Grant(("iam:PassRole",), role, {"StringEquals": {"iam:PassedToService": LAMBDA}})
     yield Grant(
         ("lambda:CreateFunctionUrlConfig",),
         (functions,),

@@ -13,7 +13,7 @@ from dogbreed.errors import ConfigError, raise_findings
 from launchers.aws.layout import Layout
 from launchers.aws.policy import Identity
 from launchers.base import Capabilities, CleanupReport, Cloud
-from launchers.deploy import images, limited, parts, permissions, records, settings_checks, variants, waiting
+from launchers.deploy import fronted, images, limited, parts, permissions, records, settings_checks, variants, waiting
 from launchers.deploy.settings import DeploySettings
 from launchers.deploy.variants import VARIANTS
 from launchers.plan import Plan
@@ -68,7 +68,7 @@ class DeployLauncher(DeploySettings):
         return self.cloud.poll_s
 
     def identities(self, config: Mapping[str, Any], day: str, account: str) -> Sequence[Identity]:
-        return permissions.identities(self, account)
+        return permissions.identities(self, account, str(config.get("name") or ""))
 
     # --- before ---
 
@@ -183,6 +183,19 @@ class DeployLauncher(DeploySettings):
         found = self._found(handle)
         found.serving.refuse_foreign(self.cloud, handle.run_id)
         return found.variant.rollback(self, handle)
+
+    def reservable(self, name: str) -> int | None:
+        wanted = self.reserved is not None and (self.front is not None or self.variant == "lambda")
+        return fronted.reservable(self.cloud, name) if wanted else None
+
+    def url(self, handle: Handle) -> str:
+        found = self._found(handle)
+        url = found.variant.url(self.cloud, handle.run_id)
+        if not url:
+            add = "launcher.front=lambda, which puts a function with a URL in front of it"
+            ask = commands.launchers("invoke", *self.name_of(handle), "PHOTO")
+            raise LaunchError(f"The deployment {handle.run_id} has no URL.\nTry: {add}; or {ask}", Cause.BAD_CONFIG)
+        return url
 
     def invoke(self, handle: Handle, picture: bytes) -> dict[str, Any]:
         """Return the answer to one picture. Raises LaunchError."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
-from launchers.deploy import autoscaling, endpoint, function_kinds, names
+from launchers.deploy import autoscaling, endpoint, fronted, function_kinds, names
 from launchers.deploy.kinds import Kind, Named, call, owner
 from launchers.status import Cause, LaunchError
 
@@ -182,6 +182,7 @@ def _remove_endpoint(cloud: Cloud, name: str, longest_s: float) -> None:
 KINDS = (
     *autoscaling.KINDS,
     Kind("alarm", _alarms, _owner_of_alarm, autoscaling.remove_alarm),
+    fronted.KIND,
     Kind("endpoint", _listed("endpoints", "EndpointName"), names.deployment_of, _remove_endpoint),
     Kind(
         "endpoint configuration",

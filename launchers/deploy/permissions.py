@@ -6,7 +6,7 @@ from launchers.aws import policy, tags
 from launchers.aws.actions import CODEBUILD, LAMBDA, SAGEMAKER, SCHEDULER, Where
 from launchers.aws.policy import Conditions, Grant, Identity
 from launchers.aws.scaling_actions import SCALING, SCALING_ROLE
-from launchers.deploy import autoscaling, function_permissions, images, names, request
+from launchers.deploy import autoscaling, front_permissions, function_permissions, images, names, request
 from launchers.deploy.settings import DeploySettings
 
 _NO_RESOURCE = "AWS has no resource for this action"
@@ -14,8 +14,11 @@ _OURS = {"Null": {f"aws:ResourceTag/{tags.RUN_ID}": "false"}}  # only what a lau
 _ALL = f"{names.PREFIX}*"
 
 
-def identities(settings: DeploySettings, account: str = "*") -> list[Identity]:
-    """Return the person who deploys, and the roles of endpoint, function, schedules and image build."""
+def identities(settings: DeploySettings, account: str = "*", deployment: str = "") -> list[Identity]:
+    """Return the person who deploys, and the roles of endpoint, functions, schedules and image build.
+
+    deployment: the name of the only one whose endpoint a front may ask; empty for all of them.
+    """
     where = Where(settings.cloud.region or "*", account)
     trust: Conditions = {} if account == "*" else {"StringEquals": {"aws:SourceAccount": account}}
     return [
@@ -36,6 +39,13 @@ def identities(settings: DeploySettings, account: str = "*") -> list[Identity]:
             CODEBUILD,
             "launcher.build_role",
             trust,
+        ),
+        Identity(
+            "front",
+            "the function in front of an endpoint",
+            tuple(front_permissions.front(where, deployment)),
+            LAMBDA,
+            "launcher.front_role",
         ),
         Identity(
             "lambda",
@@ -64,6 +74,7 @@ def caller(settings: DeploySettings, account: str = "*") -> Identity:
     configs, model = where.arn("sagemaker", f"endpoint-config/{_ALL}"), where.arn("sagemaker", f"model/{_ALL}")
     hosting, expiry = _role(settings.role, "hosting", where), _role(settings.expiry_role, "scheduler", where)
     build = _role(settings.build_role, "image-build", where)
+    functions = (*_role(settings.lambda_role, "lambda", where), *_role(settings.front_role, "front", where))
     types = sorted(request.types_of(settings))
     return Identity(
         "launch",
@@ -72,10 +83,11 @@ def caller(settings: DeploySettings, account: str = "*") -> Identity:
             Grant(("s3:ListBucket", "s3:GetBucketAcl", "s3:GetBucketPolicyStatus"), (where.bucket(bucket),)),
             Grant(("s3:GetObject",), (models,)),
             Grant(("s3:PutObject", "s3:AbortMultipartUpload"), (models, images_)),
-            Grant(("iam:GetRole",), (*hosting, *expiry, *build)),
+            Grant(("iam:GetRole",), (*hosting, *expiry, *build, *functions)),
             Grant(("iam:PassRole",), hosting, {"StringEquals": {"iam:PassedToService": SAGEMAKER}}),
             Grant(("iam:PassRole",), expiry, {"StringEquals": {"iam:PassedToService": SCHEDULER}}),
             Grant(("iam:PassRole",), build, {"StringEquals": {"iam:PassedToService": CODEBUILD}}),
+            Grant(("iam:PassRole",), functions, {"StringEquals": {"iam:PassedToService": LAMBDA}}),
             Grant(("sagemaker:CreateModel",), (model,), {"Bool": {"sagemaker:NetworkIsolation": "true"}}),
             Grant(
                 ("sagemaker:CreateEndpointConfig",),
@@ -123,7 +135,8 @@ def caller(settings: DeploySettings, account: str = "*") -> Identity:
             ),
             Grant(("logs:DescribeLogGroups",), (where.arn("logs", "log-group:*"),)),
             *_images(where),
-            *function_permissions.caller(_role(settings.lambda_role, "lambda", where), where),
+            *function_permissions.caller(where),
+            *front_permissions.caller(where),
             *_scaling(where),
             *_kms(settings, where),
         ),

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from launchers.aws.errors import errors
 from launchers.base import Cloud
-from launchers.deploy import change, endpoint, names, request, settings_checks, smoke, summary, waiting
+from launchers.deploy import (
+    change,
+    endpoint,
+    front_checks,
+    fronted,
+    names,
+    request,
+    settings_checks,
+    smoke,
+    summary,
+    waiting,
+)
 from launchers.deploy.endpoint import Endpoint
 from launchers.deploy.settings import DeploySettings
 from launchers.plan import Plan, Request
@@ -21,7 +32,8 @@ class Realtime:
     kind: ClassVar[str] = "endpoint"
 
     def findings(self, settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
-        return settings_checks.findings(settings, spec)
+        yield from settings_checks.findings(settings, spec)
+        yield from front_checks.findings(settings, spec)
 
     def rows(self, settings: DeploySettings, spec: RunSpec, handle: Handle) -> Iterator[tuple[str, str]]:
         return summary.rows(settings, spec, handle)
@@ -49,7 +61,13 @@ class Realtime:
         return waiting.lines(cloud, names.Names(name).log_group)
 
     def invoke(self, cloud: Cloud, name: str, picture: bytes) -> dict[str, Any]:
-        return smoke.invoke(cloud, name, picture)
+        """Ask through the front where one is."""
+        front = fronted.find(cloud, name)
+        return fronted.ask(cloud, name, picture) if front and front.url else smoke.invoke(cloud, name, picture)
+
+    def url(self, cloud: Cloud, name: str) -> str:
+        front = fronted.find(cloud, name)
+        return front.url if front else ""
 
     def rollback(self, launcher: "DeployLauncher", handle: Handle) -> Status:
         return change.rollback(launcher, handle)

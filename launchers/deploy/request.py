@@ -9,7 +9,7 @@ from typing import Any
 
 from launchers.aws import iam, tags
 from launchers.aws.layout import Layout
-from launchers.deploy import autoscaling, expiry, names, watching
+from launchers.deploy import autoscaling, expiry, front, names, watching
 from launchers.deploy.scaling import kind_of
 from launchers.deploy.settings import AUTO, DeploySettings
 from launchers.payload.model import MODEL_FILE
@@ -48,12 +48,14 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     in_service = before is not None and before.revision == wanted
     common, own = names.Names(spec.run_id), names.RevisionNames(spec.run_id, wanted)
     schedules, (first, last) = _schedules(settings, spec, own), _scaling(settings, spec)
+    fronts, without = front.requests(settings, spec, before, ends_at(settings, spec))
     ends = end_of(settings, spec) is not None
     if before is not None and in_service:
+        changes = (*fronts, *without, *first, *last)
         if before.ttl_hours == settings.ttl_hours:
             begins, over = _schedule_of_scaling(settings, before, common, last)
-            return (*begins, *first, *last, *over)
-        return (*(schedules if ends else ()), *first, *last, *(() if ends else schedules))
+            return (*begins, *_schedules_of_front(settings, before, common), *changes, *over)
+        return (*(schedules if ends else ()), *changes, *(() if ends else schedules))
     idle = common.watching["idle"]
     alarms = [Request("cloudwatch", "PutMetricAlarm", alarm) for alarm in _alarms(settings, spec, common)]
     last = [*(alarm for alarm in alarms if alarm.parameters["AlarmName"] == idle), *last]
@@ -63,6 +65,7 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
         Request("sagemaker", "CreateModel", _model(settings, spec, name=own.config)),
         Request("sagemaker", "CreateEndpointConfig", _config(settings, spec, name=own.config, model=own.config)),
         *(alarm for alarm in alarms if alarm.parameters["AlarmName"] != idle),
+        *fronts,
         *first,
     ]
     if before is None:
@@ -71,7 +74,8 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     # what has been scaled keeps its number, unless another one is the least from now on
     kept = settings.scaled is not None and before.facts.get("machines", "").startswith(f"{settings.count} x ")
     changed = update(settings, common, own.config, settings.count, keep=kept)
-    return (*found, Request("sagemaker", "UpdateEndpoint", changed), *last, *(() if ends else schedules))
+    after = (*without, *last, *(() if ends else schedules))
+    return (*found, Request("sagemaker", "UpdateEndpoint", changed), *after)
 
 
 def _scaling(settings: DeploySettings, spec: RunSpec) -> tuple[list[Request], list[Request]]:
@@ -104,6 +108,14 @@ def _schedule_of_scaling(
         return [], [Request("scheduler", "DeleteSchedule", {"Name": name})] if before.scaling else []
     at, role = datetime.fromisoformat(before.expires_at), iam.arn_in_plan(settings.expiry_role)
     return [Request("scheduler", "CreateSchedule", expiry.of_scaling(common, at, role))] if begins else [], []
+
+
+def _schedules_of_front(settings: DeploySettings, before: Deployed, common: names.Names) -> list[Request]:
+    """Return what ends a front together with the deployment that it is added to."""
+    if before.front or not before.expires_at:
+        return []
+    ends = datetime.fromisoformat(before.expires_at)
+    return [Request("scheduler", "CreateSchedule", each) for each in front.schedules(settings, common, ends)]
 
 
 def model_uri(settings: DeploySettings, spec: RunSpec) -> str:
@@ -256,17 +268,21 @@ def _schedules(settings: DeploySettings, spec: RunSpec, own: names.RevisionNames
     before, common = deployment(spec).before, names.Names(spec.run_id)
     at = end_of(settings, spec)
     if at is None:
-        kept = common.schedules.values() if before is not None and before.expires_at else ()
+        kept = [*common.schedules.values()] if before is not None and before.expires_at else []
+        if kept and before is not None and before.front and settings.front:
+            kept += common.function_schedules.values()
         return [Request("scheduler", "DeleteSchedule", {"Name": name}) for name in kept]
     assert settings.expiry_role is not None, "the checks refuse settings without a role"
     assert settings.ttl_hours is not None
     role = iam.arn_in_plan(settings.expiry_role)
     shared = "UpdateSchedule" if before is not None and before.expires_at else "CreateSchedule"
+    of_front = "UpdateSchedule" if before is not None and before.expires_at and before.front else "CreateSchedule"
     scaled = settings.scaled is not None
     alarms = [alarm["AlarmName"] for alarm in _alarms(settings, spec, common)]
     alarms += common.steps.values() if settings.scaling_chosen.kind == "report" else ()
     ends = [common.schedules["scaling"]] if before is not None and before.scaling and not scaled else []
     return [
+        *(Request("scheduler", of_front, each) for each in front.schedules(settings, common, at)),
         *(Request("scheduler", "DeleteSchedule", {"Name": name}) for name in ends),
         *(
             Request("scheduler", shared, each)
@@ -280,8 +296,22 @@ def _tags(settings: DeploySettings, spec: RunSpec) -> list[dict[str, str]]:
     return tags.to_aws(tags.of_deployment(spec, settings.owner, end_of(settings, spec)))
 
 
+def keeps_end(settings: DeploySettings, spec: RunSpec) -> bool:
+    """Return whether the deployment ends when it ends now: neither what is served changes, nor how long it is to be."""
+    before = deployment(spec).before
+    return before is not None and before.ttl_hours == settings.ttl_hours and before.revision == revision(settings, spec)
+
+
+def ends_at(settings: DeploySettings, spec: RunSpec) -> datetime | None:
+    """Return when the deployment is deleted once the plan is carried out; None if it stays."""
+    before = deployment(spec).before
+    if before is not None and keeps_end(settings, spec):
+        return datetime.fromisoformat(before.expires_at) if before.expires_at else None
+    return end_of(settings, spec)
+
+
 def end_of(settings: DeploySettings, spec: RunSpec) -> datetime | None:
-    """Return when the deployment is deleted; None if it stays until somebody ends it."""
+    """Return when the deployment is deleted if it is made, or given more time, now; None if it stays."""
     if settings.ttl_hours is None:
         return None
     return datetime.fromisoformat(spec.created_at) + timedelta(hours=settings.ttl_hours)

@@ -29,6 +29,9 @@ class DeploySettings:
     memory_mb: int | None = None
     reserved: int | None = None
     canary: bool = False
+    front: str | None = None
+    front_role: str | None = None
+    provisioned: int = 0
     prefix: str = "dogbreed"
     instance_type: str = "ml.c7i.large"
     fallback_type: str | None = "ml.c6i.large"

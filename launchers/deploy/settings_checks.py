@@ -86,6 +86,8 @@ def _roles(settings: DeploySettings) -> dict[str, str | None]:
         roles["launcher.build_role"] = settings.build_role
     if settings.ttl_hours is not None:
         roles["launcher.expiry_role"] = settings.expiry_role
+    if settings.front is not None:
+        roles["launcher.front_role"] = settings.front_role
     return roles
 
 

@@ -8,7 +8,7 @@ from dogbreed import commands
 from launchers import formatting
 from launchers.aws.scaling import explain
 from launchers.cost import comparison, prices, serving
-from launchers.deploy import names, request, watching
+from launchers.deploy import front_summary, names, request, watching
 from launchers.deploy.scaling import METRICS
 from launchers.deploy.settings import DeploySettings
 from launchers.payload.model import SentModel
@@ -30,6 +30,7 @@ def rows(settings: DeploySettings, spec: RunSpec, handle: Handle) -> Iterator[tu
         said = explain(scaled.policy, METRICS[scaled.kind], scaled.least, scaled.most, vcpus)
         yield "scaling", "\n".join(line for text in said for line in textwrap.wrap(text, _WIDTH))
     yield "alarms", "\n".join(line for text in watching.sentences(settings) for line in textwrap.wrap(text, _WIDTH))
+    yield from front_summary.rows(settings, spec)
     yield "change", _change(settings, spec)
     yield "ends", end_text(settings, spec, changes=_ends(settings, spec))
     yield "model", model_text(request.deployment(spec).model)
@@ -98,11 +99,11 @@ def _without_update(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
     """Yield what changes although the revision stays."""
     before = request.deployment(spec).before
     assert before is not None
-    scaling = list(_scaling(settings, spec))
+    others = [*_scaling(settings, spec), *filter(None, [front_summary.change(settings, spec)])]
     if before.ttl_hours != settings.ttl_hours:
-        alone = "" if scaling else " alone"
+        alone = "" if others else " alone"
         yield f"its end{alone}, which is {at_text(before.expires_at)} now"
-    yield from scaling
+    yield from others
 
 
 def _scaling(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
@@ -137,6 +138,7 @@ def _change(settings: DeploySettings, spec: RunSpec) -> str:
         [
             f"an update: {how} {settings.bake_s / 60:g} min without an alarm",
             *(differing or ["another image or setting of the instances"]),
+            *filter(None, [front_summary.change(settings, spec)]),
         ]
     )
 

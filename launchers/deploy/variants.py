@@ -81,6 +81,10 @@ class Variant(Protocol):
         """Return the answer to one picture."""
         ...
 
+    def url(self, cloud: Cloud, name: str) -> str:
+        """Return the URL at which it takes signed requests; empty if it has none."""
+        ...
+
     def rollback(self, launcher: "DeployLauncher", handle: Handle) -> Status:
         """Bring the revision before into service."""
         ...

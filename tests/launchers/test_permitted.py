@@ -47,9 +47,11 @@ CALLS = {  # of launchers, with which all that is granted to the person who laun
     ],
     "lambda": [
         "CreateAlias", "CreateFunction", "CreateFunctionUrlConfig", "DeleteFunction", "DeleteFunctionConcurrency",
-        "GetAlias", "GetFunction", "GetFunctionConfiguration", "GetFunctionUrlConfig", "Invoke", "ListFunctions",
-        "ListVersionsByFunction", "PublishVersion", "PutFunctionConcurrency", "TagResource", "UntagResource",
-        "UpdateAlias", "UpdateFunctionCode", "UpdateFunctionConfiguration",
+        "DeleteProvisionedConcurrencyConfig", "GetAccountSettings", "GetAlias", "GetFunction",
+        "GetFunctionConfiguration", "GetFunctionUrlConfig", "GetProvisionedConcurrencyConfig", "Invoke",
+        "ListFunctions", "ListVersionsByFunction", "PublishVersion", "PutFunctionConcurrency",
+        "PutProvisionedConcurrencyConfig", "TagResource", "UntagResource", "UpdateAlias", "UpdateFunctionCode",
+        "UpdateFunctionConfiguration",
     ],
     "sts": ["GetCallerIdentity"],
     "application-autoscaling": [

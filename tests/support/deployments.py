@@ -23,13 +23,16 @@ MODEL = SentModel(
 
 def launcher(**settings: Any) -> DeployLauncher:
     kinds = {"role": "hosting", "expiry_role": "scheduler", "build_role": "image-build", "lambda_role": "lambda"}
+    kinds["front_role"] = "front"
     roles = {key: f"dogbreed-{name}" for key, name in kinds.items()}
     given = {"bucket": "my-bucket", "owner": "me", **roles}
     return DeployLauncher(Account(region="eu-west-1"), **{**given, **settings})
 
 
-def spec(before: Deployed | None = None, *, name: str = "dogs", **changes: Any) -> RunSpec:
-    deployment = Deployment(replace(MODEL, **changes), "b" * 64, before, "c" * 64)
+def spec(
+    before: Deployed | None = None, *, name: str = "dogs", reservable: int | None = None, **changes: Any
+) -> RunSpec:
+    deployment = Deployment(replace(MODEL, **changes), "b" * 64, before, "c" * 64, reservable)
     return RunSpec(
         run_id=name,
         overrides=("launcher=deploy", f"name={name}", "checkpoint=runs/abcd"),

@@ -38,6 +38,7 @@ NOT_CALLED = {  # but granted, by role and action
     ("dogbreed-hosting", "ecr:BatchCheckLayerAvailability"): _AS_AWS_SAYS,
     ("dogbreed-hosting", "s3:ListBucket"): _AS_AWS_SAYS,
     ("dogbreed-launch", "cloudwatch:TagResource"): "PutMetricAlarm with tags needs it, says AWS",
+    ("dogbreed-launch", "lambda:InvokeFunctionUrl"): "a function URL is asked by HTTP, not by boto3",
     ("dogbreed-launch", "logs:TagResource"): "CreateLogGroup with tags needs it, says AWS",
     **{
         ("dogbreed-launch", f"ecr:{action}"): _BY_DOCKER

@@ -3,18 +3,13 @@
 from collections.abc import Iterator
 
 from launchers.aws import common_checks
-from launchers.deploy import settings_checks
+from launchers.deploy import front_checks, settings_checks
 from launchers.deploy.on_lambda import sizing, target
 from launchers.deploy.request import deployment
 from launchers.deploy.scaling import Fixed
 from launchers.deploy.settings import DeploySettings
 from launchers.spec import RunSpec
 
-# https://docs.aws.amazon.com/lambda/latest/dg/lambda-urls.html, as of November 2026 and before
-_WITHOUT_URLS = {
-    "ap-south-2", "ap-southeast-4", "ap-southeast-5", "ca-west-1", "eu-central-2", "eu-south-2", "il-central-1",
-    "me-central-1",
-}  # fmt: skip
 _LEAST_BAKE_S = 120  # a period of the alarm, and a minute until its metric is published
 
 
@@ -32,6 +27,7 @@ def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
     yield from _machine_findings(settings)
     yield from _not_read(settings)
     yield from _canary_findings(settings)
+    yield from front_checks.reserved_findings(settings, spec)
     if settings.rps < 0:
         yield f"launcher.rps must not be negative, got {settings.rps:g}.\nTry: launcher.rps=0.1"
 
@@ -63,7 +59,7 @@ def _machine_findings(settings: DeploySettings) -> Iterator[str]:
             f"launcher.architecture={settings.architecture}: a rehearsed function runs on this machine, which is "
             f"{here}.\nTry: launcher.architecture={here}"
         )
-    if settings.cloud.region in _WITHOUT_URLS:
+    if settings.cloud.region in front_checks.WITHOUT_URLS:
         yield (
             f"Lambda has no function URLs in {settings.cloud.region}, by which the model is reached.\n"
             "Try: another aws.region, or launcher.variant=realtime"
@@ -72,6 +68,11 @@ def _machine_findings(settings: DeploySettings) -> Iterator[str]:
 
 def _not_read(settings: DeploySettings) -> Iterator[str]:
     """Yield settings that mean something for an endpoint alone."""
+    if settings.front is not None or settings.provisioned:
+        yield (
+            "launcher.front and launcher.provisioned are of an endpoint's front: a function with the model inside has "
+            "a URL of its own.\nTry: leaving them out, or launcher.variant=realtime"
+        )
     if settings.subnets or settings.security_groups:
         yield (
             "launcher.subnets and launcher.security_groups are an endpoint's: the function has no network of yours.\n"
@@ -89,9 +90,4 @@ def _canary_findings(settings: DeploySettings) -> Iterator[str]:
         yield (
             f"launcher.bake_s must be between {_LEAST_BAKE_S} seconds, which the canary's alarm needs to go off, and "
             f"3600, got {settings.bake_s}.\nTry: launcher.bake_s=300"
-        )
-    if settings.reserved is not None and settings.reserved < 1:
-        yield (
-            f"launcher.reserved must be at least 1, got {settings.reserved}: with none nobody is answered.\n"
-            "Try: launcher.reserved=3"
         )

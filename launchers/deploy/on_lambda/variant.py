@@ -46,5 +46,8 @@ class OnLambda:
     def invoke(self, cloud: Cloud, name: str, picture: bytes) -> dict[str, Any]:
         return asking.ask(cloud, name, picture)
 
+    def url(self, cloud: Cloud, name: str) -> str:
+        return served.address(cloud, names.Names(name).endpoint)
+
     def rollback(self, launcher: "DeployLauncher", handle: Handle) -> Status:
         return change.rollback(launcher, handle)
