@@ -171,6 +171,7 @@ def _built(cfg: "DictConfig") -> tuple[Launcher, dict[str, Any]]:
             for name in _PARTS
             if name in cfg
         }
+        config["name"] = cfg.get("name")  # of a deployment
     except OmegaConfBaseException as error:
         raise ConfigError(hydra_errors.message(error)) from error
     settings = {**config["launcher"]}

@@ -374,8 +374,14 @@ def test_a_client_that_is_killed_after_any_call_leaves_only_what_ends_by_itself_
     assert left_in(place.cloud, name) == []
 
 
-def test_cancel_leaves_nothing_of_a_front(place: Place, dogs: Handle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_front_whose_endpoint_is_gone_says_so_and_cancel_leaves_nothing(
+    place: Place, dogs: Handle, capsys: pytest.CaptureFixture[str]
+) -> None:
     url = DeployLauncher.at(place.cloud).url(dogs)
+    place.cloud.client("sagemaker").delete_endpoint(EndpointName=Names("dogs").endpoint)  # by hand, behind its back
+    event = {"body": base64.b64encode(PHOTO).decode(), "content_type": "image/jpeg"}
+    until(lambda: call(place, "dogs", event)["statusCode"] == 502)
+    assert json.loads(call(place, "dogs", event)["body"])["code"] == "no_endpoint"
     capsys.readouterr()
     assert place.verb("cancel", "dogs") == 0
     assert "front" in capsys.readouterr().out

@@ -24,10 +24,10 @@ from dogbreed.serving import event
 from launchers import prepare
 from launchers.cli.verbs import main as launchers_command
 from launchers.deploy import parts
+from launchers.deploy.function import ALIAS
 from launchers.deploy.launcher import DeployLauncher
 from launchers.deploy.names import Names
 from launchers.deploy.on_lambda import package, sizing
-from launchers.deploy.on_lambda.request import ALIAS
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import BUCKET

@@ -113,6 +113,8 @@ REHEARSED = {
     "python train.py experiment=quickstart launcher=ec2_spot aws=rehearsal": FEW_DOGS,
     "python train.py launcher=ec2_spot launcher.bucket=my-bucket dry_run=true": "",
     "python train.py launcher=deploy aws=rehearsal name=dogs checkpoint=runs/RUN": "",
+    "python train.py launcher=deploy launcher.front=lambda launcher.reserved=3 aws=rehearsal name=dogs "
+    "checkpoint=runs/RUN": "",
     "python -m launchers invoke dogs PHOTO.jpg": "",
     "python -m launchers status dogs": "",
     "python -m launchers rollback dogs": "",
@@ -172,6 +174,9 @@ SKIPPED = {
     "python -m launchers prices --refresh": "asks AWS, and writes into the project",
     "python -m launchers cost": _ACCOUNT,
     "python -m launchers cost --bucket my-bucket --month 2026-11": _ACCOUNT,
+    "python -m launchers open dogs": "listens until it is interrupted; test_deploy_front.py opens and asks one",
+    "curl --data-binary @PHOTO.jpg http://127.0.0.1:8765/": "asks what has been opened; test_deploy_front.py does it",
+    "python -m launchers iam --for launcher=deploy name=dogs": _ACCOUNT,
     "python -m launchers images --refresh": "needs the SageMaker SDK, and writes into the project",
     "docker build -f launchers/deploy/image/Dockerfile -t dogbreed-serve .": _DOCKER,
     'docker run -p 8080:8080 -v "$PWD/model:/opt/ml/model:ro" dogbreed-serve serve': _DOCKER,

@@ -16,6 +16,7 @@ from dogbreed.errors import ConfigError
 from launchers.cost import serving
 from launchers.cost.comparison import Sized, compare
 from launchers.deploy import function_kinds, names, parts, permissions, served
+from launchers.deploy.function import VERSION
 from launchers.deploy.on_lambda import request, sizing, target
 from launchers.deploy.on_lambda.asking import ask
 from launchers.payload.model import SentModel
@@ -50,6 +51,17 @@ def planned(name: str) -> Plan:
     return launcher(variant="lambda", **settings).plan(spec(before, **model))
 
 
+def test_another_limit_alone_makes_no_version() -> None:
+    made, asked = launcher(variant="lambda", reserved=3), spec(**SMALL)
+    facts = {**request.wanted_facts(made, asked), "version": "7"}
+    before = replace(OLD, revision=request.revision(made, asked), facts=facts)
+    assert launcher(variant="lambda", reserved=3).plan(spec(before, **SMALL)).requests == ()
+    for settings, operation in (({"reserved": 5}, "PutFunctionConcurrency"), ({}, "DeleteFunctionConcurrency")):
+        plan = launcher(variant="lambda", **settings).plan(spec(before, **SMALL))
+        assert [each.operation for each in plan.requests] == [operation]
+        assert "at once: at most 3 requests -> " in dict(plan.rows)["change"]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_plan_equals_the_recorded_one(name: str) -> None:
     text, file = f"{planned(name)}\n", PLANS / f"{name}.txt"
@@ -63,7 +75,7 @@ def test_each_request_is_one_that_aws_accepts(name: str) -> None:
     session = botocore.session.get_session()
     for each in planned(name).requests:
         model = session.get_service_model(each.service).operation_model(each.operation)
-        text = json.dumps(each.parameters).replace(request.VERSION, "8")
+        text = json.dumps(each.parameters).replace(VERSION, "8")
         for role in ("lambda", "scheduler"):
             text = text.replace(f"<the ARN of the role dogbreed-{role}>", f"arn:aws:iam::123456789012:role/{role}")
         parameters = json.loads(text)
@@ -99,10 +111,10 @@ def test_requests_get_to_a_version_last_and_through_a_url_that_asks_for_a_signat
 
 def test_a_canary_is_a_tenth_of_the_requests_and_its_alarm_goes_with_it() -> None:
     *_, alarm, canary, moved, removed = planned("deploy-lambda-update").requests
-    assert alarm.parameters["Dimensions"][-1] == {"Name": "ExecutedVersion", "Value": request.VERSION}
+    assert alarm.parameters["Dimensions"][-1] == {"Name": "ExecutedVersion", "Value": VERSION}
     assert canary.parameters["FunctionVersion"] == "7"
-    assert canary.parameters["RoutingConfig"]["AdditionalVersionWeights"] == {request.VERSION: 0.1}
-    assert moved.parameters["FunctionVersion"] == request.VERSION
+    assert canary.parameters["RoutingConfig"]["AdditionalVersionWeights"] == {VERSION: 0.1}
+    assert moved.parameters["FunctionVersion"] == VERSION
     assert moved.parameters["RoutingConfig"]["AdditionalVersionWeights"] == {}
     assert removed.parameters["AlarmNames"] == [alarm.parameters["AlarmName"]]
     plain = launcher(variant="lambda").plan(spec(OLD, **SMALL)).requests
@@ -124,7 +136,7 @@ def test_the_same_model_in_the_same_function_is_the_same_revision_whenever_and_b
 
 @pytest.mark.parametrize(
     "settings",
-    [{"architecture": "arm64"}, {"memory_mb": 2048}, {"reserved": 3}, {"lambda_role": "other"}, {"prefix": "other"}],
+    [{"architecture": "arm64"}, {"memory_mb": 2048}, {"lambda_role": "other"}, {"prefix": "other"}],
 )
 def test_another_setting_of_what_runs_is_another_revision(settings: dict[str, Any]) -> None:
     assert revision(settings) != revision()
@@ -145,7 +157,8 @@ def test_a_package_without_the_model_is_the_same_for_all_of_them() -> None:
 
 
 def test_the_same_deployment_again_does_nothing_and_another_ttl_changes_its_end_alone() -> None:
-    before = replace(OLD, revision=revision())
+    facts = request.wanted_facts(launcher(variant="lambda"), spec())
+    before = replace(OLD, revision=revision(), facts=facts)
     assert launcher(variant="lambda").plan(spec(before)).requests == ()
     longer = launcher(variant="lambda", ttl_hours=99).plan(spec(before))
     assert {each.operation for each in longer.requests} == {"UpdateSchedule"}

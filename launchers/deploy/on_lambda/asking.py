@@ -7,7 +7,7 @@ from dogbreed.serving import event
 from launchers.aws.errors import errors
 from launchers.base import Cloud
 from launchers.deploy import names
-from launchers.deploy.on_lambda.request import ALIAS
+from launchers.deploy.function import ALIAS
 from launchers.status import Cause, LaunchError
 
 

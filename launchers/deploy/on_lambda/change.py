@@ -13,8 +13,8 @@ from launchers.aws.actions import LAMBDA, SCHEDULER
 from launchers.aws.errors import errors
 from launchers.deploy import doctor, names, parts, smoke
 from launchers.deploy.change import Change
+from launchers.deploy.function import VERSION, moved
 from launchers.deploy.on_lambda import asking, package, request, served, sizing
-from launchers.deploy.on_lambda.request import VERSION
 from launchers.deploy.request import deployment, end_of
 from launchers.formatting import size
 from launchers.plan import Plan, Request
@@ -189,7 +189,7 @@ class FunctionChange(Change):
             return
         client = self.cloud.client("lambda")
         with errors("sending all requests to the version before"):
-            client.update_alias(**request.moved(self.function, found.live))
+            client.update_alias(**moved(self.function, found.live))
             self.cloud.client("cloudwatch").delete_alarms(AlarmNames=[names.Names(self.name).alarms["errors"]])
             client.delete_function(FunctionName=self.function, Qualifier=self._published)
 
@@ -237,7 +237,7 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
             Cause.BAD_CONFIG,
         )
     with errors("rolling back"):
-        cloud.client("lambda").update_alias(**request.moved(found.name, others[0]))
+        cloud.client("lambda").update_alias(**moved(found.name, others[0]))
     asking.ask(cloud, name, next(smoke.pictures()))
     return launcher.status(handle)
 

@@ -9,7 +9,8 @@ from typing import Any
 from dogbreed.serving import event
 from launchers.aws import iam, tags
 from launchers.aws.layout import Layout
-from launchers.deploy import expiry, names
+from launchers.deploy import expiry, function, names
+from launchers.deploy.function import ALIAS, VERSION
 from launchers.deploy.on_lambda import sizing, target
 from launchers.deploy.on_lambda.target import Target
 from launchers.deploy.request import deployment, end_of
@@ -17,12 +18,9 @@ from launchers.deploy.settings import DeploySettings
 from launchers.payload.model import MODEL_FILE
 from launchers.payload.package import HANDLER
 from launchers.plan import Request
-from launchers.spec import RunSpec
+from launchers.spec import Deployed, RunSpec
 
-VERSION = "<the version>"  # whose number only Lambda knows, once it is published
-ALIAS = "live"
 CANARY = 0.1  # of the requests
-_KEPT_DAYS = 14  # of the log
 _VARIABLES = {"MALLOC_ARENA_MAX": "2", "ORT_DISABLE_TELEMETRY": "1"}  # as in the endpoint's image, which says why
 _DESCRIBED = re.compile(r"revision ([0-9a-f]+), model (\S*)")
 _ROLE_IN_PLAN = iam.arn_in_plan("").rstrip(">")
@@ -49,8 +47,11 @@ def model_key(settings: DeploySettings, spec: RunSpec) -> str:
 
 
 def revision(settings: DeploySettings, spec: RunSpec) -> str:
-    """Return what identifies this revision: a digest of everything that runs, but of no name, tag or time."""
-    about = [_code(settings, spec), _configuration(settings, spec), settings.reserved]
+    """Return what identifies this revision: a digest of everything that runs, but of no name, tag or time.
+
+    How many requests it takes at once is no part of it: Lambda publishes no version for that alone.
+    """
+    about = [_code(settings, spec), _configuration(settings, spec)]
     return names.shortened(hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest())
 
 
@@ -88,13 +89,25 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     """
     before, wanted = deployment(spec).before, revision(settings, spec)
     in_service = before is not None and before.revision == wanted
+    reserve = function.reserve(_function(settings, spec), limited=_limited(before)) if _relimits(settings, spec) else []
     if before is not None and in_service and before.ttl_hours == settings.ttl_hours:
-        return ()
+        return tuple(reserve)
     schedules, ends = _schedules(settings, spec), settings.ttl_hours is not None
     if in_service:
-        return tuple(schedules)
+        return (*(schedules if ends else ()), *reserve, *(() if ends else schedules))
     make = _create(settings, spec) if before is None else _update(settings, spec)
     return (*_uploads(settings, spec), *(schedules if ends else ()), *make, *(() if ends else schedules))
+
+
+def _relimits(settings: DeploySettings, spec: RunSpec) -> bool:
+    """Return whether it is to take another number of requests at once than now."""
+    before = deployment(spec).before
+    return before is not None and before.facts.get("at once") != facts({}, settings.reserved)["at once"]
+
+
+def _limited(before: Deployed | None) -> bool:
+    """Return whether the number of requests at once is limited now."""
+    return before is not None and before.facts.get("at once") != facts({}, None)["at once"]
 
 
 def _uploads(settings: DeploySettings, spec: RunSpec) -> list[Request]:
@@ -108,65 +121,39 @@ def _uploads(settings: DeploySettings, spec: RunSpec) -> list[Request]:
 
 
 def _create(settings: DeploySettings, spec: RunSpec) -> list[Request]:
-    common = names.Names(spec.run_id)
-    group, name = common.function_log_group, common.endpoint
-    tagged = tags.of_deployment(spec, settings.owner, end_of(settings, spec))
-    create = {
-        "FunctionName": name,
-        **_configuration(settings, spec),
-        "Code": _code(settings, spec),
-        "Architectures": [settings.architecture],
-        "Tags": tagged,
-    }
-    return [
-        Request("logs", "CreateLogGroup", {"logGroupName": group, "tags": tagged}),
-        Request("logs", "PutRetentionPolicy", {"logGroupName": group, "retentionInDays": _KEPT_DAYS}),
-        Request("lambda", "CreateFunction", create),
-        *_concurrency(settings, spec),
-        _publish(settings, spec),
-        Request("lambda", "CreateAlias", {"FunctionName": name, "Name": ALIAS, "FunctionVersion": VERSION}),
-        Request("lambda", "CreateFunctionUrlConfig", {"FunctionName": name, "Qualifier": ALIAS, "AuthType": "AWS_IAM"}),
-    ]
+    return function.create(_function(settings, spec))
 
 
 def _update(settings: DeploySettings, spec: RunSpec) -> list[Request]:
-    name, before = names.Names(spec.run_id).endpoint, deployment(spec).before
+    made, before = _function(settings, spec), deployment(spec).before
     assert before is not None
-    code = {"FunctionName": name, **_code(settings, spec), "Architectures": [settings.architecture]}
-    found = [
-        Request("lambda", "UpdateFunctionCode", code),
-        Request("lambda", "UpdateFunctionConfiguration", {"FunctionName": name, **_configuration(settings, spec)}),
-        *_concurrency(settings, spec),
-        _publish(settings, spec),
-    ]
-    move = Request("lambda", "UpdateAlias", moved(name, VERSION))
+    found = function.change(made, limited=_limited(before))
+    move = Request("lambda", "UpdateAlias", function.moved(made.name))
     if not settings.canary:
         return [*found, move]
     alarm = _alarm(settings, spec)
+    canary = function.moved(made.name, before.facts.get("version", ""), {VERSION: CANARY})
     return [
         *found,
         Request("cloudwatch", "PutMetricAlarm", alarm),
-        Request("lambda", "UpdateAlias", canary(name, before.facts.get("version", ""))),
+        Request("lambda", "UpdateAlias", canary),
         move,
         Request("cloudwatch", "DeleteAlarms", {"AlarmNames": [alarm["AlarmName"]]}),
     ]
 
 
-def canary(name: str, version: str) -> dict[str, Any]:
-    """Return the UpdateAlias request that sends a share of the requests to the new version. version: the one before."""
-    weights = {"AdditionalVersionWeights": {VERSION: CANARY}}
-    return {"FunctionName": name, "Name": ALIAS, "FunctionVersion": version, "RoutingConfig": weights}
-
-
-def moved(name: str, version: str) -> dict[str, Any]:
-    """Return the UpdateAlias request that sends all requests to a version. name: of the function."""
-    none: dict[str, float] = {}
-    return {
-        "FunctionName": name,
-        "Name": ALIAS,
-        "FunctionVersion": version,
-        "RoutingConfig": {"AdditionalVersionWeights": none},
-    }
+def _function(settings: DeploySettings, spec: RunSpec) -> function.Function:
+    common = names.Names(spec.run_id)
+    return function.Function(
+        common.endpoint,
+        common.function_log_group,
+        _configuration(settings, spec),
+        _code(settings, spec),
+        _description(settings, spec),
+        tags.of_deployment(spec, settings.owner, end_of(settings, spec)),
+        settings.architecture,
+        settings.reserved,
+    )
 
 
 # --- the parts ---
@@ -201,20 +188,6 @@ def _configuration(settings: DeploySettings, spec: RunSpec) -> dict[str, Any]:
 
 def _description(settings: DeploySettings, spec: RunSpec) -> str:
     return f"revision {revision(settings, spec)}, model {deployment(spec).model.version}"
-
-
-def _publish(settings: DeploySettings, spec: RunSpec) -> Request:
-    name = names.Names(spec.run_id).endpoint
-    return Request("lambda", "PublishVersion", {"FunctionName": name, "Description": _description(settings, spec)})
-
-
-def _concurrency(settings: DeploySettings, spec: RunSpec) -> list[Request]:
-    name, before = {"FunctionName": names.Names(spec.run_id).endpoint}, deployment(spec).before
-    if settings.reserved is not None:
-        given = {**name, "ReservedConcurrentExecutions": settings.reserved}
-        return [Request("lambda", "PutFunctionConcurrency", given)]
-    limited = before is not None and before.facts.get("at once") != facts({}, None)["at once"]
-    return [Request("lambda", "DeleteFunctionConcurrency", name)] if limited else []
 
 
 def _alarm(settings: DeploySettings, spec: RunSpec) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from launchers.aws import tags
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 from launchers.deploy import endpoint, expiry, names
+from launchers.deploy.function import ALIAS
 from launchers.deploy.on_lambda import request
 from launchers.payload.package import HANDLER
 from launchers.spec import Deployed
@@ -90,7 +91,7 @@ def find(cloud: Cloud, name: str) -> Served | None:
     about, tagged = found["Configuration"], dict(found.get("Tags") or {})
     if about.get("Handler") != HANDLER and tagged.get(tags.RUN_ID) == name:
         return None
-    alias = described(cloud, "get_alias", FunctionName=function, Name=request.ALIAS) or {}
+    alias = described(cloud, "get_alias", FunctionName=function, Name=ALIAS) or {}
     return Served(
         function,
         str(about.get("State", "")),
@@ -114,7 +115,7 @@ def settled(about: Mapping[str, Any]) -> bool:
 
 def address(cloud: Cloud, function: str) -> str:
     """Return the function URL; empty if there is none."""
-    found = described(cloud, "get_function_url_config", FunctionName=function, Qualifier=request.ALIAS)
+    found = described(cloud, "get_function_url_config", FunctionName=function, Qualifier=ALIAS)
     return str(found["FunctionUrl"]) if found else ""
 
 

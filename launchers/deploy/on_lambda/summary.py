@@ -24,7 +24,7 @@ def rows(settings: DeploySettings, spec: RunSpec, handle: Handle) -> Iterator[tu
     yield "cost", _cost(settings, spec)
     yield "compare", _comparison(settings, spec)
     yield "change", _change(settings, spec)
-    yield "ends", end_text(settings, spec, changes=bool(request.requests(settings, spec)))
+    yield "ends", end_text(settings, spec, changes=_ends_anew(settings, spec))
     yield "model", f"{model_text(deployment(spec).model)}\n{_place(spec)}"
     yield "start", _start(spec)
     yield "package", f"s3://{settings.bucket}/{request.package_key(settings, spec)}"
@@ -78,6 +78,13 @@ def _comparison(settings: DeploySettings, spec: RunSpec) -> str:
     return "\n".join(lines)
 
 
+def _ends_anew(settings: DeploySettings, spec: RunSpec) -> bool:
+    """Return whether the plan changes when the deployment ends."""
+    before = deployment(spec).before
+    same = before is not None and before.revision == request.revision(settings, spec)
+    return not same or before is None or before.ttl_hours != settings.ttl_hours
+
+
 def _change(settings: DeploySettings, spec: RunSpec) -> str:
     before = deployment(spec).before
     if before is None:
@@ -85,7 +92,12 @@ def _change(settings: DeploySettings, spec: RunSpec) -> str:
     if before.revision == request.revision(settings, spec):
         if not request.requests(settings, spec):
             return "none: this revision is in service"
-        return f"its end alone, which is {at_text(before.expires_at)} now; this revision is in service"
+        wanted, at_once = request.wanted_facts(settings, spec)["at once"], before.facts.get("at once", "?")
+        limits = [f"at once: {at_once} -> {wanted}"] if at_once != wanted else []
+        if before.ttl_hours == settings.ttl_hours:
+            return "\n".join([*limits, "this revision is in service"])
+        end = f"its end{'' if limits else ' alone'}, which is {at_text(before.expires_at)} now"
+        return "\n".join([*limits, f"{end}; this revision is in service"])
     first = (
         f"{request.CANARY:.0%} of the requests for {settings.bake_s / 60:g} min, unless an alarm goes off"
         if settings.canary
