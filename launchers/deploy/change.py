@@ -204,11 +204,12 @@ class Change:
         _end_together(self.cloud, self.name, [*self._known, self._config])
         if (found := endpoint.find(self.cloud, self.name)) is None:
             return
-        if at := request.end_of(self.launcher, self.spec):
+        at = request.ends_at(self.launcher, self.spec)
+        if at is not None:
             tags.add(self.cloud, found.arn, tags.expiry(at))
         else:
             tags.remove(self.cloud, found.arn, tags.EXPIRES_AT)
-        fronted.tag_end(self.cloud, self.name, request.end_of(self.launcher, self.spec))
+        fronted.tag_end(self.cloud, self.name, at)
 
     def _send_later(self, filled: dict[str, str]) -> None:
         """Make the calls for which the endpoint must be in service."""
@@ -319,8 +320,10 @@ class Change:
         if before is None or before.front or not self.launcher.front:
             return
         own = {common.endpoint, common.function_log_group, *common.function_schedules.values()}
+        own |= {common.watching["throttled"]}
+        kinds = (fronted.KIND.name, function_kinds.LOG_GROUP.name, "schedule", "alarm")
         for part in parts.of_deployment(self.cloud, self.name):
-            if part.name in own and part.kind in (fronted.KIND.name, function_kinds.LOG_GROUP.name, "schedule"):
+            if part.name in own and part.kind in kinds:
                 parts.remove(self.cloud, part)
 
     @property

@@ -51,10 +51,10 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     fronts, without = front.requests(settings, spec, before, ends_at(settings, spec))
     ends = end_of(settings, spec) is not None
     if before is not None and in_service:
-        changes = (*fronts, *without, *first, *last)
+        changes = (*_alarm_of_front(settings, spec, before, common), *fronts, *without, *first, *last)
         if before.ttl_hours == settings.ttl_hours:
             begins, over = _schedule_of_scaling(settings, before, common, last)
-            return (*begins, *_schedules_of_front(settings, before, common), *changes, *over)
+            return (*begins, *_schedules_of_front(settings, spec, before, common), *changes, *over)
         return (*(schedules if ends else ()), *changes, *(() if ends else schedules))
     idle = common.watching["idle"]
     alarms = [Request("cloudwatch", "PutMetricAlarm", alarm) for alarm in _alarms(settings, spec, common)]
@@ -110,12 +110,37 @@ def _schedule_of_scaling(
     return [Request("scheduler", "CreateSchedule", expiry.of_scaling(common, at, role))] if begins else [], []
 
 
-def _schedules_of_front(settings: DeploySettings, before: Deployed, common: names.Names) -> list[Request]:
-    """Return what ends a front together with the deployment that it is added to."""
-    if before.front or not before.expires_at:
+def _alarm_of_front(settings: DeploySettings, spec: RunSpec, before: Deployed, common: names.Names) -> list[Request]:
+    """Return the alarm on a front that is added to an endpoint in service; others are made with the revision."""
+    if before.front or not settings.front:
         return []
-    ends = datetime.fromisoformat(before.expires_at)
-    return [Request("scheduler", "CreateSchedule", each) for each in front.schedules(settings, common, ends)]
+    found = [each for each in _alarms(settings, spec, common) if each["AlarmName"] == common.watching["throttled"]]
+    return [Request("cloudwatch", "PutMetricAlarm", each) for each in found]
+
+
+def _schedules_of_front(
+    settings: DeploySettings, spec: RunSpec, before: Deployed, common: names.Names
+) -> list[Request]:
+    """Return what ends a front, and its alarm, together with the deployment that it is added to."""
+    if before.front or not (before.expires_at and settings.front and settings.expiry_role and settings.ttl_hours):
+        return []
+    ends, role = datetime.fromisoformat(before.expires_at), iam.arn_in_plan(settings.expiry_role)
+    alarms, scaled = _watched(settings, spec, common), settings.scaled is not None
+    shared = expiry.of_deployment(common, ends, settings.ttl_hours, role, alarms, scaled=scaled)
+    return [
+        *(Request("scheduler", "CreateSchedule", each) for each in front.schedules(settings, common, ends)),
+        *(
+            Request("scheduler", "UpdateSchedule", each)
+            for each in shared
+            if each["Name"] == common.schedules["alarms"]
+        ),
+    ]
+
+
+def _watched(settings: DeploySettings, spec: RunSpec, common: names.Names) -> list[str]:
+    """Return the names of all alarms, which end with the deployment."""
+    of_steps = common.steps.values() if settings.scaling_chosen.kind == "report" else ()
+    return [*(str(alarm["AlarmName"]) for alarm in _alarms(settings, spec, common)), *of_steps]
 
 
 def model_uri(settings: DeploySettings, spec: RunSpec) -> str:
@@ -260,7 +285,7 @@ def types_of(settings: DeploySettings) -> Sequence[str]:
 
 
 def _alarms(settings: DeploySettings, spec: RunSpec, common: names.Names) -> list[dict[str, Any]]:
-    return watching.alarms(settings, common, _tags(settings, spec))
+    return watching.alarms(settings, common, _tags(settings, spec), common.endpoint if settings.front else None)
 
 
 def _schedules(settings: DeploySettings, spec: RunSpec, own: names.RevisionNames) -> list[Request]:
@@ -278,8 +303,7 @@ def _schedules(settings: DeploySettings, spec: RunSpec, own: names.RevisionNames
     shared = "UpdateSchedule" if before is not None and before.expires_at else "CreateSchedule"
     of_front = "UpdateSchedule" if before is not None and before.expires_at and before.front else "CreateSchedule"
     scaled = settings.scaled is not None
-    alarms = [alarm["AlarmName"] for alarm in _alarms(settings, spec, common)]
-    alarms += common.steps.values() if settings.scaling_chosen.kind == "report" else ()
+    alarms = _watched(settings, spec, common)
     ends = [common.schedules["scaling"]] if before is not None and before.scaling and not scaled else []
     return [
         *(Request("scheduler", of_front, each) for each in front.schedules(settings, common, at)),
