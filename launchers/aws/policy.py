@@ -8,6 +8,7 @@ from typing import Any
 
 VERSION = "2012-10-17"
 INLINE_CHARACTERS = 10_240  # of all policies inside one role, white space not counted
+MANAGED_CHARACTERS = 6_144  # of each policy beside it
 """https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html"""
 
 ROLE_PATH = "/dogbreed/"  # of the roles that we create, by which they are found again
@@ -87,6 +88,18 @@ class Identity:
         """Return the policy: one statement for each set of resources and conditions, all sorted."""
         without_reasons = (replace(grant, everywhere="") for grant in self.grants)
         return document(grant.statement() for grant in merged(without_reasons))
+
+    def policies(self) -> list[dict[str, Any]]:
+        """Return the policy as IAM takes it: whole if it fits into a role, else in parts for managed policies."""
+        whole = self.policy()
+        if size(whole) <= INLINE_CHARACTERS:
+            return [whole]
+        parts: list[list[dict[str, Any]]] = [[]]
+        for statement in whole["Statement"]:
+            if parts[-1] and size(document([*parts[-1], statement])) > MANAGED_CHARACTERS:
+                parts.append([])
+            parts[-1].append(statement)
+        return [document(part) for part in parts]
 
     def trust_policy(self, account: str, partition: str) -> dict[str, Any]:
         """Return who may take the role: its service; for a person, whoever the account lets assume roles."""

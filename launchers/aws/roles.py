@@ -5,11 +5,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 from dogbreed import commands
 from dogbreed.errors import raise_findings
-from launchers.aws import profiles, tags
+from launchers.aws import profiles, role_policies, tags
 from launchers.aws.access import Decision, decide
 from launchers.aws.actions import EC2
 from launchers.aws.errors import code_of, errors, network_errors
@@ -18,7 +17,6 @@ from launchers.aws.policy import ROLE_PATH, Conditions, Grant, Identity, role_na
 from launchers.base import Cloud
 from launchers.status import LaunchError
 
-_POLICY = "dogbreed"  # the name of the one policy inside each of them
 _DENIED = ("AccessDenied", "AccessDeniedException")
 _MOST_RESULTS = 1000  # that AWS returns at once
 
@@ -58,8 +56,8 @@ def exists(cloud: Cloud, identity: Identity) -> bool:
 
 def _changes_of(cloud: Cloud, identity: Identity, found: Mapping[str, Any] | None, caller: Caller) -> Iterator[Change]:
     client, name = cloud.client("iam"), role_name(identity.name)
-    policy, trust = identity.policy(), identity.trust_policy(caller.account, caller.partition)
-    put = _call(client.put_role_policy, RoleName=name, PolicyName=_POLICY, PolicyDocument=json.dumps(policy))
+    wanted, trust = identity.policies(), identity.trust_policy(caller.account, caller.partition)
+    put = _call(role_policies.put, cloud=cloud, identity=identity)
     if found is None:
         create = _call(
             client.create_role,
@@ -70,14 +68,15 @@ def _changes_of(cloud: Cloud, identity: Identity, found: Mapping[str, Any] | Non
             Tags=tags.to_aws({tags.PURPOSE: identity.name}),
         )
         yield Change(f"create the role {ROLE_PATH}{name}", create)
-        yield Change(f"give {name} its policy ({_count(policy)})", put)
+        parts = f", in {len(wanted)} parts" if len(wanted) > 1 else ""
+        yield Change(f"give {name} its policy ({len(_actions(wanted))} actions{parts})", put)
         return
-    if _document(found["AssumeRolePolicyDocument"]) != trust:
+    if role_policies.parsed(found["AssumeRolePolicyDocument"]) != trust:
         update = _call(client.update_assume_role_policy, RoleName=name, PolicyDocument=json.dumps(trust))
         yield Change(f"change who may take the role {name}", update)
-    before = _inline(cloud, name, _POLICY)
-    if before != policy:
-        yield Change(f"change the policy of {name}: {_difference(before, policy)}", put)
+    before = role_policies.documents(cloud, name)
+    if before != wanted:
+        yield Change(f"change the policy of {name}: {_difference(before, wanted)}", put)
 
 
 def removals(cloud: Cloud) -> Iterator[Change]:
@@ -89,7 +88,9 @@ def removals(cloud: Cloud) -> Iterator[Change]:
         found = [role for page in pages for role in page["Roles"]]
     for role in found:
         name = role["RoleName"]
-        yield Change(f"remove the role {ROLE_PATH}{name}", lambda name=name: _remove(client, name))  # type: ignore[misc]
+        yield Change(f"remove the role {ROLE_PATH}{name}", _call(_remove, client=client, name=name))
+    for arn in role_policies.unused(cloud):
+        yield Change(f"remove the policy {arn}", _call(role_policies.remove, client=client, arn=arn))
 
 
 def _remove(client: Any, name: str) -> None:
@@ -97,6 +98,8 @@ def _remove(client: Any, name: str) -> None:
         client.delete_role_policy(RoleName=name, PolicyName=policy)
     for policy in client.list_attached_role_policies(RoleName=name)["AttachedPolicies"]:
         client.detach_role_policy(RoleName=name, PolicyArn=policy["PolicyArn"])
+        if role_policies.is_ours(policy["PolicyArn"]):
+            role_policies.remove(client, policy["PolicyArn"])
     client.delete_role(RoleName=name)
 
 
@@ -134,38 +137,15 @@ def _foreign(role: Mapping[str, Any]) -> str:
     )
 
 
-def _inline(cloud: Cloud, role: str, policy: str) -> dict[str, Any] | None:
-    from botocore.exceptions import ClientError
-
-    with errors(f"reading the policy of {role}"):
-        try:
-            found = cloud.client("iam").get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
-        except ClientError as error:
-            if code_of(error) == "NoSuchEntity":
-                return None
-            raise
-    return _document(found)
-
-
-def _document(text: Any) -> dict[str, Any]:
-    """Return a policy as boto3 hands it over: parsed, or as text that is quoted for URLs."""
-    found: dict[str, Any] = json.loads(unquote(text)) if isinstance(text, str) else text
-    return found
-
-
-def _count(policy: Mapping[str, Any]) -> str:
-    return f"{len(_actions(policy))} actions"
-
-
-def _difference(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
-    old, new = _actions(before or {"Statement": []}), _actions(after)
+def _difference(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
+    old, new = _actions(before), _actions(after)
     parts = [f"+{action}" for action in sorted(new - old)] + [f"-{action}" for action in sorted(old - new)]
     return ", ".join(parts) or "other resources or conditions"
 
 
-def _actions(policy: Mapping[str, Any]) -> set[str]:
+def _actions(policies: Iterable[Mapping[str, Any]]) -> set[str]:
     found: set[str] = set()
-    for statement in policy["Statement"]:
+    for statement in (statement for policy in policies for statement in policy["Statement"]):
         actions = statement.get("Action", [])
         found.update([actions] if isinstance(actions, str) else actions)
     return found
@@ -319,14 +299,16 @@ def _policies(cloud: Cloud, principal_arn: str) -> list[dict[str, Any]] | None:
         with network_errors("reading policies"):
             inline = getattr(client, f"list_{kind}_policies")(**{of: name})["PolicyNames"]
             found = [
-                _document(getattr(client, f"get_{kind}_policy")(**{of: name}, PolicyName=each)["PolicyDocument"])
+                role_policies.parsed(
+                    getattr(client, f"get_{kind}_policy")(**{of: name}, PolicyName=each)["PolicyDocument"]
+                )
                 for each in inline
             ]
             attached = getattr(client, f"list_attached_{kind}_policies")(**{of: name})["AttachedPolicies"]
             for each in attached:
                 version = client.get_policy(PolicyArn=each["PolicyArn"])["Policy"]["DefaultVersionId"]
                 policy = client.get_policy_version(PolicyArn=each["PolicyArn"], VersionId=version)
-                found.append(_document(policy["PolicyVersion"]["Document"]))
+                found.append(role_policies.parsed(policy["PolicyVersion"]["Document"]))
     except ClientError as error:
         if code_of(error) in _DENIED:
             return None

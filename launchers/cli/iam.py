@@ -234,8 +234,12 @@ def _lines(identities: Sequence[Identity], account: str, partition: str) -> Iter
         policy, trust = identity.policy(), identity.trust_policy(account, partition)["Statement"][0]
         printed += [shown(policy), shown(trust)]
         yield f"The role {role_name(identity.name)}, of {identity.purpose}. Its policy:"
-        if size(policy) > INLINE_CHARACTERS:
-            yield f"(It has {size(policy):,} characters; IAM takes at most {INLINE_CHARACTERS:,} in a role.)"
+        if len(parts := identity.policies()) > 1:
+            yield textwrap.fill(
+                f"(It has {size(policy):,} characters, more than the {INLINE_CHARACTERS:,} that fit into a role: "
+                f"--apply makes {len(parts)} managed policies of it.)",
+                80,
+            )
         yield shown(policy)
         yield "Who may take it:"
         yield shown(trust)

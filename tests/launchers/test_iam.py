@@ -1,7 +1,7 @@
 """Roles as accounts have them: with paths, in other partitions, not to be looked at; in moto, without a server."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from launchers import prepare
 from launchers.aws import iam, roles
 from launchers.aws.account import Account
 from launchers.aws.actions import Where
-from launchers.aws.policy import Grant, Identity
+from launchers.aws.policy import INLINE_CHARACTERS, MANAGED_CHARACTERS, Grant, Identity, size
 from launchers.cli.verbs import main as launchers_command
 from launchers.sagemaker.training import SageMakerLauncher
 
@@ -156,3 +156,67 @@ def test_the_roles_that_a_launcher_declares_are_printed_created_checked_and_remo
     assert asked[-1] == (arn(region), ("s3:GetObject",))
     assert launchers_command(["iam", "--remove", *for_deploy]) == 0
     assert [role["RoleName"] for role in client.list_roles()["Roles"]] == [NAME]
+
+
+# --- policies that are too large for a role ---
+
+
+def wide(statements: int) -> Identity:
+    """An identity with so many statements of about 450 characters each."""
+    grants = [
+        Grant((f"s3:Action{number:03}",), tuple(f"arn:aws:s3:::{'b' * 180}-{number}-{part}" for part in range(2)))
+        for number in range(statements)
+    ]
+    return Identity("launch", "the person who launches", tuple(grants))
+
+
+def make_all(changes: Iterable[roles.Change]) -> None:
+    for each in changes:
+        roles.make(each)
+
+
+def allowed(cloud: Account) -> list[dict[str, Any]]:
+    """Return the statements that the role has, read as AWS has them, without our code."""
+    client = cloud.client("iam")
+    inside = client.list_role_policies(RoleName="dogbreed-launch")["PolicyNames"]
+    found = [client.get_role_policy(RoleName="dogbreed-launch", PolicyName=name)["PolicyDocument"] for name in inside]
+    for each in client.list_attached_role_policies(RoleName="dogbreed-launch")["AttachedPolicies"]:
+        version = client.get_policy(PolicyArn=each["PolicyArn"])["Policy"]["DefaultVersionId"]
+        policy = client.get_policy_version(PolicyArn=each["PolicyArn"], VersionId=version)["PolicyVersion"]
+        found.append(policy["Document"])
+    assert all(size(each) <= (INLINE_CHARACTERS if inside else MANAGED_CHARACTERS) for each in found)
+    return sorted((each for document in found for each in document["Statement"]), key=json.dumps)
+
+
+@pytest.mark.parametrize("region", ["eu-west-1"], indirect=True)
+def test_a_policy_that_is_too_large_for_a_role_becomes_managed_ones_and_changes_with_it(region: str) -> None:
+    cloud = Account(region=region)
+    caller = iam.caller(cloud)
+    for statements in (5, 40, 60, 61, 30, 60, 5):  # the same number of parts with other statements among them
+        wanted = wide(statements)
+        made = list(roles.changes(cloud, [wanted], caller))
+        assert made
+        make_all(made)
+        assert allowed(cloud) == sorted(wanted.policy()["Statement"], key=json.dumps)
+        assert list(roles.changes(cloud, [wanted], caller)) == []
+    make_all(roles.removals(cloud))
+    assert cloud.client("iam").list_policies(Scope="Local")["Policies"] == []
+
+
+@pytest.mark.parametrize("region", ["eu-west-1"], indirect=True)
+def test_parts_whose_making_was_interrupted_are_taken_up_or_removed(
+    region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloud, wanted = Account(region=region), wide(60)
+    caller, client = iam.caller(cloud), cloud.client("iam")
+    with monkeypatch.context() as broken:
+        broken.setattr(client, "attach_role_policy", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            make_all(roles.changes(cloud, [wanted], caller))
+    assert len(client.list_policies(Scope="Local")["Policies"]) == 1
+    make_all(roles.changes(cloud, [wanted], caller))
+    assert allowed(cloud) == sorted(wanted.policy()["Statement"], key=json.dumps)
+    (first, *_) = client.list_attached_role_policies(RoleName="dogbreed-launch")["AttachedPolicies"]
+    client.detach_role_policy(RoleName="dogbreed-launch", PolicyArn=first["PolicyArn"])
+    make_all(roles.removals(cloud))
+    assert client.list_policies(Scope="Local")["Policies"] == []

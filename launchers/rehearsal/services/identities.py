@@ -1,9 +1,10 @@
-"""What moto's IAM and STS lack: SimulatePrincipalPolicy, and GetCallerIdentity for the account's administrator."""
+"""What moto's IAM and STS lack: SimulatePrincipalPolicy, limits of sizes, GetCallerIdentity for the administrator."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from launchers.aws.actions import Need
+from launchers.aws.policy import INLINE_CHARACTERS, MANAGED_CHARACTERS
 from launchers.rehearsal.access import allowed
 from launchers.rehearsal.names import ACCOUNT, Server
 from launchers.rehearsal.principals import principal_of
@@ -16,6 +17,9 @@ class Identities:
     def __init__(self) -> None:
         self.operations: Mapping[tuple[str, str], Handler] = {
             ("iam", "SimulatePrincipalPolicy"): self.simulate,
+            ("iam", "PutRolePolicy"): limit_inline,
+            ("iam", "CreatePolicy"): limit_managed,
+            ("iam", "CreatePolicyVersion"): limit_managed,
             ("sts", "GetCallerIdentity"): self.caller,
         }
 
@@ -51,3 +55,22 @@ class Identities:
             for resource in asked.get("ResourceArns", ["*"])
         ]
         return {"EvaluationResults": results, "IsTruncated": False}
+
+
+def limit_inline(call: Call) -> Answer | None:
+    """Refuse a policy that is too large for a role; moto takes the others. A role of ours has one policy inside it."""
+    if _characters(call) > INLINE_CHARACTERS:
+        text = f"Maximum policy size of {INLINE_CHARACTERS} bytes exceeded for role {call.parameters['RoleName']}"
+        raise Refused("LimitExceeded", text, 409)
+    return None
+
+
+def limit_managed(call: Call) -> Answer | None:
+    """Refuse a managed policy that is too large; moto takes the others."""
+    if _characters(call) > MANAGED_CHARACTERS:
+        raise Refused("LimitExceeded", f"Cannot exceed quota for PolicySize: {MANAGED_CHARACTERS}", 409)
+    return None
+
+
+def _characters(call: Call) -> int:
+    return len("".join(call.parameters["PolicyDocument"].split()))
