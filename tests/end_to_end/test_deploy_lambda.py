@@ -32,6 +32,7 @@ from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import BUCKET
 from launchers.status import Handle, LaunchError, Phase
+from tests.support.browser import answer, chromium, given, page_of
 from tests.support.hostile import HOSTILE
 from tests.support.launcher_contract import until
 from tests.support.odd_pictures import saved, upright
@@ -131,19 +132,36 @@ def test_a_function_is_made_asked_listed_and_shown(
     photo.write_bytes(saved(upright(), "PNG"))
     capsys.readouterr()
     assert place.verb("invoke", "dogs", str(photo), "--json") == 0
-    answer = json.loads(capsys.readouterr().out)[str(photo)]
+    said = json.loads(capsys.readouterr().out)[str(photo)]
     expected = Predictor.from_artifact(place.model).probabilities([photo])[0]
     assert len(expected) == 133
-    assert answer["probabilities"] == pytest.approx(list(expected), abs=1e-4)
+    assert said["probabilities"] == pytest.approx(list(expected), abs=1e-4)
 
     assert place.verb("status", "dogs") == 0
-    said = capsys.readouterr().out
-    assert re.search(r"version 1: 1769 MB", said)
-    assert re.search(r"URL http://127\.0\.0\.1:\d+/", said)
+    shown = capsys.readouterr().out
+    assert re.search(r"version 1: 1769 MB", shown)
+    assert re.search(r"URL http://127\.0\.0\.1:\d+/", shown)
     assert place.verb("list") == 0
     assert re.search(r"deployments/dogs +in service", capsys.readouterr().out)
     assert place.verb("logs", "dogs") == 0
     assert re.search(r"REPORT RequestId: \S+\s+Duration: ", capsys.readouterr().out)
+
+
+def test_the_page_works_in_a_browser_through_open(place: Place, dogs: Handle) -> None:
+    photo = saved(upright(), "JPEG")
+    command = [sys.executable, "-m", "launchers", "open", "dogs", "--port", "0", "--state-dir", place.cloud.state_dir]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=place.here, env=environment, stdout=subprocess.PIPE, text=True) as proxy:
+        assert proxy.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+/", proxy.stdout.readline())
+        assert found is not None
+        with chromium() as browser, page_of(browser, found[0]) as page:
+            given(page, "drop", photo)
+            assert answer(page)[0].startswith(Predictor.from_artifact(place.model).predict(photo)[0].breed)
+            page.goto(f"{found[0]}docs")
+            assert "/invocations" in page.inner_text("body")
+        proxy.send_signal(signal.SIGINT)
+        assert proxy.wait(30) == 0
 
 
 def test_the_same_command_again_does_nothing(place: Place, dogs: Handle) -> None:
@@ -175,10 +193,10 @@ def test_hostile_bodies_get_the_servers_answers(place: Place, dogs: Handle, tmp_
             # Lambda itself refuses an event that large, and headers that are none in HTTP
             if len(body) > event.BODY_BYTES + 100_000 or not hostile.content_type.isprintable():
                 continue
-            answer = place.call("dogs", event.event("POST", "/invocations", body, headers))
+            said = place.call("dogs", event.event("POST", "/invocations", body, headers))
             reply = server.ask("POST", "/invocations", body, content_type=hostile.content_type)
-            if (answer["statusCode"], json.loads(event.content(answer))) != (reply.status, reply.json):
-                differing[kind] = (reply.status, reply.body[:200], answer["statusCode"], answer["body"][:200])
+            if (said["statusCode"], json.loads(event.content(said))) != (reply.status, reply.json):
+                differing[kind] = (reply.status, reply.body[:200], said["statusCode"], said["body"][:200])
             compared += 1
     assert differing == {}
     assert compared >= 200
