@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aws_calls
 import boto3
 import pytest
 from moto import mock_aws
@@ -161,6 +162,12 @@ def test_the_roles_that_a_launcher_declares_are_printed_created_checked_and_remo
 # --- policies that are too large for a role ---
 
 
+@pytest.fixture
+def administrator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is called here is no part of a launch."""
+    monkeypatch.delenv(aws_calls.CALLS, raising=False)
+
+
 def wide(statements: int) -> Identity:
     """An identity with so many statements of about 450 characters each."""
     grants = [
@@ -188,6 +195,7 @@ def allowed(cloud: Account) -> list[dict[str, Any]]:
     return sorted((each for document in found for each in document["Statement"]), key=json.dumps)
 
 
+@pytest.mark.usefixtures("administrator")
 @pytest.mark.parametrize("region", ["eu-west-1"], indirect=True)
 def test_a_policy_that_is_too_large_for_a_role_becomes_managed_ones_and_changes_with_it(region: str) -> None:
     cloud = Account(region=region)
@@ -203,6 +211,7 @@ def test_a_policy_that_is_too_large_for_a_role_becomes_managed_ones_and_changes_
     assert cloud.client("iam").list_policies(Scope="Local")["Policies"] == []
 
 
+@pytest.mark.usefixtures("administrator")
 @pytest.mark.parametrize("region", ["eu-west-1"], indirect=True)
 def test_parts_whose_making_was_interrupted_are_taken_up_or_removed(
     region: str, monkeypatch: pytest.MonkeyPatch
