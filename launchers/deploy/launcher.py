@@ -249,13 +249,19 @@ class DeployLauncher(DeploySettings):
     def _is_overdue(self, name: str, now: datetime) -> bool:
         """Return whether a deployment of ours should have been deleted by its schedules."""
         found = variants.find(self.cloud, name)
-        if found is None or not found.serving.overdue(self.cloud, now):
+        if found is None:
             return False
+        try:
+            overdue = found.serving.overdue(self.cloud, now)
+        except LaunchError:
+            if variants.find(self.cloud, name) is None:  # another command has removed it meanwhile
+                return False
+            raise
         try:
             found.serving.refuse_foreign(self.cloud, name)
         except LaunchError:
             return False
-        return True
+        return overdue
 
     def name_of(self, handle: Handle) -> Sequence[str]:
         if (launched(self._folder(handle)) or {}).get("handle") == str(handle):
