@@ -10,10 +10,15 @@ from launchers.payload.model import MODEL_FILE
 _ALL = f"{names.PREFIX}*"
 
 
-def functions_role(bucket: str, prefix: str, where: Where) -> Iterator[Grant]:
-    """Yield what the function itself may do: write its log, and read a model that is not in its package."""
-    yield Grant(("logs:CreateLogStream", "logs:PutLogEvents"), (_logs(where),))
-    yield Grant(("s3:GetObject",), (where.bucket(bucket, f"{prefix}/models/*/{MODEL_FILE}"),))
+def functions_role(bucket: str, prefix: str, where: Where, deployment: str) -> Iterator[Grant]:
+    """Yield what the function itself may do: write its log, and read a model that is not in its package.
+
+    deployment: the name of the only one whose models it may read, each under its digest; empty for any.
+    """
+    group = where.arn("logs", f"log-group:{names.Names(deployment or '*').function_log_group}:*")
+    models = where.bucket(bucket, f"{prefix}/models/{deployment or '*'}/*/{MODEL_FILE}")
+    yield Grant(("logs:CreateLogStream", "logs:PutLogEvents"), (group,))
+    yield Grant(("s3:GetObject",), (models,))
 
 
 def caller(where: Where) -> Iterator[Grant]:

@@ -17,7 +17,7 @@ _ALL = f"{names.PREFIX}*"
 def identities(settings: DeploySettings, account: str = "*", deployment: str = "") -> list[Identity]:
     """Return the person who deploys, and the roles of endpoint, functions, schedules and image build.
 
-    deployment: the name of the only one whose endpoint a front may ask; empty for all of them.
+    deployment: the name of the only one that the functions' roles are for; empty for all of them.
     """
     where = Where(settings.cloud.region or "*", account)
     trust: Conditions = {} if account == "*" else {"StringEquals": {"aws:SourceAccount": account}}
@@ -51,7 +51,7 @@ def identities(settings: DeploySettings, account: str = "*", deployment: str = "
             "lambda",
             "a function with the model inside",
             (
-                *function_permissions.functions_role(settings.bucket or "*", settings.prefix, where),
+                *function_permissions.functions_role(settings.bucket or "*", settings.prefix, where, deployment),
                 *_kms(settings, where),
             ),
             LAMBDA,

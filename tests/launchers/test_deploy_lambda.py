@@ -345,16 +345,19 @@ def test_a_photo_that_lambda_could_not_take_is_refused_before_it_is_sent(tmp_pat
 # --- permissions ---
 
 
-def test_the_functions_role_writes_its_log_and_reads_models_alone() -> None:
+@pytest.mark.parametrize(("deployment", "shown"), [("dogs", "dogs"), ("", "*")])
+def test_the_functions_role_writes_its_log_and_reads_its_models_alone(deployment: str, shown: str) -> None:
     (role,) = (
-        each for each in permissions.identities(launcher(), "123456789012") if each.setting == "launcher.lambda_role"
+        each
+        for each in permissions.identities(launcher(), "123456789012", deployment)
+        if each.setting == "launcher.lambda_role"
     )
     allowed = {action: grant.resources for grant in role.grants for action in grant.actions}
-    logs = ("arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/dogbreed-*",)
+    logs = (f"arn:aws:logs:eu-west-1:123456789012:log-group:/aws/lambda/dogbreed-{shown}:*",)
     assert allowed == {
         "logs:CreateLogStream": logs,
         "logs:PutLogEvents": logs,
-        "s3:GetObject": ("arn:aws:s3:::my-bucket/dogbreed/models/*/model.tar.gz",),
+        "s3:GetObject": (f"arn:aws:s3:::my-bucket/dogbreed/models/{shown}/*/model.tar.gz",),
     }
 
 
