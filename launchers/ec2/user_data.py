@@ -5,7 +5,8 @@ launchers/remote/ec2.py. Nothing in it is secret: whoever may describe the launc
 """
 
 import base64
-import shlex
+
+from dogbreed import commands
 
 MOST_BYTES = (
     16_384  # before base64: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-add-user-data.html
@@ -124,13 +125,13 @@ def user_data(
     bundle, submission: keys of the code and of the submission in the bucket. deadline: seconds since 1970.
     install_torch: the version to install on an image that has none; None for a Deep Learning AMI.
     """
-    install = "" if install_torch is None else _INSTALL.replace("@TORCH@", shlex.quote(f"torch=={install_torch}.*"))
+    install = "" if install_torch is None else _INSTALL.replace("@TORCH@", commands.shell(f"torch=={install_torch}.*"))
     values = {
         "RUN": run_id,  # in a comment and a description: launchers/runs/names.py allows neither % nor line ends
-        "REGION": shlex.quote(region),
-        "BUCKET": shlex.quote(bucket),
-        "BUNDLE": shlex.quote(bundle),
-        "SUBMISSION": shlex.quote(submission),
+        "REGION": commands.shell(region),
+        "BUCKET": commands.shell(bucket),
+        "BUNDLE": commands.shell(bundle),
+        "SUBMISSION": commands.shell(submission),
         "DEADLINE": str(deadline),
         "LATER": str(_LATER_MIN),
         "INSTALL": install,

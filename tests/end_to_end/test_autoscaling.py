@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -16,12 +17,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import requests
 from botocore.exceptions import ClientError
 
 from launchers.deploy import autoscaling, parts, smoke
 from launchers.deploy.launcher import DeployLauncher
 from launchers.deploy.names import Names
 from launchers.deploy.scaling import Report
+from launchers.deploy.signing import signer
 from launchers.status import LaunchError
 from tests.support.launcher_contract import until
 from tests.support.places import Place, deploying, end, endpoint, left_in
@@ -29,6 +32,7 @@ from tests.support.project import ROOT
 
 pytestmark = pytest.mark.cloud
 RATE = 10  # of the clock
+_LOAD_S = 40  # two and a half times as long as it takes to reach a third instance under load
 PRESET = "launcher/preset=report"
 XLARGE = ("launcher.instance_type=ml.c7i.xlarge", "launcher.fallback_type=null")
 
@@ -43,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def stories(place: Place) -> Iterator[dict[str, Future[Any]]]:
     """What takes minutes of AWS's time, side by side."""
     with ThreadPoolExecutor(4) as pool:
-        tales: tuple[Callable[[Place], Any], ...] = (loaded, rescaled, denied, expired)
+        tales: tuple[Callable[[Place], Any], ...] = (loaded, through_url, rescaled, denied, expired)
         yield {tale.__name__: pool.submit(tale, place) for tale in tales}
 
 
@@ -135,6 +139,40 @@ def test_the_report_s_preset_scales_out_to_three_under_load_and_back_to_one(
     assert seconds(second["StartTime"], first["EndTime"]) >= rule.out_s - 10  # evaluated every 10 s
     assert RATE * (third["StartTime"].timestamp() - seen["ended"]) >= 14 * 60  # 15 minutes, the first of them begun
     assert seconds(fourth["StartTime"], third["StartTime"]) >= rule.in_s - 10
+    assert seen["left"] == []
+
+
+def through_url(place: Place) -> dict[str, Any]:
+    """Ask as much through the function of the report's preset, which has 3 slots. Return what was seen."""
+    faults = ("+aws.faults.service_s=0.1", "+aws.faults.start_s=60")
+    launcher, handle = place.deployed("birds", PRESET, "launcher.ttl_hours=null", *faults)
+    url, sign, picture = launcher.url(handle), signer(place.cloud), next(smoke.pictures())
+    statuses, counts, over = Counter[int](), set[int](), time.monotonic() + _LOAD_S
+
+    def ask() -> None:
+        while time.monotonic() < over:
+            headers = sign("POST", url, picture, {"Content-Type": "application/x-image"})
+            statuses[requests.post(url, data=picture, headers=headers, timeout=60).status_code] += 1
+
+    with ThreadPoolExecutor(8) as clients:
+        asking = [clients.submit(ask) for _ in range(8)]
+        while time.monotonic() < over:
+            counts.add(count(place, "birds"))
+            time.sleep(0.2)
+        for each in asking:
+            each.result()
+    alarms = [each["Description"] for each in activities(place, "birds")]
+    end(place, "birds")
+    return {"statuses": statuses, "counts": counts, "activities": alarms, "left": left_in(place.cloud, "birds")}
+
+
+def test_three_slots_of_the_function_in_front_keep_the_third_instance_from_being_reached(
+    stories: dict[str, Future[Any]],
+) -> None:
+    seen = stories["through_url"].result()
+    assert seen["statuses"].keys() == {200, 429}  # more clients than slots
+    assert max(seen["counts"]) < 3, seen
+    assert "Setting desired instance count to 3." not in seen["activities"]
     assert seen["left"] == []
 
 

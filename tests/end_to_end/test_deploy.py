@@ -109,7 +109,7 @@ def test_a_deployment_is_made_asked_listed_and_taken_down(
 
     capsys.readouterr()
     assert place.verb("list") == 0
-    assert re.search(r"deployments/dogs +in service", capsys.readouterr().out)
+    assert re.search(r"deployments/dogs +deploy +in service", capsys.readouterr().out)
     assert place.verb("cancel", "dogs") == 0
     said = capsys.readouterr().out
     assert "1 model file in s3://dogbreed-rehearsal/dogbreed/models/dogs/" in said

@@ -348,7 +348,8 @@ def killed(place: Place, name: str, call: int) -> list[parts.Part]:
 
 
 def test_the_same_command_completes_what_a_killed_one_has_begun(place: Place, dogs: Handle) -> None:
-    found = killed(place, "ants", 15)
+    calls = [each.operation for each in place.prepared("ants", *FRONT)[1].requests]
+    found = killed(place, "ants", calls.index("CreateFunction") + 1)
     assert "front" in {part.kind for part in found}
     assert "dogbreed-ants-expiry-function" in {part.name for part in found}
     launcher, handle = place.deployed("ants", *FRONT)

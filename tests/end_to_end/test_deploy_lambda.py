@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -142,7 +143,7 @@ def test_a_function_is_made_asked_listed_and_shown(
     assert re.search(r"version 1: 1769 MB", shown)
     assert re.search(r"URL http://127\.0\.0\.1:\d+/", shown)
     assert place.verb("list") == 0
-    assert re.search(r"deployments/dogs +in service", capsys.readouterr().out)
+    assert re.search(r"deployments/dogs +deploy +in service", capsys.readouterr().out)
     assert place.verb("logs", "dogs") == 0
     assert re.search(r"REPORT RequestId: \S+\s+Duration: ", capsys.readouterr().out)
 
@@ -254,7 +255,9 @@ def test_a_canary_that_fails_goes_back_and_one_that_does_not_gets_all_requests(p
         until(lambda: "RoutingConfig" in place.live("fish"))
         assert place.live("fish")["RoutingConfig"]["AdditionalVersionWeights"] == {"2": 0.1}
         until(lambda: bool(client.describe_alarms(AlarmNames=[alarm])["MetricAlarms"]))
-        client.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="made to go off")
+        while update.poll() is None:  # until the command has seen it: the next evaluation would set it back
+            client.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="made to go off")
+            time.sleep(0.2)
         said = update.communicate()[1]
         assert update.returncode == 1, said
     assert "went off" in said

@@ -1,5 +1,6 @@
 """Which copy of a run is resumed is decided by what was trained, whatever the dates of its files."""
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -123,6 +124,12 @@ class Bucket:
         if not (self.folder / Key.removeprefix("run/")).is_file():
             raise ClientError({"Error": {"Code": "404", "Message": ""}}, "HeadObject")
         return {}
+
+    def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # noqa: N803
+        path = self.folder / Key.removeprefix("run/")
+        if not path.is_file():
+            raise ClientError({"Error": {"Code": "NoSuchKey", "Message": ""}}, "GetObject")
+        return {"Body": io.BytesIO(path.read_bytes())}
 
     def download_file(self, bucket: str, key: str, path: str) -> None:
         self.downloaded.append(key.rpartition("/")[2])

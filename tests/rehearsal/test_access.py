@@ -318,7 +318,7 @@ def test_the_header_with_the_state_folder_has_one_name() -> None:
     assert names.STATE_HEADER.lower() == errors._STATE_HEADER
 
 
-OURS = ("hosting", "image-build", "lambda", "launch", "machine", "scheduler", "training")  # roles
+OURS = ("front", "hosting", "image-build", "lambda", "launch", "machine", "scheduler", "training")  # roles
 
 
 def own_roles(cloud: Rehearsal) -> list[str]:

@@ -7,7 +7,6 @@ the like are small programs that stand first on PATH and leave their requests in
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from dogbreed import commands
 from launchers.rehearsal.services.ec2_processes import MACHINE, kill_marked
 from launchers.rehearsal.services.ec2_unit import Unit, UnitError
 
@@ -102,7 +102,7 @@ class System:
         text = self.local(user_data.decode(errors="surrogateescape"))
         script = self.folder / "user-data"
         script.write_text(text, errors="surrogateescape")
-        words = shlex.split(text.partition("\n")[0][2:])
+        words = commands.words(text.partition("\n")[0][2:])
         self._script = self.spawn([*words, str(script)], self.root)
 
     def local(self, text: str) -> str:
@@ -291,14 +291,14 @@ class System:
         _program(bin_folder / "nvidia-smi", "#!/bin/sh\necho 'no devices were found'; exit 6\n")
         if skew_s:
             _program(bin_folder / "date", f'#!/bin/sh\nexec /bin/date -d "now + {skew_s:.0f} seconds" "$@"\n')
-        python = shlex.quote(sys.executable)
-        first = "" if packages is None else f"export PYTHONPATH={shlex.quote(str(packages))}\n"
+        python = commands.shell(sys.executable)
+        first = "" if packages is None else f"export PYTHONPATH={commands.shell(str(packages))}\n"
         whole_python = _PYTHON.format(python=python, packages=first)
         if torch:
             (root / "opt/pytorch/bin").mkdir(parents=True, exist_ok=True)
             _program(root / "opt/pytorch/bin/python", whole_python)
         whole = _program(self.folder / "python-of-a-venv", whole_python)
-        bare = _BARE.format(python=python, whole=shlex.quote(str(whole)))
+        bare = _BARE.format(python=python, whole=commands.shell(str(whole)))
         for name in ("python3", "python3.12", "python3.13"):  # the system's own, which has no packages
             _program(bin_folder / name, bare)
 

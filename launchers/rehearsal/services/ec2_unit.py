@@ -1,7 +1,6 @@
 """A systemd service of a rehearsed EC2 machine: its unit file, its process, its end."""
 
 import re
-import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from dogbreed import commands
 from launchers.rehearsal.services.ec2_processes import UNIT, kill_marked, signal_marked
 
 _SECTIONS = ("Unit", "Service", "Install")
@@ -166,7 +166,7 @@ class Unit:
         self.powers_off = action.startswith(("poweroff", "reboot", "halt"))
 
     def _run(self, command: str, more: Mapping[str, str]) -> None:
-        words = shlex.split(command.lstrip("-@:+!"))
+        words = commands.words(command.lstrip("-@:+!"))
         variables = {**self._environment(), **more, UNIT: str(self._file)}
         place = Path(self._one("WorkingDirectory", "") or self._file.parents[3])
         argv = [re.sub(r"\$\{?(\w+)\}?", lambda found: variables.get(found[1], ""), word) for word in words]
@@ -179,13 +179,13 @@ class Unit:
     def _environment(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for line in self.settings.get("Environment", []):
-            found |= dict(word.partition("=")[::2] for word in shlex.split(line))
+            found |= dict(word.partition("=")[::2] for word in commands.words(line))
         for line in self.settings.get("EnvironmentFile", []):
             file = Path(line.lstrip("-"))
             if file.exists() or not line.startswith("-"):
                 rows = [row.strip() for row in file.read_text().splitlines()]
                 rows = [row for row in rows if row and not row.startswith(("#", ";"))]
-                found |= {row.partition("=")[0]: "".join(shlex.split(row.partition("=")[2])) for row in rows}
+                found |= {row.partition("=")[0]: "".join(commands.words(row.partition("=")[2])) for row in rows}
         return {key: value for key, value in found.items() if key != "PATH"}  # the rehearsal's programs come first
 
     def _one(self, name: str, default: str) -> str:
