@@ -35,7 +35,7 @@ from launchers.status import LaunchError, Phase
 from tests.support.deployed import CONTAINER
 from tests.support.launcher_contract import PlanContract, until
 from tests.support.odd_pictures import saved, upright
-from tests.support.places import Place, deploying, end, endpoint, left_in
+from tests.support.places import Place, deploying, end, endpoint, environment, left_in
 from tests.support.project import ROOT
 
 pytestmark = pytest.mark.cloud
@@ -398,10 +398,6 @@ def test_a_client_that_is_killed_after_any_call_leaves_only_what_ends_by_itself_
         assert not DeployLauncher.at(place.cloud).cleanup(apply=True).found  # it could be in creation still
         DeployLauncher.at(place.cloud).cleanup(older_than=timedelta(0), apply=True)
     assert left_in(place.cloud, name) == []
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def test_an_endpoint_that_is_not_ours_is_left_alone(place: Place, stories: dict[str, Future[Any]]) -> None:

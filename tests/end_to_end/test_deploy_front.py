@@ -31,9 +31,9 @@ from launchers.deploy.signing import SigningProxy, signer
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.status import Handle, LaunchError
-from tests.end_to_end.test_deploy import Place, end, endpoint, environment, left_in
 from tests.support.launcher_contract import until
 from tests.support.odd_pictures import saved, upright
+from tests.support.places import Place, end, endpoint, environment, left_in
 from tests.support.project import ROOT
 from tests.support.serving import tiny_model
 

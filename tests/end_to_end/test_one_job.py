@@ -7,7 +7,6 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -37,6 +36,7 @@ from tests.support.fake_training import OVERRIDES
 from tests.support.photos import tiny_settings
 from tests.support.project import ROOT
 from tests.support.rehearsing import BUCKET, ROLES, prepared, states
+from tests.support.searched import said_by, tmp_path_of, trials_in
 from tests.support.stores import file_size_limit
 from tests.support.sweeps import Sweep, wait_for
 from tests.support.sweeps import states as states_of_trials
@@ -270,15 +270,6 @@ def words(place: Path, photos: Path, n_trials: int, *more: str) -> list[str]:
     return ["-m", "hpo=optuna", "hpo.study=mine", f"hpo.n_trials={n_trials}", *tiny, *head, *there, *more]
 
 
-def said_by(here: Path, *words: str, status: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words], cwd=here, capture_output=True, text=True, timeout=1500
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode == status, said
-    return said
-
-
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("n_trials", "moments", "hard"),
@@ -370,17 +361,6 @@ def queued_at_home(database: Path) -> None:
     import optuna
 
     optuna.load_study(study_name="mine", storage=f"sqlite:///{database}").enqueue_trial({"data.batch_size": 2})
-
-
-def trials_in(database: Path) -> list[Any]:
-    import optuna
-
-    return list(optuna.load_study(study_name="mine", storage=f"sqlite:///{database}").trials)
-
-
-def tmp_path_of(tmp_path: Path, name: str) -> Path:
-    (tmp_path / name).mkdir()
-    return tmp_path / name
 
 
 def jobs(launcher: SageMakerLauncher, run_id: str) -> list[tuple[str, dict[str, Any]]]:

@@ -18,11 +18,11 @@ from launchers.sagemaker.tuner import Tuner
 from launchers.sagemaker.tuning_job import TunedTrial
 from launchers.spec import RunSpec
 from launchers.status import Handle, Phase
-from tests.end_to_end.test_one_job import said_by, tmp_path_of, trials_in
 from tests.support.launcher_contract import until
 from tests.support.photos import tiny_settings
 from tests.support.project import ROOT
 from tests.support.rehearsing import ROLES, prepared
+from tests.support.searched import said_by, tmp_path_of, trials_in
 
 pytestmark = pytest.mark.cloud
 BAD = "data.batch_size=choice(2,4,-1)"  # the trials with the last one fail

@@ -142,3 +142,13 @@ def test_no_public_name_is_also_a_submodule(package: str) -> None:
         for alias in node.names
     }
     assert not [name for name in names if f"{package}.{name}" in FILES]
+
+
+def test_no_test_file_imports_another() -> None:
+    written = [
+        f"{path.relative_to(ROOT)}: {found[0]}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for found in re.finditer(r"^(?:from|import) tests\.\w+\.test_\w+", path.read_text(), re.MULTILINE)
+        if found[0].rpartition(".")[2] != path.stem  # a script of its own, as text
+    ]
+    assert written == []

@@ -7,7 +7,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from launchers.rehearsal.cloud import Rehearsal
-from tests.rehearsal.test_rehearsal import ended, request
+from tests.support.jobs import ended, request
 
 pytestmark = pytest.mark.cloud
 

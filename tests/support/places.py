@@ -19,6 +19,7 @@ from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.image import Image
 from launchers.rehearsal.names import ACCOUNT, REGION
 from launchers.status import Handle
+from tests.support.project import ROOT
 from tests.support.serving import tiny_model
 
 REPOSITORY = "dogbreed-serve"
@@ -97,3 +98,8 @@ def endpoint(place: Place, name: str) -> dict[str, Any]:
 
 def end(place: Place, name: str) -> None:
     DeployLauncher.at(place.cloud).cancel(Handle("deploy", "rehearsal", name))
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of a command that is started elsewhere and uses this code."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
