@@ -377,7 +377,7 @@ def test_a_pickled_network_of_another_program_becomes_an_endpoint_and_a_maliciou
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", range(1, 11))
+@pytest.mark.parametrize("call", range(1, 12))
 def test_a_client_that_is_killed_after_any_call_leaves_only_what_ends_by_itself_or_is_cleaned_up(
     place: Place, call: int
 ) -> None:
