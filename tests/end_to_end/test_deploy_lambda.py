@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -256,7 +257,8 @@ def test_a_canary_that_fails_goes_back_and_one_that_does_not_gets_all_requests(p
         assert place.live("fish")["RoutingConfig"]["AdditionalVersionWeights"] == {"2": 0.1}
         until(lambda: bool(client.describe_alarms(AlarmNames=[alarm])["MetricAlarms"]))
         while update.poll() is None:  # until the command has seen it: the next evaluation would set it back
-            client.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="made to go off")
+            with suppress(client.exceptions.ResourceNotFound):  # the command has seen it and removed it
+                client.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="made to go off")
             time.sleep(0.2)
         said = update.communicate()[1]
         assert update.returncode == 1, said

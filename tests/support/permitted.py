@@ -18,10 +18,24 @@ from launchers.cli.verbs import main as launchers_command
 from launchers.rehearsal.names import ACCOUNT, BUCKET
 
 _NOT_SIMULATED = "tried where iam:SimulatePrincipalPolicy is not permitted; whoever has it learns what a role lacks"
+_BY_AN_ADMINISTRATOR = "only a rehearsal sets itself up; on AWS an administrator does, with `launchers iam --apply`"
+_OF_A_KEY = "granted where launcher.kms_key names a key"
 _BY_THE_JOB = "the rented machine calls it as the job's role, which has it where launcher.secrets names a secret"
 NOT_GRANTED = {  # called by launchers
     "secretsmanager:GetSecretValue": _BY_THE_JOB,
     "ssm:GetParameter": _BY_THE_JOB,
+    **dict.fromkeys(("kms:DescribeKey", "kms:GetKeyPolicy", "kms:ListGrants"), _OF_A_KEY),
+    **dict.fromkeys(
+        (
+            "ec2:CreateSecurityGroup",
+            "ec2:DescribeVpcs",
+            "iam:AddRoleToInstanceProfile",
+            "iam:CreateInstanceProfile",
+            "iam:CreateRole",
+            "iam:PutRolePolicy",
+        ),
+        _BY_AN_ADMINISTRATOR,
+    ),
     "pricing:GetProducts": "of whoever refreshes the table of prices; a run asks AWS for none",
     "s3:CreateBucket": "only a rehearsal creates the bucket that one is to bring",
     **dict.fromkeys(
@@ -30,6 +44,7 @@ NOT_GRANTED = {  # called by launchers
     **dict.fromkeys(("iam:GetPolicyVersion", "iam:ListUserPolicies", "iam:GetUserPolicy"), _NOT_SIMULATED),
     "iam:ListAttachedUserPolicies": _NOT_SIMULATED,
 }
+_WITHOUT_LIMIT = "of an update that takes a limit of concurrency away"
 _BY_DOCKER = "Docker on the launcher's machine pushes the image, and the tests have no Docker"
 _OF_SESSIONS = "the agent of Session Manager on the machine calls it, and the rehearsal has none"
 _AS_AWS_SAYS = "SageMaker's page on execution roles asks for it, and the rehearsal does without"
@@ -37,6 +52,8 @@ NOT_CALLED = {  # but granted, by role and action
     ("dogbreed-hosting", "cloudwatch:PutMetricData"): "SageMaker measures its machines; the rehearsal does not",
     ("dogbreed-hosting", "ecr:BatchCheckLayerAvailability"): _AS_AWS_SAYS,
     ("dogbreed-hosting", "s3:ListBucket"): _AS_AWS_SAYS,
+    ("dogbreed-launch", "lambda:DeleteFunctionConcurrency"): _WITHOUT_LIMIT,
+    ("dogbreed-launch", "lambda:DeleteProvisionedConcurrencyConfig"): _WITHOUT_LIMIT,
     ("dogbreed-launch", "cloudwatch:TagResource"): "PutMetricAlarm with tags needs it, says AWS",
     ("dogbreed-launch", "lambda:InvokeFunctionUrl"): "a function URL is asked by HTTP, not by boto3",
     ("dogbreed-launch", "logs:TagResource"): "CreateLogGroup with tags needs it, says AWS",
@@ -66,6 +83,7 @@ NOT_CALLED = {  # but granted, by role and action
     ("dogbreed-training", "cloudwatch:PutMetricData"): "SageMaker measures its machines; the rehearsal does not",
 }
 NOT_CALLED_ON = {  # as above, and by a part of the resource
+    ("dogbreed-lambda", "s3:GetObject", "/models/"): "of a model that is not in the package; records have no digests",
     ("dogbreed-launch", "iam:GetRole", "AWSServiceRoleFor"): "of a service-linked role that the account lacks",
     ("dogbreed-launch", "s3:AbortMultipartUpload", "/models/"): "of a model in several parts whose upload breaks off",
     ("dogbreed-launch", "s3:AbortMultipartUpload", "/images/"): "of a source of several parts whose upload breaks off",
