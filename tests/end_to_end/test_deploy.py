@@ -233,13 +233,12 @@ def test_a_first_deployment_that_fails_is_taken_down_and_says_why(stories: dict[
 
 def killed(place: Place) -> tuple[list[str], str, list[str]]:
     """Kill the command once it has made a model. Return the schedules then, and what the same command leads to."""
-    words = place.words("ants", "launcher.ttl_hours=1")
-    process_ = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *words], cwd=place.here, stdout=subprocess.DEVNULL
-    )
-    until(lambda: any("model" in text for text in left_in(place.cloud, "ants")))
-    os.kill(process_.pid, signal.SIGKILL)
-    process_.wait()
+    calls = [each.operation for each in place.prepared("ants", "launcher.ttl_hours=1")[1].requests]
+    child = ROOT / "tests" / "support" / "children" / "deploy_killed.py"
+    words = [*place.words("ants", "launcher.ttl_hours=1"), f"hydra.run.dir={place.here}/run"]
+    command = [sys.executable, str(child), str(calls.index("CreateModel") + 1), *words]
+    done = subprocess.run(command, cwd=place.here, env=environment(), capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     schedules = [part.name for part in parts.of_deployment(place.cloud, "ants") if part.kind == "schedule"]
     place.deployed("ants", "launcher.ttl_hours=1")
     status = endpoint(place, "ants")["EndpointStatus"]
