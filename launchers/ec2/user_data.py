@@ -111,7 +111,7 @@ systemctl start --no-block dogbreed.service
 _INSTALL = r"""if [ -z "$python" ]; then
   dnf install -y -q python3.12 python3.12-pip &&
     python3.12 -m venv /opt/dogbreed/venv &&
-    /opt/dogbreed/venv/bin/python -m pip install -q --index-url https://download.pytorch.org/whl/cpu @TORCH@ torchvision
+    /opt/dogbreed/venv/bin/python -m pip install -q @TORCH@ torchvision
   python=$(find_python)
 fi
 """

@@ -246,7 +246,7 @@ def test_a_model_in_s3_is_read_under_the_functions_role(place: Place, monkeypatc
     assert place.left("birds") == []
 
 
-def test_a_canary_that_fails_goes_back_and_one_that_does_not_gets_all_requests(place: Place) -> None:
+def test_a_canary_that_fails_goes_back(place: Place) -> None:
     place.deployed("fish")
     alarm = Names("fish").alarms["errors"]
     canary = ("launcher.memory_mb=2048", "launcher.canary=true", "launcher.bake_s=120")

@@ -19,8 +19,8 @@ from tests.support.launcher_contract import until
 pytestmark = pytest.mark.cloud
 DONE = python("put('done/' + me, meta('instance-life-cycle')); done(); import time; time.sleep(600)")
 UNIT = """#!/bin/bash
-mkdir -p /opt/work
-cat > /opt/work/main.sh <<'MAIN'
+mkdir -p /opt/job
+cat > /opt/job/main.sh <<'MAIN'
 trap 'echo asked to end; exit 0' TERM
 echo "in the unit: $PWD $HOME"
 while true; do sleep 0.1; done
@@ -29,7 +29,7 @@ cat > /etc/systemd/system/work.service <<'UNIT'
 [Unit]
 Description=work
 [Service]
-ExecStart=/bin/bash /opt/work/main.sh
+ExecStart=/bin/bash /opt/job/main.sh
 ExecStopPost=/bin/bash -c 'echo ended with $SERVICE_RESULT; shutdown -h now'
 TimeoutStopSec=60
 UNIT
@@ -172,9 +172,9 @@ def test_plain_linux_has_no_torch_until_it_is_installed(fleet: Fleet) -> None:
     script = """#!/bin/bash
 python3 -c 'import torch' 2> /dev/null || echo no torch
 test -e /opt/pytorch/bin/python || echo no image of PyTorch
-dnf install -y -q python3.12 && python3.12 -m venv /opt/work/venv
-/opt/work/venv/bin/python -m pip install -q torch
-/opt/work/venv/bin/python -c 'import importlib.util; print("torch" if importlib.util.find_spec("torch") else "none")'
+dnf install -y -q python3.12 && python3.12 -m venv /opt/job/venv
+/opt/job/venv/bin/python -m pip install -q torch
+/opt/job/venv/bin/python -c 'import importlib.util; print("torch" if importlib.util.find_spec("torch") else "none")'
 sleep 600
 """
     name = fleet.group("plain", script, data={"ImageId": fleet.image(PLAIN)})

@@ -56,7 +56,7 @@ python=$(find_python)
 if [ -z "$python" ]; then
   dnf install -y -q python3.12 python3.12-pip &&
     python3.12 -m venv /opt/dogbreed/venv &&
-    /opt/dogbreed/venv/bin/python -m pip install -q --index-url https://download.pytorch.org/whl/cpu 'torch==2.13.*' torchvision
+    /opt/dogbreed/venv/bin/python -m pip install -q 'torch==2.13.*' torchvision
   python=$(find_python)
 fi
 if [ -z "$python" ]; then
