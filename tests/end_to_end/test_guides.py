@@ -34,6 +34,7 @@ TINY = f"{NETWORK} data.batch_size=4 data.workers=0 trainer.max_epochs=2"
 OWN_PHOTOS = "data=folder data.root=PHOTOS"
 FEW_OF_EACH = "data.source.train=2 data.source.valid=1 data.source.test=1"
 FEW_DOGS = "+data.source.breeds=8 data.source.train=10 data.source.valid=2 data.source.test=2"
+LONG = "trainer.max_epochs=150"  # so that an interruption's notice is read before training is done
 FEW_TRIALS = f"experiment=quickstart {FEW_OF_EACH} hpo.n_trials=2"
 
 SERVE = "python -m dogbreed.serving runs/RUN"  # while the next one asks it
@@ -110,7 +111,7 @@ REHEARSED = {
         f"{FEW_DOGS} hpo.n_trials=2"
     ),
     "python -m launchers iam --apply --for aws=rehearsal": "",
-    "python train.py experiment=quickstart launcher=ec2_spot aws=rehearsal": FEW_DOGS,
+    "python train.py experiment=quickstart launcher=ec2_spot aws=rehearsal": f"{FEW_DOGS} {LONG}",
     "python train.py launcher=ec2_spot launcher.bucket=my-bucket dry_run=true": "",
     "python train.py launcher=deploy aws=rehearsal name=dogs checkpoint=runs/RUN": "",
     "python train.py launcher=deploy launcher.front=lambda launcher.reserved=3 aws=rehearsal name=dogs "

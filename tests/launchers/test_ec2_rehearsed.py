@@ -27,7 +27,8 @@ from tests.support.runs import history, same, unclocked, weights
 
 pytestmark = pytest.mark.cloud
 
-LONGER = ("trainer.max_epochs=6", "model.dropout=0.5", "save.every_n_steps=1")
+# long enough for five notices to be read before training is done, each of which takes a second or two
+LONGER = ("trainer.max_epochs=25", "model.dropout=0.5", "save.every_n_steps=1")
 
 
 def prepared(place: Path, home: Path, *overrides: str) -> tuple[Ec2Launcher, Plan]:
