@@ -4,13 +4,20 @@ from dataclasses import dataclass
 
 from launchers.cost import prices, serving
 
+# Requests that a process takes per second, at most: Lambda refuses more than ten times the concurrency
+# (https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html, as of 2026-11-29). Each is rounded up to a
+# whole millisecond (https://aws.amazon.com/lambda/pricing/).
+_REQUESTS_PER_S, _ROUNDED_S = 10, 0.001
+_FREE_DISK_MB = 512
+
 
 @dataclass(frozen=True)
 class Sized:
-    """A function with the model inside. memory_mb: which brings vCPUs along. architecture: x86_64 or arm64."""
+    """A Lambda function. memory_mb: which brings vCPUs along. architecture: x86_64 or arm64. disk_mb: of its /tmp."""
 
     memory_mb: int
     architecture: str = "x86_64"
+    disk_mb: int = _FREE_DISK_MB
 
     @property
     def gb(self) -> float:
@@ -23,8 +30,28 @@ class Sized:
 
     @property
     def slot_usd_per_hour(self) -> float:
-        """What one concurrent execution costs while it never rests: times their number, the most that can be spent."""
-        return 3600 * self.gb * self.usd_per_gb_s
+        """What one process costs by the hour while it never rests, with as many requests as Lambda lets it take."""
+        return self._hour(self.usd_per_gb_s)
+
+    def worst_usd_per_hour(self, reserved: int | None, provisioned: int = 0) -> float | None:
+        """Return the most that the function can cost by the hour; None if nothing limits it.
+
+        reserved: requests that it takes at once, at most. provisioned: processes of these that are kept warm, whose
+        price on x86_64 is taken for arm64, too, where it is lower. What it writes to its log is not counted.
+        """
+        if reserved is None:
+            return None
+        rates = prices.lambda_prices()
+        warm = 3600 * self.gb * rates.provisioned_usd_per_gb_s + self._hour(rates.provisioned_use_usd_per_gb_s)
+        return (reserved - provisioned) * self.slot_usd_per_hour + provisioned * warm
+
+    def _hour(self, usd_per_gb_s: float) -> float:
+        """Return what a process costs in an hour that is full of requests."""
+        rates = prices.lambda_prices()
+        requests = 3600 * _REQUESTS_PER_S
+        disk = max(0, self.disk_mb - _FREE_DISK_MB) / 1024 * rates.disk_usd_per_gb_s
+        billed_s = 3600 + requests * _ROUNDED_S
+        return billed_s * (self.gb * usd_per_gb_s + disk) + requests * rates.usd_per_million / 1e6
 
     @property
     def warm_usd_per_month(self) -> float:

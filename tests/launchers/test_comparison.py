@@ -35,7 +35,14 @@ def test_a_month_costs_what_was_worked_out_by_hand(case: str) -> None:
 
 def test_a_slot_and_what_keeps_one_warm_cost_what_was_worked_out_by_hand() -> None:
     size = Sized(1769)
-    assert size.slot_usd_per_hour == pytest.approx(0.10365, abs=1e-5)  # 3,600 x 1.72753906 x 0.0000166667
+    # 3,600 s and a millisecond for each of 36,000 requests: 3,636 x 1.72753906 x 0.0000166667 = 0.10469, + 0.0072
+    assert size.slot_usd_per_hour == pytest.approx(0.11189, abs=1e-5)
+    assert size.worst_usd_per_hour(3) == pytest.approx(0.33567, abs=1e-5)
+    # one kept warm: 3,600 x 1.72753906 x 0.0000041667 + 3,636 x 1.72753906 x 0.0000097222 + 0.0072 = 0.09418
+    assert size.worst_usd_per_hour(3, provisioned=1) == pytest.approx(0.31796, abs=1e-5)
+    assert size.worst_usd_per_hour(None) is None
+    # 1 GB more of /tmp: 3,636 x 0.0000000309
+    assert Sized(1769, disk_mb=1536).slot_usd_per_hour - size.slot_usd_per_hour == pytest.approx(0.00011235, abs=1e-8)
     assert size.warm_usd_per_month == pytest.approx(18.917, abs=1e-3)  # 2,628,000 x 1.72753906 x 0.0000041667
     assert size.snapshot_usd_per_month == pytest.approx(6.831, abs=1e-3)  # 2,628,000 x 1.72753906 x 0.0000015046
     assert size.restore_usd == pytest.approx(0.00024151, abs=1e-8)  # 1.72753906 x 0.0001397998
