@@ -52,7 +52,8 @@ class LambdaPrices:
 
     provisioned: for each GB-second that is kept warm; provisioned_use: for each one of those that is used.
     vcpu_mb: memory that comes with one vCPU. front_mb: memory of a function that only passes requests on.
-    arm: on arm64. disk: for each GB-second of /tmp above 512 MB. snapshot: for each GB-second that SnapStart keeps one. restore: for each GB of a start from it.
+    arm: on arm64. disk: for each GB-second of /tmp above 512 MB. snapshot: for each GB-second that SnapStart keeps one.
+    restore: for each GB of a start from it.
     """
 
     as_of: str
