@@ -32,7 +32,7 @@ import quick_runs
 
 SERVER = "DOGBREED_TESTS_FORK_SERVER"  # where it listens, and the session that it is in: 1234:/tmp/there
 HANDED_ON = (SERVER, "REACHED_OUT", aws_calls.CALLS, quick_runs.EXPORTS, quick_runs.ONNX)
-_SCRIPTS = ("train.py", "remote.py", "entry.py")
+_SCRIPTS = ("train.py", "remote.py", "entry.py", "scenario_client.py")
 _MODULES = ("dogbreed.benchmark", "dogbreed.export", "dogbreed.predict", "dogbreed.report")
 _CODE = (  # of what imports torch
     "launchers.sweep.worker",
