@@ -90,4 +90,6 @@ def with_beside(settings: Ec2Settings, usd: float) -> float:
 
 
 def _machines(settings: Ec2Settings) -> str:
-    return " or ".join(settings.types)
+    """Name the types that the run may get; if some have no price, only those."""
+    unpriced = [each for each in settings.types if prices.ec2(each) is None]
+    return " or ".join(unpriced or settings.types)

@@ -20,8 +20,10 @@ from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import BUCKET, SERVER_FILE
 from tests.support.project import ROOT
+from tests.support.serving import tiny_model
 
 _STAND_IN = ROOT / "tests" / "support" / "stand_in_training.py"
+MODEL = "model.tar.gz"  # in the state's folder: what deployments serve
 _IDLE_S = 120.0  # of a process that a test could not stop
 
 
@@ -60,10 +62,10 @@ class OwnCloud:
 
 
 @contextmanager
-def set_up(place: Path) -> Iterator[Path]:
+def set_up(place: Path, *, serves: bool = True) -> Iterator[Path]:
     """Yield the state of a cloud that has the roles that launchers print, and code that trains nothing.
 
-    It does not run: scenarios copy it.
+    It does not run: scenarios copy it. serves: whether it has the image of deployments, which takes a while.
     """
     state = place / "state"
     packages = state / "ec2" / "packages"
@@ -72,6 +74,8 @@ def set_up(place: Path) -> Iterator[Path]:
     try:
         assert launchers_command(["iam", "--apply", "--state-dir", str(state)]) == 0
         _send_stand_in(state, place / "run")
+        if serves:
+            _build_image(state, place / "run")
     finally:
         process.stop(state)
     yield state
@@ -90,6 +94,14 @@ def _send_stand_in(state: Path, home: Path) -> None:
     layout: Any = launcher.layout  # type: ignore[attr-defined]
     s3 = Rehearsal(state_dir=str(state), reclaims=0).client("s3")
     s3.put_object(Bucket=BUCKET, Key=f"{layout.code(plan.spec)}{BUNDLE_FILE}", Body=buffer.getvalue())
+
+
+def _build_image(state: Path, home: Path) -> None:
+    """Deploy a model, which builds the image, and take it down."""
+    model = tiny_model(state / MODEL)
+    where = ["aws=rehearsal", "aws.clock_rate=10", f"aws.state_dir={state}", f"hydra.run.dir={home}"]
+    launcher, plan = prepare(["launcher=deploy", "name=first", f"checkpoint={model}", *where])
+    launcher.cancel(launcher.submit(plan))
 
 
 def _code() -> Iterator[tuple[str, bytes]]:

@@ -88,7 +88,7 @@ class Played(ABC):
             "quotas": "quota",
         }
         known = [words for name, words in reasons.items() if scenario.client.get(name)]
-        if scenario.rented.get("no_capacity_of"):
+        if scenario.client.get("no_capacity_of"):
             known.append("capacity")
         if scenario.server_dies_s is not None:
             known += ["cannot be reached", "does not recognize these credentials"]

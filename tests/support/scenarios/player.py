@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tests.support.scenarios.clouds import copy_of
 from tests.support.scenarios.commands import Terminal
+from tests.support.scenarios.deployments import PlayedDeployment
 from tests.support.scenarios.runs import PlayedRun
-from tests.support.scenarios.scenario import Scenario
+from tests.support.scenarios.scenario import DEPLOYMENTS, Scenario
 
 AT_ONCE = 8  # each waits most of the time
 REPEAT = "DOGBREED_SCENARIOS={seed} python -m pytest -n0 -s -m slow tests/launchers/test_scenarios.py"
@@ -40,7 +41,8 @@ def play(state: Path, place: Path, seed: int) -> Played:
     happened: list[str] = []
     try:
         with copy_of(state, place / "cloud") as cloud:
-            PlayedRun(scenario, cloud, terminal, place, happened).play()
+            kind = PlayedDeployment if scenario.kind in DEPLOYMENTS else PlayedRun
+            kind(scenario, cloud, terminal, place, happened).play()
     except Exception as error:
         why = str(error) if isinstance(error, AssertionError) else traceback.format_exc()
         failure = f"{why}\n--- what was typed ---\n{terminal.transcript()}"

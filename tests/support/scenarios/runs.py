@@ -17,7 +17,7 @@ from tests.support.scenarios.scenario import MACHINES
 from tests.support.stand_in_training import EVERY
 
 EPOCHS, LONG = 4, 1000
-_OTHER_TYPES = "launcher.other_types=[m5a.large,m6i.large]"
+_OTHER_TYPES = "launcher.other_types=[c5.large,m7i.large]"
 _SCHEMES: dict[str, type[Any]] = {"sagemaker": SageMakerLauncher, "ec2": Ec2Launcher}
 _TIGHT_USD = {"sagemaker_gpu": 0.0079, "sagemaker_spot": 0.0079, "sagemaker_multi": 0.0158}  # of which a minute trains
 _ENOUGH_USD = 0.2

@@ -8,7 +8,8 @@ from typing import Any
 JOBS = ("sagemaker_gpu", "sagemaker_spot", "sagemaker_multi")
 MACHINES = ("ec2_spot", "ec2_on_demand")
 RUNS = (*JOBS, *MACHINES, "local")
-KINDS = RUNS
+DEPLOYMENTS = ("endpoint", "front")
+KINDS = (*RUNS, *DEPLOYMENTS)
 ZONES = [f"us-east-1{letter}" for letter in "abcdef"]
 
 _DENIED_JOBS = (
@@ -19,6 +20,20 @@ _DENIED_MACHINES = (
     *("s3:PutObject", "s3:GetObject", "s3:ListBucket", "iam:PassRole", "ec2:CreateLaunchTemplate", "ec2:CreateTags"),
     *("autoscaling:CreateAutoScalingGroup", "autoscaling:CreateOrUpdateTags", "autoscaling:DescribeAutoScalingGroups"),
     *("autoscaling:PutScheduledUpdateGroupAction", "ec2:DescribeSubnets", "ec2:DescribeImages"),
+)
+_DENIED_DEPLOYMENTS = (
+    *(
+        "s3:PutObject",
+        "scheduler:CreateSchedule",
+        "sagemaker:CreateModel",
+        "iam:PassRole",
+        "sagemaker:DescribeEndpoint",
+    ),
+    *("sagemaker:CreateEndpointConfig", "cloudwatch:PutMetricAlarm", "sagemaker:InvokeEndpoint", "sagemaker:AddTags"),
+)
+_DENIED_FRONTS = (
+    *("logs:CreateLogGroup", "logs:PutRetentionPolicy", "lambda:CreateFunction", "lambda:PublishVersion"),
+    *("lambda:PutFunctionConcurrency", "lambda:CreateAlias", "lambda:CreateFunctionUrlConfig"),
 )
 _DENIED_TO_JOB = ("s3:GetObject", "s3:PutObject", "s3:ListBucket", "logs:PutLogEvents", "ecr:BatchGetImage")
 _DENIED_TO_MACHINE = ("s3:GetObject", "s3:PutObject", "autoscaling:TerminateInstanceInAutoScalingGroup")
@@ -36,13 +51,14 @@ class Kill:
 
 @dataclass
 class Scenario:
-    """What happens to one run.
+    """What happens to one run, or one deployment.
 
     client: faults that the first command alone meets; rented: those of what it rents. endless: nothing that is rented
     can end the run, so that its deadline must. server_dies_s: seconds until the cloud's process is killed; it comes
     back with its state. waits: whether the command stays until the run's end. tight: whether limits.max_usd ends it.
     onward: how a run that has failed or was cancelled goes on: as its message tells, from another folder, or also on
-    another launcher.
+    another launcher. during: the step of a deployment at which faults and the end of a command come. abandoned: nobody
+    looks after it once it was asked for.
     """
 
     seed: int
@@ -57,6 +73,8 @@ class Scenario:
     tight: bool = False
     onward: str = "as told"
     last: str = "result"
+    during: str = "create"
+    abandoned: bool = False
 
     @classmethod
     def draw(cls, seed: int) -> "Scenario":
@@ -68,6 +86,9 @@ class Scenario:
         others = [each for each in RUNS if each != kind]
         drawn.onward = pick.choice(["as told", "as told", "elsewhere", pick.choice(others)])
         drawn.last = pick.choice(["result", "result", "download", "cancel", "cleanup"])
+        if kind in DEPLOYMENTS:
+            drawn.during = pick.choice(["create", "create", "update", "rollback", "cancel"])
+            drawn.abandoned = drawn.during == "create" and pick.random() < 0.3
         return drawn
 
     def __str__(self) -> str:
@@ -80,6 +101,8 @@ class Scenario:
             parts.append(f"server killed after {self.server_dies_s:.1f} s")
         if self.cancel_after_s is not None:
             parts.append(f"cancelled after {self.cancel_after_s:.1f} s")
+        if self.kind in DEPLOYMENTS:
+            parts.append("then left alone" if self.abandoned else f"during {self.during}")
         if self.tight:
             parts.append("a tight limits.max_usd")
         return f"{self.kind}: {', '.join(parts)}"
@@ -91,6 +114,9 @@ Trouble = Callable[[Scenario, random.Random], None]
 def _troubles(kind: str) -> list[Trouble]:
     if kind == "local":
         return [_kill_training, _kill_training, _cancel]
+    if kind in DEPLOYMENTS:
+        actions = _DENIED_DEPLOYMENTS + (_DENIED_FRONTS if kind == "front" else ())
+        return [_throttle, _fail_s3, _expire, _kill, _kill, _kill, _kill_server, _deny(actions), _no_instance]
     common = [_throttle, _fail_s3, _expire, _kill, _kill, _kill_server, _cancel]
     if kind in MACHINES:
         own = [_deny(_DENIED_MACHINES), _crash, _boot_failure, _no_machine_in, _hopeless(_DENIED_TO_MACHINE)]
@@ -156,6 +182,10 @@ def _crash(to: Scenario, pick: random.Random) -> None:
 
 def _no_machine(to: Scenario, pick: random.Random) -> None:
     to.rented["no_capacity"] = 1
+
+
+def _no_instance(to: Scenario, pick: random.Random) -> None:
+    to.client["no_capacity_of"] = pick.choice([["ml.c7i.large"], ["ml.c7i.large", "ml.c6i.large"]])
 
 
 def _no_machine_in(to: Scenario, pick: random.Random) -> None:

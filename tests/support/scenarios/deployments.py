@@ -1,0 +1,127 @@
+"""Play the scenario of a deployment: made, updated, rolled back, asked and taken down, or left to end by itself."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from launchers.deploy.launcher import DeployLauncher
+from launchers.status import Handle, Phase
+from tests.support.odd_pictures import saved, upright
+from tests.support.scenarios.clouds import MODEL
+from tests.support.scenarios.commands import Said, wait_until
+from tests.support.scenarios.played import MOST_ROUNDS, Played
+
+_FRONT = ["launcher.front=lambda", "launcher.reserved=3"]
+_NAME = "dogs"
+
+
+@dataclass
+class PlayedDeployment(Played):
+    """A deployment. Faults, and the end of a command, come when `scenario.during` says."""
+
+    def play(self) -> None:
+        scenario = self.scenario
+        with self.server_dying():
+            if scenario.abandoned:
+                self._deploy(f"launcher.ttl_hours={0.05}", first=True)  # 18 s here; then nobody comes
+                wait_until(self._is_gone)
+                self.happened.append("ended by itself")
+            else:
+                self._bring("create")
+                self._go_through()
+                self._end()
+        self.check_account()
+
+    def _go_through(self) -> None:
+        before = self._config()
+        if self.scenario.during in ("update", "rollback"):
+            self._bring("update", "launcher.start_s=299")
+            assert self._config() != before
+        if self.scenario.during == "rollback":
+            self._verb("rollback", _NAME)
+            if self._config() != before:  # it was killed before it had asked, or the update was rolled back meanwhile
+                self._verb("rollback", _NAME)
+            assert self._config() == before
+        self._ask()
+
+    def _bring(self, step: str, *more: str) -> None:
+        """Type the command that deploys until the deployment is in service as the command asks."""
+        for attempt in range(MOST_ROUNDS):
+            said = self._deploy(*more, first=attempt == 0 and self.scenario.during == step)
+            if said.status == 0:
+                self._wait_until_settled()
+                self.happened.append(f"{step}d" if step.endswith("e") else step)
+                return
+            if said.status != 1:
+                self.happened.append("killed")
+                continue
+            self.happened.append("refused")
+            if "is being changed" not in said.text:
+                self.check_reason(said)
+            self.heed(said, "iam", "status", "attach")
+        raise AssertionError(f"it did not come to {step}")
+
+    def _deploy(self, *more: str, first: bool) -> Said:
+        words = ["launcher=deploy", f"name={_NAME}", f"checkpoint={self.cloud.state / MODEL}", "launcher.bake_s=180"]
+        front = _FRONT if self.scenario.kind == "front" else []
+        cloud = [word for word in self.cloud_words(first=first) if not word.startswith("aws.role=")]
+        return self.type("train.py", *words, *front, *cloud, *more, first=first)
+
+    def _verb(self, verb: str, *words: str) -> None:
+        """Type a verb, and again if it was killed or refused, until it has done what it says."""
+        for attempt in range(MOST_ROUNDS):
+            said = self.type(
+                "launchers", verb, *words, *self.option, first=attempt == 0 and self.scenario.during == verb
+            )
+            if said.status == 0:
+                return
+            if said.status == 1 and "is Updating" not in said.text:
+                self.check_reason(said)
+            self.happened.append("refused" if said.status == 1 else "killed")
+            self._wait_until_settled()
+        raise AssertionError(f"{verb} did not succeed")
+
+    def _ask(self) -> None:
+        photo = self.here / "photo.png"
+        photo.write_bytes(saved(upright(), "PNG"))
+        said = self.type("launchers", "invoke", _NAME, str(photo), "--json", *self.option)
+        assert len(next(iter(json.loads(said.text).values()))["probabilities"]) == 133, said
+
+    def _end(self) -> None:
+        if self.scenario.last == "cleanup" and self.scenario.during == "cancel":
+            self.type("launchers", "cancel", _NAME, *self.option, first=True)
+            if self._seen() is not Phase.LOST:
+                self._verb("cancel", _NAME)
+            self.clean_up()
+            return
+        for attempt in range(MOST_ROUNDS):
+            said = self.type("launchers", "cancel", _NAME, *self.option, first=attempt == 0 and self._is_killed_then)
+            if said.status == 0 or "There is no deployment" in said.text:
+                self.happened.append("taken down")
+                return
+            if said.status == 1:
+                self.check_reason(said)
+            self.happened.append("killed" if said.status != 1 else "refused")
+        raise AssertionError("it could not be taken down")
+
+    @property
+    def _is_killed_then(self) -> bool:
+        return self.scenario.during == "cancel"
+
+    # --- what is known of it ---
+
+    def _launcher(self) -> DeployLauncher:
+        return DeployLauncher.at(self.cloud.admin)
+
+    def _seen(self) -> Phase:
+        return self._launcher().status(Handle("deploy", "rehearsal", _NAME)).phase
+
+    def _wait_until_settled(self) -> None:
+        wait_until(lambda: self._seen() in (Phase.IN_SERVICE, Phase.FAILED, Phase.LOST))
+
+    def _config(self) -> str:
+        found: dict[str, Any] = self.cloud.admin.client("sagemaker").describe_endpoint(EndpointName=f"dogbreed-{_NAME}")
+        return str(found["EndpointConfigName"])
+
+    def _is_gone(self) -> bool:
+        return not self.account.left()
