@@ -145,10 +145,33 @@ def _of_machine() -> tuple[dict[str, Any], Notes]:
     place = Path(os.environ.get("DOGBREED_REHEARSED_MACHINE") or os.environ["SAGEMAKER_BASE_DIR"]).resolve()
     cloud = next(folder for folder in place.parents if (folder / "iam.json").exists())
     job, rank = os.environ.get("TRAINING_JOB_NAME", ""), int(os.environ.get("RANK", "0"))
-    return sent["config"], Notes(cloud / "notes", sent["run_id"], job, rank)
+    run_id = job if sent.get("tuning") else sent["run_id"]  # the trials of a tuner are jobs, and share its settings
+    return sent["config"], Notes(cloud / "notes", run_id, job, rank)
+
+
+def _search() -> int:
+    """Run the project's own search, in whose trials a formula takes the place of the network."""
+    import runpy
+
+    import sitecustomize  # the tests' own, which every process of theirs imports
+
+    root = Path(sitecustomize.__file__).parents[3]
+    _, note = _of_machine()
+    note("machine", 0)
+    os.environ |= {
+        "FAKE_LOG": str(note.folder / f"{note.run_id}.jsonl"),
+        "FAKE_SECONDS": json.dumps({"others": EVERY * STEP_S}),
+        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+    }
+    sys.path.insert(0, str(root))
+    sys.argv = [str(root / "train.py"), *sys.argv[1:], "launcher._target_=tests.support.fake_training.FakeLauncher"]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    return 0
 
 
 def main() -> int:
+    if "-m" in sys.argv:
+        return _search()
     signal.signal(signal.SIGTERM, _on_signal)
     given = dict(text.partition("=")[::2] for text in sys.argv[1:])
     folder = Path(given.get("hydra.run.dir") or given["resume"])

@@ -12,7 +12,8 @@ from tests.support.scenarios.clouds import copy_of
 from tests.support.scenarios.commands import Terminal
 from tests.support.scenarios.deployments import PlayedDeployment
 from tests.support.scenarios.runs import PlayedRun
-from tests.support.scenarios.scenario import DEPLOYMENTS, Scenario
+from tests.support.scenarios.scenario import DEPLOYMENTS, SEARCHES, Scenario
+from tests.support.scenarios.searches import PlayedSearch
 
 AT_ONCE = 8  # each waits most of the time
 REPEAT = "DOGBREED_SCENARIOS={seed} python -m pytest -n0 -s -m slow tests/launchers/test_scenarios.py"
@@ -41,12 +42,17 @@ def play(state: Path, place: Path, seed: int) -> Played:
     happened: list[str] = []
     try:
         with copy_of(state, place / "cloud") as cloud:
-            kind = PlayedDeployment if scenario.kind in DEPLOYMENTS else PlayedRun
-            kind(scenario, cloud, terminal, place, happened).play()
+            _played_by(scenario.kind)(scenario, cloud, terminal, place, happened).play()
     except Exception as error:
         why = str(error) if isinstance(error, AssertionError) else traceback.format_exc()
         failure = f"{why}\n--- what was typed ---\n{terminal.transcript()}"
     return Played(scenario, ", ".join(happened), failure, time.monotonic() - began)
+
+
+def _played_by(kind: str) -> type[PlayedRun] | type[PlayedDeployment] | type[PlayedSearch]:
+    if kind in DEPLOYMENTS:
+        return PlayedDeployment
+    return PlayedSearch if kind in SEARCHES else PlayedRun
 
 
 def play_all(state: Path, place: Path, seeds: Sequence[int]) -> list[Played]:

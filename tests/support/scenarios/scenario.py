@@ -9,7 +9,8 @@ JOBS = ("sagemaker_gpu", "sagemaker_spot", "sagemaker_multi")
 MACHINES = ("ec2_spot", "ec2_on_demand")
 RUNS = (*JOBS, *MACHINES, "local")
 DEPLOYMENTS = ("endpoint", "front")
-KINDS = (*RUNS, *DEPLOYMENTS)
+SEARCHES = ("one_job", "tuner")
+KINDS = (*RUNS, *DEPLOYMENTS, *SEARCHES)
 ZONES = [f"us-east-1{letter}" for letter in "abcdef"]
 
 _DENIED_JOBS = (
@@ -51,14 +52,14 @@ class Kill:
 
 @dataclass
 class Scenario:
-    """What happens to one run, or one deployment.
+    """What happens to one run, search or deployment.
 
     client: faults that the first command alone meets; rented: those of what it rents. endless: nothing that is rented
     can end the run, so that its deadline must. server_dies_s: seconds until the cloud's process is killed; it comes
-    back with its state. waits: whether the command stays until the run's end. tight: whether limits.max_usd ends it.
-    onward: how a run that has failed or was cancelled goes on: as its message tells, from another folder, or also on
-    another launcher. during: the step of a deployment at which faults and the end of a command come. abandoned: nobody
-    looks after it once it was asked for.
+    back with its state. waits: whether the command stays until the end. tight: whether limits.max_usd ends the run.
+    onward: how what has failed or was cancelled goes on: as its message tells, by the command that started it, from
+    another folder, or also on another launcher. during: the step of a deployment at which faults and the end of a
+    command come. abandoned: nobody looks after it once it was asked for.
     """
 
     seed: int
@@ -86,6 +87,8 @@ class Scenario:
         others = [each for each in RUNS if each != kind]
         drawn.onward = pick.choice(["as told", "as told", "elsewhere", pick.choice(others)])
         drawn.last = pick.choice(["result", "result", "download", "cancel", "cleanup"])
+        if kind in SEARCHES:
+            drawn.onward = pick.choice(["as told", "the same command"])
         if kind in DEPLOYMENTS:
             drawn.during = pick.choice(["create", "create", "update", "rollback", "cancel"])
             drawn.abandoned = drawn.during == "create" and pick.random() < 0.3
@@ -117,6 +120,9 @@ def _troubles(kind: str) -> list[Trouble]:
     if kind in DEPLOYMENTS:
         actions = _DENIED_DEPLOYMENTS + (_DENIED_FRONTS if kind == "front" else ())
         return [_throttle, _fail_s3, _expire, _kill, _kill, _kill, _kill_server, _deny(actions), _no_instance]
+    if kind in SEARCHES:
+        own = [_deny(_DENIED_JOBS), _deny_to_role(_DENIED_TO_JOB), _crash, _no_machine, _quota, _reclaim, _reclaim]
+        return [_throttle, _fail_s3, _expire, _kill, _kill, _kill_server, _cancel, *own]
     common = [_throttle, _fail_s3, _expire, _kill, _kill, _kill_server, _cancel]
     if kind in MACHINES:
         own = [_deny(_DENIED_MACHINES), _crash, _boot_failure, _no_machine_in, _hopeless(_DENIED_TO_MACHINE)]
