@@ -73,7 +73,7 @@ def main() -> int:
         _copy_run_folder(folder, base / "output/data")
         _unpack_model(folder / "model.tar.gz", base / "model")
     if group.first:
-        _wait_for_uploads(base, folder, came, training.signalled_at, failed=failed)
+        _wait_for_uploads(base, folder, came, training.signalled_at, failed=failed, tuned=tuned)
     if not failed:
         return _end(base, 0, "")
     status, reason, consequence = _root_cause(base, group, exits)
@@ -368,11 +368,11 @@ def _unpack_model(archive: Path, target: Path) -> None:
 
 
 def _wait_for_uploads(
-    base: Path, folder: Path, before: dict[Path, Any], signalled_at: float | None, *, failed: bool
+    base: Path, folder: Path, before: dict[Path, Any], signalled_at: float | None, *, failed: bool, tuned: bool
 ) -> None:
-    """Wait until SageMaker has saved the files of this machine that other machines need.
+    """Wait until SageMaker has saved the files of this machine that other machines need, or the client.
 
-    before: the stamps at the start. signalled_at: None if the machine received no signal.
+    before: the stamps at the start. signalled_at: None if the machine received no signal. tuned: as `needed` takes it.
     """
     uploads = _module(base / "code", "uploads")
     longest_s: float = uploads["longest_s"]()
@@ -381,7 +381,7 @@ def _wait_for_uploads(
     if failed and signalled_at is None:
         longest_s /= 5  # other machines wait for this one's reason
     until = (signalled_at or time.monotonic()) + longest_s
-    if not uploads["wait_for"](uploads["needed"](folder, before, failed=failed), folder, until=until):
+    if not uploads["wait_for"](uploads["needed"](folder, before, failed=failed, tuned=tuned), folder, until=until):
         print("SageMaker has not marked all saved files as uploaded: some of them may be missing in S3", flush=True)
 
 

@@ -37,12 +37,15 @@ def stamps(folder: Path) -> dict[Path, Stamp]:
     return found
 
 
-def needed(folder: Path, before: Mapping[Path, Stamp], *, failed: bool) -> list[Path]:
+def needed(folder: Path, before: Mapping[Path, Stamp], *, failed: bool, tuned: bool = False) -> list[Path]:
     """Return what the next machine resumes from or, of a run that has succeeded, the features for later runs.
 
-    before: the stamps at the start of the machine. Unchanged files are already in S3.
+    before: the stamps at the start of the machine. Unchanged files are already in S3. tuned: whether it is a trial of
+    SageMaker's tuner, whose result is fetched from where it was saved.
     """
     changed = (path for path, stamp in stamps(folder).items() if before.get(path) != stamp)
+    if tuned and not failed:
+        return list(changed)
     if failed:
         return [path for path in changed if path.relative_to(folder).match(_CHECKPOINT) or path == folder / _STUDY]
     return [path for path in changed if path.relative_to(folder).parts[0] == _FEATURES]

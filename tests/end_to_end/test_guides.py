@@ -198,6 +198,8 @@ SKIPPED = {
     "python -m pytest -n0 tests/launchers/test_plans.py": _CHECKS,
     "python -m pytest -n0 tests/launchers/test_plans.py -k recorded": _CHECKS,
     "DOGBREED_RECORD=1 python -m pytest tests/launchers/test_plans.py": "writes into the project",
+    "python -m pytest -n0 -s -m slow tests/launchers/test_scenarios.py": _CHECKS,
+    "DOGBREED_SCENARIOS=17 python -m pytest -n0 -s -m slow tests/launchers/test_scenarios.py": _CHECKS,
     "git diff tests/launchers/plans": "is about what was just recorded in a clone",
 }
 

@@ -156,3 +156,19 @@ folder.mkdir(parents=True)
         shard.with_name("a.npy.sagemaker-uploaded").touch()
     assert "missing in S3" not in process.communicate(timeout=30)[0]
     assert process.returncode == 0
+
+
+def test_what_is_waited_for_is_what_somebody_reads_where_it_was_saved(tmp_path: Path) -> None:
+    before = uploads.stamps(tmp_path)
+    names = ["metrics.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "features/a/recipe.json"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+
+    def needed(*, failed: bool, tuned: bool) -> set[str]:
+        found = uploads.needed(tmp_path, before, failed=failed, tuned=tuned)
+        return {path.relative_to(tmp_path).as_posix() for path in found}
+
+    assert needed(failed=True, tuned=False) == needed(failed=True, tuned=True) == {"checkpoints/last.ckpt"}
+    assert needed(failed=False, tuned=False) == {"features/a/recipe.json"}  # the rest is in its archive
+    assert needed(failed=False, tuned=True) == set(names)
