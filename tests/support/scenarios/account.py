@@ -64,6 +64,8 @@ class Account:
                 elif earlier.status == "Completed":
                     yield f"{later.name} began although {earlier.name} had succeeded"
         for before, after in pairwise(self.machines):
+            if before.impaired:  # it was down from then on, whenever its end was noticed
+                continue
             ended = before.left if before.left is not None else before.ended
             if ended is None or (after.began is not None and after.began < ended):
                 yield f"{after.id} was up while {before.id} was"

@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from launchers.status import LaunchError
 from tests.support.project import ROOT
 from tests.support.scenarios.scenario import Kill
 
 _CLIENT = ROOT / "tests" / "support" / "children" / "scenario_client.py"
 _COMMAND = re.compile(r"\bpython (?:\S*train\.py|-m launchers)\b.*")
 _LONGEST_S = 300
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,23 @@ def _until_prose(text: str) -> list[str]:
     return shlex.split(text)
 
 
+def steady(read: Callable[[], Found]) -> Found:
+    """Read something of the cloud, and again if its process was killed meanwhile."""
+    from botocore.exceptions import BotoCoreError
+
+    end = time.monotonic() + 60
+    while True:
+        try:
+            return read()
+        except (BotoCoreError, LaunchError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
 def wait_until(reached: Callable[[], bool], longest_s: float = 400) -> None:
     """Wait, looking seldom: many scenarios share few processors."""
     end = time.monotonic() + longest_s
-    while not reached():
+    while not steady(reached):
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.5)

@@ -8,7 +8,7 @@ from launchers.deploy.launcher import DeployLauncher
 from launchers.status import Handle, Phase
 from tests.support.odd_pictures import saved, upright
 from tests.support.scenarios.clouds import MODEL
-from tests.support.scenarios.commands import Said, wait_until
+from tests.support.scenarios.commands import Said, steady, wait_until
 from tests.support.scenarios.played import MOST_ROUNDS, Played
 
 _FRONT = ["launcher.front=lambda", "launcher.reserved=3"]
@@ -114,14 +114,16 @@ class PlayedDeployment(Played):
         return DeployLauncher.at(self.cloud.admin)
 
     def _seen(self) -> Phase:
-        return self._launcher().status(Handle("deploy", "rehearsal", _NAME)).phase
+        return steady(lambda: self._launcher().status(Handle("deploy", "rehearsal", _NAME)).phase)
 
     def _wait_until_settled(self) -> None:
         wait_until(lambda: self._seen() in (Phase.IN_SERVICE, Phase.FAILED, Phase.LOST))
 
     def _config(self) -> str:
-        found: dict[str, Any] = self.cloud.admin.client("sagemaker").describe_endpoint(EndpointName=f"dogbreed-{_NAME}")
-        return str(found["EndpointConfigName"])
+        def read() -> dict[str, Any]:
+            return dict(self.cloud.admin.client("sagemaker").describe_endpoint(EndpointName=f"dogbreed-{_NAME}"))
+
+        return str(steady(read)["EndpointConfigName"])
 
     def _is_gone(self) -> bool:
         return not self.account.left()

@@ -11,7 +11,7 @@ from launchers.ec2.spot import Ec2Launcher
 from launchers.local import LocalLauncher
 from launchers.sagemaker.training import SageMakerLauncher
 from launchers.status import Cause, Handle, Phase, Status
-from tests.support.scenarios.commands import commands_in, wait_until
+from tests.support.scenarios.commands import commands_in, steady, wait_until
 from tests.support.scenarios.played import MOST_ROUNDS, SAVED_WITHIN_S, Played
 from tests.support.scenarios.scenario import MACHINES
 from tests.support.stand_in_training import EVERY
@@ -180,7 +180,7 @@ class PlayedRun(Played):
 
     def _seen(self) -> Status:
         """Return the status as the administrator sees it."""
-        return self._launcher().status(self.handle)
+        return steady(lambda: self._launcher().status(self.handle))
 
     def _status(self) -> dict[str, Any]:
         """Return the status as the command shows it, typed where the run goes on."""

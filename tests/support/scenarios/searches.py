@@ -11,7 +11,7 @@ from launchers.runs.launched import launched
 from launchers.sagemaker.training import SageMakerLauncher
 from launchers.sagemaker.tuner import Tuner
 from launchers.status import Cause, Handle, Phase, Status
-from tests.support.scenarios.commands import Said, commands_in, wait_until
+from tests.support.scenarios.commands import Said, commands_in, steady, wait_until
 from tests.support.scenarios.played import MOST_ROUNDS, SAVED_WITHIN_S, Played
 
 TRIALS = 4
@@ -115,8 +115,11 @@ class PlayedSearch(Played):
         return Handle.parse(note["handle"])
 
     def _seen(self) -> Status:
-        launcher = SageMakerLauncher.at(self.cloud.admin)
-        return (Tuner(launcher) if self.scenario.kind == "tuner" else launcher).status(self._handle())
+        def read() -> Status:
+            launcher = SageMakerLauncher.at(self.cloud.admin)
+            return (Tuner(launcher) if self.scenario.kind == "tuner" else launcher).status(self._handle())
+
+        return steady(read)
 
     def _status(self) -> dict[str, Any]:
         said = self.type("launchers", "status", str(self._handle()), "--json", *self.option)
