@@ -62,19 +62,21 @@ class OwnCloud:
 
 
 @contextmanager
-def set_up(place: Path, *, serves: bool = True) -> Iterator[Path]:
+def set_up(place: Path, *settings: str) -> Iterator[Path]:
     """Yield the state of a cloud that has the roles that launchers print, and code that trains nothing.
 
-    It does not run: scenarios copy it. serves: whether it has the image of deployments, which takes a while.
+    It does not run: scenarios copy it. settings: what its roles are for; all that launchers need, and the image of
+    deployments besides, which takes a while, if there are none.
     """
     state = place / "state"
     packages = state / "ec2" / "packages"
     packages.mkdir(parents=True)
     (packages / "torch.py").write_text("")  # that does not take long to import
+    of = [word for text in settings for word in ("--for", text)]
     try:
-        assert launchers_command(["iam", "--apply", "--state-dir", str(state)]) == 0
+        assert launchers_command(["iam", "--apply", "--state-dir", str(state), *of]) == 0
         _send_stand_in(state, place / "run")
-        if serves:
+        if not settings:
             _build_image(state, place / "run")
     finally:
         process.stop(state)

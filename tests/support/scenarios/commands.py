@@ -125,4 +125,4 @@ def wait_until(reached: Callable[[], bool], longest_s: float = 400) -> None:
     end = time.monotonic() + longest_s
     while not steady(reached):
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.5)
+        time.sleep(1)
