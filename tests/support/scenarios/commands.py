@@ -76,7 +76,7 @@ class Terminal:
         statuses = {0, 1}
         if kill is not None:
             number = signal.Signals[kill.signal]
-            statuses |= {-number, 128 + number}
+            statuses |= {-number, 128 + number, 128 + signal.SIGTERM}  # that of `cancel` on this machine
         assert said.status in statuses, f"an exit status that says nothing:\n{said}"
         if said.status == 1 and words[0] == "train.py":
             assert _tells(said.text), f"a failure without a next action:\n{said}"

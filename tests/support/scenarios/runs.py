@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -11,9 +12,9 @@ from launchers.ec2.spot import Ec2Launcher
 from launchers.local import LocalLauncher
 from launchers.sagemaker.training import SageMakerLauncher
 from launchers.status import Cause, Handle, Phase, Status
-from tests.support.scenarios.commands import commands_in, steady, wait_until
+from tests.support.scenarios.commands import Said, commands_in, steady, wait_until
 from tests.support.scenarios.played import MOST_ROUNDS, SAVED_WITHIN_S, Played
-from tests.support.scenarios.scenario import MACHINES
+from tests.support.scenarios.scenario import MACHINES, Kill
 from tests.support.stand_in_training import EVERY
 
 EPOCHS, LONG = 4, 1000
@@ -53,14 +54,18 @@ class PlayedRun(Played):
     # --- what happens ---
 
     def play(self) -> None:
-        with self.server_dying():
-            self._submit()
-            cancelled = self._cancel() if self.scenario.cancel_after_s is not None else False
+        cancelled = False
+        if self.scenario.kind == "local":
+            self._submit_here()
+        else:
+            with self.server_dying():
+                self._submit()
+                cancelled = self._cancel() if self.scenario.cancel_after_s is not None else False
         for _ in range(MOST_ROUNDS):
             self._wait()
             status = self._status()
             self.happened.append(str(status["phase"]) + (f" ({status['cause']})" if status["cause"] != "none" else ""))
-            if status["phase"] in ("succeeded", "lost"):
+            if status["phase"] == "succeeded":
                 break
             if status["phase"] == "cancelled" and cancelled and self.scenario.onward == "as told":
                 break  # that is what was wanted
@@ -71,6 +76,19 @@ class PlayedRun(Played):
         self._last(status)
         self.check(status)
 
+    def _submit_here(self) -> None:
+        """Start the run on this machine, and cancel it from another terminal if that is in the scenario."""
+        scenario, words = self.scenario, self._words(first=True)
+        kill = scenario.kill or Kill("SIGTERM")  # by which `cancel` ends it
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(self.terminal.type, self.here, "train.py", *words, kill=kill)
+            if scenario.cancel_after_s is not None:
+                wait_until((self.here / "runs" / self.run_id / "state.json").exists)
+                time.sleep(scenario.cancel_after_s)
+                assert self.type("launchers", "cancel", f"runs/{self.run_id}").status == 0
+            if running.result().status not in (0, 1):
+                self.happened.append("ended by a signal")
+
     def _submit(self) -> None:
         """Type the command that starts the run, and again if it was killed or has failed, until there is a run."""
         for attempt in range(MOST_ROUNDS):
@@ -80,8 +98,6 @@ class PlayedRun(Played):
                 return
             if said.status != 1:
                 self.happened.append("killed")
-                if self.kinds[-1] == "local":
-                    return
                 continue
             if self._seen().phase is not Phase.LOST:
                 return  # it has ended otherwise than well, as its status says
@@ -104,8 +120,6 @@ class PlayedRun(Played):
 
     def _cancel(self) -> bool:
         assert self.scenario.cancel_after_s is not None
-        if self.kinds[-1] == "local":
-            return False  # it is over by now
         time.sleep(self.scenario.cancel_after_s)
         for _ in range(MOST_ROUNDS):
             said = self.type("launchers", "cancel", str(self.handle), *self.option)
@@ -123,39 +137,42 @@ class PlayedRun(Played):
     def _go_on(self, status: dict[str, Any]) -> None:
         """Type what the status of a run that has failed, or was cancelled, tells to type."""
         commands = commands_in(status["next_action"])
-        more: list[str] = []
+        again = [words for words in commands if words[0] == "train.py"]
+        assert again, f"no command resumes it: {status['next_action']}"
+        for words in commands:
+            if words[:2] == ["launchers", "iam"]:
+                assert self.type(*words).status == 0
+        more = self._with_more_money(again[0]) if status["cause"] == "budget" else []
         onward = self.scenario.onward
         if onward not in ("as told", "elsewhere") and onward not in self.kinds:
-            more = launcher_words(onward)
+            more += launcher_words(onward)
             self.kinds.append(onward)
             self.happened.append(f"goes on by {onward}")
-        if self.scenario.tight and status["cause"] == "budget":
-            more += self._with_more_money(commands)
-        for words in commands:
-            if words[0] == "train.py":
-                self.type(*words, *more)
-                return
-            if words[1] == "iam":
-                assert self.type(*words).status == 0
-        raise AssertionError(f"no command resumes it: {status['next_action']}")
+        said = self.type(*again[0], *more)
+        if said.status != 0 and self._seen().phase is Phase.LOST:  # what is enough for one launcher may not be for all
+            said = self.type(*again[0], *more, self._more_money(said))
+        assert said.status == 0 or self._seen().phase is not Phase.LOST, said
 
-    def _with_more_money(self, commands: list[list[str]]) -> list[str]:
+    def _with_more_money(self, again: list[str]) -> list[str]:
         """Type the command with the old limit, which must be refused; return what the refusal asks for instead."""
-        again = next(words for words in commands if words[0] == "train.py")
         said = self.type(*again)
         assert said.status == 1, said
-        asked = [word for word in said.text.split() if word.startswith("limits.max_usd=")]
-        assert asked, f"the refusal does not say how much is enough:\n{said}"
-        self.most_usd = float(asked[-1].partition("=")[2].rstrip("."))
         done = self.cloud.noted(self.run_id)[-1]["step"] // EVERY
-        return [asked[-1].rstrip("."), f"trainer.max_epochs={done + 1}"]
+        return [self._more_money(said), f"trainer.max_epochs={done + 1}"]
+
+    def _more_money(self, said: Said) -> str:
+        """Return the limit that a refusal asks for."""
+        asked = [word.rstrip(".") for word in said.text.split() if word.startswith("limits.max_usd=")]
+        assert asked, f"the refusal does not say how much is enough:\n{said}"
+        self.most_usd = float(asked[-1].partition("=")[2])
+        return asked[-1]
 
     def _last(self, status: dict[str, Any]) -> None:
         """Fetch the run, or end it, from a folder that knows nothing of it; then nothing may be left."""
         there = self.place / "there" if self.kinds[-1] != "local" else self.here
         last, succeeded = self.scenario.last, status["phase"] == "succeeded"
         target = str(self.handle) if self.kinds[-1] != "local" else f"runs/{self.run_id}"
-        if last != "cleanup" and status["phase"] != "lost":
+        if last != "cleanup":
             said = self.type("launchers", last, target, *self.option, folder=there)
             wanted = succeeded if last == "result" else last == "cancel" or bool(self.cloud.noted(self.run_id))
             assert (said.status == 0) == wanted or (last == "download" and not wanted), said
@@ -200,8 +217,10 @@ class PlayedRun(Played):
     def _check_cause(self, status: dict[str, Any], *, cancelled: bool) -> None:
         """Check that a run that has not succeeded names a fault that was injected."""
         rented, causes = self.scenario.rented, set[Cause]()
-        if cancelled or self.scenario.kill is not None:
-            causes |= {Cause.BY_USER, Cause.INTERRUPTED} if self.kinds[-1] == "local" or cancelled else set()
+        if cancelled:
+            causes.add(Cause.BY_USER)
+        if self.scenario.kind == "local":
+            causes |= {Cause.BY_USER, Cause.INTERRUPTED}
         if self.scenario.tight:
             causes.add(Cause.BUDGET)
         if self.cloud.deaths or rented.get("crashes", 0) > 2 or rented.get("reclaims"):
