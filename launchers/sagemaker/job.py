@@ -198,6 +198,11 @@ class TrainingJob:
 # --- what it means for the run ---
 
 
+def cause_of(reason: str) -> Cause:
+    """Return the cause that a FailureReason names in SageMaker's own words, not in launchers/remote/entry.py's."""
+    return next(cause for text, cause, _ in _REASONS if text in reason)
+
+
 _CAUSED = re.compile(
     r"^AlgorithmError: (?:ExecuteUserScriptError:?\s*)?\[(?P<cause>[a-z_]+)\] (?P<detail>.*?)(?:, exit code: \d+)?$",
     re.S,

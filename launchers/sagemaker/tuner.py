@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -239,12 +239,17 @@ class Tuner:
         if not jobs:
             return Status(Phase.LOST, Cause.UNKNOWN, self._unknown(handle)), []
         wanted, mode, again = sum(job.trials for job in jobs), "max", "the command that started this search"
+        typed: Sequence[str] = ()
         with suppress(LaunchError):  # its settings were deleted
             spec = self._spec_of(jobs[-1])
             assert spec.tuning is not None
             wanted, mode, again = tuning.trials_of(spec), spec.tuning.mode, search_command(spec)
+            typed = spec.overrides
         trials = self._trials_of(jobs)
         status = status_of(jobs, trials, wanted=wanted, mode=mode, now=time.time(), again=again)
+        if status.phase is Phase.FAILED and status.cause is Cause.PERMISSION:
+            grant = permissions.how_to_grant(jobs[-1].role_arn, typed)
+            status = replace(status, next_action=f"{grant}\nThen: {again}")
         return status, [trial for each in trials for trial in each]
 
     def logs(

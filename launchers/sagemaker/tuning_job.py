@@ -14,6 +14,7 @@ from launchers.aws.layout import RunLocation
 from launchers.aws.shortage import shortage_in
 from launchers.cost import prices
 from launchers.remote.entry import END
+from launchers.sagemaker.job import cause_of
 from launchers.status import Cause, Phase, Status
 
 TrialState = Literal["running", "complete", "pruned", "failed", "cut off"]
@@ -223,8 +224,17 @@ def _why_trials_failed(trials: Sequence[TunedTrial]) -> str:
 
 
 def _cause(reason: str, trials: Sequence[TunedTrial]) -> Cause:
+    """Return why a tuning job failed: for its own reason or, if that is that no trial succeeded, for theirs."""
     if shortage_in(reason) is not None:
         return Cause.CAPACITY
-    found = [_CAUSED.search(trial.reason) for trial in trials if trial.state == "failed"]
-    names = {each["cause"] for each in found if each is not None}
-    return Cause(names.pop()) if len(names) == 1 and names <= set(Cause) else Cause.USER_CODE
+    if (own := cause_of(reason)) is not Cause.UNKNOWN:
+        return own
+    causes = {_cause_of_trial(trial.reason) for trial in trials if trial.state == "failed"}
+    return causes.pop() if len(causes) == 1 else Cause.USER_CODE
+
+
+def _cause_of_trial(reason: str) -> Cause:
+    found = _CAUSED.search(reason)
+    if found is not None and found["cause"] in set(Cause):
+        return Cause(found["cause"])
+    return cause_of(reason) if reason else Cause.USER_CODE  # it printed no value of the objective

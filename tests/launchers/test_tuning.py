@@ -377,6 +377,25 @@ def test_the_phase_of_a_search(of: TuningJob, phase: Phase, cause: Cause) -> Non
     assert ("again" in status.next_action) == (phase in (Phase.CANCELLED, Phase.FAILED))
 
 
+DENIED = "ClientError: Data download failed: AccessDenied: User: x is not authorized to perform: s3:ListBucket"
+
+
+@pytest.mark.parametrize(
+    ("reason", "of_trials", "cause"),
+    [
+        ("No training job succeeded.", [DENIED, DENIED], Cause.PERMISSION),
+        ("No training job succeeded.", [DENIED, TOOLKIT], Cause.USER_CODE),  # there is more than one
+        ("No training job succeeded.", [TOOLKIT], Cause.BAD_CONFIG),
+        ("No training job succeeded.", [""], Cause.USER_CODE),
+        ("InternalServerError: please try again", [], Cause.INTERRUPTED),
+        ("InternalServerError: please try again", [TOOLKIT], Cause.INTERRUPTED),
+    ],
+)
+def test_why_a_search_failed(reason: str, of_trials: list[str], cause: Cause) -> None:
+    trials = [trial(number, "failed", None, reason=text) for number, text in enumerate(of_trials)]
+    assert of_search(job("Failed", FailureReason=reason), *trials).cause is cause
+
+
 def test_a_search_costs_what_its_trials_have_run() -> None:
     hour = trial(started=CREATED.timestamp(), ended=None)
     status = of_search(job("InProgress", ended=None), hour, trial(started=None, ended=None))

@@ -94,6 +94,13 @@ class Played(ABC):
             known += ["cannot be reached", "does not recognize these credentials"]
         assert any(words in text for words in known), f"it names none of {known}:\n{said}"
 
+    def forget(self) -> Path:
+        """Take away the folders in which commands were typed. Return one that shares nothing with them."""
+        for name in ("home", "elsewhere"):
+            if (self.place / name).exists():
+                (self.place / name).rename(self.place / f"{name}-moved")
+        return self.place / "there"
+
     def clean_up(self) -> None:
         words = ["cleanup", "rehearsal", "--apply", "--yes", "--older-than-h", "0", *self.option]
         said = self.type("launchers", *words, folder=self.place / "there")

@@ -169,7 +169,7 @@ class PlayedRun(Played):
 
     def _last(self, status: dict[str, Any]) -> None:
         """Fetch the run, or end it, from a folder that knows nothing of it; then nothing may be left."""
-        there = self.place / "there" if self.kinds[-1] != "local" else self.here
+        there = self.here if self.kinds[-1] == "local" else self.forget()
         last, succeeded = self.scenario.last, status["phase"] == "succeeded"
         target = str(self.handle) if self.kinds[-1] != "local" else f"runs/{self.run_id}"
         if last != "cleanup":

@@ -90,8 +90,8 @@ class PlayedSearch(Played):
 
     def _last(self) -> None:
         last = self.scenario.last if self.scenario.last != "cleanup" else "result"
-        there = self.place / "there"
-        said = self.type("launchers", last, str(self._handle()), *self.option, folder=there)
+        handle = str(self._handle())
+        said = self.type("launchers", last, handle, *self.option, folder=self.forget())
         assert said.status == 0, said
         if last in ("result", "download"):
             self._check_home(said)
