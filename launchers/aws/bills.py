@@ -100,6 +100,13 @@ def of_deployment(cloud: Cloud, layout: Layout, name: str) -> list[Bill]:
     return sorted(_read(cloud, layout, layout.models(name), f"{name}/"), key=lambda bill: bill.key)
 
 
+def spent_elsewhere(cloud: Cloud, layout: Layout, run_id: str, launcher: str) -> float:
+    """Return what a run has cost by other launchers than this one, by list prices. launcher: the scheme of handles."""
+    folder, now = f"{layout.runs}{run_id}/", datetime.now(UTC)
+    others = [bill for bill in _read(cloud, layout, folder, f"{run_id}/") if bill.launcher != launcher]
+    return sum(bill.usd(now, bill.started or now, now) or 0.0 for bill in others)
+
+
 def read(cloud: Cloud, layout: Layout) -> list[Bill]:
     """Return all records in the bucket."""
     return [*_read(cloud, layout, layout.runs), *_read(cloud, layout, f"{layout.prefix}/models/")]

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import write_text
-from launchers.aws import bucket, grants, iam, s3, sent, transfer
+from launchers.aws import bills, bucket, grants, iam, s3, sent, transfer
 from launchers.aws.errors import code_of, errors
 from launchers.aws.layout import Layout, archive_uri
 from launchers.aws.policy import Identity
 from launchers.aws.results import download_results, download_search, download_to_resume, is_of_another, read_spec
 from launchers.base import Capabilities, CleanupReport, Cloud
+from launchers.cost.limits import Limits
 from launchers.ec2 import account, checks, fitting, fleet, groups, logs, names, permissions, state, summary
 from launchers.ec2.fleet import Found
 from launchers.ec2.settings import Ec2Settings
@@ -109,7 +110,7 @@ class Ec2Launcher(Ec2Settings):
         raise_findings(LaunchError, bucket.bucket_findings(self.cloud, self.bucket, caller.account))
         seen = state.read(self.cloud, self.layout, spec.run_id)
         if seen.submission is None or not self._is_wanted(seen, plan):
-            deadline_h = fitting.fit(self, spec, spent_usd=self._spent_usd(seen)).deadline_h
+            deadline_h = fitting.fit(self, spec, spent_usd=self._spent_usd(seen, spec)).deadline_h
             if self.cloud.makes_buckets:  # a rehearsal, which stands for an account that is set up
                 account.set_up(self, spec, caller)
             found = account.look_up(self, spec, caller)
@@ -125,10 +126,13 @@ class Ec2Launcher(Ec2Settings):
             self._stop(state.read(self.cloud, self.layout, spec.run_id), early=True)
         return plan.handle
 
-    def _spent_usd(self, seen: Seen) -> float:
-        """Return what earlier submissions of the run have cost, at most."""
+    def _spent_usd(self, seen: Seen, spec: RunSpec) -> float:
+        """Return what earlier submissions of the run have cost, at most, by other launchers too."""
+        if Limits.of(spec.config).max_usd is None:
+            return 0.0
         usd = state.usd_of(seen, datetime.now(UTC)) if seen.attempts else None
-        return 0.0 if usd is None else fitting.with_beside(self, usd)
+        own = 0.0 if usd is None else fitting.with_beside(self, usd)
+        return own + bills.spent_elsewhere(self.cloud, self.layout, spec.run_id, self.scheme)
 
     def _check_photos(self, spec: RunSpec) -> None:
         """Raise LaunchError if the photos are to come from a folder in S3 in which there is nothing."""

@@ -13,7 +13,7 @@ from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import write_text
 from launchers import formatting
-from launchers.aws import bucket, grants, iam, s3, saved, sent, tags, transfer
+from launchers.aws import bills, bucket, grants, iam, s3, saved, sent, tags, transfer
 from launchers.aws.actions import SAGEMAKER
 from launchers.aws.errors import code_of, errors
 from launchers.aws.layout import Layout
@@ -163,12 +163,14 @@ class SageMakerLauncher(JobSettings):
             transfer.upload(self.cloud, put.parameters, spec, settings)
 
     def _within_limits(self, plan: Plan, create: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the request, shortened by what earlier jobs of the run have spent of limits.max_usd.
+        """Return the request, shortened by what the run has spent of limits.max_usd, by other launchers too.
 
         Raises LaunchError if what is left is too little.
         """
-        limits, run_id = Limits.of(plan.spec.config), plan.spec.run_id
-        spent = 0.0 if limits.max_usd is None else sum(job.usd(time.time()) or 0.0 for job in self.jobs.all(run_id))
+        limits, run_id, spent = Limits.of(plan.spec.config), plan.spec.run_id, 0.0
+        if limits.max_usd is not None:
+            spent = sum(job.usd(time.time()) or 0.0 for job in self.jobs.all(run_id))
+            spent += bills.spent_elsewhere(self.cloud, self.layout, run_id, self.scheme)
         if not spent:
             return dict(create)
         shorter = fitting.less_spent(create, limits, spent)
@@ -348,6 +350,8 @@ class SageMakerLauncher(JobSettings):
         job = self._job(handle)
         if checkpoints and not job.finished:
             raise LaunchError(f"Run {handle} is still running remotely.\n" + self._attach_or_cancel(handle))
+        if job.finished:
+            self._record(handle)  # for limits.max_usd, if it goes on by another launcher
         return download_to_resume(self.cloud, handle, job.location, folder, checkpoints=checkpoints)
 
     def download(self, handle: Handle) -> Path:
