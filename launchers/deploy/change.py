@@ -254,12 +254,16 @@ class Change:
         found = endpoint.find(self.cloud, self.name)
         if status.phase is not Phase.IN_SERVICE or found is None:
             problem, cause = f"The deployment {self.name} failed: {status.detail or 'it is gone'}", status.cause
+            problem += f"\n{endpoint.what_next(cause)}"
         elif found.config != self._config:
             self._forget_revision()
             self._scale_again()
+            cause = endpoint.cause_of(found.reason)
+            cause = Cause.USER_CODE if cause is Cause.UNKNOWN else cause  # an alarm has brought it back
             raise LaunchError(
-                f"SageMaker rolled the update of {self.name} back; the revision before is in service.\n{found.reason}",
-                Cause.USER_CODE,
+                f"SageMaker rolled the update of {self.name} back; the revision before is in service.\n{found.reason}\n"
+                f"{endpoint.what_next(cause)}",
+                cause,
             )
         else:
             model = Path(request.deployment(self.spec).model.path)
@@ -272,7 +276,8 @@ class Change:
         if not problem:
             self._forget_old_revisions(found.config if found else "")
             return
-        error = LaunchError("\n".join([problem, *(f"  | {line}" for line in status.log_tail)]), cause)
+        lines = [problem, *(f"  | {line}" for line in status.log_tail)]
+        error = LaunchError("\n".join(lines), cause, status.shortage)
         if self.creates:
             self._undo(error)
         else:

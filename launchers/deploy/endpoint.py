@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from dogbreed import commands
 from launchers.aws import tags
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 from launchers.cost import prices
 from launchers.deploy import autoscaling, expiry, fronted, names, request
 from launchers.spec import Deployed
-from launchers.status import Cause, LaunchError, Phase, Status
+from launchers.status import Cause, LaunchError, Phase, Shortage, Status
 
 _PHASES = {
     "Creating": Phase.PROVISIONING,
@@ -116,7 +117,7 @@ class Endpoint:
     def status_of(self, cloud: Cloud, name: str) -> Status:
         details, cause = [], Cause.NONE
         if self.phase is Phase.FAILED:
-            cause = _cause(self.reason)
+            cause = cause_of(self.reason)
         if self.reason:
             details.append(self.reason)
         if self.phase is Phase.IN_SERVICE:
@@ -133,6 +134,7 @@ class Endpoint:
             attempt=1,
             started_at=self.created.isoformat(timespec="seconds"),
             job=self.name,
+            shortage=Shortage("AWS has no capacity for this instance type") if cause is Cause.CAPACITY else None,
         )
 
 
@@ -190,7 +192,7 @@ def spent(endpoint: Endpoint, instance_type: str, now: datetime) -> float | None
     return None if row is None else row.usd * max(endpoint.instances, 1) * max(hours, 0)
 
 
-def _cause(reason: str) -> Cause:
+def cause_of(reason: str) -> Cause:
     """Return why an endpoint failed, from SageMaker's words."""
     lower = reason.lower()
     if "capacity" in lower:
@@ -198,3 +200,18 @@ def _cause(reason: str) -> Cause:
     if "not authorized" in lower or "access denied" in lower or "permission" in lower:
         return Cause.PERMISSION
     return Cause.USER_CODE if "health check" in lower or "container" in lower else Cause.UNKNOWN
+
+
+def what_next(cause: Cause) -> str:
+    """Return what to try once an endpoint has failed, or its update was rolled back."""
+    match cause:
+        case Cause.CAPACITY:
+            return "Try: the same command later, or another launcher.instance_type or launcher.fallback_type"
+        case Cause.PERMISSION:
+            return (
+                f"Try: {commands.launchers('iam', '--apply', '--for', 'launcher=deploy')}, and the same command again"
+            )
+        case Cause.USER_CODE:
+            return "Try: the same command with another model, or a larger launcher.start_s if it starts too slowly"
+        case _:
+            return "Try: the same command again"
