@@ -14,6 +14,7 @@ from launchers.aws.layout import Layout
 from launchers.cli import cost
 from launchers.cli.verbs import main
 from launchers.rehearsal.cloud import Rehearsal
+from launchers.status import LaunchError
 from tests.support.launcher_contract import until
 from tests.support.rehearsing import BUCKET, prepared
 
@@ -119,6 +120,13 @@ def test_records_of_all_launchers_are_added_up_from_the_bucket(
     assert (found["on-ec2"]["launcher"], found["on-ec2"]["state"]) == ("ec2", "succeeded")
     assert found["dogs"]["usd"] == pytest.approx(1.07)
     assert "broken" not in found
+    assert bills.spent_elsewhere(cloud, layout, "on-ec2", "sagemaker") == pytest.approx(3 * 0.096)
+    assert bills.spent_elsewhere(cloud, layout, "on-ec2", "ec2") == 0.0
+    goes_on, further = prepared(
+        place, tmp_path / "on-ec2", "run_id=on-ec2", "limits.max_usd=0.3", launcher="sagemaker_gpu"
+    )
+    with pytest.raises(LaunchError, match=r"Earlier jobs of the run have cost \$0\.288"):
+        goes_on.submit(further)
     words += ["--month", "2026-10"]
     assert rows().keys() == {"on-ec2"}
     assert main([word for word in words if word != "--json"]) == 0

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
+from launchers.aws.account import Account
 from launchers.aws.scaling_actions import SCALING_ROLE
 from launchers.cost import prices, serving
 from launchers.deploy import names, parts, permissions, request
+from launchers.deploy.endpoint import Endpoint, what_next
 from launchers.deploy.scaling import Fixed, Report
 from launchers.plan import Plan
 from launchers.rehearsal.services import schedule_target
 from launchers.rehearsal.validation import findings
 from launchers.spec import Deployed, RunSpec
+from launchers.status import Cause, Phase
 from tests.support.deployments import launcher, spec
 
 PLANS = Path(__file__).parent / "plans"
@@ -368,3 +372,21 @@ def test_the_scheduler_may_delete_what_its_schedules_name_and_nothing_else() -> 
         for service, action in [each.parameters["Target"]["Arn"].rpartition("aws-sdk:")[2].split(":")]
     }
     assert {action for name, action, _ in _statements() if name == "scheduler"} == wanted
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause", "try_"),
+    [
+        ("Unable to provision capacity due to InsufficientInstanceCapacity error.", Cause.CAPACITY, "fallback_type"),
+        ("Role r is not authorized to perform: ecr:BatchGetImage", Cause.PERMISSION, "python -m launchers iam --apply"),
+        ("The container did not pass the ping health check.", Cause.USER_CODE, "launcher.start_s"),
+        ("Something else.", Cause.UNKNOWN, "Try: the same command again"),
+    ],
+)
+def test_why_an_endpoint_failed_and_what_to_try(reason: str, cause: Cause, try_: str) -> None:
+    moment = datetime(2026, 11, 24, tzinfo=UTC)
+    found = Endpoint("dogbreed-dogs", "arn", "Failed", "config", "", reason, moment, moment, 0)
+    status = found.status_of(Account(region="eu-west-1"), "dogs")
+    assert (status.phase, status.cause) == (Phase.FAILED, cause)
+    assert (status.shortage is not None) == (cause is Cause.CAPACITY)  # then launcher.wait_for_capacity_h applies
+    assert try_ in what_next(cause)
