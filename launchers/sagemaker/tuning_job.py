@@ -237,4 +237,5 @@ def _cause_of_trial(reason: str) -> Cause:
     found = _CAUSED.search(reason)
     if found is not None and found["cause"] in set(Cause):
         return Cause(found["cause"])
-    return cause_of(reason) if reason else Cause.USER_CODE  # it printed no value of the objective
+    found_by_sagemaker = cause_of(reason)
+    return Cause.USER_CODE if found_by_sagemaker is Cause.UNKNOWN else found_by_sagemaker
