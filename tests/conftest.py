@@ -126,6 +126,23 @@ def as_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         yield
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In xdist's workers, what takes longest begins first, so that none is left alone with it at the end."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    turns: dict[Path, int] = {}  # a file's tests stay together, with the fixtures that they share
+    for item in items:
+        turns[item.path] = min(_turn(item), turns.get(item.path, 2))
+    items.sort(key=lambda item: turns[item.path])
+
+
+def _turn(item: pytest.Item) -> int:
+    """Clouds and several machines come first, then what has photos and trains."""
+    trains = {"photos", "tiny_overrides"} & set(getattr(item, "fixturenames", ()))
+    return 0 if "cloud" in item.keywords else 1 if trains else 2
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Hold, over the whole cloud tier, that launchers call what their policies grant, and that those grant no more."""
     config, option = session.config, session.config.option

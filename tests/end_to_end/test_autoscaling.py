@@ -274,6 +274,7 @@ def expired(place: Place) -> list[str]:
     until(
         lambda: not any(text.startswith(("endpoint", "schedule")) for text in left_in(place.cloud, "flies")),
         timeout_s=240,
+        every_s=1,
     )
     return left_in(place.cloud, "flies")
 

@@ -35,10 +35,11 @@ from launchers.status import LaunchError, Phase
 from tests.support.deployed import CONTAINER
 from tests.support.launcher_contract import PlanContract, until
 from tests.support.odd_pictures import saved, upright
-from tests.support.places import Place, deploying, end, endpoint, environment, left_in
+from tests.support.places import BAKE_S, Place, deploying, end, endpoint, environment, left_in
 from tests.support.project import ROOT
 
 pytestmark = pytest.mark.cloud
+_BAKES = f"launcher.bake_s={BAKE_S}"  # as a command has it, which alarms need to go off
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ class AnswerLost(Change):
 def lost(place: Place) -> tuple[list[str], str, list[str]]:
     """Return the parts when an update's answer was lost, its configuration, and what a teardown meanwhile leaves."""
     place.deployed("moths")
-    launcher, plan = place.prepared("moths", "launcher.start_s=299")
+    launcher, plan = place.prepared("moths", "launcher.start_s=299", _BAKES)  # it is still going on when that is seen
     with pytest.raises(LaunchError, match="was closed"):
         AnswerLost(launcher, plan).make()
     found, pending = left_in(place.cloud, "moths"), endpoint(place, "moths")["PendingDeploymentSummary"]
@@ -189,7 +190,7 @@ def spoiled(place: Place, name: str, environment: dict[str, str]) -> tuple[str, 
     before, config = left_in(place.cloud, name), endpoint(place, name)["EndpointConfigName"]
     uri = place.image(name, Image([sys.executable, str(CONTAINER)], environment=environment))
     with pytest.raises(LaunchError, match=f"rolled the update of {name} back") as caught:
-        place.deployed(name, f"launcher.image={uri}", "launcher.start_s=60")
+        place.deployed(name, f"launcher.image={uri}", "launcher.start_s=60", _BAKES)
     assert endpoint(place, name)["EndpointConfigName"] == config
     after = left_in(place.cloud, name)
     end(place, name)
@@ -233,14 +234,14 @@ def test_a_first_deployment_that_fails_is_taken_down_and_says_why(stories: dict[
 
 def killed(place: Place) -> tuple[list[str], str, list[str]]:
     """Kill the command once it has made a model. Return the schedules then, and what the same command leads to."""
-    calls = [each.operation for each in place.prepared("ants", "launcher.ttl_hours=1")[1].requests]
+    calls = [each.operation for each in place.prepared("ants", "launcher.ttl_hours=1", _BAKES)[1].requests]
     child = ROOT / "tests" / "support" / "children" / "deploy_killed.py"
     words = [*place.words("ants", "launcher.ttl_hours=1"), f"hydra.run.dir={place.here}/run"]
     command = [sys.executable, str(child), str(calls.index("CreateModel") + 1), *words]
     done = subprocess.run(command, cwd=place.here, env=environment(), capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     schedules = [part.name for part in parts.of_deployment(place.cloud, "ants") if part.kind == "schedule"]
-    place.deployed("ants", "launcher.ttl_hours=1")
+    place.deployed("ants", "launcher.ttl_hours=1", _BAKES)
     status = endpoint(place, "ants")["EndpointStatus"]
     end(place, "ants")
     return schedules, status, left_in(place.cloud, "ants")
@@ -262,7 +263,7 @@ def expired(place: Place) -> list[str]:
     def over() -> bool:
         return not any(text.startswith(("endpoint", "schedule")) for text in left_in(place.cloud, "flies"))
 
-    until(over)
+    until(over, every_s=1)
     return left_in(place.cloud, "flies")
 
 

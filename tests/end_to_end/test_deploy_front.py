@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,14 +27,12 @@ from launchers.deploy import front, parts, smoke
 from launchers.deploy.launcher import DeployLauncher
 from launchers.deploy.names import Names
 from launchers.deploy.signing import SigningProxy, signer
-from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.status import Handle, LaunchError
 from tests.support.launcher_contract import until
 from tests.support.odd_pictures import saved, upright
-from tests.support.places import Place, end, endpoint, environment, left_in
+from tests.support.places import BAKE_S, Place, deploying, end, endpoint, environment, left_in
 from tests.support.project import ROOT
-from tests.support.serving import tiny_model
 
 pytestmark = pytest.mark.cloud
 FRONT = ("launcher.front=lambda", "launcher.reserved=3")
@@ -44,16 +41,8 @@ PHOTO = saved(upright(), "JPEG")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    here, before = tmp_path_factory.mktemp("front"), Path.cwd()
-    os.chdir(here)
-    cloud = Rehearsal(state_dir=str(here / "state"), reclaims=0, clock_rate=10)
-    found = Place(cloud, here, tiny_model(here / "model.tar.gz"))
-    try:
-        assert found.verb("iam", "--apply", "--for", "launcher=deploy") == 0
+    with deploying(tmp_path_factory.mktemp("front"), image=False) as found:
         yield found
-    finally:
-        process.stop(Path(cloud.state_dir))
-        os.chdir(before)
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +272,7 @@ def test_a_front_is_added_changed_kept_by_an_update_and_removed(place: Place, do
 
 def test_a_deployment_with_a_front_ends_by_itself(place: Place, dogs: Handle) -> None:
     place.deployed("flies", *FRONT, "launcher.ttl_hours=0.03")
-    until(lambda: left_in(place.cloud, "flies") == [])
+    until(lambda: left_in(place.cloud, "flies") == [], every_s=1)
 
 
 CREATING = (
@@ -352,7 +341,7 @@ def test_the_same_command_completes_what_a_killed_one_has_begun(place: Place, do
     found = killed(place, "ants", calls.index("CreateFunction") + 1)
     assert "front" in {part.kind for part in found}
     assert "dogbreed-ants-expiry-function" in {part.name for part in found}
-    launcher, handle = place.deployed("ants", *FRONT)
+    launcher, handle = place.deployed("ants", *FRONT, f"launcher.bake_s={BAKE_S}")
     assert len(launcher.invoke(handle, PHOTO)["probabilities"]) == 133
     end(place, "ants")
     assert left_in(place.cloud, "ants") == []

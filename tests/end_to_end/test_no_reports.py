@@ -74,27 +74,26 @@ def test_training_prediction_and_serving_reach_nobody(photos: Path, tmp_path: Pa
         "test=true",
         f"hydra.run.dir={tmp_path}/run",
     ]
-    with traced(places["train"], str(TRAIN), *settings) as training:
-        assert training.wait(240) == 0
+    # that this would be seen: the same without what turns it off
+    control = traced(places["control"], "-c", "import onnxruntime, time; time.sleep(5)")
+    with control as reporting:
+        with traced(places["train"], str(TRAIN), *settings) as training:
+            assert training.wait(240) == 0
+        assert reporting.wait(60) == 0
     run, photo = str(tmp_path / "run"), str(next(photos.rglob("*.jpg")))
     assert (tmp_path / "run/model.tar.gz").exists()
 
     again = f"from dogbreed.predict import main; import time; main([{run!r}, {photo!r}]); time.sleep({LASTING_S})"
-    with traced(places["predict"], "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {again}") as predicting:
-        assert predicting.wait(120) == 0
-
+    predict = traced(places["predict"], "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {again}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with traced(places["serve"], "-m", "dogbreed.serving", run, "--port", str(port)) as serving:
+    serve = traced(places["serve"], "-m", "dogbreed.serving", run, "--port", str(port))
+    with predict as predicting, serve as serving:
         began = time.monotonic()
         _classify(f"http://127.0.0.1:{port}/invocations", Path(photo).read_bytes(), {"Content-Type": "image/jpeg"})
         linger(serving, began)
-
-    # that this would be seen: the same without what turns it off
-    control = "import onnxruntime, time; time.sleep(5)"
-    with traced(places["control"], "-c", control) as reporting:
-        assert reporting.wait(60) == 0
+        assert predicting.wait(120) == 0
     found = {name: reached(place) for name, place in places.items()}
     assert found["control"], "ONNX Runtime no longer reports, so this test sees nothing"
     assert {name: lines for name, lines in found.items() if lines}.keys() == {"control"}, found

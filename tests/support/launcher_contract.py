@@ -35,11 +35,13 @@ def submitted(launcher: Launcher, plan: Plan) -> Handle:
     return plan.handle
 
 
-def until(reached: Callable[[], bool], *, timeout_s: float = 120) -> None:
-    end = time.monotonic() + timeout_s
+def until(reached: Callable[[], bool], *, timeout_s: float = 120, every_s: float = 0.1) -> None:
+    """Wait for something. every_s: between two looks, which become fewer in a long wait, as each of them costs time."""
+    began = time.monotonic()
     while not reached():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
+        waited_s = time.monotonic() - began
+        assert waited_s < timeout_s, "waited in vain"
+        time.sleep(max(every_s, min(0.5, 0.05 * waited_s)))
 
 
 class PlanContract(ABC):
