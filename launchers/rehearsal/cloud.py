@@ -8,7 +8,9 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 from dogbreed import commands
@@ -19,6 +21,8 @@ from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.names import BUCKET, FAULTS_HEADER, REGION, SESSION_HEADER, Server
 from launchers.rehearsal.process import IDLE_S, default_place, running, start
 from launchers.status import Cause, LaunchError
+
+_CREATING = Lock()  # boto3's session creates one client at a time
 
 
 @dataclass
@@ -80,17 +84,15 @@ class Rehearsal:
         return self._clients[service]
 
     def _connect(self, service: str, server: Server, credentials: Mapping[str, str]) -> Any:
-        boto3 = import_boto3("rehearsal")
+        import_boto3("rehearsal")
         from botocore.config import Config
 
-        return boto3.Session(botocore_session=_of_nobody()).client(
-            service,
-            region_name=self.region,
-            endpoint_url=server.url,
-            **credentials,
-            # no proxies: none of a company reaches this machine's loopback
-            config=Config(**TIMEOUTS, s3={"addressing_style": "path"}, proxies={}),
-        )
+        # no proxies: none of a company reaches this machine's loopback
+        config = Config(**TIMEOUTS, s3={"addressing_style": "path"}, proxies={})
+        with _CREATING:
+            return _session().client(
+                service, region_name=self.region, endpoint_url=server.url, config=config, **credentials
+            )
 
     @property
     def answers(self) -> bool:
@@ -143,14 +145,19 @@ class Rehearsal:
         return Faults(**{"reclaims": self.reclaims, "clock_rate": self.clock_rate, **self.faults})
 
 
-def _of_nobody() -> Any:
-    """Return a botocore session with default settings: no profile, file or variable of the user's account counts."""
+@cache
+def _session() -> Any:
+    """Return a session with default settings: no profile, file or variable of the user's account counts.
+
+    There is one in a process, since a new one reads the descriptions of AWS's services and regions again.
+    """
+    import boto3
     import botocore.session
     from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES as VARIABLES
 
     files = {"config_file": os.devnull, "credentials_file": os.devnull}
     unset = {name: (None, None, files.get(name, row[2]), row[3]) for name, row in VARIABLES.items()}
-    return botocore.session.Session(session_vars=unset)
+    return boto3.Session(botocore_session=botocore.session.Session(session_vars=unset))
 
 
 def _validate(params: Mapping[str, Any], model: Any, **_: Any) -> None:

@@ -1,9 +1,11 @@
 """A rehearsal cloud of the tests' own in which models are deployed, under the generated roles."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -12,7 +14,8 @@ import pytest
 
 from launchers import prepare
 from launchers.cli.verbs import main as launchers_command
-from launchers.deploy import parts, settings_checks
+from launchers.deploy import doctor, expiry, parts, settings_checks
+from launchers.deploy.checks import Checks
 from launchers.deploy.launcher import DeployLauncher
 from launchers.deploy.names import Names
 from launchers.plan import Plan
@@ -87,7 +90,7 @@ def deploying(here: Path, *permitted: str, image: bool = True) -> Iterator[Place
     try:
         more = [word for text in permitted for word in ("--for", "launcher=deploy", *text.split())]
         assert found.verb("iam", "--apply", "--for", "launcher=deploy", *more) == 0
-        with pytest.MonkeyPatch.context() as patch:
+        with in_less_time() as patch:
             patch.setattr(settings_checks, "_LEAST_BAKE_S", _BRIEF_S)
             if image:
                 found.deployed("first")
@@ -96,6 +99,23 @@ def deploying(here: Path, *permitted: str, image: bool = True) -> Iterator[Place
     finally:
         process.stop(Path(cloud.state_dir))
         os.chdir(before)
+
+
+@contextmanager
+def in_less_time() -> Iterator[pytest.MonkeyPatch]:
+    """A model is examined before its first deployment alone, and what outlasts an endpoint is deleted sooner."""
+    examine, found = doctor.examine, dict[tuple[str, str], Checks]()
+
+    def examined(model: Path, **settings: Any) -> Checks:
+        key = hashlib.sha256(model.read_bytes()).hexdigest(), repr(settings)
+        if key not in found:
+            found[key] = examine(model, **settings)
+        return found[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctor, "examine", examined)
+        patch.setattr(expiry, "_LATER", timedelta(minutes=2))
+        yield patch
 
 
 def left_in(cloud: Rehearsal, name: str) -> list[str]:
