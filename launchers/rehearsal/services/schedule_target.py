@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
+from threading import Lock
 from typing import Any
 
 import botocore.session
@@ -14,6 +16,7 @@ from launchers.rehearsal.names import REGION, Server
 from launchers.rehearsal.principals import role_session
 from launchers.rehearsal.service import Refused
 
+_CREATING = Lock()  # a session creates one client at a time
 _ARN = re.compile(r"arn:aws:scheduler:::aws-sdk:([a-z0-9]+):([a-z][A-Za-z0-9]+)")
 _SERVICES = {  # the SDK's identifier of a service, where botocore has another name
     "applicationautoscaling": "application-autoscaling",
@@ -49,15 +52,16 @@ def call_target(target: Mapping[str, Any], schedule: str, server: Server) -> str
     operation = _operation(service, action)
     assert operation is not None, action
     found = role_session(target["RoleArn"], f"schedule-{schedule}"[:64])
-    client = botocore.session.get_session().create_client(
-        service,
-        region_name=REGION,
-        endpoint_url=server.url,
-        aws_access_key_id=found["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
-        aws_session_token=found["AWS_SESSION_TOKEN"],
-        config=Config(retries={"total_max_attempts": 1}, proxies={}),
-    )
+    with _CREATING:
+        client = _session().create_client(
+            service,
+            region_name=REGION,
+            endpoint_url=server.url,
+            aws_access_key_id=found["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
+            aws_session_token=found["AWS_SESSION_TOKEN"],
+            config=Config(retries={"total_max_attempts": 1}, proxies={}),
+        )
     try:
         given = json.loads(target.get("Input", "{}"))
         getattr(client, xform_name(operation))(**_as_in_model(given, service, operation))
@@ -78,8 +82,8 @@ def _parts(arn: str) -> tuple[str, str]:
 
 def _as_in_model(given: Mapping[str, Any], service: str, operation: str) -> dict[str, Any]:
     """Return parameters as the service's API names them: a schedule's begin with a capital, whatever the API does."""
-    model = botocore.session.get_session().get_service_model(service).operation_model(operation)
-    members = model.input_shape.members if model.input_shape else {}
+    shape = _model(service).operation_model(operation).input_shape
+    members = shape.members if shape else {}
     small = {name[0].upper() + name[1:]: name for name in members}
     return {small.get(name, name): value for name, value in given.items()}
 
@@ -87,10 +91,22 @@ def _as_in_model(given: Mapping[str, Any], service: str, operation: str) -> dict
 def _operation(service: str, action: str) -> str | None:
     """Return the name of an operation as AWS's model has it; None if there is none."""
     try:
-        names = botocore.session.get_session().get_service_model(service).operation_names
+        names = _model(service).operation_names
     except BotoCoreError:
         return None
     return next((name for name in names if name.lower() == action.lower()), None)
+
+
+@cache
+def _session() -> Any:
+    """Return a session of botocore: it reads the description of a service once."""
+    return botocore.session.get_session()
+
+
+@cache
+def _model(service: str) -> Any:
+    """Return AWS's model of a service. Raises BotoCoreError if there is none."""
+    return _session().get_service_model(service)
 
 
 def _invalid(text: str) -> Refused:
