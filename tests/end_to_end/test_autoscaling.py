@@ -272,7 +272,7 @@ def test_a_permission_that_is_missing_at_any_step_is_named_and_leaves_nothing(
 
 
 def expired(place: Place) -> list[str]:
-    """Deploy for a minute, and go away. Return what is left once nothing is served and no schedule is to come."""
+    """Deploy for minutes, and go away. Return what is left once nothing is served and no schedule is to come."""
     place.deployed("flies", "launcher/scaling=concurrency", "launcher.scaling.min=1", "launcher.ttl_hours=0.1")
     until(
         lambda: not any(text.startswith(("endpoint", "schedule")) for text in left_in(place.cloud, "flies")),

@@ -274,7 +274,7 @@ def test_a_canary_that_fails_goes_back(place: Place) -> None:
 
 
 def test_a_deployment_ends_by_itself_when_its_time_is_over(place: Place) -> None:
-    place.deployed("flies", "launcher.ttl_hours=0.02")
+    place.deployed("flies", "launcher.ttl_hours=0.04")
     until(lambda: place.left("flies") == [], every_s=1)
 
 
