@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,12 +94,16 @@ def test_runs_that_have_ended_are_found_by_a_part_of_their_name_on_any_page_and_
 
 
 def test_all_pages_are_read_and_a_throttled_request_is_repeated(
-    account: Path, capsys: pytest.CaptureFixture[str]
+    account: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pauses: list[float] = []  # up to half a minute each time, which boto3 would wait
+    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=pauses.append))
     cloud = Rehearsal(state_dir=str(account), faults={"throttled": 5})
     summaries = list(SageMakerLauncher.at(cloud).jobs._summaries())
     assert len({summary["TrainingJobName"] for summary in summaries}) == FOREIGN + 3
+    assert len(pauses) == 5
     cloud = Rehearsal(state_dir=str(account), faults={"throttled": 5})
     assert [handle.run_id for handle, _ in SageMakerLauncher.at(cloud).list()] == ["mine"]
+    assert len(pauses) == 10
     assert main(["list", "sagemaker://rehearsal", "--state-dir", str(account), "--name", "min"]) == 0
     assert "sagemaker://rehearsal/mine" in capsys.readouterr().out
