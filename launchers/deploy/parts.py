@@ -160,15 +160,14 @@ def _schedules(cloud: Cloud, prefix: str) -> Named:
 def _remove_endpoint(cloud: Cloud, name: str, longest_s: float) -> None:
     """Delete an endpoint: AWS refuses that while it is created or updated, and takes a while afterwards."""
     end = time.monotonic() + longest_s
-    client, asked = cloud.client("sagemaker"), False
+    client = cloud.client("sagemaker")
     while True:
         found = endpoint.described(cloud, "describe_endpoint", EndpointName=name)
         if found is None:
             return
         status = found["EndpointStatus"]
-        if status not in endpoint.CHANGING and not (asked and status == "Deleting"):
+        if status not in (*endpoint.CHANGING, "Deleting"):
             client.delete_endpoint(EndpointName=name)
-            asked = True
         if time.monotonic() > end:
             raise LaunchError(
                 f"The endpoint {name} is still {status.lower()} after {longest_s:g} s, and costs money until it is "
