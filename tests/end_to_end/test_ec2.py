@@ -63,6 +63,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.mark.exports
 @pytest.mark.onnx
+@pytest.mark.ordinary_start  # as on rented machines; those of other tests fork training
 @pytest.mark.timeout(1200)
 def test_a_run_whose_command_is_killed_ends_by_itself_comes_home_and_is_deployed(machine: Machine) -> None:
     here, elsewhere = machine.folder / "here", machine.folder / "elsewhere"

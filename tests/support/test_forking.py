@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -240,6 +241,27 @@ def test_what_a_job_starts_reaches_nothing_outside_either(start: Start, tmp_path
         else:
             process = start(code, env={})
         assert "there is no network in tests" in process.communicate(timeout=60)[0]
+
+
+STARTS_TRAINING = """
+import subprocess, sys
+subprocess.run([sys.executable, "train.py"], start_new_session=True)
+"""
+
+
+def test_what_the_script_of_a_rented_machine_starts_is_forked_too(tmp_path: Path) -> None:
+    """Its environment is made from nothing, and Python is started by a shell."""
+    (tmp_path / "first.py").write_text(STARTS_TRAINING)
+    (tmp_path / "train.py").write_text("import sys; print('torch' in sys.modules)")
+    script = f"exec {shlex.quote(sys.executable)} first.py"
+    done = subprocess.run(["/bin/bash", "-c", script], env={}, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+@pytest.mark.parametrize("verb", ["doctor", "list"])
+def test_of_the_verbs_the_one_that_imports_torch_is_forked(verb: str) -> None:
+    found = forking.program([sys.executable, "-m", "launchers", verb])
+    assert (found is not None) is (verb == "doctor")
 
 
 @pytest.mark.parametrize(

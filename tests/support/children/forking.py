@@ -32,7 +32,8 @@ import quick_runs
 
 SERVER = "DOGBREED_TESTS_FORK_SERVER"  # where it listens, and the session that it is in: 1234:/tmp/there
 HANDED_ON = (SERVER, "REACHED_OUT", aws_calls.CALLS, quick_runs.EXPORTS, quick_runs.ONNX)
-_SCRIPTS = ("train.py", "remote.py", "entry.py", "scenario_client.py")
+# toolkit.py starts remote.py
+_SCRIPTS = ("train.py", "remote.py", "entry.py", "scenario_client.py", "toolkit.py")
 _MODULES = ("dogbreed.benchmark", "dogbreed.export", "dogbreed.predict", "dogbreed.report")
 _CODE = (  # of what imports torch
     "launchers.sweep.worker",
@@ -45,6 +46,7 @@ _CODE = (  # of what imports torch
 )
 _ROOM_BYTES = 16_384
 MESSAGE_BYTES = 1 << 20
+_ARE_OURS = (sys.executable, "/bin/bash")  # the latter for scripts of rehearsed machines, which start Python
 _HEEDED = ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")  # of Python's own variables
 
 # what subprocess.Popen hands to the method that starts a child, which has other arguments in other versions of Python
@@ -93,7 +95,7 @@ def program(command: Any) -> Program | None:
     if not rest[0].startswith("-"):
         found = Program("file", rest[0], safe_path, rest, unbuffered)
         return found if Path(rest[0]).name in _SCRIPTS else None
-    if rest[0] == "-m" and rest[1] in _MODULES:
+    if rest[0] == "-m" and (rest[1] in _MODULES or rest[1:3] == ["launchers", "doctor"]):  # other verbs need no torch
         return Program("-m", rest[1], safe_path, rest[1:], unbuffered)
     if rest[0] == "-c" and any(part in rest[1] for part in _CODE):
         return Program("-c", rest[1], safe_path, ["-c", *rest[2:]], unbuffered)
@@ -110,7 +112,7 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
 
     def _execute_child(self, *values: Any) -> None:
         given = dict(zip(_GIVEN, values, strict=True))
-        if given["env"] is not None and _is_python(given["args"]):
+        if given["env"] is not None and _first_word(given["args"]) in _ARE_OURS:
             given["env"] = _with_ours(given["env"])
         start = _start(given)
         if start is not None and (self._ask_server(start, given) or self._fork_here(start, given)):
@@ -237,8 +239,8 @@ def ordinary_start() -> Iterator[None]:
             os.environ[SERVER] = address
 
 
-def _is_python(command: Any) -> bool:
-    return not isinstance(command, str | bytes | os.PathLike) and os.fsdecode(next(iter(command))) == sys.executable
+def _first_word(command: Any) -> str:
+    return "" if isinstance(command, str | bytes | os.PathLike) else os.fsdecode(next(iter(command)))
 
 
 def _with_ours(environment: Mapping[Any, Any]) -> dict[str, str]:
@@ -306,6 +308,7 @@ def _take_over(start: Start, files: Sequence[int]) -> None:
     else:
         with suppress(OSError):  # one whose leader has ended
             os.setpgid(0, start.group)
+    _show_in_lists_of_processes(start)  # first: who kills a machine finds its processes by their environment
     _take(files, [0, 1, 2, *start.numbers])
     _forget_signals()
     os.sched_setaffinity(0, start.cpus)
@@ -313,7 +316,6 @@ def _take_over(start: Start, files: Sequence[int]) -> None:
     os.environ.update(start.environment)
     os.chdir(start.folder)
     _forget_environment(start.environment, unbuffered=start.program.unbuffered)
-    _show_in_lists_of_processes(start)
     sys.argv, sys.orig_argv = list(start.program.argv), list(start.command)
 
 
