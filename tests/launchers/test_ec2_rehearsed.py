@@ -36,6 +36,7 @@ def prepared(place: Path, home: Path, *overrides: str) -> tuple[Ec2Launcher, Pla
     words = [text for text in settings(place, *overrides, launcher="ec2_spot") if not text.startswith("aws.role=")]
     made, plan = prepare([*words, f"hydra.run.dir={home}"])
     assert isinstance(made, Ec2Launcher)
+    made.cloud.poll_s = 1.0  # a status is ten requests or more, on the CPU that trains
     return made, plan
 
 
