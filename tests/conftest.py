@@ -27,6 +27,10 @@ for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
+# where nobody keeps what Python has compiled, each of the processes would compile the whole project anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 _CHILDREN = str(Path(__file__).parent / "support" / "children")
 _reached = Path(tempfile.mkdtemp()) / "reached"
 os.environ["REACHED_OUT"] = str(_reached)
