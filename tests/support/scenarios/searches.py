@@ -58,7 +58,7 @@ class PlayedSearch(Played):
         raise AssertionError("it could not be submitted")
 
     def _search(self, *, first: bool) -> Said:
-        by = ["hpo=optuna", "hpo.one_job=true", "hpo.parallel=2"]
+        by = ["hpo=optuna", "hpo/pruner=none", "hpo.one_job=true", "hpo.parallel=2"]
         if self.scenario.kind == "tuner":
             by = ["hpo=sagemaker_tuner", "hpo.parallel=2", "hpo.early_stopping=false"]
         about = [f"hpo.n_trials={TRIALS}", "hpo.study=mine", "features.mode=off", "trainer.max_epochs=4", *_SPACE]
