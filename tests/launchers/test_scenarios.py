@@ -6,12 +6,16 @@ DOGBREED_SCENARIOS names others by their seeds: a number, or the first and the o
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.scenarios.clouds import set_up
+from tests.support.scenarios.clouds import OwnCloud, set_up
+from tests.support.scenarios.commands import Terminal, commands_in
 from tests.support.scenarios.player import play_all
+from tests.support.scenarios.runs import PlayedRun
 from tests.support.scenarios.scenario import KINDS, Scenario
 
 ALL, SAMPLE = range(300), (1, 15)
@@ -53,3 +57,39 @@ def test_the_scenarios_have_all_kinds_of_troubles() -> None:
         assert sum(getattr(each, name) is not None for each in drawn) > 20
     assert sum(each.endless for each in drawn) > 10
     assert {each.during for each in drawn} == {"create", "update", "rollback", "cancel"}
+
+
+@pytest.mark.parametrize(
+    ("message", "commands"),
+    [
+        ("Resume it with: python ../dogs/train.py resume=runs/a", [["train.py", "resume=runs/a"]]),
+        (
+            "Try: python -m launchers cancel dogs, which removes it, and then a new deployment",
+            [["launchers", "cancel", "dogs"]],
+        ),
+        (
+            "Try: python -m launchers attach a\n or: python -m launchers cancel 'a b'",
+            [["launchers", "attach", "a"], ["launchers", "cancel", "a b"]],
+        ),
+        ("Try: later", []),
+    ],
+)
+def test_the_commands_of_a_message_are_typed_without_the_sentence_around_them(
+    message: str, commands: list[list[str]]
+) -> None:
+    assert commands_in(message) == commands
+
+
+def test_progress_that_was_saved_and_is_lost_is_noticed(tmp_path: Path) -> None:
+    played = PlayedRun(Scenario(0, "sagemaker_gpu"), OwnCloud(tmp_path), Terminal(tmp_path, tmp_path), tmp_path)
+
+    def note(event: str, step: int, at: float) -> dict[str, Any]:
+        return {"event": event, "step": step, "at": at, "job": "a"}
+
+    killed = [note("started", 0, 0), note("saved", 10, 2), note("saved", 20, 9), note("at", 21, 10)]
+    for resumed, lost in ((0, True), (10, False), (20, False)):  # what was saved a second before may not have arrived
+        with pytest.raises(AssertionError, match="10 was saved") if lost else nullcontext():
+            played._check_progress([*killed, note("started", resumed, 20)])
+    stopped = [*killed, note("asked to end", 22, 11)]
+    with pytest.raises(AssertionError, match="22 was saved"):
+        played._check_progress([*stopped, note("started", 20, 20)])
