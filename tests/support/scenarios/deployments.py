@@ -23,7 +23,7 @@ class PlayedDeployment(Played):
         scenario = self.scenario
         with self.server_dying():
             if scenario.abandoned:
-                self._deploy(f"launcher.ttl_hours={0.05}", first=True)  # 18 s here; then nobody comes
+                self._deploy("launcher.ttl_hours=0.05", first=True, killed=True)  # 18 s here; then nobody comes
                 wait_until(self._has_ended)
                 self.happened.append("ended by itself")
                 self.clean_up()
@@ -48,7 +48,12 @@ class PlayedDeployment(Played):
     def _bring(self, step: str, *more: str) -> None:
         """Type the command that deploys until the deployment is in service as the command asks."""
         for attempt in range(MOST_ROUNDS):
-            said = self._deploy(*more, first=attempt == 0 and self.scenario.during == step)
+            verb = self.scenario.during in (
+                "rollback",
+                "cancel",
+            )  # whose commands take no faults: the first one has them
+            now = attempt == 0 and self.scenario.during == step
+            said = self._deploy(*more, first=now or (attempt == 0 and step == "create" and verb), killed=now)
             if said.status == 0:
                 self._wait_until_settled()
                 self.happened.append(f"{step}d" if step.endswith("e") else step)
@@ -62,11 +67,11 @@ class PlayedDeployment(Played):
             self.heed(said, "iam", "status", "attach")
         raise AssertionError(f"it did not come to {step}")
 
-    def _deploy(self, *more: str, first: bool) -> Said:
+    def _deploy(self, *more: str, first: bool, killed: bool) -> Said:
         words = ["launcher=deploy", f"name={_NAME}", f"checkpoint={self.cloud.state / MODEL}", "launcher.bake_s=180"]
         front = _FRONT if self.scenario.kind == "front" else []
         cloud = [word for word in self.cloud_words(first=first) if not word.startswith("aws.role=")]
-        return self.type("train.py", *words, *front, *cloud, *more, first=first)
+        return self.type("train.py", *words, *front, *cloud, *more, first=killed)
 
     def _verb(self, verb: str, *words: str) -> None:
         """Type a verb, and again if it was killed or refused, until it has done what it says."""
