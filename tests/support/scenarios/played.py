@@ -57,9 +57,9 @@ class Played(ABC):
             time.sleep(self.scenario.server_dies_s)
             self.cloud.kill()
 
-    def cloud_words(self, *, first: bool) -> list[str]:
-        """Return the settings of the cloud. first: of the command that meets the client's faults."""
-        faults = {**self.scenario.rented, **(self.scenario.client if first else {})}
+    def cloud_words(self, *, first: bool, well: bool = False) -> list[str]:
+        """Return the settings of the cloud. first: of the command that meets the client's faults. well: without any."""
+        faults = {} if well else {**self.scenario.rented, **(self.scenario.client if first else {})}
         reclaims = faults.pop("reclaims", 0)
         return [
             "aws=rehearsal",

@@ -57,14 +57,15 @@ class PlayedSearch(Played):
             self.heed(said, "iam", "status")
         raise AssertionError("it could not be submitted")
 
-    def _search(self, *, first: bool) -> Said:
+    def _search(self, *, first: bool, well: bool = False) -> Said:
         by = ["hpo=optuna", "hpo/pruner=none", "hpo.one_job=true", "hpo.parallel=2"]
         if self.scenario.kind == "tuner":
             by = ["hpo=sagemaker_tuner", "hpo.parallel=2", "hpo.early_stopping=false"]
         about = [f"hpo.n_trials={TRIALS}", "hpo.study=mine", "features.mode=off", "trainer.max_epochs=4", *_SPACE]
         wait = f"launcher.wait={str(self.scenario.waits).lower()}"
         words = ["-m", *by, "experiment=quickstart", *about, "launcher=sagemaker_spot", wait]
-        return self.type("train.py", *words, f"limits.max_usd={_MOST_USD}", *self.cloud_words(first=first), first=first)
+        cloud = self.cloud_words(first=first, well=well)
+        return self.type("train.py", *words, f"limits.max_usd={_MOST_USD}", *cloud, first=first)
 
     def _cancel(self) -> bool:
         assert self.scenario.cancel_after_s is not None
@@ -78,7 +79,7 @@ class PlayedSearch(Played):
 
     def _go_on(self, status: dict[str, Any]) -> None:
         if self.scenario.onward == "the same command":
-            self._search(first=False)
+            self._search(first=False, well=True)
             return
         for words in commands_in(status["next_action"]):
             if words[0] == "train.py":
