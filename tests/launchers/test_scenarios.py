@@ -1,7 +1,7 @@
 """Every launcher under seeded faults: nothing is billed for ever, no progress is lost, and messages say what to do.
 
 All of them: python -m pytest -n0 -s -m slow tests/launchers/test_scenarios.py
-DOGBREED_SCENARIOS names others by their seeds: a number, or the first and the one after the last, as 100:200.
+DOGBREED_SCENARIOS names others by their seeds: 17, or 16,18,19, or the first and the one after the last, as 100:200.
 """
 
 import os
@@ -33,9 +33,12 @@ def state_of_runs(tmp_path: Path) -> Iterator[Path]:
         yield place
 
 
-def seeds() -> range:
-    first, colon, end = os.environ.get("DOGBREED_SCENARIOS", "0:300").partition(":")
-    return range(int(first), int(end) if colon else int(first) + 1)
+def seeds() -> list[int]:
+    found: list[int] = []
+    for part in os.environ.get("DOGBREED_SCENARIOS", "0:300").split(","):
+        first, colon, end = part.partition(":")
+        found += range(int(first), int(end) if colon else int(first) + 1)
+    return found
 
 
 def test_a_sample_of_scenarios(state_of_runs: Path, tmp_path: Path) -> None:
