@@ -232,6 +232,10 @@ class Deploys(Launcher, Protocol):
         """Return how many concurrent executions a function of this name may reserve; None if it is to reserve none."""
         ...
 
+    def spent_usd(self, name: str) -> float | None:
+        """Return what the deployment of this name has cost since its creation, at most; None if that is not known."""
+        ...
+
     def url(self, handle: Handle) -> str:
         """Return the URL at which it takes signed requests. Raises LaunchError if it has none."""
         ...

@@ -87,7 +87,8 @@ class Deployment:
 
     image_digest: of what goes into our image, hexadecimal. before: what is served under this name now; None if nothing
     is. package_digest: of what goes into a function's package besides the model. reservable: how many concurrent
-    executions the account lets a function reserve; None where that was not asked.
+    executions the account lets a function reserve; None where that was not asked. spent_usd: what `before` has cost
+    since its creation, at most; None where that was not asked, or is not known.
     """
 
     model: SentModel
@@ -95,6 +96,7 @@ class Deployment:
     before: Deployed | None = None
     package_digest: str = ""
     reservable: int | None = None
+    spent_usd: float | None = None
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -105,6 +107,7 @@ class Deployment:
             None if before is None else Deployed(**before),
             str(fields.get("package_digest", "")),
             fields.get("reservable"),
+            fields.get("spent_usd"),
         )
 
 

@@ -3,7 +3,7 @@
 PREFIX/runs/RUN/bills/JOB.json        a training job: written when it is submitted, and again once its end is known
 PREFIX/runs/RUN/attempts/N.json       a machine of EC2, as launchers/remote/ec2.py writes it
 PREFIX/runs/RUN/result.json           how a run on EC2 has ended
-PREFIX/models/NAME/bills/REVISION.json  a deployment
+PREFIX/models/NAME/bills/TIME.json    a deployment, between two of its changes
 """
 
 import json
@@ -32,9 +32,11 @@ _TRIAL = re.compile(r"(?P<search>.+)-[0-9a-f]{6}-\d+")  # the run of a trial, as
 class Bill:
     """One job, machine or deployment.
 
-    name: of its run or deployment. launcher: the scheme of its handles. key: of its record, below the bucket. started,
-    ended: UTC; None if it has not started, or its end is not known. ends_at: when it ends at the latest. seconds: that
-    are billed; None for those between start and end.
+    name: of its run or deployment. launcher: the scheme of its handles. key: of its record, below the bucket.
+    usd_per_hour: at most; None without a price, and if nothing limits it. started, ended: UTC; None if it has not
+    started, or its end is not known. ends_at: when it ends at the latest. seconds: that are billed; None for those
+    between start and end. least_usd_per_hour: where that depends on the load. life: the same of all records since a
+    deployment was created.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Bill:
     ends_at: datetime | None = None
     seconds: float | None = None
     state: str = ""
+    least_usd_per_hour: float | None = None
+    life: str = ""
 
     @property
     def search(self) -> str:
@@ -74,8 +78,13 @@ class Bill:
         return billed_s * inside_s / whole_s / 3600
 
     def usd(self, now: datetime, since: datetime, until: datetime) -> float | None:
-        """Return what a time has cost by list price; None without a price."""
+        """Return what a time has cost by list price, at most; None if that is not known."""
         return None if self.usd_per_hour is None else self.hours(now, since, until) * self.usd_per_hour
+
+    def least_usd(self, now: datetime, since: datetime, until: datetime) -> float | None:
+        """Return what a time has cost by list price, at least; None without a price."""
+        rate = self.usd_per_hour if self.least_usd_per_hour is None else self.least_usd_per_hour
+        return None if rate is None else self.hours(now, since, until) * rate
 
 
 def write(cloud: Cloud, layout: Layout, bill: Bill, encryption: Mapping[str, str]) -> None:
@@ -92,7 +101,7 @@ def key_of_job(layout: Layout, run_id: str, job: str) -> str:
 
 
 def key_of_deployment(layout: Layout, name: str, started: datetime) -> str:
-    return f"{layout.models(name)}{BILLS}{started:%Y%m%dT%H%M%S}.json"
+    return f"{layout.models(name)}{BILLS}{started:%Y%m%dT%H%M%S.%f}.json"
 
 
 def of_deployment(cloud: Cloud, layout: Layout, name: str) -> list[Bill]:

@@ -31,6 +31,7 @@ us-east-1; AWS's own bill is authoritative.
   python -m launchers cost sagemaker://rehearsal
 """
 _WIDTH = 80
+DEPLOY = "deploy"  # the scheme of deployments
 _EVER = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
@@ -44,13 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Row:
-    """What one run, search or deployment has cost. usd: None if a price is not known."""
+    """What one run, search or deployment has cost. usd: at most; None if that is not known, or nothing limits it.
+
+    least_usd: at least; None if a price is not known.
+    """
 
     name: str
     launcher: str
     state: str
     hours: float
     usd: float | None
+    least_usd: float | None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
         raise LaunchError(f"{target} is not running, so its records cannot be read.\nTry: a rehearsal first")
     layout = Layout(bucket, args.prefix)
     found = list(_settled(bills.read(cloud, layout), cloud, layout))
-    live = list(_live(cloud, args))
+    live = list(_live(cloud, args, found, now))
+    found = [_unless_gone(bill, live, now) for bill in found]
     rows = [*_rows(found, now, since, until), *_tuned(cloud, args, since, until)]
     if args.json:
         print(json.dumps(_facts(live, rows), indent=2))
@@ -103,16 +109,37 @@ def _settled(found: Sequence[Bill], cloud: Cloud, layout: Layout) -> Iterator[Bi
 # --- what still costs money ---
 
 
-def _live(cloud: Cloud, args: argparse.Namespace) -> Iterator[tuple[str, str, str, float | None]]:
-    """Yield name, launcher, state and cost so far of everything that is still there."""
+def _live(cloud: Cloud, args: argparse.Namespace, found: Sequence[Bill], now: datetime) -> Iterator[_Row]:
+    """Yield everything that is still there, with what it has cost so far. found: all records."""
     for scheme in LAUNCHERS:
         for handle, status in _listed(scheme, cloud, args) if scheme != LOCAL else ():
             if status.phase is not Phase.LOST:
-                yield handle.run_id, scheme, status.phase.replace("_", " "), status.usd
-    now = datetime.now(UTC).timestamp()
+                amounts = _so_far(found, handle.run_id, now) if scheme == DEPLOY else (status.usd, status.usd)
+                yield _Row(handle.run_id, scheme, status.phase.replace("_", " "), 0.0, *amounts)
     for job in Submissions(cloud).kept():
-        usd = job.usd(now)
-        yield job.name, "sagemaker", "machines kept", usd
+        usd = job.usd(now.timestamp())
+        yield _Row(job.name, "sagemaker", "machines kept", 0.0, usd, usd)
+
+
+def _so_far(found: Sequence[Bill], name: str, now: datetime) -> tuple[float | None, float | None]:
+    """Return what a deployment has cost since its creation, at most and at least."""
+    own = sorted((bill for bill in found if (bill.launcher, bill.name) == (DEPLOY, name)), key=lambda bill: bill.key)
+    own = [bill for bill in own if bill.life == own[-1].life]
+    return _sum(bill.usd(now, *_EVER) for bill in own), _sum(bill.least_usd(now, *_EVER) for bill in own)
+
+
+def _unless_gone(bill: Bill, live: Sequence[_Row], now: datetime) -> Bill:
+    """Return the record of a deployment; one whose end nobody has recorded may have cost nothing since it began."""
+    if bill.launcher != DEPLOY or not bill.open_at(now) or bill.name in {row.name for row in live}:
+        return bill
+    return replace(bill, state="gone", ended=now, least_usd_per_hour=0.0)
+
+
+def _sum(amounts: Iterable[float | None]) -> float | None:
+    """Return a sum; None if there is nothing to add, or one of the amounts is not known."""
+    several = list(amounts)
+    known = [amount for amount in several if amount is not None]
+    return sum(known) if several and len(known) == len(several) else None
 
 
 def _listed(
@@ -130,7 +157,7 @@ def _tuned(cloud: Cloud, args: argparse.Namespace, since: datetime, until: datet
     for handle, status in _listed("tuner", cloud, args, active_only=False):
         began = datetime.fromisoformat(status.started_at) if status.started_at else None
         if began is not None and since <= began < until and status.usd:
-            yield _Row(handle.run_id, "tuner", status.phase.replace("_", " "), 0.0, status.usd)
+            yield _Row(handle.run_id, "tuner", status.phase.replace("_", " "), 0.0, status.usd, status.usd)
 
 
 def _rows(found: Sequence[Bill], now: datetime, since: datetime, until: datetime) -> list[_Row]:
@@ -141,13 +168,13 @@ def _rows(found: Sequence[Bill], now: datetime, since: datetime, until: datetime
     rows = []
     for (launcher, name), several in groups.items():
         hours = sum(bill.hours(now, since, until) for bill in several)
-        each = [bill.usd(now, since, until) for bill in several]
-        usd = None if None in each else sum(amount for amount in each if amount is not None)
+        usd = _sum(bill.usd(now, since, until) for bill in several)
+        least = _sum(bill.least_usd(now, since, until) for bill in several)
         runs = {bill.name for bill in several}
         title = name if runs == {name} else f"{name} ({len(runs)} trial{'s' if len(runs) > 1 else ''})"
         if hours:
-            rows.append(_Row(title, launcher, _state(several, now), hours, usd))
-    return sorted(rows, key=lambda row: (-(row.usd or 0.0), row.name))
+            rows.append(_Row(title, launcher, _state(several, now), hours, usd, least))
+    return sorted(rows, key=lambda row: (-(row.usd or row.least_usd or 0.0), row.name))
 
 
 def _state(several: Sequence[Bill], now: datetime) -> str:
@@ -160,46 +187,69 @@ def _state(several: Sequence[Bill], now: datetime) -> str:
 # --- as text and as JSON ---
 
 
-def _facts(live: Sequence[tuple[str, str, str, float | None]], rows: Sequence[_Row]) -> dict[str, Any]:
-    names = ("name", "launcher", "state", "usd")
+def _facts(live: Sequence[_Row], rows: Sequence[_Row]) -> dict[str, Any]:
     return {
-        "still_costs": [dict(zip(names, each, strict=True)) for each in live],
+        "still_costs": [{key: value for key, value in vars(each).items() if key != "hours"} for each in live],
         "rows": [vars(row) for row in rows],
-        "by_launcher": _sums(rows, "launcher"),
-        "by_state": _sums(rows, "state"),
-        "usd": sum(row.usd or 0.0 for row in rows),
+        "by_launcher": {name: _usd_of(own) for name, own in _grouped(rows, "launcher")},
+        "by_state": {name: _usd_of(own) for name, own in _grouped(rows, "state")},
+        "usd": _usd_of(rows),
     }
 
 
-def _sums(rows: Sequence[_Row], field: str) -> dict[str, float]:
-    sums: dict[str, float] = {}
+def _usd_of(rows: Sequence[_Row]) -> float:
+    """Return what they have cost at most, as far as that is known."""
+    return sum(row.usd if row.usd is not None else row.least_usd or 0.0 for row in rows)
+
+
+def _grouped(rows: Sequence[_Row], field: str) -> list[tuple[str, list[_Row]]]:
+    """Return the rows by a field of theirs, what has cost most first."""
+    groups: dict[str, list[_Row]] = {}
     for row in rows:
-        sums[getattr(row, field)] = sums.get(getattr(row, field), 0.0) + (row.usd or 0.0)
-    return dict(sorted(sums.items(), key=lambda item: -item[1]))
+        groups.setdefault(getattr(row, field), []).append(row)
+    return sorted(groups.items(), key=lambda item: -_usd_of(item[1]))
 
 
-def _shown(live: Sequence[tuple[str, str, str, float | None]], rows: Sequence[_Row], month: str | None) -> str:
+def _shown(live: Sequence[_Row], rows: Sequence[_Row], month: str | None) -> str:
     parts = []
     if live:
         parts.append("Still costs money:")
         columns = ("", "launcher", "state", "so far")
-        parts.append(_table(columns, [(name, by, state, _usd(usd)) for name, by, state, usd in live], right=1))
+        parts.append(_table(columns, [(row.name, row.launcher, row.state, _amount([row])) for row in live], right=1))
     else:
         parts.append("Nothing costs money now.\n")
     when = f"in {month}" if month else "so far"
     if not rows:
         parts.append(f"No records of anything that has cost money {when}.\n")
         return "\n".join(parts)
-    lines = [(row.name, row.launcher, row.state, f"{row.hours:.2f}", _usd(row.usd)) for row in rows]
-    total = sum(row.usd or 0.0 for row in rows)
-    lines.append(("in all", "", "", f"{sum(row.hours for row in rows):.2f}", _usd(total)))
+    lines = [(row.name, row.launcher, row.state, f"{row.hours:.2f}", _amount([row])) for row in rows]
+    lines.append(("in all", "", "", f"{sum(row.hours for row in rows):.2f}", _amount(rows)))
     parts.append(f"Cost {when}:")
     parts.append(_table(("", "launcher", "state", "hours", "cost"), lines, right=2))
-    for title, field in (("launcher", "launcher"), ("state", "state")):
-        sums = ", ".join(f"{name} {_usd(usd)}" for name, usd in _sums(rows, field).items())
-        parts.append(f"By {title}: {sums}")
-    parts.append("List prices on demand, in US dollars; AWS's own bill is authoritative.\n")
-    return "\n".join(parts)
+    for field in ("launcher", "state"):
+        sums = ", ".join(f"{name} {_amount(own)}" for name, own in _grouped(rows, field))
+        parts.append(f"By {field}: {sums}")
+    parts.append("List prices on demand, in US dollars; AWS's own bill is authoritative.")
+    if any(row.usd != row.least_usd for row in [*live, *rows]):
+        parts.append(_RANGE)
+    return "\n".join(parts) + "\n"
+
+
+_RANGE = """\
+Two amounts: with as few instances and requests as possible, and with as many
+as the deployment allows. "or more": nothing limits the requests of its
+function (launcher.reserved), or a price is not known."""
+
+
+def _amount(rows: Sequence[_Row]) -> str:
+    """Return what they have cost: an amount, or the least and the most."""
+    if all(row.least_usd is None for row in rows):
+        return "no price"
+    least = _usd(sum(row.least_usd or 0.0 for row in rows))
+    if any(row.usd is None for row in rows):
+        return f"{least} or more"
+    most = _usd(sum(row.usd or 0.0 for row in rows))
+    return least if least == most else f"{least} to {most}"
 
 
 def _table(names: Sequence[str], lines: Sequence[Sequence[str]], *, right: int) -> str:
@@ -218,5 +268,5 @@ def _table(names: Sequence[str], lines: Sequence[Sequence[str]], *, right: int) 
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def _usd(amount: float | None) -> str:
-    return "no price" if amount is None else "$0" if amount == 0 else formatting.usd(amount)
+def _usd(amount: float) -> str:
+    return "$0" if amount == 0 else formatting.usd(amount)

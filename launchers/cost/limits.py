@@ -20,12 +20,13 @@ class Overhead:
     """Seconds of machines that are paid besides training.
 
     start_s: before the first step; less than that is money for nothing. ending_s: after the limit, to save and upload.
-    kept_s: after the end, while machines are kept for the next run.
+    kept_s: after the end, while machines are kept for the next run. ending: what ending_s is for, as people read it.
     """
 
     start_s: float
     ending_s: float
     kept_s: float = 0.0
+    ending: str = "saving and ending"
 
     @property
     def least_s(self) -> float:
@@ -101,11 +102,17 @@ def findings(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def fit_findings(
-    limits: Limits, machines: str, usd_per_hour: float | None, overhead: Overhead, *, spent_usd: float = 0.0
+    limits: Limits,
+    machines: str,
+    usd_per_hour: float | None,
+    overhead: Overhead,
+    *,
+    spent_usd: float = 0.0,
+    spender: str = "Earlier jobs of the run have",
 ) -> Iterator[str]:
     """Yield why no run on these machines fits into the limits, with the arithmetic.
 
-    machines: as people read them. usd_per_hour: of all of them; None if it is not known. spent_usd: by earlier jobs.
+    machines: as people read them. usd_per_hour: of all of them; None if it is not known. spent_usd: by spender.
     """
     left = limits.less(spent_usd)
     if left.max_usd is not None and usd_per_hour is None:
@@ -116,7 +123,7 @@ def fit_findings(
     elif left.max_usd is not None and usd_per_hour and seconds_for(left.max_usd, usd_per_hour) < overhead.least_s:
         least_usd = overhead.least_s / 3600 * usd_per_hour
         enough = _rounded_up(spent_usd + least_usd, step=10.0 ** (math.floor(math.log10(least_usd)) - 1))
-        spent = f"Earlier jobs of the run have cost {formatting.usd(spent_usd)}. " if spent_usd else ""
+        spent = f"{spender} cost {formatting.usd(spent_usd)}. " if spent_usd else ""
         bought = formatting.duration(max(0.0, seconds_for(left.max_usd, usd_per_hour)))
         yield (
             f"limits.max_usd={_shown(limits.max_usd)} is not enough for {machines}. {spent}At "
@@ -131,7 +138,7 @@ def fit_findings(
 
 
 def _parts(overhead: Overhead) -> str:
-    parts = [f"{overhead.start_s:g} s go to starting", f"{overhead.ending_s:g} s to saving and ending"]
+    parts = [f"{overhead.start_s:g} s go to starting", f"{overhead.ending_s:.5g} s to {overhead.ending}"]
     if overhead.kept_s:
         parts.append(f"{overhead.kept_s:g} s to keeping the machine (launcher.keep_alive_s)")
     return " and ".join([", ".join(parts[:-1]), parts[-1]])

@@ -9,7 +9,7 @@ from dogbreed.workload import Work, Workload
 if TYPE_CHECKING:
     from launchers.cost.prices import Instance
 
-_START_S = 180.0  # to start a machine, pull its image and install missing packages
+START_S = 180.0  # to start a machine, pull its image and install missing packages
 # Rows of cached features that a search's trial trains on per second, its overhead outside the epochs included:
 # 10 epochs of dogImages took 3.3 s on two Zen 4 cores (python -m dogbreed.benchmark sweep). Other machines are assumed
 # to be alike.
@@ -25,7 +25,7 @@ class Times:
 
     @property
     def total_s(self) -> float:
-        return _START_S + self.features_s + self.epochs_s
+        return START_S + self.features_s + self.epochs_s
 
 
 def times(workload: Workload, row: "Instance", instances: int) -> Times | None:
@@ -59,7 +59,7 @@ def search_s(workload: Workload, row: "Instance", trials: int) -> float | None:
     trial_s = found.epochs_s
     if workload.trains_heads and workload.caches_features:  # the matrix product is the least of it
         trial_s = workload.epochs * workload.train_photos / _ROWS_PER_S
-    return _START_S + found.features_s + trials * trial_s
+    return START_S + found.features_s + trials * trial_s
 
 
 def speed(workload: Workload, row: "Instance", instances: int) -> float | None:

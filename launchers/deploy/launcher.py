@@ -1,5 +1,6 @@
 """Deploy a model: create what serves it, update it, roll it back, and take it down."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
-from launchers.aws.layout import Layout
 from launchers.aws.policy import Identity
 from launchers.base import Capabilities, CleanupReport, Cloud
 from launchers.deploy import fronted, images, limited, parts, permissions, records, settings_checks, variants, waiting
@@ -24,6 +24,8 @@ from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResu
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
+
+log = logging.getLogger("dogbreed")
 
 _IN_CREATION = timedelta(hours=1)  # for which parts of which none serves yet are spared
 
@@ -99,10 +101,30 @@ class DeployLauncher(DeploySettings):
         A deployment that fails while this waits is taken down; an update that fails is rolled back.
         """
         fitted = limited.fit(self, plan.spec)
-        VARIANTS[self.variant].make(fitted, plan)
-        if plan.requests:
-            records.begin(fitted, plan.spec.run_id, self.encryption)
+        try:
+            VARIANTS[self.variant].make(fitted, plan)
+        finally:
+            self._settle(fitted, plan)
         return plan.handle
+
+    def _settle(self, fitted: DeploySettings, plan: Plan) -> None:
+        """Record what has come of a change, so that what it costs from now on is known."""
+        kept = records.Records.of(self, plan.spec.run_id) if plan.requests else None
+        if kept is None:
+            return
+        try:
+            found = variants.find(self.cloud, plan.spec.run_id)
+            gone = found is None or found.serving.phase is Phase.FAILED
+            deployed = None if gone or found is None else found.serving.deployed(self.cloud, plan.spec.run_id)
+        except LaunchError as error:
+            log.warning("What %s costs from now on is not recorded. %s", plan.spec.run_id, error)
+            return
+        changing = not gone and found is not None and found.serving.phase is not Phase.IN_SERVICE
+        kept.settle(fitted, plan.spec, deployed, changing=changing)
+
+    def spent_usd(self, name: str) -> float | None:
+        kept = records.Records.of(self, name)
+        return None if kept is None else kept.spent_usd(datetime.now(UTC))
 
     # --- afterwards ---
 
@@ -166,8 +188,8 @@ class DeployLauncher(DeploySettings):
         if not existed:
             return self.status(handle)
         left = parts.remove_all(self.cloud, name)
-        if self.bucket is not None and not left:
-            records.end(self.cloud, Layout(self.bucket, self.prefix), name, self.encryption)
+        if (kept := records.Records.of(self, name)) is not None and not left:
+            kept.end()
         stays = [] if self.bucket is None else parts.stays(self.cloud, self.bucket, f"{self.prefix}/models/{name}/")
         stays += images.stays(self.cloud)
         if left:
@@ -182,7 +204,22 @@ class DeployLauncher(DeploySettings):
     def rollback(self, handle: Handle) -> Status:
         found = self._found(handle)
         found.serving.refuse_foreign(self.cloud, handle.run_id)
-        return found.variant.rollback(self, handle)
+        began, before = datetime.now(UTC), found.serving.deployed(self.cloud, handle.run_id)
+        try:
+            return found.variant.rollback(self, handle)
+        finally:
+            self._record_rollback(handle.run_id, began, before)
+
+    def _record_rollback(self, name: str, began: datetime, before: Deployed) -> None:
+        kept = records.Records.of(self, name)
+        try:
+            found = None if kept is None else variants.find(self.cloud, name)
+            after = None if found is None else found.serving.deployed(self.cloud, name)
+        except LaunchError as error:
+            log.warning("What %s costs from now on is not recorded. %s", name, error)
+            return
+        if kept is not None and after is not None:
+            kept.rolled_back(began, before, after, both=after.variant == "realtime")
 
     def reservable(self, name: str) -> int | None:
         wanted = self.reserved is not None and (self.front is not None or self.variant == "lambda")

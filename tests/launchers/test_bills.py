@@ -55,7 +55,7 @@ def test_trials_are_added_up_by_search_and_the_dearest_is_first() -> None:
         ("dogs", "deploy", "not ended", pytest.approx(4.0)),
         ("20261120-120000-abcd", "sagemaker", "failed", pytest.approx(2.0)),
     ]
-    text = cost._shown([("dogs", "deploy", "in service", 4.0)], rows, "2026-11")
+    text = cost._shown([cost._Row("dogs", "deploy", "in service", 0.0, 4.0, 4.0)], rows, "2026-11")
     assert text.startswith(
         "Still costs money:\n      launcher  state       so far\ndogs  deploy    in service   $4.00\n"
     )
@@ -64,6 +64,28 @@ def test_trials_are_added_up_by_search_and_the_dearest_is_first() -> None:
         "By launcher: sagemaker $8.00, deploy $4.00\nBy state: succeeded $6.00, not ended $4.00, failed $2.00" in text
     )
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_cost_that_depends_on_the_load_is_two_amounts() -> None:
+    scaled = bill("dogs", "deploy", usd_per_hour=0.3, least_usd_per_hour=0.1)
+    endless = bill("cats", "deploy", usd_per_hour=None, least_usd_per_hour=0.2)
+    rows = cost._rows([scaled, endless], NOON + timedelta(hours=2), *NOVEMBER)
+    text = cost._shown([cost._Row("cats", "deploy", "in service", 0.0, None, 0.2)], rows, None)
+    lines = {line.split()[0]: " ".join(line.split()) for line in text.splitlines() if line}
+    assert lines["dogs"] == "dogs deploy ended 1.00 $0.1 to $0.3"
+    assert lines["cats"] == "cats deploy ended 1.00 $0.2 or more"
+    assert lines["in"] == "in all 2.00 $0.3 or more"
+    assert 'or more": nothing limits the requests' in text
+    assert max(map(len, text.splitlines())) <= 80
+    facts = cost._facts([], rows)
+    assert (facts["usd"], facts["by_launcher"]) == (pytest.approx(0.5), {"deploy": pytest.approx(0.5)})
+
+
+def test_a_deployment_that_nobody_has_ended_and_that_is_gone_may_have_cost_nothing() -> None:
+    left, now = bill("dogs", "deploy", ended=None), NOON + timedelta(hours=3)
+    gone = cost._unless_gone(left, [], now)
+    assert (gone.state, gone.usd(now, *NOVEMBER), gone.least_usd(now, *NOVEMBER)) == ("gone", 6.0, 0.0)
+    assert cost._unless_gone(left, [cost._Row("dogs", "deploy", "in service", 0.0, 6.0, 6.0)], now) == left
 
 
 @pytest.mark.parametrize(

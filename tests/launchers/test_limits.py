@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from dogbreed.errors import ConfigError
 from launchers import prepare
 from launchers.cost import limits
 from launchers.cost.limits import Limits, Overhead
+from launchers.deploy import request
 from launchers.deploy.limited import fit as fit_deployment
 from launchers.ec2 import fitting as ec2_fitting
 from launchers.plan import Plan
 from launchers.sagemaker import fitting
+from launchers.spec import Deployed
 from launchers.status import Cause, LaunchError
 from tests.support import deployments, ec2_plans
 from tests.support.plans import COMMANDS
@@ -230,8 +233,70 @@ def test_a_deployment_ends_in_time_for_its_limit() -> None:
     assert schedule == "at(2026-11-24T21:15:44)"
     assert plan.costs is not None
     assert 0.999 < plan.costs.worst_usd <= 1.0
-    assert "(9.3 h + 5.0 min to end) x $0.107 an hour = $1" in dict(plan.rows)["limit"]
+    assert "(9.3 h + 5.0 min to end) x $0.107 an hour\n= $1 at worst, 1 x ml.c7i.large;" in dict(plan.rows)["limit"]
     with pytest.raises(ConfigError, match=r"limits\.max_usd=0\.01 is not enough for 1 x ml\.c7i\.large"):
         launcher.plan(replace(spec, config={"limits": {"max_usd": 0.01}}))
-    with pytest.raises(ConfigError, match="which is paid by the call"):
-        replace(launcher, variant="lambda", ttl_hours=8).plan(spec)
+
+
+# By hand: a front of 256 MB on arm64 is 3,636 x 0.25 x 0.0000133334 + 0.0072 = $0.01932 an hour for each request at
+# once, 3 are $0.05796; with ml.c7i.large, $0.165. A function of 1,769 MB is $0.11189, 3 are $0.33567.
+
+
+def test_the_requests_of_a_function_are_in_the_limit() -> None:
+    capped = replace(deployments.spec(), config={"limits": {"max_usd": 1.0}})
+    fronted = deployments.launcher(ttl_hours=None, front="lambda", reserved=3)
+    assert fit_deployment(fronted, capped).ttl_hours == pytest.approx(1 / 0.16496 - 300 / 3600, abs=1e-3)
+    row = dict(fronted.plan(capped).rows)["limit"]
+    assert "(6.0 h + 5.0 min to end) x $0.165 an hour\n= $1 at worst, 3 requests at once all the time ($0.058" in row
+    inside = deployments.launcher(variant="lambda", reserved=3)
+    assert fit_deployment(inside, capped).ttl_hours == pytest.approx(1 / 0.33567 - 300 / 3600, abs=1e-3)
+    plan = inside.plan(capped)
+    assert plan.costs is not None
+    assert 0.999 < plan.costs.worst_usd <= 1.0
+    for settings in ({"front": "lambda"}, {"variant": "lambda"}):
+        with pytest.raises(ConfigError, match="as many requests at once as the account allows") as error:
+            deployments.launcher(**settings).plan(capped)
+        assert str(error.value).endswith("Try: launcher.reserved=3, or limits.max_hours=8")
+        deployments.launcher(**settings, reserved=3).plan(capped)
+    with pytest.raises(ConfigError, match=r"is not enough for a function of 3 requests at once\. At \$0\.336 an hour"):
+        inside.plan(replace(capped, config={"limits": {"max_usd": 0.02}}))
+
+
+def updated(usd: float, spent_usd: float | None, *, hours: float = 9.0, **settings: Any) -> Plan:
+    """Return the plan of a deployment that is there already, with one ml.c7i.large, for `hours` more."""
+    launcher = deployments.launcher(ttl_hours=None)
+    wanted = deployments.launcher(ttl_hours=None, **settings)
+    spec = replace(deployments.spec(), config={"limits": {"max_usd": usd}})
+    ends = datetime(2026, 11, 24, 12, tzinfo=UTC) + timedelta(hours=hours)
+    revision = request.revision(replace(launcher, ttl_hours=9.0), spec)
+    before = Deployed(revision, {"machines": "1 x ml.c7i.large, else ml.c6i.large"}, ends.isoformat(), 9.0)
+    assert spec.deployment is not None
+    return wanted.plan(replace(spec, deployment=replace(spec.deployment, before=before, spent_usd=spent_usd)))
+
+
+def test_an_update_counts_what_the_deployment_has_cost_so_far() -> None:
+    plan = updated(2.0, 0.5, instances=2)
+    # 2 of $0.107 and, while they replace one, 2,400 s more of that: (1.5 - 2400 / 3600 x 0.107) / 0.214 h, less 5 min
+    (schedule,) = (each for each in plan.requests if each.parameters.get("Name", "").endswith("expiry-endpoint"))
+    lives_s = int((1.5 - 2400 / 3600 * 0.107) / 0.214 * 3600 - 300)
+    ends = datetime(2026, 11, 24, 12, tzinfo=UTC) + timedelta(seconds=lives_s)
+    assert schedule.parameters["ScheduleExpression"] == f"at({ends:%Y-%m-%dT%H:%M:%S})"
+    assert plan.costs is not None
+    assert 1.999 < plan.costs.worst_usd <= 2.0
+    assert "$0.5 so far + (6.6 h + 25 min to end) x $0.214 an hour\n= $2.00 at worst" in dict(plan.rows)["limit"]
+    with pytest.raises(
+        ConfigError, match=r"dogs has cost \$0\.95\. At \$0\.214 an hour\nwhat is left buys 14\.0? min"
+    ) as error:
+        updated(1.0, 0.95, instances=2)
+    assert "300 s go to starting and 1500 s to those before, and to ending: $0.107." in str(error.value)
+    with pytest.raises(ConfigError, match="what dogs has cost since its creation is not known"):
+        updated(1.0, None)
+
+
+def test_the_same_command_again_changes_no_end_and_a_lower_or_higher_limit_does() -> None:
+    assert updated(1.0, 0.02).requests == ()  # 9.08 h and 5 min are left of $1, and its end in 9 h stays
+    lower, higher = updated(0.5, 0.02), updated(2.0, 0.02)
+    assert {each.service for each in (*lower.requests, *higher.requests)} == {"scheduler"}
+    for plan, usd in ((lower, 0.5), (higher, 2.0)):
+        assert plan.costs is not None
+        assert usd - 0.001 < plan.costs.worst_usd <= usd

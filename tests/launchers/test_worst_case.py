@@ -4,11 +4,12 @@ The bills are those of the rehearsal cloud's own code for training jobs, run on 
 train for any time, end by themselves, late or never, and are taken away at any moment.
 """
 
+import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,13 @@ from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
 from launchers.cost import prices
+from launchers.cost.comparison import Sized
 from launchers.cost.limits import Limits
-from launchers.deploy import limited
+from launchers.deploy import front, limited, rates, request
+from launchers.deploy.launcher import DeployLauncher
+from launchers.deploy.on_lambda import request as on_lambda_request
+from launchers.deploy.request import types_of
+from launchers.deploy.scaling import Concurrency, Fixed, Report
 from launchers.ec2 import fitting as ec2_fitting
 from launchers.ec2.spot import Ec2Launcher
 from launchers.plan import Plan
@@ -30,15 +36,17 @@ from launchers.rehearsal.names import Server
 from launchers.rehearsal.services import training_attempt, training_pools, training_record, training_run
 from launchers.rehearsal.services.ec2_instance import Instance
 from launchers.rehearsal.services.training_record import JobRecord
-from launchers.sagemaker import fitting
+from launchers.sagemaker import fitting, tuning_limits
 from launchers.sagemaker.job import TrainingJob
+from launchers.sagemaker.settings import JobSettings
 from launchers.sagemaker.training import SageMakerLauncher
-from launchers.spec import Deployed
+from launchers.spec import Deployed, RunSpec, SearchOutput
 from launchers.status import LaunchError
 from launchers.sweep.budget import Budget
 from launchers.sweep.trials import State, Trial
 from tests.support import deployments, ec2_plans
 from tests.support.plans import launched, planned
+from tests.support.tuned import STRATEGIES, asked
 
 SETTINGS = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 ROUNDING = 1 + 1e-9  # of sums of fractions
@@ -312,6 +320,76 @@ def test_a_search_of_many_jobs_stays_within_its_limit(seed: int, factor: float, 
         assert sum(account.usd for account in accounts.values()) <= max_usd * ROUNDING
 
 
+# --- a search by SageMaker's tuner ---
+
+
+@lru_cache
+def tuner() -> tuple[JobSettings, RunSpec]:
+    found = asked(*STRATEGIES["bayesian"])
+    return found.tuner, found.plan.spec
+
+
+def trials_of(trials: int, at_once: int, whole_s: float, draw: random.Random, longest_s: float) -> float:
+    """Return the seconds that the machines of a tuning job are paid, which runs trials beside each other."""
+    free, paid_s = [0.0] * at_once, 0.0  # when the machine of each trial is free
+    for _ in range(trials):
+        place = min(range(at_once), key=free.__getitem__)
+        if free[place] >= whole_s:
+            break
+        asked_s = min(draw.choice([30.0, 900.0, 1e9]), longest_s + draw.uniform(0, 180))
+        over = min(free[place] + asked_s, whole_s + draw.uniform(0, 180))
+        paid_s, free[place] = paid_s + over - free[place], over
+    return paid_s
+
+
+@SETTINGS
+@given(
+    seed=st.integers(0, 2**32),
+    factor=st.floats(1.01, 300) | st.none(),
+    trials=st.integers(1, 30),
+    at_once=st.integers(1, 10),
+)
+def test_a_search_by_the_tuner_stays_below_its_worst_case_and_with_further_jobs_within_the_limit(
+    seed: int, factor: float | None, trials: int, at_once: int
+) -> None:
+    draw, (tuned, spec) = random.Random(seed), tuner()
+    settings_ = replace(tuned, max_run_s=draw.choice([600, 14_400]))
+    assert spec.tuning is not None
+    assert isinstance(spec.output, SearchOutput)
+    row = prices.instance(settings_.instance_type)
+    assert row is not None
+    at_once = min(at_once, trials)
+    least_usd = (120 + 180) / 3600 * row.usd * at_once
+    max_usd = None if factor is None else least_usd * factor
+    spec = replace(
+        spec,
+        config={**spec.config, "limits": {"max_usd": max_usd}},
+        tuning=replace(spec.tuning, parallel=at_once, max_run_s=draw.choice([None, 3600])),
+        output=replace(spec.output, trials=trials),
+    )
+    assert not list(tuning_limits.findings(settings_, spec))
+    fitted = tuning_limits.fit(settings_, spec)
+    worst = fitted.worst_usd(spec, row.usd)
+    whole_s = math.inf if fitted.whole_s is None else float(fitted.whole_s)
+    billed = trials_of(trials, at_once, whole_s, draw, fitted.settings.max_run_s) / 3600 * row.usd
+    assert billed <= worst * ROUNDING
+    if max_usd is None:
+        return
+    assert worst <= max_usd * ROUNDING
+    resources = {"MaxParallelTrainingJobs": at_once}
+    machines = {"InstanceType": settings_.instance_type, "InstanceCount": 1}
+    sent = {"TrainingJobDefinition": {"HyperParameterTuningResourceConfig": machines}}
+    for _ in range(3):  # it is continued, by a tuning job that learns from the ones before
+        given = {} if fitted.whole_s is None else {"MaxRuntimeInSeconds": fitted.whole_s}
+        try:
+            less = tuning_limits.less_spent(sent, {**resources, **given}, spec.config, billed)
+        except LaunchError:
+            break  # too little is left
+        whole_s = float({**given, **less}.get("MaxRuntimeInSeconds", math.inf))
+        billed += trials_of(trials, at_once, whole_s, draw, fitted.settings.max_run_s) / 3600 * row.usd
+        assert billed <= max_usd * ROUNDING
+
+
 # --- EC2 and deployments ---
 
 
@@ -375,26 +453,117 @@ def test_machines_of_ec2_stay_below_the_worst_case_and_with_further_submissions_
     assert billed <= max_usd * ROUNDING + 1e-5  # the rehearsal rounds each machine to a millionth
 
 
-@SETTINGS
-@given(seed=st.integers(0, 2**32), factor=st.floats(1.01, 40), updates=st.booleans())
-def test_a_deployment_stays_below_its_worst_case(seed: int, factor: float, updates: bool) -> None:
-    draw = random.Random(seed)
-    launcher = deployments.launcher(
-        instances=draw.choice([1, 3]), ttl_hours=draw.choice([None, 8]), start_s=300, bake_s=draw.choice([180, 900])
+def deployment_of(draw: random.Random) -> DeployLauncher:
+    """Return any deployment whose cost is limited by something."""
+    variant = draw.choice(["realtime", "realtime", "lambda"])
+    front = draw.choice([None, "lambda"]) if variant == "realtime" else None
+    return deployments.launcher(
+        variant=variant,
+        front=front,
+        reserved=draw.choice([1, 3, 40]) if front or variant == "lambda" else None,
+        provisioned=draw.choice([0, 1]) if front else 0,
+        memory_mb=draw.choice([None, 3008]),
+        architecture=draw.choice(["x86_64", "arm64"]),
+        instances=draw.choice([1, 3]),
+        scaling=draw.choice([None, Fixed(), Concurrency(2, 5), Report(1, 3)]),
+        instance_type=draw.choice(["ml.c7i.large", "ml.m5.4xlarge"]),
+        ttl_hours=draw.choice([None, 8]),
+        bake_s=draw.choice([180, 900]),
     )
-    before = Deployed("0123456789", {}) if updates else None
-    spec = deployments.spec(before)
-    rate = limited.usd_per_hour(replace(launcher, ttl_hours=8))  # with a limit it ends by itself
-    assert rate is not None
+
+
+def hour_of(launcher: DeployLauncher, spec: RunSpec, draw: random.Random) -> float:
+    """Return what an hour of one costs: instances that scaling starts and stops, and a function that is called."""
+    ending = replace(launcher, ttl_hours=8)  # with a limit it ends by itself
+    usd = 0.0
+    if launcher.variant == "realtime":
+        row = prices.hosting(draw.choice(list(types_of(launcher))))
+        assert row is not None
+        usd = row.usd * draw.randint(ending.count, ending.most)
+    if (size := rates.function_of(ending, spec)) is not None:
+        assert launcher.reserved is not None
+        each_s = draw.choice([0.0004, 0.1, 0.1234, 60.0])  # of a request, each of which is rounded up
+        calls = int(draw.choice([0.0, 0.5, 1.0]) * 3600 * launcher.reserved * min(10.0, 1 / each_s))
+        usd += calls * serving_usd(size, math.ceil(each_s * 1000) / 1000)
+        usd += launcher.provisioned * size.warm_usd_per_month / 730
+    return usd
+
+
+def serving_usd(size: Sized, seconds: float) -> float:
+    """Return what one call costs on demand; in a process that is kept warm it costs less."""
+    return prices.lambda_prices().usd_per_million / 1e6 + seconds * size.gb * size.usd_per_gb_s
+
+
+@SETTINGS
+@given(seed=st.integers(0, 2**32), factor=st.floats(1.01, 40), updates=st.integers(0, 3))
+def test_a_deployment_and_its_updates_stay_below_their_worst_case_and_within_the_limit(
+    seed: int, factor: float, updates: int
+) -> None:
+    draw, now = random.Random(seed), datetime(2026, 11, 24, 12, tzinfo=UTC)
+    launcher, spec = deployment_of(draw), deployments.spec()
     least = limited.costs(replace(launcher, ttl_hours=8), spec)
     assert least is not None
     max_usd = least.least_usd * factor
-    capped = replace(spec, config={"limits": {"max_usd": max_usd}})
-    plan = launcher.plan(capped)
-    assert plan.costs is not None
-    assert plan.costs.worst_usd <= max_usd * ROUNDING
-    ttl_hours = limited.fit(launcher, capped).ttl_hours
-    assert ttl_hours is not None
-    lives_s = 3600 * ttl_hours + draw.uniform(0, 300)  # until the schedule has ended it
-    twice_s = draw.uniform(0, 1800 + launcher.start_s + launcher.bake_s) if updates else 0.0
-    assert (lives_s + twice_s) / 3600 * rate <= plan.costs.worst_usd * ROUNDING
+    billed = counted = 0.0  # as AWS bills, and at most, by our records
+    before, earlier, ends = None, launcher, now
+    for _ in range(1 + updates):
+        assert spec.deployment is not None
+        deployment = replace(spec.deployment, before=before, spent_usd=counted)
+        capped = replace(
+            spec, deployment=deployment, config={"limits": {"max_usd": max_usd}}, created_at=now.isoformat()
+        )
+        try:
+            plan = launcher.plan(capped)
+        except ConfigError:
+            assert before is not None  # the first has enough; too little is left for this one
+            break
+        assert plan.costs is not None
+        assert plan.costs.worst_usd <= max_usd * ROUNDING
+        fitted = limited.fit(launcher, capped)
+        assert fitted.ttl_hours is not None
+        assert not plan.requests or fitted.ttl_hours * 3600 >= launcher.start_s - 1 or launcher.variant == "lambda"
+        rate, both_s = rates.of(fitted, capped).most, limited.overlap_s(fitted, capped)
+        assert rate is not None
+        if both_s:
+            assert before is not None
+            present = rates.in_service(before).most
+            assert present is not None
+            billed += draw.uniform(0, both_s) / 3600 * hour_of(earlier, spec, draw)
+            counted += both_s / 3600 * present
+        stays = before is not None and before.ttl_hours == fitted.ttl_hours and not both_s
+        ends = ends if stays else now + timedelta(hours=fitted.ttl_hours)
+        lived_s = draw.uniform(0, (ends - now).total_seconds())
+        billed += lived_s / 3600 * hour_of(fitted, capped, draw)
+        counted += lived_s / 3600 * rate
+        assert billed <= counted * ROUNDING
+        now += timedelta(seconds=lived_s)
+        before = as_found(fitted, capped, ends)
+        earlier = fitted
+        launcher = replace(launcher, instances=draw.choice([1, 3]), bake_s=draw.choice([180, 900]))
+    late_s = (ends - now).total_seconds() + draw.uniform(0, 300)  # until its schedules have ended it
+    assert billed + late_s / 3600 * hour_of(fitted, capped, draw) <= max_usd * ROUNDING
+
+
+def as_found(settings: DeployLauncher, spec: RunSpec, ends: datetime) -> Deployed:
+    """Return what a plan has made, as the launcher finds it afterwards."""
+    about = {"expires_at": ends.isoformat(), "ttl_hours": settings.ttl_hours}
+    if settings.variant == "lambda":
+        facts = on_lambda_request.wanted_facts(settings, spec)
+        return Deployed(on_lambda_request.revision(settings, spec), facts, variant="lambda", **about)
+    return Deployed(
+        request.revision(settings, spec),
+        request.wanted_facts(settings, spec),
+        scaling=str(settings.scaled or ""),
+        front=front.revision(settings, spec),
+        reserved=settings.reserved,
+        warm=settings.provisioned,
+        **about,
+    )
+
+
+@given(st.integers(0, 2**32))
+def test_what_is_in_service_costs_what_its_settings_say(seed: int) -> None:
+    settings = replace(deployment_of(random.Random(seed)), ttl_hours=8)
+    spec = deployments.spec()
+    found, wanted = rates.in_service(as_found(settings, spec, datetime.now(UTC))), rates.of(settings, spec)
+    assert (found.least, found.most) == pytest.approx((wanted.least, wanted.most))

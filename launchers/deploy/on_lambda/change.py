@@ -57,6 +57,7 @@ class FunctionChange(Change):
             self._prepare()
         self._clear()
         remember(Path(self.spec.folder), self.plan, self.cloud.place)
+        self._record()
         try:
             for each in self.plan.requests:
                 self._send(each, filled)
