@@ -130,11 +130,13 @@ def _whole(value: Any) -> int:
 @dataclass(frozen=True)
 class Stage:
     """A part of a backbone. gflop: of its forward pass on one photo of 224 px, 2 x multiply-adds. inputs: the size of
-    its input for one photo, which is the feature size if everything before it is frozen."""
+    its input for one photo, which is the feature size if everything before it is frozen. backward: of the gradients of
+    its weights and of its input, as many times its forward pass."""
 
     weights: int
     gflop: float
     inputs: int
+    backward: int = 2
 
 
 # in the order of the forward pass, counted by hooks on the networks; a test verifies them
@@ -161,6 +163,8 @@ BACKBONES: Mapping[str, Mapping[str, Stage]] = {
         "bn2": Stage(2_560, 0, 62_720),
     },
 }
+# stages of one layer: as the first that is trained it needs no gradients of its input
+_SINGLE = ("conv1", "conv_stem", "conv_head", "head")
 WIDTHS = {"resnet50": 2048, "tf_efficientnet_lite0": 1280}  # the size of the head's input
 
 
@@ -176,7 +180,9 @@ class Work:
     def step(self, batch_size: int, flops_per_s: float, *, cached: bool) -> Step:
         """Estimate a training step. cached: the frozen part's features are cached, so that it does not run."""
         per_gflop_s = batch_size * 1e9 / flops_per_s
-        parts = tuple(Part(stage.weights * FLOAT_BYTES, 2 * stage.gflop * per_gflop_s) for stage in self.trained)
+        parts = tuple(
+            Part(stage.weights * FLOAT_BYTES, stage.backward * stage.gflop * per_gflop_s) for stage in self.trained
+        )
         forward = self.trained_gflop + (0 if cached else self.frozen_gflop)
         return Step(parts, forward * per_gflop_s + STEP_OVERHEAD_S)
 
@@ -205,6 +211,8 @@ def work(backbone: str, trainable: str, classes: int, *, image_px: int = 224) ->
     scaled = [replace(stage, gflop=stage.gflop * area, inputs=round(stage.inputs * area)) for stage in stages.values()]
     head = Stage((width + 1) * classes, 2 * width * classes / 1e9, width)
     ahead, trained = scaled[:first], [*scaled[first:], head]
+    if [*names, "head"][first] in _SINGLE:
+        trained[0] = replace(trained[0], backward=1)
     return Work(
         frozen_gflop=sum(stage.gflop for stage in ahead),
         trained_gflop=sum(stage.gflop for stage in trained),

@@ -44,6 +44,7 @@ def describe_deployment(launcher: Deploys, config: Mapping[str, Any], overrides:
     model = sent_model(str(config["checkpoint"]), Path(str(config["data"]["root"])) if named else None)
     commit, dirty = git_state()
     dry_run, capped = bool(config["dry_run"]), (config.get("limits") or {}).get("max_usd") is not None
+    before = _asked(launcher, launcher.deployed, name, dry_run=dry_run)
     return RunSpec(
         run_id=name,
         overrides=tuple(text for text in overrides if override_key(text) not in ("dry_run", "debug", "run_id")),
@@ -55,10 +56,10 @@ def describe_deployment(launcher: Deploys, config: Mapping[str, Any], overrides:
         deployment=Deployment(
             model,
             image.digest(PROJECT),
-            _asked(launcher, launcher.deployed, name, dry_run=dry_run),
+            before,
             package.digest(PROJECT),
             _asked(launcher, launcher.reservable, name, dry_run=dry_run),
-            _asked(launcher, launcher.spent_usd, name, dry_run=dry_run) if capped else None,
+            _asked(launcher, launcher.spent_usd, name, dry_run=dry_run) if capped and before is not None else None,
         ),
     )
 

@@ -121,8 +121,8 @@ def hosting(name: str) -> Hosting | None:
 
 
 def hosting_types() -> list[str]:
-    """Return the types for our server, which uses no GPU, whose price is known, the cheapest first."""
-    rows = {name: row for name, row in _table()["hosting"].items() if hosts(name)}
+    """Return the offered types for our server, which uses no GPU, whose price is known, the cheapest first."""
+    rows = {name: row for name, row in _table()["hosting"].items() if hosts(name) and not row.get("withdrawn")}
     return sorted(rows, key=lambda name: (float(rows[name]["usd"]), name))
 
 
@@ -148,8 +148,9 @@ def exists(name: str) -> bool:
 
 
 def closest(name: str) -> list[str]:
-    """Return up to three known types that a misspelt one may mean."""
-    return get_close_matches(name, [*_table()["training"], *_table()["unpriced"]], 3, 0.5)
+    """Return up to three types that a misspelt one may mean and that SageMaker still offers."""
+    offered = [kind for kind, row in _table()["training"].items() if not row.get("withdrawn")]
+    return get_close_matches(name, [*offered, *_table()["unpriced"]], 3, 0.5)
 
 
 def spot_range() -> tuple[float, float]:

@@ -14,6 +14,7 @@ START_S = 180.0  # to start a machine, pull its image and install missing packag
 # 10 epochs of dogImages took 3.3 s on two Zen 4 cores (python -m dogbreed.benchmark sweep). Other machines are assumed
 # to be alike.
 _ROWS_PER_S = 20_000
+_AT_ONCE = 8  # trials of a search that share features, at most; one for each CPU
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,15 @@ def times(workload: Workload, row: "Instance", instances: int) -> Times | None:
 def search_s(workload: Workload, row: "Instance", trials: int) -> float | None:
     """Estimate how long a search in one job takes; None if `times` is None. workload: that of one trial.
 
-    It counts the start, one pass over the photos if trials share their features, then one trial after the other, none
-    of them pruned.
+    It counts the start, one pass over the photos if trials share their features, then all trials, none of them pruned:
+    one after the other, or, if they share features, as many at once as hpo.parallel has by default.
     """
     found = times(workload, row, 1)
     if found is None or workload.train_photos is None:
         return None
     trial_s = found.epochs_s
     if workload.trains_heads and workload.caches_features:  # the matrix product is the least of it
-        trial_s = workload.epochs * workload.train_photos / _ROWS_PER_S
+        trial_s = workload.epochs * workload.train_photos / _ROWS_PER_S / min(row.vcpus, _AT_ONCE)
     return START_S + found.features_s + trials * trial_s
 
 

@@ -55,6 +55,11 @@ def test_our_server_has_no_use_for_a_gpu() -> None:
     assert "ml.g5.xlarge" not in prices.hosting_types()
 
 
+def test_what_is_withdrawn_is_not_suggested() -> None:
+    assert prices.closest("ml.p4.24xlarge")[0] == "ml.p4d.24xlarge"
+    assert not any(name.startswith(("ml.p2.", "ml.p3.")) for name in prices.closest("ml.p3.3xlarge"))
+
+
 # --- the command ---
 
 
