@@ -67,7 +67,9 @@ def fit(settings: Settings, spec: RunSpec) -> Settings:
     if asked.max_usd is None and asked.max_hours is None:
         return settings
     bound = asked.less(spent_usd(spec) or 0.0).bound(usd_per_hour(settings, spec), _overhead(settings, spec))
-    if bound is None or bound.seconds <= 0 or (hours is not None and bound.seconds >= 3600 * hours):
+    if bound is None or bound.seconds <= 0:  # it is refused, as a deployment that ends
+        return _ending(settings)
+    if hours is not None and bound.seconds >= 3600 * hours:
         return settings
     before = _before(spec)
     if before is not None and before.ttl_hours and not _replaces(settings, spec):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ import torchvision
 
 from dogbreed.errors import DogBreedError
 from dogbreed.inference import Predictor
-from launchers.aws import tags
+from launchers.aws import bills, tags
+from launchers.aws.layout import Layout
 from launchers.base import Launcher
 from launchers.deploy import parts
 from launchers.deploy.change import Change
@@ -130,7 +132,10 @@ def updated(place: Place) -> dict[str, Any]:
     """Update a deployment, roll it back, fail to update it again, and let it stay. Return what was seen."""
     place.deployed("cats")
     seen: dict[str, Any] = {"first": endpoint(place, "cats")["EndpointConfigName"]}
-    launcher, handle = place.deployed("cats", "launcher.fallback_type=null", "launcher.ttl_hours=99")
+    launcher, handle = place.deployed(
+        "cats", "launcher.fallback_type=null", "launcher.ttl_hours=99", "limits.max_usd=50"
+    )
+    seen["spent"] = launcher.spent_usd("cats")
     seen["second"] = endpoint(place, "cats")["EndpointConfigName"]
     seen["ends after the update"] = schedules_of(place, "cats")
     launcher.rollback(handle)
@@ -143,6 +148,8 @@ def updated(place: Place) -> dict[str, Any]:
     arn = endpoint(place, "cats")["EndpointArn"]
     seen["kept"] = schedules_of(place, "cats"), tags.read(place.cloud, arn).get(tags.EXPIRES_AT)
     end(place, "cats")
+    layout = Layout(str(place.cloud.default_bucket), "dogbreed")
+    seen["bills"] = bills.of_deployment(place.cloud, layout, "cats")
     return seen
 
 
@@ -154,6 +161,16 @@ def test_an_update_can_be_rolled_back(place: Place, stories: dict[str, Future[An
             assert ends[f"{config}-expiry-model"] > ends["dogbreed-cats-expiry-endpoint"]
         assert f"endpoint configuration {config}" in seen["after a failed update"]
     assert seen["kept"] == ({}, None)
+
+
+def test_what_a_deployment_costs_is_recorded_through_its_changes(stories: dict[str, Future[Any]]) -> None:
+    seen = stories["updated"].result()
+    found = [bill for bill in seen["bills"] if bill.ended > bill.started]
+    assert len({bill.life for bill in found}) == 1
+    assert found[-1].state == "ended"
+    assert [round(bill.usd_per_hour, 3) for bill in found].count(0.214) >= 2  # both fleets: an update, and a rollback
+    assert all(before.ended <= after.started + timedelta(seconds=1) for before, after in pairwise(found))
+    assert 0 < seen["spent"] < 0.1
 
 
 class AnswerLost(Change):

@@ -106,11 +106,16 @@ def test_what_cannot_be_added_up_is_one_clear_message(
 
 @pytest.mark.cloud
 def test_records_of_all_launchers_are_added_up_from_the_bucket(
-    cloud: Rehearsal, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cloud: Rehearsal,
+    place: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     launcher, plan = prepared(place, tmp_path / "run", "trainer.max_epochs=1", launcher="sagemaker_gpu")
     launcher.submit(plan)
     until(lambda: launcher.status(plan.handle).finished)
+    monkeypatch.chdir(tmp_path)  # the bucket knows, and no folder here
     words = ["cost", "sagemaker://rehearsal", "--state-dir", str(place), "--json"]
 
     def rows() -> dict[str, Any]:

@@ -160,4 +160,5 @@ def test_what_scales_has_a_least_and_a_most(ledger: Ledger) -> None:
 def test_a_function_without_a_limit_has_no_most_and_an_update_cannot_count_it(ledger: Ledger) -> None:
     created(ledger, replace(LAUNCHER, front="lambda"))
     assert ledger.spent_usd(ledger.now) is None
-    assert Ledger().spent_usd(NOON) is None  # nor what has no records
+    ledger.kept.clear()
+    assert ledger.spent_usd(ledger.now) is None  # nor what has no records

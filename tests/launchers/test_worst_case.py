@@ -456,6 +456,8 @@ def test_machines_of_ec2_stay_below_the_worst_case_and_with_further_submissions_
 def deployment_of(draw: random.Random) -> DeployLauncher:
     """Return any deployment whose cost is limited by something."""
     variant = draw.choice(["realtime", "realtime", "lambda"])
+    scaling = draw.choice([None, Fixed(), Concurrency(2, 5), Report(1, 3)])
+    kind, fallback = draw.choice([("ml.c7i.large", "ml.c6i.large"), ("ml.m5.4xlarge", None)])
     front = draw.choice([None, "lambda"]) if variant == "realtime" else None
     return deployments.launcher(
         variant=variant,
@@ -464,9 +466,10 @@ def deployment_of(draw: random.Random) -> DeployLauncher:
         provisioned=draw.choice([0, 1]) if front else 0,
         memory_mb=draw.choice([None, 3008]),
         architecture=draw.choice(["x86_64", "arm64"]),
-        instances=draw.choice([1, 3]),
-        scaling=draw.choice([None, Fixed(), Concurrency(2, 5), Report(1, 3)]),
-        instance_type=draw.choice(["ml.c7i.large", "ml.m5.4xlarge"]),
+        instances=draw.choice([1, 3]) if scaling in (None, Fixed()) else 1,
+        scaling=scaling,
+        instance_type=kind,
+        fallback_type=fallback,
         ttl_hours=draw.choice([None, 8]),
         bake_s=draw.choice([180, 900]),
     )
@@ -539,7 +542,8 @@ def test_a_deployment_and_its_updates_stay_below_their_worst_case_and_within_the
         now += timedelta(seconds=lived_s)
         before = as_found(fitted, capped, ends)
         earlier = fitted
-        launcher = replace(launcher, instances=draw.choice([1, 3]), bake_s=draw.choice([180, 900]))
+        more = {"instances": draw.choice([1, 3])} if launcher.scaling in (None, Fixed()) else {}
+        launcher = replace(launcher, **more, bake_s=draw.choice([180, 900]))
     late_s = (ends - now).total_seconds() + draw.uniform(0, 300)  # until its schedules have ended it
     assert billed + late_s / 3600 * hour_of(fitted, capped, draw) <= max_usd * ROUNDING
 
