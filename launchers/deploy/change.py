@@ -72,7 +72,7 @@ class Change:
         if self._sends_model:
             images.ensure(self.launcher, self.spec, filled[request.ACCOUNT])
         remember(Path(self.spec.folder), self.plan, self.cloud.place)
-        self._record()
+        records.begin(self.launcher, self.spec)
         try:
             self._send_all(filled)
         except BaseException as error:
@@ -83,11 +83,6 @@ class Change:
         elif self.launcher.wait and self._front.version:
             raise_findings(LaunchError, self._findings_of_front())
         self._send_later(filled)
-
-    def _record(self) -> None:
-        """Record what the change costs, before it costs anything."""
-        if (kept := records.Records.of(self.launcher, self.name)) is not None:
-            kept.begin(self.launcher, self.spec)
 
     @property
     def creates(self) -> bool:
