@@ -456,8 +456,8 @@ def test_machines_of_ec2_stay_below_the_worst_case_and_with_further_submissions_
 def deployment_of(draw: random.Random) -> DeployLauncher:
     """Return any deployment whose cost is limited by something."""
     variant = draw.choice(["realtime", "realtime", "lambda"])
-    scaling = draw.choice([None, Fixed(), Concurrency(2, 5), Report(1, 3)])
-    kind, fallback = draw.choice([("ml.c7i.large", "ml.c6i.large"), ("ml.m5.4xlarge", None)])
+    scaling = draw.choice([None, Fixed(), Concurrency(2, 5), Report(1, 3)]) if variant == "realtime" else None
+    kind, fallback = draw.choice([("ml.c7i.large", "ml.c6i.large"), ("ml.m5.large", None)])
     front = draw.choice([None, "lambda"]) if variant == "realtime" else None
     return deployments.launcher(
         variant=variant,
