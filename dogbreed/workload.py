@@ -163,8 +163,9 @@ BACKBONES: Mapping[str, Mapping[str, Stage]] = {
         "bn2": Stage(2_560, 0, 62_720),
     },
 }
-# stages of one layer: as the first that is trained it needs no gradients of its input
-_SINGLE = ("conv1", "conv_stem", "conv_head", "head")
+# stages of one layer: as the first that is trained it needs no gradients of its input; the first convolution is too
+# small a part of a network for that to matter
+_SINGLE = ("conv_head", "head")
 WIDTHS = {"resnet50": 2048, "tf_efficientnet_lite0": 1280}  # the size of the head's input
 
 

@@ -217,6 +217,16 @@ def test_what_is_frozen_is_not_run_where_its_features_are_there() -> None:
     )
 
 
+def test_a_layer_before_which_nothing_is_trained_needs_no_gradients_of_its_input() -> None:
+    lite, more = work("tf_efficientnet_lite0", "conv_head", 133), work("tf_efficientnet_lite0", "blocks.6", 133)
+    assert lite is not None
+    assert more is not None
+    last, first = lite.step(1, 1e9, cached=True), more.step(1, 1e9, cached=True)
+    head = 2 * 1280 * 133 / 1e9
+    assert last.backward_s == pytest.approx(0.04014 + 2 * head)  # bn2 is not counted
+    assert first.backward_s == pytest.approx(2 * (0.05882 + 0.04014 + head))
+
+
 def test_a_part_of_a_stage_counts_as_the_stage_and_what_is_unknown_is_not_guessed() -> None:
     assert work("resnet50", "layer4.2", 133) == work("resnet50", "layer4", 133)
     lite = work("tf_efficientnet_lite0", "blocks", 133)
