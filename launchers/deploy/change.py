@@ -28,7 +28,6 @@ from launchers.deploy import (
     names,
     parts,
     permissions,
-    records,
     request,
     smoke,
     waiting,
@@ -72,7 +71,7 @@ class Change:
         if self._sends_model:
             images.ensure(self.launcher, self.spec, filled[request.ACCOUNT])
         remember(Path(self.spec.folder), self.plan, self.cloud.place)
-        records.begin(self.launcher, self.spec)
+        self.launcher.record(self.spec)
         try:
             self._send_all(filled)
         except BaseException as error:

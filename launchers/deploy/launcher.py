@@ -107,6 +107,11 @@ class DeployLauncher(DeploySettings):
             self._settle(fitted, plan)
         return plan.handle
 
+    def record(self, spec: RunSpec) -> None:
+        """Record what a change costs, before it costs anything."""
+        if (kept := records.Records.of(self, spec.run_id)) is not None:
+            kept.begin(self, spec)
+
     def _settle(self, fitted: DeploySettings, plan: Plan) -> None:
         """Record what has come of a change, so that what it costs from now on is known."""
         kept = records.Records.of(self, plan.spec.run_id) if plan.requests else None

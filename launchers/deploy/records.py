@@ -25,12 +25,6 @@ _CHANGING = "changing"  # the state of what is written before a change
 _EVER = datetime(2000, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 
 
-def begin(settings: DeploySettings, spec: RunSpec) -> None:
-    """Record what a change costs, before it costs anything. settings: as they will be in service."""
-    if (kept := Records.of(settings, spec.run_id)) is not None:
-        kept.begin(settings, spec)
-
-
 class Records:
     """The records of one deployment. Where they cannot be read or written that is a warning: the deployment is well."""
 

@@ -11,7 +11,7 @@ from dogbreed import commands
 from launchers.aws import s3, tags
 from launchers.aws.actions import LAMBDA, SCHEDULER
 from launchers.aws.errors import errors
-from launchers.deploy import doctor, names, parts, records, smoke
+from launchers.deploy import doctor, names, parts, smoke
 from launchers.deploy.change import Change
 from launchers.deploy.function import VERSION, moved
 from launchers.deploy.on_lambda import asking, package, request, served, sizing
@@ -57,7 +57,7 @@ class FunctionChange(Change):
             self._prepare()
         self._clear()
         remember(Path(self.spec.folder), self.plan, self.cloud.place)
-        records.begin(self.launcher, self.spec)
+        self.launcher.record(self.spec)
         try:
             for each in self.plan.requests:
                 self._send(each, filled)
