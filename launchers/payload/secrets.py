@@ -20,6 +20,11 @@ _SECRETS = {
 _ANY_SECRET = re.compile(
     b"|".join(b"(?:" + pattern.replace(b"(?i)", b"") + b")" for pattern in _SECRETS.values()), re.I
 )
+# in lower case: what one of the patterns matches holds one of these, which are found ten times as fast
+_WORDS = (
+    b"akia", b"asia", b"awssecret", b"aws_secret", b"private key-----", b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_",
+    b"github_pat_", b"hf_", b"xoxa-", b"xoxb-", b"xoxp-", b"xoxr-", b"xoxs-", b"sk-ant-", b"sk-proj-", b"wandb_api_key",
+)  # fmt: skip
 _ALLOWED = re.compile(rb"pragma: ?allowlist[ -]secret|gitleaks:allow", re.I)  # as other scanners are told
 _EXAMPLES = (  # whole, from https://docs.github.com/en/rest and the like; AWS's own end in EXAMPLE or EXAMPLEKEY
     b"16C7e42F292c6912E7710c838347Ae178B4a",
@@ -35,7 +40,8 @@ def found_in(content: bytes) -> Iterator[tuple[int, str]]:
     A line with a comment `pragma: allowlist secret` is skipped, and so are examples of documentation.
     """
     content = content[:_MAX_SCANNED]
-    if b"\0" in content[:8192] or not _ANY_SECRET.search(content):
+    lower = content.lower()
+    if b"\0" in content[:8192] or not any(word in lower for word in _WORDS) or not _ANY_SECRET.search(content):
         return
     lines = content.splitlines(keepends=True)
     for number, line in enumerate(lines, 1):

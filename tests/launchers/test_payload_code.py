@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
 from launchers.payload import code as bundle
+from launchers.payload import secrets
 from launchers.payload.code import CodeBundle, pack, scan
 from launchers.payload.secrets import findings, found_in
 from launchers.project import PROJECT
@@ -137,6 +138,14 @@ def test_strings_that_look_like_keys_are_reported_by_file_and_line_and_never_sho
     (finding,) = findings(scan(project).secrets, [], "launcher.allow_secrets")
     assert f"pkg/code.py:3 seems to hold {kind}." in finding
     assert text.splitlines()[-1] not in finding
+
+
+@pytest.mark.parametrize("kind", secrets._SECRETS)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_what_a_pattern_matches_has_one_of_the_words_that_are_looked_for_first(kind: str, data: st.DataObject) -> None:
+    content = data.draw(st.from_regex(secrets._SECRETS[kind]))
+    assert any(word in content.lower() for word in secrets._WORDS)
 
 
 @given(st.binary(max_size=300))
