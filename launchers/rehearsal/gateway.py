@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, quote
 from xml.sax.saxutils import escape
 
-import botocore.session
 from botocore.exceptions import UnknownServiceError
 from moto.core.parse import PROTOCOL_PARSERS
 from moto.core.serialize import get_serializer_class
@@ -36,6 +34,7 @@ from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.principals import Principal, Signature, caller_of, check_signature
 from launchers.rehearsal.s3_calls import s3_call
 from launchers.rehearsal.service import Answer, Call, Handler, Refused, Service
+from launchers.rehearsal.service_models import service_model
 from launchers.rehearsal.validation import findings
 
 Environ = dict[str, Any]
@@ -241,10 +240,9 @@ def _rest(environ: Environ, service: str, body: bytes) -> tuple[str, bytes, str,
     return operation, body, "rest", parameters
 
 
-@lru_cache
 def _model(service: str) -> Any | None:
     try:
-        return botocore.session.get_session().get_service_model(_NAMES.get(service, service))
+        return service_model(_NAMES.get(service, service))
     except UnknownServiceError:
         return None
 

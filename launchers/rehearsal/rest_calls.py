@@ -7,9 +7,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote
 
-import botocore.session
-
 from launchers.rehearsal.service import Answer, Refused
+from launchers.rehearsal.service_models import service_model
 
 MODELS = {
     "sagemaker": "sagemaker-runtime",
@@ -48,9 +47,8 @@ def rest_answer(service: str, operation: str, answer: Answer) -> tuple[int, str,
     return status, kind, b"" if status == 204 else body, headers
 
 
-@lru_cache
 def model(service: str) -> Any:
-    return botocore.session.get_session().get_service_model(MODELS[service])
+    return service_model(MODELS[service])
 
 
 @lru_cache

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote_plus
 from xml.etree import ElementTree
 
-import botocore.session
+from launchers.rehearsal.service_models import service_model
 
 
 def s3_call(environ: Mapping[str, Any], body: bytes) -> tuple[str, dict[str, Any]]:
@@ -49,7 +49,7 @@ def _operation(method: str, on_bucket: bool, on_object: bool, query: frozenset[s
 @lru_cache
 def _operations() -> dict[str, tuple[str, int, frozenset[str]]]:
     """Return of each operation: its method, how many parts its path has, and what must be in its query."""
-    model = botocore.session.get_session().get_service_model("s3")
+    model = service_model("s3")
     found = {}
     for name in model.operation_names:
         operation = model.operation_model(name)

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import botocore.session
-
 from launchers.aws.actions import LAMBDA
 from launchers.rehearsal.access import check_trust
 from launchers.rehearsal.clock import Clock
@@ -22,6 +20,7 @@ from launchers.rehearsal.machine import remove_left_over
 from launchers.rehearsal.names import ACCOUNT, Server
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.service import Answer, Call, Handler, Refused
+from launchers.rehearsal.service_models import service_model
 from launchers.rehearsal.services.function_environment import Around
 from launchers.rehearsal.services.function_metrics import FunctionMeter
 from launchers.rehearsal.services.function_package import (
@@ -86,7 +85,7 @@ class Functions:
             "Invoke": self.invoke,
             **settings.operations,
         }
-        names = botocore.session.get_session().get_service_model("lambda").operation_names
+        names = service_model("lambda").operation_names
         self.operations: Mapping[tuple[str, str], Handler] = {
             ("lambda", name): handlers.get(name, _refuse) for name in names
         }

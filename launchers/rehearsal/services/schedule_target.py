@@ -3,11 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
-from functools import cache
 from threading import Lock
 from typing import Any
 
-import botocore.session
 from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -15,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from launchers.rehearsal.names import REGION, Server
 from launchers.rehearsal.principals import role_session
 from launchers.rehearsal.service import Refused
+from launchers.rehearsal.service_models import service_model, session
 
 _CREATING = Lock()  # a session creates one client at a time
 _ARN = re.compile(r"arn:aws:scheduler:::aws-sdk:([a-z0-9]+):([a-z][A-Za-z0-9]+)")
@@ -53,7 +52,7 @@ def call_target(target: Mapping[str, Any], schedule: str, server: Server) -> str
     assert operation is not None, action
     found = role_session(target["RoleArn"], f"schedule-{schedule}"[:64])
     with _CREATING:
-        client = _session().create_client(
+        client = session().create_client(
             service,
             region_name=REGION,
             endpoint_url=server.url,
@@ -82,7 +81,7 @@ def _parts(arn: str) -> tuple[str, str]:
 
 def _as_in_model(given: Mapping[str, Any], service: str, operation: str) -> dict[str, Any]:
     """Return parameters as the service's API names them: a schedule's begin with a capital, whatever the API does."""
-    shape = _model(service).operation_model(operation).input_shape
+    shape = service_model(service).operation_model(operation).input_shape
     members = shape.members if shape else {}
     small = {name[0].upper() + name[1:]: name for name in members}
     return {small.get(name, name): value for name, value in given.items()}
@@ -91,22 +90,10 @@ def _as_in_model(given: Mapping[str, Any], service: str, operation: str) -> dict
 def _operation(service: str, action: str) -> str | None:
     """Return the name of an operation as AWS's model has it; None if there is none."""
     try:
-        names = _model(service).operation_names
+        names = service_model(service).operation_names
     except BotoCoreError:
         return None
     return next((name for name in names if name.lower() == action.lower()), None)
-
-
-@cache
-def _session() -> Any:
-    """Return a session of botocore: it reads the description of a service once."""
-    return botocore.session.get_session()
-
-
-@cache
-def _model(service: str) -> Any:
-    """Return AWS's model of a service. Raises BotoCoreError if there is none."""
-    return _session().get_service_model(service)
 
 
 def _invalid(text: str) -> Refused:
