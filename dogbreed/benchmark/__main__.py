@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dogbreed.benchmark import ddp, finetune, frozen, overhead, probe, search, serve, speedup, startup, sweep
+from dogbreed.benchmark import capacity, ddp, finetune, frozen, overhead, probe, search, serve, speedup, startup, sweep
 from dogbreed.benchmark import input as input_pipeline
 from dogbreed.benchmark.harness import PROFILE, Benchmark, Result, Setup, interleaved, measured, results, table
 from dogbreed.benchmark.machine import gpu, in_words, machine
@@ -20,7 +20,20 @@ from dogbreed.run_folder import write_json
 
 BENCHMARKS = {
     module.BENCHMARK.name: module.BENCHMARK
-    for module in (frozen, finetune, input_pipeline, overhead, startup, sweep, search, probe, ddp, speedup, serve)
+    for module in (
+        frozen,
+        finetune,
+        input_pipeline,
+        overhead,
+        startup,
+        sweep,
+        search,
+        probe,
+        ddp,
+        speedup,
+        serve,
+        capacity,
+    )
 }
 _ABOUT = {
     "frozen": "head training with features computed once, against a plain loop",
@@ -34,6 +47,7 @@ _ABOUT = {
     "probe": "accuracy of the default head, against logistic regression",
     "ddp": "two processes that train one model, against one",
     "speedup": "speed-up by several rented machines, simulated",
+    "capacity": "a million requests in the capacity planner, on one core",
 }
 
 

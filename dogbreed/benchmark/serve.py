@@ -1,19 +1,18 @@
 """Benchmark serving a ResNet50 against FastAPI with eager torch, under 1 to 8 closed-loop clients."""
 
-import http.client
 import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import psutil
 
+from dogbreed import load
 from dogbreed.benchmark.harness import Benchmark, Row, Sample, Setup, SideError
 from dogbreed.benchmark.pictures import photo
 from dogbreed.run_folder import write_bytes
@@ -109,45 +108,20 @@ def _server(words: Sequence[str], picture: bytes, folder: Path) -> Iterator[tupl
 
 
 def _answers(port: int, picture: bytes) -> bool:
-    try:
-        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=_START_S)) as connection:
-            _ask(connection, picture)
-    except (OSError, SideError):
-        return False
-    return True
+    return load.first_answer(_target(port), picture).status == 200
 
 
-def _ask(connection: http.client.HTTPConnection, picture: bytes) -> None:
-    connection.request("POST", "/invocations", picture, {"Content-Type": "application/octet-stream"})
-    response = connection.getresponse()
-    body = response.read()
-    if response.status != 200:
-        raise SideError(f"The server answered {response.status}: {body[:500]!r}")
+def _target(port: int) -> load.Target:
+    return load.Target(f"http://127.0.0.1:{port}/invocations", timeout_s=_START_S)
 
 
 def _closed_loop(port: int, pictures: Sequence[bytes], clients: int, requests: int) -> list[float]:
     """Return the seconds of each request; each client waits for its answer, on a keep-alive connection."""
-    seconds: list[float] = []
-    errors: list[Exception] = []
-
-    def client(number: int) -> None:
-        try:
-            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=_START_S)) as connection:
-                for place in range(number, requests, clients):
-                    began = time.perf_counter()
-                    _ask(connection, pictures[place % len(pictures)])
-                    seconds.append(time.perf_counter() - began)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise SideError(f"A client failed: {errors[0]!r}") from errors[0]
-    return seconds
+    found = load.closed_loop(_target(port), pictures, clients, requests).requests
+    for each in found:
+        if each.answer.status != 200:
+            raise SideError(f"The server answered {each.answer.status}: {each.answer.words!r}")
+    return [each.seconds for each in found]
 
 
 def _rows(setup: Setup) -> Sequence[Row]:

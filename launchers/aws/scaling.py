@@ -198,7 +198,7 @@ def latest(values: Points) -> float | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
-# --- in words ---
+# --- how soon ---
 
 
 def reaction_s(policy: Policy) -> tuple[float, float]:
@@ -210,52 +210,3 @@ def reaction_s(policy: Policy) -> tuple[float, float]:
     """
     alarm = policy.high
     return (alarm.points - 1) * alarm.period_s, (alarm.points + 2) * alarm.period_s + alarm.every_s
-
-
-def explain(policy: Policy, metric: Metric, least: int, most: int, vcpus: int) -> list[str]:
-    """Say in sentences what a policy does and when. vcpus: of one instance."""
-    if least == most:
-        return [f"Always {_instances(least)}, since the least and the most are the same."]
-    soonest, latest_s = reaction_s(policy)
-    high, low, tracks = policy.high, policy.low, isinstance(policy, TargetTracking)
-    share = f" ({high.threshold / vcpus:.0f} % of {vcpus} vCPUs)" if metric == "cpu" else ""
-    what = f"{_WHAT[metric].format(f'{high.threshold:g}')}{share} for {_points(high)}"
-    found = [
-        f"{least} to {_instances(most)}.",
-        f"More when {what}: {_changes(policy, policy.more(high.threshold + 1e-9, 1, 1) - 1)}.",
-        f"That is {soonest:.0f} to {latest_s:.0f} s after the load rises; AWS then takes minutes to start them.",
-        f"Further ones once these are in service, after {policy.out_s:.0f} s"
-        + (", or at once if even more are wanted." if tracks else "."),
-    ]
-    if low is None:
-        return [*found, "Never fewer by this policy."]
-    below = f"{low.threshold:g}{' %' if metric == 'cpu' else ''}"
-    fewer = _changes(policy, policy.fewer(low.threshold - 1e-9, 2, 2) - 2)
-    found.append(f"Fewer when it is below {below} for {_points(low)}: {fewer}, at most every {policy.in_s:.0f} s.")
-    return found
-
-
-_WHAT = {
-    "cpu": "CPUUtilization is on average above {} %",
-    "concurrency": "an instance has on average more than {} requests in progress",
-    "invocations": "an instance gets on average more than {} requests a minute",
-}
-
-
-def _instances(count: int) -> str:
-    return f"{count} instance{'s' if count != 1 else ''}"
-
-
-def _points(alarm: Alarm) -> str:
-    if alarm.period_s == 60:
-        return f"{alarm.points} of {alarm.of} minutes"
-    if alarm.of > 10:  # nobody counts so many points
-        return f"{alarm.of * alarm.period_s / 60:.0f} minutes"
-    return f"{alarm.points} of {alarm.of} points of {alarm.period_s} s"
-
-
-def _changes(policy: Policy, count: int) -> str:
-    """Say how many instances are added or removed. count: by the step next to the threshold."""
-    if isinstance(policy, TargetTracking):
-        return f"as many as bring it to {policy.target:g}"
-    return f"{abs(count)} {'more' if count > 0 else 'less'}"

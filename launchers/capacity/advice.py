@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from launchers.capacity.dollars import Bill, bill
-from launchers.capacity.policies import policy
+from launchers.capacity.policies import BUSY, policy
 from launchers.capacity.queueing import slots_for
 from launchers.capacity.setting import Endpoint, Function, Limit, Retries, Setting
 from launchers.capacity.simulation import Outcome, simulate
@@ -14,15 +14,20 @@ from launchers.cost import prices
 
 BUSY_S = 1800.0  # the busiest part of a trace, on which all candidates are compared
 FINALISTS = 1  # of each architecture, that are simulated on the whole trace
+SHORT_S = 10.0  # a cool-down that is as short as the period of a metric
 _FULL = 0.85  # of its vCPUs, up to which a fleet is tried
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What users must get. p99_s: latency of 99 % of the answered requests. refused: share of all requests."""
+    """What users must get. p99_s: latency of 99 % of the answered requests. refused: share of all requests.
+
+    max_usd: that a month may cost; None for any amount.
+    """
 
     p99_s: float = 0.5
     refused: float = 0.001
+    max_usd: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Assumptions:
 
     service_s: samples of one request's time on one vCPU, or of the whole call where there is no endpoint. overhead_s:
     what a call through a function takes beyond the endpoint's own time. cold_s, front_cold_s: what the first call of an
-    environment takes longer, with the model inside and without. start_s: of a new instance.
+    environment takes longer, with the model inside and without. start_s: of a new instance. behind: whether callers
+    reach an endpoint through a function alone, whose URL they know.
     """
 
     service_s: Sequence[float]
@@ -42,6 +48,7 @@ class Assumptions:
     vcpus: int = 2
     instance_type: str = "ml.c7i.large"
     retries: Retries = field(default_factory=Retries)
+    behind: bool = False
 
     @property
     def mean_s(self) -> float:
@@ -69,7 +76,12 @@ class Verdict:
 
     @property
     def meets(self) -> bool:
+        """Whether users get what they must, whatever it costs."""
         return self.outcome.refused_share <= self.objective.refused and self.p99_s <= self.objective.p99_s
+
+    @property
+    def affordable(self) -> bool:
+        return self.objective.max_usd is None or self.bill.total <= self.objective.max_usd
 
     @property
     def misses_by(self) -> float:
@@ -130,7 +142,7 @@ def _why(binding: Limit, setting: Setting, outcome: Outcome) -> str:
 class Advice:
     """What was simulated on the whole trace, the cheapest first, and the one to deploy.
 
-    best: the cheapest that meets the objective; the nearest to it if none does.
+    best: the cheapest that meets the objective; the nearest to it that is within the budget if none does.
     """
 
     tried: Sequence[Verdict]
@@ -162,46 +174,60 @@ def advise(trace: Trace, assumptions: Assumptions, objective: Objective, seed: i
             kinds.setdefault(one.setting.kind, []).append(one)
         finalists = [one for same in kinds.values() for one in same[:FINALISTS]]
         whole = [judge(one.setting, trace, assumptions, objective, seed) for one in finalists]
-    meeting = [one for one in whole if one.meets]
-    best = (
-        min(meeting, key=lambda one: (one.bill.total, one.p99_s))
-        if meeting
-        else min(whole, key=lambda one: (one.misses_by, one.bill.total))
-    )
-    return Advice(sorted(whole, key=lambda one: one.bill.total), best)
+    return Advice(sorted(whole, key=lambda one: one.bill.total), best_of(whole))
+
+
+def best_of(judged: Sequence[Verdict]) -> Verdict:
+    """Return the cheapest that meets the objective; without one the nearest, and without that the cheapest of all."""
+    within = [one for one in judged if one.affordable]
+    meeting = [one for one in within if one.meets]
+    if meeting:
+        return min(meeting, key=lambda one: (one.bill.total, one.p99_s))
+    if within:
+        return min(within, key=lambda one: (one.misses_by, one.bill.total))
+    return min(judged, key=lambda one: one.bill.total)
 
 
 def candidates(trace: Trace, assumptions: Assumptions, objective: Objective) -> Iterator[Setting]:
-    """Yield settings worth trying under this traffic: functions, fixed endpoints, and scaled ones."""
+    """Yield settings worth trying under this traffic: functions, fixed endpoints, and scaled ones.
+
+    None of a function that has the model inside and keeps some slots warm, since that cannot be deployed.
+    """
     peak, mean = trace.peak_rps(), trace.mean_rps
     call_s, rates = assumptions.mean_s, prices.lambda_prices()
     refused = max(objective.refused / 2, 1e-6)
     for slots in dict.fromkeys([slots_for(peak * call_s, refused), slots_for(peak * call_s, refused) + 2]):
-        for warm in dict.fromkeys([0, min(slots, math.ceil(mean * call_s) + 1), slots]):
-            yield Setting(
-                Function(slots, warm, assumptions.cold_s, memory_mb=rates.vcpu_mb),
-                retries=assumptions.retries,
-                name=f"lambda, {slots} slots" + (f", {warm} provisioned" if warm else ""),
-            )
+        yield Setting(
+            Function(slots, 0, assumptions.cold_s, memory_mb=rates.vcpu_mb),
+            retries=assumptions.retries,
+            name=f"lambda, {slots} slots",
+        )
     per_instance = assumptions.vcpus / assumptions.mean_s
     most = max(1, math.ceil(peak / per_instance / _FULL))
     sizes = sorted({max(1, math.ceil(mean / per_instance / _FULL)), most, most + 1})
-    for count in sizes:
-        yield endpoint(assumptions, count, count, "none")
+    fleets = [endpoint(assumptions, count, count, "none") for count in sizes]
     for least in sorted({1, 2, max(1, most - 1)}):
-        for name in ("concurrency", "invocations", "report"):
+        for name, out_s in (("concurrency", None), ("invocations", None), ("report", None), ("report", SHORT_S)):
             if least < most + 1:
-                yield endpoint(assumptions, least, most + 1, name)
+                fleets.append(endpoint(assumptions, least, most + 1, name, out_s))
+    slots = slots_for(peak * (call_s + assumptions.overhead_s), refused) + 1
+    if assumptions.behind:
+        some = min(slots, math.ceil(mean * (call_s + assumptions.overhead_s)) + 1)
+        for warm in dict.fromkeys([0, some, slots]):
+            yield from (with_front(fleet, slots, assumptions, warm) for fleet in fleets)
+        return
+    yield from fleets
     for least, top in {(sizes[0], most), (most, most)}:
-        slots = slots_for(peak * (call_s + assumptions.overhead_s), refused) + 1
         yield with_front(
             endpoint(assumptions, least, top, "concurrency" if top > least else "none"), slots, assumptions
         )
 
 
-def endpoint(assumptions: Assumptions, least: int, most: int, name: str) -> Setting:
-    """Return an endpoint that callers reach without a function in front."""
-    rules, metric, publish_s = policy(name, assumptions.vcpus, assumptions.mean_s)
+def endpoint(
+    assumptions: Assumptions, least: int, most: int, name: str, out_s: float | None = None, busy: float = BUSY
+) -> Setting:
+    """Return an endpoint that callers reach without a function in front. name, out_s, busy: of its policy."""
+    rules, metric, publish_s = policy(name, assumptions.vcpus, assumptions.mean_s, out_s, busy)
     scales = rules is not None and most > least
     about = Endpoint(
         least,
@@ -214,10 +240,12 @@ def endpoint(assumptions: Assumptions, least: int, most: int, name: str) -> Sett
         type=assumptions.instance_type,
     )
     count = f"{least} to {most}" if scales else str(least)
+    apart = f" above {busy:.0%}" if busy != BUSY else ""
+    apart += f" with a cool-down of {out_s:g} s" if out_s is not None else ""
     return Setting(
         endpoint=about,
         retries=assumptions.retries,
-        name=f"endpoint, {count} {assumptions.instance_type}" + (f", {name}" if scales else ""),
+        name=f"endpoint, {count} {assumptions.instance_type}" + (f", {name}{apart}" if scales else ""),
     )
 
 
@@ -228,5 +256,6 @@ def with_front(setting: Setting, slots: int, assumptions: Assumptions, provision
         setting,
         function=Function(slots, provisioned, assumptions.front_cold_s, memory_mb=memory),
         overhead_s=assumptions.overhead_s,
-        name=f"{setting.name}, behind a lambda with {slots} slots",
+        name=f"{setting.name}, behind a lambda with {slots} slots"
+        + (f", {provisioned} provisioned" if provisioned else ""),
     )

@@ -72,8 +72,10 @@ class Setting:
     @property
     def kind(self) -> str:
         """The architecture, in words."""
+        function = ""
+        if self.function is not None:
+            function = "lambda with provisioned slots" if self.function.provisioned else "lambda"
         if self.endpoint is None:
-            kept = self.function is not None and self.function.provisioned > 0
-            return "lambda with provisioned slots" if kept else "lambda"
+            return function
         scaled = "scaled endpoint" if self.endpoint.scales else "fixed endpoint"
-        return scaled if self.function is None else f"{scaled} behind a lambda"
+        return f"{scaled} behind a {function}" if function else scaled

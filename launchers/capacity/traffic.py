@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dogbreed.errors import DataError
 from launchers.capacity.simulation import Traffic
@@ -23,7 +23,9 @@ MOST_REQUESTS = 5_000_000
 GAP = 20  # times the usual distance between two counts, or a tenth of the trace, without a request: worth a note
 
 _BIN_S = 10.0
+_UNITS = ((1e17, 1e9), (1e14, 1e6), (1e11, 1e3))  # above which a number is in another unit than seconds, and its share
 _TIMES = ("timestamp", "timestamps", "time", "datetime", "date", "ts", "at", "requested_at")
+_NAMED_MS = tuple(f"{name}_ms" for name in _TIMES)
 _COUNTS = ("count", "counts", "requests", "invocations", "sum", "value", "values")
 _WEEKEND = 0.4  # of a working day's traffic
 _FORMS = (
@@ -242,7 +244,7 @@ def _of_csv(path: Path, text: str) -> tuple[list[float], list[float] | None]:
     if not rows:
         raise DataError(f"The trace {path} has a header and no rows.\nTry: {_FORMS}")
     if named:
-        time_column = next((head.index(name) for name in _TIMES if name in head), None)
+        time_column = next((head.index(name) for name in (*_TIMES, *_NAMED_MS) if name in head), None)
         count_column = next((head.index(name) for name in _COUNTS if name in head), None)
         if time_column is None:
             raise DataError(
@@ -265,7 +267,8 @@ def _of_csv(path: Path, text: str) -> tuple[list[float], list[float] | None]:
         raise DataError(
             f"Rows of {path} have different numbers of columns.\nTry: the same columns in each row"
         ) from None
-    times = [_time(path, stamp, row) for row, stamp in enumerate(stamps, first)]
+    unit = 1e3 if named and head[time_column] in _NAMED_MS else 1.0
+    times = [_time(path, stamp, row, unit) for row, stamp in enumerate(stamps, first)]
     if numbers is None:
         return times, None
     counts = []
@@ -284,8 +287,8 @@ def _check_counts(path: Path, counts: list[float]) -> None:
         raise DataError(f"{path} has a count of {bad:g}.\nTry: counts of 0 or more")
 
 
-def _time(path: Path, text: str, row: int) -> float:
-    value = _parsed(text)
+def _time(path: Path, text: str, row: int, unit: float = 1.0) -> float:
+    value = _parsed(text, unit)
     if value is None:
         raise DataError(
             f"Row {row} of {path} has the time {text!r}.\n"
@@ -294,13 +297,15 @@ def _time(path: Path, text: str, row: int) -> float:
     return value
 
 
-def _parsed(text: str) -> float | None:
-    """Return a time in seconds; None if it is none. Numbers above 10^11 are milliseconds since 1970: seconds would be
-    of the year 5138.
+def _parsed(text: str, unit: float = 1.0) -> float | None:
+    """Return a time in seconds; None if it is none. Large numbers are milliseconds, microseconds or nanoseconds since
+    1970: as seconds they would be of the year 5138 and later. unit: of smaller ones, how many are a second.
     """
     if re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", text):
         number = float(text)
-        return number / 1000 if number > 1e11 else number
+        if not math.isfinite(number):
+            return None
+        return number / next((unit for least, unit in _UNITS if number > least), unit)
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
@@ -310,15 +315,3 @@ def _parsed(text: str) -> float | None:
 
 def _shown_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds > 1e8 else f"{seconds:g}"
-
-
-def service_times(path: Path) -> list[float]:
-    """Read measured service times from JSON, a list of milliseconds or an object with service_ms, in seconds."""
-    try:
-        found: Any = json.loads(path.read_text())
-        times = [float(value) / 1000 for value in (found["service_ms"] if isinstance(found, dict) else found)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"Cannot read service times from {path}: {error}\nTry: JSON with a list service_ms") from error
-    if not times or not all(value > 0 and math.isfinite(value) for value in times):
-        raise DataError(f"{path} must hold service times above 0 ms.")
-    return times

@@ -3,21 +3,18 @@
 import argparse
 import json
 import math
-import textwrap
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError, raise_findings
-from launchers.capacity import traffic
-from launchers.capacity.advice import Advice, Assumptions, Objective, Verdict, advise, endpoint, judge, with_front
-from launchers.capacity.policies import NAMES
+from launchers.capacity import measured, shown, traffic
+from launchers.capacity.advice import Assumptions, Objective, advise, endpoint, judge, with_front
+from launchers.capacity.policies import BUSY, NAMES
 from launchers.capacity.setting import Function, Retries, Setting
+from launchers.capacity.shown import Plan
 from launchers.capacity.traffic import Trace
 from launchers.cost import prices
-from launchers.cost.serving import break_even_rps
-from launchers.formatting import usd
 
 HELP = "Predict latency, refusals and dollars of a deployment from its traffic."
 EPILOG = """\
@@ -29,6 +26,7 @@ prices of us-east-1.
   python -m launchers capacity requests.csv --p99-ms 300
   python -m launchers capacity --rps 10 --slots 3 --no-retries
   python -m launchers capacity --rps 12 --peak 45 --instances 1-3 --slots 8
+  python -m launchers capacity --rps 12 --peak 45 --p99-ms 300 --max-usd 200
 """
 
 
@@ -49,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="time of one request on one vCPU; without --instances of the whole call (default: 100)",
     )
-    times.add_argument("--service-times", type=Path, metavar="FILE", help="measured ones instead: JSON with service_ms")
+    times.add_argument("--measured", type=Path, metavar="FILE", help="times that `loadtest --output FILE` has measured")
     add("--slots", type=int, metavar="N", help="reserved concurrency of the Lambda function")
     add("--provisioned", type=int, default=0, metavar="N", help="of these, kept warm (default: 0)")
     add("--instances", metavar="N[-M]", help="instances of an endpoint, or the least and the most of them")
@@ -59,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"how their number changes: {', '.join(NAMES)} (default: concurrency for a range)",
     )
+    add("--threshold", type=float, metavar="PERCENT", help="of all vCPUs, at which `report` adds one (default: 70)")
+    add("--out-s", type=float, metavar="S", help="cool-down after instances were added (default: the policy's own)")
+    add("--front", action="store_true", help="look for settings with a Lambda alone, whose URL callers use")
     add("--instance-type", default="ml.c7i.large", metavar="TYPE", help="of the endpoint (default: ml.c7i.large)")
     add(
         "--overhead-ms",
@@ -84,16 +85,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-retries", action="store_true", help="callers do not repeat refused requests (default: twice)")
     add("--p99-ms", type=float, metavar="MS", help="objective: 99 %% are answered within this (default: 500)")
     add("--refused", metavar="SHARE", help="objective: share that may be refused, such as 0.1%% (default)")
+    add("--max-usd", type=float, metavar="USD", help="objective: dollars a month, at most (default: any)")
     add("--seed", type=int, default=0, metavar="N", help="of all that is drawn (default: 0)")
     add("--html", type=Path, metavar="FILE", help="also write a page with charts")
 
 
 def run(args: argparse.Namespace) -> int:
-    service_s = traffic.service_times(args.service_times) if args.service_times else [args.service_ms / 1000]
+    service_s, told = measured.service_times(args.measured) if args.measured else ([args.service_ms / 1000], ())
     objective = _objective(args)
     least, most = _instances(args)
     _check(args, service_s, objective, least, most)
     trace = _trace(args)
+    trace = replace(trace, notes=(*trace.notes, *told))
     row = prices.hosting(args.instance_type)
     assert row is not None
     assumed = Assumptions(
@@ -103,26 +106,31 @@ def run(args: argparse.Namespace) -> int:
         vcpus=row.vcpus,
         instance_type=args.instance_type,
         retries=Retries(0) if args.no_retries else Retries(),
+        behind=args.front,
         **({} if args.cold_ms is None else {"cold_s": args.cold_ms / 1000, "front_cold_s": args.cold_ms / 1000}),
     )
     given = args.slots is not None or least
-    advice = None
+    advice = usual = None
     if given:
-        chosen = judge(_setting(args, assumed, least, most), trace, assumed, objective, args.seed)
-    if not given or args.p99_ms is not None or args.refused is not None:
+        setting = _setting(args, assumed, least, most)
+        chosen = judge(setting, trace, assumed, objective, args.seed)
+        if args.threshold is not None or args.out_s is not None:
+            same = argparse.Namespace(**{**vars(args), "threshold": None, "out_s": None})
+            usual = judge(_setting(same, assumed, least, most), trace, assumed, objective, args.seed)
+    if not given or any(each is not None for each in (args.p99_ms, args.refused, args.max_usd)):
         advice = advise(trace, assumed, objective, args.seed)
         chosen = chosen if given else advice.best
-    facts = _facts(chosen, trace, assumed, advice, args.seed)
+    plan = Plan(chosen, trace, assumed, args.seed, advice, usual)
     if args.html:
         from launchers.capacity import page
 
-        page.write(args.html, chosen, trace, assumed, advice)
+        page.write(args.html, plan)
     if args.json:
-        print(json.dumps(facts, indent=2, allow_nan=False))
+        print(json.dumps(shown.facts(plan), indent=2, allow_nan=False))
     else:
-        print(_shown(chosen, trace, assumed, advice))
+        print(shown.shown(plan))
         if args.html:
-            print("\n".join(_field("Page", shown_path(args.html))))
+            print(f"{'Page':<12}{shown_path(args.html)}")
     return 0
 
 
@@ -136,7 +144,7 @@ def _objective(args: argparse.Namespace) -> Objective:
             share = math.nan
         if not 0 <= share < 1:
             raise ConfigError(f"--refused must be a share from 0 to below 1, got {args.refused}.\nTry: --refused 0.1%")
-    return Objective(0.5 if args.p99_ms is None else args.p99_ms / 1000, share)
+    return Objective(0.5 if args.p99_ms is None else args.p99_ms / 1000, share, args.max_usd)
 
 
 def _instances(args: argparse.Namespace) -> tuple[int, int]:
@@ -166,6 +174,7 @@ def _check(args: argparse.Namespace, service_s: list[float], objective: Objectiv
         ("--provisioned", args.provisioned, 0, True), ("--overhead-ms", args.overhead_ms, 0, True),
         ("--cold-ms", args.cold_ms, 0, True), ("--start-s", args.start_s, 0, True),
         ("--timeout-ms", args.timeout_ms, 0, False), ("--p99-ms", args.p99_ms, 0, False),
+        ("--out-s", args.out_s, 0, True), ("--max-usd", args.max_usd, 0, False),
     ]  # fmt: skip
     for name, value, lowest, equal in numbers:
         if value is not None and not (math.isfinite(value) and (value > lowest or (equal and value == lowest))):
@@ -174,6 +183,17 @@ def _check(args: argparse.Namespace, service_s: list[float], objective: Objectiv
         found.append(f"--provisioned {args.provisioned} needs as many --slots, got {args.slots or 0}.")
     if args.policy and args.policy != "none" and least == most:
         found.append(f"--policy {args.policy} needs a range of instances.\nTry: --instances 1-3")
+    scales = least != most and args.policy != "none"
+    if args.threshold is not None and not 50 <= args.threshold < 100:
+        found.append(f"--threshold must be from 50 to below 100 percent of all vCPUs, got {args.threshold:g}.")
+    if args.threshold is not None and not (scales and args.policy == "report"):
+        found.append("--threshold is of the policy report.\nTry: --instances 1-3 --policy report")
+    elif args.out_s is not None and not scales:
+        found.append(
+            "--out-s is of a policy that changes the number of instances.\nTry: --instances 1-3 --policy report"
+        )
+    if args.front and (least or args.slots is not None):
+        found.append("--front is of the search, and --slots with --instances is an endpoint behind a Lambda already.")
     if max(service_s) * 1000 > args.timeout_ms:
         found.append(
             f"A service time of {max(service_s) * 1000:g} ms is longer than the time-out of {args.timeout_ms:g} ms, so "
@@ -207,125 +227,7 @@ def _setting(args: argparse.Namespace, assumed: Assumptions, least: int, most: i
         name = f"lambda, {args.slots} slots" + (f", {args.provisioned} provisioned" if args.provisioned else "")
         function = Function(args.slots, args.provisioned, cold, memory_mb=memory)
         return Setting(function, retries=assumed.retries, name=name)
-    fleet = endpoint(assumed, least, most, args.policy or ("none" if least == most else "concurrency"))
+    name = args.policy or ("none" if least == most else "concurrency")
+    busy = BUSY if args.threshold is None else args.threshold / 100
+    fleet = endpoint(assumed, least, most, name, args.out_s, busy)
     return fleet if args.slots is None else with_front(fleet, args.slots, assumed, args.provisioned)
-
-
-# --- what is printed ---
-
-
-def _facts(chosen: Verdict, trace: Trace, assumed: Assumptions, advice: Advice | None, seed: int) -> dict[str, Any]:
-    facts = {
-        **_row(chosen),
-        "late_ms": chosen.objective.p99_s * 1000,
-        "evidence": chosen.evidence,
-        "meets_objective": chosen.meets,
-        "requests": chosen.outcome.requests,
-        "hours": trace.end_s / 3600,
-        "mean_rps": trace.mean_rps,
-        "peak_rps": trace.peak_rps(),
-        "instance_hours": chosen.outcome.instance_s / 3600,
-        "cold_starts": chosen.outcome.cold,
-        "repeats": chosen.outcome.repeats,
-        "usd_free_tier": chosen.bill.free,
-        "break_even_rps": _finite(_break_even(assumed)),
-        "prices_as_of": prices.lambda_prices().as_of,
-        "seed": seed,
-        "notes": list(trace.notes),
-    }
-    if advice is not None:
-        facts["recommended"] = _row(advice.best)
-        facts["pareto"] = [_row(one) for one in advice.pareto]
-    return facts
-
-
-def _row(verdict: Verdict) -> dict[str, Any]:
-    outcome = verdict.outcome
-    return {
-        "setting": verdict.setting.name,
-        "refused": outcome.refused_share,
-        "late": verdict.late,
-        **{f"p{percent}_ms": _finite(outcome.percentile_s(percent) * 1000) for percent in (50, 95, 99)},
-        "usd_per_month": verdict.bill.total,
-        "binding_limit": verdict.binding,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
-
-
-def _break_even(assumed: Assumptions) -> float:
-    return break_even_rps(assumed.mean_s, assumed.mean_s + assumed.overhead_s, assumed.instance_type)
-
-
-def _shown(chosen: Verdict, trace: Trace, assumed: Assumptions, advice: Advice | None) -> str:
-    objective = chosen.objective
-    lines = [
-        *_field(
-            "Traffic",
-            f"{len(trace.at):,} requests in {trace.end_s / 3600:.3g} h: {trace.mean_rps:.3g} a second, "
-            f"{trace.peak_rps():.3g} in the busiest minute",
-        ),
-        *(line for note in trace.notes for line in _field("", note)),
-        *_field("Objective", f"99 % within {objective.p99_s * 1000:g} ms, at most {objective.refused:.2%} refused"),
-        "",
-    ]
-    if advice is not None:
-        lines += _table(advice.tried, advice.best)
-        if not advice.best.meets:
-            lines += ["", "Nothing that was tried meets the objective; the one marked * is the nearest."]
-        lines.append("")
-    lines += _details(chosen)
-    rate = _break_even(assumed)
-    if math.isfinite(rate):
-        lines += _field(
-            "Break-even",
-            f"above {rate:.3g} requests/s, day and night, one {assumed.instance_type} behind a Lambda is cheaper than "
-            "the model in a Lambda",
-        )
-    return "\n".join(lines)
-
-
-def _field(name: str, text: str) -> list[str]:
-    return textwrap.wrap(text, 80, initial_indent=f"{name:<12}", subsequent_indent=" " * 12)
-
-
-def _details(verdict: Verdict) -> list[str]:
-    outcome, cost = verdict.outcome, verdict.bill
-    p50, p95, p99 = (_ms(outcome.percentile_s(percent)) for percent in (50, 95, 99))
-    late_ms = verdict.objective.p99_s * 1000
-    apart = f" (up to {usd(cost.free)} less with Lambda's free tier)" if cost.free else ""
-    fields = [
-        ("Setting", verdict.setting.name),
-        ("Latency", f"p50 {p50}, p95 {p95}, p99 {p99} ms"),
-        ("Refused", f"{outcome.refused_share:.2%}; {verdict.late:.2%} later than {late_ms:g} ms"),
-        ("Limit", f"{verdict.binding}: {verdict.evidence}"),
-        ("Cost", f"{usd(cost.total)} a month{apart}"),
-    ]
-    if verdict.setting.endpoint is not None:
-        most = max(number for _, number in outcome.instances)
-        fields.insert(4, ("Instances", f"{outcome.instance_s / 3600:.2f} instance-hours, at most {most} at once"))
-    return [line for name, text in fields for line in _field(name, text)]
-
-
-def _table(verdicts: Sequence[Verdict], best: Verdict) -> list[str]:
-    rows = [("$/month", "p99 ms", "refused", "limit", "setting")]
-    for one in verdicts:
-        refused = f"{one.outcome.refused_share:.2%}"
-        mark = "* " if one is best else "  "
-        rows.append((f"{one.bill.total:,.2f}", _ms(one.p99_s), refused, one.binding, mark + one.setting.name))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    room = " " * (sum(widths) + 2 * len(widths))
-    lines = []
-    for row in rows:
-        numbers = "  ".join(cell.rjust(width) for cell, width in zip(row[:3], widths[:3], strict=True))
-        begin = f"{numbers}  {row[3]:<{widths[3]}}  "
-        name = textwrap.wrap(row[4], 80 - len(room), subsequent_indent="  ", drop_whitespace=True) or [""]
-        lead = "  " if row[4].startswith("  ") else ""
-        lines += [f"{begin}{lead}{name[0].lstrip()}", *(f"{room}  {more.lstrip()}" for more in name[1:])]
-    return [line.rstrip() for line in lines]
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:,.0f}" if math.isfinite(seconds) else "-"

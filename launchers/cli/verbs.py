@@ -15,10 +15,12 @@ from launchers.cli import (
     doctor,
     download,
     ending,
+    explain,
     following,
     images,
     leftovers,
     listing,
+    loadtest,
     named,
     opening,
     prices,
@@ -118,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     capacity.add_arguments(planner)
     planner.set_defaults(command=capacity.run)
+    explain.add_arguments(add("explain", explain.run, explain.HELP, as_json, epilog=explain.EPILOG))
+    loadtest.add_arguments(add("loadtest", loadtest.run, loadtest.HELP, as_json, epilog=loadtest.EPILOG))
     examining = verbs.add_parser(
         "doctor", help=doctor.HELP, description=doctor.HELP, epilog=doctor.EPILOG, parents=[as_json, common],
         formatter_class=shape,

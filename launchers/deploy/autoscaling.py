@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from launchers.aws import scaling as rules
-from launchers.aws.alarms import Alarm
+from launchers.aws import scaling_described as described
 from launchers.aws.errors import errors
 from launchers.aws.scaling import StepScaling, TargetTracking
 from launchers.base import Cloud
@@ -19,10 +19,7 @@ from launchers.deploy.watching import dimensions
 from launchers.plan import Request
 
 SERVICE, NAMESPACE, DIMENSION = "application-autoscaling", "sagemaker", "sagemaker:variant:DesiredInstanceCount"
-_PREDEFINED = {
-    "concurrency": ("SageMakerVariantConcurrentRequestsPerModelHighResolution", 10),
-    "invocations": ("SageMakerVariantInvocationsPerInstance", 60),
-}
+_PREDEFINED: dict[str, str] = {kind: name for name, (kind, _) in described.PREDEFINED.items()}
 _TRACKING = "TargetTracking-"  # what the names of alarms begin with that AWS makes for target tracking
 
 
@@ -65,7 +62,7 @@ def policy_in_plan(name: str) -> str:
 def _tracking(kind: str, policy: TargetTracking, common: names.Names) -> Request:
     about = {
         "TargetValue": policy.target,
-        "PredefinedMetricSpecification": {"PredefinedMetricType": _PREDEFINED[kind][0]},
+        "PredefinedMetricSpecification": {"PredefinedMetricType": _PREDEFINED[kind]},
         "ScaleOutCooldown": int(policy.out_s),
         "ScaleInCooldown": int(policy.in_s),
     }
@@ -122,25 +119,42 @@ def _adjustment(step: rules.Step) -> dict[str, Any]:
 
 def present(cloud: Cloud, name: str) -> Scaled | None:
     """Return how a deployment scales now; None if it does not. Raises LaunchError."""
+    common = names.Names(name)
+    targets, policies, alarms = documents(cloud, name)
+    if not targets:
+        return None
+    least, most = int(targets[0]["MinCapacity"]), int(targets[0]["MaxCapacity"])
+    if any(policy["PolicyType"] == "StepScaling" for policy in policies):
+        return Scaled("report", least, most, _found_steps(policies, alarms, common))
+    for policy in policies:
+        kind = policy["PolicyName"].removeprefix(f"{common.endpoint}-")
+        if kind in _PREDEFINED:
+            rule = described.tracking(policy["TargetTrackingScalingPolicyConfiguration"])
+            return Scaled(kind, least, most, rule)
+    return Scaled("unknown", least, most, None)
+
+
+def documents(cloud: Cloud, name: str) -> tuple[list[Any], list[Any], list[Any]]:
+    """Return the scalable targets, policies and alarms of a deployment, as AWS describes them. Raises LaunchError."""
     common, client = names.Names(name), cloud.client(SERVICE)
     with errors(f"asking how {common.endpoint} scales"):
         about = {"ServiceNamespace": NAMESPACE, "ScalableDimension": DIMENSION}
         targets = client.describe_scalable_targets(**about, ResourceIds=[common.variant])["ScalableTargets"]
-        if not targets:
-            return None
-        least, most = int(targets[0]["MinCapacity"]), int(targets[0]["MaxCapacity"])
-        policies = client.describe_scaling_policies(**where(common))["ScalingPolicies"]
+        policies = client.describe_scaling_policies(**where(common))["ScalingPolicies"] if targets else []
+        alarms = []
         if any(policy["PolicyType"] == "StepScaling" for policy in policies):
-            alarms = cloud.client("cloudwatch").describe_alarms(AlarmNames=sorted(common.steps.values()))
-            return Scaled("report", least, most, _found_steps(policies, alarms["MetricAlarms"], common))
-        for policy in policies:
-            kind = policy["PolicyName"].removeprefix(f"{common.endpoint}-")
-            if kind in _PREDEFINED:
-                rule = policy["TargetTrackingScalingPolicyConfiguration"]
-                out_s, in_s = (float(rule.get(key, 300)) for key in ("ScaleOutCooldown", "ScaleInCooldown"))
-                target = TargetTracking(float(rule["TargetValue"]), _PREDEFINED[kind][1], out_s, in_s)
-                return Scaled(kind, least, most, target)
-    return Scaled("unknown", least, most, None)
+            found = cloud.client("cloudwatch").describe_alarms(AlarmNames=sorted(common.steps.values()))
+            alarms = found["MetricAlarms"]
+    return targets, policies, alarms
+
+
+def instance_type(cloud: Cloud, name: str) -> str:
+    """Return the first type of a deployment's instances. Raises LaunchError."""
+    common, client = names.Names(name), cloud.client("sagemaker")
+    with errors(f"asking for the instances of {common.endpoint}"):
+        config = client.describe_endpoint(EndpointName=common.endpoint)["EndpointConfigName"]
+        (variant,) = client.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"]
+    return str(variant.get("InstanceType") or variant["InstancePools"][0]["InstanceType"])
 
 
 def _found_steps(
@@ -154,11 +168,10 @@ def _found_steps(
         policy = by_name.get(name)
         if alarm is None or policy is None or policy["PolicyARN"] not in alarm["AlarmActions"]:
             return None
-        above = alarm["ComparisonOperator"] == "GreaterThanThreshold"
-        points, of = int(alarm["DatapointsToAlarm"]), int(alarm["EvaluationPeriods"])
-        rule = Alarm(float(alarm["Threshold"]), above, int(alarm["Period"]), points, of)
-        found[direction] = rule, float(policy["StepScalingPolicyConfiguration"]["Cooldown"])
-    return StepScaling(found["out"][0], found["in"][0], found["out"][1], found["in"][1])
+        found[direction] = described.alarm(alarm), policy["StepScalingPolicyConfiguration"]
+    (high, out), (low, back) = found["out"], found["in"]
+    waits = described.cooldown_s(out), described.cooldown_s(back)
+    return StepScaling(high, low, *waits, described.steps(out), described.steps(back))
 
 
 # --- its kinds of parts ---

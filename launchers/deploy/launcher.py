@@ -11,9 +11,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
+from dogbreed.load import Sign
 from launchers.aws.policy import Identity
 from launchers.base import Capabilities, CleanupReport, Cloud
-from launchers.deploy import fronted, images, limited, parts, permissions, records, settings_checks, variants, waiting
+from launchers.deploy import (
+    fronted,
+    images,
+    limited,
+    parts,
+    permissions,
+    records,
+    settings_checks,
+    signing,
+    variants,
+    waiting,
+)
 from launchers.deploy.settings import DeploySettings
 from launchers.deploy.variants import VARIANTS
 from launchers.plan import Plan
@@ -238,6 +250,11 @@ class DeployLauncher(DeploySettings):
             ask = commands.launchers("invoke", *self.name_of(handle), "PHOTO")
             raise LaunchError(f"The deployment {handle.run_id} has no URL.\nTry: {add}; or {ask}", Cause.BAD_CONFIG)
         return url
+
+    def entrance(self, handle: Handle) -> tuple[str, Sign]:
+        """Return where it takes pictures with POST, and what signs them: its URL, or SageMaker's own address."""
+        url = self._found(handle).variant.url(self.cloud, handle.run_id)
+        return (url, signing.signer(self.cloud)) if url else signing.of_endpoint(self.cloud, handle.run_id)
 
     def invoke(self, handle: Handle, picture: bytes) -> dict[str, Any]:
         """Return the answer to one picture. Raises LaunchError."""

@@ -6,13 +6,14 @@ Whoever reaches it acts with your permissions. So it listens on loopback alone, 
 
 import http.client
 import logging
-from collections.abc import Callable
 from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from dogbreed.load import Sign
 from launchers.base import Cloud
+from launchers.deploy.names import Names
 from launchers.status import Cause, LaunchError
 
 log = logging.getLogger("dogbreed")
@@ -25,23 +26,33 @@ _HOP_BY_HOP = {  # https://www.rfc-editor.org/rfc/rfc9110.html#section-7.6.1
     "upgrade",
 }  # fmt: skip
 _NOT_SENT = {*_HOP_BY_HOP, "host", "content-length", "expect", "authorization", "origin", "referer"}
-Sign = Callable[[str, str, bytes, dict[str, str]], dict[str, str]]  # method, URL, body, headers -> headers
 
 
-def signer(cloud: Cloud) -> Sign:
-    """Return what signs requests for function URLs with the cloud's credentials, which are read for each of them."""
-    client = cloud.client("lambda")
+def signer(cloud: Cloud, service: str = "lambda") -> Sign:
+    """Return what signs requests for function URLs with the cloud's credentials, which are read for each of them.
+
+    service: as boto3 names it, if they are for another one.
+    """
+    client = cloud.client(service)
     region, credentials = client.meta.region_name, client._get_credentials()  # of any kind, refreshed as they expire
+    name = client.meta.service_model.signing_name
 
     def sign(method: str, url: str, body: bytes, headers: dict[str, str]) -> dict[str, str]:
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
 
         request = AWSRequest(method, url, headers, body)
-        SigV4Auth(credentials.get_frozen_credentials(), "lambda", region).add_auth(request)
+        SigV4Auth(credentials.get_frozen_credentials(), name, region).add_auth(request)
         return dict(request.headers.items())
 
     return sign
+
+
+def of_endpoint(cloud: Cloud, name: str) -> tuple[str, Sign]:
+    """Return the address at which SageMaker takes pictures for a deployment with POST, and what signs them."""
+    service = "sagemaker-runtime"
+    address = f"{cloud.client(service).meta.endpoint_url}/endpoints/{Names(name).endpoint}/invocations"
+    return address, signer(cloud, service)
 
 
 class SigningProxy:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from dogbreed import commands
 from launchers import formatting
-from launchers.aws.scaling import explain
+from launchers.aws.scaling_words import explain
 from launchers.cost import comparison, prices, serving
 from launchers.deploy import front_summary, names, request, watching
 from launchers.deploy.scaling import METRICS

@@ -37,8 +37,9 @@ FEW_DOGS = "+data.source.breeds=8 data.source.train=10 data.source.valid=2 data.
 LONG = "trainer.max_epochs=150"  # so that an interruption's notice is read before training is done
 FEW_TRIALS = f"experiment=quickstart {FEW_OF_EACH} hpo.n_trials=2"
 
-SERVE = "python -m dogbreed.serving runs/RUN"  # while the next one asks it
+SERVE = "python -m dogbreed.serving runs/RUN"  # while one of the next two asks it
 ASK = "curl --data-binary @PHOTO.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8080/invocations"
+LOAD = "python -m launchers loadtest http://127.0.0.1:8080/invocations --requests 100 --output load.json"
 
 # In this order: what is used later is made first
 MODEL = {  # runs end with their model.tar.gz
@@ -51,6 +52,7 @@ MODEL = {  # runs end with their model.tar.gz
     "python -m dogbreed.export model.pth --classes NAMES.txt": "",
     "python -m launchers doctor model.pth --classes NAMES.txt": "",
     ASK: "--fail",
+    LOAD: "--requests 5",
 }
 HERE = {
     "python train.py resume=runs/RUN": "",
@@ -77,6 +79,10 @@ HERE = {
     "python -m launchers capacity --rps 12 --peak 45": "--hours 1",
     "python -m launchers capacity --rps 12 --peak 45 --shape burst --instances 1-3 --policy report --slots 3 "
     "--service-ms 60": "",
+    "python -m launchers capacity --rps 12 --peak 45 --instances 1-3 --policy report --service-ms 60 --threshold 90": (
+        "--hours 1"
+    ),
+    "python -m launchers capacity --rps 10 --slots 4 --measured load.json": "--hours 1",
 }
 SPOT = "python train.py launcher=sagemaker_spot"
 REHEARSED = {
@@ -117,6 +123,8 @@ REHEARSED = {
     "python train.py launcher=deploy launcher.front=lambda launcher.reserved=3 aws=rehearsal name=dogs "
     "checkpoint=runs/RUN": "",
     "python -m launchers invoke dogs PHOTO.jpg": "",
+    "python -m launchers loadtest dogs --rps 3 --seconds 10": "--seconds 2",
+    "python -m launchers explain dogs": "",
     "python -m launchers status dogs": "",
     "python -m launchers rollback dogs": "",
     "python -m launchers cancel dogs": "",
@@ -189,6 +197,7 @@ SKIPPED = {
     "python -m dogbreed.benchmark ddp": _MEASURES,
     "python -m dogbreed.benchmark speedup": _MEASURES,
     "python -m dogbreed.benchmark sweep": _MEASURES,
+    "python -m dogbreed.benchmark capacity": _MEASURES,
     "ruff check . && ruff format --check .": _CHECKS,
     "mypy": _CHECKS,
     "lint-imports": _CHECKS,
@@ -333,7 +342,7 @@ def test_commands_run_on_this_machine(tmp_path: Path, monkeypatch: pytest.Monkey
     shell = Shell(tmp_path, make_photos(tmp_path / "photos"))
     _save_as_another_program(tmp_path)
     for command, added in MODEL.items():
-        with shell.serving(SERVE) if command == ASK else nullcontext():
+        with shell.serving(SERVE) if command in (ASK, LOAD) else nullcontext():
             shell.type(command, added)
     monkeypatch.delenv(EXPORTS)
     for command, added in HERE.items():

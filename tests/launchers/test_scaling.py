@@ -17,11 +17,11 @@ from launchers.aws.scaling import (
     TargetTracking,
     change,
     concurrency,
-    explain,
     invocations,
     reaction_s,
     report,
 )
+from launchers.aws.scaling_words import explain
 
 STEPS = (Step(1, 0, 20), Step(2, 20, 40), Step(3, 40))
 

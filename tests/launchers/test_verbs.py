@@ -398,6 +398,8 @@ PARSERS: dict[str, argparse.ArgumentParser] = next(
 ELSEWHERE = {  # examples that tests of their own execute, or that need what no test here has
     "doctor": "tests/launchers/test_doctor.py and the guides",
     "capacity": "tests/launchers/test_capacity.py",
+    "explain": "tests/launchers/test_explain.py",
+    "loadtest": "tests/launchers/test_loadtest.py",
     "prices": "tests/launchers/test_prices.py",
     "cost": "needs an account, or a rehearsal in which something has run",
     "open": "listens until it is ended",

@@ -13,6 +13,7 @@ from moto.sns.exceptions import SNSException
 from moto.sns.models import sns_backends
 
 from dogbreed.run_folder import write_json
+from launchers.aws import scaling_described as described
 from launchers.aws.alarms import Alarm, State
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.images import as_list
@@ -34,23 +35,18 @@ def alarm_states(names: Iterable[str]) -> dict[str, str]:
 
 def rule_of(alarm: MotoAlarm) -> Alarm | None:
     """Return an alarm's rule; None for composite alarms and those on metric math, which are not evaluated."""
-    if alarm.rule or alarm.metric_data_queries or alarm.comparison_operator not in _OPERATORS:
+    if alarm.rule or alarm.metric_data_queries or alarm.comparison_operator not in described.OPERATORS:
         return None
-    above, equal = _OPERATORS[alarm.comparison_operator]
-    threshold = float(alarm.threshold)
-    if equal:  # the rules know no equality: the next number is the threshold
-        threshold = math.nextafter(threshold, -math.inf if above else math.inf)
-    periods = int(alarm.evaluation_periods)
-    points = int(alarm.datapoints_to_alarm or periods)
-    return Alarm(threshold, above, int(alarm.period), points, periods, alarm.treat_missing_data or "missing")  # type: ignore[arg-type]
-
-
-_OPERATORS = {  # whether values above breach, and equal ones as well
-    "GreaterThanThreshold": (True, False),
-    "GreaterThanOrEqualToThreshold": (True, True),
-    "LessThanThreshold": (False, False),
-    "LessThanOrEqualToThreshold": (False, True),
-}
+    return described.alarm(
+        {
+            "ComparisonOperator": alarm.comparison_operator,
+            "Threshold": alarm.threshold,
+            "EvaluationPeriods": alarm.evaluation_periods,
+            "DatapointsToAlarm": alarm.datapoints_to_alarm,
+            "Period": alarm.period,
+            "TreatMissingData": alarm.treat_missing_data,
+        }
+    )
 
 
 class Alarms:

@@ -13,8 +13,9 @@ from moto.cloudwatch.models import Alarm as MotoAlarm
 from moto.cloudwatch.models import cloudwatch_backends
 
 from dogbreed.run_folder import write_json
+from launchers.aws import scaling_described as described
 from launchers.aws.alarms import Alarm, State
-from launchers.aws.scaling import Policy, Scaler, Step, StepScaling, TargetTracking
+from launchers.aws.scaling import Policy, Scaler, Step, StepScaling
 from launchers.rehearsal.access import HERE
 from launchers.rehearsal.names import ACCOUNT, REGION
 from launchers.rehearsal.services.alarms import rule_of
@@ -26,7 +27,6 @@ PREDEFINED = {  # -> metric, statistic, period
     "SageMakerVariantInvocationsPerInstance": ("InvocationsPerInstance", "Sum", 60),
     "SageMakerVariantConcurrentRequestsPerModelHighResolution": ("ConcurrentRequestsPerModel", "Average", 10),
 }
-_DEFAULT_WAIT_S = 300  # of an endpoint's variants
 _KEPT_ACTIVITIES = 100
 
 
@@ -102,7 +102,7 @@ class ScalableTarget:
         """Create or change the alarms of a policy that tracks a target, and return them as AWS shows them."""
         kind = config["PredefinedMetricSpecification"]["PredefinedMetricType"]
         metric, statistic, period_s = PREDEFINED[kind]
-        rule, before = _tracking(config), self.policies.get(name, {}).get("Alarms", [])
+        rule, before = described.tracking(config), self.policies.get(name, {}).get("Alarms", [])
         names = [each["AlarmName"] for each in before] or [
             f"TargetTracking-{self.resource}-Alarm{which}-{_uuid()}" for which in ("High", "Low")
         ]
@@ -156,7 +156,7 @@ class ScalableTarget:
         steps = []
         for policy in self.policies.values():
             if policy["PolicyType"] == "TargetTrackingScaling":
-                return _tracking(policy["TargetTrackingScalingPolicyConfiguration"])
+                return described.tracking(policy["TargetTrackingScalingPolicyConfiguration"])
             steps.append(policy)
         if not steps or (high is None and low is None):
             return None
@@ -176,26 +176,12 @@ def policy_arn(resource: str, name: str) -> str:
     return HERE.arn("autoscaling", about)
 
 
-def _tracking(config: Mapping[str, Any]) -> TargetTracking:
-    kind = config["PredefinedMetricSpecification"]["PredefinedMetricType"]
-    out_s, in_s = (config.get(key, _DEFAULT_WAIT_S) for key in ("ScaleOutCooldown", "ScaleInCooldown"))
-    return TargetTracking(config["TargetValue"], PREDEFINED[kind][2], out_s, in_s, not config.get("DisableScaleIn"))
-
-
 def _steps(policies: Iterable[Mapping[str, Any]], alarm: MotoAlarm | None) -> tuple[tuple[Step, ...], float]:
     """Return the steps of the policy that an alarm sets off, and its cool-down."""
     for policy in policies:
         if alarm is not None and policy["PolicyARN"] in alarm.alarm_actions:
             config = policy["StepScalingPolicyConfiguration"]
-            steps = (
-                Step(
-                    each["ScalingAdjustment"],
-                    each.get("MetricIntervalLowerBound", -math.inf),
-                    each.get("MetricIntervalUpperBound", math.inf),
-                )
-                for each in config["StepAdjustments"]
-            )
-            return tuple(steps), float(config.get("Cooldown", _DEFAULT_WAIT_S))
+            return described.steps(config), described.cooldown_s(config)
     return (), 0.0
 
 
