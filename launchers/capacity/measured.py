@@ -119,22 +119,28 @@ def _percentile(values: Sequence[float], percent: float) -> float:
 
 # --- its file, read again ---
 
-_FORMS = "the file of `python -m launchers loadtest`, or JSON with a list service_ms"
+_FORMS = (
+    "the file of `python -m launchers loadtest --output`, or of `python -m dogbreed.benchmark serve --json`, or JSON "
+    "with a list service_ms"
+)
 
 
 def service_times(path: Path) -> tuple[list[float], tuple[str, ...]]:
     """Return measured service times in seconds, and what is to be known of them.
 
-    The file of a load test, an object with `service_ms`, or a list of milliseconds. Raises DataError.
+    The file of a load test, that of the benchmark `serve`, another object with `service_ms`, or a list of milliseconds.
+    Raises DataError.
     """
     try:
         found: Any = json.loads(path.read_text())
+        if isinstance(found, dict) and "benchmarks" in found:
+            found = _of_benchmark(found)
         given = found["service_ms"] if isinstance(found, dict) else found
         if not isinstance(given, list):
             raise TypeError("service_ms is not a list")
         times = [float(value) / 1000 for value in given]
     except KeyError as error:
-        raise DataError(f"{path} has no service_ms.\nTry: {_FORMS}") from error
+        raise DataError(f"{path} has no {error.args[0]}.\nTry: {_FORMS}") from error
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"Cannot read service times from {path}: {error}\nTry: {_FORMS}") from error
     if not times:
@@ -142,6 +148,12 @@ def service_times(path: Path) -> tuple[list[float], tuple[str, ...]]:
     if not all(value > 0 and math.isfinite(value) for value in times):
         raise DataError(f"{path} has service times that are not above 0 ms.\nTry: {_FORMS}")
     return times, _notes(found) if isinstance(found, dict) else ()
+
+
+def _of_benchmark(found: Mapping[str, Any]) -> dict[str, Any]:
+    samples = found["benchmarks"]["serve"]["samples"]["ours"]
+    times = [value for sample in samples for value in sample["service_ms"]]
+    return {"service_ms": times, "service_from": "the benchmark of the server, one client"}
 
 
 def _notes(found: Mapping[str, Any]) -> tuple[str, ...]:

@@ -197,6 +197,7 @@ def test_requests_for_an_endpoint_s_own_address_are_signed_for_sagemaker() -> No
         ("", "Cannot read service times"),
         ("[]", "has no service times"),
         ("{}", "has no service_ms"),
+        ('{"benchmarks": {"input": {}}}', "has no serve"),
         ('{"service_ms": 7}', "is not a list"),
         ('{"service_ms": ["x"]}', "Cannot read"),
         ('{"service_ms": [null]}', "Cannot read"),
@@ -218,3 +219,11 @@ def test_what_may_contain_waiting_is_said_by_the_planner(tmp_path: Path) -> None
     assert "could not keep its pace" in notes[1]
     (tmp_path / "plain.json").write_text("[90, 110]")
     assert service_times(tmp_path / "plain.json") == ([0.09, 0.11], ())
+
+
+def test_the_file_of_the_server_s_benchmark_is_read(tmp_path: Path) -> None:
+    samples = {"FastAPI": [{"service_ms": [400]}], "ours": [{"service_ms": [50, 60]}, {"service_ms": [70]}]}
+    (tmp_path / "file.json").write_text(json.dumps({"benchmarks": {"serve": {"samples": samples}}}))
+    times, notes = service_times(tmp_path / "file.json")
+    assert times == [0.05, 0.06, 0.07]
+    assert "3 measured, median 60 ms; the benchmark of the server, one client" in notes[0]
