@@ -10,10 +10,9 @@ if TYPE_CHECKING:
     from launchers.cost.prices import Instance
 
 START_S = 180.0  # to start a machine, pull its image and install missing packages
-# Rows of cached features that a search's trial trains on per second, its overhead outside the epochs included:
-# 10 epochs of dogImages took 3.3 s on two Zen 4 cores (python -m dogbreed.benchmark sweep). Other machines are assumed
-# to be alike.
-_ROWS_PER_S = 20_000
+# A step of a search's trial on cached features, its overhead outside the epochs included: 1,044 steps, 10 epochs of
+# dogImages, took 3.3 s on two Zen 4 cores (python -m dogbreed.benchmark sweep). Other machines are assumed to be alike.
+_TRIAL_STEP_S = 3.2e-3
 _AT_ONCE = 8  # trials of a search that share features, at most; one for each CPU
 
 
@@ -59,7 +58,8 @@ def search_s(workload: Workload, row: "Instance", trials: int) -> float | None:
         return None
     trial_s = found.epochs_s
     if workload.trains_heads and workload.caches_features:  # the matrix product is the least of it
-        trial_s = workload.epochs * workload.train_photos / _ROWS_PER_S / min(row.vcpus, _AT_ONCE)
+        steps = workload.epochs * workload.train_photos / workload.batch_size
+        trial_s = steps * _TRIAL_STEP_S / min(row.vcpus, _AT_ONCE)
     return START_S + found.features_s + trials * trial_s
 
 

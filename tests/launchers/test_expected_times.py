@@ -38,7 +38,7 @@ RUNS = {
 }
 SEARCH = ["-m", "hpo=optuna", "hpo/pruner=none", "hpo.parallel=1", "data.source.seed=1"]
 TRIALS = 8
-_FACTOR = 2.0  # plans call their times estimates
+_FACTOR = 1.3
 _EVERY_S = 0.25
 
 
