@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -67,7 +67,7 @@ class Deployed:
     it stays. ttl_hours: what was asked for that; None if it stays. variant: how it is served, as launcher.variant has
     it. scaling: how its number of instances changes, in a line; empty if it does not. front: revision of the function
     in front of it; empty if there is none. reserved, warm: how many concurrent executions that has reserved, None for
-    none; and how many processes are kept warm.
+    none; and how many processes are kept warm. alarms: by name, what each watches and whom it tells, in a line.
     """
 
     revision: str
@@ -79,6 +79,7 @@ class Deployed:
     front: str = ""
     reserved: int | None = None
     warm: int = 0
+    alarms: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

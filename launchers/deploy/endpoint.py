@@ -10,7 +10,7 @@ from launchers.aws import tags
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 from launchers.cost import prices
-from launchers.deploy import autoscaling, expiry, fronted, names, request
+from launchers.deploy import autoscaling, expiry, fronted, names, request, watching
 from launchers.spec import Deployed
 from launchers.status import Cause, LaunchError, Phase, Shortage, Status
 
@@ -112,6 +112,7 @@ class Endpoint:
             front=front.revision if front else "",
             reserved=front.reserved if front else None,
             warm=front.provisioned if front else 0,
+            alarms=watching.present(cloud, names.Names(name)),
         )
 
     def status_of(self, cloud: Cloud, name: str) -> Status:

@@ -42,12 +42,17 @@ def of_deployment(
     )
     found = [
         {**of_endpoint, "Description": f"{_TTL}{ttl_hours:g}"},
-        schedule(schedules["alarms"], at, role, "cloudwatch:deleteAlarms", {"AlarmNames": sorted(alarms)}),
+        of_alarms(names, at, role, alarms),
         schedule(
             schedules["logs"], at + _LATER, role, "cloudwatchlogs:deleteLogGroup", {"LogGroupName": names.log_group}
         ),
     ]
     return [of_scaling(names, at, role), *found] if scaled else found
+
+
+def of_alarms(names: Names, at: datetime, role: str, alarms: Sequence[str]) -> dict[str, Any]:
+    """Return the request that deletes the alarms."""
+    return schedule(names.schedules["alarms"], at, role, "cloudwatch:deleteAlarms", {"AlarmNames": sorted(alarms)})
 
 
 def of_scaling(names: Names, at: datetime, role: str) -> dict[str, Any]:

@@ -80,7 +80,6 @@ def requests(
         return [], [
             Request("lambda", "DeleteFunction", {"FunctionName": common.endpoint}),
             Request("logs", "DeleteLogGroup", {"logGroupName": common.function_log_group}),
-            Request("cloudwatch", "DeleteAlarms", {"AlarmNames": [common.watching["throttled"]]}),
             *(Request("scheduler", "DeleteSchedule", {"Name": name}) for name in common.function_schedules.values()),
         ]
     made, limited = _function(settings, spec, ends), before.reserved is not None

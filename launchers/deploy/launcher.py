@@ -185,7 +185,7 @@ class DeployLauncher(DeploySettings):
     def _lines(
         self, variant: variants.Variant, handle: Handle, *, follow: bool, attempt: int | None, node: int | None
     ) -> Iterator[LogLine]:
-        seen: Counter[int] = Counter()
+        seen: Counter[waiting.Identity] = Counter()
         while True:
             settled = not follow or self.status(handle).settled
             for line in waiting.new_lines(variant.lines(self.cloud, handle.run_id), seen):

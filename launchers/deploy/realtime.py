@@ -1,6 +1,6 @@
 """Serve a model as a real-time endpoint of SageMaker: instances that are always there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from launchers.aws.errors import errors
@@ -57,8 +57,9 @@ class Realtime:
             found = [each["EndpointName"] for page in pages for each in page["Endpoints"]]
         yield from filter(None, map(names.deployment_of, found))
 
-    def lines(self, cloud: Cloud, name: str) -> Iterator[LogLine]:
-        return waiting.lines(cloud, names.Names(name).log_group)
+    def lines(self, cloud: Cloud, name: str) -> Sequence[LogLine]:
+        own = names.Names(name)
+        return waiting.lines(cloud, own.log_group, front=own.function_log_group)
 
     def invoke(self, cloud: Cloud, name: str, picture: bytes) -> dict[str, Any]:
         """Ask through the front where one is."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,7 +40,7 @@ def revision(settings: DeploySettings, spec: RunSpec) -> str:
 def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     """Return the calls that make the deployment what the spec asks for, in order; none if it is that already.
 
-    If only the time of its end is another one, they change its schedules alone.
+    What is no part of a revision changes alone: its end, its scaling, its alarms and the function in front of it.
 
     What deletes a part when its time is over is created before the part itself, and is taken away last.
     """
@@ -49,22 +49,23 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     common, own = names.Names(spec.run_id), names.RevisionNames(spec.run_id, wanted)
     schedules, (first, last) = _schedules(settings, spec, own), _scaling(settings, spec)
     fronts, without = front.requests(settings, spec, before, ends_at(settings, spec))
+    alarms, unwatched = _alarms(settings, spec, common), _alarms_over(settings, spec, common)
     ends = end_of(settings, spec) is not None
     if before is not None and in_service:
-        changes = (*_alarm_of_front(settings, spec, before, common), *fronts, *without, *first, *last)
+        other = [each for each in alarms if before.alarms.get(_name(each)) != watching.in_words(each.parameters)]
+        changes = (*other, *fronts, *without, *first, *last, *unwatched)
         if before.ttl_hours == settings.ttl_hours:
             begins, over = _schedule_of_scaling(settings, before, common, last)
-            return (*begins, *_schedules_of_front(settings, spec, before, common), *changes, *over)
+            return (*begins, *_schedules_at_its_end(settings, spec, before, common), *changes, *over)
         return (*(schedules if ends else ()), *changes, *(() if ends else schedules))
     idle = common.watching["idle"]
-    alarms = [Request("cloudwatch", "PutMetricAlarm", alarm) for alarm in _alarms(settings, spec, common)]
-    last = [*(alarm for alarm in alarms if alarm.parameters["AlarmName"] == idle), *last]
+    last = [*(each for each in alarms if _name(each) == idle), *last]
     found = [
         Request("s3", "PutObject", _upload(settings, spec)),
         *(schedules if ends else ()),
         Request("sagemaker", "CreateModel", _model(settings, spec, name=own.config)),
         Request("sagemaker", "CreateEndpointConfig", _config(settings, spec, name=own.config, model=own.config)),
-        *(alarm for alarm in alarms if alarm.parameters["AlarmName"] != idle),
+        *(each for each in alarms if _name(each) != idle),
         *fronts,
         *first,
     ]
@@ -74,7 +75,7 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     # what has been scaled keeps its number, unless another one is the least from now on
     kept = settings.scaled is not None and before.facts.get("machines", "").startswith(f"{settings.count} x ")
     changed = update(settings, common, own.config, settings.count, keep=kept)
-    after = (*without, *last, *(() if ends else schedules))
+    after = (*without, *last, *unwatched, *(() if ends else schedules))
     return (*found, Request("sagemaker", "UpdateEndpoint", changed), *after)
 
 
@@ -110,37 +111,37 @@ def _schedule_of_scaling(
     return [Request("scheduler", "CreateSchedule", expiry.of_scaling(common, at, role))] if begins else [], []
 
 
-def _alarm_of_front(settings: DeploySettings, spec: RunSpec, before: Deployed, common: names.Names) -> list[Request]:
-    """Return the alarm on a front that is added to an endpoint in service; others are made with the revision."""
-    if before.front or not settings.front:
-        return []
-    found = [each for each in _alarms(settings, spec, common) if each["AlarmName"] == common.watching["throttled"]]
-    return [Request("cloudwatch", "PutMetricAlarm", each) for each in found]
-
-
-def _schedules_of_front(
+def _schedules_at_its_end(
     settings: DeploySettings, spec: RunSpec, before: Deployed, common: names.Names
 ) -> list[Request]:
-    """Return what ends a front, and its alarm, together with the deployment that it is added to."""
-    if before.front or not (before.expires_at and settings.front and settings.expiry_role and settings.ttl_hours):
+    """Return what ends a front that is added together with the deployment, and its alarms as they are from now on.
+
+    The schedule of alarms names no other ones: CloudWatch deletes none of them if one is not there.
+    """
+    if not (before.expires_at and settings.expiry_role and settings.ttl_hours):
         return []
     ends, role = datetime.fromisoformat(before.expires_at), iam.arn_in_plan(settings.expiry_role)
-    alarms, scaled = _watched(settings, spec, common), settings.scaled is not None
-    shared = expiry.of_deployment(common, ends, settings.ttl_hours, role, alarms, scaled=scaled)
-    return [
-        *(Request("scheduler", "CreateSchedule", each) for each in front.schedules(settings, common, ends)),
-        *(
-            Request("scheduler", "UpdateSchedule", each)
-            for each in shared
-            if each["Name"] == common.schedules["alarms"]
-        ),
-    ]
+    made = [] if before.front else front.schedules(settings, common, ends)
+    found = [Request("scheduler", "CreateSchedule", each) for each in made]
+    alarms, of_steps = _watched(settings, spec, common), _of_steps(kind_of(before.scaling), common)
+    if {*before.alarms, *of_steps} != {*alarms}:
+        changed = expiry.of_alarms(common, ends, role, alarms)
+        found.append(Request("scheduler", "UpdateSchedule", changed))
+    return found
 
 
 def _watched(settings: DeploySettings, spec: RunSpec, common: names.Names) -> list[str]:
     """Return the names of all alarms, which end with the deployment."""
-    of_steps = common.steps.values() if settings.scaling_chosen.kind == "report" else ()
-    return [*(str(alarm["AlarmName"]) for alarm in _alarms(settings, spec, common)), *of_steps]
+    return [*map(_name, _alarms(settings, spec, common)), *_of_steps(settings.scaling_chosen.kind, common)]
+
+
+def _of_steps(kind: str, common: names.Names) -> Iterable[str]:
+    """Return the names of the alarms that a kind of scaling has."""
+    return common.steps.values() if kind == "report" else ()
+
+
+def _name(alarm: Request) -> str:
+    return str(alarm.parameters["AlarmName"])
 
 
 def model_uri(settings: DeploySettings, spec: RunSpec) -> str:
@@ -284,8 +285,22 @@ def types_of(settings: DeploySettings) -> Sequence[str]:
     return [settings.instance_type, *([fallback] if fallback and fallback != settings.instance_type else [])]
 
 
-def _alarms(settings: DeploySettings, spec: RunSpec, common: names.Names) -> list[dict[str, Any]]:
-    return watching.alarms(settings, common, _tags(settings, spec), common.endpoint if settings.front else None)
+def _alarms(settings: DeploySettings, spec: RunSpec, common: names.Names) -> list[Request]:
+    made = watching.alarms(settings, common, _tags(settings, spec), common.endpoint if settings.front else None)
+    return [Request("cloudwatch", "PutMetricAlarm", each) for each in made]
+
+
+def _alarms_over(settings: DeploySettings, spec: RunSpec, common: names.Names) -> list[Request]:
+    """Return what deletes the alarms that are not asked for any more."""
+    before, wanted = deployment(spec).before, set(map(_name, _alarms(settings, spec, common)))
+    over = sorted(before.alarms.keys() - wanted) if before is not None else []
+    return [Request("cloudwatch", "DeleteAlarms", {"AlarmNames": over})] if over else []
+
+
+def wanted_alarms(settings: DeploySettings, spec: RunSpec) -> dict[str, str]:
+    """Return the alarms that the spec asks for, by name, each in the words of `watching.in_words`."""
+    made = _alarms(settings, spec, names.Names(spec.run_id))
+    return {_name(each): watching.in_words(each.parameters) for each in made}
 
 
 def _schedules(settings: DeploySettings, spec: RunSpec, own: names.RevisionNames) -> list[Request]:

@@ -1,7 +1,6 @@
 """Check the settings of a deployment's scaling, as far as that is possible without a network."""
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import fields
 
@@ -10,7 +9,6 @@ from launchers.cost import prices, serving
 from launchers.deploy.scaling import Concurrency, Fixed, Invocations, Report
 from launchers.deploy.settings import DeploySettings
 
-_TOPIC = re.compile(r"arn:aws[\w-]*:sns:(?P<region>[a-z0-9-]+):\d{12}:(?P<name>[\w-]+(\.fifo)?)")
 _LEAST_SHARE, _MOST_WAIT_S = 0.5, 3600
 _Scaled = Concurrency | Report | Invocations
 
@@ -29,8 +27,6 @@ def findings(settings: DeploySettings) -> Iterator[str]:
     chosen = settings.scaling_chosen
     if settings.instances < 1:
         yield f"launcher.instances must be at least 1, got {settings.instances}.\nTry: launcher.instances=1"
-    if settings.alarm_topic is not None:
-        yield from _topic_findings(settings.alarm_topic, settings.cloud.region)
     if isinstance(chosen, Fixed):
         return
     yield from _limit_findings(chosen, settings)
@@ -141,17 +137,4 @@ def _invocations_findings(chosen: Invocations) -> Iterator[str]:
         yield (
             f"launcher.scaling.safety must be above 0 and at most 1, got {chosen.safety:g}.\n"
             "Try: launcher.scaling.safety=0.5"
-        )
-
-
-def _topic_findings(topic: str, region: str | None) -> Iterator[str]:
-    found, example = _TOPIC.fullmatch(topic), f"arn:aws:sns:{region or 'REGION'}:123456789012:alarms"
-    if found is None:
-        yield f"launcher.alarm_topic={topic!r} is not the ARN of an SNS topic.\nTry: launcher.alarm_topic={example}"
-    elif found["name"].endswith(".fifo"):
-        yield f"launcher.alarm_topic={topic} is a FIFO topic, which alarms cannot use.\nTry: a standard topic"
-    elif region is not None and found["region"] != region:
-        yield (
-            f"launcher.alarm_topic is in {found['region']}, and the alarms are in {region}: CloudWatch sends to topics "
-            f"of its own region.\nTry: launcher.alarm_topic={example}"
         )

@@ -18,6 +18,7 @@ _TYPE = re.compile(r"ml\.[a-z0-9-]+\.[a-z0-9-]+")
 _IMAGE = re.compile(
     r"\d{12}\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/[\w./-]+(:[\w.-]+|@sha256:[0-9a-f]{64})"
 )
+_TOPIC = re.compile(r"arn:aws[\w-]*:sns:(?P<region>[a-z0-9-]+):\d{12}:(?P<name>[\w-]+(\.fifo)?)")
 _LEAST_BAKE_S = 180  # two periods of the alarms, and a minute until their metrics are published
 _MOST_TTL_H = 24 * 365
 _ROLES = "Try: `python -m launchers iam --apply`, which creates them"
@@ -159,5 +160,26 @@ def _alarm_findings(settings: DeploySettings) -> Iterator[str]:
             f"launcher.max_latency_ms must be above 0 and at most 60000, SageMaker's own limit, got "
             f"{settings.max_latency_ms:g}.\nTry: launcher.max_latency_ms=2000"
         )
+    yield from topic_findings(settings.alarm_topic, settings.cloud.region)
+    yield from rps_findings(settings)
+
+
+def rps_findings(settings: DeploySettings) -> Iterator[str]:
     if settings.rps < 0:
         yield f"launcher.rps must not be negative, got {settings.rps:g}.\nTry: launcher.rps=0.1"
+
+
+def topic_findings(topic: str | None, region: str | None) -> Iterator[str]:
+    """Yield what is wrong with the topic that alarms are sent to, if there is one."""
+    if topic is None:
+        return
+    found, example = _TOPIC.fullmatch(topic), f"arn:aws:sns:{region or 'REGION'}:123456789012:alarms"
+    if found is None:
+        yield f"launcher.alarm_topic={topic!r} is not the ARN of an SNS topic.\nTry: launcher.alarm_topic={example}"
+    elif found["name"].endswith(".fifo"):
+        yield f"launcher.alarm_topic={topic} is a FIFO topic, which alarms cannot use.\nTry: a standard topic"
+    elif region is not None and found["region"] != region:
+        yield (
+            f"launcher.alarm_topic is in {found['region']}, and the alarms are in {region}: CloudWatch sends to topics "
+            f"of its own region.\nTry: launcher.alarm_topic={example}"
+        )

@@ -1,7 +1,7 @@
 """Summarize a deployment before it starts: what is served where, what changes, what it costs, when it ends."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 
 from dogbreed import commands
@@ -14,6 +14,8 @@ from launchers.deploy.settings import DeploySettings
 from launchers.payload.model import SentModel
 from launchers.spec import RunSpec
 from launchers.status import Handle
+
+_WIDTH = 70  # of a row's text
 
 
 def rows(settings: DeploySettings, spec: RunSpec, handle: Handle) -> Iterator[tuple[str, str]]:
@@ -28,9 +30,8 @@ def rows(settings: DeploySettings, spec: RunSpec, handle: Handle) -> Iterator[tu
     if scaled and scaled.policy:
         vcpus = serving.vcpus(settings.instance_type)
         said = explain(scaled.policy, METRICS[scaled.kind], scaled.least, scaled.most, vcpus)
-        yield "scaling", "\n".join(line for text in said for line in textwrap.wrap(text, _WIDTH))
-    watched = watching.sentences(settings, endpoint if settings.front else None)
-    yield "alarms", "\n".join(line for text in watched for line in textwrap.wrap(text, _WIDTH))
+        yield "scaling", wrapped(said)
+    yield "alarms", wrapped(watching.sentences(settings, endpoint if settings.front else None))
     yield from front_summary.rows(settings, spec)
     yield "change", _change(settings, spec)
     yield "ends", end_text(settings, spec, changes=_ends(settings, spec))
@@ -39,6 +40,12 @@ def rows(settings: DeploySettings, spec: RunSpec, handle: Handle) -> Iterator[tu
     yield "files", request.model_uri(settings, spec)
     yield "command", commands.launchers("invoke", spec.run_id, "PHOTO")
     yield "folder", spec.folder
+
+
+def wrapped(lines: Iterable[str]) -> str:
+    """Return the text of a row, its lines broken between words to fit a terminal."""
+    broken = (textwrap.wrap(line, _WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines)
+    return "\n".join(part for parts in broken for part in parts)
 
 
 def model_text(model: SentModel) -> str:
@@ -72,9 +79,6 @@ def _usd(of_one: float, least: int, most: int) -> str:
     return formatting.usd(of_one * least) + (f" to {formatting.usd(of_one * most)}" if most > least else "")
 
 
-_WIDTH = 70  # of a row's text
-
-
 def _cheaper(settings: DeploySettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
     """Yield a row if the expected requests cost less in a function with the model inside."""
     model = request.deployment(spec).model
@@ -100,7 +104,11 @@ def _without_update(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
     """Yield what changes although the revision stays."""
     before = request.deployment(spec).before
     assert before is not None
-    others = [*_scaling(settings, spec), *filter(None, [front_summary.change(settings, spec)])]
+    others = [
+        *_scaling(settings, spec),
+        *filter(None, [front_summary.change(settings, spec)]),
+        *_alarms(settings, spec),
+    ]
     if before.ttl_hours != settings.ttl_hours:
         alone = "" if others else " alone"
         yield f"its end{alone}, which is {at_text(before.expires_at)} now"
@@ -115,6 +123,13 @@ def _scaling(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
         yield f"scaling: {present or 'none'} -> {wanted or 'none'}"
 
 
+def _alarms(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
+    """Yield how the alarms change, if they do."""
+    before = request.deployment(spec).before
+    if before is not None:
+        yield from watching.changes(names.Names(spec.run_id), before.alarms, request.wanted_alarms(settings, spec))
+
+
 def _change(settings: DeploySettings, spec: RunSpec) -> str:
     before = request.deployment(spec).before
     if before is None:
@@ -122,20 +137,21 @@ def _change(settings: DeploySettings, spec: RunSpec) -> str:
     if before.revision == request.revision(settings, spec):
         if not request.requests(settings, spec):
             return "none: this revision is in service"
-        return f"{' and '.join(_without_update(settings, spec))}; this revision is in service"
+        changed = list(_without_update(settings, spec))
+        return wrapped([*changed[:-1], f"{changed[-1]}; this revision is in service"])
     wanted = request.wanted_facts(settings, spec)
     differing = [
         f"{name}: {before.facts.get(name, '?')} -> {text}"
         for name, text in wanted.items()
         if before.facts.get(name) != text
     ]
-    differing += _scaling(settings, spec)
+    differing += [*_scaling(settings, spec), *_alarms(settings, spec)]
     how = (
         "one instance first, the others after"
         if settings.count > 1
         else "at once, since a single instance cannot be replaced in parts;"
     )
-    return "\n".join(
+    return wrapped(
         [
             f"an update: {how} {settings.bake_s / 60:g} min without an alarm",
             *(differing or ["another image or setting of the instances"]),

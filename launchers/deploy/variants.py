@@ -3,7 +3,7 @@
 The setting `launcher.variant` says which one a plan is for. Afterwards it is found by what exists under the name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -73,8 +73,8 @@ class Variant(Protocol):
         """Yield the names of the deployments that are served in this way."""
         ...
 
-    def lines(self, cloud: Cloud, name: str) -> Iterator[LogLine]:
-        """Yield what a deployment has logged."""
+    def lines(self, cloud: Cloud, name: str) -> Sequence[LogLine]:
+        """Return what a deployment has logged, in order of time."""
         ...
 
     def invoke(self, cloud: Cloud, name: str, picture: bytes) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from dogbreed.errors import Interrupted
@@ -15,6 +16,9 @@ from launchers.follow import detached
 from launchers.status import Cause, Handle, LaunchError, LogLine, Status
 
 TAIL_LINES = 10
+FRONT = "front: "  # what lines begin with of the function in front of an endpoint
+_EVER = datetime.min.replace(tzinfo=UTC)
+Identity = tuple[int, datetime | None, str]
 _REQUEST = re.compile(r"\b(?:GET|POST) '/(?:ping|invocations)' \d{3} ")  # a line for each request, of our own server
 
 
@@ -27,12 +31,12 @@ def settle(
     a signal to stop; the deployment then goes on.
     """
     end, shown = time.monotonic() + deadline_s, ""
-    seen = Counter(line.node for line in launcher.logs(handle))  # what earlier containers have logged
+    seen = Counter(map(_identity, launcher.logs(handle)))  # what earlier containers have logged
     try:
         while True:
             status = launcher.status(handle)
             for line in new_lines(launcher.logs(handle), seen):
-                if not _REQUEST.search(line.text):
+                if not (_REQUEST.search(line.text) or line.text.startswith(FRONT)):
                     print(f"  | {line.text}", flush=True)
             words = status.phase.replace("_", " ")
             if words != shown:
@@ -55,18 +59,33 @@ def settle(
         raise Interrupted(detached(launcher, handle), signum) from None
 
 
-def new_lines(found: Iterable[LogLine], seen: Counter[int]) -> Iterator[LogLine]:
-    """Yield the lines that have come since the last call. seen: how many there were of each instance; is updated."""
-    counts: Counter[int] = Counter()
+def new_lines(found: Iterable[LogLine], seen: Counter[Identity]) -> Iterator[LogLine]:
+    """Yield the lines that have come since the last call. seen: how often there was each of them; is updated."""
+    counts: Counter[Identity] = Counter()
     for line in found:
-        counts[line.node] += 1
-        if counts[line.node] > seen[line.node]:
+        counts[_identity(line)] += 1
+        if counts[_identity(line)] > seen[_identity(line)]:
             yield line
     seen |= counts
 
 
-def lines(cloud: Cloud, group: str) -> Iterator[LogLine]:
-    """Yield what all instances have logged to a group, by instance in the order in which they started."""
+def _identity(line: LogLine) -> Identity:
+    return line.node, line.at, line.text
+
+
+def lines(cloud: Cloud, group: str, *, front: str = "") -> list[LogLine]:
+    """Return what all instances, or processes of a function, have logged, in order of time.
+
+    group: of their streams; the first to start is node 0. front: group of the function in front of them, whose lines
+    begin with `FRONT`; empty for none.
+    """
+    found = list(_of_group(cloud, group))
+    if front:
+        found += [replace(line, text=f"{FRONT}{line.text}") for line in _of_group(cloud, front)]
+    return sorted(found, key=lambda line: line.at or _EVER)
+
+
+def _of_group(cloud: Cloud, group: str) -> Iterator[LogLine]:
     from botocore.exceptions import ClientError
 
     client = cloud.client("logs")

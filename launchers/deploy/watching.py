@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from launchers.aws.errors import errors
+from launchers.base import Cloud
 from launchers.deploy import names
 from launchers.deploy.settings import DeploySettings
 
 _PERIOD_S = 60
 _DAY_H = 24
 _SLOW_MINUTES = 5
+_SENT_TO = ", sent to "
 
 
 def alarms(
@@ -95,3 +98,47 @@ def sentences(settings: DeploySettings, function: str | None = None) -> Iterator
     yield f"on {', '.join(watched[:-1])} or {watched[-1]}"
     topic = settings.alarm_topic
     yield f"sent to {topic}" if topic else "sent to nobody (launcher.alarm_topic=ARN of an SNS topic)"
+
+
+# --- as they are in the account ---
+
+
+def present(cloud: Cloud, common: names.Names) -> dict[str, str]:
+    """Return the alarms of a deployment that there are, each in the words of `in_words`. Raises LaunchError."""
+    with errors(f"asking for the alarms of {common.endpoint}"):
+        wanted = sorted([*common.alarms.values(), *common.watching.values()])
+        found = cloud.client("cloudwatch").describe_alarms(AlarmNames=wanted)["MetricAlarms"]
+    return {alarm["AlarmName"]: in_words(alarm) for alarm in found}
+
+
+def in_words(alarm: Mapping[str, Any]) -> str:
+    """Say what an alarm watches and whom it tells, so that equal ones, and only these, read the same.
+
+    alarm: as a request has it, or as CloudWatch describes it.
+    """
+    side = "above" if alarm["ComparisonOperator"] == "GreaterThanThreshold" else "below"
+    statistic = alarm.get("Statistic") or alarm.get("ExtendedStatistic")
+    periods = f"{alarm.get('DatapointsToAlarm')} of {alarm['EvaluationPeriods']} x {alarm['Period']} s"
+    missing = alarm.get("TreatMissingData", "missing")
+    rule = f"{side} {float(alarm['Threshold']):.12g} ({statistic} of {alarm['MetricName']}, {periods}, {missing})"
+    return f"{rule}{_SENT_TO}{', '.join(alarm.get('AlarmActions') or ['nobody'])}"
+
+
+def changes(common: names.Names, before: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[str]:
+    """Say how alarms change: their limits, and whom they tell. before, wanted: by name, as `in_words` has them."""
+    told = {}
+    for name in dict.fromkeys([*wanted, *before]):
+        (old, to), (new, instead) = (_parts(each.get(name, "none")) for each in (before, wanted))
+        if old != new:
+            short = [text.partition(" (")[0] for text in (old, new)]
+            old, new = (old, new) if short[0] == short[1] else short
+            yield f"alarm {name.removeprefix(f'{common.endpoint}-')}: {old} -> {new}"
+        if to != instead and name in before and name in wanted:
+            told[f"{to} -> {instead}"] = None
+    yield from (f"alarms sent to {text}" for text in told)
+
+
+def _parts(words: str) -> tuple[str, str]:
+    """Return the rule of an alarm, and whom it tells."""
+    rule, _, topic = words.partition(_SENT_TO)
+    return rule, topic

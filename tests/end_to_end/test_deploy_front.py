@@ -15,7 +15,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+<<<<<<< HEAD
 from datetime import timedelta
+=======
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+>>>>>>> 295b3cb (Deploy: another alarm limit, topic or end alone changes the alarms; logs show the front's beside the endpoint's)
 from typing import Any
 
 import pytest
@@ -28,6 +33,7 @@ from launchers.deploy.launcher import DeployLauncher
 from launchers.deploy.names import Names
 from launchers.deploy.signing import SigningProxy, signer
 from launchers.rehearsal.cloud import Rehearsal
+from launchers.rehearsal.names import ACCOUNT, REGION
 from launchers.status import Handle, LaunchError
 from tests.support.launcher_contract import until
 from tests.support.odd_pictures import saved, upright
@@ -123,6 +129,46 @@ def test_its_log_has_a_line_for_each_request_and_no_photo(place: Place, dogs: Ha
     answered = next(line for line in lines if (line["status"], line["bytes"]) == (200, len(PHOTO)))
     assert f"START RequestId: {answered['requestId']} Version: 1" in events
     assert not any(base64.b64encode(PHOTO).decode()[:40] in text for text in events)
+
+
+def test_logs_show_the_front_beside_the_endpoint_in_order_of_time(
+    place: Place, dogs: Handle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked_at = datetime.now(UTC)
+    call(place, "dogs", {"body": base64.b64encode(PHOTO).decode(), "content_type": "image/jpeg"})
+    capsys.readouterr()
+    assert place.verb("logs", "dogs", "--json") == 0
+    lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    times = [datetime.fromisoformat(line["at"]) for line in lines]
+    assert times == sorted(times)
+    assert [line for line in lines if not line["text"].startswith("front: ")]
+    latest = [line["text"] for line, at in zip(lines, times, strict=True) if at >= asked_at - timedelta(seconds=1)]
+    assert any(text.startswith('front: {"requestId"') for text in latest)
+    assert place.verb("logs", "dogs", "--tail", "3") == 0
+    assert [line.partition(" | ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        line["text"] for line in lines[-3:]
+    ]
+    assert place.verb("logs", "dogs", "--since", "1h") == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(lines)
+
+
+def test_other_limits_of_alarms_and_another_topic_alone_change_the_alarms(place: Place, dogs: Handle) -> None:
+    def alarms() -> dict[str, dict[str, Any]]:
+        found = place.cloud.client("cloudwatch").describe_alarms(AlarmNamePrefix="dogbreed-dogs-")["MetricAlarms"]
+        return {alarm["AlarmName"].removeprefix("dogbreed-dogs-"): alarm for alarm in found}
+
+    warm, topic = (*FRONT, "launcher.provisioned=1"), f"arn:aws:sns:{REGION}:{ACCOUNT}:alarms"
+    assert place.prepared("dogs", *warm)[1].requests == ()
+    before, config = alarms(), endpoint(place, "dogs")["EndpointConfigName"]
+    changed = (*warm, "launcher.max_error_rate=0.2", f"launcher.alarm_topic={topic}")
+    place.deployed("dogs", *changed)
+    assert alarms()["errors"]["Threshold"] == 0.2
+    assert [alarm["AlarmActions"] for alarm in alarms().values()] == [[topic]] * len(before)
+    assert place.prepared("dogs", *changed)[1].requests == ()
+    place.deployed("dogs", *warm)
+    assert alarms()["errors"]["Threshold"] == 0.05
+    assert not [alarm for alarm in alarms().values() if alarm["AlarmActions"]]
+    assert endpoint(place, "dogs")["EndpointConfigName"] == config
 
 
 TRUNCATED = (_WHOLE := next(smoke.pictures()))[: len(_WHOLE) // 2]

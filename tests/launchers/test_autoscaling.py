@@ -1,5 +1,6 @@
 """How a deployment scales, as its plan says: settings, requests, what is refused, and what is found again."""
 
+import json
 import re
 from dataclasses import replace
 from typing import Any
@@ -11,22 +12,13 @@ from hypothesis import strategies as st
 from dogbreed.errors import ConfigError
 from launchers.aws.scaling import StepScaling, TargetTracking
 from launchers.cost.serving import vcpus
-from launchers.deploy import autoscaling, names, request
+from launchers.deploy import autoscaling, names
 from launchers.deploy.scaling import Concurrency, Fixed, Invocations, Report, Scaled
 from launchers.plan import Plan, Request
-from launchers.spec import Deployed
-from tests.support.deployments import launcher, spec
+from tests.support.deployments import in_service, launcher, spec
 
 M5: dict[str, Any] = {"instance_type": "ml.m5.large", "fallback_type": None}
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:alarms"
-
-
-def in_service(**settings: Any) -> Deployed:
-    """Return a deployment of these settings, as it is found again."""
-    made = launcher(**settings)
-    facts = request.wanted_facts(made, spec())
-    revision, expires = request.revision(made, spec()), "2026-11-24T13:00:00+00:00" if made.ttl_hours else ""
-    return Deployed(revision, facts, expires, made.ttl_hours, scaling=str(made.scaled or ""))
 
 
 def operations(plan: Plan, *services: str) -> list[str]:
@@ -192,17 +184,19 @@ def test_an_update_keeps_as_many_instances_as_there_are(before: Any, after: Any,
     assert policy["TrafficRoutingConfiguration"]["Type"] == routing
 
 
-def test_a_scaling_that_is_added_ends_with_the_deployment() -> None:
-    plan = launcher(scaling=Report(), **M5).plan(spec(in_service(**M5)))
-    (schedule,) = (each for each in plan.requests if each.service == "scheduler")
-    assert schedule.parameters["Name"] == "dogbreed-dogs-expiry-scaling"
-    assert schedule.parameters["ScheduleExpression"] == "at(2026-11-24T13:00:00)"
-    (deletion,) = (
-        each
-        for each in launcher(**M5).plan(spec(in_service(scaling=Report(), **M5))).requests
-        if each.service == "scheduler"
-    )
-    assert (deletion.operation, deletion.parameters) == ("DeleteSchedule", {"Name": "dogbreed-dogs-expiry-scaling"})
+def test_a_scaling_that_is_added_or_removed_changes_what_ends_with_the_deployment() -> None:
+    """CloudWatch deletes no alarm of a request that names one which is not there."""
+    steps = set(names.Names("dogs").steps.values())
+    added = launcher(scaling=Report(), **M5).plan(spec(in_service(**M5)))
+    begins, alarms = (each for each in added.requests if each.service == "scheduler")
+    assert (begins.operation, begins.parameters["Name"]) == ("CreateSchedule", "dogbreed-dogs-expiry-scaling")
+    assert begins.parameters["ScheduleExpression"] == "at(2026-11-24T13:00:00)"
+    assert (alarms.operation, alarms.parameters["Name"]) == ("UpdateSchedule", "dogbreed-dogs-expiry-alarms")
+    assert steps <= set(json.loads(alarms.parameters["Target"]["Input"])["AlarmNames"])
+    removed = launcher(**M5).plan(spec(in_service(scaling=Report(), **M5)))
+    alarms, over = (each for each in removed.requests if each.service == "scheduler")
+    assert (over.operation, over.parameters) == ("DeleteSchedule", {"Name": "dogbreed-dogs-expiry-scaling"})
+    assert steps.isdisjoint(json.loads(alarms.parameters["Target"]["Input"])["AlarmNames"])
 
 
 def test_alarms_watch_errors_slow_answers_silence_and_refusals() -> None:

@@ -25,13 +25,11 @@ from launchers.rehearsal.services import schedule_target
 from launchers.rehearsal.validation import findings
 from launchers.spec import Deployed, RunSpec
 from launchers.status import Cause, Phase
-from tests.support.deployments import launcher, spec
+from tests.support.deployments import in_service, launcher, spec
 
 PLANS = Path(__file__).parent / "plans"
 RECORD = "DOGBREED_RECORD=1 python -m pytest tests/launchers/test_deploy.py"
-OLD = Deployed(
-    "0" * 10, {"machines": "1 x ml.m5.large", "model": "s3://my-bucket/old"}, "2026-11-24T13:00:00+00:00", ttl_hours=8
-)
+OLD = replace(in_service(), revision="0" * 10, facts={"machines": "1 x ml.m5.large", "model": "s3://my-bucket/old"})
 REPORT: dict[str, Any] = {"instance_type": "ml.m5.large", "fallback_type": None, "scaling": Report()}
 SCALED = replace(OLD, facts={**OLD.facts, "machines": "1 x ml.c7i.large"}, scaling="concurrency: 1 to 3 instances")
 CASES: dict[str, tuple[dict[str, Any], Deployed | None]] = {
@@ -175,12 +173,18 @@ def test_the_same_deployment_again_does_nothing() -> None:
     ("was", "ttl_hours", "operations"),
     [(8, 48, {"UpdateSchedule", "CreateSchedule"}), (None, 8, {"CreateSchedule"}), (8, None, {"DeleteSchedule"})],
 )
-def test_another_end_of_the_same_deployment_changes_its_schedules_alone(
+def test_another_end_alone_changes_the_schedules_and_whether_a_day_without_requests_is_watched(
     was: float | None, ttl_hours: float | None, operations: set[str]
 ) -> None:
-    before = replace(OLD, revision=revision(), ttl_hours=was, expires_at=OLD.expires_at if was else "")
+    before = in_service(ttl_hours=was, scaling=Fixed())
     plan = launcher(ttl_hours=ttl_hours, scaling=Fixed()).plan(spec(before))
-    assert {each.operation for each in plan.requests} == operations
+    assert {each.operation for each in plan.requests if each.service == "scheduler"} == operations
+    others = [(each.operation, each.parameters) for each in plan.requests if each.service != "scheduler"]
+    idle = "dogbreed-dogs-idle"
+    if was is None:
+        assert others == [("DeleteAlarms", {"AlarmNames": [idle]})]
+    else:
+        assert [(operation, made["AlarmName"]) for operation, made in others] == [("PutMetricAlarm", idle)]
     assert ("2026-11-24 13:00 UTC now" if was else "never now") in dict(plan.rows)["change"]
     wanted = {None: "never", 8: "2026-11-24 20:00 UTC", 48: "2026-11-26 12:00 UTC"}
     assert wanted[ttl_hours] in dict(plan.rows)["ends"]

@@ -120,6 +120,9 @@ def test_a_canary_is_a_tenth_of_the_requests_and_its_alarm_goes_with_it() -> Non
     plain = launcher(variant="lambda").plan(spec(OLD, **SMALL)).requests
     assert plain[-1] == moved
     assert "DeleteFunctionConcurrency" in [each.operation for each in plain]  # it is not limited any more
+    topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
+    told = launcher(variant="lambda", canary=True, alarm_topic=topic).plan(spec(OLD, **SMALL)).requests
+    assert told[-4].parameters == {**alarm.parameters, "AlarmActions": [topic]}
 
 
 # --- revisions ---
@@ -277,6 +280,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "launcher.ttl_hours": {"ttl_hours": 0},
     "launcher.rps": {"rps": -1},
     "launcher.bake_s": {"canary": True, "bake_s": 30},
+    "would be told nothing": {"alarm_topic": "arn:aws:sns:eu-west-1:123456789012:alarms"},
+    "alarm_topic is in us-east-1": {"alarm_topic": "arn:aws:sns:us-east-1:123456789012:alarms", "canary": True},
     "launcher.subnets and launcher.security_groups": {"subnets": ["subnet-1"], "security_groups": ["sg-1"]},
 }
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from launchers.aws.account import Account
+from launchers.deploy import front, request
 from launchers.deploy.launcher import DeployLauncher
 from launchers.payload.model import SentModel
 from launchers.spec import Deployed, Deployment, RunSpec
@@ -42,4 +43,24 @@ def spec(
         commit=None,
         dirty=False,
         deployment=deployment,
+    )
+
+
+def in_service(**settings: Any) -> Deployed:
+    """Return the endpoint that these settings lead to, as it is found again."""
+    made, asked = launcher(**settings), spec()
+    ends = "2026-11-24T13:00:00+00:00" if made.ttl_hours else ""
+    facts = request.wanted_facts(made, asked)
+    if made.front:
+        facts |= {"front": front.words(made.reserved, made.provisioned)}
+    return Deployed(
+        request.revision(made, asked),
+        facts,
+        ends,
+        made.ttl_hours,
+        scaling=str(made.scaled or ""),
+        front=front.revision(made, asked),
+        reserved=made.reserved if made.front else None,
+        warm=made.provisioned,
+        alarms=request.wanted_alarms(made, asked),
     )

@@ -28,8 +28,8 @@ def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
     yield from _not_read(settings)
     yield from _canary_findings(settings)
     yield from front_checks.reserved_findings(settings, spec)
-    if settings.rps < 0:
-        yield f"launcher.rps must not be negative, got {settings.rps:g}.\nTry: launcher.rps=0.1"
+    yield from settings_checks.topic_findings(settings.alarm_topic, settings.cloud.region)
+    yield from settings_checks.rps_findings(settings)
 
 
 def _memory_findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
@@ -77,6 +77,11 @@ def _not_read(settings: DeploySettings) -> Iterator[str]:
         yield (
             "launcher.subnets and launcher.security_groups are an endpoint's: the function has no network of yours.\n"
             "Try: leaving them out, or launcher.variant=realtime"
+        )
+    if settings.alarm_topic is not None and not settings.canary:
+        yield (
+            f"launcher.alarm_topic={settings.alarm_topic} would be told nothing: a function has no alarm but that of a "
+            "canary.\nTry: launcher.canary=true, or launcher.alarm_topic=null"
         )
     if settings.scaling is not None and not isinstance(settings.scaling, Fixed):
         yield (

@@ -212,6 +212,7 @@ def _alarm(settings: DeploySettings, spec: RunSpec) -> dict[str, Any]:
         "Threshold": 0.0,
         "ComparisonOperator": "GreaterThanThreshold",
         "TreatMissingData": "notBreaching",
+        **({"AlarmActions": [settings.alarm_topic]} if settings.alarm_topic else {}),
         "Tags": tags.to_aws(tags.of_deployment(spec, settings.owner, end_of(settings, spec))),
     }
 

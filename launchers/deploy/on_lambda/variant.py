@@ -1,6 +1,6 @@
 """Serve a model inside an AWS Lambda function: it is paid by the request, and answers at a function URL."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from launchers.base import Cloud
@@ -40,7 +40,7 @@ class OnLambda:
         )
         yield from filter(None, listed)
 
-    def lines(self, cloud: Cloud, name: str) -> Iterator[LogLine]:
+    def lines(self, cloud: Cloud, name: str) -> Sequence[LogLine]:
         return waiting.lines(cloud, names.Names(name).function_log_group)
 
     def invoke(self, cloud: Cloud, name: str, picture: bytes) -> dict[str, Any]:
