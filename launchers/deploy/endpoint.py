@@ -11,8 +11,9 @@ from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 from launchers.cost import prices
 from launchers.deploy import autoscaling, expiry, fronted, names, request, watching
+from launchers.deploy.kinds import refuse_foreign
 from launchers.spec import Deployed
-from launchers.status import Cause, LaunchError, Phase, Shortage, Status
+from launchers.status import Cause, Phase, Shortage, Status
 
 _PHASES = {
     "Creating": Phase.PROVISIONING,
@@ -26,11 +27,7 @@ _PHASES = {
     "UpdateRollbackFailed": Phase.FAILED,
 }
 CHANGING = ("Creating", "Updating", "SystemUpdating", "RollingBack")  # in which deletion is refused
-_NOT_FOUND = (
-    "Could not find",
-    "does not exist",
-    "Cannot find",
-)  # in SageMaker's words, whose code is that of any error
+_NOT_FOUND = ("Could not find", "does not exist", "Cannot find")  # SageMaker's words; its code is that of any error
 
 
 @dataclass(frozen=True)
@@ -75,13 +72,7 @@ class Endpoint:
 
     def refuse_foreign(self, cloud: Cloud, name: str) -> None:
         """Raise LaunchError if this endpoint of our name was not made by this launcher."""
-        found = tags.read(cloud, self.arn)
-        if found.get(tags.RUN_ID) != name or found.get(tags.PURPOSE) != "deployment":
-            raise LaunchError(
-                f"There is an endpoint {self.name}, which this launcher did not create: its tags do not say so.\n"
-                "Try: another name=",
-                Cause.BAD_CONFIG,
-            )
+        refuse_foreign(f"an endpoint {self.name}", tags.read(cloud, self.arn), name)
 
     def overdue(self, cloud: Cloud, now: datetime) -> bool:
         return expiry.is_over(tags.read(cloud, self.arn), now)
@@ -91,20 +82,14 @@ class Endpoint:
         config_name = self.pending or self.config
         config = described(cloud, "describe_endpoint_config", EndpointConfigName=config_name) or {}
         variants = config.get("ProductionVariants") or [{}]
-        model = (
-            described(cloud, "describe_model", ModelName=variants[0]["ModelName"])
-            if variants[0].get("ModelName")
-            else None
-        )
-        revision, ends = (
-            names.revision_of(config_name, name) or "",
-            schedule(cloud, names.Names(name).schedules["endpoint"]),
-        )
+        model_name = variants[0].get("ModelName")
+        model = described(cloud, "describe_model", ModelName=model_name) if model_name else None
+        ends = schedule(cloud, names.Names(name).schedules["endpoint"])
         front = fronted.find(cloud, name)
         if front is not None:
             front.refuse_foreign(name)
         return Deployed(
-            revision,
+            names.revision_of(config_name, name) or "",
             {**request.facts(model or {}, config), **({"front": str(front)} if front and front.revision else {})},
             expiry.time_of(ends) if ends else "",
             expiry.ttl_of(ends) if ends else None,

@@ -4,19 +4,17 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
-from launchers.aws import tags
-from launchers.aws.errors import code_of, errors
+from launchers.aws.errors import errors
 from launchers.base import Cloud
-from launchers.deploy import front, names
+from launchers.deploy import front, function_kinds, names
 from launchers.deploy.function import ALIAS
-from launchers.deploy.kinds import Kind, Named
+from launchers.deploy.function_calls import described
+from launchers.deploy.kinds import refuse_foreign
 from launchers.status import Cause, LaunchError
 
 UNRESERVED = 100  # concurrent executions that an account must leave unreserved
-_MISSING = ("ResourceNotFoundException", "ProvisionedConcurrencyConfigNotFoundException")
 _BY_STATUS = {429: Cause.CAPACITY, 503: Cause.CAPACITY, 504: Cause.CAPACITY, 413: Cause.BAD_CONFIG}
 
 
@@ -40,24 +38,19 @@ class Front:
 
     def refuse_foreign(self, name: str) -> None:
         """Raise LaunchError if this function of our name was not made by this launcher."""
-        if self.tags.get(tags.RUN_ID) != name or self.tags.get(tags.PURPOSE) != "deployment":
-            raise LaunchError(
-                f"There is a function {self.name}, which this launcher did not create: its tags do not say so.\n"
-                "Try: another name=",
-                Cause.BAD_CONFIG,
-            )
+        refuse_foreign(f"a function {self.name}", self.tags, name)
 
 
 def find(cloud: Cloud, name: str) -> Front | None:
     """Return the front of a deployment; None if there is none."""
     function = {"FunctionName": names.Names(name).endpoint}
-    found = _asked(cloud, "get_function", **function)
+    found = described(cloud, "get_function", **function)
     if found is None or found["Configuration"].get("Handler") != front.HANDLER:
         return None
     live = {**function, "Qualifier": ALIAS}
-    version = _asked(cloud, "get_function_configuration", **live)
-    url = _asked(cloud, "get_function_url_config", **live) if version is not None else None
-    warm = _asked(cloud, "get_provisioned_concurrency_config", **live) if version is not None else None
+    version = described(cloud, "get_function_configuration", **live)
+    url = described(cloud, "get_function_url_config", **live) if version is not None else None
+    warm = described(cloud, "get_provisioned_concurrency_config", **live) if version is not None else None
     return Front(
         function["FunctionName"],
         str(found["Configuration"]["FunctionArn"]),
@@ -69,21 +62,9 @@ def find(cloud: Cloud, name: str) -> Front | None:
     )
 
 
-def tag_end(cloud: Cloud, name: str, at: datetime | None) -> None:
-    """Let the front's tag say when the deployment ends. at: None if it stays. Does nothing where there is no front."""
-    if (found := find(cloud, name)) is None:
-        return
-    client = cloud.client("lambda")
-    with errors(f"tagging {found.name}"):
-        if at is not None:
-            client.tag_resource(Resource=found.arn, Tags=tags.expiry(at))
-        else:
-            client.untag_resource(Resource=found.arn, TagKeys=[tags.EXPIRES_AT])
-
-
 def reservable(cloud: Cloud, name: str) -> int:
     """Return how many concurrent executions the function of this name may reserve in the account."""
-    found = _asked(cloud, "get_function", FunctionName=names.Names(name).endpoint) or {}
+    found = described(cloud, "get_function", FunctionName=names.Names(name).endpoint) or {}
     with errors("asking for the account's concurrency"):
         limits = cloud.client("lambda").get_account_settings()["AccountLimit"]
     own = (found.get("Concurrency") or {}).get("ReservedConcurrentExecutions") or 0
@@ -113,33 +94,4 @@ def ask(cloud: Cloud, name: str, picture: bytes, *, content_type: str = "") -> d
     return body
 
 
-def _asked(cloud: Cloud, method: str, **parameters: str) -> dict[str, Any] | None:
-    """Return what Lambda describes; None if there is no such thing. method: as boto3 calls it."""
-    from botocore.exceptions import ClientError
-
-    with errors(f"asking for {parameters['FunctionName']}"):
-        try:
-            found: dict[str, Any] = getattr(cloud.client("lambda"), method)(**parameters)
-        except ClientError as error:
-            if code_of(error) in _MISSING:
-                return None
-            raise
-    return found
-
-
-# --- as a part of a deployment ---
-
-
-def _fronts(cloud: Cloud, prefix: str) -> Named:
-    with errors("listing functions"):
-        for page in cloud.client("lambda").get_paginator("list_functions").paginate():
-            for each in page["Functions"]:
-                if each["FunctionName"].startswith(prefix) and each.get("Handler") == front.HANDLER:
-                    yield each["FunctionName"], datetime.strptime(each["LastModified"], "%Y-%m-%dT%H:%M:%S.%f%z")
-
-
-def _remove(cloud: Cloud, name: str, longest_s: float) -> None:
-    cloud.client("lambda").delete_function(FunctionName=name)
-
-
-KIND = Kind("front", _fronts, names.deployment_of, _remove)
+KIND = function_kinds.functions("front", front.HANDLER)

@@ -1,12 +1,15 @@
 """What every kind of part of a deployment says of itself: how it is listed, whose a name is, and how it is removed."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
+from launchers.aws import tags
+from launchers.aws.errors import errors
 from launchers.base import Cloud
 from launchers.deploy import names
+from launchers.status import Cause, LaunchError
 
 Named = Iterator[tuple[str, datetime | None]]  # names, and when each was created; None where AWS does not tell
 
@@ -43,3 +46,29 @@ def call(service: str, method: str, key: str) -> Callable[[Cloud, str, float], N
         getattr(cloud.client(service), method)(**{key: name})
 
     return made
+
+
+def log_groups(name: str, begins: str) -> Kind:
+    """Return a kind of log groups. begins: what their names begin with, up to `dogbreed-`."""
+
+    def listed(cloud: Cloud, prefix: str) -> Named:
+        start = begins.removesuffix(names.PREFIX) + prefix
+        with errors("listing log groups"):
+            pages = cloud.client("logs").get_paginator("describe_log_groups").paginate(logGroupNamePrefix=start)
+            for page in pages:
+                for group in page["logGroups"]:
+                    yield group["logGroupName"], datetime.fromtimestamp(group["creationTime"] / 1000, UTC)
+
+    def owner(group: str) -> str | None:
+        return names.deployment_of(group.rpartition("/")[2])
+
+    return Kind(name, listed, owner, call("logs", "delete_log_group", "logGroupName"))
+
+
+def refuse_foreign(what: str, found: Mapping[str, str], name: str) -> None:
+    """Raise LaunchError if something with our name was not made for this deployment. found: its tags."""
+    if found.get(tags.RUN_ID) != name or found.get(tags.PURPOSE) != "deployment":
+        raise LaunchError(
+            f"There is {what}, which this launcher did not create: its tags do not say so.\nTry: another name=",
+            Cause.BAD_CONFIG,
+        )

@@ -18,6 +18,7 @@ from launchers.deploy import (
     fronted,
     images,
     limited,
+    names,
     parts,
     permissions,
     records,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dogbreed")
 
+_LISTED = "Try: python -m launchers list --all"
 _IN_CREATION = timedelta(hours=1)  # for which parts of which none serves yet are spared
 
 
@@ -201,7 +203,7 @@ class DeployLauncher(DeploySettings):
         found = variants.find(self.cloud, name)
         if found is not None:
             found.serving.refuse_foreign(self.cloud, name)
-        existed = parts.of_deployment(self.cloud, name)
+        existed = parts.of_deployment(self.cloud, name) if names.is_name(name) else []
         if not existed:
             return self.status(handle)
         left = parts.remove_all(self.cloud, name)
@@ -239,7 +241,9 @@ class DeployLauncher(DeploySettings):
             kept.rolled_back(began, before, after, both=after.variant == "realtime")
 
     def reservable(self, name: str) -> int | None:
-        wanted = self.reserved is not None and (self.front is not None or self.variant == "lambda")
+        wanted = (
+            self.reserved is not None and (self.front is not None or self.variant == "lambda") and names.is_name(name)
+        )
         return fronted.reservable(self.cloud, name) if wanted else None
 
     def url(self, handle: Handle) -> str:
@@ -334,4 +338,6 @@ class DeployLauncher(DeploySettings):
         return commands.working_folder() / DEPLOYMENTS_DIR / handle.run_id
 
     def unknown(self, handle: Handle) -> str:
-        return f"There is no deployment {handle.run_id} in {self.cloud.describe()}."
+        if not names.is_name(handle.run_id):
+            return f"{handle.run_id!r} cannot be the name of a deployment: {names.RULE}.\n{_LISTED}"
+        return f"There is no deployment {handle.run_id} in {self.cloud.describe()}.\n{_LISTED}"

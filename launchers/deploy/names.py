@@ -7,6 +7,9 @@ PREFIX = "dogbreed-"
 VARIANT = "main"  # an update must keep the variant's name
 LONGEST = 30  # characters of a deployment's name: schedules have at most 64
 _NAME = re.compile(rf"[a-z](?:-?[a-z0-9]){{0,{LONGEST - 1}}}")
+RULE = (
+    f"it has at most {LONGEST} lower-case letters and digits, begins with a letter, and has single hyphens between them"
+)
 _REVISION_DIGITS = 10
 
 

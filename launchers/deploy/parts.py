@@ -3,12 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 from launchers.deploy import autoscaling, endpoint, fronted, function_kinds, names
-from launchers.deploy.kinds import Kind, Named, call, owner
+from launchers.deploy.kinds import Kind, Named, call, log_groups, owner
 from launchers.status import Cause, LaunchError
 
 _S3_USD_PER_GB = 0.023  # a month, of the standard class in us-east-1: https://aws.amazon.com/s3/pricing/
@@ -114,10 +114,6 @@ _owner_of_schedule = owner(
 )
 
 
-def _owner_of_log_group(group: str) -> str | None:
-    return names.deployment_of(group.rpartition("/")[2])
-
-
 # --- lists ---
 
 
@@ -136,15 +132,6 @@ def _alarms(cloud: Cloud, prefix: str) -> Named:
         for page in cloud.client("cloudwatch").get_paginator("describe_alarms").paginate(AlarmNamePrefix=prefix):
             for alarm in page["MetricAlarms"]:
                 yield alarm["AlarmName"], alarm.get("AlarmConfigurationUpdatedTimestamp")
-
-
-def _log_groups(cloud: Cloud, prefix: str) -> Named:
-    with errors("listing log groups"):
-        client = cloud.client("logs")
-        start = names.Names("").log_group.removesuffix(names.PREFIX) + prefix
-        for page in client.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=start):
-            for group in page["logGroups"]:
-                yield group["logGroupName"], datetime.fromtimestamp(group["creationTime"] / 1000, UTC)
 
 
 def _schedules(cloud: Cloud, prefix: str) -> Named:
@@ -192,6 +179,6 @@ KINDS = (
     Kind("model", _listed("models", "ModelName"), _owner, call("sagemaker", "delete_model", "ModelName")),
     function_kinds.FUNCTION,
     function_kinds.LOG_GROUP,
-    Kind("log group", _log_groups, _owner_of_log_group, call("logs", "delete_log_group", "logGroupName")),
+    log_groups("log group", names.Names("").log_group),
     Kind("schedule", _schedules, _owner_of_schedule, call("scheduler", "delete_schedule", "Name")),
 )

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from launchers.aws.errors import errors
 from launchers.base import Cloud
 from launchers.deploy import (
-    change,
     endpoint,
     front_checks,
     fronted,
     names,
     request,
+    revisions,
     settings_checks,
     smoke,
     summary,
     waiting,
 )
 from launchers.deploy.endpoint import Endpoint
+from launchers.deploy.endpoint_change import EndpointChange
 from launchers.deploy.settings import DeploySettings
 from launchers.plan import Plan, Request
 from launchers.spec import RunSpec
@@ -42,7 +43,7 @@ class Realtime:
         return request.requests(settings, spec)
 
     def make(self, launcher: "DeployLauncher", plan: Plan) -> None:
-        change.Change(launcher, plan).make()
+        EndpointChange(launcher, plan).make()
 
     def find(self, cloud: Cloud, name: str) -> Endpoint | None:
         return endpoint.find(cloud, name)
@@ -71,4 +72,4 @@ class Realtime:
         return front.url if front else ""
 
     def rollback(self, launcher: "DeployLauncher", handle: Handle) -> Status:
-        return change.rollback(launcher, handle)
+        return revisions.rollback(launcher, handle)

@@ -74,10 +74,7 @@ def _is_of(value: object, kind: Any) -> bool:
 
 def name_findings(spec: RunSpec) -> Iterator[str]:
     if not names.is_name(spec.run_id):
-        yield (
-            f"name={spec.run_id!r} cannot name a deployment: at most {names.LONGEST} lower-case letters and digits, "
-            "beginning with a letter, and single hyphens between them.\nTry: name=dogs"
-        )
+        yield (f"name={spec.run_id!r} cannot be the name of a deployment: {names.RULE}.\nTry: name=dogs")
 
 
 def _roles(settings: DeploySettings) -> dict[str, str | None]:

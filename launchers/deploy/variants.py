@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from dogbreed import commands
 from launchers.base import Cloud
+from launchers.deploy import names
 from launchers.deploy.on_lambda.variant import OnLambda
 from launchers.deploy.realtime import Realtime
 from launchers.deploy.settings import DeploySettings
@@ -101,7 +102,9 @@ VARIANTS: dict[str, Variant] = {each.name: each for each in (Realtime(), OnLambd
 
 
 def find(cloud: Cloud, name: str) -> Found | None:
-    """Return what serves under a name now; None if nothing does."""
+    """Return what serves under a name now; None if nothing does, also where AWS would not take such a name."""
+    if not names.is_name(name):
+        return None
     for variant in VARIANTS.values():
         serving = variant.find(cloud, name)
         if serving is not None:

@@ -126,7 +126,7 @@ def in_words(alarm: Mapping[str, Any]) -> str:
 
 def changes(common: names.Names, before: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[str]:
     """Say how alarms change: their limits, and whom they tell. before, wanted: by name, as `in_words` has them."""
-    told = {}
+    told: dict[str, None] = {}  # in order, each once
     for name in dict.fromkeys([*wanted, *before]):
         (old, to), (new, instead) = (_parts(each.get(name, "none")) for each in (before, wanted))
         if old != new:

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -27,7 +27,7 @@ from launchers.aws import bills, tags
 from launchers.aws.layout import Layout
 from launchers.base import Launcher
 from launchers.deploy import parts
-from launchers.deploy.change import Change
+from launchers.deploy.endpoint_change import EndpointChange
 from launchers.deploy.launcher import DeployLauncher
 from launchers.deploy.names import Names
 from launchers.plan import Request
@@ -173,10 +173,10 @@ def test_what_a_deployment_costs_is_recorded_through_its_changes(stories: dict[s
     assert 0 < seen["spent"] < 0.1
 
 
-class AnswerLost(Change):
+class AnswerLost(EndpointChange):
     """A change whose UpdateEndpoint arrives at AWS, and whose answer does not arrive here."""
 
-    def _send(self, each: Request, filled: Mapping[str, str]) -> None:
+    def _send(self, each: Request, filled: dict[str, str]) -> None:
         super()._send(each, filled)
         if each.operation == "UpdateEndpoint":
             raise LaunchError("the connection was closed")

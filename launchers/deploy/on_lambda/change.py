@@ -2,16 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dogbreed import commands
-from launchers.aws import s3, tags
+from launchers.aws import s3
 from launchers.aws.actions import LAMBDA, SCHEDULER
 from launchers.aws.errors import errors
-from launchers.deploy import doctor, names, parts, smoke
+from launchers.deploy import doctor, function_calls, names, parts, smoke, waiting
 from launchers.deploy.change import Change
 from launchers.deploy.function import VERSION, moved
 from launchers.deploy.on_lambda import asking, package, request, served, sizing
@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dogbreed")
 
 KEPT_VERSIONS = 2  # the one that requests get to, and the one before
-_SETTLES_S = 300.0  # a change of a function, at most
-_NEW_ROLE_S = 60.0  # until all of AWS knows a role that has just been created
 _ASKED_EVERY_S = 2.0  # while a new version gets few requests
-_CHANGES = ("CreateFunction", "UpdateFunctionCode", "UpdateFunctionConfiguration")
 
 
 class FunctionChange(Change):
@@ -65,7 +62,7 @@ class FunctionChange(Change):
             self._undo(error)
             raise
         if not self.creates:
-            self._tag_end()
+            function_calls.tag_end(self.cloud, self.function, end_of(self.launcher, self.spec))
             self._forget_old_versions()
 
     def _prepare(self) -> None:
@@ -98,17 +95,17 @@ class FunctionChange(Change):
 
     # --- the calls ---
 
-    def _send(self, each: Request, filled: Mapping[str, str]) -> None:
+    def _send(self, each: Request, filled: dict[str, str]) -> None:
         """Make one call of the plan, and wait until it has taken effect."""
         known = {**filled, **({VERSION: self._published} if self._published else {})}
         if each.operation == "CreateFunction":
-            _patiently(partial(super()._send, each, known), self.cloud.poll_s)
+            function_calls.patiently(partial(super()._send, each, known), self.cloud.poll_s)
         elif each.operation == "PublishVersion":
             self._publish(each.parameters)
         else:
             super()._send(each, known)
-        if each.operation in _CHANGES:
-            self._settle("$LATEST")
+        if each.operation in function_calls.CHANGES:
+            function_calls.settle(self.cloud, self.function)
         elif each.operation == "UpdateAlias" and self._weighted(each):
             self._watch()
 
@@ -122,27 +119,11 @@ class FunctionChange(Change):
 
     def _publish(self, parameters: Mapping[str, Any]) -> None:
         """Publish a version, and ask it for a few pictures before it gets anybody's requests."""
-        with errors("calling PublishVersion"):
-            self._published = str(self.cloud.client("lambda").publish_version(**parameters)["Version"])
-        self._settle(self._published)
+        self._published = function_calls.publish(self.cloud, parameters)
         log.info("Testing version %s of the function", self._published)
         ask = partial(asking.ask, self.cloud, self.name, qualifier=self._published)
         if found := "\n".join(smoke.findings(ask, self._model)):
             raise LaunchError("\n".join([found, *self._tail()]), Cause.USER_CODE)
-
-    def _settle(self, version: str) -> None:
-        """Wait until nothing of a version is being changed."""
-        end = time.monotonic() + _SETTLES_S
-        while True:
-            about = served.configuration(self.cloud, self.function, version) or {}
-            if about.get("State") == "Failed" or about.get("LastUpdateStatus") == "Failed":
-                reason = about.get("StateReason") or about.get("LastUpdateStatusReason") or "no reason is given"
-                raise LaunchError(f"Lambda could not make the function {self.function}: {reason}", Cause.UNKNOWN)
-            if served.settled(about):
-                return
-            if time.monotonic() > end:
-                raise LaunchError(f"The function {self.function} is still being changed.", Cause.TIME_LIMIT)
-            time.sleep(self.cloud.poll_s)
 
     # --- a canary ---
 
@@ -169,21 +150,7 @@ class FunctionChange(Change):
 
     # --- after a failure, and afterwards ---
 
-    def _undo(self, error: BaseException) -> None:
-        """Remove what a failed change has made, and say in the error what could not be removed."""
-        try:
-            if not self.creates:
-                self._back()
-                return
-            left = parts.remove_all(self.cloud, self.name)
-        except Exception as failure:  # the error that is on its way matters more
-            left = [str(failure)]
-        if left:
-            error.add_note(f"Still there: {'; '.join(left)}\nTry: {self._verb('cancel')}")
-        else:
-            error.add_note("What it had made was removed, except for the files in S3.")
-
-    def _back(self) -> None:
+    def _take_back(self) -> None:
         """Send all requests to the version before, and remove the new one, unless it has all of them already."""
         before, found = deployment(self.spec).before, served.find(self.cloud, self.name)
         if before is None or found is None or not self._published or found.live == self._published:
@@ -193,16 +160,6 @@ class FunctionChange(Change):
             client.update_alias(**moved(self.function, found.live))
             self.cloud.client("cloudwatch").delete_alarms(AlarmNames=[names.Names(self.name).alarms["errors"]])
             client.delete_function(FunctionName=self.function, Qualifier=self._published)
-
-    def _tag_end(self) -> None:
-        """Let the function's tag follow the schedule of its end."""
-        client = self.cloud.client("lambda")
-        with errors(f"tagging {self.function}"):
-            arn = client.get_function_configuration(FunctionName=self.function)["FunctionArn"]
-            if at := end_of(self.launcher, self.spec):
-                client.tag_resource(Resource=arn, Tags=tags.expiry(at))
-            else:
-                client.untag_resource(Resource=arn, TagKeys=[tags.EXPIRES_AT])
 
     def _forget_old_versions(self) -> None:
         found = served.find(self.cloud, self.name)
@@ -217,7 +174,7 @@ class FunctionChange(Change):
             lines = list(self.launcher.logs(self.plan.handle))
         except LaunchError:
             return []
-        return [f"  | {line.text}" for line in lines[-10:]]
+        return [f"  | {line.text}" for line in lines[-waiting.TAIL_LINES :]]
 
 
 def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
@@ -241,16 +198,3 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
         cloud.client("lambda").update_alias(**moved(found.name, others[0]))
     asking.ask(cloud, name, next(smoke.pictures()))
     return launcher.status(handle)
-
-
-def _patiently(call: Callable[[], None], poll_s: float) -> None:
-    """Repeat a call that Lambda refuses because it does not know a new role yet."""
-    end = time.monotonic() + _NEW_ROLE_S
-    while True:
-        try:
-            call()
-            return
-        except LaunchError as error:
-            if "cannot be assumed by Lambda" not in str(error) or time.monotonic() > end:
-                raise
-        time.sleep(max(1.0, poll_s))

@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from launchers.aws import tags
-from launchers.aws.errors import code_of, errors
+from launchers.aws.errors import errors
 from launchers.base import Cloud
 from launchers.deploy import endpoint, expiry, names
 from launchers.deploy.function import ALIAS
+from launchers.deploy.function_calls import configuration, described, modified
+from launchers.deploy.kinds import refuse_foreign
 from launchers.deploy.on_lambda import request
 from launchers.payload.package import HANDLER
 from launchers.spec import Deployed
-from launchers.status import Cause, LaunchError, Phase, Status
+from launchers.status import Cause, Phase, Status
 
 _PHASES = {"Pending": Phase.PROVISIONING, "Active": Phase.IN_SERVICE, "Inactive": Phase.IN_SERVICE}
-_SETTLED = ("Successful", None)  # of the latest change
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,7 @@ class Served:
         return _PHASES.get(self.state, Phase.FAILED)
 
     def refuse_foreign(self, cloud: Cloud, name: str) -> None:
-        if self.tags.get(tags.RUN_ID) != name or self.tags.get(tags.PURPOSE) != "deployment":
-            raise LaunchError(
-                f"There is a function {self.name}, which this launcher did not create: its tags do not say so.\n"
-                "Try: another name=",
-                Cause.BAD_CONFIG,
-            )
+        refuse_foreign(f"a function {self.name}", self.tags, name)
 
     def overdue(self, cloud: Cloud, now: datetime) -> bool:
         return expiry.is_over(self.tags, now)
@@ -96,21 +91,11 @@ def find(cloud: Cloud, name: str) -> Served | None:
         function,
         str(about.get("State", "")),
         str(about.get("StateReason") or ""),
-        datetime.strptime(str(about["LastModified"]), "%Y-%m-%dT%H:%M:%S.%f%z").isoformat(timespec="seconds"),
+        modified(about).isoformat(timespec="seconds"),
         tagged,
         str(alias.get("FunctionVersion", "")),
         (found.get("Concurrency") or {}).get("ReservedConcurrentExecutions"),
     )
-
-
-def configuration(cloud: Cloud, function: str, version: str) -> dict[str, Any] | None:
-    """Return what Lambda says of a version; None if there is no such version. version: or `$LATEST`."""
-    return described(cloud, "get_function_configuration", FunctionName=function, Qualifier=version)
-
-
-def settled(about: Mapping[str, Any]) -> bool:
-    """Return whether nothing of a function is being changed. about: its configuration."""
-    return about.get("State") != "Pending" and about.get("LastUpdateStatus") in _SETTLED
 
 
 def address(cloud: Cloud, function: str) -> str:
@@ -125,17 +110,3 @@ def versions(cloud: Cloud, function: str) -> list[str]:
         pages = cloud.client("lambda").get_paginator("list_versions_by_function").paginate(FunctionName=function)
         found = [str(each["Version"]) for page in pages for each in page["Versions"]]
     return sorted((number for number in found if number.isdigit()), key=int, reverse=True)
-
-
-def described(cloud: Cloud, method: str, **parameters: str) -> dict[str, Any] | None:
-    """Return what Lambda describes; None if there is no such thing. method: as boto3 calls it."""
-    from botocore.exceptions import ClientError
-
-    with errors(f"asking for {parameters['FunctionName']}"):
-        try:
-            found: dict[str, Any] = getattr(cloud.client("lambda"), method)(**parameters)
-        except ClientError as error:
-            if code_of(error) == "ResourceNotFoundException":
-                return None
-            raise
-    return found

@@ -3,18 +3,18 @@
 import os
 import signal
 import sys
-from collections.abc import Mapping
 
 from launchers import prepare
 from launchers.deploy.change import Change
+from launchers.deploy.endpoint_change import EndpointChange
 from launchers.deploy.on_lambda.change import FunctionChange
 from launchers.plan import Request
 
-_kind: type[Change] = FunctionChange if "launcher.variant=lambda" in sys.argv else Change
+_kind: type[Change] = FunctionChange if "launcher.variant=lambda" in sys.argv else EndpointChange
 _send, _calls = _kind._send, 0
 
 
-def send(self: Change, each: Request, filled: Mapping[str, str]) -> None:
+def send(self: Change, each: Request, filled: dict[str, str]) -> None:
     global _calls
     _send(self, each, filled)
     _calls += 1

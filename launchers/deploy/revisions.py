@@ -1,0 +1,126 @@
+"""The revisions of an endpoint: which there are, which are kept, and how one of them comes back into service."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from dogbreed import commands
+from launchers.aws.errors import errors
+from launchers.base import Cloud
+from launchers.cost import serving
+from launchers.deploy import autoscaling, calls, endpoint, expiry, names, parts, request, smoke, waiting
+from launchers.status import Cause, Handle, LaunchError, Phase, Status
+
+if TYPE_CHECKING:
+    from launchers.deploy.launcher import DeployLauncher
+
+log = logging.getLogger("dogbreed")
+
+PROVISIONING_S = 1800  # until SageMaker has an instance, at most; start_s comes on top
+_KEPT = 2  # the one in service and the one before
+_SMOKE_EVERY_S = 5.0  # between two requests that give the alarms something to see
+
+
+def revisions(cloud: Cloud, name: str) -> list[str]:
+    """Return the endpoint configurations of a deployment, the newest first."""
+    with errors("listing the revisions"):
+        pages = (
+            cloud.client("sagemaker")
+            .get_paginator("list_endpoint_configs")
+            .paginate(NameContains=names.Names(name).endpoint, SortBy="CreationTime", SortOrder="Descending")
+        )
+        found = [each["EndpointConfigName"] for page in pages for each in page["EndpointConfigs"]]
+    return [config for config in found if names.revision_of(config, name) is not None]
+
+
+def forget_old(cloud: Cloud, name: str, in_service: str) -> None:
+    """Remove the revisions that are not kept. in_service: the configuration that is."""
+    for config in revisions(cloud, name)[_KEPT:]:
+        if config != in_service and (revision := names.revision_of(config, name)) is not None:
+            parts.remove_revision(cloud, name, revision)
+
+
+def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
+    """Bring the revision before into service, as an update with alarms. Raises LaunchError if there is none."""
+    cloud, name = launcher.cloud, handle.run_id
+    found = endpoint.find(cloud, name)
+    if found is None:
+        raise LaunchError(launcher.unknown(handle))
+    if found.phase is not Phase.IN_SERVICE:
+        raise LaunchError(
+            f"The deployment {name} is {found.status}, and only one in service can be rolled back.\n"
+            f"Try: {commands.launchers('status', *launcher.name_of(handle))}"
+        )
+    others = [config for config in revisions(cloud, name) if config != found.config]
+    if not others:
+        raise LaunchError(
+            f"The deployment {name} has no revision before this one.\nTry: deploying another model under this name",
+            Cause.BAD_CONFIG,
+        )
+    before, now = (_variant(cloud, config) for config in (others[0], found.config))
+    scaled, types = autoscaling.present(cloud, name), [request.types_in(before), request.types_in(now)]
+    instances = scaled.least if scaled else int(before["InitialInstanceCount"])
+    parameters = request.update(launcher, names.Names(name), others[0], instances, keep=scaled is not None)
+    end_together(cloud, name, others[:1])
+    if scaled and types[0] != types[1]:  # which AWS does not let scale meanwhile
+        for each in autoscaling.deregister(scaled.kind, names.Names(name)):
+            calls.send(cloud, each, {})
+    with errors("rolling back", then="(an update needs the quota of its machines twice)"):
+        cloud.client("sagemaker").update_endpoint(**parameters)
+    deadline_s = PROVISIONING_S + 2 * (launcher.start_s + launcher.bake_s)
+    status = waiting.settle(launcher, handle, deadline_s=deadline_s, meanwhile=traffic(cloud, name))
+    after = endpoint.find(cloud, name)
+    if scaled and types[0] != types[1] and after is not None:
+        came, gone = (serving.vcpus(each[0]) for each in types)
+        calls.scale(cloud, name, scaled.on(came / gone) if after.config == others[0] else scaled, after.arn)
+    if after is None or after.config != others[0]:
+        raise LaunchError(f"The rollback of {name} did not come into service: {status}", status.cause)
+    return status
+
+
+def _variant(cloud: Cloud, config: str) -> dict[str, Any]:
+    """Return the variant of an endpoint configuration, as AWS describes it."""
+    found = endpoint.described(cloud, "describe_endpoint_config", EndpointConfigName=config) or {}
+    return dict(found["ProductionVariants"][0])
+
+
+def end_together(cloud: Cloud, name: str, configs: Iterable[str]) -> None:
+    """Let the schedules of revisions run after the deployment's own, which may have become later, or never.
+
+    configs: endpoint configurations of the deployment.
+    """
+    client, expires = cloud.client("scheduler"), endpoint.expires_at(cloud, name)
+    found = {part.name: part for part in parts.of_deployment(cloud, name)}
+    owners = {
+        schedule: own
+        for own in (names.RevisionNames(name, names.revision_of(config, name) or "") for config in configs)
+        for schedule in own.schedules.values()
+        if schedule in found
+    }
+    for schedule, own in owners.items():
+        if not expires:
+            parts.remove(cloud, found[schedule])
+            continue
+        with errors(f"changing the schedule {schedule}"):
+            role = client.get_schedule(Name=schedule)["Target"]["RoleArn"]
+            for wanted in expiry.of_revision(own, datetime.fromisoformat(expires), role):
+                if wanted["Name"] == schedule:
+                    client.update_schedule(**wanted)
+
+
+def traffic(cloud: Cloud, name: str) -> Callable[[Status], None]:
+    """Return what sends a picture now and then during an update, so that its alarms have something to see."""
+    last, every_s, picture = 0.0, min(_SMOKE_EVERY_S, 2 * cloud.poll_s), next(smoke.pictures())
+
+    def send(status: Status) -> None:
+        nonlocal last
+        if status.phase is Phase.UPDATING and time.monotonic() - last >= every_s:
+            last = time.monotonic()
+            try:
+                smoke.invoke(cloud, name, picture)
+            except LaunchError:  # that is what the alarms are for
+                log.debug("a request during the update failed", exc_info=True)
+
+    return send
