@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dogbreed")
 
-_LISTED = "Try: python -m launchers list --all"
 _IN_CREATION = timedelta(hours=1)  # for which parts of which none serves yet are spared
 
 
@@ -241,10 +240,9 @@ class DeployLauncher(DeploySettings):
             kept.rolled_back(began, before, after, both=after.variant == "realtime")
 
     def reservable(self, name: str) -> int | None:
-        wanted = (
-            self.reserved is not None and (self.front is not None or self.variant == "lambda") and names.is_name(name)
-        )
-        return fronted.reservable(self.cloud, name) if wanted else None
+        has_function = self.front is not None or self.variant == "lambda"
+        asked = self.reserved is not None and has_function and names.is_name(name)
+        return fronted.reservable(self.cloud, name) if asked else None
 
     def url(self, handle: Handle) -> str:
         found = self._found(handle)
@@ -338,6 +336,7 @@ class DeployLauncher(DeploySettings):
         return commands.working_folder() / DEPLOYMENTS_DIR / handle.run_id
 
     def unknown(self, handle: Handle) -> str:
+        listed = f"Try: {commands.launchers('list', *self.cloud.option)}"
         if not names.is_name(handle.run_id):
-            return f"{handle.run_id!r} cannot be the name of a deployment: {names.RULE}.\n{_LISTED}"
-        return f"There is no deployment {handle.run_id} in {self.cloud.describe()}.\n{_LISTED}"
+            return f"{handle.run_id!r} cannot be the name of a deployment: {names.RULE}.\n{listed}"
+        return f"There is no deployment {handle.run_id} in {self.cloud.describe()}.\n{listed}"

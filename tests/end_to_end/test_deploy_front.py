@@ -15,12 +15,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-<<<<<<< HEAD
-from datetime import timedelta
-=======
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
->>>>>>> 295b3cb (Deploy: another alarm limit, topic or end alone changes the alarms; logs show the front's beside the endpoint's)
 from typing import Any
 
 import pytest

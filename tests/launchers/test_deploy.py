@@ -24,7 +24,7 @@ from launchers.plan import Plan
 from launchers.rehearsal.services import schedule_target
 from launchers.rehearsal.validation import findings
 from launchers.spec import Deployed, RunSpec
-from launchers.status import Cause, Phase
+from launchers.status import Cause, Handle, LaunchError, Phase
 from tests.support.deployments import in_service, launcher, spec
 
 PLANS = Path(__file__).parent / "plans"
@@ -275,9 +275,26 @@ def test_no_part_of_one_deployment_belongs_to_another(one: str, other: str) -> N
             assert parts._owner_of_schedule(text) == one
 
 
-@pytest.mark.parametrize("name", ["Dogs", "", "-dogs", "dogs-", "do gs", "dogs_1", "a" * 31, "1dogs", "döge", "a--b"])
+NO_NAMES = ["Dogs", "", "-dogs", "dogs-", "do gs", "dogs_1", "a" * 31, "1dogs", "döge", "a--b"]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_a_name_that_aws_or_its_policies_would_not_take_is_refused(name: str) -> None:
     assert not names.is_name(name)
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES, "dogs/cats", "dogs*", "../dogs", "dogs\n"])
+def test_a_handle_with_such_a_name_is_said_to_be_none_and_aws_is_not_asked(name: str) -> None:
+    made, handle = launcher(), Handle("deploy", "eu-west-1", name)  # without credentials, so that asking would fail
+    status = made.status(handle)
+    assert (status.phase, made.cancel(handle).phase) == (Phase.LOST, Phase.LOST)
+    assert "cannot be the name of a deployment: it has at most 30 lower-case letters" in status.detail
+    assert "Try: python -m launchers list" in status.detail
+    for ask in (made.logs, made.rollback, made.url, lambda handle: made.invoke(handle, b""), made.result):
+        with pytest.raises(LaunchError, match="cannot be the name of a deployment"):
+            ask(handle)  # type: ignore[operator]
+    assert made.deployed(name) is None
+    assert launcher(front="lambda", reserved=3).reservable(name) is None
 
 
 @pytest.mark.parametrize("foreign", ["dogs", "dogbreed-", "my-dogbreed-dogs", "dogbreed-Dogs", "dogbreed-dogs-"])
