@@ -6,7 +6,8 @@ from launchers.deploy.request import deployment
 from launchers.deploy.settings import DeploySettings
 from launchers.spec import RunSpec
 
-# https://docs.aws.amazon.com/lambda/latest/dg/lambda-urls.html, as of November 2026 and before
+# As far as is known of https://docs.aws.amazon.com/lambda/latest/dg/lambda-urls.html; not verified, as of 2026-11-29.
+# A region that is not here is asked: one without URLs refuses CreateFunctionUrlConfig, and what was made is removed.
 WITHOUT_URLS = {
     "ap-south-2", "ap-southeast-4", "ap-southeast-5", "ca-west-1", "eu-central-2", "eu-south-2", "il-central-1",
     "me-central-1",

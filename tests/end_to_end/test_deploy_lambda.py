@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -29,7 +30,9 @@ from launchers.deploy import parts
 from launchers.deploy.function import ALIAS
 from launchers.deploy.launcher import DeployLauncher
 from launchers.deploy.names import Names
-from launchers.deploy.on_lambda import package, sizing, wheels
+from launchers.deploy.on_lambda import checks, package, sizing, wheels
+from launchers.deploy.on_lambda.change import FunctionChange
+from launchers.plan import Plan, Request
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import BUCKET
@@ -322,23 +325,148 @@ def test_a_permission_that_is_missing_at_any_step_is_named_and_leaves_nothing(pl
     assert [*wrong, *place.left("bees")] == []
 
 
-@pytest.mark.parametrize("call", [3, 5, 8])
-def test_a_client_that_is_killed_leaves_what_its_schedules_delete_and_the_command_again_completes(
-    call: int, place: Place
-) -> None:
-    name = f"ants-{call}"
+def killed(place: Place, name: str, call: int, *more: str) -> None:
+    """Run the command that deploys, and kill it after a call of its plan."""
     child = ROOT / "tests" / "support" / "children" / "deploy_killed.py"
-    words = [*place.words(name), f"hydra.run.dir={place.here}/run"]
+    words = [*place.words(name, *more), f"hydra.run.dir={place.here}/run"]
     done = subprocess.run(
         [sys.executable, str(child), str(call), *words], cwd=place.here, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, marks=[] if call in (3, 6, 9) else pytest.mark.slow) for call in range(1, 11)]
+)
+def test_a_client_that_is_killed_leaves_what_its_schedules_delete_and_the_command_again_completes(
+    call: int, place: Place
+) -> None:
+    name = f"ants-{call}"
+    if call == 10:
+        assert len(planned(place, name, "launcher.reserved=2").requests) == call
+    killed(place, name, call, "launcher.reserved=2")
     schedules = [part.name for part in parts.of_deployment(place.cloud, name) if part.kind == "schedule"]
-    assert schedules == sorted(Names(name).function_schedules.values())
-    launcher, handle = place.deployed(name)
+    assert schedules == sorted(Names(name).function_schedules.values())[: max(0, call - 1)]
+    launcher, handle = place.deployed(name, "launcher.reserved=2")
     assert launcher.status(handle).phase is Phase.IN_SERVICE
     place.end(name)
     assert place.left(name) == []
+
+
+CANARY = ("launcher.memory_mb=2048", "launcher.canary=true", "launcher.reserved=2")
+UPDATE = (*CANARY, "launcher.bake_s=120")
+
+
+@pytest.fixture
+def short_canary(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """An update with a canary of two seconds, in which no real alarm could go off."""
+    monkeypatch.setattr(checks, "LEAST_BAKE_S", 1)
+    return (*CANARY, "launcher.bake_s=2")
+
+
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, marks=[] if call == 8 else pytest.mark.slow) for call in range(1, 12)]
+)
+def test_an_update_whose_client_is_killed_keeps_answering_and_the_command_again_completes(
+    call: int, place: Place, short_canary: tuple[str, ...]
+) -> None:
+    name = f"wasps-{call}"
+    launcher, handle = place.deployed(name)
+    if call == 11:
+        assert len(planned(place, name, *UPDATE).requests) == call
+    if call <= 8:  # after the ninth there has been the whole canary
+        killed(place, name, call, *UPDATE)
+    else:
+        stopped(place, name, call, *short_canary)
+    assert launcher.status(handle).phase is Phase.IN_SERVICE
+    assert len(launcher.invoke(handle, saved(upright(), "JPEG"))["probabilities"]) == 133
+    place.deployed(name, *short_canary)
+    assert "2048 MB, at most 2 requests" in str(launcher.status(handle))
+    assert "RoutingConfig" not in place.live(name)
+    assert not [text for text in place.left(name) if text.startswith("alarm")]
+    assert planned(place, name, *short_canary).requests == ()
+    place.end(name)
+    assert place.left(name) == []
+
+
+def planned(place: Place, name: str, *more: str) -> Plan:
+    return prepare([*place.words(name, *more), f"hydra.run.dir={place.here}/run"])[1]
+
+
+class Stopped(BaseException):
+    """Ends a command at once, in this process."""
+
+
+def stopped(place: Place, name: str, call: int, *more: str) -> None:
+    """Do what `killed` does, in this process and with its settings: nothing is undone after the call."""
+    launcher, plan = prepare([*place.words(name, *more), f"hydra.run.dir={place.here}/run"])
+    assert isinstance(launcher, DeployLauncher)
+
+    class Killed(FunctionChange):
+        made = 0
+
+        def _send(self, each: Request, filled: dict[str, str]) -> None:
+            super()._send(each, filled)
+            self.made += 1
+            if self.made == call:
+                raise Stopped
+
+        def _undo(self, error: BaseException) -> None: ...
+
+    with pytest.raises(Stopped):
+        Killed(launcher, plan).make()
+
+
+def test_a_canary_that_a_killed_command_has_left_ends_with_the_command_of_before(
+    place: Place, short_canary: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.deployed("gnats")
+    stopped(place, "gnats", 9, *short_canary)
+    assert place.live("gnats")["RoutingConfig"]["AdditionalVersionWeights"] == {"2": 0.1}
+    capsys.readouterr()
+    assert place.verb("status", "gnats") == 0
+    assert "a canary: some of the requests get to version 2" in capsys.readouterr().out
+    assert "the canary ends" in dict(planned(place, "gnats").rows)["change"]
+    place.deployed("gnats")
+    assert (place.live("gnats")["FunctionVersion"], "RoutingConfig" in place.live("gnats")) == ("1", False)
+    assert not [text for text in place.left("gnats") if text.startswith("alarm")]
+    versions = place.cloud.client("lambda").list_versions_by_function(FunctionName=Names("gnats").endpoint)["Versions"]
+    assert [each["Version"] for each in versions] == ["$LATEST", "1"]
+    place.end("gnats")
+    assert place.left("gnats") == []
+
+
+def test_a_canary_without_an_alarm_ends_with_all_requests_at_the_new_version(
+    place: Place, short_canary: tuple[str, ...]
+) -> None:
+    place.deployed("eels")
+    client, name = place.cloud.client("lambda"), Names("eels")
+    executed, ping = [], json.dumps(event.event("GET", "/ping")).encode()
+    with ThreadPoolExecutor(1) as pool:
+        update = pool.submit(place.deployed, "eels", *short_canary)
+        until(lambda: "RoutingConfig" in place.live("eels"))
+        assert place.live("eels")["RoutingConfig"]["AdditionalVersionWeights"] == {"2": 0.1}
+        assert place.live("eels")["FunctionVersion"] == "1"
+        alarms = place.cloud.client("cloudwatch").describe_alarms(AlarmNames=[name.alarms["errors"]])["MetricAlarms"]
+        assert [alarm["Namespace"] for alarm in alarms] == ["AWS/Lambda"]
+        while not update.done():
+            said = client.invoke(FunctionName=name.endpoint, Qualifier=ALIAS, Payload=ping)
+            executed.append(said["ExecutedVersion"])
+        launcher, handle = update.result()
+    assert set(executed) <= {"1", "2"}
+    assert place.live("eels")["FunctionVersion"] == "2"
+    assert "RoutingConfig" not in place.live("eels")
+    assert not [text for text in place.left("eels") if text.startswith("alarm")]
+    assert launcher.rollback(handle).phase is Phase.IN_SERVICE  # the version before is kept
+    assert place.live("eels")["FunctionVersion"] == "1"
+    place.end("eels")
+    assert place.left("eels") == []
+
+
+def test_the_quota_of_instances_is_none_of_a_functions(place: Place) -> None:
+    place.deployed("toads", "+aws.faults.quotas={ml.c7i.large:0}")
+    place.end("toads")
+    assert place.left("toads") == []
 
 
 def test_a_function_that_is_not_ours_is_left_alone(place: Place, dogs: Handle) -> None:

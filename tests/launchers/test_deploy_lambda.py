@@ -125,6 +125,17 @@ def test_a_canary_is_a_tenth_of_the_requests_and_its_alarm_goes_with_it() -> Non
     assert told[-4].parameters == {**alarm.parameters, "AlarmActions": [topic]}
 
 
+def test_a_canary_that_was_left_ends_before_anything_else_changes() -> None:
+    left = replace(OLD, facts={**OLD.facts, "canary": "8"}, alarms={"dogbreed-dogs-errors": "above 0"})
+    plan = launcher(variant="lambda").plan(spec(left, **SMALL))
+    operations = [each.operation for each in plan.requests]
+    first = operations.index("UpdateAlias")
+    assert plan.requests[first].parameters["FunctionVersion"] == "7"
+    assert plan.requests[first].parameters["RoutingConfig"]["AdditionalVersionWeights"] == {}
+    assert operations[first + 1 : first + 4] == ["DeleteFunction", "DeleteAlarms", "UpdateFunctionCode"]
+    assert plan.requests[first + 1].parameters == {"FunctionName": "dogbreed-dogs", "Qualifier": "8"}
+
+
 # --- revisions ---
 
 

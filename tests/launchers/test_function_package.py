@@ -78,12 +78,19 @@ def test_what_only_developers_need_is_left_out(name: str, needed: bool) -> None:
 # --- from an index, for another machine than this one ---
 
 
+def elf(machine: int) -> bytes:
+    """The beginning of a compiled file. machine: 62 for x86_64, 183 for aarch64."""
+    return b"\x7fELF\x02\x01\x01" + bytes(9) + (3).to_bytes(2, "little") + machine.to_bytes(2, "little") + bytes(40)
+
+
 def wheel(name: str, version: str, tag: str) -> tuple[str, bytes]:
-    """A wheel with a module that says what it is for."""
+    """A wheel with a module that says what it is for, and a compiled one if it is for a processor."""
     info, buffer = f"{name}-{version}.dist-info", io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as packed:
         packed.writestr(f"{name}/__init__.py", f"TAG = {tag!r}\n")
         packed.writestr(f"{name}/tests/test_it.py", "")
+        if machine := {"x86_64": 62, "aarch64": 183}.get("_".join(tag.split("_")[3:])):
+            packed.writestr(f"{name}/_fast.cpython-313-{tag[-7:]}-linux-gnu.so", elf(machine))
         packed.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         packed.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n")
         packed.writestr(f"{info}/RECORD", "")
@@ -128,6 +135,32 @@ def test_wheels_are_those_of_lambdas_python_and_processor(architecture: str, mac
     assert f"manylinux_2_28_{machine}" in found["fast/__init__.py"].read_text()
     assert "plain/__init__.py" in found
     assert not [name for name in found if "tests" in name or name.endswith(("RECORD", "INSTALLER"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "fits"),
+    [
+        ("fast/_fast.cpython-313-aarch64-linux-gnu.so", 183, True),
+        ("fast/_fast.cpython-313-aarch64-linux-gnu.so", 62, False),
+        ("fast/_fast.cpython-311-aarch64-linux-gnu.so", 183, False),
+        ("fast/_fast.abi3.so", 183, True),
+        ("fast.libs/libgomp-0a1b.so.1.0.0", 183, True),
+        ("fast.libs/libgomp-0a1b.so.1.0.0", 62, False),
+    ],
+)
+def test_a_compiled_file_is_for_the_target_by_its_header_and_its_name(
+    name: str, machine: int, fits: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(elf(machine))
+    assert wheels.fits(wheels.Installed(name, tmp_path / "file"), Target("3.13", "arm64")) == fits
+    (tmp_path / "text").write_text("no ELF file")
+    assert wheels.fits(wheels.Installed("fast/__init__.py", tmp_path / "text"), Target("3.13", "arm64"))
+
+
+def test_wheels_that_are_not_what_they_are_called_are_refused(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(wheels._ELF_MACHINES, "arm64", 62)
+    with pytest.raises(LaunchError, match=r"not for Python 3\.13 on arm64: fast/_fast\.cpython-313-"):
+        wheels.from_index(Target("3.13", "arm64"), index / "tree", index / "packages.txt")
 
 
 def test_a_package_without_a_wheel_for_the_target_is_named(index: Path) -> None:

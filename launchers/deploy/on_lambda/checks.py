@@ -10,7 +10,7 @@ from launchers.deploy.scaling import Fixed
 from launchers.deploy.settings import DeploySettings
 from launchers.spec import RunSpec
 
-_LEAST_BAKE_S = 120  # a period of the alarm, and a minute until its metric is published
+LEAST_BAKE_S = 120  # a period of the alarm, and a minute until its metric is published
 
 
 def findings(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
@@ -91,8 +91,8 @@ def _not_read(settings: DeploySettings) -> Iterator[str]:
 
 
 def _canary_findings(settings: DeploySettings) -> Iterator[str]:
-    if settings.canary and not _LEAST_BAKE_S <= settings.bake_s <= 3600:
+    if settings.canary and not LEAST_BAKE_S <= settings.bake_s <= 3600:
         yield (
-            f"launcher.bake_s must be between {_LEAST_BAKE_S} seconds, which the canary's alarm needs to go off, and "
+            f"launcher.bake_s must be between {LEAST_BAKE_S} seconds, which the canary's alarm needs to go off, and "
             f"3600, got {settings.bake_s}.\nTry: launcher.bake_s=300"
         )

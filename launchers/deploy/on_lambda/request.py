@@ -89,12 +89,13 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     """
     before, wanted = deployment(spec).before, revision(settings, spec)
     in_service = before is not None and before.revision == wanted
-    reserve = function.reserve(_function(settings, spec), limited=_limited(before)) if _relimits(settings, spec) else []
+    others = function.reserve(_function(settings, spec), limited=_limited(before)) if _relimits(settings, spec) else []
+    others += _without_canary(before, names.Names(spec.run_id))
     if before is not None and in_service and before.ttl_hours == settings.ttl_hours:
-        return tuple(reserve)
+        return tuple(others)
     schedules, ends = _schedules(settings, spec), settings.ttl_hours is not None
     if in_service:
-        return (*(schedules if ends else ()), *reserve, *(() if ends else schedules))
+        return (*(schedules if ends else ()), *others, *(() if ends else schedules))
     make = _create(settings, spec) if before is None else _update(settings, spec)
     return (*_uploads(settings, spec), *(schedules if ends else ()), *make, *(() if ends else schedules))
 
@@ -108,6 +109,18 @@ def _relimits(settings: DeploySettings, spec: RunSpec) -> bool:
 def _limited(before: Deployed | None) -> bool:
     """Return whether the number of requests at once is limited now."""
     return before is not None and before.facts.get("at once") != facts({}, None)["at once"]
+
+
+def _without_canary(before: Deployed | None, common: names.Names) -> list[Request]:
+    """Return what ends a canary that a killed command has left, as one that has failed ends."""
+    found: list[Request] = []
+    if before is not None and (version := before.facts.get("canary")):
+        function_name = {"FunctionName": common.endpoint}
+        found.append(Request("lambda", "UpdateAlias", function.moved(common.endpoint, before.facts["version"])))
+        found.append(Request("lambda", "DeleteFunction", {**function_name, "Qualifier": version}))
+    if before is not None and before.alarms:
+        found.append(Request("cloudwatch", "DeleteAlarms", {"AlarmNames": sorted(before.alarms)}))
+    return found
 
 
 def _uploads(settings: DeploySettings, spec: RunSpec) -> list[Request]:
@@ -127,7 +140,7 @@ def _create(settings: DeploySettings, spec: RunSpec) -> list[Request]:
 def _update(settings: DeploySettings, spec: RunSpec) -> list[Request]:
     made, before = _function(settings, spec), deployment(spec).before
     assert before is not None
-    found = function.change(made, limited=_limited(before))
+    found = [*_without_canary(before, names.Names(spec.run_id)), *function.change(made, limited=_limited(before))]
     move = Request("lambda", "UpdateAlias", function.moved(made.name))
     if not settings.canary:
         return [*found, move]

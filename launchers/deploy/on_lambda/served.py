@@ -7,7 +7,7 @@ from datetime import datetime
 from launchers.aws import tags
 from launchers.aws.errors import errors
 from launchers.base import Cloud
-from launchers.deploy import endpoint, expiry, names
+from launchers.deploy import endpoint, expiry, names, watching
 from launchers.deploy.function import ALIAS
 from launchers.deploy.function_calls import configuration, described, modified
 from launchers.deploy.kinds import refuse_foreign
@@ -23,7 +23,8 @@ _PHASES = {"Pending": Phase.PROVISIONING, "Active": Phase.IN_SERVICE, "Inactive"
 class Served:
     """A function. state, reason: Lambda's own words. live: the version that requests get to; empty if there is none.
 
-    reserved: the most requests at once; None if nothing limits them. modified: ISO 8601.
+    reserved: the most requests at once; None if nothing limits them. modified: ISO 8601. canary: the version that a
+    share of the requests gets to; empty if there is none.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Served:
     tags: Mapping[str, str]
     live: str
     reserved: int | None
+    canary: str = ""
 
     @property
     def phase(self) -> Phase:
@@ -53,10 +55,11 @@ class Served:
         ends = endpoint.schedule(cloud, names.Names(name).function_schedules["function"])
         return Deployed(
             revision,
-            {**request.facts(found, self.reserved), "version": self.live},
+            {**request.facts(found, self.reserved), "version": self.live, "canary": self.canary},
             expiry.time_of(ends) if ends else "",
             expiry.ttl_of(ends) if ends else None,
             variant="lambda",
+            alarms=watching.present(cloud, names.Names(name)),
         )
 
     def status_of(self, cloud: Cloud, name: str) -> Status:
@@ -70,6 +73,7 @@ class Served:
             detail = "\n".join(
                 [
                     f"version {self.live}: {found.facts['memory']}, {found.facts['at once']}",
+                    *([f"a canary: some of the requests get to version {self.canary}"] if self.canary else []),
                     *([f"URL {url}, for requests that are signed"] if url else []),
                     expiry.in_words(found.expires_at),
                 ]
@@ -95,6 +99,7 @@ def find(cloud: Cloud, name: str) -> Served | None:
         tagged,
         str(alias.get("FunctionVersion", "")),
         (found.get("Concurrency") or {}).get("ReservedConcurrentExecutions"),
+        "".join((alias.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {}),
     )
 
 

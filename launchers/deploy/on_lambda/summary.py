@@ -94,6 +94,8 @@ def _change(settings: DeploySettings, spec: RunSpec) -> str:
             return "none: this revision is in service"
         wanted, at_once = request.wanted_facts(settings, spec)["at once"], before.facts.get("at once", "?")
         limits = [f"at once: {at_once} -> {wanted}"] if at_once != wanted else []
+        if before.facts.get("canary") or before.alarms:
+            limits.append("the canary ends that a command has left which did not come to its end")
         if before.ttl_hours == settings.ttl_hours:
             return "\n".join([*limits, "this revision is in service"])
         end = f"its end{'' if limits else ' alone'}, which is {at_text(before.expires_at)} now"

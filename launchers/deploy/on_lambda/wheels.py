@@ -1,5 +1,6 @@
 """The packages inside a function: wheels for Lambda's Python and processor, whatever this machine is."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from dogbreed import commands
+from dogbreed.scanning.names import listed
 from launchers.deploy.on_lambda.target import Target
 from launchers.payload.package import PACKAGES
 from launchers.project import PROJECT
@@ -15,6 +17,8 @@ from launchers.status import Cause, LaunchError
 
 _GLIBC = range(34, 16, -1)  # minor versions that wheels may need: Amazon Linux 2023, under Lambda's Python, has 2.34
 _TAIL = 5
+_TAG = re.compile(r"\.cpython-(\d+)-[^/]*\.so$")
+_ELF_MACHINES = {"x86_64": 62, "arm64": 183}  # e_machine of ELF headers, whose other values are in <elf.h>
 # what is in wheels for people who develop with them, and for their installers
 _FOLDERS = ("__pycache__", "tests", "bin")
 _SUFFIXES = (".pyi", ".h", ".hpp", ".a", ".lib", ".pxd", ".c")
@@ -67,7 +71,25 @@ def from_index(target: Target, folder: Path, packages: Path = PROJECT / PACKAGES
         raise LaunchError(_problem(done.stderr, target), Cause.BAD_CONFIG)
     files = (path for path in folder.rglob("*") if path.is_file())
     named = (Installed(path.relative_to(folder).as_posix(), path) for path in files)
-    return [each for each in named if needed(each.name)]
+    found = [each for each in named if needed(each.name)]
+    if others := [each.name for each in found if not fits(each, target)]:
+        raise LaunchError(
+            f"pip installed files that are not for Python {target.python} on {target.architecture}: "
+            f"{listed(sorted(others))}.\nTry: another index, since these wheels are not what their names say: "
+            "`python -m pip config list`",
+            Cause.BAD_CONFIG,
+        )
+    return found
+
+
+def fits(each: Installed, target: Target) -> bool:
+    """Return whether a compiled file is for the target's processor, and its Python if its name says one."""
+    tag = _TAG.search(each.name)
+    if tag is not None and tag[1] != target.python.replace(".", ""):
+        return False
+    with each.path.open("rb") as file:
+        head = file.read(20)
+    return head[:4] != b"\x7fELF" or int.from_bytes(head[18:20], "little") == _ELF_MACHINES[target.architecture]
 
 
 def _problem(said: str, target: Target) -> str:
