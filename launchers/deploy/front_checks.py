@@ -6,11 +6,11 @@ from launchers.deploy.request import deployment
 from launchers.deploy.settings import DeploySettings
 from launchers.spec import RunSpec
 
-# As far as is known of https://docs.aws.amazon.com/lambda/latest/dg/lambda-urls.html; not verified, as of 2026-11-29.
-# A region that is not here is asked: one without URLs refuses CreateFunctionUrlConfig, and what was made is removed.
+# As listed by https://docs.aws.amazon.com/lambda/latest/dg/lambda-urls.html, read on 2026-11-29; not tried. Any other
+# region is asked: one without URLs refuses CreateFunctionUrlConfig, and what was made is removed.
 WITHOUT_URLS = {
-    "ap-south-2", "ap-southeast-4", "ap-southeast-5", "ca-west-1", "eu-central-2", "eu-south-2", "il-central-1",
-    "me-central-1",
+    "ap-east-2", "ap-south-2", "ap-southeast-4", "ap-southeast-5", "ap-southeast-6", "ap-southeast-7", "ca-west-1",
+    "eu-central-2", "eu-south-2", "il-central-1", "me-central-1",
 }  # fmt: skip
 
 
