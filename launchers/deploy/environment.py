@@ -77,5 +77,5 @@ def _unfit(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if (base := environ.get("SAGEMAKER_BASE_DIR", "/opt/ml")) and Path(base) != Path("/opt/ml"):
         yield (
             f"The server would look for the model in {base}/model, and SageMaker puts it into /opt/ml/model",
-            ("no SAGEMAKER_BASE_DIR"),
+            "no SAGEMAKER_BASE_DIR",
         )

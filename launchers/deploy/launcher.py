@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dogbreed")
 
-_IN_CREATION = timedelta(hours=1)  # for which parts of which none serves yet are spared
+_IN_CREATION = timedelta(hours=1)  # in which nothing serves yet, and parts are no leftovers
 
 
 @dataclass(frozen=True)
