@@ -341,6 +341,20 @@ def test_where_cold_starts_are_too_slow_provisioned_slots_are_advised() -> None:
     assert any(word.startswith("launcher.provisioned=") for word in overrides(advice.best.setting))
 
 
+def test_where_latency_is_all_that_counts_warm_slots_and_a_short_cool_down_are_advised() -> None:
+    """A request now and then, and a rush at noon that grows faster than the usual cool-down lets instances be added."""
+    rng, noon, grows_s, stays_s, peak = np.random.default_rng(0), 43_200, 650, 600, 2.5
+    at = [rng.random(rng.poisson(0.0015 * 86_400)) * 86_400]
+    at.append(noon + grows_s * np.sqrt(rng.random(rng.poisson(peak * grows_s / 2))))
+    at.append(noon + grows_s + stays_s * rng.random(rng.poisson(peak * stays_s)))
+    trace = traffic.Trace(np.sort(np.concatenate(at)), 86_400.0)
+    assumed = Assumptions([2.0], front_cold_s=3.8, cold_s=8.8, start_s=20, behind=True)
+    best = advise(trace, assumed, Objective(3.8, 0.01), 0).best
+    words = overrides(best.setting)
+    assert best.meets
+    assert {"launcher/scaling=report", "launcher.scaling.out_s=10", "launcher.provisioned=2"} <= set(words), words
+
+
 def test_where_nothing_meets_the_objective_the_nearest_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["capacity", "--rps", "2", "--hours", "0.2", "--service-ms", "100", "--p99-ms", "100", "--cold-ms", "900"]
     assert verbs.main([*command, "--refused", "0"]) == 0
