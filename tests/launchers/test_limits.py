@@ -13,12 +13,10 @@ from dogbreed.errors import ConfigError
 from launchers import prepare
 from launchers.cost import limits
 from launchers.cost.limits import Limits, Overhead
-from launchers.deploy import request
 from launchers.deploy.limited import fit as fit_deployment
 from launchers.ec2 import fitting as ec2_fitting
 from launchers.plan import Plan
 from launchers.sagemaker import fitting
-from launchers.spec import Deployed
 from launchers.status import Cause, LaunchError
 from tests.support import deployments, ec2_plans
 from tests.support.plans import COMMANDS
@@ -264,12 +262,10 @@ def test_the_requests_of_a_function_are_in_the_limit() -> None:
 
 def updated(usd: float, spent_usd: float | None, *, hours: float = 9.0, **settings: Any) -> Plan:
     """Return the plan of a deployment that is there already, with one ml.c7i.large, for `hours` more."""
-    launcher = deployments.launcher(ttl_hours=None)
     wanted = deployments.launcher(ttl_hours=None, **settings)
     spec = replace(deployments.spec(), config={"limits": {"max_usd": usd}})
     ends = datetime(2026, 11, 24, 12, tzinfo=UTC) + timedelta(hours=hours)
-    revision = request.revision(replace(launcher, ttl_hours=9.0), spec)
-    before = Deployed(revision, {"machines": "1 x ml.c7i.large, else ml.c6i.large"}, ends.isoformat(), 9.0)
+    before = replace(deployments.in_service(ttl_hours=9.0), expires_at=ends.isoformat())
     assert spec.deployment is not None
     return wanted.plan(replace(spec, deployment=replace(spec.deployment, before=before, spent_usd=spent_usd)))
 
@@ -294,10 +290,9 @@ def test_an_update_counts_what_the_deployment_has_cost_so_far() -> None:
 
 
 def test_the_same_command_again_changes_no_end_and_a_lower_or_higher_limit_does() -> None:
-    # 9.08 h and 5 min are left of $1, and its end in 9 h stays
-    assert "scheduler" not in {each.service for each in updated(1.0, 0.02).requests}
+    assert updated(1.0, 0.02).requests == ()  # 9.08 h and 5 min are left of $1, and its end in 9 h stays
     for usd in (0.5, 2.0):
         plan = updated(usd, 0.02)
-        assert "scheduler" in {each.service for each in plan.requests}
+        assert {each.service for each in plan.requests} == {"scheduler"}
         assert plan.costs is not None
         assert usd - 0.001 < plan.costs.worst_usd <= usd
