@@ -29,7 +29,7 @@ from launchers.runs.search_folder import read_search
 from launchers.sagemaker import checks, permissions, tuning, tuning_limits, tuning_summary
 from launchers.sagemaker.logs import Stream, names_of, new_lines
 from launchers.sagemaker.training import SageMakerLauncher
-from launchers.sagemaker.tuning_job import TunedTrial, TuningJob, best_of, status_of
+from launchers.sagemaker.tuning_job import TunedTrial, TuningJob, best_of, counted, status_of
 from launchers.sagemaker.tuning_submissions import TuningJobs
 from launchers.spec import RunSpec
 from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResult, Status
@@ -158,11 +158,11 @@ class Tuner:
                     + self._attach_or_cancel(plan.handle)
                 )
             return 0
-        ended = [sum(trial.counts for trial in each) for each in self._trials_of(jobs)]
+        ended = [counted(job, its) for job, its in zip(jobs, self._trials_of(jobs), strict=True)]
         if latest.status == "Completed" and wanted <= sum(ended[:-1]) + latest.trials:
             return 0  # it may have ended before its last trial, as the settings asked
         missing = max(0, wanted - sum(ended))
-        if missing and spec.tuning is not None and spec.tuning.strategy == "Grid":
+        if 0 < missing < wanted and spec.tuning is not None and spec.tuning.strategy == "Grid":
             raise LaunchError(
                 f"A grid of SageMaker's is searched from its beginning or not at all; {missing} of {wanted} trials are "
                 f"missing in {spec.run_id}.\nTry: hpo.fresh=true, or hpo=optuna hpo/sampler=grid",

@@ -145,6 +145,15 @@ class TunedTrial:
         return 0.0 if self.started is None else max(0.0, (now if self.ended is None else self.ended) - self.started)
 
 
+def counted(job: TuningJob, trials: Sequence[TunedTrial]) -> int:
+    """Return how many trials of a job the search does not repeat: those that failed when none succeeded it does."""
+    return sum(trial.counts and not _is_repeated(job, trial) for trial in trials)
+
+
+def _is_repeated(job: TuningJob, trial: TunedTrial) -> bool:
+    return job.status == "Failed" and trial.state == "failed"
+
+
 def _state(summary: Mapping[str, Any], objective: float | None, job: TuningJob) -> TrialState:
     match summary["TrainingJobStatus"]:
         case "Completed":
@@ -180,6 +189,7 @@ def status_of(
     wanted: how many trials the search is to have. now: seconds since 1970. again: the command that goes on with it.
     """
     job, all_trials = jobs[-1], [trial for each in trials for trial in each]
+    wanted += sum(_is_repeated(each, trial) for each, its in zip(jobs[:-1], trials[:-1], strict=True) for trial in its)
     costs = [each.usd(its, now) for each, its in zip(jobs, trials, strict=True)]
     here = Status(
         Phase.RUNNING if any(trial.started for trial in all_trials) else Phase.PROVISIONING,

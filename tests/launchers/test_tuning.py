@@ -27,7 +27,7 @@ from launchers.rehearsal.access import HERE
 from launchers.rehearsal.validation import findings
 from launchers.remote import tuned
 from launchers.sagemaker import tuning, tuning_limits
-from launchers.sagemaker.tuning_job import TunedTrial, TuningJob, best_of, status_of
+from launchers.sagemaker.tuning_job import TunedTrial, TuningJob, best_of, counted, status_of
 from launchers.spec import RunSpec, TunedParameter, Tuning
 from launchers.status import Cause, LaunchError, Phase, Status
 from launchers.sweep.imported import shown_trial, space_of
@@ -394,6 +394,15 @@ DENIED = "ClientError: Data download failed: AccessDenied: User: x is not author
 def test_why_a_search_failed(reason: str, of_trials: list[str], cause: Cause) -> None:
     trials = [trial(number, "failed", None, reason=text) for number, text in enumerate(of_trials)]
     assert of_search(job("Failed", FailureReason=reason), *trials).cause is cause
+
+
+def test_what_failed_when_nothing_succeeded_is_run_again_and_what_failed_besides_is_a_trial() -> None:
+    trials = [trial(0, "failed", None, reason=DENIED), trial(1, "failed", None, reason=DENIED)]
+    assert counted(job("Failed", FailureReason="No training job succeeded."), trials) == 0
+    assert counted(job("Completed"), [*trials, trial(2)]) == 3
+    jobs, its = [job("Failed"), job("Completed")], [trials, [trial(2), trial(3)]]
+    status = status_of(jobs, its, wanted=2, mode="max", now=CREATED.timestamp() + 3600, again="again")
+    assert status.detail.startswith("4 of 4 trials have ended, 2 failed")
 
 
 def test_a_search_costs_what_its_trials_have_run() -> None:
