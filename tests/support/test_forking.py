@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import forking
+import handing_over
 import psutil
 import pytest
 
@@ -256,6 +257,14 @@ def test_what_the_script_of_a_rented_machine_starts_is_forked_too(tmp_path: Path
     script = f"exec {shlex.quote(sys.executable)} first.py"
     done = subprocess.run(["/bin/bash", "-c", script], env={}, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_a_shell_s_question_for_torch_is_answered_by_a_forked_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = f"{handing_over.ASKS}7 if 'timm' in sys.modules else 3)"  # what the server has imported besides
+    command = ["/bin/bash", "-c", f"{shlex.join([sys.executable, '-c', code])}; echo $?"]
+    assert subprocess.run(command, env={}, capture_output=True, text=True, timeout=60).stdout == "7\n"
+    monkeypatch.setenv(forking.SERVER, f"{os.getsid(0)}:/nobody/is/there")
+    assert subprocess.run(command, env={}, capture_output=True, text=True, timeout=60).stdout == "3\n"
 
 
 @pytest.mark.parametrize("verb", ["doctor", "list"])

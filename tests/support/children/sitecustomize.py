@@ -2,9 +2,11 @@
 
 import aws_calls
 import forking
+import handing_over
 import loopback_only  # noqa: F401
 import quick_runs
 
 forking.install()
 quick_runs.install()
 aws_calls.install()
+handing_over.install()  # last: it may end this process
