@@ -487,14 +487,15 @@ def hour_of(launcher: DeployLauncher, spec: RunSpec, draw: random.Random) -> flo
         assert launcher.reserved is not None
         each_s = draw.choice([0.0004, 0.1, 0.1234, 60.0])  # of a request, each of which is rounded up
         calls = int(draw.choice([0.0, 0.5, 1.0]) * 3600 * launcher.reserved * min(10.0, 1 / each_s))
-        usd += calls * serving_usd(size, math.ceil(each_s * 1000) / 1000)
+        billed_s, warm = math.ceil(each_s * 1000) / 1000, launcher.provisioned / launcher.reserved
+        usd += calls * (1 - warm) * call_usd(size, billed_s, size.usd_per_gb_s)
+        usd += calls * warm * call_usd(size, billed_s, prices.lambda_prices().provisioned_use_usd_per_gb_s)
         usd += launcher.provisioned * size.warm_usd_per_month / 730
     return usd
 
 
-def serving_usd(size: Sized, seconds: float) -> float:
-    """Return what one call costs on demand; in a process that is kept warm it costs less."""
-    return prices.lambda_prices().usd_per_million / 1e6 + seconds * size.gb * size.usd_per_gb_s
+def call_usd(size: Sized, seconds: float, usd_per_gb_s: float) -> float:
+    return prices.lambda_prices().usd_per_million / 1e6 + seconds * size.gb * usd_per_gb_s
 
 
 @SETTINGS
