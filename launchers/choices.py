@@ -121,6 +121,12 @@ def _typed(group: str, typed: Sequence[str]) -> str:
     return commands.unquoted(found[-1]) if found else ""
 
 
+def near_names(name: str, names: Sequence[str]) -> list[str]:
+    """Return up to three names that may have been meant: those that contain what was typed, or else similar ones."""
+    typed = name.lower()
+    return [known for known in names if typed in known.lower()][:3] or get_close_matches(typed, names, 3, 0.6)
+
+
 def _names(group: str) -> list[str]:
     return sorted(file.stem for file in (_CONF / group).glob("*.yaml"))
 

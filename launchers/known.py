@@ -50,6 +50,8 @@ def findings(config: Mapping[str, Any]) -> Iterator[str]:
 def hint(key: str, value: Any = None, typed: Sequence[str] = ()) -> str:
     """Return what to try instead of a setting that does not exist. typed: the overrides of the command."""
     group, _, rest = key.lstrip("+~").partition(".")
+    if "/" in key:
+        return _hint_of_group(key.lstrip("+~"), value)
     if group in choices.GROUPS and rest:
         return choices.hint(group, rest, value, typed)
     if _can_be_added(key):
@@ -57,6 +59,31 @@ def hint(key: str, value: Any = None, typed: Sequence[str] = ()) -> str:
     if found := near(key):
         return f"Try: {' or '.join(shown(name, value) for name in found)}"
     return f"Try: {commands.train('--help')}, which lists all settings"
+
+
+def options(group: str, listed: Sequence[str] = ()) -> list[str]:
+    """Return what one can choose in a group. listed: by Hydra, which knows further folders; else those of conf/."""
+    names = listed or [file.stem for file in (PROJECT / "conf" / group).glob("*.yaml")]
+    return sorted(name for name in names if name != "base")  # base.yaml holds what the options share
+
+
+def _hint_of_group(group: str, value: Any) -> str:
+    """Return what to try instead of `GROUP/PART=value` where no part of the config is chosen from that folder."""
+    conf = PROJECT / "conf"
+    groups = sorted(path.relative_to(conf).as_posix() for path in conf.rglob("*") if path.is_dir())
+    if group not in groups:
+        meant = choices.near_names(group, [name for name in groups if "/" in name])
+        return f"Try: {' or '.join(shown(name, value) for name in meant) or commands.train('--help')}"
+    above, _, part = group.rpartition("/")
+    takes = [name for name in options(above) if _takes(conf / above / f"{name}.yaml", part, group)]
+    ways = [f"{commands.setting(above, name)} {shown(group, value)}" for name in takes]
+    return commands.one_per_line(ways) if ways else f"Try: {commands.train('--help')}"
+
+
+def _takes(file: Path, part: str, group: str) -> bool:
+    """Return whether the defaults of a file choose from a folder beside it."""
+    chosen = [entry for entry in read_yaml(file).get("defaults", []) if isinstance(entry, dict)]
+    return any(str(name).removeprefix("override ") in (part, f"/{group}") for entry in chosen for name in entry)
 
 
 def near(key: str) -> list[str]:

@@ -9,6 +9,7 @@ from launchers.aws.errors import Denial, code_of, denial, errors, network_errors
 from launchers.base import Cloud
 
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]{1,512}")
+_ARN_OF = "<the ARN of the role "
 _ROLE_NAME = re.compile(r"[\w+=,.@-]{1,64}")
 
 
@@ -19,7 +20,12 @@ def is_role(text: str) -> bool:
 
 def arn_in_plan(role: str) -> str:
     """Return a role's ARN as far as it is known without a network: a role that is given by name may have a path."""
-    return role if role.startswith("arn:") else f"<the ARN of the role {role}>"
+    return role if role.startswith("arn:") else f"{_ARN_OF}{role}>"
+
+
+def role_in_plan(text: str) -> str:
+    """Return the role, as ARN or name, that `arn_in_plan` has written."""
+    return text.removeprefix(_ARN_OF).removesuffix(">")
 
 
 @dataclass(frozen=True)

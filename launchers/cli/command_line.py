@@ -24,7 +24,7 @@ from dogbreed.distributed import ranks
 from dogbreed.errors import DogBreedError, Interrupted
 from dogbreed.interruption import HANG_UP, let_go_of_terminal, note, outlive_terminal, signal_of_exit, signals
 from dogbreed.run_folder import storage_error, write_json
-from launchers.cli import hydra_errors
+from launchers import hydra_errors
 from launchers.cli.help import print_help
 from launchers.project import PROJECT
 from launchers.remote.context import REASON

@@ -13,7 +13,7 @@ INVOKE_EPILOG = """\
   python -m launchers invoke NAME PHOTO.jpg
   python -m launchers invoke NAME PHOTO.jpg --json
 """
-ROLLBACK_HELP = "Bring the revision of a deployment before into service."
+ROLLBACK_HELP = "Bring the previous revision of a deployment back into service."
 ROLLBACK_EPILOG = """\
   python -m launchers rollback NAME
 """

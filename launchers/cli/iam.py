@@ -163,7 +163,7 @@ def _built(cfg: "DictConfig") -> tuple[Launcher, dict[str, Any]]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from launchers.cli import hydra_errors
+    from launchers import hydra_errors
 
     try:
         config: dict[str, Any] = {
@@ -195,14 +195,14 @@ def _composed(overrides: Sequence[str]) -> "DictConfig":
     from omegaconf.errors import OmegaConfBaseException
 
     import launchers.resolvers  # noqa: F401 (registers the resolvers of conf/)
-    from launchers.cli import hydra_errors
+    from launchers import hydra_errors
     from launchers.resume import expand
 
     try:
         with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
             return compose("config", expand(overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(hydra_errors.message(error)) from error
+        raise ConfigError(hydra_errors.message(error, overrides)) from error
 
 
 def _account(cloud: Cloud) -> str:

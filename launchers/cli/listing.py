@@ -36,6 +36,7 @@ The cost is by list price, so far. The trials of a search are one row.
   python -m launchers list rehearsal --launcher sagemaker,ec2
 """
 
+SEARCH = "search"  # the kind of one whose trials were started on this machine
 _WIDTH = 80
 _SECOND, _MINUTE = 19, 16  # characters of an ISO date
 _STYLES = {
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--all", action="store_true", help="include what has ended")
     add("--state", metavar="STATE,...", help="only in these states, such as running or failed; implies --all")
     add("--name", default="", metavar="TEXT", help="only those whose id or name contains this")
-    add("--launcher", metavar="KIND,...", help=f"only of these: {', '.join(LAUNCHERS)}")
+    add("--launcher", metavar="KIND,...", help=f"only of these: {', '.join([*LAUNCHERS, SEARCH])}")
     add("--newer-than", type=age, metavar="AGE", help="only those started within 10m, 6h or 2d")
     add("--older-than", type=age, metavar="AGE", help="only those started before that")
     add("--trials", action="store_true", help="a row for each trial of a search as well")
@@ -87,9 +88,9 @@ class Listed:
     def kind(self) -> str:
         """Of launcher."""
         return (
-            "search"
+            SEARCH
             if self.handle.launcher == LOCAL and self.status.detail.startswith("search: ")
-            else (self.handle.launcher)
+            else self.handle.launcher
         )
 
     @property
@@ -174,7 +175,7 @@ def collect(args: argparse.Namespace, ended: bool, kinds: frozenset[str] | None 
             if (
                 kinds is not None
                 and launcher.scheme not in kinds
-                and not (launcher.scheme == LOCAL and "search" in kinds)
+                and not (launcher.scheme == LOCAL and SEARCH in kinds)
             ):
                 continue
             if launcher.answers:
@@ -197,7 +198,7 @@ def folded(runs: Sequence[Listed], trials: bool) -> list[Listed]:
     for run in runs:
         if run.search is not None and not trials:
             continue
-        if run.kind == "search" and run.folder in costs:
+        if run.kind == SEARCH and run.folder in costs:
             run = replace(run, status=replace(run.status, usd=costs[run.folder]))
         kept.append(run)
     return kept
@@ -222,7 +223,7 @@ class _Wanted:
             args.all or bool(phases),
             frozenset(Phase(phase) for phase in phases),
             args.name,
-            _chosen(args.launcher, [*LAUNCHERS, "search"], "--launcher") or None,
+            _chosen(args.launcher, [*LAUNCHERS, SEARCH], "--launcher") or None,
             _at(now, args.newer_than),
             _at(now, args.older_than),
         )

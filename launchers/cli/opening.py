@@ -1,10 +1,11 @@
 """`python -m launchers open`: an address on this machine at which a browser or curl reaches a deployment."""
 
 import argparse
+import json
 
 from launchers.cli import named
 
-HELP = "Let a browser or curl ask a deployment that takes signed requests alone."
+HELP = "Let a browser or curl reach a deployment that takes only signed requests."
 EPILOG = """\
 A function URL takes requests that are signed with your credentials, which
 browsers and curl do not do. This listens on this machine alone, signs what
@@ -27,9 +28,12 @@ def run(args: argparse.Namespace) -> int:
 
     launcher, handle = named.deployment(args.run, args)
     proxy = SigningProxy(launcher.url(handle), signer(launcher.cloud), args.port)  # type: ignore[attr-defined]
-    print(f"{handle.run_id} answers at {proxy.address} until Ctrl-C; each request is signed as yours.", flush=True)
+    if args.json:
+        print(json.dumps({"handle": str(handle), "address": proxy.address, "url": proxy.url}), flush=True)
+    else:
+        print(f"{handle.run_id} answers at {proxy.address} until Ctrl-C; each request is signed as yours.", flush=True)
     try:
         proxy.serve()
     except KeyboardInterrupt:
-        print()
+        print(end="" if args.json else "\n")
     return 0

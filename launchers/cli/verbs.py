@@ -26,6 +26,7 @@ from launchers.cli import (
     prices,
     rehearsing,
 )
+from launchers.cli.parser import Parser
 
 _EPILOG = """\
 Name a run by its folder (runs/20261123-001122-x7k2), by the folder's name, by
@@ -67,34 +68,43 @@ def _iam(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument(
         "--state-dir", metavar="FOLDER", help="the rehearsal cloud's folder, if not the default (aws.state_dir)"
     )
     common.add_argument(
         "--runs-dir", default="runs", metavar="FOLDER", help="the folder of run folders (default: runs)"
     )
-    as_json = argparse.ArgumentParser(add_help=False)
+    as_json = Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON, for programs")
     which = "a folder, a name, an id or its beginning, or a handle"
-    one_run = argparse.ArgumentParser(add_help=False)
+    one_run = Parser(add_help=False)
     one_run.add_argument("run", metavar="RUN", help=which)
-    runs = argparse.ArgumentParser(add_help=False)
+    runs = Parser(add_help=False)
     runs.add_argument("runs", nargs="+", metavar="RUN", help=which)
 
     shape = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m launchers", description=__doc__, epilog=_EPILOG, formatter_class=shape)
+    parser = Parser("python -m launchers", description=__doc__, epilog=_EPILOG, formatter_class=shape)
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
-        name: str, command: Any, text: str, *parents: argparse.ArgumentParser, epilog: str | None = None
+        name: str,
+        command: Any,
+        text: str,
+        *parents: Parser,
+        epilog: str,
+        places: Sequence[Parser] = (common,),
     ) -> argparse.ArgumentParser:
-        also = [*parents, common]
-        description = textwrap.fill(text, 80)
+        """places: options that say where runs are; without them for a verb that asks about none."""
         sub = verbs.add_parser(
-            name, help=text, description=description, parents=also, epilog=epilog, formatter_class=shape
+            name,
+            help=text,
+            description=textwrap.fill(text, 80),
+            parents=[*parents, *places],
+            epilog=epilog,
+            formatter_class=shape,
         )
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, parser=sub)
         return sub
 
     listing.add_arguments(add("list", listing.run, listing.HELP, as_json, epilog=listing.EPILOG))
@@ -108,38 +118,18 @@ def _parser() -> argparse.ArgumentParser:
     add("download", download.download, download.DOWNLOAD_HELP, runs, as_json, epilog=download.DOWNLOAD_EPILOG)
     about = deployments.INVOKE_HELP, one_run, as_json
     deployments.add_invoke_arguments(add("invoke", deployments.invoke, *about, epilog=deployments.INVOKE_EPILOG))
-    opening.add_arguments(add("open", opening.run, opening.HELP, one_run, epilog=opening.EPILOG))
+    opening.add_arguments(add("open", opening.run, opening.HELP, one_run, as_json, epilog=opening.EPILOG))
     about = deployments.ROLLBACK_HELP, one_run, as_json
     add("rollback", deployments.rollback, *about, epilog=deployments.ROLLBACK_EPILOG)
     leftovers.add_arguments(add("cleanup", leftovers.run, leftovers.HELP, as_json, epilog=leftovers.EPILOG))
     rehearsing.add_arguments(add("rehearsal", rehearsing.run, rehearsing.HELP, as_json, epilog=rehearsing.EPILOG))
     images.add_arguments(add("images", images.run, images.HELP, as_json, epilog=images.EPILOG))
-    planner = verbs.add_parser(
-        "capacity", help=capacity.HELP, description=capacity.HELP, epilog=capacity.EPILOG, parents=[as_json],
-        formatter_class=shape,
-    )  # fmt: skip
-    capacity.add_arguments(planner)
-    planner.set_defaults(command=capacity.run)
+    capacity.add_arguments(add("capacity", capacity.run, capacity.HELP, as_json, epilog=capacity.EPILOG, places=()))
     explain.add_arguments(add("explain", explain.run, explain.HELP, as_json, epilog=explain.EPILOG))
     loadtest.add_arguments(add("loadtest", loadtest.run, loadtest.HELP, as_json, epilog=loadtest.EPILOG))
-    examining = verbs.add_parser(
-        "doctor", help=doctor.HELP, description=doctor.HELP, epilog=doctor.EPILOG, parents=[as_json, common],
-        formatter_class=shape,
-    )  # fmt: skip
-    doctor.add_arguments(examining)
-    examining.set_defaults(command=doctor.run)
-    pricing = verbs.add_parser(
-        "prices", help=prices.HELP, description=prices.HELP, epilog=prices.EPILOG, parents=[as_json],
-        formatter_class=shape,
-    )  # fmt: skip
-    prices.add_arguments(pricing)
-    pricing.set_defaults(command=prices.run)
-    costs = verbs.add_parser(
-        "cost", help=cost.HELP, description=cost.HELP, epilog=cost.EPILOG, parents=[as_json, common],
-        formatter_class=shape,
-    )  # fmt: skip
-    cost.add_arguments(costs)
-    costs.set_defaults(command=cost.run)
+    doctor.add_arguments(add("doctor", doctor.run, doctor.HELP, as_json, epilog=doctor.EPILOG))
+    prices.add_arguments(add("prices", prices.run, prices.HELP, as_json, epilog=prices.EPILOG, places=()))
+    cost.add_arguments(add("cost", cost.run, cost.HELP, as_json, epilog=cost.EPILOG))
     text = "Print the roles and policies that launchers need; create, check or remove them."
     iam = add("iam", _iam, text, as_json, epilog=_IAM_EPILOG)
     iam.add_argument(

@@ -1,15 +1,18 @@
 """Define what the person who launches on EC2 needs to be permitted, and the role of the machines."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from launchers.aws import grants, secret_arns, tags
+from launchers.aws import grants, lacking, profiles, secret_arns, tags
 from launchers.aws.actions import EC2, Where
+from launchers.aws.iam import Caller
 from launchers.aws.policy import Grant, Identity, role_in_arn, role_name
 from launchers.ec2 import names
 from launchers.ec2.settings import Ec2Settings
+from launchers.overrides import override_key
 from launchers.spec import RunSpec
 
+_ROLE_SETTING = "launcher.machine_role"
 _NO_RESOURCE = "AWS has no resource for this action"
 _OURS = {"Null": {f"aws:ResourceTag/{tags.RUN_ID}": "false"}}  # only what a launcher has tagged
 _TAGGED = {"Null": {f"aws:RequestTag/{tags.RUN_ID}": "false"}}
@@ -59,9 +62,18 @@ def caller(settings: Ec2Settings, account: str = "*") -> Identity:
             Grant(("ec2:DeleteLaunchTemplate",), (templates,), _OURS),
             *_starting(where),
             Grant(("iam:PassRole",), _role_arns(settings, where), {"StringEquals": {"iam:PassedToService": EC2}}),
+            # what one lacks oneself, and what the machines' role lacks, is reported before anything is submitted
+            Grant(("iam:SimulatePrincipalPolicy",), (*_role_arns(settings, where), where.role(role_in_arn("launch")))),
             Grant(("iam:GetInstanceProfile",), (profile,)),
             # one that does not exist has no path
-            Grant(("iam:GetRole",), (where.role("aws-service-role/*"), where.role("AWSServiceRoleFor*"))),
+            Grant(
+                ("iam:GetRole",),
+                (
+                    where.role("aws-service-role/*"),
+                    where.role("AWSServiceRoleFor*"),
+                    where.role(role_in_arn("launch")),
+                ),
+            ),
             Grant(("ssm:GetParameter",), (_parameter(settings, where),)),
             Grant(("servicequotas:GetServiceQuota",), (where.arn("servicequotas", "ec2/*"),)),
             Grant(("ec2:GetConsoleOutput",), (where.arn("ec2", "instance/*"),), _OURS),
@@ -105,7 +117,7 @@ def machine_role(settings: Ec2Settings, config: Mapping[str, Any], account: str 
         *grants.kms(settings.kms_key, where),
     ]
     subnets = tuple(settings.subnets)
-    return Identity("machine", "the machine on EC2", tuple(needed), EC2, "launcher.machine_role", subnets=subnets)
+    return Identity("machine", "the machine on EC2", tuple(needed), EC2, _ROLE_SETTING, subnets=subnets)
 
 
 def _starting(where: Where) -> Iterator[Grant]:
@@ -151,3 +163,18 @@ def rows(settings: Ec2Settings, spec: RunSpec) -> Iterator[tuple[str, str]]:
     """Yield the rows of a plan: both lists, and a policy that is ready to paste."""
     launch, role = identities(settings, spec.config)
     return grants.rows(launch, role, "machine's role")
+
+
+def warning(settings: Ec2Settings, spec: RunSpec, caller: Caller) -> str:
+    """Return a warning of what the caller and the machines' role lack; empty if nothing, or if there is no role."""
+    found = profiles.profile(settings.cloud, settings.machine_role.rpartition("/")[2])
+    if found is None or not found["Roles"]:
+        return ""
+    launch, machine = identities(settings, spec.config, caller.account)
+    return lacking.warning(settings.cloud, caller, launch, machine, found["Roles"][0]["Arn"], spec.overrides)
+
+
+def how_to_grant(typed: Sequence[str]) -> str:
+    """Return how the machines' role gets what a run needs. typed: the overrides of the run."""
+    named = [text.partition("=")[2] for text in typed if override_key(text) == _ROLE_SETTING]
+    return lacking.how_to_grant("machine", _ROLE_SETTING, named[-1] if named else role_name("machine"), typed)

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from launchers.aws import s3
-from launchers.aws.layout import Layout
+from launchers.aws.on_aws import InBucket
 from launchers.aws.policy import role_name
 from launchers.base import Cloud
 
 
 @dataclass(frozen=True)
-class Ec2Settings:
+class Ec2Settings(InBucket):
     """The settings of a run. conf/launcher/ec2_spot.yaml explains each of them.
 
     The launcher has them as its own fields. A plan follows from them and the RunSpec alone.
@@ -35,16 +34,6 @@ class Ec2Settings:
     live: bool = False
     allow_secrets: Sequence[str] = ()
     secrets: Mapping[str, str] | None = None
-
-    @property
-    def layout(self) -> Layout:
-        assert self.bucket is not None, "the checks refuse settings without a bucket"
-        return Layout(self.bucket, self.prefix)
-
-    @property
-    def encryption(self) -> dict[str, str]:
-        """The encryption arguments of each upload."""
-        return s3.encryption(self.kms_key)
 
     @property
     def types(self) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
@@ -15,18 +15,17 @@ from dogbreed.run_folder import write_text
 from launchers.aws import bills, bucket, grants, iam, s3, sent, transfer
 from launchers.aws.errors import code_of, errors
 from launchers.aws.layout import Layout, archive_uri
+from launchers.aws.on_aws import OnAws
 from launchers.aws.policy import Identity
 from launchers.aws.results import download_results, download_search, download_to_resume, is_of_another, read_spec
-from launchers.base import Capabilities, CleanupReport, Cloud
+from launchers.base import Capabilities, CleanupReport
 from launchers.cost.limits import Limits
 from launchers.ec2 import account, checks, fitting, fleet, groups, logs, names, permissions, state, summary
 from launchers.ec2.fleet import Found
 from launchers.ec2.settings import Ec2Settings
 from launchers.ec2.state import Seen
 from launchers.follow import ask_after_each_epoch
-from launchers.payload.packages import versions
 from launchers.plan import Plan
-from launchers.project import PROJECT
 from launchers.remote.ec2 import RESULT, STOP
 from launchers.runs.collect import read_downloaded
 from launchers.runs.find import resume_command, search_command
@@ -47,7 +46,7 @@ _IN_CREATION = timedelta(hours=1)  # for which parts without a machine are spare
 
 
 @dataclass(frozen=True)
-class Ec2Launcher(Ec2Settings):
+class Ec2Launcher(Ec2Settings, OnAws):
     """Runs `train.py` on a plain EC2 machine, which its Auto Scaling group replaces if it is taken away."""
 
     scheme: ClassVar[str] = "ec2"
@@ -63,18 +62,6 @@ class Ec2Launcher(Ec2Settings):
     )
 
     wait: bool = True
-
-    @classmethod
-    def at(cls, cloud: Cloud, *, runs_dir: str = "runs", bucket: str | None = None) -> Self:
-        return cls(cloud, bucket=bucket or cloud.default_bucket)
-
-    @property
-    def answers(self) -> bool:
-        return self.cloud.answers
-
-    @property
-    def poll_s(self) -> float:
-        return self.cloud.poll_s
 
     @property
     def wait_for_capacity_h(self) -> float | None:
@@ -114,12 +101,17 @@ class Ec2Launcher(Ec2Settings):
             if self.cloud.makes_buckets:  # a rehearsal, which stands for an account that is set up
                 account.set_up(self, spec, caller)
             found = account.look_up(self, spec, caller)
-            self._check_photos(spec)
+            if warning := permissions.warning(self, spec, caller):
+                log.warning("%s", warning)
+            self.check_photos(spec)
             self._clear(seen)
             after = max((each.number for each in seen.attempts), default=0)
             deadline = int(time.time() + 3600 * deadline_h)
             found = replace(found, number=seen.number + 1, after=after, deadline=deadline)
-            self._upload(plan)
+            self.upload(spec, sent.requests(self.layout, spec, self.encryption))
+            if spec.going_on is not None or spec.output.same_command_resumes:
+                checkpoints_uri = self.layout.run(spec.run_id).checkpoints_uri
+                transfer.send_checkpoints(self.cloud, spec, checkpoints_uri, self.encryption)
             remember(Path(spec.folder), plan, self.cloud.place)
             self._create(plan, found)
         if watch is not None and ask_after_each_epoch(self, plan.handle, watch):
@@ -133,21 +125,6 @@ class Ec2Launcher(Ec2Settings):
         usd = state.usd_of(seen, datetime.now(UTC)) if seen.attempts else None
         own = 0.0 if usd is None else fitting.with_beside(self, usd)
         return own + bills.spent_elsewhere(self.cloud, self.layout, spec.run_id, self.scheme)
-
-    def _check_photos(self, spec: RunSpec) -> None:
-        """Raise LaunchError if the photos are to come from a folder in S3 in which there is nothing."""
-        root = str(spec.config["data"]["root"])
-        if root.startswith("s3://") and (problem := s3.missing(self.cloud, root)):
-            listed = commands.shell("aws", "s3", "ls", f"{root.rstrip('/').rpartition('/')[0]}/")
-            raise LaunchError(f"{problem}\nTry: data.root=<a folder that `{listed}` shows>", Cause.BAD_CONFIG)
-
-    def _upload(self, plan: Plan) -> None:
-        spec, needed = plan.spec, versions(PROJECT, sent.extras(plan.spec, self.secrets))
-        settings = {**sent.settings_file(spec, self.secrets), "versions": needed}
-        for put in sent.requests(self.layout, spec, self.encryption):
-            transfer.upload(self.cloud, put.parameters, spec, settings)
-        if spec.going_on is not None or spec.output.same_command_resumes:
-            transfer.send_checkpoints(self.cloud, spec, self.layout.run(spec.run_id).checkpoints_uri, self.encryption)
 
     def _create(self, plan: Plan, found: Found) -> None:
         """Create what the plan says. What fails half-way is removed; a killed client leaves nothing that bills."""
@@ -224,7 +201,10 @@ class Ec2Launcher(Ec2Settings):
         return self._described(seen, handle)
 
     def _described(self, seen: Seen, handle: Handle) -> Status:
-        status = state.status_of(seen, datetime.now(UTC), self._again(seen, handle))
+        again = self._again(seen, handle)
+        status = state.status_of(seen, datetime.now(UTC), again)
+        if status.phase is Phase.FAILED and status.cause is Cause.PERMISSION and seen.of_this:
+            status = replace(status, next_action=f"{self._how_to_grant(seen)}\nThen: {again}")
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
             status = replace(status, log_tail=logs.tail(self.cloud, seen.location))
             if seen.group is not None and not seen.of_this:  # no machine could write to the bucket
@@ -390,12 +370,6 @@ class Ec2Launcher(Ec2Settings):
         others = is_of_another(self.cloud, self.layout.run(run_id), self)
         return others or state.read(self.cloud, self.layout, run_id).submission is not None
 
-    def name_of(self, handle: Handle) -> Sequence[str]:
-        return [str(handle), *self.cloud.option]
-
-    def folder(self, handle: Handle) -> Path | None:
-        return None  # it writes to S3; `result` and `fetch` download
-
     def _seen(self, handle: Handle) -> Seen:
         return state.read(self.cloud, self._layout_of(handle), handle.run_id)
 
@@ -436,9 +410,13 @@ class Ec2Launcher(Ec2Settings):
             return search_command(spec)
         return commands.train(commands.override("resume", str(handle)), *self.cloud.overrides)
 
-    def _attach_or_cancel(self, handle: Handle) -> str:
-        name = self.name_of(handle)
-        return commands.one_per_line([commands.launchers("attach", *name), commands.launchers("cancel", *name)])
+    def _how_to_grant(self, seen: Seen) -> str:
+        """Return how the role of the machines gets what the run needs."""
+        try:
+            typed = read_spec(self.cloud, seen.location).overrides
+        except LaunchError:  # its settings were deleted
+            typed = ()
+        return permissions.how_to_grant(typed)
 
     def _cancel_command(self, handle: Handle) -> str:
         return commands.launchers("cancel", *self.name_of(handle))

@@ -1,21 +1,19 @@
 """Define what the person who launches a job needs to be permitted, and the role that the job runs as."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
-from launchers.aws import grants, roles, secret_arns, tags
+from launchers.aws import grants, lacking, secret_arns, tags
 from launchers.aws.actions import SAGEMAKER, Where
 from launchers.aws.iam import Caller
-from launchers.aws.policy import Grant, Identity, name_of_role, role_in_arn, role_name
-from launchers.overrides import override_key, root_key
+from launchers.aws.policy import Grant, Identity, role_in_arn, role_name
 from launchers.sagemaker import fitting, images
 from launchers.sagemaker.settings import JobSettings
 from launchers.spec import RunSpec
 
-_OWN_ROLE = role_name("training")
+_OWN_ROLE, _ROLE_SETTING = role_name("training"), "aws.role"
 _NO_RESOURCE = "AWS has no resource for this action"
 _LOGS = "log-group:/aws/sagemaker/TrainingJobs:*"
 _OURS = {"Null": {f"aws:ResourceTag/{tags.RUN_ID}": "false"}}  # only what a launcher has tagged
@@ -117,7 +115,9 @@ def job_role(settings: JobSettings, config: Mapping[str, Any], day: str, account
         *_vpc(settings, where),
     ]
     trust = {} if account == "*" else {"StringEquals": {"aws:SourceAccount": account}}
-    return Identity("training", "the training job", tuple(needed), SAGEMAKER, "aws.role", trust, bucket_note(settings))
+    return Identity(
+        "training", "the training job", tuple(needed), SAGEMAKER, _ROLE_SETTING, trust, bucket_note(settings)
+    )
 
 
 def _job_conditions(settings: JobSettings) -> dict[str, dict[str, str | list[str]]]:
@@ -200,73 +200,12 @@ def bucket_note(settings: JobSettings) -> str:
     )
 
 
-_sufficient: set[str] = set()  # what lacked nothing in this process: each trial of a search would ask again
-
-
 def warning(settings: JobSettings, spec: RunSpec, caller: Caller, role_arn: str) -> str:
-    """Return a warning of what the caller and the job's role lack, or may lack if AWS does not tell; empty if nothing.
-
-    It is a warning, because the policy of a bucket or key may allow what a role's own policies do not, and because a
-    simulation does not know all of a request, such as whether the caller has used a second factor.
-    """
+    """Return a warning of what the caller and the job's role lack; empty if nothing."""
     launch, training = identities(settings, _config(spec), spec.created_at, caller.account)
-    asked = repr((settings.cloud, caller, role_arn, launch, training))
-    if asked in _sufficient:
-        return ""
-    found: dict[str, str] = {}  # by who lacks something
-    if lacks := roles.lacking(settings.cloud, roles.principal_arn(settings.cloud, caller.arn), launch.grants):
-        found[caller.arn] = f"You ({caller.arn}) lack permissions, by your own policies:\n{_listed(lacks)}"
-    lacks = roles.lacking(settings.cloud, role_arn, training.grants)
-    if lacks:
-        found[role_arn] = (
-            f"The job's role {role_arn} lacks permissions, by its own policies:\n{_listed(lacks)}\n"
-            "Unless a policy of the resource allows it, the job will fail."
-        )
-    elif lacks is None and (note := bucket_note(settings)):
-        asked_for = f"iam:SimulatePrincipalPolicy on {role_arn} is not permitted to you"
-        found[role_arn] = f"{asked_for}, so it is not known what the job's role lacks.\n{note}"
-    if not found:
-        _sufficient.add(asked)
-        return ""
-    foreign = [arn for arn in found if name_of_role(arn) not in (role_name("launch"), _OWN_ROLE)]
-    return "\n".join([*found.values(), *_remedy(spec.overrides, foreign, role_arn in foreign)])
-
-
-def _remedy(typed: Sequence[str], foreign: Sequence[str], drop_role: bool) -> Iterator[str]:
-    """Yield what to try. foreign: who lacks something and was not created by us."""
-    yield f"Try: {grant_command(typed, drop_role=drop_role)}"
-    if foreign:
-        names = " and ".join(arn.rpartition(":")[2] for arn in foreign)
-        yield f"It creates {role_name('launch')} and {_OWN_ROLE}, to be used instead, and does not change {names}."
+    return lacking.warning(settings.cloud, caller, launch, training, role_arn, spec.overrides, bucket_note(settings))
 
 
 def how_to_grant(role_arn: str, typed: Sequence[str]) -> str:
     """Return how the role of a job gets what the job needs. typed: the overrides of its run."""
-    name = name_of_role(role_arn)
-    if name == _OWN_ROLE:
-        return f"An administrator grants it to the role {name} with: {grant_command(typed)}"
-    return (
-        f"Have this permission added to the role {name}. Or create {_OWN_ROLE}, which has it, with:\n"
-        f"{grant_command(typed, drop_role=True)}\n"
-        f"and use it: aws.role={_OWN_ROLE}"
-    )
-
-
-def grant_command(typed: Sequence[str], *, drop_role: bool = False) -> str:
-    """Return the command that gives our roles what a run needs. An administrator of the account types it.
-
-    typed: the overrides of the run. drop_role: leave out a role of one's own, so that ours is created instead.
-    """
-    left_out = ("aws.faults", "aws.reclaims", "aws.launch_as")  # of a rehearsal
-    keys = ("launcher", "aws", "data")
-    chosen = [
-        text
-        for text in typed
-        if (root_key(text) in keys or text == "hpo=sagemaker_tuner")
-        and not (override_key(text) or "").startswith(left_out + ("aws.role",) * drop_role)
-    ]
-    return commands.launchers("iam", "--apply", *(["--for", *chosen] if chosen else []))
-
-
-def _listed(lacks: Iterable[roles.Lack]) -> str:
-    return "\n".join(f"  {lack}" for lack in lacks)
+    return lacking.how_to_grant("training", _ROLE_SETTING, role_arn, typed)

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launchers.aws import s3
-from launchers.aws.layout import Layout
+from launchers.aws.on_aws import InBucket
 from launchers.base import Cloud
 from launchers.sagemaker import images
 
 
 @dataclass(frozen=True)
-class JobSettings:
+class JobSettings(InBucket):
     """The settings of jobs. conf/launcher/sagemaker_gpu.yaml explains each of them.
 
     The launcher has them as its own fields. A plan follows from them and the RunSpec alone.
@@ -38,16 +37,6 @@ class JobSettings:
     allow_secrets: Sequence[str] = ()
     secrets: Mapping[str, str] | None = None
     wait_for_capacity_h: float | None = None
-
-    @property
-    def layout(self) -> Layout:
-        assert self.bucket is not None, "the checks refuse settings without a bucket"
-        return Layout(self.bucket, self.prefix)
-
-    @property
-    def encryption(self) -> dict[str, str]:
-        """The encryption arguments of each upload."""
-        return s3.encryption(self.kms_key)
 
     def image_uri(self, day: str) -> str:
         """Return the image that the job runs in. day: of the plan, ISO 8601, because support of images ends."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
@@ -17,6 +17,7 @@ from launchers.aws import bills, bucket, grants, iam, s3, saved, sent, tags, tra
 from launchers.aws.actions import SAGEMAKER
 from launchers.aws.errors import code_of, errors
 from launchers.aws.layout import Layout
+from launchers.aws.on_aws import OnAws
 from launchers.aws.policy import Identity
 from launchers.aws.results import (
     download_results,
@@ -26,12 +27,10 @@ from launchers.aws.results import (
     is_of_tuner,
     read_spec,
 )
-from launchers.base import Capabilities, CleanupReport, Cloud
+from launchers.base import Capabilities, CleanupReport
 from launchers.cost.limits import Limits
 from launchers.follow import ask_after_each_epoch
-from launchers.payload.packages import versions
 from launchers.plan import Plan
-from launchers.project import PROJECT
 from launchers.runs.collect import read_downloaded
 from launchers.runs.find import resume_command, search_command
 from launchers.runs.identity import refuse_another_run
@@ -54,7 +53,7 @@ log = logging.getLogger("dogbreed")
 
 
 @dataclass(frozen=True)
-class SageMakerLauncher(JobSettings):
+class SageMakerLauncher(JobSettings, OnAws):
     """Runs `train.py` as a training job. conf/launcher/sagemaker_gpu.yaml explains each key."""
 
     scheme: ClassVar[str] = "sagemaker"
@@ -70,18 +69,6 @@ class SageMakerLauncher(JobSettings):
     )
 
     wait: bool = True
-
-    @classmethod
-    def at(cls, cloud: Cloud, *, runs_dir: str = "runs", bucket: str | None = None) -> Self:
-        return cls(cloud, bucket=bucket or cloud.default_bucket)
-
-    @property
-    def answers(self) -> bool:
-        return self.cloud.answers
-
-    @property
-    def poll_s(self) -> float:
-        return self.cloud.poll_s
 
     @cached_property
     def jobs(self) -> Submissions:
@@ -112,12 +99,7 @@ class SageMakerLauncher(JobSettings):
         create = {**plan.requests[-1].parameters, "RoleArn": self.check_account(spec)}
         job = self.jobs.latest(spec.run_id)
         if job is None or not self._is_wanted(job, plan):
-            self.check_photos(spec)
-            self.upload(plan)
-            if spec.going_on is not None or spec.output.same_command_resumes:
-                checkpoints_uri = self.layout.run(spec.run_id).checkpoints_uri
-                transfer.send_checkpoints(self.cloud, spec, checkpoints_uri, self.encryption)
-                saved.give_own_names(self.cloud, checkpoints_uri, self.encryption)
+            self._send(plan)
             create = self._within_limits(plan, create)
             remember(Path(spec.folder), plan, self.cloud.place)
             try:
@@ -133,6 +115,23 @@ class SageMakerLauncher(JobSettings):
             self._end_early(plan.handle)
         return plan.handle
 
+    def send(self, plan: Plan) -> None:
+        """Check the account and upload what the job of a plan reads, for somebody else to create it.
+
+        `launchers.sagemaker.sdk.to_model_trainer` makes what creates it with the SageMaker SDK. Raises LaunchError.
+        """
+        self.check_account(plan.spec)
+        self._send(plan)
+
+    def _send(self, plan: Plan) -> None:
+        spec = plan.spec
+        self.check_photos(spec)
+        self.upload(spec, plan.requests[:-1])
+        if spec.going_on is not None or spec.output.same_command_resumes:
+            checkpoints_uri = self.layout.run(spec.run_id).checkpoints_uri
+            transfer.send_checkpoints(self.cloud, spec, checkpoints_uri, self.encryption)
+            saved.give_own_names(self.cloud, checkpoints_uri, self.encryption)
+
     def check_account(self, spec: RunSpec) -> str:
         """Return the role's ARN, and warn of permissions that it lacks.
 
@@ -147,20 +146,6 @@ class SageMakerLauncher(JobSettings):
         if warning := permissions.warning(self, spec, caller, role.arn):
             log.warning("%s", warning)
         return role.arn
-
-    def check_photos(self, spec: RunSpec) -> None:
-        """Raise LaunchError if the photos are to come from a folder in S3 in which there is nothing."""
-        root = str(spec.config["data"]["root"])
-        if root.startswith("s3://") and (problem := s3.missing(self.cloud, root)):
-            listed = commands.shell("aws", "s3", "ls", f"{root.rstrip('/').rpartition('/')[0]}/")
-            raise LaunchError(f"{problem}\nTry: data.root=<a folder that `{listed}` shows>", Cause.BAD_CONFIG)
-
-    def upload(self, plan: Plan) -> None:
-        """Send the objects of a plan that are missing in the bucket."""
-        spec, needed = plan.spec, versions(PROJECT, sent.extras(plan.spec, self.secrets))
-        settings = {**sent.settings_file(spec, self.secrets), "versions": needed}
-        for put in plan.requests[:-1]:
-            transfer.upload(self.cloud, put.parameters, spec, settings)
 
     def _within_limits(self, plan: Plan, create: Mapping[str, Any]) -> dict[str, Any]:
         """Return the request, shortened by what the run has spent of limits.max_usd, by other launchers too.
@@ -396,12 +381,6 @@ class SageMakerLauncher(JobSettings):
 
         return bucket.cleanup(self.cloud, self.layout, has_job, older_than, apply)
 
-    def name_of(self, handle: Handle) -> Sequence[str]:
-        return [str(handle), *self.cloud.option]
-
-    def folder(self, handle: Handle) -> Path | None:
-        return None  # it writes to S3; `result` and `fetch` download
-
     def _job(self, handle: Handle) -> TrainingJob:
         """Return the run's latest job. Raises LaunchError if there is none."""
         job = self.jobs.latest(handle.run_id)
@@ -428,10 +407,6 @@ class SageMakerLauncher(JobSettings):
         except LaunchError:  # its settings were deleted
             typed = ()
         return permissions.how_to_grant(job.role_arn, typed)
-
-    def _attach_or_cancel(self, handle: Handle) -> str:
-        name = self.name_of(handle)
-        return commands.one_per_line([commands.launchers("attach", *name), commands.launchers("cancel", *name)])
 
     def _unknown(self, handle: Handle) -> str:
         return f"Run {handle.run_id} was not found in {self.cloud.describe()}."

@@ -15,6 +15,7 @@ from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import SEARCH_FILE
 from launchers.aws import bucket, grants, s3, tags, transfer
 from launchers.aws.errors import code_of, errors
+from launchers.aws.on_aws import OfCloud
 from launchers.aws.policy import Identity
 from launchers.aws.results import is_of_tuner, read_spec
 from launchers.base import Capabilities, CleanupReport, Cloud
@@ -43,7 +44,7 @@ _STOPPING_S = 300  # until a stopped job's trials have ended
 
 
 @dataclass(frozen=True)
-class Tuner:
+class Tuner(OfCloud):
     """Runs a search as a tuning job. `jobs_like`: launches the training jobs that its trials are like.
 
     `python train.py -m hpo=sagemaker_tuner` uses it; conf/hpo/sagemaker_tuner.yaml explains the search's settings, and
@@ -74,10 +75,6 @@ class Tuner:
         return self.jobs_like.cloud
 
     @property
-    def answers(self) -> bool:
-        return self.cloud.answers
-
-    @property
     def wait(self) -> bool:
         return self.jobs_like.wait
 
@@ -88,10 +85,6 @@ class Tuner:
     @property
     def instances(self) -> int:
         return self.jobs_like.instances
-
-    @property
-    def poll_s(self) -> float:
-        return self.cloud.poll_s
 
     @cached_property
     def jobs(self) -> TuningJobs:
@@ -126,7 +119,7 @@ class Tuner:
         missing = self._missing(plan)
         if missing > 0:
             self.jobs_like.check_photos(spec)
-            self.jobs_like.upload(plan)
+            self.jobs_like.upload(spec, plan.requests[:-1])
             remember(Path(spec.folder), plan, self.cloud.place)
             try:
                 self._create(plan, missing, role_arn)
@@ -354,12 +347,6 @@ class Tuner:
 
         return bucket.cleanup(self.cloud, layout, has_job, older_than, apply)
 
-    def name_of(self, handle: Handle) -> Sequence[str]:
-        return [str(handle), *self.cloud.option]
-
-    def folder(self, handle: Handle) -> Path | None:
-        return None
-
     def fetch(self, handle: Handle, folder: Path | None, *, checkpoints: bool) -> Path:
         raise LaunchError(
             f"{handle} is a search.\nTry: the command that started it, which resumes it; or its best trial, whose run "
@@ -372,10 +359,6 @@ class Tuner:
         if not jobs:
             raise LaunchError(self._unknown(handle))
         return jobs[-1]
-
-    def _attach_or_cancel(self, handle: Handle) -> str:
-        name = self.name_of(handle)
-        return commands.one_per_line([commands.launchers("attach", *name), commands.launchers("cancel", *name)])
 
     def _unknown(self, handle: Handle) -> str:
         return f"Search {handle.run_id} was not found in {self.cloud.describe()}."

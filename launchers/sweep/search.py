@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from dogbreed import commands
@@ -240,8 +239,8 @@ def checked(overrides: Sequence[str], space: SearchSpace) -> tuple[Launcher, Pla
     """Return the launcher and the plan of one trial. Raises what is wrong with every trial."""
     try:
         return prepare([*overrides, *space.overrides(space.first()), "dry_run=false"])
-    except ConfigCompositionException as error:
-        unknown = re.search(r"Could not override '\+?([^']+)'", str(error))
+    except ConfigError as error:
+        unknown = re.search(r"Could not override '\+?([^']+)'", str(error.__cause__))
         if unknown is None:
             raise
         raise ConfigError(f"{unknown[1]} is not a setting.\n{known.hint(unknown[1])}") from error

@@ -37,6 +37,20 @@ def test_only_heads_on_cached_features_have_the_defaults_of_heads(typed: list[st
     assert cfg.data.grow_epochs == cfg.trainer.max_epochs
 
 
+@pytest.mark.parametrize(
+    ("typed", "scaled"),
+    [
+        (["data.batch_size=32"], False),
+        (["experiment=quickstart", "data.batch_size=32"], False),
+        (["data.batch_size=32", "model.scale_lr=true"], True),
+        (["features.mode=off"], True),
+        (["experiment=finetune"], True),
+    ],
+)
+def test_several_processes_raise_the_rate_of_a_head_only_if_they_are_told_to(typed: list[str], scaled: bool) -> None:
+    assert composed(*typed).model.scale_lr is scaled
+
+
 @pytest.mark.parametrize(("photos", "batch"), [(1, 8), (18, 8), (640, 16), (1330, 33), (6680, 64), (10**6, 64)])
 def test_the_fewer_the_photos_the_smaller_the_steps(photos: int, batch: int) -> None:
     assert usual_batch(photos) == batch

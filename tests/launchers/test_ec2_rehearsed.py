@@ -197,14 +197,18 @@ def test_what_cannot_run_is_refused_with_a_next_action_and_leaves_nothing(
 
 
 def test_a_machine_that_may_not_read_the_bucket_ends_for_good_and_says_so(
-    cloud: Rehearsal, place: Path, tmp_path: Path
+    cloud: Rehearsal, place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     launcher, plan = prepared(place, tmp_path / "run", "aws.reclaims=0", "faults.denied_to_role=[s3:GetObject]")
     launcher.submit(plan)
+    assert re.search(r"The role of the machine on EC2, \S+/dogbreed-machine, lacks permissions", caplog.text)
+    assert "  s3:GetObject on arn:aws:s3:::" in caplog.text
+    assert "Try: python -m launchers iam --apply --for " in caplog.text
     until(lambda: launcher.status(plan.handle).finished, timeout_s=300)
     status = launcher.status(plan.handle)
     assert (status.phase, status.cause) == (Phase.FAILED, Cause.PERMISSION)
     assert "the code cannot be fetched" in status.detail
+    assert "grants it to the role dogbreed-machine with: python -m launchers iam --apply" in status.next_action
     with pytest.raises(LaunchError, match="has no result"):
         launcher.result(plan.handle)
     assert nothing_is_left(launcher, plan.spec.run_id)

@@ -8,7 +8,7 @@ from hydra.errors import ConfigCompositionException
 from dogbreed.errors import ConfigError
 from launchers import prepare
 from launchers.choices import unread
-from launchers.cli.hydra_errors import message
+from launchers.hydra_errors import message
 from launchers.known import hint, near
 
 
@@ -119,3 +119,50 @@ def test_hydra_s_advice_to_add_an_unknown_setting_is_not_passed_on(monkeypatch: 
     monkeypatch.setattr("sys.argv", ["train.py", "epochs=1"])
     error = ConfigCompositionException("Could not override 'epochs'.\nTo append to your config use +epochs=1")
     assert message(error) == "epochs is not a setting.\nTry: trainer.max_epochs=1"
+
+
+# --- options, configs and folders that do not exist ---
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["launcher=nope"],
+            ["launcher=nope is not one of the choices: deploy, ec2_spot, local,", "train.py --help, which"],
+        ),
+        (["launcher=spot"], ["Try: launcher=ec2_spot or launcher=sagemaker_spot"]),
+        (["launcher=Sagemaker_Spot"], ["Try: launcher=sagemaker_spot"]),
+        (["+launcher=locl"], ["Try: launcher=local"]),
+        (["launcher=[local,x]"], ["launcher=x is not one of the choices"]),
+        (["data=drwn"], ["choices: dogimages, drawn, folder.", "Try: data=drawn"]),
+        (["model=resnet5"], ["Try: model=resnet50"]),
+        (["experiment=quikstart"], ["Try: experiment=quickstart"]),
+        (["trainer=gpu"], ["Try: trainer=default"]),
+        (["logger=wandbb"], ["Try: logger=wandb"]),
+        (["aws=reherasal"], ["Try: aws=rehearsal"]),
+        (["hpo=optun"], ["Try: hpo=optuna"]),
+        (["hpo=optuna", "hpo/sampler=tp"], ["Try: hpo/sampler=tpe"]),
+        (["launcher=deploy", "launcher/scaling=reports"], ["Try: launcher/scaling=report"]),
+        (["launcher/scaling=report"], ["Try: launcher=deploy launcher/scaling=report"]),
+        (["launcher/scalng=report"], ["Try: launcher/scaling=report"]),
+        (["--config-name=confg"], ["There is no config confg.yaml in ", "Try: --config-name=config"]),
+        (["--config-name", "nothing_like_it"], ["There is no config nothing_like_it.yaml in "]),
+        (["--config-dir=/no/such"], ["The folder of configs /no/such does not exist.\nTry: "]),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_what_is_near(words: list[str], said: list[str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        prepare([*words, f"hydra.run.dir={tmp_path}"])
+    text = str(raised.value)
+    assert [part for part in [*said, "\nTry: "] if part not in text] == []
+    assert "Config search path" not in text
+    assert "provider=" not in text
+
+
+def test_a_config_that_names_what_does_not_exist_is_named(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    content = "# @package _global_\ndefaults:\n  - override /data: dawn\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"data=dawn, which a config file names, is not one of the choices"):
+        prepare(["experiment=mine", f"hydra.searchpath=[file://{tmp_path}]", f"hydra.run.dir={tmp_path}/run"])

@@ -197,7 +197,7 @@ def test_each_action_that_either_role_lacks_is_named_with_its_resource(in_parts:
         }
         assert named == resources
         assert ("You (" in warning) == (action in grants.actions(launch))
-        assert ("The job's role" in warning) == (action in grants.actions(training))
+        assert ("The role of the training job" in warning) == (action in grants.actions(training))
 
 
 def test_what_either_role_lacks_is_asked_in_few_requests_and_once_if_it_is_nothing() -> None:
@@ -238,8 +238,16 @@ def test_a_role_that_is_not_ours_is_named_as_the_one_to_change() -> None:
     ("denied", "bucket", "texts"),
     [
         ((), "my-bucket", []),
-        (("s3:PutObject",), "my-bucket", ["You (arn:aws:sts::", "The job's role", "s3:PutObject on arn:aws:s3:::my-"]),
-        (("ecr:BatchGetImage",), "my-bucket", ["The job's role", "ecr:BatchGetImage on arn:aws:ecr:eu-west-1:763"]),
+        (
+            ("s3:PutObject",),
+            "my-bucket",
+            ["You (arn:aws:sts::", "The role of the training job", "s3:PutObject on arn:aws:s3:::my-"],
+        ),
+        (
+            ("ecr:BatchGetImage",),
+            "my-bucket",
+            ["The role of the training job", "ecr:BatchGetImage on arn:aws:ecr:eu-west-1:763"],
+        ),
         (("sagemaker:StopTrainingJob",), "my-bucket", ["You (", "sagemaker:StopTrainingJob on arn:aws:sagemaker:"]),
         (("sagemaker:CreateTrainingJob",), "my-bucket", ["(for sagemaker:InstanceTypes=ml.g4dn.xlarge)"]),
         (None, "my-bucket", ["iam:SimulatePrincipalPolicy on arn:", "AmazonSageMakerFullAccess alone"]),

@@ -457,6 +457,26 @@ def test_a_name_that_cannot_be_a_tag_or_typed_is_refused(name: str, tmp_path: Pa
         LocalLauncher().plan(spec)
 
 
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        (["lst"], "error: lst is not a command.\nTry: python -m launchers list\n"),
+        (["satus", "RUN"], "error: satus is not a command.\nTry: python -m launchers status\n"),
+        (["nothing-like-it"], "error: nothing-like-it is not a command.\nTry: python -m launchers --help\n"),
+        (["list", "--lancher", "ec2"], "error: --lancher is unknown here.\nTry: --launcher\n"),
+        (["rehearsal", "stat"], "error: stat is not a choice of start|status|stop.\nTry: status\n"),
+        (["capacity", "--shape", "dayly"], "error: dayly is not a choice of --shape.\nTry: daily\n"),
+        (["status"], "the following arguments are required: RUN\nTry: python -m launchers status --help\n"),
+    ],
+)
+def test_a_command_or_an_option_that_does_not_exist_names_the_near_ones(
+    words: list[str], printed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        verbs.main(words)
+    assert capsys.readouterr().err.endswith(printed)
+
+
 def test_doctor_refuses_a_deployment(home: Path, said: Callable[..., str]) -> None:
     (home / "deployments" / "dogs").rename(home / "runs" / "served")
     printed = said("doctor", "served", status=1)

@@ -208,7 +208,7 @@ def test_what_the_job_s_role_lacks_is_said_before_the_job_is_created_and_where_i
     action = "s3:GetObject"
     launcher, plan = prepared(place, tmp_path / "run", *TINY, f"faults.denied_to_role=[{action}]")
     launcher.submit(plan)
-    assert f"The job's role {TRAINING} lacks permissions" in caplog.text
+    assert f"The role of the training job, {TRAINING}, lacks permissions" in caplog.text
     assert f"  {action} on arn:aws:" in caplog.text
     until(lambda: launcher.status(plan.handle).finished)
     status = launcher.status(plan.handle)
