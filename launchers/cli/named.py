@@ -10,10 +10,11 @@ from typing import Any, cast
 
 from dogbreed import commands
 from dogbreed.errors import DogBreedError
-from launchers.base import Deploys, Launcher
+from launchers.base import Deploys, Launcher, Tunes
 from launchers.registry import find_run
-from launchers.runs.find import LOCAL, could_be, near
+from launchers.runs.find import LOCAL, could_be, folder_of, near
 from launchers.runs.launched import folder_here
+from launchers.runs.searches import is_search
 from launchers.status import Handle, LaunchError, Phase
 
 _ID = re.compile(r"[A-Za-z0-9-]+")  # by which SageMaker can filter
@@ -58,9 +59,10 @@ def deployment(text: str, args: argparse.Namespace) -> tuple[Deploys, Handle]:
     """Return the deployment that a person named. Raises LaunchError for a run, with what deploys it."""
     launcher, handle = found(text, args)
     if not launcher.capabilities.deploys:
+        searches = isinstance(launcher, Tunes) or (handle.launcher == LOCAL and is_search(folder_of(handle)))
+        deploy = [commands.train("launcher=deploy", "name=NAME"), commands.override("checkpoint", str(handle))]
         raise LaunchError(
-            f"{handle} is a run, not a deployment.\nTry: {commands.train('launcher=deploy', 'name=NAME')} "
-            f"{commands.override('checkpoint', str(handle))}"
+            f"{handle} is a {'search' if searches else 'run'}, not a deployment.\nTry: {' '.join(deploy)}"
         )
     return cast(Deploys, launcher), handle
 

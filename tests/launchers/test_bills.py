@@ -15,6 +15,7 @@ from launchers.cli import cost
 from launchers.cli.verbs import main
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.status import LaunchError
+from tests.support.answers import SCHEMAS, problems
 from tests.support.launcher_contract import until
 from tests.support.rehearsing import BUCKET, prepared
 
@@ -64,6 +65,8 @@ def test_trials_are_added_up_by_search_and_the_dearest_is_first() -> None:
         "By launcher: sagemaker $8.00, deploy $4.00\nBy state: succeeded $6.00, not ended $4.00, failed $2.00" in text
     )
     assert max(map(len, text.splitlines())) <= 80
+    live = [cost._Row("dogs", "deploy", "in service", 0.0, None, 4.0)]
+    assert problems(cost._facts(live, rows), SCHEMAS["cost"]) == []
 
 
 def test_a_cost_that_depends_on_the_load_is_two_amounts() -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping
@@ -22,10 +23,12 @@ from dogbreed.artifact import Artifact, Int8
 from dogbreed.inference import Predictor
 from dogbreed.model import DogBreedClassifier
 from dogbreed.run_folder import RunFolder
+from launchers.cli import doctor as doctor_command
 from launchers.cli import verbs
 from launchers.deploy import as_trained, contents, contract, doctor, environment, served
 from launchers.deploy.checks import Checks
 from launchers.status import LaunchError
+from tests.support.answers import SCHEMAS, problems
 from tests.support.serving import tiny_model
 
 LABELS = ("a", "b", "c", "d", "e")
@@ -337,6 +340,18 @@ def test_a_healthy_run_passes_and_is_served_as_in_the_image(
     assert "libtorch" not in seen["maps"]
 
 
+def test_the_examples_of_its_help_work(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(RunFolder(run).model, "model.tar.gz")
+    examples = re.findall(r"^  python -m launchers (doctor .*)$", doctor_command.EPILOG, re.MULTILINE)
+    assert examples.pop(1) == "doctor model.pth --classes NAMES.txt"  # tests/end_to_end/test_guides.py types this one
+    for example in examples:
+        assert verbs.main([str(run) if word == "runs/RUN" else word for word in example.split()]) == 0
+        assert "No problems found" in capsys.readouterr().out
+
+
 def test_findings_are_listed_with_the_table_and_as_json(
     good: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,7 +363,9 @@ def test_findings_are_listed_with_the_table_and_as_json(
     assert "error: 4 problems found:\n1. " in shown.err
     assert "labels         problem 2" in shown.out
     assert verbs.main(["doctor", str(tmp_path / "model.tar.gz"), "--json"]) == 1
-    assert len(json.loads(capsys.readouterr().out)["findings"]) == 3
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["findings"]) == 3
+    assert problems(answer, SCHEMAS["doctor"]) == []
     assert verbs.main(["doctor", str(tmp_path / "model.tar.gz"), "--env", "PORT"]) == 1
     assert "--env PORT is not a variable and its value" in capsys.readouterr().err
 

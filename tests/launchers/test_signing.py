@@ -1,17 +1,22 @@
 """The signing proxy: what comes is passed on with a signature, and only what comes from this machine's own address."""
 
 import http.client
+import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from launchers.cli import opening, verbs
 from launchers.deploy import signing
 from launchers.deploy.signing import LARGEST, SigningProxy
-from launchers.status import LaunchError
+from launchers.status import Handle, LaunchError
+from tests.support.answers import SCHEMAS, problems
 
 
 class Function(BaseHTTPRequestHandler):
@@ -130,3 +135,32 @@ def test_signatures_are_those_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
     headers = sign("POST", "https://x.lambda-url.eu-west-1.on.aws/a%20b?q=1", b"photo", {"Content-Type": "image/jpeg"})
     assert headers["Authorization"].startswith(f"AWS4-HMAC-SHA256 Credential={'A' * 20}/")
     assert "/eu-west-1/lambda/aws4_request, SignedHeaders=content-type;host;x-amz-date" in headers["Authorization"]
+
+
+def test_the_examples_of_the_command_s_help(
+    proxy: SigningProxy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handle, answered = Handle("deploy", "rehearsal", "dogs"), []
+    launcher = SimpleNamespace(url=lambda _: proxy.url, cloud=None)
+    monkeypatch.setattr(opening.named, "deployment", lambda text, args: (launcher, handle))
+    monkeypatch.setattr(signing, "signer", lambda cloud: signed)
+    serve = SigningProxy.serve
+
+    def served(self: SigningProxy) -> None:
+        """Answer one request, until Ctrl-C."""
+        thread = threading.Thread(target=serve, args=(self,))
+        thread.start()
+        answered.append(ask(self, body=b"photo"))
+        self.close()
+        thread.join()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SigningProxy, "serve", served)
+    command, curl = re.findall(r"^  (\S.*)$", opening.EPILOG, re.MULTILINE)
+    words = [*command.split()[3:], "--port", "0"]
+    assert verbs.main(words) == 0
+    assert re.fullmatch(r"dogs answers at http://127.0.0.1:\d+/ until Ctrl-C; .*\n\n", capsys.readouterr().out)
+    assert verbs.main([*words, "--json"]) == 0
+    assert problems(json.loads(capsys.readouterr().out), SCHEMAS["open"]) == []
+    assert [(status, body) for status, _, body in answered] == [(418, b"photo")] * 2
+    assert curl == f"curl --data-binary @PHOTO.jpg http://127.0.0.1:{opening.PORT}/"

@@ -73,6 +73,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     handle = Handle("toydeploy", str(tmp_path / "there"), "dogs")
     remember(tmp_path / "deployments" / "dogs", Plan(spec, handle, ()), {})
     (tmp_path / "PHOTO.jpg").write_bytes(b"\xff\xd8")
+    (tmp_path / "requests.csv").write_text("timestamp\n" + "".join(f"{second}.5\n" for second in range(600)))
     return tmp_path
 
 
@@ -354,6 +355,10 @@ def test_what_is_no_age(text: str) -> None:
         ("cleanup", []),
         ("images", []),
         ("rehearsal", ["status", "--state-dir", "cloud"]),
+        ("prices", ["--need", "gpu=1"]),
+        ("iam", ["--account", "123456789012", "--for", "launcher=ec2_spot", "aws.region=eu-west-1"]),
+        ("capacity", ["--rps", "5", "--hours", "0.1", "--slots", "3"]),
+        ("capacity", ["--rps", "5", "--hours", "0.1", "--instances", "1", "--p99-ms", "900"]),
     ],
 )
 def test_json_has_its_schema(home: Path, said: Callable[..., str], verb: str, words: list[str]) -> None:
@@ -378,6 +383,11 @@ def test_json_of_logs_and_of_watching_is_an_object_a_line(home: Path, said: Call
     assert [problems(each, SCHEMAS["status"]) for each in watched] == [[], []]
 
 
+def test_every_command_prints_json_of_a_schema() -> None:
+    assert SCHEMAS.keys() == PARSERS.keys()
+    assert [verb for verb, parser in PARSERS.items() if "--json" not in parser.format_help()] == []
+
+
 def test_an_answer_that_does_not_fit_its_schema_is_found() -> None:
     line = {"handle": "x", "attempt": True, "node": 0, "text": None, "more": 1}
     assert sorted(problems(line, SCHEMAS["logs"])) == [
@@ -395,14 +405,12 @@ PARSERS: dict[str, argparse.ArgumentParser] = next(
     for action in verbs._parser()._actions
     if isinstance(action, argparse._SubParsersAction)
 )
-ELSEWHERE = {  # examples that tests of their own execute, or that need what no test here has
-    "doctor": "tests/launchers/test_doctor.py and the guides",
-    "capacity": "tests/launchers/test_capacity.py",
+ELSEWHERE = {  # where the examples of these are executed
+    "doctor": "tests/launchers/test_doctor.py and the guides, as it needs a model",
     "explain": "tests/launchers/test_explain.py",
     "loadtest": "tests/launchers/test_loadtest.py",
-    "prices": "tests/launchers/test_prices.py",
-    "cost": "needs an account, or a rehearsal in which something has run",
-    "open": "listens until it is ended",
+    "cost": "tests/launchers/test_verbs_rehearsed.py, as it needs a cloud",
+    "open": "tests/launchers/test_signing.py, as it listens until it is ended",
 }
 MEANT = {"RUN": f"runs/{ID}", "runs/RUN": f"runs/{ID}", "NAME": "baseline", "ID": OTHER, "PHOTO.jpg": "PHOTO.jpg"}
 

@@ -1,18 +1,19 @@
 """A run that was submitted from one folder is managed from another, with nothing shared but the account."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from launchers.cli import verbs
+from launchers.cli import cost, verbs
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.status import Phase
 from tests.support.answers import SCHEMAS, problems
 from tests.support.launcher_contract import until
-from tests.support.rehearsing import prepared, rehearsal_cloud
+from tests.support.rehearsing import BUCKET, prepared, rehearsal_cloud
 
 pytestmark = pytest.mark.cloud
 
@@ -97,3 +98,13 @@ def test_a_cleanup_spares_what_a_run_in_progress_reads(
     launcher.cancel(plan.handle)
     items = json.loads(said("cleanup", "rehearsal", "--keep-days", "0", "--json"))
     assert {"run going", f"code {plan.spec.code.digest}"} <= {each["name"] for each in items}
+
+
+def test_the_examples_of_what_runs_cost(cloud: Rehearsal, said: Callable[..., str]) -> None:
+    examples = re.findall(r"^  python -m launchers (cost\b.*)$", cost.EPILOG, re.MULTILINE)
+    assert len(examples) == 3
+    for example in examples:
+        words = [BUCKET if word == "my-bucket" else word for word in example.split()]
+        words += [] if "sagemaker://rehearsal" in words else ["sagemaker://rehearsal"]
+        assert "costs money" in said(*words)
+        assert problems(json.loads(said(*words, "--json")), SCHEMAS["cost"]) == []

@@ -122,6 +122,166 @@ class RehearsalCloud(TypedDict):
     key: str | None
 
 
+class Opened(TypedDict):
+    """Of open, before it serves."""
+
+    handle: str
+    address: str  # on this machine
+    url: str  # of the function
+
+
+class Machine(TypedDict):
+    """Of prices. US dollars an hour; None where they are not known."""
+
+    type: str
+    usd: float
+    vcpus: int
+    memory_gb: float
+    gpus: int
+    gpu: str
+    gpu_memory_gb: float
+    gflops: float
+    net_gbps: float
+    as_of: str
+    source: str
+    withdrawn: bool
+    hosting_usd: float | None
+    ec2_usd: float | None
+
+
+class StillCosts(TypedDict):
+    """usd: at most; None if that is not known, or nothing limits it. least_usd: at least; None if it is not known."""
+
+    name: str
+    launcher: str
+    state: str
+    usd: float | None
+    least_usd: float | None
+
+
+class HasCost(StillCosts):
+    hours: float
+
+
+class Cost(TypedDict):
+    still_costs: list[StillCosts]
+    rows: list[HasCost]
+    by_launcher: dict[str, float]
+    by_state: dict[str, float]
+    usd: float
+
+
+class Role(TypedDict):
+    role: str
+    of: str
+    trust: dict[str, Any]
+    policy: dict[str, Any]
+    everywhere: dict[str, str]  # by action: why it is allowed on every resource
+
+
+class Roles(TypedDict):
+    """Of iam."""
+
+    account: str
+    region: str | None
+    roles: list[Role]
+
+
+class RoleChanges(TypedDict):
+    """Of iam --apply and --remove."""
+
+    changes: list[str]
+
+
+class RoleCheck(TypedDict):
+    """Of iam --check."""
+
+    identity: str
+    who: str
+    arn: str
+    problems: list[str]
+    note: str
+    lacks: list[str] | None  # None if that is not known
+
+
+class Check(TypedDict):
+    check: str
+    result: str
+
+
+class Examined(TypedDict):
+    """Of doctor."""
+
+    checks: list[Check]
+    findings: list[str]
+
+
+class Loaded(TypedDict):
+    """Of loadtest. Times are None where nothing was answered."""
+
+    url: str
+    loop: str
+    clients: int | None
+    rps: float | None
+    seconds: float
+    sent: int
+    answered: int
+    refused: float
+    statuses: dict[str, int]
+    answers_per_s: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    late_p99_ms: float | None
+    generator_cpu: float
+    kept_pace: bool
+    service_from: str
+    service_ms: list[float | None]
+    latency_ms: list[float | None]
+    sent_at_s: list[float]
+
+
+class Explained(TypedDict):
+    policies: list[dict[str, Any]]  # of what scales: its sentences, bounds and, for a policy, alarms and times
+
+
+class Judged(TypedDict):
+    """A setting of a deployment. Times are None where there are none."""
+
+    setting: str
+    refused: float
+    late: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    usd_per_month: float
+    binding_limit: str
+    instance_hours: float
+    overrides: list[str] | None  # of train.py, which deploy it; None if nothing does
+
+
+class Capacity(Judged):
+    late_ms: float
+    evidence: str
+    meets_objective: bool
+    within_budget: bool
+    requests: int
+    hours: float
+    mean_rps: float
+    peak_rps: float
+    cold_starts: int
+    repeats: int
+    usd_free_tier: float
+    break_even_rps: float | None
+    prices_as_of: str
+    seed: int
+    notes: list[str]
+    recommended: NotRequired[Judged]
+    pareto: NotRequired[list[Judged]]
+    compared: NotRequired[list[Judged]]
+    usual: NotRequired[Judged]  # with the policy's usual numbers
+
+
 SCHEMAS: dict[str, Any] = {  # of one run, where a command takes several
     "list": list[StatusOf],
     "status": StatusOf,
@@ -135,6 +295,14 @@ SCHEMAS: dict[str, Any] = {  # of one run, where a command takes several
     "cleanup": list[CleanedUp],
     "images": Images,
     "rehearsal": RehearsalCloud,
+    "open": Opened,
+    "prices": list[Machine],
+    "cost": Cost,
+    "iam": Roles | RoleChanges | list[RoleCheck],
+    "doctor": Examined,
+    "capacity": Capacity,
+    "explain": Explained,
+    "loadtest": Loaded,
 }
 
 
