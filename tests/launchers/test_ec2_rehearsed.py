@@ -1,6 +1,5 @@
 """Runs on EC2 in the rehearsal cloud: real machines that run their user data, real interruptions, the same results."""
 
-import json
 import random
 import re
 from dataclasses import replace
@@ -10,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from dogbreed.run_folder import RunFolder
-from launchers import launch, prepare
+from launchers import prepare
 from launchers.base import Launcher
 from launchers.ec2 import groups, state
 from launchers.ec2.spot import Ec2Launcher
@@ -20,10 +18,9 @@ from launchers.plan import Plan
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.spec import RunSpec
 from launchers.status import Cause, LaunchError, Phase
-from tests.support.launcher_contract import LauncherContract, until
-from tests.support.photos import tiny_settings
-from tests.support.rehearsing import BUCKET, settings
-from tests.support.runs import history, same, unclocked, weights
+from tests.support.launcher_contract import until
+from tests.support.rehearsed_runs import RehearsedRuns, assert_same_run, run_at_home
+from tests.support.rehearsing import settings
 
 pytestmark = pytest.mark.cloud
 
@@ -63,34 +60,13 @@ def good(cloud: Rehearsal, place: Path, tmp_path_factory: pytest.TempPathFactory
     return launcher, plan
 
 
-class TestEc2Launcher(LauncherContract):
-    @pytest.fixture
-    def launcher(self, good: tuple[Ec2Launcher, Plan]) -> Launcher:
-        return good[0]
-
-    @pytest.fixture
-    def spec(self, good: tuple[Ec2Launcher, Plan]) -> RunSpec:
-        return good[1].spec
+class TestEc2Launcher(RehearsedRuns):
+    def prepared(self, place: Path, home: Path, *overrides: str) -> tuple[Ec2Launcher, Plan]:
+        return prepared(place, home, *overrides)
 
     @pytest.fixture
     def wrong_spec(self, spec: RunSpec) -> RunSpec:
         return replace(spec, run_id="not/a name", folder="relative")
-
-    @pytest.fixture
-    def succeeded(self, good: tuple[Ec2Launcher, Plan]) -> Plan:
-        return good[1]
-
-    @pytest.fixture
-    def failing(self, cloud: Rehearsal, place: Path, tmp_path: Path) -> Plan:
-        cloud.client("s3").put_object(Bucket=BUCKET, Key="no-photos/readme.txt", Body=b"none here")
-        return prepared(place, tmp_path / "bad", f"data.root=s3://{BUCKET}/no-photos", "aws.reclaims=0")[1]
-
-    @pytest.fixture
-    def endless(self, place: Path, tmp_path: Path) -> Plan:
-        launcher, plan = prepared(place, tmp_path / "endless", "trainer.max_epochs=100000", "aws.reclaims=0")
-        launcher.submit(plan)
-        until(lambda: any("epoch 1/" in line.text for line in launcher.logs(plan.handle)))
-        return plan
 
     @pytest.fixture
     def left_over(self, cloud: Rehearsal, launcher: Launcher) -> str:
@@ -105,10 +81,6 @@ class TestEc2Launcher(LauncherContract):
         )
         return "group dogbreed-never-a-group, with its template and deadline"
 
-    @pytest.fixture
-    def in_use(self, good: tuple[Ec2Launcher, Plan]) -> str:
-        return f"s3://{BUCKET}/dogbreed/runs/{good[1].spec.run_id}/spec.json"
-
 
 def test_of_a_run_whose_result_is_here_nothing_is_left_in_aws(good: tuple[Ec2Launcher, Plan]) -> None:
     launcher, plan = good
@@ -120,17 +92,7 @@ def test_of_a_run_whose_result_is_here_nothing_is_left_in_aws(good: tuple[Ec2Lau
 
 @pytest.fixture(scope="module")
 def at_home(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("home") / "run"
-    launch([*tiny_settings(photos), *LONGER, f"hydra.run.dir={folder}"])
-    return folder
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    for name in ("last.ckpt", "best.ckpt"):
-        assert same(weights(one, name), weights(other, name)), name
-    assert history(one) == history(other)
-    numbers = [unclocked(json.loads(RunFolder(folder).metrics.read_text())) for folder in (one, other)]
-    assert numbers[0] == numbers[1]
+    return run_at_home(photos, tmp_path_factory.mktemp("home") / "run", *LONGER)
 
 
 @pytest.mark.parametrize("hard", [False, True])

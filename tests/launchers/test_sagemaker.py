@@ -22,7 +22,6 @@ from dogbreed.run_folder import RunFolder, write_json
 from launchers import launch, prepare
 from launchers.aws.layout import RunLocation
 from launchers.aws.results import download_search
-from launchers.base import Launcher
 from launchers.capacity_wait import CapacityWait
 from launchers.cli.download import downloaded
 from launchers.cli.verbs import main as launchers_command
@@ -34,11 +33,12 @@ from launchers.runs.find import handle_for
 from launchers.sagemaker.training import SageMakerLauncher
 from launchers.spec import RunSpec, SearchOutput
 from launchers.status import Cause, Handle, LaunchError, Phase
-from tests.support.launcher_contract import LauncherContract, until
+from tests.support.launcher_contract import until
 from tests.support.photos import tiny_settings
 from tests.support.project import TRAIN
+from tests.support.rehearsed_runs import RehearsedRuns, assert_same_run, run_at_home
 from tests.support.rehearsing import BUCKET, job_of, prepared, settings, states
-from tests.support.runs import history, same, unclocked, weights
+from tests.support.runs import history
 from tests.support.sweeps import Sweep
 
 pytestmark = pytest.mark.cloud
@@ -66,43 +66,18 @@ def test_a_run_id_is_used_again_for_the_same_settings_only(
     assert len(launcher.jobs.all(plan.spec.run_id)) == 1
 
 
-class TestSageMakerLauncher(LauncherContract):
-    @pytest.fixture
-    def launcher(self, good: tuple[SageMakerLauncher, Plan]) -> Launcher:
-        return good[0]
-
-    @pytest.fixture
-    def spec(self, good: tuple[SageMakerLauncher, Plan]) -> RunSpec:
-        return good[1].spec
+class TestSageMakerLauncher(RehearsedRuns):
+    def prepared(self, place: Path, home: Path, *overrides: str) -> tuple[SageMakerLauncher, Plan]:
+        return prepared(place, home, *overrides)
 
     @pytest.fixture
     def wrong_spec(self, spec: RunSpec) -> RunSpec:
         return replace(spec, run_id="not/a name", folder="relative")
 
     @pytest.fixture
-    def succeeded(self, good: tuple[SageMakerLauncher, Plan]) -> Plan:
-        return good[1]
-
-    @pytest.fixture
-    def failing(self, cloud: Rehearsal, place: Path, tmp_path: Path) -> Plan:
-        cloud.client("s3").put_object(Bucket=BUCKET, Key="no-photos/readme.txt", Body=b"none here")
-        return prepared(place, tmp_path / "bad", f"data.root=s3://{BUCKET}/no-photos", "aws.reclaims=0")[1]
-
-    @pytest.fixture
-    def endless(self, place: Path, tmp_path: Path) -> Plan:
-        launcher, plan = prepared(place, tmp_path / "endless", "trainer.max_epochs=100000", "aws.reclaims=0")
-        launcher.submit(plan)
-        until(lambda: any("epoch 1/" in line.text for line in launcher.logs(plan.handle)))
-        return plan
-
-    @pytest.fixture
     def left_over(self, cloud: Rehearsal) -> str:
         cloud.client("s3").put_object(Bucket=BUCKET, Key="dogbreed/runs/never-a-job/spec.json", Body=b"{}")
         return f"s3://{BUCKET}/dogbreed/runs/never-a-job/spec.json"
-
-    @pytest.fixture
-    def in_use(self, good: tuple[SageMakerLauncher, Plan]) -> str:
-        return f"s3://{BUCKET}/dogbreed/runs/{good[1].spec.run_id}/spec.json"
 
 
 # --- the same weights, wherever it runs ---
@@ -110,17 +85,7 @@ class TestSageMakerLauncher(LauncherContract):
 
 @pytest.fixture(scope="module")
 def at_home(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("home") / "run"
-    launch([*tiny_settings(photos), *LONGER, f"hydra.run.dir={folder}"])
-    return folder
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    for name in ("last.ckpt", "best.ckpt"):
-        assert same(weights(one, name), weights(other, name)), name
-    assert history(one) == history(other)
-    numbers = [unclocked(json.loads(RunFolder(folder).metrics.read_text())) for folder in (one, other)]
-    assert numbers[0] == numbers[1]
+    return run_at_home(photos, tmp_path_factory.mktemp("home") / "run", *LONGER)
 
 
 def test_on_demand_gives_the_same_weights_as_this_machine(

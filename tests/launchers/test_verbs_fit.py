@@ -5,6 +5,7 @@ No cloud is asked for more than how a thing stands, and a part of a table that c
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from launchers.local import LocalLauncher
 from launchers.sagemaker.training import SageMakerLauncher
 from launchers.sagemaker.tuner import Tuner
 from launchers.spec import RunSpec
-from launchers.status import Handle, Phase, Status
+from launchers.status import Cause, Handle, LogLine, Phase, Status
+from tests.support.answers import StatusOf, problems
 
 ID, SEARCH = "20261123-001122-x7k2", "20261122-120000-qqqq"
 KINDS = {  # how each is named
@@ -33,6 +35,12 @@ KINDS = {  # how each is named
     "EC2 run": f"ec2://eu-west-1/{ID}",
     "tuner's search": "tuner://eu-west-1/dogs-1a2b3c4d",
     "deployment": "deploy://eu-west-1/dogs",
+}
+ALL = {  # that are elsewhere
+    "SageMaker run": SageMakerLauncher,
+    "EC2 run": Ec2Launcher,
+    "tuner's search": Tuner,
+    "deployment": DeployLauncher,
 }
 _RUN, _SEARCH = "is a run, not a deployment.\nTry: ", "is a search, not a deployment.\nTry: "
 _SERVES = dict.fromkeys(("local run", "SageMaker run", "EC2 run"), _RUN) | dict.fromkeys(
@@ -107,7 +115,73 @@ def test_watching_what_has_settled_ends_at_once(home: Path, said: Callable[..., 
     assert json.loads(line)["handle"] == KINDS[kind]
 
 
+@pytest.mark.parametrize("kind", ["SageMaker run", "EC2 run", "tuner's search", "deployment"])
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_log_of_each_kind_is_chosen_by_its_end_and_by_time(
+    home: Path, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch, kind: str, timed: bool
+) -> None:
+    """EC2's lines have no times, and then there is a way out."""
+    now = datetime.now(UTC)
+    lines = [LogLine(1, 0, f"line {n}", now - timedelta(hours=n) if timed else None) for n in (3, 2, 1, 0)]
+    monkeypatch.setattr(ALL[kind], "logs", lambda self, handle, **how: iter(lines))
+    assert said("logs", KINDS[kind], "--tail", "2") == "1 | line 1\n1 | line 0\n"
+    printed = said("logs", KINDS[kind], "--since", "90m", status=0 if timed else 1)
+    assert printed == "1 | line 1\n1 | line 0\n" if timed else "have no times.\nTry: --tail N instead" in printed
+    stamp = f"{now - timedelta(hours=3):%Y-%m-%d %H:%M:%S}" if timed else " " * 19
+    assert said("logs", KINDS[kind], "-t").startswith(f"{stamp} | 1 | line 3\n")
+
+
 # --- tables ---
+
+
+@pytest.fixture
+def one_of_each(home: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A region in which one of each kind is in progress; the handles of those that were cancelled."""
+    cancelled: list[str] = []
+    ages = {"SageMaker run": 1, "EC2 run": 5, "tuner's search": 30, "deployment": 60}
+    for kind, hours in ages.items():
+        handle = Handle.parse(KINDS[kind])
+        at = (datetime.now(UTC) - timedelta(hours=hours)).isoformat()
+        phase = Phase.IN_SERVICE if kind == "deployment" else Phase.RUNNING
+        found = handle, Status(phase, started_at=at, name="mine" if kind == "EC2 run" else "", usd=1.0)
+        monkeypatch.setattr(ALL[kind], "list", lambda self, found=found, **how: iter([found]))
+
+        def cancel(self: Any, handle: Handle, *, grace_s: float = 110) -> Status:
+            cancelled.append(str(handle))
+            return Status(Phase.CANCELLED, Cause.BY_USER)
+
+        monkeypatch.setattr(ALL[kind], "cancel", cancel)
+    return cancelled
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["SageMaker run", "EC2 run", "tuner's search", "deployment"]),
+        (["--launcher", "ec2,tuner"], ["EC2 run", "tuner's search"]),
+        (["--launcher", "deploy"], ["deployment"]),
+        (["--state", "in_service"], ["deployment"]),
+        (["--name", "mine"], ["EC2 run"]),
+        (["--name", "dogs"], ["tuner's search", "deployment"]),
+        (["--newer-than", "6h"], ["SageMaker run", "EC2 run"]),
+        (["--older-than", "1d"], ["tuner's search", "deployment"]),
+        (["--older-than", "1d", "--state", "running"], ["tuner's search"]),
+    ],
+)
+def test_filters_are_of_all_kinds(
+    one_of_each: list[str], said: Callable[..., str], words: list[str], expected: list[str]
+) -> None:
+    listed = json.loads(said("list", "eu-west-1", *words, "--json"))
+    assert [each["handle"] for each in listed] == [KINDS[kind] for kind in expected]
+    assert [text for each in listed for text in problems(each, StatusOf)] == []
+
+
+def test_cancelling_all_ends_each_kind_once(one_of_each: list[str], said: Callable[..., str]) -> None:
+    assert "Try: --yes" in said("cancel", "--all", "eu-west-1", status=1)
+    assert one_of_each == []
+    answers = json.loads(said("cancel", "--all", "eu-west-1", "--yes", "--json"))
+    assert sorted(one_of_each) == sorted(KINDS[kind] for kind in ALL)
+    assert {each["phase"] for each in answers} == {"cancelled"}
 
 
 def test_runs_on_ec2_that_have_ended_are_listed_from_the_bucket(
