@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import write_text
-from launchers.aws import bills, bucket, grants, iam, s3, sent, transfer
+from launchers.aws import bills, bucket, grants, iam, s3, sent, tags, transfer
 from launchers.aws.errors import code_of, errors
 from launchers.aws.layout import Layout, archive_uri
 from launchers.aws.on_aws import OnAws
@@ -323,10 +323,12 @@ class Ec2Launcher(Ec2Settings, OnAws):
 
     def list(self, *, active_only: bool = True, name: str = "") -> Iterator[tuple[Handle, Status]]:
         """Yield the runs that have a group in the account and, without `active_only`, those in the bucket."""
-        found = dict.fromkeys(run for group in groups.find(self.cloud) if (run := names.run_of(group.name)))
+        alive = groups.find(self.cloud)
+        found = dict.fromkeys(run for group in alive if (run := names.run_of(group.name)))
+        called = {names.run_of(group.name): group.tags.get(tags.NAME, "") for group in alive}
         bucket_name = None if active_only else self.bucket or account.bucket_of_profile(self.cloud, self.machine_role)
+        layout = Layout(bucket_name or "", self.prefix)
         if bucket_name is not None:
-            layout = Layout(bucket_name, self.prefix)
             submitted = (key for key, _ in s3.objects(self.cloud, layout.uri(layout.runs)))
             runs = {key.partition("/")[0] for key in submitted if f"/{names.SUBMISSIONS}" in key}
             found |= dict.fromkeys(sorted(runs - found.keys(), reverse=True))
@@ -336,7 +338,16 @@ class Ec2Launcher(Ec2Settings, OnAws):
             handle = Handle(self.scheme, self.cloud.scope, run_id)
             status = self.status(handle)
             if status.phase is not Phase.LOST and not (active_only and status.finished):
-                yield handle, status
+                if run_id not in called:
+                    called[run_id] = self._name_of_ended(layout, run_id)
+                yield handle, replace(status, name=called[run_id])
+
+    def _name_of_ended(self, layout: Layout, run_id: str) -> str:
+        """Return what a person called a run of which only its files are left."""
+        try:
+            return str(read_spec(self.cloud, layout.run(run_id)).config.get("name") or "")
+        except LaunchError:  # its settings were deleted
+            return ""
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
         """Find, and with `apply` remove, groups and templates without a machine, and leftovers in the bucket.

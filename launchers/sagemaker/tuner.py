@@ -332,7 +332,7 @@ class Tuner(OfCloud):
         """Yield the searches in the account that were launched by this package."""
         for run_id in self.jobs.run_ids(active_only=active_only, name=name):
             handle = Handle(self.scheme, self.cloud.scope, run_id)
-            status = self.status(handle)
+            status = replace(self.status(handle), name=self.jobs.names[run_id])
             if not (active_only and status.finished):
                 yield handle, status
 

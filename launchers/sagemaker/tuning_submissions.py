@@ -22,6 +22,7 @@ class TuningJobs:
     cloud: Cloud
     _ended: dict[str, TuningJob] = field(default_factory=dict)  # by name: these do not change any more
     _counts: dict[str, int] = field(default_factory=dict)  # of the jobs that were seen, by run id
+    names: dict[str, str] = field(default_factory=dict)  # what people called the searches that were listed, by run id
 
     def all(self, run_id: str) -> list[TuningJob]:
         """Return the jobs of a search, in order."""
@@ -59,9 +60,11 @@ class TuningJobs:
         found = [summary for state in states for summary in self._summaries(**named, **state)]
         seen = set()
         for summary in sorted(found, key=lambda each: each["CreationTime"], reverse=True):
-            run_id = tags.read(self.cloud, summary["HyperParameterTuningJobArn"]).get(tags.RUN_ID)
+            labels = tags.read(self.cloud, summary["HyperParameterTuningJobArn"])
+            run_id = labels.get(tags.RUN_ID)
             if run_id and run_id not in seen:
                 seen.add(run_id)
+                self.names[run_id] = labels.get(tags.NAME, "")
                 yield run_id
 
     def _summaries(self, **filters: str) -> Iterator[dict[str, Any]]:

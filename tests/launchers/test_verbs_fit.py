@@ -212,6 +212,10 @@ def test_runs_on_ec2_that_have_ended_are_listed_from_the_bucket(
     monkeypatch.setattr("launchers.ec2.spot.account.bucket_of_profile", lambda cloud, role: "my-bucket")
     monkeypatch.setattr("launchers.ec2.spot.s3.objects", lambda cloud, uri: keys)
     monkeypatch.setattr("launchers.ec2.spot.logs.tail", lambda cloud, location: ())
+    monkeypatch.setattr(
+        "launchers.ec2.spot.read_spec",
+        lambda cloud, location: RunSpec("x", (), {"name": location.uri[-4:]}, "/x", "", None, False),
+    )
     monkeypatch.setattr(Ec2Launcher, "_again", lambda self, seen, handle: "the same command")
     assert "No runs in progress" in said("list", "eu-west-1")
     lines = said("list", "eu-west-1", "--all").splitlines()
@@ -224,7 +228,9 @@ def test_runs_on_ec2_that_have_ended_are_listed_from_the_bucket(
     assert "cccc" not in text
     assert "dddd" not in text
     failed = json.loads(said("list", "eu-west-1", "--state", "failed", "--json"))
-    assert [(each["handle"], each["cause"]) for each in failed] == [("ec2://eu-west-1/20261123-001122-bbbb", "oom")]
+    (each,) = failed
+    assert (each["handle"], each["name"]) == ("ec2://eu-west-1/20261123-001122-bbbb", "bbbb")
+    assert each["cause"] == "oom"
 
 
 def test_credentials_that_expire_before_the_second_page_hide_nothing_of_the_first(
