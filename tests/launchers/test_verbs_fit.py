@@ -201,7 +201,7 @@ def test_runs_on_ec2_that_have_ended_are_listed_from_the_bucket(
     def read(cloud: Any, layout: Any, run_id: str) -> Seen:
         if (outcome := outcomes[run_id]) is None:
             return Seen(layout, run_id, None, "")  # its submission was deleted
-        result = {"submission": 1, "attempt": 1, "outcome": outcome, "reason": "[oom] no memory", "ended": "x"}
+        result = {"submission": 1, "attempt": 1, "outcome": outcome, "reason": "[user_code] no memory", "ended": "x"}
         submission = {"number": 1, "plan": "p", "deadline": 0, "features": None, "encryption": {}}
         at = "2026-11-23T00:11:22+00:00"
         return Seen(layout, run_id, submission, at, attempts=(Attempt.of(fields),), result=result)
@@ -230,7 +230,7 @@ def test_runs_on_ec2_that_have_ended_are_listed_from_the_bucket(
     failed = json.loads(said("list", "eu-west-1", "--state", "failed", "--json"))
     (each,) = failed
     assert (each["handle"], each["name"]) == ("ec2://eu-west-1/20261123-001122-bbbb", "bbbb")
-    assert each["cause"] == "oom"
+    assert each["cause"] == "user_code"
 
 
 def test_credentials_that_expire_before_the_second_page_hide_nothing_of_the_first(
