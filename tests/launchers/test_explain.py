@@ -13,6 +13,7 @@ from launchers.cli import verbs
 from launchers.deploy import autoscaling
 from launchers.deploy.names import Names
 from launchers.deploy.scaling import Scaled
+from tests.support.answers import SCHEMAS, problems
 
 ARN = "arn:aws:autoscaling:eu-west-1:123456789012:scalingPolicy:8a2f:resource/sagemaker/{}:policyName/{}"
 VARIANT = "endpoint/dogs/variant/main"
@@ -222,7 +223,9 @@ def test_several_policies_and_what_then_holds(capsys: pytest.CaptureFixture[str]
 
 def test_json_has_the_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     documents = ({"ScalingPolicies": [OUT, BACK]}, ALARMS, TARGET)
-    (found,) = json.loads(explained(capsys, tmp_path, *documents, options=("--json",)))["policies"]
+    answer = json.loads(explained(capsys, tmp_path, *documents, options=("--json",)))
+    assert problems(answer, SCHEMAS["explain"]) == []
+    (found,) = answer["policies"]
     assert (found["least"], found["most"], found["metric"], found["kind"]) == (1, 3, "cpu", "steps")
     assert found["reaction_s"] == [20, 60]
     assert found["out"]["threshold"] == 140

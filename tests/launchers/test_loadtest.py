@@ -14,6 +14,7 @@ from launchers.cli import loadtest, verbs
 from launchers.deploy import signing
 from launchers.rehearsal.cloud import Rehearsal
 from tests.support.answering import answering
+from tests.support.answers import SCHEMAS, problems
 from tests.support.ports import reserved_port
 
 TIMING = "wait;dur=500, decode;dur=4, network;dur=16"
@@ -22,6 +23,7 @@ TIMING = "wait;dur=500, decode;dur=4, network;dur=16"
 def asked(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     assert verbs.main(["loadtest", *words, "--json"]) == 0
     facts: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert problems(facts, SCHEMAS["loadtest"]) == []
     return facts
 
 
