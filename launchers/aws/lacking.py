@@ -60,13 +60,13 @@ def _remedy(machine: Identity, typed: Sequence[str], foreign: Sequence[str], dro
         yield f"It creates {role_name('launch')} and {own}, to be used instead, and does not change {names}."
 
 
-def how_to_grant(identity: str, setting: str, role_arn: str, typed: Sequence[str]) -> str:
+def how_to_grant(identity: str, setting: str, role: str, typed: Sequence[str]) -> str:
     """Return how the role of a rented machine gets what its run needs.
 
-    identity: the name of the machine's `Identity`, and setting: its setting, which names the role. typed: the overrides
-    of the run.
+    identity: the name of the machine's `Identity`, and setting: its setting, which names the role. role: its name or
+    ARN. typed: the overrides of the run.
     """
-    name, own = name_of_role(role_arn), role_name(identity)
+    name, own = role.rpartition("/")[2], role_name(identity)
     if name == own:
         return f"An administrator grants it to the role {name} with: {grant_command(typed)}"
     return (

@@ -16,7 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from launchers.aws.account import Account
-from launchers.ec2 import amis, checks, fleet, names
+from launchers.ec2 import amis, checks, fleet, names, permissions
 from launchers.ec2.fleet import Found
 from launchers.ec2.spot import Ec2Launcher
 from launchers.ec2.user_data import MOST_BYTES, too_large, user_data
@@ -233,3 +233,17 @@ print(json.dumps([name for name in ("torch", "lightning", "boto3", "botocore", "
     words = [sys.executable, "-c", script, *COMMANDS["ec2"], "dry_run=true"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_what_the_machines_role_lacks_is_granted_by_a_command_that_fits_whose_role_it_is() -> None:
+    ours = permissions.how_to_grant(["launcher=ec2_spot", "model.lr=1"])
+    command = "python -m launchers iam --apply --for launcher=ec2_spot"
+    assert ours == f"An administrator grants it to the role dogbreed-machine with: {command}"
+    other = permissions.how_to_grant(
+        ["launcher=ec2_spot", "launcher.machine_role=arn:aws:iam::123456789012:role/p/mine"]
+    )
+    assert other.splitlines() == [
+        "Have this permission added to the role mine. Or create dogbreed-machine, which has it, with:",
+        command,
+        "and use it: launcher.machine_role=dogbreed-machine",
+    ]
