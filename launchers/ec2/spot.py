@@ -203,12 +203,12 @@ class Ec2Launcher(Ec2Settings, OnAws):
     def _described(self, seen: Seen, handle: Handle) -> Status:
         again = self._again(seen, handle)
         status = state.status_of(seen, datetime.now(UTC), again)
-        if status.phase is Phase.FAILED and status.cause is Cause.PERMISSION and seen.of_this:
-            status = replace(status, next_action=f"{self._how_to_grant(seen)}\nThen: {again}")
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
             status = replace(status, log_tail=logs.tail(self.cloud, seen.location))
             if seen.group is not None and not seen.of_this:  # no machine could write to the bucket
                 status = state.with_console(status, groups.console_tail(self.cloud, seen.group.name))
+            if state.denied_to_machine(seen, status):
+                status = replace(status, next_action=f"{self._how_to_grant(seen)}\nThen: {again}")
             if seen.attempts:  # otherwise it has left nothing
                 left = commands.launchers("download", *self.name_of(handle))
                 status = replace(status, next_action=f"{status.next_action}\nFetch what it has left: {left}")

@@ -18,6 +18,7 @@ from launchers.remote.ec2 import ATTEMPTS, RESULT, STOP
 from launchers.status import Cause, Phase, Shortage, Status
 
 _CAUSED = re.compile(r"\[(?P<cause>[a-z_]+)\] (?P<detail>.*)", re.S)  # as launchers/remote/entry.py writes it
+_ENDED_ITSELF = "the machine ended itself: "  # before it could write to the bucket
 # The first text that a group's message contains applies.
 _MESSAGES: tuple[tuple[str, Cause, str], ...] = (
     ("MaxSpotInstanceCountExceeded", Cause.QUOTA, "the quota of spot vCPUs is used up"),
@@ -254,9 +255,15 @@ def with_console(status: Status, lines: Sequence[str]) -> Status:
     return replace(
         status,
         cause=Cause.PERMISSION if denied else status.cause,
-        detail=f"the machine ended itself: {said[-1]}" if said else status.detail,
+        detail=f"{_ENDED_ITSELF}{said[-1]}" if said else status.detail,
         log_tail=tuple(lines),
     )
+
+
+def denied_to_machine(seen: Seen, status: Status) -> bool:
+    """Return whether a run failed because its machine was not permitted something, rather than whoever starts it."""
+    told = bool(seen.of_this) or status.detail.startswith(_ENDED_ITSELF)
+    return status.phase is Phase.FAILED and status.cause is Cause.PERMISSION and told
 
 
 def usd_of(seen: Seen, now: datetime) -> float | None:
