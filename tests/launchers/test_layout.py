@@ -24,7 +24,7 @@ HEAVY = ("torch", "lightning", "torchvision", "timm", "boto3", "botocore", "moto
 # The rehearsal cloud's process is built on moto. Its client, which commands import, is cloud, process and faults.
 _SERVER = (
     "access", "bucket_settings", "gateway", "identity_store", "images", "logs", "object_store", "principals",
-    "rest_calls", "s3_calls", "server", "services",
+    "rest_calls", "s3_calls", "server", "service_models", "services",
 )  # fmt: skip
 SERVER = tuple(f"launchers.rehearsal.{name}" for name in _SERVER)
 
