@@ -258,7 +258,7 @@ def test_every_part_is_found_again_under_the_name_of_its_deployment(name: str, r
     owners = {
         **dict.fromkeys(common.alarms.values(), parts._owner_of_alarm),
         **dict.fromkeys((*common.schedules.values(), *own.schedules.values()), parts._owner_of_schedule),
-        common.log_group: parts._owner_of_log_group,
+        common.log_group: next(kind.owner for kind in parts.KINDS if kind.name == "log group"),
         common.endpoint: names.deployment_of,
         own.config: parts._owner,
     }
