@@ -1,6 +1,7 @@
 """What runs, searches and deployments have cost, by the records that they leave in the bucket.
 
-PREFIX/runs/RUN/bills/JOB.json        a training job: written when it is submitted, and again once its end is known
+PREFIX/runs/RUN/bills/JOB.json        a training job, or a tuning job with all its trials: written when it is submitted,
+                                      and again once its end is known
 PREFIX/runs/RUN/attempts/N.json       a machine of EC2, as launchers/remote/ec2.py writes it
 PREFIX/runs/RUN/result.json           how a run on EC2 has ended
 PREFIX/models/NAME/bills/TIME.json    a deployment, between two of its changes
@@ -36,7 +37,7 @@ class Bill:
     usd_per_hour: at most; None without a price, and if nothing limits it. started, ended: UTC; None if it has not
     started, or its end is not known. ends_at: when it ends at the latest. seconds: that are billed; None for those
     between start and end. least_usd_per_hour: where that depends on the load. life: the same of all records since a
-    deployment was created.
+    deployment was created. trials: of a tuning job, which one record has together; 0 for anything else.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Bill:
     state: str = ""
     least_usd_per_hour: float | None = None
     life: str = ""
+    trials: int = 0
 
     @property
     def search(self) -> str:

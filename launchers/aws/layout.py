@@ -54,6 +54,12 @@ class Layout:
     bucket: str
     prefix: str
 
+    @classmethod
+    def around(cls, run: RunLocation) -> Self:
+        """Return the layout in which a run has its location."""
+        bucket, _, key = run.uri.removeprefix("s3://").partition("/")
+        return cls(bucket, key.rpartition("/runs/")[0])
+
     @property
     def runs(self) -> str:
         """The folder of all runs."""

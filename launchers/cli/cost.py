@@ -19,6 +19,7 @@ from launchers.registry import LAUNCHERS, launcher_at
 from launchers.runs.find import LOCAL
 from launchers.sagemaker import records
 from launchers.sagemaker.submissions import Submissions
+from launchers.sagemaker.tuning_submissions import TuningJobs
 from launchers.status import Handle, LaunchError, Phase, Status
 
 HELP = "Show what runs, searches and deployments have cost, and what still costs money."
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     found = list(_settled(bills.read(cloud, layout), cloud, layout))
     live = list(_live(cloud, args, found, now))
     found = [_unless_gone(bill, live, now) for bill in found]
-    rows = [*_rows(found, now, since, until), *_tuned(cloud, args, since, until)]
+    rows = _rows(found, now, since, until)
     if args.json:
         print(json.dumps(_facts(live, rows), indent=2))
     else:
@@ -94,16 +95,27 @@ def _span(text: str | None, now: datetime) -> tuple[datetime, datetime]:
 
 
 def _settled(found: Sequence[Bill], cloud: Cloud, layout: Layout) -> Iterator[Bill]:
-    """Yield the records; for training jobs whose end is not recorded, what SageMaker knows of it."""
-    jobs, asked = Submissions(cloud), dict[str, dict[str, Bill]]()
+    """Yield the records; for jobs of SageMaker's whose end is not recorded, what SageMaker knows of it."""
+    asked = dict[tuple[str, str], dict[str, Bill]]()
     for bill in found:
-        if bill.launcher != "sagemaker" or bill.ended is not None:
+        if bill.launcher not in ("sagemaker", "tuner") or bill.ended is not None:
             yield bill
             continue
-        if bill.name not in asked:
-            described = (records.of(layout, bill.name, job) for job in jobs.all(bill.name))
-            asked[bill.name] = {each.key: each for each in described}
-        yield asked[bill.name].get(bill.key, replace(bill, state="lost"))
+        run = bill.launcher, bill.name
+        if run not in asked:
+            asked[run] = {each.key: each for each in _described(cloud, layout, *run)}
+        yield asked[run].get(bill.key, replace(bill, state="lost"))
+
+
+def _described(cloud: Cloud, layout: Layout, launcher: str, run_id: str) -> Iterator[Bill]:
+    """Yield the records of all jobs of a run, or of a search by SageMaker's tuner, as SageMaker knows them now."""
+    if launcher == "tuner":
+        now = datetime.now(UTC).timestamp()
+        for tuning_job, trials in TuningJobs(cloud).with_trials(run_id):
+            yield records.of_search(layout, run_id, tuning_job, trials, now)
+    else:
+        for job in Submissions(cloud).all(run_id):
+            yield records.of(layout, run_id, job)
 
 
 # --- what still costs money ---
@@ -142,22 +154,12 @@ def _sum(amounts: Iterable[float | None]) -> float | None:
     return sum(known) if several and len(known) == len(several) else None
 
 
-def _listed(
-    scheme: str, cloud: Cloud, args: argparse.Namespace, *, active_only: bool = True
-) -> Iterable[tuple[Handle, Status]]:
+def _listed(scheme: str, cloud: Cloud, args: argparse.Namespace) -> Iterable[tuple[Handle, Status]]:
     place = {"runs_dir": args.runs_dir, "state_dir": args.state_dir, "bucket": args.bucket}
-    return launcher_at(f"{scheme}://{cloud.scope}", **place).list(active_only=active_only)
+    return launcher_at(f"{scheme}://{cloud.scope}", **place).list(active_only=True)
 
 
 # --- what it has cost ---
-
-
-def _tuned(cloud: Cloud, args: argparse.Namespace, since: datetime, until: datetime) -> Iterator[_Row]:
-    """Yield the searches of SageMaker's tuner that began in that time, of which SageMaker itself has the records."""
-    for handle, status in _listed("tuner", cloud, args, active_only=False):
-        began = datetime.fromisoformat(status.started_at) if status.started_at else None
-        if began is not None and since <= began < until and status.usd:
-            yield _Row(handle.run_id, "tuner", status.phase.replace("_", " "), 0.0, status.usd, status.usd)
 
 
 def _rows(found: Sequence[Bill], now: datetime, since: datetime, until: datetime) -> list[_Row]:
@@ -171,7 +173,8 @@ def _rows(found: Sequence[Bill], now: datetime, since: datetime, until: datetime
         usd = _sum(bill.usd(now, since, until) for bill in several)
         least = _sum(bill.least_usd(now, since, until) for bill in several)
         runs = {bill.name for bill in several}
-        title = name if runs == {name} else f"{name} ({len(runs)} trial{'s' if len(runs) > 1 else ''})"
+        trials = sum(bill.trials for bill in several) if runs == {name} else len(runs)
+        title = f"{name} ({trials} trial{'s' if trials > 1 else ''})" if trials else name
         if hours:
             rows.append(_Row(title, launcher, _state(several, now), hours, usd, least))
     return sorted(rows, key=lambda row: (-(row.usd or row.least_usd or 0.0), row.name))

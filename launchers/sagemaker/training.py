@@ -318,9 +318,8 @@ class SageMakerLauncher(JobSettings, OnAws):
         """Record what the jobs of a run have cost, once they have ended."""
         jobs = self.jobs.all(handle.run_id)
         if jobs:
-            bucket_name, key = s3.split_uri(jobs[-1].location.uri)
-            layout = Layout(bucket_name, key.partition("/runs/")[0])
-            records.end(self.cloud, layout, handle.run_id, jobs, s3.encryption(jobs[-1].kms_key))
+            encryption = s3.encryption(jobs[-1].kms_key)
+            records.end(self.cloud, Layout.around(jobs[-1].location), handle.run_id, jobs, encryption)
 
     def _share_features(self, job: TrainingJob) -> None:
         """Copy the features that the job computed to where the next run on its photos looks for them."""

@@ -16,6 +16,7 @@ from dogbreed.run_folder import SEARCH_FILE
 from launchers.aws import bucket, grants, s3, tags, transfer
 from launchers.aws.errors import code_of, errors
 from launchers.aws.on_aws import OfCloud
+from launchers.aws.layout import Layout
 from launchers.aws.policy import Identity
 from launchers.aws.results import is_of_tuner, read_spec
 from launchers.base import Capabilities, CleanupReport, Cloud
@@ -27,7 +28,7 @@ from launchers.runs.identity import refuse_another_run
 from launchers.runs.launched import home_of, remember
 from launchers.runs.names import name_findings
 from launchers.runs.search_folder import read_search
-from launchers.sagemaker import checks, permissions, tuning, tuning_limits, tuning_summary
+from launchers.sagemaker import checks, permissions, records, tuning, tuning_limits, tuning_summary
 from launchers.sagemaker.logs import Stream, names_of, new_lines
 from launchers.sagemaker.training import SageMakerLauncher
 from launchers.sagemaker.tuning_job import TunedTrial, TuningJob, best_of, counted, status_of
@@ -138,10 +139,10 @@ class Tuner(OfCloud):
         Raises LaunchError if a job is running otherwise than the plan asks, or the search has other settings.
         """
         spec, wanted = plan.spec, tuning.trials_of(plan.spec)
-        jobs = self.jobs.all(spec.run_id)
+        jobs = self.jobs.with_trials(spec.run_id)
         if not jobs:
             return wanted
-        latest = jobs[-1]
+        latest, _ = jobs[-1]
         refuse_another_run(spec, read_spec(self.cloud, latest.location), plan.handle)
         if not latest.finished:
             planned = tags.from_aws(plan.requests[-1].parameters["Tags"])[tags.PLAN]
@@ -151,7 +152,7 @@ class Tuner(OfCloud):
                     + self._attach_or_cancel(plan.handle)
                 )
             return 0
-        ended = [counted(job, its) for job, its in zip(jobs, self._trials_of(jobs), strict=True)]
+        ended = [counted(job, trials) for job, trials in jobs]
         if latest.status == "Completed" and wanted <= sum(ended[:-1]) + latest.trials:
             return 0  # it may have ended before its last trial, as the settings asked
         missing = max(0, wanted - sum(ended))
@@ -173,7 +174,12 @@ class Tuner(OfCloud):
         limits = {**config["ResourceLimits"], "MaxNumberOfTrainingJobs": missing, "MaxParallelTrainingJobs": parallel}
         limits |= tuning_limits.less_spent(request, limits, spec.config, self._spent(spec.run_id))
         request["HyperParameterTuningJobConfig"] = {**config, "ResourceLimits": limits}
-        earlier = [job.name for parent in (*spec.tuning.parents, spec.run_id) for job in self._with_trials(parent)]
+        earlier = [
+            job.name
+            for parent in (*spec.tuning.parents, spec.run_id)
+            for job, trials in self.jobs.with_trials(parent)
+            if best_of(trials, "max") is not None  # of others there is nothing to learn
+        ]
         request |= tuning.warm_start(tuple(earlier))
         if not earlier:
             request.pop("WarmStartConfig", None)
@@ -185,6 +191,8 @@ class Tuner(OfCloud):
             with errors("creating the tuning job", then=quota):
                 try:
                     client.create_hyper_parameter_tuning_job(**request)
+                    like = self.jobs_like
+                    records.begin_search(self.cloud, like.layout, spec.run_id, request, like.encryption)
                     return
                 except client.exceptions.ResourceInUse:  # another process was faster: with the same plan?
                     if self._missing(plan) == 0:
@@ -192,27 +200,14 @@ class Tuner(OfCloud):
 
     def _spent(self, run_id: str) -> float:
         """Return what the jobs of a search have cost."""
-        jobs, moment = self.jobs.all(run_id), time.time()
-        return sum(job.usd(its, moment) or 0.0 for job, its in zip(jobs, self._trials_of(jobs), strict=True))
-
-    def _with_trials(self, run_id: str) -> list[TuningJob]:
-        """Return the jobs of a search from which another one can learn."""
-        jobs = self.jobs.all(run_id)
-        return [job for job, its in zip(jobs, self._trials_of(jobs), strict=True) if best_of(its, "max") is not None]
+        moment = time.time()
+        return sum(job.usd(trials, moment) or 0.0 for job, trials in self.jobs.with_trials(run_id))
 
     # --- afterwards ---
 
     def trials(self, handle: Handle) -> list[TunedTrial]:
         """Return the trials of all jobs of a search, in the order in which they began."""
-        return [trial for each in self._trials_of(self.jobs.all(handle.run_id)) for trial in each]
-
-    def _trials_of(self, jobs: Sequence[TuningJob]) -> list[list[TunedTrial]]:
-        found: list[list[TunedTrial]] = []
-        for job in jobs:
-            first = sum(map(len, found))
-            summaries = self.jobs.trials(job.name)
-            found.append([TunedTrial.of(first + n, summary, job) for n, summary in enumerate(summaries)])
-        return found
+        return [trial for _, trials in self.jobs.with_trials(handle.run_id) for trial in trials]
 
     def spec_of(self, handle: Handle) -> RunSpec:
         """Return the spec of a search. Raises LaunchError for an unknown one."""
@@ -228,22 +223,21 @@ class Tuner(OfCloud):
 
     def look(self, handle: Handle) -> tuple[Status, list[TunedTrial]]:
         """Return the status of a search, and its trials."""
-        jobs = self.jobs.all(handle.run_id)
+        jobs = self.jobs.with_trials(handle.run_id)
         if not jobs:
             return Status(Phase.LOST, Cause.UNKNOWN, self._unknown(handle)), []
-        wanted, mode, again = sum(job.trials for job in jobs), "max", "the command that started this search"
+        wanted, mode, again = sum(job.trials for job, _ in jobs), "max", "the command that started this search"
         typed: Sequence[str] = ()
         with suppress(LaunchError):  # its settings were deleted
-            spec = self._spec_of(jobs[-1])
+            spec = self._spec_of(jobs[-1][0])
             assert spec.tuning is not None
             wanted, mode, again = tuning.trials_of(spec), spec.tuning.mode, search_command(spec)
             typed = spec.overrides
-        trials = self._trials_of(jobs)
-        status = status_of(jobs, trials, wanted=wanted, mode=mode, now=time.time(), again=again)
+        status = status_of(jobs, wanted=wanted, mode=mode, now=time.time(), again=again)
         if status.phase is Phase.FAILED and status.cause is Cause.PERMISSION:
-            grant = permissions.how_to_grant(jobs[-1].role_arn, typed)
+            grant = permissions.how_to_grant(jobs[-1][0].role_arn, typed)
             status = replace(status, next_action=f"{grant}\nThen: {again}")
-        return status, [trial for each in trials for trial in each]
+        return status, [trial for _, trials in jobs for trial in trials]
 
     def logs(
         self, handle: Handle, *, follow: bool = False, attempt: int | None = None, node: int | None = None
@@ -288,7 +282,16 @@ class Tuner(OfCloud):
         until = time.monotonic() + max(grace_s, _STOPPING_S)
         while not (status := self.status(handle)).finished and time.monotonic() < until:
             time.sleep(self.poll_s)
+        self.record(handle)
         return status
+
+    def record(self, handle: Handle) -> None:
+        """Record what the trials of a search have cost, as far as its jobs have ended."""
+        jobs = self.jobs.with_trials(handle.run_id)
+        if jobs:
+            latest, _ = jobs[-1]
+            encryption = s3.encryption(latest.kms_key)
+            records.end_search(self.cloud, Layout.around(latest.location), handle.run_id, jobs, encryption)
 
     def result(self, handle: Handle) -> RunResult:
         """Return the result that is on this machine; `python -m launchers result` and the search's command bring it."""

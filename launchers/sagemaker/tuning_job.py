@@ -182,20 +182,20 @@ def _merit(trial: TunedTrial, mode: str) -> tuple[float, float, float]:
 
 
 def status_of(
-    jobs: Sequence[TuningJob], trials: Sequence[Sequence[TunedTrial]], *, wanted: int, mode: str, now: float, again: str
+    jobs: Sequence[tuple[TuningJob, Sequence[TunedTrial]]], *, wanted: int, mode: str, now: float, again: str
 ) -> Status:
-    """Return the status of a search. jobs: one or more, in order. trials: of each of them.
+    """Return the status of a search. jobs: one or more, in order, each with its trials.
 
     wanted: how many trials the search is to have. now: seconds since 1970. again: the command that goes on with it.
     """
-    job, all_trials = jobs[-1], [trial for each in trials for trial in each]
-    wanted += sum(_is_repeated(each, trial) for each, its in zip(jobs[:-1], trials[:-1], strict=True) for trial in its)
-    costs = [each.usd(its, now) for each, its in zip(jobs, trials, strict=True)]
+    job, all_trials = jobs[-1][0], [trial for _, trials in jobs for trial in trials]
+    wanted += sum(_is_repeated(each, trial) for each, trials in jobs[:-1] for trial in trials)
+    costs = [each.usd(trials, now) for each, trials in jobs]
     here = Status(
         Phase.RUNNING if any(trial.started for trial in all_trials) else Phase.PROVISIONING,
         detail=_detail(all_trials, wanted, mode),
         attempt=len(jobs),
-        started_at=jobs[0].created.astimezone(UTC).isoformat(timespec="milliseconds"),
+        started_at=jobs[0][0].created.astimezone(UTC).isoformat(timespec="milliseconds"),
         usd=None if None in costs else sum(cost or 0.0 for cost in costs),
         job=job.name,
     )

@@ -8,7 +8,7 @@ from launchers.aws import tags
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 from launchers.sagemaker.submissions import job_name
-from launchers.sagemaker.tuning_job import TuningJob
+from launchers.sagemaker.tuning_job import TunedTrial, TuningJob
 from launchers.status import Cause, LaunchError
 
 MOST_JOBS = 99  # two digits of a job's name
@@ -41,12 +41,22 @@ class TuningJobs:
             )
         return job_name(run_id, number)
 
-    def trials(self, name: str) -> list[dict[str, Any]]:
+    def with_trials(self, run_id: str) -> list[tuple[TuningJob, list[TunedTrial]]]:
+        """Return the jobs of a search, in order, each with its trials, which are numbered through all jobs."""
+        found: list[tuple[TuningJob, list[TunedTrial]]] = []
+        first = 0
+        for job in self.all(run_id):
+            trials = [TunedTrial.of(first + n, summary, job) for n, summary in enumerate(self._summaries_of(job))]
+            found.append((job, trials))
+            first += len(trials)
+        return found
+
+    def _summaries_of(self, job: TuningJob) -> list[dict[str, Any]]:
         """Return the summaries of a job's training jobs, in the order in which they were created."""
-        request = {"HyperParameterTuningJobName": name, "SortBy": "CreationTime", "SortOrder": "Ascending"}
+        request = {"HyperParameterTuningJobName": job.name, "SortBy": "CreationTime", "SortOrder": "Ascending"}
         client, found, token = self.cloud.client("sagemaker"), list[dict[str, Any]](), dict[str, str]()
         while True:
-            with errors(f"listing the trials of {name}"):
+            with errors(f"listing the trials of {job.name}"):
                 page = client.list_training_jobs_for_hyper_parameter_tuning_job(MaxResults=_PAGE, **request, **token)
             found += page["TrainingJobSummaries"]
             if not page.get("NextToken"):

@@ -253,6 +253,7 @@ def result(tuner: Tuner, handle: Handle, status: Status | None = None) -> Search
     status = tuner.status(handle) if status is None else status
     if status.phase not in _ENDED:
         raise LaunchError(f"Search {handle} has no result: {status}", status.cause)
+    tuner.record(handle)
     if status.phase is Phase.SUCCEEDED:
         return bring_home(tuner, handle)
     note = ""

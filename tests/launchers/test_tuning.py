@@ -357,7 +357,7 @@ def test_why_a_trial_failed_is_read_out_of_the_toolkit_s_words() -> None:
 
 
 def of_search(of: TuningJob, *trials: TunedTrial) -> Status:
-    return status_of([of], [trials], wanted=8, mode="max", now=CREATED.timestamp() + 3600, again="again")
+    return status_of([(of, trials)], wanted=8, mode="max", now=CREATED.timestamp() + 3600, again="again")
 
 
 @pytest.mark.parametrize(

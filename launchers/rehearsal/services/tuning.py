@@ -50,6 +50,7 @@ class TuningJobs:
             "CreateHyperParameterTuningJob": self.create,
             "DescribeHyperParameterTuningJob": self.describe,
             "StopHyperParameterTuningJob": self.stop,
+            "DeleteHyperParameterTuningJob": self.delete,
             "ListHyperParameterTuningJobs": self.list,
             "ListTrainingJobsForHyperParameterTuningJob": self.trials,
         }
@@ -100,6 +101,16 @@ class TuningJobs:
             raise invalid(f"The request was rejected because the tuning job is in status {record.status}.")
         record.to("Stopping")
         self._runs[record.name].stop()
+        return {}
+
+    def delete(self, call: Call) -> Answer:
+        """Forget a tuning job that has ended; its training jobs stay."""
+        record = self._record(call)
+        if not record.finished:
+            raise invalid(f"The request was rejected because the tuning job is in status {record.status}.")
+        with self._lock:
+            del self._records[record.name]
+            record.remove()
         return {}
 
     def list(self, call: Call) -> Answer:

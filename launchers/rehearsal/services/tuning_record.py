@@ -69,6 +69,9 @@ class TuningRecord:
             del saved["folder"]
             write_json(self.folder / _FILE, saved)
 
+    def remove(self) -> None:
+        (self.folder / _FILE).unlink(missing_ok=True)
+
     @classmethod
     def load_all(cls, folder: Path) -> list[Self]:
         known = {each.name for each in fields(cls)}
