@@ -71,8 +71,9 @@ def _time_findings(settings: JobSettings, spec: RunSpec) -> Iterator[str]:
     yield from common_checks.waiting_findings(settings.wait_for_capacity_h)
     if settings.spot:
         if wait_s is None or wait_s < run_s:
+            seen = "null" if wait_s is None else wait_s
             yield (
-                f"launcher.max_wait_s={wait_s} must be at least launcher.max_run_s={run_s}, which it includes.\n"
+                f"launcher.max_wait_s={seen} must be at least launcher.max_run_s={run_s}, which it includes.\n"
                 f"Try: launcher.max_wait_s={2 * run_s}"
             )
         save = spec.config.get("save") or {}

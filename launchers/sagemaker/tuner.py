@@ -174,15 +174,11 @@ class Tuner(OfCloud):
         limits = {**config["ResourceLimits"], "MaxNumberOfTrainingJobs": missing, "MaxParallelTrainingJobs": parallel}
         limits |= tuning_limits.less_spent(request, limits, spec.config, self._spent(spec.run_id))
         request["HyperParameterTuningJobConfig"] = {**config, "ResourceLimits": limits}
-        earlier = [
-            job.name
-            for parent in (*spec.tuning.parents, spec.run_id)
-            for job, trials in self.jobs.with_trials(parent)
-            if best_of(trials, "max") is not None  # of others there is nothing to learn
-        ]
-        request |= tuning.warm_start(tuple(earlier))
-        if not earlier:
-            request.pop("WarmStartConfig", None)
+        earlier = [each for run in (*spec.tuning.parents, spec.run_id) for each in self.jobs.with_trials(run)]
+        drawn = [job.name for job, trials in earlier if any(trial.counts for trial in trials)]
+        request["HyperParameterTuningJobConfig"]["RandomSeed"] = tuning.seed_after(drawn, spec.tuning.seed)
+        request.pop("WarmStartConfig", None)  # of the plan, which knows no jobs
+        request |= tuning.warm_start(tuple(job.name for job, trials in earlier if best_of(trials, "max") is not None))
         kind = "spot training" if self.jobs_like.spot else "training"
         machine = request["TrainingJobDefinition"]["HyperParameterTuningResourceConfig"]["InstanceType"]
         quota = f"(the quota for these machines: `{machine} for {kind} job usage`)"

@@ -4,7 +4,8 @@ Limits: https://docs.aws.amazon.com/sagemaker/latest/dg/automatic-model-tuning-l
 """
 
 import math
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dogbreed.best_epoch import MONITORS
@@ -60,6 +61,14 @@ def warm_start(parents: tuple[str, ...]) -> dict[str, Any]:
         return {}
     named = [{"HyperParameterTuningJobName": name} for name in parents[-_MOST_PARENTS:]]
     return {"WarmStartConfig": {"ParentHyperParameterTuningJobs": named, "WarmStartType": "TransferLearning"}}
+
+
+def seed_after(jobs: Sequence[str], seed: int) -> int:
+    """Return the seed of a job. jobs: the earlier ones of its search and those that it learns from, by name.
+
+    The seed of the first one again would draw its values again.
+    """
+    return zlib.crc32(" ".join([str(seed), *jobs]).encode()) >> 1 if jobs else seed
 
 
 def trials_of(spec: RunSpec) -> int:

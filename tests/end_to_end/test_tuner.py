@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
+from launchers import prepare
 from launchers.cli.verbs import main as launchers_command
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.sagemaker.tuner import Tuner
@@ -23,6 +24,7 @@ from tests.support.photos import tiny_settings
 from tests.support.project import ROOT
 from tests.support.rehearsing import ROLES, prepared
 from tests.support.searched import said_by, tmp_path_of, trials_in
+from tests.support.tuned import asked_of_optuna
 
 pytestmark = pytest.mark.cloud
 BAD = "data.batch_size=choice(2,4,-1)"  # the trials with the last one fail
@@ -48,6 +50,23 @@ def handle_in(folder: Path) -> Handle:
 
 def begun(tuner: Tuner, handle: Handle, count: int = 1) -> bool:
     return sum(trial.started is not None for trial in tuner.trials(handle)) >= count
+
+
+def cost_of(handle: Handle, place: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return the row of a search in `python -m launchers cost`."""
+    capsys.readouterr()
+    assert launchers_command(["cost", "sagemaker://rehearsal", "--state-dir", str(place), "--json"]) == 0
+    rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["rows"]
+    (found,) = (row for row in rows if row["name"].startswith(handle.run_id))
+    return found
+
+
+def running(cloud: Rehearsal, handle: Handle) -> list[str]:
+    """Return the training jobs of a search that run."""
+    client = cloud.client("sagemaker")
+    states = ("InProgress", "Stopping")
+    found = [client.list_training_jobs(NameContains=handle.run_id, StatusEquals=state) for state in states]
+    return [each["TrainingJobName"] for page in found for each in page["TrainingJobSummaries"]]
 
 
 def job(cloud: Rehearsal, name: str) -> dict[str, Any]:
@@ -81,6 +100,8 @@ def test_a_search_comes_home_as_an_optuna_study_whatever_happens_to_its_client(
     assert launchers_command(["list"]) == 0
     assert re.search(r"sweeps/mine +tuner +running", capsys.readouterr().out)
     assert handle in [found for found, _ in tuner.list()]
+    changed = said_by(tmp_path, *command, "hpo.n_trials=5", status=1)
+    assert "is still running with other machines, code or settings" in changed
     said = said_by(tmp_path, *command)
     assert "4 trials, 2 at once, each a training job" in said
     assert "loses up to" not in said  # that is in the plan
@@ -112,16 +133,43 @@ def test_a_search_comes_home_as_an_optuna_study_whatever_happens_to_its_client(
     said_by(tmp_path, *command, "hpo.n_trials=5", "aws.reclaims=0")
     further = tuner_at(place, tmp_path / "other").jobs.all(handle.run_id)
     assert [each.trials for each in further] == [4, 1]
+    assert running(cloud, handle) == []
     answer = cloud.client("sagemaker").describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=further[1].name)
     parents = answer["WarmStartConfig"]["ParentHyperParameterTuningJobs"]
     assert parents == [{"HyperParameterTuningJobName": handle.run_id}]
-    check_home(folder, cloud, tuner_at(place, tmp_path / "other").trials(handle), handle, photos)
+    trials = tuner_at(place, tmp_path / "other").trials(handle)
+    check_home(folder, cloud, trials, handle, photos)
+    # what its trials have cost is known in any folder, also once SageMaker has forgotten the search
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    hours = sum(trial.seconds(0.0) for trial in trials) / 3600
+    row = cost_of(handle, place, capsys)
+    assert (row["launcher"], row["state"]) == ("tuner", "succeeded")
+    assert row["name"] == f"{handle.run_id} (5 trials)"
+    assert (row["hours"], row["usd"]) == (pytest.approx(hours), pytest.approx(hours * 0.115))
+    assert launchers_command(["list", "rehearsal", "--all", "--json", "--state-dir", str(place)]) == 0
+    listed = {each["handle"]: each for each in json.loads(capsys.readouterr().out)}
+    assert listed[str(handle)]["usd"] == pytest.approx(row["usd"])
+    for each in further:
+        cloud.client("sagemaker").delete_hyper_parameter_tuning_job(HyperParameterTuningJobName=each.name)
+    assert tuner_at(place, tmp_path / "other").status(handle).phase is Phase.LOST
+    assert cost_of(handle, place, capsys) == row
+    monkeypatch.chdir(tmp_path)
     # Optuna goes on with the same study
     local = [text for text in command if not text.startswith(("launcher", "aws", "hpo"))]
     optuna = ["hpo=optuna", "hpo.space=null", "hpo.study=mine", "hpo.n_trials=6", "hpo.parallel=1"]
     said = said_by(tmp_path, *local, *optuna)
     assert "resumed after 5" in said
     assert len(trials_in(folder / "study.db")) == 6
+    # with it, the same values are trained with the same config
+    run = min(folder.glob("0*/metrics.json")).parent
+    _, overrides = asked_of_optuna(*optuna, *local[1:])
+    _, plan = prepare([*overrides, *(f"{key}={text}" for key, text in trials[int(run.name)].values.items())])
+    tuned = RunSpec.from_json((run / "spec.json").read_text())
+    configs = [dict(spec.config) for spec in (plan.spec, tuned)]
+    for config in configs:
+        del config["run_id"], config["test"]  # a tuner's trials are tested at once
+        config["data"] = {**config["data"], "root": "where the photos are on that machine"}
+    assert configs[0] == configs[1]
 
 
 def check_home(folder: Path, cloud: Rehearsal, trials: list[TunedTrial], handle: Handle, photos: Path) -> None:
@@ -157,35 +205,48 @@ def check_home(folder: Path, cloud: Rehearsal, trials: list[TunedTrial], handle:
     assert (composed.data.root, composed.model.lr) == (str(photos), float(chosen.values["model.lr"]))
 
 
-def test_a_stopped_search_goes_on_with_what_is_missing_and_leaves_nothing_running(
+def test_a_stopped_search_goes_on_to_its_end_and_repeats_nothing(
     cloud: Rehearsal, place: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    endless = ["trainer.max_epochs=100000", "data.batch_size=choice(2,4)", "hpo.n_trials=2", "aws.reclaims=0"]
-    command = [*words(place, photos, *endless), "launcher.wait=false"]
-    assert "The run continues without this terminal: tuner://rehearsal/mine-" in said_by(tmp_path, *command)
+    command = words(place, photos, "hpo.n_trials=2", "hpo.parallel=1", "data.batch_size=4", "aws.reclaims=0")
+    said = said_by(tmp_path, *command, "launcher.wait=false")
+    assert "The run continues without this terminal: tuner://rehearsal/mine-" in said
     folder = tmp_path / "sweeps" / "mine"
     handle, tuner = handle_in(folder), tuner_at(place, tmp_path / "other")
-    until(lambda: {line.attempt for line in tuner.logs(handle) if "objective" in line.text} == {1, 2})
     monkeypatch.chdir(tmp_path)
-    changed = said_by(tmp_path, *command, "hpo.n_trials=3", status=1)
-    assert "is still running with other machines, code or settings" in changed
+    until(partial(begun, tuner, handle, 2))  # the first has ended, the second is starting its program
+    assert cost_of(handle, place, capsys)["state"] == "not ended"  # nobody has recorded anything: SageMaker is asked
     assert launchers_command(["download", "sweeps/mine"]) == 1
+    assert "is still running remotely" in capsys.readouterr().err
     assert launchers_command(["cancel", "sweeps/mine"]) == 0
-    assert "cancelled (by user)\n0 of 2 trials have ended" in capsys.readouterr().out
-    assert [trial.state for trial in tuner.trials(handle)] == ["cut off", "cut off"]
-    client = cloud.client("sagemaker")
-    running = client.list_training_jobs(NameContains=handle.run_id, StatusEquals="InProgress")
-    assert running["TrainingJobSummaries"] == []
-    assert launchers_command(["logs", "sweeps/mine"]) == 0
-    said = capsys.readouterr().out
-    assert {line.partition(" |")[0] for line in said.splitlines()} == {"1", "2"}
-    assert "objective 0." in said
-    # the same command: two trials are missing, and there is nothing to learn from
-    said_by(tmp_path, *command)
-    again = tuner_at(place, tmp_path / "other").jobs.all(handle.run_id)
-    assert [(each.name, each.trials) for each in again] == [(handle.run_id, 2), (f"{handle.run_id}--2", 2)]
-    assert tuner_at(place, tmp_path / "other").cancel(handle).phase is Phase.CANCELLED
+    assert "cancelled (by user)\n1 of 2 trials have ended; best 0." in capsys.readouterr().out
+    before = tuner.trials(handle)
+    assert [trial.state for trial in before] == ["complete", "cut off"]
+    assert running(cloud, handle) == []
+    stopped = cost_of(handle, place, capsys)
+    assert (stopped["name"], stopped["state"]) == (f"{handle.run_id} (2 trials)", "stopped")
+    assert launchers_command(["logs", "sweeps/mine", "--attempt", "1"]) == 0
+    assert "1 | objective 0." in capsys.readouterr().out
+    # the same command runs the trial that is missing, knows the one that has ended, and brings all home
+    said = said_by(tmp_path, *command)
+    assert "2 trials complete, 0 pruned, 0 failed" in said
+    after = tuner_at(place, tmp_path / "other")
+    assert [(each.name, each.trials) for each in after.jobs.all(handle.run_id)] == [
+        (handle.run_id, 2),
+        (f"{handle.run_id}--2", 1),
+    ]
+    trials = after.trials(handle)
+    assert [trial.state for trial in trials] == ["complete", "cut off", "complete"]
+    assert trials[:2] == before
+    assert trials[2].values != trials[0].values  # it draws on, and not the first again
+    again = {"HyperParameterTuningJobName": f"{handle.run_id}--2"}
+    described = cloud.client("sagemaker").describe_hyper_parameter_tuning_job(**again)
+    parents = described["WarmStartConfig"]["ParentHyperParameterTuningJobs"]
+    assert parents == [{"HyperParameterTuningJobName": handle.run_id}]
+    check_home(folder, cloud, trials, handle, photos)
+    assert running(cloud, handle) == []
+    assert cost_of(handle, place, capsys)["usd"] > stopped["usd"]
 
 
 def test_a_search_that_the_quota_does_not_hold_is_refused_and_leaves_nothing(

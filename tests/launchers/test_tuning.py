@@ -21,6 +21,8 @@ from omegaconf import OmegaConf
 
 from dogbreed.errors import ConfigError
 from dogbreed.progress import METRIC_PATTERNS
+from launchers.api import prepare
+from launchers.aws import sent
 from launchers.aws.actions import needs
 from launchers.plan import Plan
 from launchers.rehearsal.access import HERE
@@ -35,7 +37,7 @@ from launchers.sweep.space import read
 from launchers.sweep.tuner import _other_space, _parameter
 from tests.support.configs import CONF
 from tests.support.plans import REAL
-from tests.support.tuned import CHOICES, SPOT, STRATEGIES, asked, planned
+from tests.support.tuned import CHOICES, SPOT, STRATEGIES, asked, asked_of_optuna, planned
 
 RECORD = "DOGBREED_RECORD=1 python -m pytest tests/launchers/test_tuning.py"
 PLANS = Path(__file__).parent / "plans"
@@ -155,7 +157,7 @@ MANY = [f"+x{n}=interval(0,1)" for n in range(31)]
         (["hpo.max_run_s=60"], "hpo.max_run_s must be from 120 to 2592000"),
         (["hpo.patience=2"], "hpo.patience must be at least 3"),
         (["launcher=local"], "the launcher is another one.\nTry: launcher=sagemaker_spot"),
-        (["launcher.max_wait_s=null"], "launcher.max_wait_s=None must be at least launcher.max_run_s"),
+        (["launcher.max_wait_s=null"], "launcher.max_wait_s=null must be at least launcher.max_run_s"),
         (["hpo.n_trials=0"], "hpo.n_trials must be a whole number"),
         (["hpo.target=high"], "hpo.target must be a number, got high"),
         (["+hpo.sampler=x"], "hpo.sampler is a setting of hpo=optuna"),
@@ -205,6 +207,14 @@ def test_a_parent_of_another_space_is_named_with_what_differs() -> None:
 def test_a_grid_has_as_many_trials_as_combinations() -> None:
     config = planned(STRATEGIES["grid"]).requests[-1].parameters["HyperParameterTuningJobConfig"]
     assert config["ResourceLimits"] == {"MaxNumberOfTrainingJobs": 6, "MaxParallelTrainingJobs": 2}
+
+
+@given(st.integers(0, 2**31 - 1), st.lists(st.text("abc-0", min_size=1), max_size=5, unique=True))
+def test_a_job_that_goes_on_has_another_seed_than_those_before_it(seed: int, jobs: list[str]) -> None:
+    seeds = [tuning.seed_after(jobs[:count], seed) for count in range(len(jobs) + 1)]
+    assert seeds[0] == seed
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= each < 2**31 for each in seeds)
 
 
 # --- values, there and back ---
@@ -281,6 +291,32 @@ def test_the_objective_is_printed_after_each_epoch_and_found_in_the_log(
     found = [re.search(tuning._PATTERNS[tuning.OBJECTIVE], line) for line in lines]
     assert [float(each[1]) for each in found if each] == printed
     assert not any(re.search(pattern, line) for line in lines for pattern in METRIC_PATTERNS.values())
+
+
+def test_a_trial_is_composed_as_the_same_values_are_under_optuna(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    about = ["experiment=finetune", "seed=3", "model.optimizer=choice(adamw,sgd)"]
+    point = {"model.lr": 0.01, "model.weight_decay": 1e-5, "data.batch_size": 32, "model.label_smoothing": 0.1}
+    point |= {"model.optimizer": "sgd", "model.dropout": 0.25}
+    # on the rented machine, as launchers/remote/entry.py starts train.py
+    found = asked(*SPOT, *about)
+    given = {key: value if isinstance(value, str) else repr(value) for key, value in point.items()}
+    (tmp_path / "input/config").mkdir(parents=True)
+    (tmp_path / "input/config/hyperparameters.json").write_text(json.dumps(given))
+    monkeypatch.setenv("TRAINING_JOB_NAME", "mine-001-abcd")
+    command = sent.command(found.plan.spec, resumes=False)
+    _, there = prepare([*command.typed, *command.own, *tuned.overrides(tmp_path)])
+    # here, as a sweeper starts a trial
+    space, overrides = asked_of_optuna("hpo=optuna", *about)
+    _, here = prepare([*overrides, *space.overrides(point)])
+    assert there.spec.config["model"]["lr"] == 0.01
+    configs = [dict(each.spec.config) for each in (there, here)]
+    for config in configs:
+        del config["run_id"], config["test"]  # a tuner's trials are tested at once
+        config["data"] = {**config["data"], "root": "on that machine"}
+    assert configs[0] == configs[1]
 
 
 # --- what SageMaker answers ---

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
 import launchers.resolvers  # noqa: F401 (registers ${new_run_id:})
 from launchers.plan import Plan
-from launchers.sweep import tuner
+from launchers.sweep import search, tuner
+from launchers.sweep.space import SearchSpace
 from tests.support.configs import CONF
 from tests.support.plans import CODE, REAL
 
@@ -29,11 +31,20 @@ STRATEGIES["random"] += [*_LOSS, *_ENDS, *_NUMBERS]
 
 def asked(*words: str) -> "tuner._Search":
     """Read a search as the sweeper does."""
+    return tuner._read(_composed(words), list(words))
+
+
+def asked_of_optuna(*words: str) -> tuple[SearchSpace, tuple[str, ...]]:
+    """Return the space of a search with Optuna, and the overrides of every trial."""
+    found = search._read(_composed(words), list(words))
+    return found.space, found.overrides
+
+
+def _composed(words: Sequence[str]) -> DictConfig:
     parsed = OverridesParser.create().parse_overrides(list(words))
     fixed = [str(each.input_line) for each in parsed if not each.is_sweep_override()]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", fixed, return_hydra_config=True)
-    return tuner._read(cfg, list(words))
+        return compose("config", fixed, return_hydra_config=True)
 
 
 def planned(words: Sequence[str]) -> Plan:

@@ -1,26 +1,22 @@
 """The record of a CodeBuild build, as BatchGetBuilds shows it."""
 
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from dogbreed.run_folder import write_json
 from launchers.rehearsal.access import HERE
+from launchers.rehearsal.services.kept_record import KeptRecord
 from launchers.rehearsal.services.training_record import now
-
-_FILE = "build.json"
 
 
 @dataclass
-class Build:
-    """A build, kept in a folder of its own. project: its project as it was, with what StartBuild changed.
+class Build(KeptRecord):
+    """A build. project: its project as it was, with what StartBuild changed.
 
     denied: actions that a fault takes from its role.
     """
 
-    folder: Path
+    FILE: ClassVar[str] = "build.json"
+
     id: str  # PROJECT:UUID
     number: int
     project: dict[str, Any]
@@ -63,17 +59,6 @@ class Build:
         self.status, self.ended, self.current = status, now(), "COMPLETED"
         self.phases.append({"phaseType": "COMPLETED", "startTime": self.ended})
         self.save()
-
-    def save(self) -> None:
-        saved = asdict(self)
-        del saved["folder"]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / _FILE, saved)
-
-    @classmethod
-    def load_all(cls, folder: Path) -> Iterable[Self]:
-        for file in sorted(folder.glob(f"*/{_FILE}")):
-            yield cls(file.parent, **json.loads(file.read_bytes()))
 
     def describe(self) -> dict[str, Any]:
         keys = ("source", "artifacts", "environment", "serviceRole", "timeoutInMinutes")

@@ -1,29 +1,25 @@
 """The record of an EC2 instance, as DescribeInstances shows it, and what it costs."""
 
 import base64
-import json
-import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from dogbreed.run_folder import write_json
 from launchers.rehearsal.access import HERE
 from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.names import ACCOUNT
 from launchers.rehearsal.services.ec2_answers import fixed_id, iso, moment, tag_list
 from launchers.rehearsal.services.ec2_catalog import IMAGE_OF, spot_usd, types, usd
 from launchers.rehearsal.services.ec2_network import VPC
+from launchers.rehearsal.services.kept_record import KeptRecord
 
-_FILE = "instance.json"
 _CODES = {"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
-_writing = threading.Lock()
 
 
 @dataclass
-class Instance:
-    """One instance. folder: its own.
+class Instance(KeptRecord):
+    """One instance.
 
     data: of the launch template or request, with the instance type. number: among its group's instances, from 1.
     faults: those of the client that launched it or made its group. began, ended: on the cloud's clock, the time that is
@@ -31,7 +27,8 @@ class Instance:
     volume's key cannot be used.
     """
 
-    folder: Path
+    FILE: ClassVar[str] = "instance.json"
+
     id: str
     type: str
     zone: str
@@ -126,21 +123,9 @@ class Instance:
             self.code, self.reason = code, reason
         self.save()
 
-    def save(self) -> None:
-        with _writing:
-            saved = asdict(self)
-            del saved["folder"]
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / _FILE, saved)
-
     @classmethod
     def load_all(cls, folder: Path) -> list[Self]:
-        known = {each.name for each in fields(cls)}
-        saved = {file.parent: json.loads(file.read_bytes()) for file in sorted(folder.glob(f"*/{_FILE}"))}
-        found = [
-            cls(place, **{key: value for key, value in each.items() if key in known}) for place, each in saved.items()
-        ]
-        return sorted(found, key=lambda instance: instance.launched)
+        return sorted(super().load_all(folder), key=lambda instance: instance.launched)
 
     # --- what it costs ---
 

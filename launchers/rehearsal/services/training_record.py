@@ -1,26 +1,22 @@
 """The record of a training job, as DescribeTrainingJob shows it."""
 
-import json
-import threading
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
-from dogbreed.run_folder import write_json
 from launchers.cost.prices import spot_range
-from launchers.rehearsal.names import ACCOUNT, REGION
+from launchers.rehearsal.access import HERE
+from launchers.rehearsal.services.kept_record import KeptRecord
 
 FINISHED = ("Completed", "Failed", "Stopped")
-_FILE = "job.json"
-_writing = threading.Lock()  # a job and requests about its tags save from threads of their own
 
 
 @dataclass
-class JobRecord:
-    """A training job as DescribeTrainingJob shows it, kept in a folder of its own. Times are seconds since 1970."""
+class JobRecord(KeptRecord):
+    """A training job as DescribeTrainingJob shows it. Times are seconds since 1970."""
 
-    folder: Path
+    FILE: ClassVar[str] = "job.json"
+
     request: dict[str, Any]
     created: float
     status: str = "InProgress"
@@ -46,7 +42,7 @@ class JobRecord:
 
     @property
     def arn(self) -> str:
-        return f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:training-job/{self.name}"
+        return HERE.arn("sagemaker", f"training-job/{self.name}")
 
     @property
     def spot(self) -> bool:
@@ -69,22 +65,6 @@ class JobRecord:
         """Add time of its machines; a spot job is billed the middle of what spot machines cost."""
         self.training_s += seconds
         self.billable_s += seconds * (sum(spot_range()) / 2 if self.spot else 1.0)
-
-    def save(self) -> None:
-        with _writing:
-            saved = asdict(self)
-            del saved["folder"]
-            write_json(self.folder / _FILE, saved)
-
-    @classmethod
-    def load_all(cls, folder: Path) -> list[Self]:
-        """Return the records of all jobs below a folder, ignoring unknown keys written by other versions."""
-        known = {each.name for each in fields(cls)}
-        saved = {file.parent: json.loads(file.read_bytes()) for file in sorted(folder.glob(f"*/{_FILE}"))}
-        return [
-            cls(place, **{name: value for name, value in record.items() if name in known})
-            for place, record in saved.items()
-        ]
 
     def describe(self) -> dict[str, Any]:
         kept = {key: value for key, value in self.request.items() if key != "Tags"}

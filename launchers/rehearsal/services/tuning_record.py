@@ -1,25 +1,23 @@
 """The record of a tuning job, as DescribeHyperParameterTuningJob shows it."""
 
-import json
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from dogbreed.run_folder import write_json
 from launchers.rehearsal.access import HERE
+from launchers.rehearsal.services.kept_record import KeptRecord
 from launchers.rehearsal.services.training_record import FINISHED, JobRecord, now
 
-_FILE = "tuning.json"
-_writing = threading.Lock()  # a job and requests about its tags save from threads of their own
+_ending = threading.Lock()  # the job and a request to stop it may end it at the same time
 
 
 @dataclass
-class TuningRecord:
-    """A tuning job, kept in a folder of its own. Times are seconds since 1970. chosen: values, by training job."""
+class TuningRecord(KeptRecord):
+    """A tuning job. Times are seconds since 1970. chosen: values, by training job."""
 
-    folder: Path
+    FILE: ClassVar[str] = "tuning.json"
+
     request: dict[str, Any]
     created: float
     status: str = "InProgress"
@@ -55,31 +53,13 @@ class TuningRecord:
 
     def to(self, status: str, failure: str | None = None) -> None:
         """Change the status, and save. The final one stays."""
-        with _writing:
+        with _ending:
             if self.finished:
                 return
             self.status, self.modified = status, now()
             if status in FINISHED:
                 self.ended, self.failure = self.modified, failure
         self.save()
-
-    def save(self) -> None:
-        with _writing:
-            saved = asdict(self)
-            del saved["folder"]
-            write_json(self.folder / _FILE, saved)
-
-    def remove(self) -> None:
-        (self.folder / _FILE).unlink(missing_ok=True)
-
-    @classmethod
-    def load_all(cls, folder: Path) -> list[Self]:
-        known = {each.name for each in fields(cls)}
-        saved = {file.parent: json.loads(file.read_bytes()) for file in sorted(folder.glob(f"*/{_FILE}"))}
-        return [
-            cls(place, **{name: value for name, value in record.items() if name in known})
-            for place, record in saved.items()
-        ]
 
     def objective_of(self, job: JobRecord) -> float | None:
         """Return the last value of the objective that a training job has printed; None if there is none yet."""
