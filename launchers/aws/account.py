@@ -49,7 +49,7 @@ class Account:
 
             with errors(f"connecting to {service}"), _CREATING:
                 client = boto3.client(
-                    service, region_name=self.region, config=Config(**TIMEOUTS, user_agent_extra="dogbreed")
+                    service, region_name=self.region, config=Config(**CLIENT_SETTINGS, user_agent_extra="dogbreed")
                 )
             refuse_rehearsal(client.meta.endpoint_url)
             self._clients[service] = client
@@ -80,10 +80,11 @@ class Account:
         return f"SageMaker in {self.region}"
 
 
-TIMEOUTS: dict[str, Any] = {
+CLIENT_SETTINGS: dict[str, Any] = {
     "retries": {"mode": "standard", "total_max_attempts": 8},  # exponential backoff with jitter
     "connect_timeout": 10,
     "read_timeout": 60,
+    "max_pool_connections": 80,  # 8 transfers of files at once, of 10 parts each; others wait, with a warning
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
-from launchers.aws.account import TIMEOUTS
+from launchers.aws.account import CLIENT_SETTINGS
 from launchers.aws.errors import errors, import_boto3
 from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.names import BUCKET, FAULTS_HEADER, REGION, SESSION_HEADER, Server
@@ -88,7 +88,7 @@ class Rehearsal:
         from botocore.config import Config
 
         # no proxies: none of a company reaches this machine's loopback
-        config = Config(**TIMEOUTS, s3={"addressing_style": "path"}, proxies={})
+        config = Config(**CLIENT_SETTINGS, s3={"addressing_style": "path"}, proxies={})
         with _CREATING:
             return _session().client(
                 service, region_name=self.region, endpoint_url=server.url, config=config, **credentials

@@ -85,6 +85,7 @@ HERE = {
     "python -m launchers capacity --rps 10 --slots 4 --measured load.json": "--hours 1",
 }
 SPOT = "python train.py launcher=sagemaker_spot"
+TUNER = "python train.py -m hpo=sagemaker_tuner experiment=quickstart launcher=sagemaker_spot aws=rehearsal"
 REHEARSED = {
     "python train.py experiment=quickstart launcher=sagemaker_spot aws=rehearsal": FEW_DOGS,
     "python -m launchers rehearsal status": "",
@@ -113,9 +114,7 @@ REHEARSED = {
     "dry_run=true": "",
     "python train.py -m hpo=sagemaker_tuner experiment=finetune launcher=sagemaker_gpu launcher.bucket=my-bucket "
     "aws.role=MySageMakerRole hpo.parallel=4 dry_run=true": "",
-    "python train.py -m hpo=sagemaker_tuner experiment=quickstart launcher=sagemaker_spot aws=rehearsal": (
-        f"{FEW_DOGS} hpo.n_trials=2"
-    ),
+    f"{TUNER} hpo.n_trials=8": f"{FEW_DOGS} hpo.n_trials=2",
     "python -m launchers iam --apply --for aws=rehearsal": "",
     "python train.py experiment=quickstart launcher=ec2_spot aws=rehearsal": f"{FEW_DOGS} {LONG}",
     "python train.py launcher=ec2_spot launcher.bucket=my-bucket dry_run=true": "",
@@ -166,6 +165,8 @@ SKIPPED = {
     f"{SPOT} launcher.bucket=my-bucket aws.role=MySageMakerRole": _ACCOUNT,
     "python train.py launcher=sagemaker_gpu launcher.bucket=my-bucket aws.role=MySageMakerRole "
     "launcher.instance_type=ml.g5.xlarge": _ACCOUNT,
+    f"{TUNER} hpo.space=null 'model.lr=tag(log,interval(1e-3,1e-2))' 'model.dropout=interval(0,0.3)' "
+    "'model.label_smoothing=interval(0,0.2)' hpo.early_stopping=false hpo.n_trials=8": "test_tuner.py runs it with 5 seeds",
     "python train.py -m hpo=optuna hpo.storage=postgresql://user:password@host/database hpo.study=NAME": (
         "needs a database server; test_sweep.py starts one for two searches that share a study"
     ),

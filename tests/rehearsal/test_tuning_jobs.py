@@ -7,12 +7,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
+from launchers.rehearsal.faults import Faults, Progress
+from launchers.rehearsal.names import Server
+from launchers.rehearsal.services import training_run
+from launchers.rehearsal.services.training_ending import STOPPED
+from launchers.rehearsal.services.training_record import JobRecord
+from launchers.rehearsal.services.tuning_record import TuningRecord
+from launchers.rehearsal.services.tuning_run import training_request
 from tests.support import deployed
 from tests.support.deployed import BUCKET, ROLE
 from tests.support.launcher_contract import until
@@ -174,12 +182,17 @@ def test_a_stopped_search_leaves_nothing_running(cloud: Rehearsal) -> None:
     client = cloud.client("sagemaker")
     client.create_hyper_parameter_tuning_job(**request("stopped", trials=9, static={"seconds": "60"}))
     until(lambda: len([each for each in trials(cloud, "stopped") if "TrainingStartTime" in each]) == 2)
+    delete = partial(client.delete_hyper_parameter_tuning_job, HyperParameterTuningJobName="stopped")
+    assert "in status InProgress" in refusal(delete)
     client.stop_hyper_parameter_tuning_job(HyperParameterTuningJobName="stopped")
     until(partial(ended, cloud, "stopped"))
     assert described(cloud, "stopped")["HyperParameterTuningJobStatus"] == "Stopped"
     assert [each["TrainingJobStatus"] for each in trials(cloud, "stopped")] == ["Stopped", "Stopped"]
     again = refusal(partial(client.stop_hyper_parameter_tuning_job, HyperParameterTuningJobName="stopped"))
     assert "in status Stopped" in again
+    delete()
+    assert "can't find a tuning job with name stopped" in refusal(partial(described, cloud, "stopped"))
+    assert len(client.list_training_jobs(NameContains="stopped")["TrainingJobSummaries"]) == 2
 
 
 def test_trials_that_fall_behind_are_stopped(cloud: Rehearsal) -> None:
@@ -193,6 +206,20 @@ def test_trials_that_fall_behind_are_stopped(cloud: Rehearsal) -> None:
     )
     assert job["HyperParameterTuningJobStatus"] == "Completed"
     assert len(found) == 9
+
+
+def test_a_trial_that_is_stopped_while_it_waits_for_another_machine_keeps_its_objective(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_run, "may_log", lambda *args: True)
+    search = TuningRecord(tmp_path, request("x"), 0.0)
+    trial = JobRecord(tmp_path / "x", training_request(search, "x-001", {"x": "0.5", "kind": "good"}), 0.0)
+    store: Any = SimpleNamespace(role=None)
+    run = training_run.JobRun(trial, store, Server("", ""), Faults(), no_capacity=False)
+    run._read("objective 0.25", Progress())
+    run._end(STOPPED)
+    assert trial.status == "Stopped"
+    assert search.objective_of(trial) == 0.25
 
 
 def test_a_search_ends_at_its_target_or_without_progress(cloud: Rehearsal) -> None:

@@ -23,7 +23,6 @@ class KeptRecord:
         with _writing:
             saved = asdict(self)
             del saved["folder"]
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / self.FILE, saved)
 
     def remove(self) -> None:

@@ -149,10 +149,6 @@ class JobRun(threading.Thread):
                 return failed(f"ClientError: Artifact upload failed: AccessDenied: {refused.text}")
             finally:
                 self.job.bill(time.monotonic() - began)
-        moment = now()
-        self.job.metrics = [
-            {"MetricName": name, "Value": values[-1], "Timestamp": moment} for name, values in self._values.items()
-        ]
         return ending_of(outcome, self._hosts, failed_first)
 
     def _without_capacity(self) -> Ending:
@@ -166,7 +162,11 @@ class JobRun(threading.Thread):
         return None if self._abandoned.is_set() else STOPPED
 
     def _end(self, ending: Ending) -> None:
+        moment = now()
         with self._changing:
+            self.job.metrics = [  # of all attempts, however the last one ended
+                {"MetricName": name, "Value": values[-1], "Timestamp": moment} for name, values in self._values.items()
+            ]
             keep(self.job, self.faults.quotas)
             if ending.status == "Failed":
                 self.job.failure = ending.message

@@ -104,7 +104,7 @@ class TuningJobs:
         return {}
 
     def delete(self, call: Call) -> Answer:
-        """Forget a tuning job that has ended; its training jobs stay."""
+        """Forget a tuning job; its training jobs stay. AWS does not say what becomes of one that runs: refused here."""
         record = self._record(call)
         if not record.finished:
             raise invalid(f"The request was rejected because the tuning job is in status {record.status}.")
