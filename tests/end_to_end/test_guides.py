@@ -166,7 +166,7 @@ SKIPPED = {
     "python train.py launcher=sagemaker_gpu launcher.bucket=my-bucket aws.role=MySageMakerRole "
     "launcher.instance_type=ml.g5.xlarge": _ACCOUNT,
     f"{TUNER} hpo.space=null 'model.lr=tag(log,interval(1e-3,1e-2))' 'model.dropout=interval(0,0.3)' "
-    "'model.label_smoothing=interval(0,0.2)' hpo.early_stopping=false hpo.n_trials=8": "test_tuner.py runs it with 5 seeds",
+    "'model.label_smoothing=interval(0,0.2)' hpo.early_stopping=false hpo.n_trials=8": "test_tuner.py runs it",
     "python train.py -m hpo=optuna hpo.storage=postgresql://user:password@host/database hpo.study=NAME": (
         "needs a database server; test_sweep.py starts one for two searches that share a study"
     ),
