@@ -437,7 +437,9 @@ def test_what_failed_when_nothing_succeeded_is_run_again_and_what_failed_besides
     assert counted(job("Failed", FailureReason="No training job succeeded."), trials) == 0
     assert counted(job("Completed"), [*trials, trial(2)]) == 3
     jobs, its = [job("Failed"), job("Completed")], [trials, [trial(2), trial(3)]]
-    status = status_of(jobs, its, wanted=2, mode="max", now=CREATED.timestamp() + 3600, again="again")
+    status = status_of(
+        list(zip(jobs, its, strict=True)), wanted=2, mode="max", now=CREATED.timestamp() + 3600, again="again"
+    )
     assert status.detail.startswith("4 of 4 trials have ended, 2 failed")
 
 
