@@ -175,7 +175,7 @@ class Tuner(OfCloud):
         limits |= tuning_limits.less_spent(request, limits, spec.config, self._spent(spec.run_id))
         request["HyperParameterTuningJobConfig"] = {**config, "ResourceLimits": limits}
         earlier = [each for run in (*spec.tuning.parents, spec.run_id) for each in self.jobs.with_trials(run)]
-        drawn = [job.name for job, trials in earlier if counted(job, trials)]
+        drawn = [job.seed for job, trials in earlier if counted(job, trials)]
         request["HyperParameterTuningJobConfig"]["RandomSeed"] = tuning.seed_after(drawn, spec.tuning.seed)
         request.pop("WarmStartConfig", None)  # of the plan, which knows no jobs
         request |= tuning.warm_start(tuple(job.name for job, trials in earlier if best_of(trials, "max") is not None))

@@ -63,12 +63,12 @@ def warm_start(parents: tuple[str, ...]) -> dict[str, Any]:
     return {"WarmStartConfig": {"ParentHyperParameterTuningJobs": named, "WarmStartType": "TransferLearning"}}
 
 
-def seed_after(jobs: Sequence[str], seed: int) -> int:
-    """Return the seed of a job. jobs: the earlier ones of its search and those that it learns from, by name.
+def seed_after(earlier: Sequence[int], seed: int) -> int:
+    """Return the seed of a job. earlier: those of the earlier jobs of its search and of the jobs that it learns from.
 
-    The seed of the first one again would draw its values again.
+    The seed of an earlier one again would draw its values again.
     """
-    return zlib.crc32(" ".join([str(seed), *jobs]).encode()) >> 1 if jobs else seed
+    return zlib.crc32(" ".join(map(str, [seed, *earlier])).encode()) >> 1 if earlier else seed
 
 
 def trials_of(spec: RunSpec) -> int:

@@ -35,6 +35,7 @@ class TuningJob:
     created: datetime
     ended: datetime | None
     trials: int
+    seed: int
     role_arn: str
     instance_type: str
     instances: int
@@ -57,6 +58,7 @@ class TuningJob:
             created=answer["CreationTime"],
             ended=answer.get("HyperParameterTuningEndTime"),
             trials=int(limits.get("MaxNumberOfTrainingJobs", 0)),
+            seed=int(answer["HyperParameterTuningJobConfig"].get("RandomSeed", 0)),
             role_arn=trial.get("RoleArn", ""),
             instance_type=resources.get("InstanceType", ""),
             instances=int(resources.get("InstanceCount", 1)),

@@ -130,9 +130,9 @@ def test_a_search_comes_home_as_an_optuna_study_whatever_happens_to_its_client(
     (tmp_path / "moved").rename(folder)
     monkeypatch.chdir(tmp_path)
     # more trials are a further job, which learns from the first
-    said_by(tmp_path, *command, "hpo.n_trials=5", "aws.reclaims=0")
+    said_by(tmp_path, *command, "hpo.n_trials=6", "aws.reclaims=0")
     further = tuner_at(place, tmp_path / "other").jobs.all(handle.run_id)
-    assert [each.trials for each in further] == [4, 1]
+    assert [each.trials for each in further] == [4, 2]
     assert running(cloud, handle) == []
     answer = cloud.client("sagemaker").describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=further[1].name)
     parents = answer["WarmStartConfig"]["ParentHyperParameterTuningJobs"]
@@ -144,7 +144,7 @@ def test_a_search_comes_home_as_an_optuna_study_whatever_happens_to_its_client(
     hours = sum(trial.seconds(0.0) for trial in trials) / 3600
     row = cost_of(handle, place, capsys)
     assert (row["launcher"], row["state"]) == ("tuner", "succeeded")
-    assert row["name"] == f"{handle.run_id} (5 trials)"
+    assert row["name"] == f"{handle.run_id} (6 trials)"
     assert (row["hours"], row["usd"]) == (pytest.approx(hours), pytest.approx(hours * 0.115))
     assert launchers_command(["list", "rehearsal", "--all", "--json", "--state-dir", str(place)]) == 0
     listed = {each["handle"]: each for each in json.loads(capsys.readouterr().out)}
@@ -156,10 +156,10 @@ def test_a_search_comes_home_as_an_optuna_study_whatever_happens_to_its_client(
     monkeypatch.chdir(tmp_path)
     # Optuna goes on with the same study
     local = [text for text in command if not text.startswith(("launcher", "aws", "hpo"))]
-    optuna = ["hpo=optuna", "hpo.space=null", "hpo.study=mine", "hpo.n_trials=6", "hpo.parallel=1"]
+    optuna = ["hpo=optuna", "hpo.space=null", "hpo.study=mine", "hpo.n_trials=7", "hpo.parallel=1"]
     said = said_by(tmp_path, *local, *optuna)
-    assert "resumed after 5" in said
-    assert len(trials_in(folder / "study.db")) == 6
+    assert "resumed after 6" in said
+    assert len(trials_in(folder / "study.db")) == 7
     # with it, the same values are trained with the same config
     run = min(folder.glob("0*/metrics.json")).parent
     _, overrides = asked_of_optuna(*optuna, *local[1:])

@@ -209,12 +209,15 @@ def test_a_grid_has_as_many_trials_as_combinations() -> None:
     assert config["ResourceLimits"] == {"MaxNumberOfTrainingJobs": 6, "MaxParallelTrainingJobs": 2}
 
 
-@given(st.integers(0, 2**31 - 1), st.lists(st.text("abc-0", min_size=1), max_size=5, unique=True))
-def test_a_job_that_goes_on_has_another_seed_than_those_before_it(seed: int, jobs: list[str]) -> None:
-    seeds = [tuning.seed_after(jobs[:count], seed) for count in range(len(jobs) + 1)]
-    assert seeds[0] == seed
+@given(st.integers(0, 2**31 - 1))
+def test_a_job_that_goes_on_has_another_seed_than_those_before_it(seed: int) -> None:
+    seeds = [tuning.seed_after([], seed)]
+    assert seeds == [seed]
+    for _ in range(5):
+        seeds.append(tuning.seed_after(seeds, seed))
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= each < 2**31 for each in seeds)
+    assert tuning.seed_after(seeds[1:2], seed) not in seeds[:2]  # one that learns from what has learned from another
 
 
 # --- values, there and back ---
