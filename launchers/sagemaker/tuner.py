@@ -15,8 +15,8 @@ from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import SEARCH_FILE
 from launchers.aws import bucket, grants, s3, tags, transfer
 from launchers.aws.errors import code_of, errors
-from launchers.aws.on_aws import OfCloud
 from launchers.aws.layout import Layout
+from launchers.aws.on_aws import OfCloud
 from launchers.aws.policy import Identity
 from launchers.aws.results import is_of_tuner, read_spec
 from launchers.base import Capabilities, CleanupReport, Cloud
