@@ -255,7 +255,7 @@ def _dry(asked: _Search, trials: str, plan: str) -> str:
         f"  storage   {hidden(asked.study.storage)}",
         f"  folder    {asked.folder}",
         *(f"  {'limit' if n == 0 else '':<9} {line}" for n, line in enumerate(str(asked.budget).splitlines())),
-        *(f"  {key}  {parameter}" for key, parameter in asked.space.parameters.items()),
+        *asked.space.lines(),
         plan,
     ]
     return "\n".join(lines)

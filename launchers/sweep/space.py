@@ -39,6 +39,11 @@ class Number:
     log: bool = False
     step: float | None = None
 
+    def __str__(self) -> str:
+        """Return the range as the plan of a search shows it."""
+        steps = "" if self.step is None else f" in steps of {self.step:g}"
+        return f"{self.low:g} to {self.high:g}{steps}{', on a log scale' if self.log else ''}{', whole' * self.whole}"
+
     def override(self, value: Value) -> str:
         return repr(int(cast(int, value)) if self.whole else float(cast(float, value)))
 
@@ -48,6 +53,10 @@ class Choice:
     """One of several values. texts: the values as they are written after Hydra's `key=`."""
 
     texts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return the values as the plan of a search shows them."""
+        return ", ".join(self.texts)
 
     def override(self, value: Value) -> str:
         return next(text for text in self.texts if repr(_plain(text)) == repr(value))  # NaN equals itself here
@@ -73,6 +82,11 @@ class SearchSpace:
     def overrides(self, values: Mapping[str, Value]) -> list[str]:
         """Return the Hydra overrides for one point of the space."""
         return [f"{key}={parameter.override(values[key])}" for key, parameter in self.parameters.items()]
+
+    def lines(self) -> list[str]:
+        """Return a line for each parameter, as the plan of a search shows them."""
+        width = max(map(len, self.parameters), default=0)
+        return [f"  {key:<{width}}  {parameter}" for key, parameter in self.parameters.items()]
 
     def large_fractions(self) -> dict[str, Number]:
         """Return the parameters that any number is drawn for, up to more than 1: these may be meant to be whole."""

@@ -221,7 +221,7 @@ def _dry(asked: _Search) -> str:
         f"Plan for the search {about.name}",
         f"  objective {about.monitor}, {about.direction}",
         f"  folder    {asked.study.folder}",
-        *(f"  {key}  {parameter}" for key, parameter in asked.space.parameters.items()),
+        *asked.space.lines(),
         str(asked.plan),
     ]
     return "\n".join(lines)

@@ -190,3 +190,13 @@ def test_a_fraction_is_searched_among_fractions(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     space, fixed = read(["model.lr=interval(1,5)", "model.warmup=interval(0,0.3)", "trainer.gradient_clip_val=1,2"], {})
     assert list(whole_findings(fixed, space)) == []
+
+
+def test_a_space_is_shown_as_a_person_would_write_it() -> None:
+    log, few = Number(1e-4, 0.1, log=True), Choice(("16", "32"))
+    space = SearchSpace({"model.lr": log, "seed": Number(0, 8, whole=True, step=2), "data.batch_size": few})
+    assert space.lines() == [
+        "  model.lr         0.0001 to 0.1, on a log scale",
+        "  seed             0 to 8 in steps of 2, whole",
+        "  data.batch_size  16, 32",
+    ]
