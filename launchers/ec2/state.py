@@ -219,7 +219,9 @@ def _without_group(seen: Seen, here: Status, now: datetime, again: str) -> Statu
         return replace(here, phase=Phase.CANCELLED, cause=Cause.BY_USER, detail="stopped on request", next_action=hint)
     here = replace(here, phase=Phase.FAILED, next_action=f"Resume it with: {again}")
     limit = str(seen.submission.get("limit", "launcher.deadline_h"))
-    over = now.timestamp() > float(seen.submission["deadline"]) - 1
+    # only its scheduled action takes a group's maximum down to 0, by AWS's clock, from which this machine's may differ
+    ended_on_time = seen.group is not None and seen.group.maximum == 0
+    over = ended_on_time or now.timestamp() > float(seen.submission["deadline"]) - 1
     if over and not seen.of_this:
         return replace(
             here,

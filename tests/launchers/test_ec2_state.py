@@ -86,6 +86,12 @@ def test_after_the_deadline_a_run_without_any_machine_lacked_capacity_and_anothe
     assert (stopped.phase, stopped.cause, stopped.shortage) == (Phase.FAILED, Cause.TIME_LIMIT, None)
 
 
+def test_a_group_that_its_scheduled_action_has_ended_tells_so_to_a_machine_whose_clock_is_late() -> None:
+    ended = replace(IDLE, maximum=0)
+    assert state.status_of(seen(group=ended), NOW, AGAIN).cause is Cause.CAPACITY
+    assert state.status_of(seen(group=ended, attempts=(attempt(3),)), NOW, AGAIN).cause is Cause.TIME_LIMIT
+
+
 def test_what_a_machine_said_on_its_console_is_the_reason_of_a_run_that_wrote_nothing() -> None:
     status = state.status_of(seen(group=IDLE), NOW, AGAIN)
     lines = ["boot", "botocore ... (403) AccessDenied", "dogbreed: the code cannot be fetched from s3://b/x"]
