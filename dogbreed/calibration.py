@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_HIGHEST = 1e12  # probabilities are equal to 6 digits long before
+_MOST_SPREADS = 1e3  # probabilities are equal to 3 digits there, and float32 still tells the classes apart
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -14,7 +14,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     N photos cannot prove more than a certain confidence, and without any error the likelihood has no optimum. So the
     temperature is raised until the mean confidence on these photos is at most (right + 1) / (N + 2), Laplace's rule of
-    succession; or as far as possible, if that is less than the 1 / classes that equal probabilities state.
+    succession; or until all probabilities are about 1 / classes, if that is more.
     """
     logits = logits.double()
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -39,7 +39,10 @@ def _bounded(temperature: float, logits: Tensor, labels: Tensor) -> float:
     if not _mean_confidence(logits, temperature) > most:  # NaN if the network's outputs are
         return temperature
     low, high = temperature, 2 * temperature
-    while _mean_confidence(logits, high) > most and high < _HIGHEST:  # it falls with the temperature
+    highest = _MOST_SPREADS * float((logits.amax(-1) - logits.amin(-1)).max())
+    while _mean_confidence(logits, high) > most:  # it falls with the temperature
+        if high >= highest:
+            return max(temperature, highest)
         low, high = high, 2 * high
     for _ in range(50):
         middle = (low * high) ** 0.5

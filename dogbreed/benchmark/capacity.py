@@ -45,9 +45,9 @@ def _rows(setup: Setup) -> Sequence[Row]:
 BENCHMARK = Benchmark(
     name="capacity",
     about=(
-        f"`python -m launchers capacity` with a million requests at {RPS} a second, from the command to its end, on "
-        "one core: of a Lambda with 40 slots, of an endpoint with 18 instances, and of 4 to 20 instances that follow a "
-        "policy, behind a Lambda."
+        f"A million requests in the planner, {RPS} a second, from the start of `python -m launchers capacity` to its "
+        "end, on one core: of a Lambda with 40 slots, of an endpoint with 18 "
+        "instances, and of 4 to 20 instances that follow a policy, behind a Lambda."
     ),
     repeats=3,
     prepare=_prepare,

@@ -1,6 +1,5 @@
 """Hand a training job to the SageMaker SDK: its `ModelTrainer` creates the job that a plan describes."""
 
-import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,7 @@ def to_model_trainer(plan: Plan, sagemaker_session: "Session | None" = None) -> 
         ) from error
     algorithm, resources = job["AlgorithmSpecification"], job["ResourceConfig"]
     # `exec`: the machine's program takes the place of the shell that the SDK starts, and gets its signals
-    command = f"exec {shlex.join(algorithm['ContainerEntrypoint'])}"
+    command = f"exec {commands.shell(*algorithm['ContainerEntrypoint'])}"
     trainer = ModelTrainer(
         sagemaker_session=sagemaker_session or _session(plan, job),
         role=role_in_plan(job["RoleArn"]),

@@ -125,6 +125,7 @@ REHEARSED = {
     "python -m launchers loadtest dogs --rps 3 --seconds 10": "--seconds 2",
     "python -m launchers explain dogs": "",
     "python -m launchers status dogs": "",
+    "python -m launchers logs dogs": "",
     "python -m launchers rollback dogs": "",
     "python -m launchers cancel dogs": "",
     "python train.py launcher=deploy launcher.variant=lambda aws=rehearsal name=dogs checkpoint=runs/RUN": "",

@@ -121,7 +121,7 @@ class TestBadInput:
         ("words", "expected"),
         [
             (["model.lrr=1"], "Try: model.lr=1"),
-            (["data=nope"], "Available options in 'data'"),
+            (["data=nope"], "data=nope is not one of the choices: dogimages, drawn, folder."),
             (["data=folder", "model.lr=???"], "2 values are missing: data.root, model.lr"),
             (["resume=runs/nope"], "no run folder runs/nope"),
             (["run_id=a_b"], "is not a valid run id"),

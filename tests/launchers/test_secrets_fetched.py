@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
 from launchers import prepare
-from launchers.aws import sent
+from launchers.aws import lacking, sent
 from launchers.aws.access import Decision, decide
 from launchers.aws.policy import document
 from launchers.aws.secret_arns import SecretArn, findings, grants
@@ -133,7 +133,7 @@ def test_a_plan_names_the_secret_its_permission_and_what_fetches_it(tmp_path: Pa
     assert "secretsmanager" not in rows["permissions"]  # the person who launches need not read them
     assert plan.requests[-1].parameters["Environment"]["DOGBREED_SECRET_OTHER"] == PARAMETER
     assert "aws" in sent.extras(plan.spec, launcher.secrets)  # boto3, which the image may lack
-    words = permissions.grant_command(plan.spec.overrides)
+    words = lacking.grant_command(plan.spec.overrides)
     assert "launcher.secrets=" in words
 
 
