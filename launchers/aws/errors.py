@@ -88,11 +88,12 @@ def errors(doing: str, *, then: str = "") -> Iterator[None]:
     import_boto3()
     from boto3.exceptions import S3UploadFailedError as UploadOfClientError
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
     from s3transfer.exceptions import S3UploadFailedError
 
     try:
         yield
-    except (ClientError, BotoCoreError, S3UploadFailedError, UploadOfClientError) as error:
+    except (ClientError, BotoCoreError, ResponseParserError, S3UploadFailedError, UploadOfClientError) as error:
         raise translated(error, doing, then) from error
 
 
@@ -101,10 +102,11 @@ def network_errors(doing: str) -> Iterator[None]:
     """Turn errors of the connection into a LaunchError; AWS's own answers pass, for the caller to handle."""
     import_boto3()
     from botocore.exceptions import BotoCoreError
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:
         raise translated(error, doing) from error
 
 
@@ -206,6 +208,7 @@ def _code_and_message(error: Exception) -> tuple[str, str]:
 def _meaning(error: Exception, code: str) -> tuple[Cause, str, str]:
     """Return the cause, what the error means and what to try. code: AWS's own, if it answered."""
     from botocore import exceptions
+    from botocore.parsers import ResponseParserError
 
     match error:
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError() | exceptions.ProfileNotFound():
@@ -214,7 +217,7 @@ def _meaning(error: Exception, code: str) -> tuple[Cause, str, str]:
             return _ERRORS["ExpiredToken"]
         case exceptions.NoRegionError():
             return Cause.BAD_CONFIG, "No AWS region is configured.", "Try: aws.region=eu-west-1, or AWS_REGION"
-        case exceptions.HTTPClientError() | exceptions.ConnectionError():
+        case exceptions.HTTPClientError() | exceptions.ConnectionError() | ResponseParserError():  # a part of an answer
             return Cause.CAPACITY, "AWS cannot be reached.", _REACH + _named_endpoint()
         case _:
             return _ERRORS.get(code, (Cause.UNKNOWN, "", "Try: debug=true, which shows the call"))

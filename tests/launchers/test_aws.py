@@ -7,6 +7,7 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore import exceptions
+from botocore.parsers import ResponseParserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,6 +77,11 @@ def refused(code: str, message: str) -> exceptions.ClientError:
             exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:1"),
             Cause.CAPACITY,
             ["Sending it failed. AWS cannot be reached.", "Could not connect to", "Try: check the network"],
+        ),
+        (
+            ResponseParserError("Unable to parse response (no element found), invalid XML received"),
+            Cause.CAPACITY,
+            ["Sending it failed. AWS cannot be reached.", "Unable to parse response", "Try: check the network"],
         ),
         (
             exceptions.NoRegionError(),
