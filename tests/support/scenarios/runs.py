@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from launchers.base import Launcher
@@ -171,7 +172,7 @@ class PlayedRun(Played):
         """Fetch the run, or end it, from a folder that knows nothing of it; then nothing may be left."""
         there = self.here if self.kinds[-1] == "local" else self.forget()
         last, succeeded = self.scenario.last, status["phase"] == "succeeded"
-        target = str(self.handle) if self.kinds[-1] != "local" else f"runs/{self.run_id}"
+        target = str(self.handle) if self.kinds[-1] != "local" else str(self._folder)
         if last != "cleanup":
             said = self.type("launchers", last, target, *self.option, folder=there)
             wanted = succeeded if last == "result" else last == "cancel" or bool(self.cloud.noted(self.run_id))
@@ -187,8 +188,13 @@ class PlayedRun(Played):
     def handle(self) -> Handle:
         kind = self.kinds[-1]
         if kind == "local":
-            return Handle("local", str(self.here / "runs"), self.run_id)
+            return Handle("local", str(self._folder.parent), self.run_id)
         return Handle("ec2" if kind in MACHINES else "sagemaker", "rehearsal", self.run_id)
+
+    @property
+    def _folder(self) -> Path:
+        """The run's folder on this machine: it goes on where it was begun, from wherever that is typed."""
+        return next(iter(sorted(self.place.glob(f"*/runs/{self.run_id}"))), self.here / "runs" / self.run_id)
 
     def _launcher(self) -> Launcher:
         kind = _SCHEMES.get(self.handle.launcher)
@@ -204,7 +210,7 @@ class PlayedRun(Played):
         local = self.kinds[-1] == "local"
         if self.scenario.onward != "as told" and not local:
             self.here = self.place / "elsewhere"
-        target = f"runs/{self.run_id}" if local else str(self.handle)
+        target = str(self._folder) if local else str(self.handle)
         said = self.type("launchers", "status", target, "--json", *self.option)
         found: dict[str, Any] = json.loads(said.text)
         assert (said.status == 1) == (found["phase"] == "lost"), said
