@@ -161,26 +161,30 @@ def _of_machine(key: str, run_id: str, fields: Mapping[str, Any], result: Mappin
     if "started" not in fields:
         return
     row = prices.ec2(str(fields.get("type")))
+    same = "ended" in result and result.get("submission") == fields.get("submission")  # whose last machine ends with it
+    ends = [datetime.fromisoformat(each) for each in (fields.get("ends_at"), result["ended"] if same else None) if each]
     last = result.get("attempt") == fields.get("attempt")
     yield Bill(
         run_id,
         "ec2",
         key,
-        None if row is None else row.usd,
+        None if row is None else row.usd + float(fields.get("beside_usd_per_hour", 0.0)),
         datetime.fromisoformat(fields["started"]),
         datetime.fromisoformat(fields["ended"]) if fields.get("ended") else None,
+        min(ends, default=None),
         state=str(result.get("outcome") or "") if last else str(fields.get("why") or "")[:40] and "interrupted",
     )
 
 
 def _ended_by_the_next(bills: Sequence[Bill]) -> list[Bill]:
-    """Return the records, those of machines that could not record their end with the start of the next one as such."""
+    """Return the records; a machine that could not record its end has ended, at the latest, when the next one began."""
     ordered = sorted(bills, key=lambda bill: (bill.launcher, bill.name, bill.key))
     out = []
     for bill, later in zip_longest(ordered, ordered[1:]):
         same = later is not None and (later.launcher, later.name) == (bill.launcher, bill.name)
         if same and later is not None and bill.launcher == "ec2" and bill.ended is None:
-            bill = replace(bill, ended=later.started)
+            ends = [each for each in (later.started, bill.ends_at) if each is not None]
+            bill = replace(bill, ended=min(ends, default=None))
         out.append(bill)
     return out
 

@@ -45,7 +45,7 @@ _ERRORS: dict[str, tuple[Cause, str, str]] = {
         (Cause.PERMISSION, "AWS does not recognize these credentials.", _CREDENTIALS),
     ),
     **dict.fromkeys(
-        ("AccessDenied", "AccessDeniedException", "AccessDeniedError", "403", "Forbidden"),
+        ("AccessDenied", "AccessDeniedException", "AccessDeniedError", "UnauthorizedOperation", "403", "Forbidden"),
         (
             Cause.PERMISSION,
             "AWS denied the request.",

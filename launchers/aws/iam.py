@@ -56,10 +56,11 @@ class Role:
     findings: tuple[str, ...] = ()
 
 
-def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
+def find_role(cloud: Cloud, role: str, service: str, caller: Caller, setting: str) -> Role:
     """Look up a role, and list its problems as far as the caller's permissions allow.
 
-    role: name or ARN. service: the one that takes the role, such as sagemaker.amazonaws.com.
+    role: name or ARN. service: the one that takes the role, such as sagemaker.amazonaws.com. setting: the one that
+    names the role, such as aws.role, for what to try.
     """
     from botocore.exceptions import ClientError
 
@@ -72,17 +73,17 @@ def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
     except ClientError as error:
         match code_of(error):
             case "NoSuchEntity":
-                return Role(typed, (f"The role {name} does not exist.\nTry: aws.role=<one of `aws iam list-roles`>",))
+                return Role(typed, (f"The role {name} does not exist.\nTry: {setting}=<one of `aws iam list-roles`>",))
             case "AccessDenied" | "AccessDeniedException" if typed:
                 return Role(typed)  # iam:PassRole does not imply iam:GetRole: the service will check it
             case "AccessDenied" | "AccessDeniedException":
-                return Role("", (_unknown_arn(name, caller, error),))
+                return Role("", (_unknown_arn(name, caller, error, setting),))
         with errors(f"looking up the role {name}"):
             raise
     arn = str(found["Arn"])
     if typed and arn != typed:
         problem = f"The role {typed} does not exist; the role of that name is {arn}."
-        return Role(arn, (f"{problem}\nTry: {commands.setting('aws.role', arn)}",))
+        return Role(arn, (f"{problem}\nTry: {commands.setting(setting, arn)}",))
     if service not in json.dumps(found["AssumeRolePolicyDocument"]):
         finding = (
             f"{service} may not assume the role {name}: it is not in its trust policy.\n"
@@ -92,11 +93,11 @@ def find_role(cloud: Cloud, role: str, service: str, caller: Caller) -> Role:
     return Role(arn)
 
 
-def _unknown_arn(name: str, caller: Caller, error: Exception) -> str:
+def _unknown_arn(name: str, caller: Caller, error: Exception, setting: str) -> str:
     arn = f"arn:{caller.partition}:iam::{caller.account}:role/"
     denied = replace(denial(str(error)) or Denial("iam:GetRole"), who=caller.arn, resource=f"{arn}*{name}")
     return (
         f"The ARN of the role {name} cannot be looked up: {denied} is not permitted, and the role may have a path.\n"
         f"{denied.hint(rehearsal_of(error))}\n"
-        f"Or the ARN that the IAM console shows: {commands.setting('aws.role', f'{arn}service-role/{name}')}"
+        f"Or the ARN that the IAM console shows: {commands.setting(setting, f'{arn}service-role/{name}')}"
     )

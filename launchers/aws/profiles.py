@@ -17,7 +17,7 @@ GROUPS_ROLE = ("AWSServiceRoleForAutoScaling", "autoscaling.amazonaws.com")
 SPOT_ROLE = ("AWSServiceRoleForEC2Spot", "spot.amazonaws.com")
 BUCKET = "dogbreed:bucket"  # a tag of the profile: where runs are whose group is gone
 _GONE = ("NoSuchEntity", "NoSuchEntityException")
-_DENIED = ("AccessDenied", "AccessDeniedException")
+_DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
 Step = tuple[str, Callable[[], None]]  # in words, and how it is made
 
@@ -115,22 +115,32 @@ def _vpc(cloud: Cloud, subnets: Sequence[str]) -> str | None:
 
 
 def removals(cloud: Cloud) -> Iterator[Step]:
-    """Yield the removal of what `changes` has created. A role cannot go before its profile."""
+    """Yield the removal of what `changes` has created. A role cannot go before its profile.
+
+    Groups are first: while a machine uses one it cannot go, and the same command then finds everything again.
+    """
     client = cloud.client("iam")
     with errors("listing instance profiles"):
         pages = client.get_paginator("list_instance_profiles").paginate(PathPrefix=ROLE_PATH)
         found = [each for page in pages for each in page["InstanceProfiles"]]
+    yield from _group_removals(cloud, expected=bool(found))
     for each in found:
         name, held = each["InstanceProfileName"], [role["RoleName"] for role in each["Roles"]]
         yield f"remove the instance profile {ROLE_PATH}{name}", _removal(client, name, held)
-    if found:
-        yield from _group_removals(cloud)
 
 
-def _group_removals(cloud: Cloud) -> Iterator[Step]:
+def _group_removals(cloud: Cloud, *, expected: bool) -> Iterator[Step]:
+    """expected: whether there may be a group; if not, who may not look for one does not need to."""
+    from botocore.exceptions import ClientError
+
     client, chosen = cloud.client("ec2"), [{"Name": f"tag:{tags.PURPOSE}", "Values": ["machine"]}]
     with errors("looking up security groups"):
-        found = client.describe_security_groups(Filters=chosen)["SecurityGroups"]
+        try:
+            found = client.describe_security_groups(Filters=chosen)["SecurityGroups"]
+        except ClientError as error:
+            if expected or code_of(error) not in _DENIED:
+                raise
+            return
     for each in found:
         text = f"remove the security group {each['GroupName']} in {each['VpcId']}"
         yield text, lambda name=each["GroupId"]: _do(client.delete_security_group, GroupId=name)  # type: ignore[misc]

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dogbreed import commands
@@ -18,6 +18,7 @@ from launchers.base import Cloud
 from launchers.status import LaunchError
 
 _DENIED = ("AccessDenied", "AccessDeniedException")
+_UNFIT = "InvalidInput"  # of a simulation: its actions take resources of kinds that AWS does not simulate at once
 _MOST_RESULTS = 1000  # that AWS returns at once
 
 
@@ -171,7 +172,8 @@ class Lack:
 def lacking(cloud: Cloud, principal_arn: str, grants: Sequence[Grant]) -> list[Lack] | None:
     """Return what a role or a user may not do of `grants`, by its own policies.
 
-    Asks AWS to simulate it; where that is not permitted, reads the policies. Returns None if neither is permitted.
+    Asks AWS to simulate it; where that is not permitted, or AWS cannot simulate it, reads the policies. Returns None if
+    neither is permitted.
     What the policy of a resource permits is not checked.
     """
     from botocore.exceptions import ClientError
@@ -185,7 +187,7 @@ def lacking(cloud: Cloud, principal_arn: str, grants: Sequence[Grant]) -> list[L
         with network_errors("checking permissions"):
             found = [lack for group in _at_once(grants) for lack in _simulated(cloud, principal_arn, group)]
     except ClientError as error:
-        if code_of(error) not in _DENIED:
+        if code_of(error) not in (*_DENIED, _UNFIT):
             with errors("checking permissions"):
                 raise
         policies = _policies(cloud, principal_arn)
@@ -196,7 +198,10 @@ def lacking(cloud: Cloud, principal_arn: str, grants: Sequence[Grant]) -> list[L
 
 
 def _at_once(grants: Sequence[Grant]) -> list[list[Grant]]:
-    """Group grants so that one request can ask for each group: a request has one value for each condition key."""
+    """Group grants so that one request can ask for each group.
+
+    A request has one value for each condition key, and AWS refuses actions that have no resource beside others.
+    """
     groups: list[list[Grant]] = []
     for grant in grants:
         fitting = next((group for group in groups if all(_fit(grant, other) for other in group)), None)
@@ -208,6 +213,8 @@ def _at_once(grants: Sequence[Grant]) -> list[list[Grant]]:
 
 
 def _fit(one: Grant, other: Grant) -> bool:
+    if ("*" in one.resources) != ("*" in other.resources):
+        return False
     first, second = _context(one.conditions), _context(other.conditions)
     if set(one.actions) & set(other.actions):  # the conditions of the one must not help the other
         return first == second
@@ -215,7 +222,20 @@ def _fit(one: Grant, other: Grant) -> bool:
 
 
 def _simulated(cloud: Cloud, principal_arn: str, grants: Sequence[Grant]) -> list[Lack]:
-    """Ask AWS about all actions on all resources, in one request, and return what of the grants is not allowed."""
+    """Ask AWS about all actions on all resources, in one request if it takes them, and return what is not allowed."""
+    from botocore.exceptions import ClientError
+
+    actions = sorted({action for grant in grants for action in grant.actions})
+    try:
+        return _simulated_at_once(cloud, principal_arn, grants)
+    except ClientError as error:
+        if code_of(error) != _UNFIT or len(actions) == 1:
+            raise
+    own = ([replace(each, actions=(action,)) for each in grants if action in each.actions] for action in actions)
+    return [lack for group in own for lack in _simulated_at_once(cloud, principal_arn, group)]
+
+
+def _simulated_at_once(cloud: Cloud, principal_arn: str, grants: Sequence[Grant]) -> list[Lack]:
     wanted = {(action, resource): grant for grant in grants for action in grant.actions for resource in grant.resources}
     context = {key: values for grant in grants for key, values in _context(grant.conditions).items()}
     operators = [(operator, keys) for grant in grants for operator, keys in grant.conditions.items()]

@@ -233,8 +233,6 @@ def _shown(live: Sequence[_Row], rows: Sequence[_Row], month: str | None) -> str
         sums = ", ".join(f"{name} {_amount(own)}" for name, own in _grouped(rows, field))
         parts.append(f"By {field}: {sums}")
     parts.append("List prices on demand, in US dollars; AWS's own bill is authoritative.")
-    if any(row.launcher == "ec2" for row in rows):
-        parts.append("Machines of EC2 are counted without their disk and address.")
     if any(row.usd != row.least_usd for row in [*live, *rows]):
         parts.append(_RANGE)
     return "\n".join(parts) + "\n"

@@ -315,7 +315,7 @@ def _checked(asked: _Asked, identity: Identity, caller: iam.Caller) -> dict[str,
     if not identity.service:
         arn, who, problems = roles.principal_arn(asked.cloud, caller.arn), f"You, {caller.arn},", ()
     else:
-        found = iam.find_role(asked.cloud, asked.role_of(identity), identity.service, caller)
+        found = iam.find_role(asked.cloud, asked.role_of(identity), identity.service, caller, identity.setting)
         arn, who, problems = found.arn, f"The role of {identity.purpose}, {found.arn},", found.findings
     lacks = roles.lacking(asked.cloud, arn, identity.grants) if arn and not problems else None
     return {

@@ -37,8 +37,8 @@ class Change:
         return request.deployment(self.spec).before is None
 
     @property
-    def roles(self) -> tuple[tuple[str | None, str], ...]:
-        """The roles that it needs, and the services that take them."""
+    def roles(self) -> tuple[tuple[str, str], ...]:
+        """The settings that name the roles that it needs, and the services that take them."""
         raise NotImplementedError
 
     @property
@@ -57,10 +57,11 @@ class Change:
         if self.cloud.makes_buckets:
             self._make_roles(caller)
         findings, filled = list(bucket.bucket_findings(self.cloud, settings.bucket, caller.account)), {}
-        for role, service in self.roles:
+        for setting, service in self.roles:
+            role = getattr(settings, setting)
             if role is None or (service == SCHEDULER and settings.ttl_hours is None):
                 continue
-            found = iam.find_role(self.cloud, role, service, caller)
+            found = iam.find_role(self.cloud, role, service, caller, f"launcher.{setting}")
             findings += found.findings
             filled[iam.arn_in_plan(role)] = found.arn
         if self._sends_model:

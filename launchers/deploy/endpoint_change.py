@@ -77,9 +77,9 @@ class EndpointChange(Change):
         self._send_later(filled)
 
     @property
-    def roles(self) -> tuple[tuple[str | None, str], ...]:
-        fronts = ((self.launcher.front_role, LAMBDA),) if self.launcher.front else ()
-        return (self.launcher.role, SAGEMAKER), (self.launcher.expiry_role, SCHEDULER), *fronts
+    def roles(self) -> tuple[tuple[str, str], ...]:
+        fronts = (("front_role", LAMBDA),) if self.launcher.front else ()
+        return ("role", SAGEMAKER), ("expiry_role", SCHEDULER), *fronts
 
     def _examine(self) -> None:
         """Serve a model that has not been uploaded yet on this machine first. Raises LaunchError with what is wrong."""

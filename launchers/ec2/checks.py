@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from launchers.aws import common_checks, iam, secret_arns
-from launchers.ec2 import amis, fitting, fleet
+from launchers.ec2 import amis, fitting, fleet, names
 from launchers.ec2.settings import Ec2Settings
 from launchers.ec2.user_data import too_large
 from launchers.spec import RunSpec
@@ -23,12 +23,24 @@ def findings(settings: Ec2Settings, spec: RunSpec) -> Iterator[str]:
     if not iam.is_role(settings.machine_role):
         role = settings.machine_role
         yield f"launcher.machine_role={role!r} is neither a role name nor a role ARN.\nTry: leaving it out"
+    yield from _name_findings(spec)
     yield from _machine_findings(settings, spec)
     yield from _time_findings(settings, spec)
     yield from fitting.findings(settings, spec)
     yield from _data_findings(settings, spec)
     yield from common_checks.sent_findings(spec, settings.allow_secrets)
     yield from _user_data_findings(settings, spec)
+
+
+def _name_findings(spec: RunSpec) -> Iterator[str]:
+    if (other := names.run_of(names.group_name(spec.run_id, 1))) != spec.run_id:
+        hint = f"run_id={spec.run_id.replace('--', '-')}"
+        if spec.output.same_command_resumes:
+            hint = "hpo.study=<a name that does not end in ->"
+        yield (
+            f"{spec.run_id} cannot be the id of a run on EC2: a further submission of run {other} has that name.\n"
+            f"Try: {hint}"
+        )
 
 
 def _machine_findings(settings: Ec2Settings, spec: RunSpec) -> Iterator[str]:

@@ -47,9 +47,17 @@ def fit(settings: Settings, spec: RunSpec, *, spent_usd: float = 0.0) -> Setting
     return replace(settings, deadline_h=bound.seconds / 3600)
 
 
-def limit_of(settings: Ec2Settings, spec: RunSpec) -> str:
-    """Return the setting that the deadline comes from, as people type it."""
-    bound = Limits.of(spec.config).bound(usd_per_hour(settings), OVERHEAD)
+def limit_of(settings: Ec2Settings, spec: RunSpec, left_h: float | None = None) -> str:
+    """Return the setting that the deadline comes from, as people type it.
+
+    left_h: the deadline that is left by what the run has spent; None if it is that of the settings.
+    """
+    asked, rate = Limits.of(spec.config), usd_per_hour(settings)
+    if left_h is not None and left_h < settings.deadline_h:
+        asked = replace(asked, max_hours=None)
+    bound = asked.bound(rate, OVERHEAD)
+    if left_h is not None and left_h < settings.deadline_h and bound is not None:
+        return bound.limit
     own = bound is None or bound.seconds > 3600 * settings.deadline_h + 1
     return "launcher.deadline_h" if own or bound is None else bound.limit
 
@@ -81,12 +89,6 @@ def beside_usd(settings: Ec2Settings, seconds: float) -> float:
     """Return what disk and address cost in that time."""
     address = _ADDRESS_USD if settings.public_ip else 0.0
     return (settings.volume_gb * _VOLUME_USD / _HOURS_A_MONTH + address) * seconds / 3600
-
-
-def with_beside(settings: Ec2Settings, usd: float) -> float:
-    """Return what machines have cost, with disk and address. usd: of the machines alone, whichever types they were."""
-    known = [row.usd for each in settings.types if (row := prices.ec2(each)) is not None]
-    return usd * (1 + beside_usd(settings, 3600) / min(known)) if known else usd
 
 
 def _machines(settings: Ec2Settings) -> str:

@@ -17,7 +17,7 @@ from launchers.aws.policy import role_name
 from launchers.aws.s3 import split_uri
 from launchers.cost.limits import Limits
 from launchers.ec2 import amis, names
-from launchers.ec2.fitting import limit_of
+from launchers.ec2.fitting import ENDING_S, beside_usd, limit_of
 from launchers.ec2.settings import Ec2Settings
 from launchers.ec2.user_data import encoded, user_data
 from launchers.payload.code import BUNDLE_FILE
@@ -25,7 +25,7 @@ from launchers.plan import Request
 from launchers.remote.secret_values import PREFIX
 from launchers.spec import RunSpec
 
-FILES, SUBMISSION = "dogbreed:files", "dogbreed:submission"  # tags of a group: where the run is in S3, and its number
+SUBMISSION = "dogbreed:submission"  # a tag of groups and templates: the number of the submission
 SECURITY_GROUP = role_name("machine")  # its name, like that of the role; `launchers iam --apply` creates both
 _PROCESSES = ["AZRebalance"]  # which may exceed the group's maximum by one machine for a while
 
@@ -34,7 +34,8 @@ _PROCESSES = ["AZRebalance"]  # which may exceed the group's maximum by one mach
 class Found:
     """What only the account knows, and what is new with each submission.
 
-    number: of the submission, from 1. after: attempts of earlier submissions. deadline: seconds since 1970.
+    number: of the submission, from 1. after: attempts of earlier submissions. deadline: seconds since 1970. limit: the
+    setting that the deadline comes from; empty if it is the plan's.
     """
 
     image: str
@@ -44,6 +45,7 @@ class Found:
     number: int = 1
     after: int = 0
     deadline: int | None = None
+    limit: str = ""
 
 
 def in_plan(settings: Ec2Settings, spec: RunSpec) -> Found:
@@ -103,7 +105,9 @@ def submission(settings: Ec2Settings, spec: RunSpec, found: Found) -> dict[str, 
         "after": found.after,
         "max_attempts": max_attempts(spec),
         "deadline": found.deadline,
-        "limit": limit_of(settings, spec),
+        "ends_at": None if found.deadline is None else found.deadline + ENDING_S,
+        "limit": found.limit or limit_of(settings, spec),
+        "beside_usd_per_hour": beside_usd(settings, 3600),
         "code": layout.code(spec),
         "photos": photos,
         "features": sent.features_key(layout, spec),
@@ -213,7 +217,7 @@ def _tags(settings: Ec2Settings, spec: RunSpec, number: int) -> dict[str, str]:
     files = settings.layout.run(spec.run_id).uri
     return {
         **tags.of_run(spec, settings.owner),
-        FILES: files,
+        names.FILES: files,
         SUBMISSION: str(number),
         tags.PLAN: digest(settings, spec),
     }

@@ -137,12 +137,24 @@ def end(cloud: Cloud, name: str) -> None:
                 raise
 
 
-def remove(cloud: Cloud, name: str) -> None:
-    """Remove a group with its machine and its scheduled action, then the launch template. What is gone is left out."""
+def is_of(labels: Mapping[str, str], files: str | None) -> bool:
+    """Return whether something with these tags is a run's, and not of another of the same name.
+
+    files: the URI of the run's files; None fits any run.
+    """
+    return files is None or labels.get(names.FILES, files) == files
+
+
+def remove(cloud: Cloud, name: str, files: str | None = None) -> None:
+    """Remove a group with its machine and its scheduled action, then the launch template. What is gone is left out.
+
+    files: the URI of the run's files: what another run of the same name has, whose files are elsewhere, stays. None:
+    whosever it is.
+    """
     from botocore.exceptions import ClientError
 
     client, until = cloud.client("autoscaling"), time.monotonic() + _GONE_S
-    while (found := describe(cloud, name)) is not None:
+    while (found := describe(cloud, name)) is not None and is_of(found.tags, files):
         if not found.deleting:
             with errors(f"removing the group {name}"):
                 try:
@@ -154,19 +166,28 @@ def remove(cloud: Cloud, name: str) -> None:
         if time.monotonic() > until:
             raise LaunchError(f"The group {name} has not gone after {_GONE_S / 60:.0f} min.\nTry: the same again later")
         time.sleep(cloud.poll_s)
-    if _has_template(cloud, name):
+    if (labels := _template_tags(cloud, name)) is not None and is_of(labels, files):
         with errors(f"removing the launch template {name}"):
             try:
                 cloud.client("ec2").delete_launch_template(LaunchTemplateName=name)
             except ClientError:  # another process may have removed it, which AWS may also call "not permitted"
-                if _has_template(cloud, name):
+                if _template_tags(cloud, name) is not None:
                     raise
 
 
-def _has_template(cloud: Cloud, name: str) -> bool:
+def files_of(cloud: Cloud, name: str) -> str:
+    """Return the URI of the files of the run that has a group or a template of this name; empty if there is none."""
+    group = describe(cloud, name)
+    labels = _template_tags(cloud, name) if group is None else group.tags
+    return (labels or {}).get(names.FILES, "")
+
+
+def _template_tags(cloud: Cloud, name: str) -> Mapping[str, str] | None:
+    """Return the tags of a launch template; None if there is none of that name."""
     with errors(f"looking up the launch template {name}"):
         chosen = [{"Name": "launch-template-name", "Values": [name]}]
-        return bool(cloud.client("ec2").describe_launch_templates(Filters=chosen)["LaunchTemplates"])
+        found = cloud.client("ec2").describe_launch_templates(Filters=chosen)["LaunchTemplates"]
+    return tags.from_aws(found[0].get("Tags", ())) if found else None
 
 
 def templates(cloud: Cloud) -> Iterator[tuple[str, datetime]]:

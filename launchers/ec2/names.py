@@ -7,6 +7,7 @@ from launchers.aws.layout import Layout
 PREFIX = "dogbreed-"  # of groups and launch templates
 SUBMISSIONS = "submissions/"  # below the run: one object for each submission
 _SUBMISSION = re.compile(rf"{PREFIX}(?P<run_id>.+?)(?:--(?P<number>\d+))?")
+FILES = "dogbreed:files"  # a tag of groups and templates: where the run is in S3
 DEADLINE = "deadline"  # the group's scheduled action
 
 

@@ -97,7 +97,7 @@ class Ec2Launcher(Ec2Settings, OnAws):
         raise_findings(LaunchError, bucket.bucket_findings(self.cloud, self.bucket, caller.account))
         seen = state.read(self.cloud, self.layout, spec.run_id)
         if seen.submission is None or not self._is_wanted(seen, plan):
-            deadline_h = fitting.fit(self, spec, spent_usd=self._spent_usd(seen, spec)).deadline_h
+            left_h = fitting.fit(self, spec, spent_usd=self._spent_usd(seen, spec)).deadline_h
             if self.cloud.makes_buckets:  # a rehearsal, which stands for an account that is set up
                 account.set_up(self, spec, caller)
             found = account.look_up(self, spec, caller)
@@ -105,15 +105,15 @@ class Ec2Launcher(Ec2Settings, OnAws):
                 log.warning("%s", warning)
             self.check_photos(spec)
             self._clear(seen)
-            after = max((each.number for each in seen.attempts), default=0)
-            deadline = int(time.time() + 3600 * deadline_h)
-            found = replace(found, number=seen.number + 1, after=after, deadline=deadline)
             self.upload(spec, sent.requests(self.layout, spec, self.encryption))
             if spec.going_on is not None or spec.output.same_command_resumes:
                 checkpoints_uri = self.layout.run(spec.run_id).checkpoints_uri
                 transfer.send_checkpoints(self.cloud, spec, checkpoints_uri, self.encryption)
             remember(Path(spec.folder), plan, self.cloud.place)
-            self._create(plan, found)
+            after = max((each.number for each in seen.attempts), default=0)
+            deadline = int(time.time() + 3600 * left_h)  # from now on, as uploads may take hours
+            limit = fitting.limit_of(self, spec, left_h)
+            self._create(plan, replace(found, number=seen.number + 1, after=after, deadline=deadline, limit=limit))
         if watch is not None and ask_after_each_epoch(self, plan.handle, watch):
             self._stop(state.read(self.cloud, self.layout, spec.run_id), early=True)
         return plan.handle
@@ -122,8 +122,7 @@ class Ec2Launcher(Ec2Settings, OnAws):
         """Return what earlier submissions of the run have cost, at most, by other launchers too."""
         if Limits.of(spec.config).max_usd is None:
             return 0.0
-        usd = state.usd_of(seen, datetime.now(UTC)) if seen.attempts else None
-        own = 0.0 if usd is None else fitting.with_beside(self, usd)
+        own = state.usd_of(seen, datetime.now(UTC)) or 0.0
         return own + bills.spent_elsewhere(self.cloud, self.layout, spec.run_id, self.scheme)
 
     def _create(self, plan: Plan, found: Found) -> None:
@@ -139,16 +138,28 @@ class Ec2Launcher(Ec2Settings, OnAws):
         try:
             for call in calls:
                 groups.make(self.cloud, call)
-        except LaunchError:
-            groups.remove(self.cloud, name)
-            with errors("removing what was submitted"):
-                self.cloud.client("s3").delete_object(
-                    Bucket=submission.parameters["Bucket"], Key=submission.parameters["Key"]
-                )
+        except LaunchError as error:
+            try:
+                other = self._undo(plan.spec, name, submission.parameters)
+            except LaunchError:  # the first error is the one to be shown
+                error.add_note(f"What was made may still be there. Try: {self._cancel_command(plan.handle)}")
+                raise error from error.__cause__
+            if other:
+                raise LaunchError(other, Cause.BAD_CONFIG) from error
             raise
         except BaseException as error:  # Ctrl-C: the group may or may not have a machine
             error.add_note(f"The run may have been submitted. Try: {self._cancel_command(plan.handle)}")
             raise
+
+    def _undo(self, spec: RunSpec, name: str, submission: Mapping[str, Any]) -> str:
+        """Remove what a submission has made. Return why it failed, if another run has its name; empty if none has."""
+        groups.remove(self.cloud, name, self.layout.run(spec.run_id).uri)
+        with errors("removing what was submitted"):
+            self.cloud.client("s3").delete_object(Bucket=submission["Bucket"], Key=submission["Key"])
+        if not (files := groups.files_of(self.cloud, name)):
+            return ""
+        again = "hpo.study" if spec.output.same_command_resumes else "run_id"
+        return f"The account has another run {spec.run_id}, whose files are in {files}.\nTry: {again}=<another name>"
 
     def _put_if_new(self, parameters: Mapping[str, Any]) -> bool:
         """Put an object, unless it exists already; return whether it was put."""
@@ -190,7 +201,7 @@ class Ec2Launcher(Ec2Settings, OnAws):
     def _clear(self, seen: Seen) -> None:
         """Remove what an earlier submission has left."""
         if seen.submission is not None:
-            groups.remove(self.cloud, seen.group_name)
+            groups.remove(self.cloud, seen.group_name, seen.location.uri)
 
     # --- afterwards ---
 
@@ -238,7 +249,8 @@ class Ec2Launcher(Ec2Settings, OnAws):
                 if not seen.of_this or seen.of_this[-1].ended is not None:
                     break
                 time.sleep(self.cloud.poll_s)
-            groups.end(self.cloud, seen.group_name)
+            if seen.group is not None:
+                groups.end(self.cloud, seen.group_name)
         self._settle(handle)
         return self.status(handle)
 
@@ -254,14 +266,14 @@ class Ec2Launcher(Ec2Settings, OnAws):
         seen = self._known(handle)
         status = self._described(seen, handle)
         if status.phase is Phase.STOPPING:
-            groups.remove(self.cloud, seen.group_name)
+            groups.remove(self.cloud, seen.group_name, seen.location.uri)
             seen = self._known(handle)  # a machine may have written until then
             status = self._described(seen, handle)
         if not status.finished:
             return
         if seen.result is None:
             self._record(seen, status)
-        groups.remove(self.cloud, seen.group_name)
+        groups.remove(self.cloud, seen.group_name, seen.location.uri)
 
     def _record(self, seen: Seen, status: Status) -> None:
         result = {
@@ -375,7 +387,8 @@ class Ec2Launcher(Ec2Settings, OnAws):
     def _has_ended(self, group: groups.Group) -> bool:
         """Return whether the run of a group has ended, although the group could not be told."""
         seen = state.read(self.cloud, self.layout, names.run_of(group.name))
-        return seen.result is not None and seen.group_name == group.name
+        own = groups.is_of(group.tags, seen.location.uri)  # another bucket may have a run of that name
+        return own and seen.result is not None and seen.group_name == group.name
 
     def _has_submission(self, run_id: str) -> bool:
         others = is_of_another(self.cloud, self.layout.run(run_id), self)
@@ -390,7 +403,7 @@ class Ec2Launcher(Ec2Settings, OnAws):
         Raises LaunchError if none of them tells.
         """
         for group in groups.find(self.cloud, handle.run_id):
-            if place := group.tags.get(fleet.FILES):
+            if place := group.tags.get(names.FILES):
                 found, key = s3.split_uri(place)
                 return Layout(found, key.removesuffix(f"/runs/{handle.run_id}"))
         name = self.bucket or account.bucket_of_profile(self.cloud, self.machine_role)

@@ -40,7 +40,11 @@ _MESSAGES: tuple[tuple[str, Cause, str], ...] = (
 
 @dataclass(frozen=True)
 class Attempt:
-    """A machine that has claimed an attempt. started, ended: ISO 8601, UTC; ended is empty if it could not say."""
+    """A machine that has claimed an attempt.
+
+    started, ended: UTC; ended is None if it could not record it. ends_at: when its group has ended it at the latest.
+    beside_usd_per_hour: of its disk and address.
+    """
 
     number: int
     submission: int
@@ -51,10 +55,12 @@ class Attempt:
     started: datetime
     ended: datetime | None
     why: str
+    ends_at: datetime | None = None
+    beside_usd_per_hour: float = 0.0
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Attempt":
-        ended = fields["ended"]
+        ended, ends_at = fields["ended"], fields.get("ends_at")
         return cls(
             int(fields["attempt"]),
             int(fields["submission"]),
@@ -65,6 +71,8 @@ class Attempt:
             datetime.fromisoformat(fields["started"]),
             None if ended is None else datetime.fromisoformat(ended),
             str(fields["why"] or ""),
+            None if ends_at is None else datetime.fromisoformat(ends_at),
+            float(fields.get("beside_usd_per_hour", 0.0)),
         )
 
 
@@ -114,6 +122,8 @@ def read(cloud: Cloud, layout: Layout, run_id: str) -> Seen:
     found = [name for name, _ in s3.objects(cloud, f"{location.uri}/{ATTEMPTS}")]
     claims = [_json(cloud, f"{location.uri}/{ATTEMPTS}{name}") for name in sorted(found)]
     group = groups.describe(cloud, names.group_name(run_id, number))
+    if group is not None and not groups.is_of(group.tags, location.uri):
+        group = None
     waits = group is not None and group.desired > 0 and not group.machines
     return Seen(
         layout,
@@ -253,11 +263,14 @@ def with_console(status: Status, lines: Sequence[str]) -> Status:
     if not lines:
         return status
     said = [line.partition("dogbreed: ")[2] for line in lines if "dogbreed: " in line]
-    denied = any("AccessDenied" in line or "403" in line for line in lines)
+    denied = any("AccessDenied" in line or "(403)" in line for line in lines)
+    found = _CAUSED.search(said[-1]) if said else None
+    cause = Cause(found["cause"]) if found and found["cause"] in set(Cause) else status.cause
+    reason = found["detail"] if found else said[-1] if said else ""
     return replace(
         status,
-        cause=Cause.PERMISSION if denied else status.cause,
-        detail=f"{_ENDED_ITSELF}{said[-1]}" if said else status.detail,
+        cause=Cause.PERMISSION if denied else cause,
+        detail=f"{_ENDED_ITSELF}{reason}" if said else status.detail,
         log_tail=tuple(lines),
     )
 
@@ -269,23 +282,22 @@ def denied_to_machine(seen: Seen, status: Status) -> bool:
 
 
 def usd_of(seen: Seen, now: datetime) -> float | None:
-    """Return what the machines have cost so far at most, by list prices; None without a price."""
+    """Return what the machines, with disk and address, have cost at most, by list prices; None without a price."""
     total = 0.0
     for each, later in zip_longest(seen.attempts, seen.attempts[1:]):
         row = prices.ec2(each.type)
         if row is None:
             return None
         share = prices.spot_range()[1] if each.bought == "spot" else 1.0
-        end = each.ended or (now if later is None and _is_there(seen, each) else None)
-        end = end or (later.started if later is not None else _last_known(seen, each))
-        total += max(0.0, (end - each.started).total_seconds()) / 3600 * row.usd * share
+        end = each.ended
+        if end is None:  # it could not record it, or has not ended: the latest moment that is possible
+            latest = later.started if later is not None else _end_of(seen) or now
+            end = min(latest, each.ends_at or now)
+        usd_per_hour = row.usd * share + each.beside_usd_per_hour
+        total += max(0.0, (end - each.started).total_seconds()) / 3600 * usd_per_hour
     return total
 
 
-def _is_there(seen: Seen, attempt: Attempt) -> bool:
-    return seen.group is not None and attempt.machine in {machine for machine, _ in seen.group.machines}
-
-
-def _last_known(seen: Seen, attempt: Attempt) -> datetime:
+def _end_of(seen: Seen) -> datetime | None:
     ended = (seen.result or {}).get("ended")
-    return attempt.started if ended is None else datetime.fromisoformat(str(ended))
+    return None if ended is None else datetime.fromisoformat(str(ended))

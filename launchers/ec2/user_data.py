@@ -21,6 +21,8 @@ cat > /opt/dogbreed/start.sh <<'START'
 #!/bin/bash
 set -u
 export AWS_DEFAULT_REGION=@REGION@ TMPDIR="${TMPDIR:-/opt/dogbreed/tmp}"
+DOGBREED_BEGAN=$(cut -d ' ' -f 1 /proc/uptime)
+export DOGBREED_BEGAN
 bucket=@BUCKET@
 bundle=@BUNDLE@
 submission=@SUBMISSION@
@@ -71,7 +73,7 @@ python=$(find_python)
   give_up "no Python on this image imports torch"
 fi
 "$python" -c 'import boto3' 2>/dev/null || "$python" -m pip install -q boto3
-echo "dogbreed: $("$python" -V) in $python"
+echo "$("$python" -V) in $python"
 
 for wait in 2 5 10 20 40 0; do
   if "$python" -c 'import sys, boto3; boto3.client("s3").download_file(*sys.argv[1:])' \

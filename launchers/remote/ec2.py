@@ -25,7 +25,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -131,7 +131,10 @@ class _Attempt:
             "type": ask("instance-type"),
             "zone": ask("placement/availability-zone"),
             "bought": ask("instance-life-cycle") or "on-demand",
+            "beside_usd_per_hour": submission["beside_usd_per_hour"],
+            "ends_at": _iso(datetime.fromtimestamp(submission["ends_at"], UTC)),
         }
+        before = timedelta(seconds=_since_start_s())  # installing is billed as well
         while True:
             self._refuse_ended()
             taken = [int(name.removesuffix(".json")) for name in self._aws.names(f"{self._run}/{ATTEMPTS}")]
@@ -141,7 +144,8 @@ class _Attempt:
                     "failed",
                     f"[interrupted] limits.max_attempts={submission['max_attempts']} attempts were interrupted",
                 )
-            record = {"attempt": number, **about, "started": _now(), "ended": None, "why": None}
+            began = _iso(datetime.now(UTC) - before)
+            record = {"attempt": number, **about, "started": began, "ended": None, "why": None}
             try:
                 at = self._aws.write(self._attempt_key(number), record, self._encryption, IfNoneMatch="*")
             except ClientError as error:
@@ -153,7 +157,7 @@ class _Attempt:
                 at = datetime.now(UTC)  # it is ours: the answer was lost, and the request was sent again
             self._number = number
             self._ahead_s = time.time() - at.timestamp()
-            self._record = {**record, "started": _iso(at)}
+            self._record = {**record, "started": _iso(at - before)}
             return
 
     def _refuse_ended(self) -> None:
@@ -361,7 +365,8 @@ class _Attempt:
             time.sleep(_TICK_S)
 
     def _say(self, text: str) -> None:
-        print(text, flush=True)
+        """Print a line to the console, where launchers/ec2/state.py knows ours by how it begins, and to the log."""
+        print(f"dogbreed: {text}", flush=True)
         with contextlib.suppress(OSError), self._log.open("a") as log:
             log.write(f"{text}\n")
 
@@ -397,8 +402,15 @@ class _Every:
             print(f"{type(error).__name__}: {error}", flush=True)
 
 
-def _now() -> str:
-    return _iso(datetime.now(UTC))
+def _since_start_s(uptime: Path = Path("/proc/uptime")) -> float:
+    """Return how long ago the machine's first script, which installs, has begun; 0 if that is not known.
+
+    By the time since boot, because the clock may be set meanwhile.
+    """
+    try:
+        return max(0.0, float(uptime.read_text().split()[0]) - float(os.environ["DOGBREED_BEGAN"]))
+    except (OSError, KeyError, ValueError):
+        return 0.0
 
 
 def _iso(at: datetime) -> str:

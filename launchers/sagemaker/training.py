@@ -141,7 +141,7 @@ class SageMakerLauncher(JobSettings, OnAws):
         assert self.role is not None
         caller = iam.caller(self.cloud)
         findings = bucket.bucket_findings(self.cloud, self.bucket, caller.account)
-        role = iam.find_role(self.cloud, self.role, SAGEMAKER, caller)
+        role = iam.find_role(self.cloud, self.role, SAGEMAKER, caller, "aws.role")
         raise_findings(LaunchError, [*findings, *role.findings])
         if warning := permissions.warning(self, spec, caller, role.arn):
             log.warning("%s", warning)

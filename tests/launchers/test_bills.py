@@ -47,6 +47,27 @@ def test_what_has_not_ended_costs_until_now_or_until_its_last_moment() -> None:
     assert bill(started=None, ended=None).usd(now, *NOVEMBER) == 0.0
 
 
+def test_a_machine_that_could_not_record_its_end_is_billed_until_its_group_has_ended_it_at_most() -> None:
+    times = {"started": NOON.isoformat(), "ended": None, "ends_at": (NOON + timedelta(hours=2)).isoformat()}
+    fields = {"attempt": 1, "submission": 1, "type": "m5.large", "beside_usd_per_hour": 0.004, "why": None, **times}
+    much_later = NOON + timedelta(days=30)
+
+    def usd(result: dict[str, Any], *later: Bill) -> float | None:
+        (lost,) = bills._of_machine("runs/run/attempts/1.json", "run", fields, result)
+        lost, *_ = bills._ended_by_the_next([lost, *later])
+        assert not lost.open_at(much_later)
+        return lost.usd(much_later, *cost._EVER)
+
+    assert usd({}) == pytest.approx(2 * 0.1)
+    late = {"submission": 1, "attempt": 1, "outcome": "failed", "ended": much_later.isoformat()}
+    assert usd(late) == pytest.approx(2 * 0.1)
+    assert usd({**late, "ended": (NOON + timedelta(hours=1)).isoformat()}) == pytest.approx(0.1)
+    assert usd({**late, "submission": 2, "ended": (NOON + timedelta(hours=1)).isoformat()}) == pytest.approx(2 * 0.1)
+    for hours, billed in ((1, 1), (100, 2)):
+        following = bill("run", "ec2", key="runs/run/attempts/2.json", started=NOON + timedelta(hours=hours))
+        assert usd({}, following) == pytest.approx(billed * 0.1)
+
+
 def test_trials_are_added_up_by_search_and_the_dearest_is_first() -> None:
     trials = [bill(f"dogs-1a2b3c4d-0f0f0f-{number}", state="succeeded") for number in range(3)]
     others = [bill("20261120-120000-abcd", state="failed"), bill("dogs", "deploy", ended=None, state="")]

@@ -16,7 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from launchers.aws.account import Account
-from launchers.ec2 import amis, checks, fleet, names, permissions
+from launchers.ec2 import amis, checks, fitting, fleet, names, permissions
 from launchers.ec2.fleet import Found
 from launchers.ec2.spot import Ec2Launcher
 from launchers.ec2.user_data import MOST_BYTES, too_large, user_data
@@ -157,6 +157,26 @@ def test_a_spot_run_that_would_save_no_checkpoint_is_refused_and_one_on_demand_i
     (finding,) = checks.findings(launcher, spec)
     assert "would save no checkpoint" in finding
     assert not list(checks.findings(replace(launcher, on_demand=True), spec))
+
+
+def test_a_run_id_that_is_the_name_of_another_run_s_submission_is_refused() -> None:
+    launcher, spec = launched("ec2"), planned("ec2").spec
+    for run_id in ("exp--x", "exp-2", "a--b"):
+        assert not list(checks.findings(launcher, replace(spec, run_id=run_id)))
+    (finding,) = checks.findings(launcher, replace(spec, run_id="exp--2"))
+    assert "a further submission of run exp has that name.\nTry: run_id=exp-2" in finding
+
+
+def test_a_deadline_that_money_already_spent_has_shortened_names_that_limit() -> None:
+    launcher, spec = launched("ec2"), planned("ec2").spec
+    capped = replace(spec, config={**spec.config, "limits": {"max_usd": 5, "max_hours": 2, "max_attempts": 10}})
+    fitted = fitting.fit(launcher, capped)
+    assert fitting.limit_of(fitted, capped) == "limits.max_hours=2"
+    left_h = fitting.fit(fitted, capped, spent_usd=4.9).deadline_h
+    limit = fitting.limit_of(fitted, capped, left_h)
+    assert limit == "limits.max_usd=5"
+    for known, expected in ((replace(FOUND, limit=limit), limit), (FOUND, "limits.max_hours=2")):
+        assert fleet.submission(fitted, capped, known)["limit"] == expected
 
 
 def test_user_data_that_ec2_would_refuse_is_found() -> None:

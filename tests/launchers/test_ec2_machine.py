@@ -2,11 +2,15 @@
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+from launchers.remote import ec2
 from launchers.remote.endings import of_error
 from launchers.remote.instance import Metadata
 
@@ -68,6 +72,57 @@ def test_metadata_are_read_with_a_token_that_is_renewed_when_it_is_no_longer_val
 def test_the_metadata_of_a_proxy_are_not_asked_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     assert Metadata(f"http://127.0.0.1:{service.server_port}").get("instance-id") is not None
+
+
+class Bucket:
+    """S3 and the metadata of a machine, in memory."""
+
+    def __init__(self, submission: dict[str, Any]) -> None:
+        self.objects: dict[str, Any] = {"submission": submission}
+        self.metadata: Any = self
+
+    def get(self, path: str) -> str | None:
+        return {"instance-type": "m5.large"}.get(path.replace("meta-data/", ""), path)
+
+    def read(self, key: str) -> Any:
+        return self.objects.get(key)
+
+    def names(self, prefix: str) -> list[str]:
+        return []
+
+    def write(self, key: str, value: Any, encryption: Any, **condition: str) -> datetime:
+        self.objects[key] = value
+        return datetime.now(UTC)
+
+
+def test_a_claim_says_when_its_machine_ends_at_the_latest_and_counts_from_its_first_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission = {
+        "run": "runs/r", "number": 1, "after": 0, "max_attempts": 2, "encryption": {}, "ends_at": 1_764_000_600,
+        "beside_usd_per_hour": 0.016,
+    }  # fmt: skip
+    bucket: Any = Bucket(submission)
+    with monkeypatch.context() as patched:
+        patched.setattr(ec2, "_since_start_s", lambda: 600.0)
+        claiming = ec2._Attempt(bucket, "submission", tmp_path, ec2._Signals.__new__(ec2._Signals))
+        claiming._submission = submission
+        claiming._claim()
+    for record in (bucket.objects["runs/r/attempts/00001.json"], claiming._record):
+        assert record["ends_at"] == "2025-11-24T16:10:00.000+00:00"
+        assert record["beside_usd_per_hour"] == 0.016
+        assert 600 <= (datetime.now(UTC) - datetime.fromisoformat(record["started"])).total_seconds() < 700
+
+
+def test_the_time_since_the_first_script_does_not_depend_on_the_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uptime = tmp_path / "uptime"
+    assert ec2._since_start_s(uptime) == 0.0
+    uptime.write_text("350.5 100.0\n")
+    assert ec2._since_start_s(uptime) == 0.0
+    monkeypatch.setenv("DOGBREED_BEGAN", "50.5")
+    assert ec2._since_start_s(uptime) == 300.0
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,18 @@ def test_what_a_machine_said_on_its_console_is_the_reason_of_a_run_that_wrote_no
     assert state.with_console(status, ()) == status
 
 
+def test_the_console_of_a_machine_tells_no_permission_by_a_time_and_no_reason_by_the_interpreter() -> None:
+    status = state.status_of(seen(group=IDLE), NOW, AGAIN)
+    lines = [
+        "[   12.403] boot",
+        "Python 3.12.3 in /opt/x",
+        "dogbreed: No attempt: failed, [bad_config] s3://b/k is not",
+    ]
+    shown = state.with_console(status, lines)
+    assert (shown.cause, shown.detail) == (Cause.BAD_CONFIG, "the machine ended itself: s3://b/k is not")
+    assert state.with_console(status, lines[:2]).detail == status.detail
+
+
 def test_the_cost_counts_every_attempt_once_and_no_time_without_a_machine() -> None:
     ended = attempt(1, ended="2026-11-24T11:30:00+00:00", bought="on-demand")
     lost = attempt(2, started="2026-11-24T11:40:00+00:00", bought="on-demand")  # until the next one began, at most
@@ -108,6 +120,34 @@ def test_the_cost_counts_every_attempt_once_and_no_time_without_a_machine() -> N
     usd = state.status_of(seen(group=WITH_MACHINE, attempts=(ended, lost, now)), NOW).usd
     assert usd == pytest.approx(0.096 * (30 + 10 + 10) / 60)
     assert state.status_of(seen(attempts=(attempt(1, type="x9.large"),)), NOW).usd is None
+
+
+def test_a_machine_that_could_not_record_its_end_costs_until_its_group_has_ended_it_at_most() -> None:
+    ends_at = "2026-11-24T11:30:00+00:00"
+    lost = attempt(3, ends_at=ends_at, bought="on-demand", beside_usd_per_hour=0.004)
+    later = NOW + timedelta(days=30)
+    assert state.usd_of(seen(attempts=(lost,)), later) == pytest.approx(0.1 / 2)
+    late = {**result("failed"), "ended": later.isoformat()}  # as whoever asked for the result has written it
+    assert state.usd_of(seen(attempts=(lost,), result=late), later) == pytest.approx(0.1 / 2)
+    early = {**result("failed"), "ended": "2026-11-24T11:15:00+00:00"}
+    assert state.usd_of(seen(attempts=(lost,), result=early), later) == pytest.approx(0.1 / 4)
+    following = attempt(4, started=later.isoformat(), ended=later.isoformat())
+    assert state.usd_of(seen(attempts=(lost, following)), later) == pytest.approx(0.1 / 2)
+    assert state.usd_of(seen(attempts=(lost,)), NOW - timedelta(minutes=45)) == pytest.approx(0.1 / 4)
+
+
+def test_a_group_of_another_run_of_the_same_name_is_not_this_run_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    def group(bucket: str) -> Group | None:
+        found = replace(WITH_MACHINE, tags={"dogbreed:files": f"s3://{bucket}/dogbreed/runs/r"})
+        monkeypatch.setattr(state.groups, "describe", lambda cloud, name: found)
+        cloud: Any = None
+        return state.read(cloud, Layout("b", "dogbreed"), "r").group
+
+    written = {"submissions/2.json": SUBMISSION}
+    monkeypatch.setattr(state.s3, "objects", lambda cloud, uri: [("2.json", NOW)] if "submissions" in uri else [])
+    monkeypatch.setattr(state, "_json", lambda cloud, uri: written.get(uri.partition("/r/")[2]))
+    assert group("b") is not None
+    assert group("another") is None
 
 
 def test_only_the_newest_activity_of_a_group_tells_why_it_has_no_machine() -> None:

@@ -12,7 +12,7 @@ import pytest
 from moto import mock_aws
 
 from launchers import prepare
-from launchers.aws import iam, roles
+from launchers.aws import iam, profiles, roles
 from launchers.aws.account import Account
 from launchers.aws.actions import Where
 from launchers.aws.policy import INLINE_CHARACTERS, MANAGED_CHARACTERS, Grant, Identity, size
@@ -64,10 +64,15 @@ def test_an_arn_of_another_path_account_or_partition_is_refused_with_the_right_o
     assert caller == iam.Caller(ACCOUNT, PARTITIONS[region], caller.arn)
     assert caller.arn.startswith(f"arn:{PARTITIONS[region]}:sts::{ACCOUNT}:")
     wrong = arn(region).replace("/service-role", "")
-    assert f"aws.role={arn(region)}" in iam.find_role(cloud, wrong, "sagemaker.amazonaws.com", caller).findings[0]
+    for setting in ("aws.role", "launcher.machine_role"):
+        found = iam.find_role(cloud, wrong, "sagemaker.amazonaws.com", caller, setting)
+        assert f"Try: {setting}={arn(region)}" in found.findings[0]
+        (finding,) = iam.find_role(cloud, "nobody", "sagemaker.amazonaws.com", caller, setting).findings
+        assert finding == f"The role nobody does not exist.\nTry: {setting}=<one of `aws iam list-roles`>"
     for other in (arn(region).replace(ACCOUNT, "999999999999"), arn(region).replace("arn:aws", "arn:aws-iso")):
-        assert "is not in this account" in iam.find_role(cloud, other, "sagemaker.amazonaws.com", caller).findings[0]
-    assert iam.find_role(cloud, arn(region), "sagemaker.amazonaws.com", caller) == iam.Role(arn(region))
+        found = iam.find_role(cloud, other, "sagemaker.amazonaws.com", caller, "aws.role")
+        assert "is not in this account" in found.findings[0]
+    assert iam.find_role(cloud, arn(region), "sagemaker.amazonaws.com", caller, "aws.role") == iam.Role(arn(region))
 
 
 class _Blind:
@@ -92,12 +97,12 @@ class _Blind:
 def test_where_roles_may_not_be_looked_at_the_arn_is_asked_for(region: str) -> None:
     cloud: Any = _Blind(Account(region=region))
     caller = iam.caller(cloud)
-    (finding,) = iam.find_role(cloud, NAME, "sagemaker.amazonaws.com", caller).findings
-    assert finding.splitlines()[-1] == f"Or the ARN that the IAM console shows: aws.role={arn(region)}"
+    (finding,) = iam.find_role(cloud, NAME, "sagemaker.amazonaws.com", caller, "launcher.role").findings
+    assert finding.splitlines()[-1] == f"Or the ARN that the IAM console shows: launcher.role={arn(region)}"
     wanted = f"arn:{PARTITIONS[region]}:iam::{ACCOUNT}:role/*{NAME}"  # whatever its path is
     assert f"iam:GetRole on {wanted} is not permitted" in finding
     assert "Try: aws iam put-user-policy --user-name moto --policy-name iam-GetRole --policy-document " in finding
-    assert iam.find_role(cloud, arn(region), "sagemaker.amazonaws.com", caller) == iam.Role(arn(region))
+    assert iam.find_role(cloud, arn(region), "sagemaker.amazonaws.com", caller, "aws.role") == iam.Role(arn(region))
 
 
 def test_a_plan_says_that_it_does_not_know_the_arn_of_a_role_given_by_name() -> None:
@@ -157,6 +162,26 @@ def test_the_roles_that_a_launcher_declares_are_printed_created_checked_and_remo
     assert asked[-1] == (arn(region), ("s3:GetObject",))
     assert launchers_command(["iam", "--remove", *for_deploy]) == 0
     assert [role["RoleName"] for role in client.list_roles()["Roles"]] == [NAME]
+
+
+@pytest.mark.usefixtures("administrator")
+@pytest.mark.parametrize("region", ["eu-west-1"], indirect=True)
+def test_a_security_group_is_removed_first_and_also_if_its_profile_has_gone(region: str) -> None:
+    cloud = Account(region=region)
+    iam_client, ec2 = cloud.client("iam"), cloud.client("ec2")
+    iam_client.create_instance_profile(InstanceProfileName="dogbreed-machine", Path="/dogbreed/")
+    labels = [{"ResourceType": "security-group", "Tags": [{"Key": "dogbreed:purpose", "Value": "machine"}]}]
+    vpc = ec2.describe_vpcs()["Vpcs"][0]["VpcId"]
+    ec2.create_security_group(GroupName="dogbreed-machine", Description="x", VpcId=vpc, TagSpecifications=labels)
+    group, profile = [text for text, _ in profiles.removals(cloud)]
+    assert (group.split(" in ")[0], profile.split(" /")[0]) == (
+        "remove the security group dogbreed-machine", "remove the instance profile"
+    )  # fmt: skip
+    iam_client.delete_instance_profile(InstanceProfileName="dogbreed-machine")
+    ((text, remove),) = profiles.removals(cloud)
+    assert text == group
+    remove()
+    assert list(profiles.removals(cloud)) == []
 
 
 # --- policies that are too large for a role ---

@@ -29,7 +29,9 @@ from launchers.deploy.on_lambda import request as on_lambda_request
 from launchers.deploy.request import types_of
 from launchers.deploy.scaling import Concurrency, Fixed, Report
 from launchers.ec2 import fitting as ec2_fitting
+from launchers.ec2 import state
 from launchers.ec2.spot import Ec2Launcher
+from launchers.ec2.state import Attempt, Seen
 from launchers.plan import Plan
 from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.names import Server
@@ -437,18 +439,22 @@ def test_machines_of_ec2_stay_below_the_worst_case_and_with_further_submissions_
     plan = launcher.plan(capped)
     assert plan.costs is not None
     assert plan.costs.worst_usd <= max_usd * ROUNDING
-    billed, listed = 0.0, 0.0  # as the rehearsal bills, and by list prices, as the launcher counts
+    billed, attempts = 0.0, list[Attempt]()  # as the rehearsal bills, and as the launcher counts
+    beside = ec2_fitting.beside_usd(launcher, 3600)
     for _ in range(4):
+        seen, now = Seen(launcher.layout, "r", None, attempts=tuple(attempts)), datetime.fromtimestamp(clock.now, UTC)
         try:
-            fitted = ec2_fitting.fit(launcher, capped, spent_usd=ec2_fitting.with_beside(launcher, listed))
+            fitted = ec2_fitting.fit(launcher, capped, spent_usd=state.usd_of(seen, now) or 0.0)
         except LaunchError:
             break  # too little is left
-        before = billed
+        before, ends_at = billed, clock.now + 3600 * fitted.deadline_h + ec2_fitting.ENDING_S
         for machine in machines_of(launcher, fitted.deadline_h, clock, draw):
-            seconds, row = machine.seconds(clock.now), prices.ec2(machine.type)
-            assert row is not None
+            seconds = machine.seconds(clock.now)
             billed += machine.bill(clock.now)["usd"] + ec2_fitting.beside_usd(launcher, seconds)
-            listed += seconds / 3600 * row.usd
+            began, ended, last = (datetime.fromtimestamp(at, UTC) for at in (machine.began, machine.ended, ends_at))
+            told = ended if draw.random() < 0.5 else None  # some die and record nothing
+            bought = "on-demand" if launcher.on_demand else "spot"
+            attempts.append(Attempt(1, 1, "i-1", machine.type, "a", bought, began, told, "", last, beside))
         assert billed - before <= plan.costs.worst_usd * ROUNDING + 1e-5
     assert billed <= max_usd * ROUNDING + 1e-5  # the rehearsal rounds each machine to a millionth
 

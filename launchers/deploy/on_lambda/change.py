@@ -41,8 +41,8 @@ class FunctionChange(Change):
         self._published = ""  # the number of the new version, once there is one
 
     @property
-    def roles(self) -> tuple[tuple[str | None, str], ...]:
-        return (self.launcher.lambda_role, LAMBDA), (self.launcher.expiry_role, SCHEDULER)
+    def roles(self) -> tuple[tuple[str, str], ...]:
+        return ("lambda_role", LAMBDA), ("expiry_role", SCHEDULER)
 
     def make(self) -> None:
         """Do what the plan says, and test what answers. Raises LaunchError after undoing what failed."""

@@ -39,6 +39,10 @@ class Identities:
         principal = principal_of(asked["PolicySourceArn"])
         if principal is None:
             raise Refused("NoSuchEntity", f"{asked['PolicySourceArn']} cannot be found.", 404)
+        actions, resources = asked["ActionNames"], asked.get("ResourceArns", ["*"])
+        if "*" in resources and len(resources) > 1:  # AWS simulates these apart
+            both = f"[{actions[0]}] and [{actions[-1]}]"
+            raise Refused("InvalidInput", f"Invalid Input Actions: {both} require different authorization information")
         # the faults take permissions from whoever calls, and from the role of its jobs
         who = call.caller.split("/")  # arn:aws:sts::123456789012:assumed-role/NAME/SESSION
         themselves = len(who) > 1 and asked["PolicySourceArn"].endswith(f"/{who[1]}")
@@ -51,8 +55,8 @@ class Identities:
                 "EvalResourceName": resource,
                 "EvalDecision": str(allowed(principal, Need(action, resource, context))),
             }
-            for action in asked["ActionNames"]
-            for resource in asked.get("ResourceArns", ["*"])
+            for action in actions
+            for resource in resources
         ]
         return {"EvaluationResults": results, "IsTruncated": False}
 
