@@ -87,8 +87,14 @@ class Connection:
 
     def ask(self, picture: bytes) -> Answer:
         """Send a picture and read the whole answer."""
+        headers = {"Content-Type": self.target.content_type}
+        if self.target.sign is not None:
+            try:
+                headers = self.target.sign("POST", self.target.url, picture, headers)
+            except Exception as error:  # of any kind: what signs it may have to fetch its credentials
+                return _none(error)
         try:
-            return self._ask(picture)
+            return self._ask(picture, headers)
         except (ConnectionError, http.client.HTTPException) as error:
             self._http.close()
             again, self._used = self._used, False
@@ -99,10 +105,8 @@ class Connection:
             self._used = False
             return _none(error)
 
-    def _ask(self, picture: bytes) -> Answer:
-        target, headers = self.target, {"Content-Type": self.target.content_type}
-        signed = target.sign("POST", target.url, picture, headers) if target.sign else headers
-        self._http.request("POST", self._path, picture, signed)
+    def _ask(self, picture: bytes, headers: dict[str, str]) -> Answer:
+        self._http.request("POST", self._path, picture, headers)
         response = self._http.getresponse()
         body = response.read()
         self._used = True

@@ -23,6 +23,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def counted(count: int, name: str) -> str:
+    """Format a number of things: 1 slot, 2 slots."""
+    return f"{count} {name}{'' if count == 1 else 's'}"
+
+
 def size(count: int) -> str:
     """Format a number of bytes: 120 bytes, 12 kB, 3.4 MB."""
     if count < 1000:

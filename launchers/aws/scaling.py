@@ -17,6 +17,7 @@ Metric = Literal["cpu", "concurrency", "invocations"]
 SCALE_IN_AT = 0.9  # of the target, below which target tracking removes instances
 OUT_POINTS = 3  # consecutive points above the target that target tracking waits for
 IN_S = 900  # for which the metric must stay below SCALE_IN_AT of the target: 15 points of a minute
+MOST_WAIT_S = 3600  # of a cool-down, which AWS takes
 SAFETY = 0.5  # of what an instance can do at most, which AWS advises as the target to begin with
 
 

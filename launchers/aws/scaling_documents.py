@@ -5,7 +5,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any, cast
 
 from dogbreed.errors import ConfigError
@@ -185,7 +184,7 @@ def _in_steps(
             adding.append((policy, highs[0] if highs else None))
         if lows or (not highs and not adds):
             removing.append((policy, lows[0] if lows else None))
-    for pair in zip_longest(adding, removing):
+    for pair in _pairs(adding, removing):
         for policy, alarm in filter(None, pair):
             if alarm is None:
                 yield _without_alarm(resource, policy, limits)
@@ -195,6 +194,29 @@ def _in_steps(
 
 
 _Pair = tuple[About, About | None] | None
+
+
+def _pairs(adding: Sequence[_Pair], removing: Sequence[_Pair]) -> Iterator[tuple[_Pair, _Pair]]:
+    """Yield policies that add with those that remove, where one sentence is about both, and the others alone."""
+    left = list(removing)
+    for out in adding:
+        back = next((each for each in left if _read_alike(out, each)), None)
+        if back is not None:
+            left.remove(back)
+        yield out, back
+    yield from ((None, each) for each in left)
+
+
+def _read_alike(out: _Pair, back: _Pair) -> bool:
+    """Return whether two policies read one metric, and change the number of instances in one way."""
+    assert out is not None
+    assert back is not None
+    (first, high), (second, low) = out, back
+    kinds = [each[_STEPS].get("AdjustmentType", "ChangeInCapacity") for each in (first, second)]
+    if high is None or low is None:
+        return False
+    metrics = [(each.get("Namespace"), each.get("MetricName")) for each in (high, low)]
+    return bool(kinds[0] == kinds[1] and metrics[0] == metrics[1])
 
 
 def _paired(resource: str, out: _Pair, back: _Pair, limits: tuple[int | None, int | None]) -> Scales:

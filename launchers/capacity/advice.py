@@ -11,6 +11,8 @@ from launchers.capacity.setting import Endpoint, Function, Limit, Retries, Setti
 from launchers.capacity.simulation import Outcome, simulate
 from launchers.capacity.traffic import Trace
 from launchers.cost import prices
+from launchers.cost.serving import AT_ONCE, busy_vcpus
+from launchers.formatting import counted
 
 BUSY_S = 1800.0  # the busiest part of a trace, on which all candidates are compared
 FINALISTS = 1  # of each architecture, that are simulated on the whole trace
@@ -107,7 +109,8 @@ def _binding(setting: Setting, outcome: Outcome, objective: Objective) -> tuple[
     total = sum(harm.values())
     limit_ms = objective.p99_s * 1000
     allowed = max(objective.refused, 0.01 if not outcome.refused else objective.refused)
-    if not outcome.requests or total / outcome.requests <= allowed:
+    met = outcome.refused_share <= objective.refused and outcome.percentile_s(99) <= objective.p99_s
+    if met or not outcome.requests or total / outcome.requests <= allowed:
         if slow > 0.01 * outcome.requests:
             return (
                 "none",
@@ -124,15 +127,21 @@ def _binding(setting: Setting, outcome: Outcome, objective: Objective) -> tuple[
 def _why(binding: Limit, setting: Setting, outcome: Outcome) -> str:
     if binding == "lambda_slots":
         assert setting.function is not None
-        return f"all {setting.function.slots} slots of the function were in use"
-    if binding == "start_delay" and setting.endpoint is None:
-        return "the function had to start a new environment"
-    assert setting.endpoint is not None
+        slots = setting.function.slots
+        return f"all {slots} slots of the function were in use" if slots > 1 else "the function's only slot was in use"
+    about = setting.endpoint
     if binding == "start_delay":
-        return f"further instances were needed but not in service yet (they start in {setting.endpoint.start_s:g} s)"
+        environment = "the function had to start a new environment"
+        if about is None or not about.scales:
+            return environment
+        instances = f"further instances were needed but not in service yet (they start in {about.start_s:g} s)"
+        return f"{instances}, or {environment}" if outcome.cold else instances
+    assert about is not None
     if binding == "max_instances":
-        return f"all {setting.endpoint.most} instances, the most that the policy may start, were busy"
-    return f"all {setting.endpoint.vcpus} vCPUs of the {setting.endpoint.least} instances were busy"
+        return f"all {about.most} instances, the most that the policy may start, were busy"
+    vcpus = f"all {about.vcpus} vCPUs" if about.vcpus > 1 else "the vCPU"
+    of = f"each of the {about.least} instances" if about.least > 1 else "the instance"
+    return f"{vcpus} of {of} {'were' if about.vcpus > 1 else 'was'} busy"
 
 
 # --- the search ---
@@ -173,6 +182,9 @@ def advise(trace: Trace, assumptions: Assumptions, objective: Objective, seed: i
         for one in ranked:
             kinds.setdefault(one.setting.kind, []).append(one)
         finalists = [one for same in kinds.values() for one in same[:FINALISTS]]
+        if objective.max_usd is not None:  # what meets the objective may cost too much, and so may all that is near it
+            cheapest = [min(same, key=lambda one: one.bill.total) for same in kinds.values()]
+            finalists += [one for one in cheapest if all(one is not other for other in finalists)]
         whole = [judge(one.setting, trace, assumptions, objective, seed) for one in finalists]
     return Advice(sorted(whole, key=lambda one: one.bill.total), best_of(whole))
 
@@ -200,9 +212,9 @@ def candidates(trace: Trace, assumptions: Assumptions, objective: Objective) -> 
         yield Setting(
             Function(slots, 0, assumptions.cold_s, memory_mb=rates.vcpu_mb),
             retries=assumptions.retries,
-            name=f"lambda, {slots} slots",
+            name=f"lambda, {counted(slots, 'slot')}",
         )
-    per_instance = assumptions.vcpus / assumptions.mean_s
+    per_instance = busy_vcpus(assumptions.vcpus) / assumptions.mean_s
     most = max(1, math.ceil(peak / per_instance / _FULL))
     sizes = sorted({max(1, math.ceil(mean / per_instance / _FULL)), most, most + 1})
     fleets = [endpoint(assumptions, count, count, "none") for count in sizes]
@@ -227,16 +239,18 @@ def endpoint(
     assumptions: Assumptions, least: int, most: int, name: str, out_s: float | None = None, busy: float = BUSY
 ) -> Setting:
     """Return an endpoint that callers reach without a function in front. name, out_s, busy: of its policy."""
-    rules, metric, publish_s = policy(name, assumptions.vcpus, assumptions.mean_s, out_s, busy)
+    vcpus = busy_vcpus(assumptions.vcpus)
+    rules, metric, publish_s = policy(name, vcpus, assumptions.mean_s, out_s, busy)
     scales = rules is not None and most > least
     about = Endpoint(
         least,
         most,
-        assumptions.vcpus,
+        vcpus,
         rules if scales else None,
         metric,
         publish_s,
         assumptions.start_s,
+        AT_ONCE - vcpus,
         type=assumptions.instance_type,
     )
     count = f"{least} to {most}" if scales else str(least)
@@ -256,6 +270,6 @@ def with_front(setting: Setting, slots: int, assumptions: Assumptions, provision
         setting,
         function=Function(slots, provisioned, assumptions.front_cold_s, memory_mb=memory),
         overhead_s=assumptions.overhead_s,
-        name=f"{setting.name}, behind a lambda with {slots} slots"
+        name=f"{setting.name}, behind a lambda with {counted(slots, 'slot')}"
         + (f", {provisioned} provisioned" if provisioned else ""),
     )

@@ -30,7 +30,8 @@ def bill(setting: Setting, outcome: Outcome) -> Bill:
         row = prices.hosting(setting.endpoint.type)
         if row is None:
             raise KeyError(setting.endpoint.type)
-        instances = outcome.instance_s / 3600 * row.usd * months
+        # they run on until the last request is answered, which is a large part of short traffic
+        instances = outcome.instance_s / 3600 * row.usd * MONTH_S / max(outcome.end_s, outcome.closed_s)
     if (function := setting.function) is not None:
         rates, gb = prices.lambda_prices(), function.memory_mb / 1024
         number, used_gb_s = outcome.calls * months, outcome.function_s * gb * months

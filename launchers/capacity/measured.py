@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from dogbreed.errors import DataError
-from dogbreed.load import Load, Timed
+from dogbreed.load import Answer, Load, Timed
 from dogbreed.run_folder import write_json
 
-REFUSALS = (429, 503)  # Lambda's, and those of an endpoint or a server that is full
+_REFUSALS = (429, 503)  # Lambda's, and those of an endpoint or a server that is full
+_PASSED_ON = re.compile(r"server error \(503\)")  # in SageMaker's 424, which it makes of its container's 503
 _LATE_S = 0.01  # of a request, up to which nobody calls it late
 _LATE_SHARE = 0.1  # of the median latency, likewise
 _BUSY = 0.8  # of one core, above which this program itself may be what is slow: Python runs one thread at a time
+
+
+def refused(answer: Answer) -> bool:
+    """Return whether a server would not take a request because it had too many."""
+    return answer.status in _REFUSALS or (answer.status == 424 and _PASSED_ON.search(answer.words) is not None)
 
 
 @dataclass(frozen=True)
@@ -33,8 +40,8 @@ class Measured:
 
     @property
     def refused_share(self) -> float:
-        refused = sum(one.answer.status in REFUSALS for one in self.load.requests)
-        return refused / len(self.load.requests) if self.load.requests else 0.0
+        count = sum(refused(one.answer) for one in self.load.requests)
+        return count / len(self.load.requests) if self.load.requests else 0.0
 
     @property
     def statuses(self) -> dict[int, int]:

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 from dogbreed.run_folder import write_text
 from launchers.capacity.advice import Advice, Verdict
 from launchers.capacity.overrides import reason_against
-from launchers.capacity.shown import Plan, deploy_lines
+from launchers.capacity.shown import Plan, break_even, deploy_lines, prices_as_of
 from launchers.capacity.traffic import Trace
-from launchers.cost import prices
-from launchers.cost.serving import break_even_rps
 from launchers.formatting import usd
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ def write(path: Path, plan: Plan) -> None:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     template = environment.from_string((files("launchers.capacity") / "page.html.jinja").read_text())
     chosen, trace, assumed, advice = plan.chosen, plan.trace, plan.assumed, plan.advice
-    rate = break_even_rps(assumed.mean_s, assumed.mean_s + assumed.overhead_s, assumed.instance_type)
+    rate = break_even(assumed)
     content = template.render(
         css=Markup((files("dogbreed.report") / "page.css").read_text()),
         chosen=chosen,
@@ -41,7 +39,7 @@ def write(path: Path, plan: Plan) -> None:
         deploy="" if reason_against(plan.to_deploy.setting) else "\n".join(deploy_lines(plan.to_deploy, indent=2)),
         tried=advice.tried if advice else (),
         best=advice.best if advice else None,
-        as_of=prices.lambda_prices().as_of,
+        as_of=prices_as_of(plan),
         break_even=f"{rate:.3g}" if math.isfinite(rate) else "",
         instance_type=assumed.instance_type,
         dollars=usd,

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dogbreed.serving.limits import Limits
 from launchers.aws.scaling import Metric, Policy
+from launchers.cost.serving import AT_ONCE
 
 Limit = Literal["none", "lambda_slots", "vcpus", "start_delay", "max_instances"]
 
@@ -30,7 +32,8 @@ class Endpoint:
     policy: how the number changes; None keeps `least`. metric: what the policy reads, as an average per instance: busy
     vCPUs in percent, so up to 200 with two; requests in progress; or requests per minute. publish_s: seconds after a
     period's end at which its value can be read. start_s: from the decision until a new instance answers. waiting: the
-    requests that an instance queues beyond those it works on; further ones get a 503.
+    requests that an instance queues beyond those it works on; further ones get a 503. deadline_s: after which one gets
+    a 503 that is not answered yet.
     """
 
     least: int = 1
@@ -40,7 +43,8 @@ class Endpoint:
     metric: Metric = "concurrency"
     publish_s: float = 10.0
     start_s: float = 240.0
-    waiting: int = 32
+    waiting: int = AT_ONCE - 2
+    deadline_s: float = Limits().deadline_s
     type: str = "ml.c7i.large"
 
     @property

@@ -11,7 +11,7 @@ from launchers.capacity.advice import Advice, Assumptions, Verdict
 from launchers.capacity.overrides import overrides, reason_against
 from launchers.capacity.traffic import Trace
 from launchers.cost import prices
-from launchers.cost.serving import break_even_rps
+from launchers.cost.serving import break_even_rps, busy_vcpus
 from launchers.formatting import usd
 
 _WIDTH = 80
@@ -52,8 +52,8 @@ def facts(plan: Plan) -> dict[str, Any]:
         "cold_starts": chosen.outcome.cold,
         "repeats": chosen.outcome.repeats,
         "usd_free_tier": chosen.bill.free,
-        "break_even_rps": _finite(_break_even(plan.assumed)),
-        "prices_as_of": prices.lambda_prices().as_of,
+        "break_even_rps": _finite(break_even(plan.assumed)),
+        "prices_as_of": prices_as_of(plan),
         "seed": plan.seed,
         "notes": list(trace.notes),
     }
@@ -84,8 +84,20 @@ def _finite(value: float) -> float | None:
     return round(value, 6) if math.isfinite(value) else None
 
 
-def _break_even(assumed: Assumptions) -> float:
-    return break_even_rps(assumed.mean_s, assumed.mean_s + assumed.overhead_s, assumed.instance_type)
+def break_even(assumed: Assumptions) -> float:
+    """Return the rate above which one instance is cheaper; infinity if it cannot answer so many."""
+    rate = break_even_rps(assumed.mean_s, assumed.mean_s + assumed.overhead_s, assumed.instance_type)
+    return rate if rate < busy_vcpus(assumed.vcpus) / assumed.mean_s else math.inf
+
+
+def prices_as_of(plan: Plan) -> str:
+    """Return the date of the prices; the older one if there are two."""
+    compared = [one.setting for one in (plan.chosen, *(plan.advice.tried if plan.advice else ()))]
+    types = {one.endpoint.type for one in compared if one.endpoint is not None}
+    dates = [row.as_of for kind in types if (row := prices.hosting(kind)) is not None]
+    if any(one.function is not None for one in compared):
+        dates.append(prices.lambda_prices().as_of)
+    return min(dates)
 
 
 def shown(plan: Plan) -> str:
@@ -112,7 +124,7 @@ def shown(plan: Plan) -> str:
     lines += _details(chosen)
     if plan.usual is not None:
         lines += _field("Against", _against(chosen, plan.usual))
-    rate = _break_even(plan.assumed)
+    rate = break_even(plan.assumed)
     if math.isfinite(rate):
         lines += _field(
             "Break-even",

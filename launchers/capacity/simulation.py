@@ -2,8 +2,9 @@
 
 An event loop of our own: libraries for this take about ten times as long for each request.
 
-What is simplified: environments of a function are reused last in, first out; a request whose client has given up is
-worked on to its end, as servers do; instances are billed from the decision to start them until they have drained.
+What is simplified: environments of a function are reused last in, first out; a request that had begun when its deadline
+passed is worked on to its end, as servers do; instances are billed from the decision to start them until they have
+drained.
 """
 
 import heapq
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 TICK_S = 10  # the shortest period of a metric
-_DONE, _ENDS, _AGAIN, _BEGINS, _TICK, _READY = range(6)  # kinds of events; at the same moment in this order
+_DONE, _ENDS, _AGAIN, _BEGINS, _TICK, _READY, _EXPIRES = range(7)  # kinds of events; at the same moment in this order
 _CAUSES: tuple[Limit, ...] = ("none", "lambda_slots", "vcpus", "start_delay", "max_instances")
 _NONE, _SLOTS, _VCPUS, _START, _MOST = range(5)
+_NOBODY = -1  # in place of a request that is worked on although nobody gets its answer any more
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Outcome:
 
     cause: of each answered one, the place in `_CAUSES` of what it waited for first. refused: by what refused them.
     cold: calls that began a new environment. function_s, provisioned_s: billed seconds of the function, beyond its
-    provisioned slots and within them. instance_s: of instances. instances: (seconds, number) at each change.
+    provisioned slots and within them. instance_s: of instances, until closed_s, when all was answered. instances:
+    (seconds, number) at each change.
     """
 
     end_s: float
@@ -60,6 +63,7 @@ class Outcome:
     function_s: float = 0.0
     provisioned_s: float = 0.0
     instance_s: float = 0.0
+    closed_s: float = 0.0
     busy_s: float = 0.0
     instances: list[tuple[float, int]] = field(default_factory=list)
 
@@ -100,7 +104,7 @@ def simulate(setting: Setting, traffic: Traffic, seed: int = 0) -> Outcome:
 class _Instances:
     """The instances of an endpoint: the requests at each, and how many there should be."""
 
-    def __init__(self, about: Endpoint, outcome: Outcome) -> None:
+    def __init__(self, about: Endpoint, outcome: Outcome, longest_s: float) -> None:
         self.about, self.outcome = about, outcome
         self.inside: list[int] = [0] * about.least  # requests at each, waiting or in progress
         self.queues: list[deque[tuple[int, float]]] = [deque() for _ in range(about.least)]
@@ -109,6 +113,7 @@ class _Instances:
         self.scaler = Scaler(about.policy, about.least, about.most) if about.policy and about.scales else None
         self.billed_since = [0.0] * about.least
         self.drained: set[int] = set()
+        self.waits_long = (about.waiting / about.vcpus + 2) * longest_s > about.deadline_s
         # integrals over time, since the last tick and in all: requests inside, and vCPUs in use
         self.total_inside = self.total_busy = 0
         self.seen_at = self.inside_s = self.busy_s = 0.0
@@ -217,6 +222,7 @@ class _Instances:
     def close(self, now: float) -> None:
         self.pass_time(now)
         self.outcome.busy_s += self.busy_s
+        self.outcome.closed_s = now
         self.outcome.instance_s += sum(now - since for since in self.billed_since if since <= now)
 
 
@@ -235,10 +241,13 @@ class _Run:
         self.tries: dict[int, int] = {}
         self.cause: dict[int, int] = {}
         self.since: dict[int, float] = {}  # when it took its slot
+        self.expires: dict[int, float] = {}  # when one that waits, or is worked on too late, gets a 503
         self.function = setting.function
         self.in_use = 0
         self.idle: list[float] = []  # when each idle environment was used last, the latest last
-        self.instances = _Instances(setting.endpoint, self.outcome) if setting.endpoint else None
+        self.instances = None
+        if setting.endpoint:
+            self.instances = _Instances(setting.endpoint, self.outcome, max(self.service, default=0.0))
 
     def loop(self) -> None:
         traffic, events, outcome = self.traffic, self.events, self.outcome
@@ -251,7 +260,7 @@ class _Run:
         arrivals, place, count = traffic.at, 0, len(traffic.at)
         outcome.requests = count + traffic.clients
         following = arrivals[0] if count else float("inf")
-        handlers = (self._done, self._ends, self._again, self._begins, self._tick, self._ready)
+        handlers = (self._done, self._ends, self._again, self._begins, self._tick, self._ready, self._expires)
         while place < count or events:
             if place < count and (not events or following <= events[0][0]):
                 self._arrive(following, place)
@@ -266,7 +275,7 @@ class _Run:
             self.instances.close(max(traffic.end_s, self.instances.seen_at))
 
     def _in_progress(self) -> bool:
-        return any(event[1] not in (_TICK, _READY) for event in self.events)
+        return any(event[1] not in (_TICK, _READY, _EXPIRES) for event in self.events)
 
     # --- a request's way: a slot, then an instance, then its answer ---
 
@@ -323,10 +332,44 @@ class _Run:
         fleet.total_inside += 1
         if inside < vcpus:
             fleet.total_busy += 1
-            heapq.heappush(self.events, (now + self.service[request], _DONE, request, number))
+            self._work(now, request, number, now + fleet.about.deadline_s)
         else:
             fleet.queues[number].append((request, now))
             self.cause.setdefault(request, fleet.cause)
+            if fleet.waits_long:
+                self._expire(now + fleet.about.deadline_s, request, number)
+
+    def _work(self, now: float, request: int, number: int, until: float) -> None:
+        """Begin with a request. until: its deadline, at which it gets a 503, though the work goes on."""
+        done = now + self.service[request]
+        if done <= until:
+            self.expires.pop(request, None)
+        else:
+            if request not in self.expires:
+                self._expire(until, request, number)
+            request = _NOBODY
+        heapq.heappush(self.events, (done, _DONE, request, number))
+
+    def _expire(self, at: float, request: int, number: int) -> None:
+        self.expires[request] = at
+        heapq.heappush(self.events, (at, _EXPIRES, request, number))
+
+    def _expires(self, now: float, request: int, number: int) -> None:
+        """A request's deadline passes, unless it was answered before."""
+        fleet = self.instances
+        assert fleet is not None
+        if self.expires.get(request) != now:
+            return
+        del self.expires[request]
+        waiting = fleet.queues[number]
+        if (place := next((place for place, one in enumerate(waiting) if one[0] == request), None)) is not None:
+            del waiting[place]
+            fleet.pass_time(now)
+            fleet.inside[number] -= 1
+            fleet.total_inside -= 1
+        if self.function is not None:
+            self._release(now, request)
+        self._refuse(now, request, self.cause.get(request, _NONE))
 
     def _done(self, now: float, request: int, number: int) -> None:
         """An instance has finished with a request."""
@@ -337,12 +380,14 @@ class _Run:
         fleet.total_inside -= 1
         queue = fleet.queues[number]
         if queue:
-            following, _ = queue.popleft()
-            heapq.heappush(self.events, (now + self.service[following], _DONE, following, number))
+            following, came = queue.popleft()
+            self._work(now, following, number, came + fleet.about.deadline_s)
         else:
             fleet.total_busy -= 1
             if number in fleet.drained:
                 fleet.stop_if_idle(number, now)
+        if request == _NOBODY:
+            return
         if self.setting.overhead_s:
             heapq.heappush(self.events, (now + self.setting.overhead_s, _ENDS, request, number))
         else:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Shape = Literal["steady", "daily", "weekly", "burst", "flash"]
 SHAPES: tuple[Shape, ...] = ("steady", "daily", "weekly", "burst", "flash")
 HOURS: dict[Shape, float] = {"steady": 24, "daily": 24, "weekly": 168, "burst": 70 / 60, "flash": 2}
+CYCLES: dict[Shape, int] = {"daily": 24, "weekly": 168}  # hours, which begin at midnight: a part has another mean
 MOST_REQUESTS = 5_000_000
 GAP = 20  # times the usual distance between two counts, or a tenth of the trace, without a request: worth a note
 
@@ -28,6 +29,8 @@ _TIMES = ("timestamp", "timestamps", "time", "datetime", "date", "ts", "at", "re
 _NAMED_MS = tuple(f"{name}_ms" for name in _TIMES)
 _COUNTS = ("count", "counts", "requests", "invocations", "sum", "value", "values")
 _WEEKEND = 0.4  # of a working day's traffic
+_WORKDAY = 7 / (5 + 2 * _WEEKEND)  # of the mean of a week
+_SHARPEST = 1e5  # power of a day's curve: most of its traffic is within four minutes
 _FORMS = (
     "a CSV file with a column of timestamps (one row for each request), or of timestamps and counts, or the JSON of "
     "`aws cloudwatch get-metric-data`"
@@ -77,32 +80,73 @@ class Trace:
 def generate(rps: float, peak: float | None, shape: Shape, hours: float, seed: int) -> Trace:
     """Draw requests at random around a rate that changes with time.
 
-    rps: the mean rate; of a burst and of a flash crowd, the rate before and after it. peak: the highest rate. Raises
-    DataError if the peak is below the mean, or if there would be more than MOST_REQUESTS.
+    rps: the mean rate; of a burst and of a flash crowd, the rate before and after it. peak: the highest rate; of a week
+    it is at least what working days need. Raises DataError if the peak is below the mean or too far above it, for a
+    part of a day or a week, or if there would be more than MOST_REQUESTS.
     """
     import numpy as np
 
-    if not rps > 0:
+    if not 0 < rps < math.inf:
         raise DataError(f"--rps must be above 0, got {rps:g}.")
+    if peak is not None and not math.isfinite(peak):
+        raise DataError(f"--peak must be a number of requests per second, got {peak:g}.\nTry: --peak {rps * 4:g}")
     if peak is not None and peak < rps:
         raise DataError(f"The peak of {peak:g} requests/s is below the mean of {rps:g}.\nTry: --peak {rps:g} or more")
-    if not hours > 0:
+    if not 0 < hours < math.inf:
         raise DataError(f"--hours must be above 0, got {hours:g}.")
-    end_s = hours * 3600
-    starts = np.arange(0, end_s, _BIN_S)
-    widths = np.minimum(_BIN_S, end_s - starts)
-    rates = _rates(shape, rps, rps if peak is None else peak, end_s)(starts + widths / 2)
+    highest, notes = rps if peak is None else peak, []
+    if shape == "weekly" and highest < rps * _WORKDAY:
+        highest = rps * _WORKDAY
+        if peak is not None:
+            notes.append(f"Working days have {highest:.3g} requests/s, since weekends have {_WEEKEND:.0%} of that.")
+    if hours < CYCLES.get(shape, 0):
+        raise DataError(
+            f"--hours {hours:g} is less than the {CYCLES[shape]} of --shape {shape}, and the traffic of a part of them "
+            f"is not that of the whole.\nTry: {_instead(shape, rps, highest, hours)}"
+        )
+    starts, widths, rates = _bins(shape, rps, highest, hours)
     if (expected := float((rates * widths).sum())) > MOST_REQUESTS:
         raise DataError(
             f"These are {expected:,.0f} requests, more than the {MOST_REQUESTS:,} that are simulated.\n"
-            f"Try: --hours {hours * MOST_REQUESTS / expected:.3g}"
+            f"Try: {_instead(shape, rps, highest, hours)}"
         )
     rng = np.random.default_rng([seed, 0])
     counts = rng.poisson(rates * widths)
     if not counts.sum():
-        raise DataError(f"No request falls into {hours:g} hours at {rps:g} requests/s.\nTry: more --hours")
+        raise DataError(
+            f"No request falls into {hours:g} h at {rps:g} requests/s.\nTry: --hours {hours + 10 / rps / 3600:.3g}"
+        )
     at = np.repeat(starts, counts) + rng.random(int(counts.sum())) * np.repeat(widths, counts)
-    return Trace(np.sort(at), end_s)
+    return Trace(np.sort(at), hours * 3600, tuple(notes))
+
+
+def _bins(shape: Shape, rps: float, peak: float, hours: float) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+    """Return the beginnings of short periods, their seconds, and the rate in each."""
+    import numpy as np
+
+    starts = np.arange(0, hours * 3600, _BIN_S)
+    widths = np.minimum(_BIN_S, hours * 3600 - starts)
+    return starts, widths, _rates(shape, rps, peak, hours * 3600)(starts + widths / 2)
+
+
+def _instead(shape: Shape, rps: float, peak: float, hours: float) -> str:
+    """Return options with which the traffic is neither too long nor a part of a day or a week."""
+    cycle = CYCLES.get(shape, 0)
+    if (fits := _fitting(shape, rps, peak, max(hours, cycle))) >= cycle:
+        whole = f"--hours {fits - fits % cycle if cycle else fits:g}"
+        return whole if hours >= cycle else f"{whole}, or --shape burst --hours {_fitting('burst', rps, peak, hours):g}"
+    return f"--shape burst --hours {_fitting('burst', rps, peak, HOURS['burst']):g}"
+
+
+def _fitting(shape: Shape, rps: float, peak: float, hours: float) -> float:
+    """Return so many hours, or as many of them as have at most MOST_REQUESTS, rounded down."""
+    while True:
+        _, widths, rates = _bins(shape, rps, peak, hours)
+        if (expected := float((rates * widths).sum())) <= MOST_REQUESTS:
+            return hours
+        hours *= MOST_REQUESTS / expected
+        digit = 10.0 ** (math.floor(math.log10(hours)) - 2)
+        hours = float(f"{(math.ceil(hours / digit) - 1) * digit:.3g}")
 
 
 def _rates(shape: Shape, rps: float, peak: float, end_s: float) -> "Callable[[np.ndarray], np.ndarray]":
@@ -122,11 +166,10 @@ def _rates(shape: Shape, rps: float, peak: float, end_s: float) -> "Callable[[np
         )
     hours = np.arange(0, day, 60.0)
     lowest = 0.1 * rps
+    mean = rps * (_WORKDAY if shape == "weekly" else 1.0)
+    power = _power(hours, (mean - lowest) / (peak - lowest))
     if shape == "weekly":
-        scale = 7 / (5 + 2 * _WEEKEND)
-        power = _power(hours, (rps * scale - lowest) / max(peak - lowest, 1e-9))
         return lambda at: (lowest + (peak - lowest) * _hump(at, power)) * np.where(at // day % 7 < 5, 1.0, _WEEKEND)
-    power = _power(hours, (rps - lowest) / max(peak - lowest, 1e-9))
     return lambda at: lowest + (peak - lowest) * _hump(at, power)
 
 
@@ -138,9 +181,15 @@ def _hump(at: "np.ndarray", power: float) -> "np.ndarray":
 
 
 def _power(at: "np.ndarray", mean: float) -> float:
-    """Return the power with which a day's curve has this mean, from 0 to 1."""
-    low, high = 0.0, 60.0
-    for _ in range(50):
+    """Return the power with which a day's curve has this mean, from 0 to 1. Raises DataError if none is so narrow."""
+    low, high = 0.0, _SHARPEST
+    if mean < (least := float(_hump(at, high).mean())):
+        raise DataError(
+            f"The peak is too far above --rps for the curve of a day, whose peak is at most {0.9 / least:.0f} times its "
+            "mean.\n"
+            "Try: --shape burst"
+        )
+    for _ in range(60):
         middle = (low + high) / 2
         if _hump(at, middle).mean() > mean:
             low = middle
@@ -164,8 +213,9 @@ def read(path: Path, seed: int) -> Trace:
         raise DataError(f"Cannot read the trace {path}: {error}\nTry: {_FORMS}") from error
     if not text.strip():
         raise DataError(f"The trace {path} is empty.\nTry: {_FORMS}")
-    times, counts = _of_cloudwatch(path, text) if text.lstrip().startswith(("{", "[")) else _of_csv(path, text)
-    return _of_requests(path, times) if counts is None else _spread(path, times, counts, seed)
+    aligned = text.lstrip().startswith(("{", "["))
+    times, counts = _of_cloudwatch(path, text) if aligned else _of_csv(path, text)
+    return _of_requests(path, times) if counts is None else _spread(path, times, counts, seed, aligned)
 
 
 def _of_requests(path: Path, times: list[float]) -> Trace:
@@ -187,7 +237,8 @@ def _of_requests(path: Path, times: list[float]) -> Trace:
     return Trace(at, end_s, tuple(notes))
 
 
-def _spread(path: Path, times: list[float], counts: list[float], seed: int) -> Trace:
+def _spread(path: Path, times: list[float], counts: list[float], seed: int, aligned: bool) -> Trace:
+    """aligned: whether all times are multiples of the period, as CloudWatch's are, which leaves out most empty ones."""
     import numpy as np
 
     order = np.argsort(times, kind="stable")
@@ -197,12 +248,21 @@ def _spread(path: Path, times: list[float], counts: list[float], seed: int) -> T
     if (np.diff(at) <= 0).any():
         twice = at[:-1][np.diff(at) <= 0][0]
         raise DataError(f"{path} has two counts for one time ({_shown_time(twice)}).\nTry: one row for each period")
-    period = float(np.median(np.diff(at)))
+    period = float(math.gcd(*np.rint(np.diff(at)).astype(int).tolist()) if aligned else 0) or float(
+        np.median(np.diff(at))
+    )
     gaps = int((np.diff(at) > GAP * period).sum())
     missing = round(float((np.diff(at) / period - 1).clip(0).sum()))
-    notes = [f"{missing} periods of {period:g} s have no count, and are taken as without requests."] if missing else []
+    notes = []
+    if missing:
+        said = (
+            "1 period of {:g} s has no count, and is"
+            if missing == 1
+            else f"{missing} periods of {{:g}} s have no count, and are"
+        )
+        notes.append(f"{said.format(period)} taken as without requests.")
     if gaps:
-        notes.append(f"{gaps} gaps are longer than {GAP} periods.")
+        notes.append(f"{gaps} gap{' is' if gaps == 1 else 's are'} longer than {GAP} periods.")
     whole = np.rint(many).astype(int)
     if not whole.sum():
         raise DataError(f"{path} counts no requests at all.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError, raise_findings
+from launchers.aws.scaling import MOST_WAIT_S
 from launchers.capacity import measured, shown, traffic
 from launchers.capacity.advice import Assumptions, Objective, advise, endpoint, judge, with_front
 from launchers.capacity.policies import BUSY, NAMES
@@ -15,6 +16,7 @@ from launchers.capacity.setting import Function, Retries, Setting
 from launchers.capacity.shown import Plan
 from launchers.capacity.traffic import Trace
 from launchers.cost import prices
+from launchers.formatting import counted
 
 HELP = "Predict latency, refusals and dollars of a deployment from its traffic."
 EPILOG = """\
@@ -174,7 +176,7 @@ def _check(args: argparse.Namespace, service_s: list[float], objective: Objectiv
         ("--provisioned", args.provisioned, 0, True), ("--overhead-ms", args.overhead_ms, 0, True),
         ("--cold-ms", args.cold_ms, 0, True), ("--start-s", args.start_s, 0, True),
         ("--timeout-ms", args.timeout_ms, 0, False), ("--p99-ms", args.p99_ms, 0, False),
-        ("--out-s", args.out_s, 0, True), ("--max-usd", args.max_usd, 0, False),
+        ("--out-s", args.out_s, 0, True), ("--seed", args.seed, 0, True), ("--max-usd", args.max_usd, 0, False),
     ]  # fmt: skip
     for name, value, lowest, equal in numbers:
         if value is not None and not (math.isfinite(value) and (value > lowest or (equal and value == lowest))):
@@ -192,6 +194,8 @@ def _check(args: argparse.Namespace, service_s: list[float], objective: Objectiv
         found.append(
             "--out-s is of a policy that changes the number of instances.\nTry: --instances 1-3 --policy report"
         )
+    if args.out_s is not None and args.out_s > MOST_WAIT_S:
+        found.append(f"--out-s must be at most {MOST_WAIT_S} seconds, got {args.out_s:g}.\nTry: --out-s {MOST_WAIT_S}")
     if args.front and (least or args.slots is not None):
         found.append("--front is of the search, and --slots with --instances is an endpoint behind a Lambda already.")
     if max(service_s) * 1000 > args.timeout_ms:
@@ -199,11 +203,12 @@ def _check(args: argparse.Namespace, service_s: list[float], objective: Objectiv
             f"A service time of {max(service_s) * 1000:g} ms is longer than the time-out of {args.timeout_ms:g} ms, so "
             "such requests would never be answered.\nTry: a larger --timeout-ms, or a faster model"
         )
-    if prices.hosting(args.instance_type) is None:
-        known = ", ".join(prices.hosting_types())
-        found.append(
-            f"The price of {args.instance_type} as an endpoint is not known.\nTry: --instance-type, one of {known}"
-        )
+    row = prices.hosting(args.instance_type)
+    if row is None or not prices.hosts(args.instance_type):
+        reason = f"The price of {args.instance_type} as an endpoint is not known."
+        if row is not None:
+            reason = f"{args.instance_type} is not deployed: it has a GPU, which our server does not use."
+        found.append(f"{reason}\nTry: --instance-type, one of {', '.join(prices.hosting_types())}")
     if args.p99_ms is not None and not least and args.p99_ms < min(service_s) * 1000:
         found.append(
             f"No setting answers within {args.p99_ms:g} ms what takes {min(service_s) * 1000:g} ms.\n"
@@ -224,7 +229,9 @@ def _setting(args: argparse.Namespace, assumed: Assumptions, least: int, most: i
     if not least:
         cold = 0.0 if args.cold_ms is None else assumed.cold_s
         memory = prices.lambda_prices().vcpu_mb
-        name = f"lambda, {args.slots} slots" + (f", {args.provisioned} provisioned" if args.provisioned else "")
+        name = f"lambda, {counted(args.slots, 'slot')}" + (
+            f", {args.provisioned} provisioned" if args.provisioned else ""
+        )
         function = Function(args.slots, args.provisioned, cold, memory_mb=memory)
         return Setting(function, retries=assumed.retries, name=name)
     name = args.policy or ("none" if least == most else "concurrency")

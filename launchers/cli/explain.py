@@ -13,7 +13,7 @@ from launchers.aws.alarms import Alarm
 from launchers.aws.scaling import TargetTracking, reaction_s
 from launchers.aws.scaling_documents import Documents, Scales, all_of, scales
 from launchers.cli import named
-from launchers.cost import prices
+from launchers.cost import prices, serving
 from launchers.status import LaunchError, Phase
 
 HELP = "Say in sentences what a scaling policy does, and when."
@@ -81,10 +81,10 @@ def _vcpus(kind: str | None) -> int | None:
     if kind is None:
         return None
     row = prices.hosting(kind)
-    if row is None:
+    if row is None and not prices.hosts(kind):
         near = ", ".join(prices.closest_hosting(kind)) or "ml.c7i.large"
         raise ConfigError(f"The vCPUs of {kind} are not known.\nTry: --instance-type, one of {near}")
-    return row.vcpus
+    return serving.vcpus(kind) if row is None else row.vcpus
 
 
 def _shown(one: Scales, vcpus: int | None) -> str:

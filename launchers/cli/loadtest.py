@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from dogbreed import commands, load
 from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError, raise_findings
-from launchers.capacity.measured import REFUSALS, Measured
+from launchers.capacity.measured import Measured, refused
 from launchers.cli import named
 from launchers.status import Cause, LaunchError
 
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     pictures = _pictures(args.photo)
     target = _target(args)
     _refuse_others(target.url, args.mine)
-    _answers(target, pictures[0])
+    _answers(target, pictures[0], "" if _is_url(args.target) else args.target)
     if args.rps is None:
         sent = load.closed_loop(target, pictures, clients, args.requests, args.seconds)
     else:
@@ -101,8 +101,12 @@ def _pictures(paths: list[Path] | None) -> list[bytes]:
     return found
 
 
+def _is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
+
+
 def _target(args: argparse.Namespace) -> load.Target:
-    if not args.target.startswith(("http://", "https://")):
+    if not _is_url(args.target):
         if "://" in args.target and not args.target.startswith("deploy://"):
             raise ConfigError(
                 f"{args.target} is neither an http(s) address nor a deployment.\nTry: http://127.0.0.1:8080/invocations"
@@ -148,25 +152,36 @@ def _is_here(host: str) -> bool:
         return False
 
 
-def _answers(target: load.Target, picture: bytes) -> None:
-    """Ask once, which is not counted: a server may be slower at first. Raises LaunchError if it does not answer."""
+def _answers(target: load.Target, picture: bytes, name: str) -> None:
+    """Ask once, which is not counted: a server may be slower at first. Raises LaunchError if it does not answer.
+
+    name: of the deployment, if it was named.
+    """
     first = load.first_answer(target, picture)
     if first.status == 0:
-        raise LaunchError(
-            f"{target.url} does not answer: {first.words}\nTry: start it first, as with "
-            f"{commands.module('dogbreed.serving', 'MODEL')}",
-            Cause.BAD_CONFIG,
-        )
-    if not 200 <= first.status < 300 and first.status not in REFUSALS:
+        hint = _hint_of_a_deployment(0, name)
+        if target.sign is None:
+            hint = f"start it first, as with {commands.module('dogbreed.serving', 'MODEL')}"
+        raise LaunchError(f"{target.url} does not answer: {first.words}\nTry: {hint}", Cause.BAD_CONFIG)
+    if not 200 <= first.status < 300 and not refused(first):
         hints = {
             403: "the name of your deployment in place of its URL: its requests are signed",
             404: f"another path, such as {target.url.rstrip('/')}/invocations",
             405: f"another path, such as {target.url.rstrip('/')}/invocations",
         }
         hint = hints.get(first.status, "--photo FILE, with a photo that it takes")
+        if target.sign is not None:
+            hint = _hint_of_a_deployment(first.status, name)
         raise LaunchError(
             f"{target.url} answers {first.status}: {' '.join(first.words.split())}\nTry: {hint}", Cause.BAD_CONFIG
         )
+
+
+def _hint_of_a_deployment(status: int, name: str) -> str:
+    """name: empty if its URL was typed."""
+    if status == 403:
+        return f"{commands.launchers('iam')}, which shows what you must be allowed"
+    return commands.launchers("status", name) if name else commands.launchers("list")
 
 
 # --- what is printed ---
@@ -176,9 +191,9 @@ def _shown(found: Measured, output: Path | None) -> list[str]:
     sent, answered = found.load.requests, found.answered
     clients = "one client" if found.clients == 1 else f"{found.clients} clients"
     loop = f"of {clients}" if found.clients else f"at random times, {found.rps:g} a second"
-    refused = ", ".join(f"{count} with {status or 'no answer'}" for status, count in _others(found))
+    others = ", ".join(f"{count} with {status or 'no answer'}" for status, count in _others(found))
     rate = len(answered) / found.load.seconds
-    apart = f"; {refused}: {found.refused_share:.2%} refused" if refused else ""
+    apart = f"; {others}: {found.refused_share:.2%} refused" if others else ""
     lines = [
         *_field("Sent", f"{len(sent)} requests {loop}, in {found.load.seconds:.1f} s, to {found.url}"),
         *_field("Answered", f"{len(answered)}, {rate:.3g} a second{apart}"),
@@ -186,6 +201,8 @@ def _shown(found: Measured, output: Path | None) -> list[str]:
     if not answered:
         words = next((one.answer.words for one in sent if one.answer.words), "")
         return [*lines, *_field("Answer", " ".join(words.split()) or "none")]
+    if lost := next((one.answer.words for one in sent if not one.answer.status), ""):
+        lines += _field("No answer", " ".join(lost.split()))
     p50, p95, p99 = (f"{1000 * found.percentile_s(percent):,.0f}" for percent in (50, 95, 99))
     since = "" if found.clients else ", from when each was due"
     times, source = found.service_s

@@ -1,9 +1,11 @@
 """What serving a model costs: on instances that are always there, or in a Lambda function that is paid by the call."""
 
+from dogbreed.serving.limits import Limits
 from dogbreed.workload import work
 from launchers.cost import prices
 
 MONTH_S = 730 * 3600.0  # as AWS counts a month
+AT_ONCE = Limits().waiting  # requests that an instance takes, those included that it works on; others get a 503
 _VCPU_GFLOPS = 60.0  # ONNX Runtime on one vCPU: an estimate that gives ResNet50 0.14 s; others report 0.1 to 0.2 s
 
 
@@ -24,6 +26,16 @@ def vcpus(instance_type: str) -> int:
     size = instance_type.rpartition(".")[2]
     many = size.removesuffix("xlarge")
     return 4 * int(many or 1) if size.endswith("xlarge") and (many or "1").isdecimal() else 2
+
+
+def busy_vcpus(vcpus: int) -> int:
+    """Return how many of an instance's vCPUs are ever in use: each request has one."""
+    return min(vcpus, AT_ONCE)
+
+
+def target(vcpus: int) -> int:
+    """Return the requests in progress at which instances are added: one for each vCPU where they can be exceeded."""
+    return vcpus if vcpus < AT_ONCE else AT_ONCE // 2
 
 
 def usd_per_call(seconds: float, memory_mb: int) -> float:

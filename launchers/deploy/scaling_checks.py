@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import fields
 
-from dogbreed.serving.limits import Limits
+from launchers.aws.scaling import MOST_WAIT_S
 from launchers.cost import prices, serving
 from launchers.deploy.scaling import Concurrency, Fixed, Invocations, Report
 from launchers.deploy.settings import DeploySettings
 
-_LEAST_SHARE, _MOST_WAIT_S = 0.5, 3600
+_LEAST_SHARE = 0.5
 _Scaled = Concurrency | Report | Invocations
 
 
@@ -87,25 +87,28 @@ def _limit_findings(chosen: _Scaled, settings: DeploySettings) -> Iterator[str]:
 def _wait_findings(chosen: _Scaled) -> Iterator[str]:
     for key in ("out_s", "in_s"):
         seconds = getattr(chosen, key)
-        if not 0 <= seconds <= _MOST_WAIT_S:
+        if not 0 <= seconds <= MOST_WAIT_S:
             yield (
-                f"launcher.scaling.{key} must be from 0 to {_MOST_WAIT_S} seconds, got {seconds:g}.\n"
+                f"launcher.scaling.{key} must be from 0 to {MOST_WAIT_S} seconds, got {seconds:g}.\n"
                 f"Try: launcher.scaling.{key}={getattr(type(chosen)(), key):g}"
             )
 
 
 def _report_findings(chosen: Report, kind: str, vcpus: int) -> Iterator[str]:
-    full, default = 100 * vcpus, f"launcher.scaling.cpu_percent={70 * vcpus}"
+    busy = serving.busy_vcpus(vcpus)
+    full, default = 100 * busy, f"launcher.scaling.cpu_percent={70 * busy}"
+    all_of = "all" if busy == vcpus else f"the {busy} that an instance uses at most, with one request on each"
     if chosen.cpu_percent >= full:
         yield (
             f"launcher.scaling.cpu_percent={chosen.cpu_percent:g} is never exceeded: {kind} has {vcpus} "
-            f"vCPU{'s' if vcpus > 1 else ''}, with 100 percent each.\nTry: {default}, which is 70 % of all"
+            f"vCPU{'s' if vcpus > 1 else ''}, with 100 percent each.\nTry: {default}, which is 70 % of {all_of}"
         )
     elif chosen.cpu_percent < _LEAST_SHARE * full:
+        share = chosen.cpu_percent / (100 * vcpus)
         yield (
-            f"launcher.scaling.cpu_percent={chosen.cpu_percent:g} is {chosen.cpu_percent / full:.0%} of the {vcpus} "
+            f"launcher.scaling.cpu_percent={chosen.cpu_percent:g} is {share:.0%} of the {vcpus} "
             f"vCPUs of {kind}, with 100 percent each, so instances would be added that have little to do.\n"
-            f"Try: {default}, which is 70 % of all, and launcher.scaling.calm_percent={35 * vcpus}"
+            f"Try: {default}, which is 70 % of {all_of}, and launcher.scaling.calm_percent={35 * busy}"
         )
     if not 0 < chosen.calm_percent < chosen.cpu_percent:
         yield (
@@ -115,13 +118,13 @@ def _report_findings(chosen: Report, kind: str, vcpus: int) -> Iterator[str]:
 
 
 def _target_findings(chosen: Concurrency, kind: str, vcpus: int) -> Iterator[str]:
-    if chosen.target is None:
-        return
-    most = Limits().waiting
-    if not 0 < chosen.target < most:
+    target, most, fitting = vcpus if chosen.target is None else chosen.target, serving.AT_ONCE, serving.target(vcpus)
+    if not 0 < target < most:
+        usual = f", which {kind} has as vCPUs" if chosen.target is None else ""
+        why = f"one for each vCPU of {kind}" if fitting == vcpus else "half of them"
         yield (
             f"launcher.scaling.target must be above 0 and below {most}, the requests that an instance takes at once, "
-            f"got {chosen.target:g}.\nTry: launcher.scaling.target={vcpus}, one for each vCPU of {kind}"
+            f"got {target:g}{usual}.\nTry: launcher.scaling.target={fitting}, {why}"
         )
 
 

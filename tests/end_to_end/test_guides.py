@@ -76,11 +76,11 @@ HERE = {
     "python -m dogbreed.serving --help": "",
     "python -m launchers images": "",
     "python -m launchers prices --need gpu=1,gpu_memory_gb=16": "",
-    "python -m launchers capacity --rps 12 --peak 45": "--hours 1",
+    "python -m launchers capacity --rps 12 --peak 45": "--shape burst --hours 1",
     "python -m launchers capacity --rps 12 --peak 45 --shape burst --instances 1-3 --policy report --slots 3 "
     "--service-ms 60": "",
     "python -m launchers capacity --rps 12 --peak 45 --instances 1-3 --policy report --service-ms 60 --threshold 90": (
-        "--hours 1"
+        "--shape burst --hours 1"
     ),
     "python -m launchers capacity --rps 10 --slots 4 --measured load.json": "--hours 1",
 }

@@ -56,6 +56,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "scaling.min must be at least 1, got 0": {"scaling": Report(min=0)},
     "scaling.max=-1 is below": {"scaling": Report(max=-1)},
     "scaling.target must be above 0 and below 32": {"scaling": Concurrency(target=32)},
+    "got 64, which ml.c7i.16xlarge has as vCPUs": {"scaling": Concurrency(), "instance_type": "ml.c7i.16xlarge"},
+    "cpu_percent=4480 is never exceeded": {"scaling": Report(cpu_percent=4480), "instance_type": "ml.c7i.16xlarge"},
     "scaling.out_s must be from 0 to 3600": {"scaling": Concurrency(out_s=-1)},
     "scaling.in_s must be from 0 to 3600": {"scaling": Concurrency(in_s=1e6)},
     "scaling.max_rps is not set": {"scaling": Invocations()},

@@ -19,6 +19,7 @@ from launchers.capacity.advice import (
     Assumptions,
     Objective,
     Verdict,
+    _binding,
     advise,
     best_of,
     candidates,
@@ -29,7 +30,8 @@ from launchers.capacity.advice import (
 from launchers.capacity.dollars import Bill, bill
 from launchers.capacity.overrides import DEFAULT_TYPE, overrides
 from launchers.capacity.setting import Endpoint, Function, Retries, Setting
-from launchers.capacity.simulation import Outcome, Traffic, simulate
+from launchers.capacity.shown import break_even
+from launchers.capacity.simulation import Outcome, Traffic, _Run, simulate
 from launchers.cli import verbs
 from launchers.cost import prices
 from launchers.cost.serving import MONTH_S, break_even_rps
@@ -138,14 +140,46 @@ def test_every_request_is_answered_or_refused_and_takes_its_service_time(
     requests = Traffic(at, [service_s] * len(at), 60.0)
     for setting in (
         Setting(Function(slots, cold_s=0.5), retries=Retries(retries)),
-        Setting(endpoint=Endpoint(1, 1, slots, waiting=waiting), retries=Retries(retries)),
-        Setting(Function(slots, cold_s=0.5), Endpoint(2, 2, 1, waiting=waiting), 0.1, Retries(retries)),
+        Setting(endpoint=Endpoint(1, 1, slots, waiting=waiting, deadline_s=math.inf), retries=Retries(retries)),
+        Setting(
+            Function(slots, cold_s=0.5),
+            Endpoint(2, 2, 1, waiting=waiting, deadline_s=math.inf),
+            0.1,
+            Retries(retries),
+        ),
     ):
         outcome = simulate(setting, requests)
         assert len(outcome.latency_s) + sum(outcome.refused.values()) == len(at)
         assert all(latency >= service_s + setting.overhead_s - 1e-9 for latency in outcome.latency_s)
         if setting.endpoint is not None:  # work is conserved
             assert outcome.busy_s == pytest.approx(service_s * len(outcome.latency_s))
+
+
+@given(arrivals, services, st.integers(1, 3), st.integers(0, 9), st.integers(0, 2), st.floats(0.5, 9), st.booleans())
+@settings(max_examples=60)
+def test_every_request_is_answered_within_its_deadline_or_refused(
+    at: list[float], service_s: float, vcpus: int, waiting: int, retries: int, deadline_s: float, front: bool
+) -> None:
+    fleet = Endpoint(1, 1, vcpus, waiting=waiting, deadline_s=deadline_s)
+    setting = Setting(Function(9) if front else None, fleet, retries=Retries(retries))
+    run = _Run(setting, Traffic(at, [service_s] * len(at), 60.0), 0)
+    run.loop()
+    outcome = run.outcome
+    assert len(outcome.latency_s) + sum(outcome.refused.values()) == len(at)
+    if not retries:
+        assert all(latency <= deadline_s + 1e-9 for latency in outcome.latency_s)
+    if service_s > deadline_s:
+        assert outcome.refused_share == 1
+    assert run.instances is not None
+    assert (run.in_use, run.instances.inside, run.instances.total_busy, run.expires) == (0, [0], 0, {})
+
+
+def test_what_waits_longer_than_the_server_s_deadline_is_refused() -> None:
+    at_once = Traffic([0.0] * 15, [1.0] * 15, 60.0)
+    outcome = simulate(Setting(endpoint=Endpoint(1, 1, 1), retries=ONCE), at_once)
+    assert (len(outcome.latency_s), max(outcome.latency_s), outcome.refused) == (10, 10.0, {"vcpus": 5})
+    too_slow = simulate(Setting(endpoint=Endpoint(), retries=ONCE), Traffic([0.0], [12.0], 60.0))
+    assert too_slow.refused == {"none": 1}
 
 
 @given(arrivals, services, st.integers(1, 5))
@@ -172,6 +206,21 @@ def test_dollars_by_hand() -> None:
     assert cost.instances == pytest.approx(2 * 730 * 0.115)
     assert cost.calls == pytest.approx(0.20 + 100_000 * 1769 / 1024 * 0.0000166667)
     assert break_even_rps(0.1, 0.1, "ml.m5.large") == pytest.approx(83.95 / 2.4631 / 2.628, rel=0.01)
+
+
+def test_short_traffic_costs_what_its_instances_cost_until_the_last_answer() -> None:
+    outcome = Outcome(3600.0, instance_s=5000.0, closed_s=5000.0)
+    row = prices.hosting("ml.c7i.large")
+    assert row is not None
+    assert bill(Setting(endpoint=Endpoint()), outcome).total == pytest.approx(730 * row.usd)
+    slow = simulate(Setting(endpoint=Endpoint()), Traffic([9.0], [9.0], 10.0))
+    assert slow.closed_s >= 18
+    assert bill(Setting(endpoint=Endpoint()), slow).total == pytest.approx(730 * row.usd)
+
+
+def test_the_break_even_is_not_above_what_an_instance_answers() -> None:
+    assert break_even(Assumptions([0.1])) == pytest.approx(12.4, rel=0.01)
+    assert break_even(Assumptions([0.005])) == math.inf
 
 
 # --- instances that come and go ---
@@ -225,7 +274,7 @@ def test_the_report_s_question_is_answered_in_instance_hours_saved_and_p99_paid(
     assert raised["instance_hours"] < raised["usual"]["instance_hours"]
     assert raised["usd_per_month"] < raised["usual"]["usd_per_month"]
     assert raised["p99_ms"] > raised["usual"]["p99_ms"]
-    assert verbs.main(["capacity", *words, "--hours", "3", "--threshold", "90", "--out-s", "10"]) == 0
+    assert verbs.main(["capacity", *words, "--shape", "burst", "--threshold", "90", "--out-s", "10"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "Against the usual numbers of this policy:" in said
     assert "instance-hours" in said
@@ -234,7 +283,50 @@ def test_the_report_s_question_is_answered_in_instance_hours_saved_and_p99_paid(
     assert "report above 90% with a cool-down of 10 s" in said
 
 
+# --- what binds ---
+
+
+def answered(late: int, cause: int, refused: int = 0) -> Outcome:
+    """Of a thousand requests so many are late, by a cause of the simulation, and so many refused for the vCPUs."""
+    latencies = array("d", [9.0] * late + [0.1] * (1000 - late - refused))
+    causes = array("b", [cause] * late + [0] * (1000 - late - refused))
+    return Outcome(1.0, 1000, latencies, causes, {"vcpus": refused} if refused else {})
+
+
+def test_the_evidence_names_what_the_setting_has() -> None:
+    slots, vcpus, starts = 1, 2, 3
+    assumed, objective = Assumptions([0.1]), Objective()
+    cold = answered(40, starts)
+    cold.cold = 40
+    fixed, scaled = endpoint(assumed, 1, 1, "none"), endpoint(assumed, 1, 3, "report")
+    for setting, outcome, has, lacks in (
+        (with_front(fixed, 8, assumed), cold, "had to start a new environment", "instances"),
+        (with_front(scaled, 8, assumed), cold, "or the function had to start a new environment", "nothing"),
+        (scaled, answered(40, starts), "further instances were needed", "environment"),
+        (fixed, answered(40, vcpus), "all 2 vCPUs of the instance were busy", "instances"),
+        (endpoint(assumed, 2, 2, "none"), answered(40, vcpus), "of each of the 2 instances were busy", "1"),
+        (Setting(Function(1)), answered(40, slots), "the function's only slot was in use", "slots"),
+    ):
+        limit, evidence = _binding(setting, outcome, objective)
+        assert limit != "none"
+        assert has in evidence
+        assert lacks not in evidence.partition("because")[2]
+
+
+def test_no_limit_binds_where_the_objective_is_met() -> None:
+    setting = endpoint(Assumptions([0.1]), 1, 1, "none")
+    assert _binding(setting, answered(8, 2, refused=1), Objective())[0] == "none"
+    assert _binding(setting, answered(8, 2, refused=2), Objective())[0] == "vcpus"
+
+
 # --- advice ---
+
+
+def test_what_costs_less_and_was_tried_is_recommended_within_a_budget() -> None:
+    trace = traffic.generate(1.5, 4, "burst", 0.6, 0)
+    advice = advise(trace, Assumptions([1.0]), Objective(1.5, max_usd=170), 0)
+    assert advice.best.affordable
+    assert advice.best.bill.total < 170
 
 
 def test_the_recommended_setting_cuts_late_or_refused_requests_by_nine_tenths_within_a_budget() -> None:
@@ -318,6 +410,15 @@ def test_what_cannot_be_deployed_says_why(capsys: pytest.CaptureFixture[str]) ->
     assert "no target tracking of the CPU" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["concurrency", "report"])
+def test_a_wide_type_is_planned_with_the_requests_that_its_server_takes(name: str) -> None:
+    wide = endpoint(Assumptions([0.1], vcpus=64, instance_type="ml.c7i.16xlarge"), 1, 2, name)
+    usual = endpoint(Assumptions([0.1]), 1, 2, name)
+    limits = [(one.endpoint.vcpus, one.endpoint.waiting) for one in (wide, usual) if one.endpoint is not None]
+    assert limits == [(32, 0), (2, 30)]
+    test_all_that_can_be_recommended_is_what_its_overrides_deploy(wide)
+
+
 def test_the_planner_s_usual_type_is_the_deployment_s() -> None:
     assert composed("launcher=deploy").launcher.instance_type == Assumptions([1.0]).instance_type == DEFAULT_TYPE
 
@@ -398,6 +499,16 @@ def test_the_example_of_its_help(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (("--rps", "1", "--instance-type", "ml.x9.large"), ("price of ml.x9.large", "ml.c7i.large")),
         (("--rps", "900", "--hours", "24"), ("77,760,000 requests", "--hours 1.54")),
+        (
+            ("--rps", "12", "--peak", "45", "--hours", "2"),
+            ("less than the 24", "--hours 24, or --shape burst --hours 2"),
+        ),
+        (("--rps", "1000", "--peak", "3000"), ("86,400,000 requests", "Try: --shape burst --hours 0.74")),
+        (("--rps", "1", "--peak", "9000"), ("too far above --rps", "--shape burst")),
+        (("--rps", "1", "--peak", "inf"), ("--peak must be a number",)),
+        (("--rps", "1", "--seed", "-1"), ("--seed must be at least 0",)),
+        (("--rps", "1", "--instances", "1-3", "--out-s", "4000"), ("--out-s must be at most 3600",)),
+        (("--rps", "1", "--instance-type", "ml.g5.xlarge"), ("has a GPU", "ml.c7i.large")),
         (("--rps", "1", "--instances", "2", "--policy", "report"), ("needs a range of instances",)),
         (("--rps", "1", "--instances", "1-2", "--threshold", "80"), ("--threshold is of the policy report",)),
         (
@@ -466,6 +577,24 @@ def test_cloudwatchs_json_is_read_in_any_order(tmp_path: Path) -> None:
     assert np.bincount((trace.at / 60).astype(int)).tolist() == [5, 0, 7]
 
 
+def test_counts_that_cloudwatch_leaves_out_are_not_spread_over_the_others_periods(tmp_path: Path) -> None:
+    stamps, rows = [], {0: 30, 300: 60, 420: 6}
+    stamps = [f"2026-11-29T08:{30 + at // 60}:00+00:00" for at in rows]
+    data = {"MetricDataResults": [{"Id": "m", "Timestamps": stamps, "Values": list(rows.values())}]}
+    trace = traffic.read(written(tmp_path, json.dumps(data), "data.json"), 0)
+    assert np.bincount((trace.at / 60).astype(int)).tolist() == [30, 0, 0, 0, 0, 60, 0, 6]
+    assert trace.end_s == 480
+    assert trace.notes == ("5 periods of 60 s have no count, and are taken as without requests.",)
+
+
+def test_one_period_and_one_gap_are_one(tmp_path: Path) -> None:
+    for last, notes in ((240, ["1 period of 60 s has no count, and is taken"]), (6000, ["97 p", "1 gap is longer"])):
+        text = "timestamp,count\n" + "\n".join(f"{START + at},5" for at in (0, 60, 120, last))
+        trace = traffic.read(written(tmp_path, text), 0)
+        assert len(trace.notes) == len(notes)
+        assert all(said.startswith(note) for said, note in zip(trace.notes, notes, strict=True)), trace.notes
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
@@ -498,6 +627,38 @@ def test_generated_traffic_has_the_rates_that_were_asked_for(shape: traffic.Shap
         assert trace.mean_rps == pytest.approx(8, rel=0.03)
     if shape != "steady":
         assert trace.peak_rps() == pytest.approx(20, rel=0.15)
+
+
+@given(st.sampled_from(["daily", "weekly"]), st.floats(1, 400), st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_the_mean_is_what_was_asked_for_however_high_the_peak_is(shape: Any, times: float, cycles: int) -> None:
+    hours = cycles * traffic.CYCLES[shape]
+    _, widths, rates = traffic._bins(shape, 8, max(8 * times, 8 * traffic._WORKDAY), hours)
+    assert (rates * widths).sum() / hours / 3600 == pytest.approx(8, rel=0.02)
+
+
+def test_a_week_whose_peak_is_its_mean_keeps_the_mean() -> None:
+    trace = traffic.generate(1, 1.05, "weekly", 168, 0)
+    assert trace.mean_rps == pytest.approx(1, rel=0.02)
+    assert "Working days have 1.21 requests/s" in trace.notes[0]
+
+
+@given(st.sampled_from(traffic.SHAPES), st.floats(1, 1e5), st.floats(1, 50), st.floats(0.05, 400))
+@settings(max_examples=80, deadline=None)
+def test_what_is_suggested_in_place_of_too_many_or_too_few_hours_is_taken(
+    shape: traffic.Shape, rps: float, times: float, hours: float
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(traffic, "MOST_REQUESTS", 20_000)
+        try:
+            traffic.generate(rps, rps * times, shape, hours, 0)
+        except DogBreedError as error:
+            suggested = str(error).partition("Try: ")[2]
+        else:
+            return
+        for words in suggested.split(", or "):
+            *other, number = words.replace("--shape ", "").replace("--hours ", "").split()
+            traffic.generate(rps, rps * times, other[0] if other else shape, float(number), 0)  # type: ignore[arg-type]
 
 
 def test_the_busiest_part_of_a_trace_is_found() -> None:

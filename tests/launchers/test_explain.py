@@ -10,6 +10,7 @@ from launchers.aws import scaling_described as described
 from launchers.aws.scaling import StepScaling, TargetTracking, concurrency, report
 from launchers.aws.scaling_documents import Documents, scales
 from launchers.cli import verbs
+from launchers.cost import prices, serving
 from launchers.deploy import autoscaling
 from launchers.deploy.names import Names
 from launchers.deploy.scaling import Scaled
@@ -231,6 +232,27 @@ def test_json_has_the_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path
     assert found["out"]["threshold"] == 140
     assert found["in"]["of"] == 15
     assert found["sentences"][0] == "1 to 3 instances."
+
+
+@pytest.mark.parametrize("more", [{"MetricName": "MemoryUtilization"}, {"Namespace": "mine"}, {}])
+def test_policies_of_other_metrics_or_adjustments_are_said_one_by_one(
+    more: dict[str, Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    back = step("back", {"MetricIntervalUpperBound": 0, "ScalingAdjustment": 1}, kind="ExactCapacity")
+    policies = {"ScalingPolicies": [OUT, BACK if more else back]}
+    found = {"MetricAlarms": [alarm("out", 140), alarm("back", 70, above=False, **more)]}
+    said = explained(capsys, tmp_path, policies, found)
+    assert "Policy out, on" in said
+    assert "Policy back, on" in said
+    first, _, second = said.partition("Policy back")
+    assert "1 more" in first
+    assert ("1 less" if more else "exactly 1") in second
+
+
+def test_every_type_that_is_deployed_has_vcpus(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    kind = next(iter(prices._table()["hosting_unpriced"]))
+    said = explained(capsys, tmp_path, {"ScalingPolicies": [OUT, BACK]}, ALARMS, options=("--instance-type", kind))
+    assert f"of {serving.vcpus(kind)} vCPUs" in said
 
 
 # --- what is none ---

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dogbreed import load
 from dogbreed.errors import DogBreedError
 from dogbreed.load import Answer, Load, Timed
 from launchers.capacity import measured
@@ -82,6 +83,32 @@ def test_it_says_when_it_was_itself_what_was_slow() -> None:
         " ".join(loadtest._shown(late, None)).split()
     )
     assert "of 8 clients, which may contain waiting" in busy.service_s[1]
+
+
+def test_a_503_that_sagemaker_passes_on_is_a_refusal() -> None:
+    words = '{"ErrorCode":"INTERNAL_FAILURE_FROM_MODEL","Message":"Received server error (%d) from primary"}'
+    answers = [Answer(200), Answer(424, words=words % 503), Answer(424, words=words % 500), Answer(429)]
+    found = Measured("u", Load([Timed(0, 0, 0.1, each) for each in answers], 1, 0.1), clients=1)
+    assert found.refused_share == 0.5
+
+
+def test_requests_that_cannot_be_signed_are_counted_and_said() -> None:
+    calls = []
+
+    def sign(method: str, url: str, body: bytes, headers: dict[str, str]) -> dict[str, str]:
+        calls.append(body)
+        if len(calls) > 3:
+            raise RuntimeError("the token has expired")
+        return headers
+
+    with answering() as (url, server):
+        sent = load.closed_loop(load.Target(url, sign), [b"x"], 1, 8)
+        waited = load.open_loop(load.Target(url, sign), [b"x"], [0.0] * 5)
+    assert [one.answer.status for one in sent.requests] == [200] * 3 + [0] * 5
+    assert [one.answer.status for one in waited.requests] == [0] * 5
+    assert len(server.seen) == 3
+    said = " ".join(" ".join(loadtest._shown(Measured("u", sent, clients=1), None)).split())
+    assert "No answer the token has expired" in said
 
 
 def test_percentiles_are_those_of_numpy() -> None:
@@ -162,6 +189,27 @@ def test_a_server_that_takes_no_photo_is_asked_once(
         assert verbs.main(["loadtest", url]) == 1
     assert words in capsys.readouterr().err
     assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "words"),
+    [
+        (400, "dogs", "python -m launchers status dogs"),
+        (403, "dogs", "python -m launchers iam"),
+        (403, "", "python -m launchers iam"),
+        (500, "", "python -m launchers list"),
+    ],
+)
+def test_a_deployment_that_takes_no_photo_is_one_to_look_at(status: int, name: str, words: str) -> None:
+    with answering(status=status) as (url, _), pytest.raises(DogBreedError) as caught:
+        loadtest._answers(load.Target(url, lambda method, url, body, headers: headers), b"x", name)
+    assert words in str(caught.value)
+    assert "--photo" not in str(caught.value)
+
+
+def test_a_deployment_that_does_not_answer_is_one_to_look_at() -> None:
+    with reserved_port() as port, pytest.raises(DogBreedError, match="launchers status dogs"):
+        loadtest._answers(load.Target(f"http://127.0.0.1:{port}/", lambda *about: about[3]), b"x", "dogs")
 
 
 def test_a_server_that_is_not_there_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:

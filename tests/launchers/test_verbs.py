@@ -434,7 +434,7 @@ def test_the_examples_work(home: Path, said: Callable[..., str], command: str, m
     if verb == "result":  # of runs that succeeded
         meant = {**MEANT, "ID": "20261124-000000-made"}
     place = ["--state-dir", str(home / "cloud")] if "--state-dir" in PARSERS[verb].format_usage() else []
-    shorter = ["--hours", "0.2"] if "--rps" in words else []  # of traffic: a day of it takes 20 s
+    shorter = ["--shape", "burst", "--hours", "0.2"] if "--rps" in words else []  # a day of traffic takes 20 s
     said(verb, *(meant.get(word, word) for word in words), *place, *shorter)
 
 

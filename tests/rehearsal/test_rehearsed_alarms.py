@@ -22,6 +22,7 @@ from launchers.rehearsal.names import ACCOUNT, REGION
 from launchers.rehearsal.services.alarms import Alarms, alarm_states, data_of, rule_of, statistic
 from launchers.rehearsal.services.endpoint_load import Load
 from launchers.rehearsal.services.endpoint_metrics import Counted, Meter
+from launchers.rehearsal.services.scaling_target import ScalableTarget
 
 OF_DOGS = [{"Name": "EndpointName", "Value": "dogs"}, {"Name": "VariantName", "Value": "main"}]
 DOGS = Counted("dogs", "main", "first")
@@ -272,3 +273,27 @@ def test_the_requests_per_instance_are_those_of_all_shared_by_the_healthy_ones(b
     meter.publish([run])  # type: ignore[list-item]
     data = data_of("AWS/SageMaker", "InvocationsPerInstance", [(each["Name"], each["Value"]) for each in OF_DOGS])
     assert sum(statistic([each], "Sum") for each in data) == 3  # six, shared by two
+
+
+# --- the alarms of policies ---
+
+
+def test_a_policy_that_never_removes_may_be_put_again() -> None:
+    target = ScalableTarget("endpoint/dogs/variant/main", 1, 3, START, "role")
+    config = {
+        "TargetValue": 2.0,
+        "PredefinedMetricSpecification": {
+            "PredefinedMetricType": "SageMakerVariantConcurrentRequestsPerModelHighResolution"
+        },
+    }
+    backend, names = cloudwatch_backends[ACCOUNT][REGION], []
+    try:
+        for scales_in in (False, False, True, False):
+            made = target.track("follow", "arn", {**config, "DisableScaleIn": not scales_in})
+            target.policies["follow"] = {"PolicyType": "TargetTrackingScaling", "Alarms": made}
+            names.append([each["AlarmName"] for each in made])
+            assert sorted(backend.alarms) == sorted(names[-1])
+        assert [len(each) for each in names] == [1, 1, 2, 1]
+        assert len({each[0] for each in names}) == 1
+    finally:
+        backend.delete_alarms([name for each in names for name in each])

@@ -15,7 +15,7 @@ from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.service import Refused
 from launchers.rehearsal.services.function_environment import ON_DEMAND, PROVISIONED, Around, Died, Environment, Outcome
 from launchers.rehearsal.services.function_metrics import FunctionMeter, Invocation
-from launchers.rehearsal.services.function_record import FunctionRecord, Version, conflict
+from launchers.rehearsal.services.function_record import FunctionRecord, Version, conflict, missing
 from launchers.rehearsal.services.function_runtime import LARGEST, Event
 
 INIT_S = 10.0  # real, in which a function must start on demand; else it starts again, in the time of the invocation
@@ -62,6 +62,7 @@ class Pool:
         self._environments: list[Environment] = []
         self._starting: Counter[str] = Counter()  # provisioned ones, by version
         self._lock = threading.RLock()
+        self._stopped = False  # its function is deleted
 
     def run(self, version: Version, payload: bytes, arn: str) -> Outcome:
         """Execute a version, in a warm environment if there is one."""
@@ -90,6 +91,8 @@ class Pool:
     def tend(self, provisioned: Mapping[str, int]) -> None:
         """End environments that are not needed any more, and start provisioned ones. provisioned: by version."""
         with self._lock:
+            if self._stopped:
+                return
             for each in list(self._environments):
                 old = self.record.versions.get(each.version.number) is not each.version  # changed, or deleted
                 idle = each.kind == ON_DEMAND and self.clock.now() - each.idle_since > IDLE_S
@@ -110,6 +113,7 @@ class Pool:
 
     def stop(self) -> None:
         with self._lock:
+            self._stopped = True
             found, self._environments = self._environments, []
         for each in found:
             each.stop()
@@ -148,12 +152,13 @@ class Pool:
         return environment
 
     def _give_back(self, environment: Environment) -> None:
-        environment.idle_since, environment.busy = self.clock.now(), False
         with self._lock:
+            environment.idle_since, environment.busy = self.clock.now(), False
             kept = environment in self._environments
-            if kept and not environment.initialized:
+            if kept and (self._stopped or not environment.initialized):
                 self._environments.remove(environment)
-        if not kept or not environment.initialized:
+                kept = False
+        if not kept:
             environment.stop()
 
 
@@ -173,6 +178,7 @@ class Invoker:
         self.concurrency = Concurrency()
         self.around: Around | None = None
         self.pools: dict[str, Pool] = {}
+        self._ended = False
         self._lock = threading.Lock()
 
     def reserved(self) -> dict[str, int]:
@@ -201,8 +207,11 @@ class Invoker:
         return outcome
 
     def pool(self, record: FunctionRecord) -> Pool:
+        """Raises Refused for a function that is deleted meanwhile."""
         assert self.around is not None
         with self._lock:
+            if self._ended or self.records.get(record.name) is not record:
+                raise missing(record.arn())
             found = self.pools.get(record.name)
             if found is None or found.record is not record:
                 found = self.pools[record.name] = Pool(self.around, record, self.clock)
@@ -214,6 +223,13 @@ class Invoker:
             found = self.pools.pop(name, None)
         if found is not None:
             found.stop()
+
+    def end(self) -> None:
+        """End all environments, for good."""
+        with self._lock:
+            self._ended, found, self.pools = True, list(self.pools.values()), {}
+        for each in found:
+            each.stop()
 
 
 def _routed(record: FunctionRecord, qualifier: str) -> Version:

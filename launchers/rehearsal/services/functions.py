@@ -112,8 +112,7 @@ class Functions:
         self._ended.set()
         for server in list(self._urls.values()):
             server.close()
-        for name in list(self.records):
-            self.invoker.forget(name)
+        self.invoker.end()
 
     def record(self, name: str) -> FunctionRecord:
         """Raises Refused if there is no such function."""

@@ -103,16 +103,15 @@ class ScalableTarget:
         kind = config["PredefinedMetricSpecification"]["PredefinedMetricType"]
         metric, statistic, period_s = PREDEFINED[kind]
         rule, before = described.tracking(config), self.policies.get(name, {}).get("Alarms", [])
-        names = [each["AlarmName"] for each in before] or [
-            f"TargetTracking-{self.resource}-Alarm{which}-{_uuid()}" for which in ("High", "Low")
-        ]
         made = []
-        for alarm_name, alarm in zip(names, (rule.high, rule.low), strict=True):
+        for which, alarm in (("High", rule.high), ("Low", rule.low)):
+            begin = f"TargetTracking-{self.resource}-Alarm{which}-"
+            known = [each["AlarmName"] for each in before if each["AlarmName"].startswith(begin)]
             if alarm is None:
-                _backend().delete_alarms([alarm_name])
+                _backend().delete_alarms(known)
                 continue
             found = _backend().put_metric_alarm(
-                name=alarm_name,
+                name=known[0] if known else f"{begin}{_uuid()}",
                 namespace=INVOCATIONS,
                 metric_name=metric,
                 comparison_operator="GreaterThanThreshold" if alarm.above else "LessThanThreshold",
