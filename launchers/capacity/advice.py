@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from launchers.capacity.dollars import Bill, bill
+from launchers.capacity.outcome import Outcome
 from launchers.capacity.policies import BUSY, policy
 from launchers.capacity.queueing import slots_for
 from launchers.capacity.setting import Endpoint, Function, Limit, Retries, Setting
-from launchers.capacity.simulation import Outcome, simulate
+from launchers.capacity.simulation import simulate
 from launchers.capacity.traffic import Trace
 from launchers.cost import prices
 from launchers.cost.serving import AT_ONCE, busy_vcpus

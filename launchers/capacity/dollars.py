@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from launchers.capacity.outcome import Outcome
 from launchers.capacity.setting import Setting
-from launchers.capacity.simulation import Outcome
 from launchers.cost import prices
 from launchers.cost.serving import MONTH_S
 

@@ -8,22 +8,16 @@ drained.
 """
 
 import heapq
-from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from launchers.aws.scaling import Scaler
-from launchers.capacity.setting import Endpoint, Limit, Setting
-
-if TYPE_CHECKING:
-    import numpy as np
+from launchers.capacity.outcome import CAUSES, MOST, NONE, SLOTS, START, VCPUS, Outcome
+from launchers.capacity.setting import Endpoint, Setting
 
 TICK_S = 10  # the shortest period of a metric
 _DONE, _ENDS, _AGAIN, _BEGINS, _TICK, _READY, _EXPIRES = range(7)  # kinds of events; at the same moment in this order
-_CAUSES: tuple[Limit, ...] = ("none", "lambda_slots", "vcpus", "start_delay", "max_instances")
-_NONE, _SLOTS, _VCPUS, _START, _MOST = range(5)
 _NOBODY = -1  # in place of a request that is worked on although nobody gets its answer any more
 
 
@@ -40,58 +34,6 @@ class Traffic:
     end_s: float
     clients: int = 0
     think_s: float = 0.0
-
-
-@dataclass
-class Outcome:
-    """What was simulated. latency_s: of each answered request, from when it was first sent, repeats included.
-
-    cause: of each answered one, the place in `_CAUSES` of what it waited for first. refused: by what refused them.
-    cold: calls that began a new environment. function_s, provisioned_s: billed seconds of the function, beyond its
-    provisioned slots and within them. instance_s: of instances, until closed_s, when all was answered. instances:
-    (seconds, number) at each change.
-    """
-
-    end_s: float
-    requests: int = 0
-    latency_s: array = field(default_factory=lambda: array("d"))  # type: ignore[type-arg]
-    cause: array = field(default_factory=lambda: array("b"))  # type: ignore[type-arg]
-    refused: dict[Limit, int] = field(default_factory=dict)
-    repeats: int = 0
-    cold: int = 0
-    calls: int = 0
-    function_s: float = 0.0
-    provisioned_s: float = 0.0
-    instance_s: float = 0.0
-    closed_s: float = 0.0
-    busy_s: float = 0.0
-    instances: list[tuple[float, int]] = field(default_factory=list)
-
-    @property
-    def refused_share(self) -> float:
-        return sum(self.refused.values()) / self.requests if self.requests else 0.0
-
-    def late_share(self, limit_s: float) -> float:
-        """Return the share of all requests that were answered later than this; refused ones are not among them."""
-        return int((self._latencies() > limit_s).sum()) / self.requests if self.requests else 0.0
-
-    def late_causes(self, limit_s: float) -> dict[Limit, int]:
-        """Return how many requests were answered later than this, by what they waited for."""
-        import numpy as np
-
-        late = np.frombuffer(self.cause, np.int8)[self._latencies() > limit_s] if self.latency_s else np.zeros(0, int)
-        return {name: int((late == code).sum()) for code, name in enumerate(_CAUSES) if (late == code).any()}
-
-    def percentile_s(self, percent: float) -> float:
-        """Return the seconds within which this percentage of the answered requests was answered; NaN without any."""
-        import numpy as np
-
-        return float(np.percentile(self._latencies(), percent)) if self.latency_s else float("nan")
-
-    def _latencies(self) -> "np.ndarray":
-        import numpy as np
-
-        return np.frombuffer(self.latency_s, np.float64) if self.latency_s else np.zeros(0)
 
 
 def simulate(setting: Setting, traffic: Traffic, seed: int = 0) -> Outcome:
@@ -136,8 +78,8 @@ class _Instances:
     def cause(self) -> int:
         """What a request waits for that finds all vCPUs in use now."""
         if not self.about.scales:
-            return _VCPUS
-        return _MOST if len(self.serving) == self.about.most else _START
+            return VCPUS
+        return MOST if len(self.serving) == self.about.most else START
 
     @property
     def full(self) -> bool:
@@ -286,7 +228,7 @@ class _Run:
             return
         if self.in_use >= function.slots:
             fleet = self.instances  # where its vCPUs are what keeps the slots in use, they are the limit
-            self._refuse(now, request, fleet.cause if fleet is not None and fleet.full else _SLOTS)
+            self._refuse(now, request, fleet.cause if fleet is not None and fleet.full else SLOTS)
             return
         self.in_use += 1
         self.since[request] = now
@@ -301,7 +243,7 @@ class _Run:
             delay = function.cold_s
             if delay:
                 self.outcome.cold += 1
-                self.cause[request] = _START
+                self.cause[request] = START
         if self.instances is None:
             heapq.heappush(self.events, (now + delay + self.service[request], _ENDS, request, 0))
         elif delay:
@@ -369,7 +311,7 @@ class _Run:
             fleet.total_inside -= 1
         if self.function is not None:
             self._release(now, request)
-        self._refuse(now, request, self.cause.get(request, _NONE))
+        self._refuse(now, request, self.cause.get(request, NONE))
 
     def _done(self, now: float, request: int, number: int) -> None:
         """An instance has finished with a request."""
@@ -399,7 +341,7 @@ class _Run:
             self._release(now, request)
         outcome = self.outcome
         outcome.latency_s.append(now - self.sent[request])
-        outcome.cause.append(self.cause.pop(request, _NONE))
+        outcome.cause.append(self.cause.pop(request, NONE))
         if self.traffic.clients:
             self._next_of_client(now)
 
@@ -427,7 +369,7 @@ class _Run:
             return
         self.tries.pop(request, None)
         self.cause.pop(request, None)
-        name = _CAUSES[cause]
+        name = CAUSES[cause]
         self.outcome.refused[name] = self.outcome.refused.get(name, 0) + 1
         if self.traffic.clients:
             self._next_of_client(now)

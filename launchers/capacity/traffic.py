@@ -185,8 +185,8 @@ def _power(at: "np.ndarray", mean: float) -> float:
     low, high = 0.0, _SHARPEST
     if mean < (least := float(_hump(at, high).mean())):
         raise DataError(
-            f"The peak is too far above --rps for the curve of a day, whose peak is at most {0.9 / least:.0f} times its "
-            "mean.\n"
+            "The peak is too far above --rps for the curve of a day, whose peak is at most "
+            f"{0.9 / least:.0f} times its mean.\n"
             "Try: --shape burst"
         )
     for _ in range(60):

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from launchers.capacity.measured import service_times
+from launchers.capacity.outcome import Outcome
 from launchers.capacity.setting import Endpoint, Function, Retries, Setting
-from launchers.capacity.simulation import Outcome, Traffic, simulate
+from launchers.capacity.simulation import Traffic, simulate
 from launchers.cli.verbs import main
 from launchers.deploy import autoscaling
 from launchers.deploy.launcher import DeployLauncher

@@ -28,10 +28,11 @@ from launchers.capacity.advice import (
     with_front,
 )
 from launchers.capacity.dollars import Bill, bill
+from launchers.capacity.outcome import Outcome
 from launchers.capacity.overrides import DEFAULT_TYPE, overrides
 from launchers.capacity.setting import Endpoint, Function, Retries, Setting
 from launchers.capacity.shown import break_even
-from launchers.capacity.simulation import Outcome, Traffic, _Run, simulate
+from launchers.capacity.simulation import Traffic, _Run, simulate
 from launchers.cli import verbs
 from launchers.cost import prices
 from launchers.cost.serving import MONTH_S, break_even_rps

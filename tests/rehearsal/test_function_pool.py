@@ -10,8 +10,9 @@ from launchers.rehearsal.service import Refused
 from launchers.rehearsal.services import function_pool
 from launchers.rehearsal.services.function_environment import ON_DEMAND
 from launchers.rehearsal.services.function_pool import Invoker, Pool
+from tests.support.launcher_contract import until
 
-CLOCK: Any = SimpleNamespace(now=lambda: 0.0)
+CLOCK: Any = SimpleNamespace(now=lambda: 1.0)
 
 
 class Started:
@@ -64,6 +65,19 @@ def test_what_starts_while_its_function_is_deleted_ends(started: type[Started]) 
     assert [each.kind for each in started.made] == [ON_DEMAND] * 2
     assert all(each.stopped for each in started.made)
     assert not pool._environments
+
+
+def test_a_provisioned_environment_is_ready_once_a_request_finds_it(started: type[Started]) -> None:
+    record, version = deleted()
+    pool = Pool(CLOCK, record, CLOCK)
+    pool.tend({"1": 1})
+    assert started.begun.wait(20)
+    started.made[0].initialized = True  # which it is a moment before its start returns
+    assert pool.ready("1") == 0
+    started.going.set()
+    until(lambda: pool.ready("1") == 1)
+    pool.run(version, b"", "arn")
+    assert len(started.made) == 1
 
 
 def test_a_function_that_is_deleted_gets_no_environments_again(started: type[Started]) -> None:

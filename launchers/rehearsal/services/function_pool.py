@@ -84,9 +84,10 @@ class Pool:
             self._give_back(environment)
 
     def ready(self, number: str) -> int:
-        """Return how many provisioned environments of a version are there."""
+        """Return how many provisioned environments of a version there are for requests to find."""
         with self._lock:
-            return sum(each.kind == PROVISIONED and each.initialized for each in self._of(number))
+            found = [each for each in self._of(number) if each.kind == PROVISIONED and each.initialized]
+            return sum(each.idle_since > 0 for each in found)  # given back once, after its start
 
     def tend(self, provisioned: Mapping[str, int]) -> None:
         """End environments that are not needed any more, and start provisioned ones. provisioned: by version."""
