@@ -150,8 +150,10 @@ class PlayedRun(Played):
             self.kinds.append(onward)
             self.happened.append(f"goes on by {onward}")
         said = self.type(*again[0], *more)
-        if said.status != 0 and self._seen().phase is Phase.LOST:  # what is enough for one launcher may not be for all
-            said = self.type(*again[0], *more, self._more_money(said))
+        # what is enough for one launcher may not be for all, and only one that is enough is held against what was spent
+        for _ in range(2):
+            if said.status != 0 and self._seen().phase is Phase.LOST:
+                said = self.type(*again[0], *more, self._more_money(said))
         assert said.status == 0 or self._seen().phase is not Phase.LOST, said
 
     def _with_more_money(self, again: list[str]) -> list[str]:
