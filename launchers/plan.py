@@ -27,12 +27,14 @@ class Costs:
 
     worst_usd: at most, whatever happens. least_usd, least_h: the smallest limits.max_usd and limits.max_hours that its
     launcher accepts. expected_usd: at most, with what starting and ending take; None if that cannot be estimated.
+    kept_usd: the part of these that is paid after the end at most, while machines are kept for the next run.
     """
 
     worst_usd: float
     least_usd: float
     least_h: float
     expected_usd: float | None = None
+    kept_usd: float = 0.0
 
 
 @dataclass(frozen=True)

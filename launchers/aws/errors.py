@@ -80,10 +80,11 @@ def import_boto3(extra: str = "aws") -> Any:
 
 
 @contextmanager
-def errors(doing: str, *, then: str = "") -> Iterator[None]:
+def errors(doing: str, *, then: str = "", quota: str = "") -> Iterator[None]:
     """Turn botocore's errors in the block into a LaunchError with its Cause.
 
-    doing: what was being done, for the message. then: a further hint.
+    doing: what was being done, for the message. then: a further hint. quota: one that is given only where a quota is
+    used up.
     """
     import_boto3()
     from boto3.exceptions import S3UploadFailedError as UploadOfClientError
@@ -94,7 +95,7 @@ def errors(doing: str, *, then: str = "") -> Iterator[None]:
     try:
         yield
     except (ClientError, BotoCoreError, ResponseParserError, S3UploadFailedError, UploadOfClientError) as error:
-        raise translated(error, doing, then) from error
+        raise translated(error, doing, then, quota) from error
 
 
 @contextmanager
@@ -110,8 +111,24 @@ def network_errors(doing: str) -> Iterator[None]:
         raise translated(error, doing) from error
 
 
-def translated(error: Exception, doing: str, then: str = "") -> LaunchError:
-    """Return the LaunchError that explains a botocore or transfer error. doing, then: as for `errors`."""
+def is_refused(error: BaseException, operation: str) -> bool:
+    """Return whether AWS has answered that it has not done an operation; False where nobody knows, as after a timeout.
+
+    error: of `errors`. Without credentials or a region AWS was not even asked.
+    """
+    from botocore.exceptions import ClientError
+
+    if isinstance(error, LaunchError) and error.shortage is not None:
+        return True
+    cause = error.__cause__
+    if isinstance(cause, ClientError):
+        status = int(cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        return cause.operation_name == operation and 400 <= status < 500
+    return isinstance(error, LaunchError) and error.cause in (Cause.PERMISSION, Cause.BAD_CONFIG)
+
+
+def translated(error: Exception, doing: str, then: str = "", quota: str = "") -> LaunchError:
+    """Return the LaunchError that explains a botocore or transfer error. doing, then, quota: as for `errors`."""
     code, message = _code_and_message(error)
     cause, meaning, hint = _meaning(error, code)
     denied = denial(message) or (_denied_head(error, doing) if code in ("403", "Forbidden") else None)
@@ -122,7 +139,8 @@ def translated(error: Exception, doing: str, then: str = "") -> LaunchError:
     first = f"{doing[0].upper()}{doing[1:]} failed. {meaning}".strip()
     shown = "" if denied or message in meaning else message
     shortage = shortage_in(f"{code}: {message}")
-    return LaunchError("\n".join(line for line in (first, shown, hint, then) if line), cause, shortage)
+    quota = quota if cause is Cause.QUOTA else ""
+    return LaunchError("\n".join(line for line in (first, shown, hint, quota, then) if line), cause, shortage)
 
 
 @dataclass(frozen=True)

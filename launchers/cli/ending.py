@@ -5,7 +5,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dogbreed.errors import DogBreedError
@@ -13,12 +13,17 @@ from launchers.base import Launcher
 from launchers.cli import listing, named
 from launchers.cli.listing import Listed
 from launchers.cli.questions import agreed, can_ask
+from launchers.registry import launched_run
+from launchers.runs.find import LOCAL, folder_of
+from launchers.runs.launched import launched
+from launchers.runs.released import trial_folders
 from launchers.status import Handle, LaunchError, Phase, Status
 
 HELP = "Ask runs to save and stop, and end deployments."
 EPILOG = """\
-A run that has ended already is left as it is. With --all, everything that
-`list` shows is cancelled, or what it shows at the TARGETs that are given.
+A run that has ended already is left as it is. The trials of a search that are
+jobs in a cloud end with it. With --all, everything that `list` shows is
+cancelled, or what it shows at the TARGETs that are given.
 
   python -m launchers cancel RUN
   python -m launchers cancel NAME ID
@@ -94,9 +99,14 @@ class _Cancelling:
 
 
 def _cancel(runs: Sequence[named.Named], args: argparse.Namespace, *, several: bool) -> int:
-    """Cancel runs at once, and print how each has ended. Return the exit status."""
+    """Cancel runs at once, then jobs of searches among them; print how each has ended. Return the exit status."""
     waiting = [_Cancelling(launcher, handle, args.grace_s) for launcher, handle in runs]
     _wait(waiting)
+    named_already = {handle for _, handle in runs}  # the processes of searches have ended: they start no further jobs
+    jobs = [job for _, search in runs for job in _jobs(search) if job[1] not in named_already]
+    if jobs:
+        _wait(further := [_Cancelling(launcher, handle, args.grace_s) for launcher, handle in jobs])
+        waiting, several = waiting + further, True
     worst, facts = 0, []
     for each in waiting:
         if each.error is not None:
@@ -113,6 +123,29 @@ def _cancel(runs: Sequence[named.Named], args: argparse.Namespace, *, several: b
     if args.json:
         print(json.dumps(facts if several else facts[0], indent=2))
     return worst
+
+
+def _jobs(search: Handle) -> Iterator[named.Named]:
+    """Yield the trials of a search of this machine that are jobs in progress, which outlive its process."""
+    if search.launcher != LOCAL:
+        return
+    for note in filter(None, map(launched, trial_folders(folder_of(search)))):
+        if "handle" not in note or note.get("home"):
+            continue
+        try:
+            launcher, handle = launched_run(note)
+        except LaunchError as error:  # of an unknown launcher
+            print(named.message(error), file=sys.stderr)
+            continue
+        if _may_go_on(launcher, handle):
+            yield launcher, handle
+
+
+def _may_go_on(launcher: Launcher, handle: Handle) -> bool:
+    try:
+        return launcher.answers and not launcher.status(handle).finished
+    except LaunchError:
+        return True  # cancelling it says why nobody knows
 
 
 def _wait(cancelling: Sequence[_Cancelling]) -> None:

@@ -6,7 +6,7 @@ import io
 import json
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -128,9 +128,11 @@ def _chosen(launcher: Launcher, handle: Handle, args: argparse.Namespace) -> Ite
     before = list(launcher.logs(handle, attempt=args.attempt))
     yield from deque(_since(iter(before), handle, args), args.tail)
     if args.follow:
-        known = len(before)
-        for number, line in enumerate(launcher.logs(handle, follow=True, attempt=args.attempt)):
-            if number >= known:
+        known = Counter((line.attempt, line.node) for line in before)  # each of these only grows at its end
+        for line in launcher.logs(handle, follow=True, attempt=args.attempt):
+            if known[line.attempt, line.node] > 0:
+                known[line.attempt, line.node] -= 1
+            else:
                 yield line
 
 

@@ -41,12 +41,12 @@ def run(args: argparse.Namespace) -> int:
     """Do what the command line asks for. Return the exit status."""
     printing = not (args.apply or args.check or args.remove)
     asked = _Asked.of(args)
-    if args.remove:
-        return _apply(list(roles.removals(asked.cloud)), "Nothing to remove: no role was created here.", args.json)
     caller = None if printing else iam.caller(asked.cloud)
     account = caller.account if caller else args.account or _account(asked.cloud)
     if caller and args.account not in (None, caller.account):
         raise ConfigError(f"--account is {args.account}, but your credentials are of the account {caller.account}.")
+    if args.remove:
+        return _apply(list(roles.removals(asked.cloud)), "Nothing to remove: no role was created here.", args.json)
     identities = asked.identities(account)
     if caller is None:
         partition = partition_of(asked.cloud.region)

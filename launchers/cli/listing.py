@@ -20,7 +20,7 @@ from launchers.formatting import usd
 from launchers.registry import LAUNCHERS, launched_run, launchers_at, targets
 from launchers.runs.find import DEPLOYMENTS_DIR, LOCAL, SWEEPS_DIR, name_in
 from launchers.runs.launched import folder_here, launched
-from launchers.runs.searches import is_search
+from launchers.runs.searches import is_search, spent
 from launchers.spec import LAUNCHED_FILE, SPEC_FILE, RunSpec
 from launchers.status import Handle, LaunchError, Phase, Status
 
@@ -108,7 +108,7 @@ class Listed:
         """The folder of the search of which it is a trial; None for any other."""
         if self.folder is None or self.folder.parent.parent.name != SWEEPS_DIR:
             return None
-        return self.folder.parent if _is_search(self.folder.parent) else None
+        return self.folder.parent.absolute() if _is_search(self.folder.parent) else None
 
     def facts(self) -> dict[str, Any]:
         folder = self.folder
@@ -189,17 +189,22 @@ def collect(args: argparse.Namespace, ended: bool, kinds: frozenset[str] | None 
 
 
 def folded(runs: Sequence[Listed], trials: bool) -> list[Listed]:
-    """Count what the trials of a search cost to the search, and leave them out unless `trials`."""
-    costs: dict[Path, float] = {}
+    """Count what the trials of a search cost to the search, and leave them out unless `trials`.
+
+    A trial whose job goes on although its search has ended, or is not among the runs, stays.
+    """
+    searches = {run.folder: run for run in runs if run.kind == SEARCH and run.folder is not None}
+    costs = {folder: spent(folder) for folder in searches}
     for run in runs:
-        if run.search is not None and run.status.usd is not None:
-            costs[run.search] = costs.get(run.search, 0.0) + run.status.usd
+        if run.search is not None and run.search in costs and run.folder is not None and run.status.usd is not None:
+            costs[run.search][run.folder.absolute()] = run.status.usd
     kept = []
     for run in runs:
-        if run.search is not None and not trials:
+        over = searches.get(run.search) if run.search is not None else None
+        if over is not None and not trials and (run.status.finished or not over.status.finished):
             continue
-        if run.kind == SEARCH and run.folder in costs:
-            run = replace(run, status=replace(run.status, usd=costs[run.folder]))
+        if run.kind == SEARCH and run.folder is not None and (its := costs[run.folder]):
+            run = replace(run, status=replace(run.status, usd=sum(its.values())))
         kept.append(run)
     return kept
 

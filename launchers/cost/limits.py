@@ -155,8 +155,8 @@ def usd_of(row: Instance | None, instances: int) -> float | None:
 
 
 def _rounded_up(usd: float, step: float) -> str:
-    """Return a multiple of a step that is not below `usd`."""
-    return _shown(math.ceil(usd / step) * step)
+    """Return a multiple of a step that is above `usd`, by a hair at least: `seconds_for` takes one off."""
+    return _shown(math.ceil(usd * (1 + 1e-9) / step) * step)
 
 
 def _shown(amount: float | None) -> str:

@@ -67,7 +67,7 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
     if scaled and types[0] != types[1]:  # which AWS does not let scale meanwhile
         for each in autoscaling.deregister(scaled.kind, names.Names(name)):
             calls.send(cloud, each, {})
-    with errors("rolling back", then="(an update needs the quota of its machines twice)"):
+    with errors("rolling back", quota="(an update needs the quota of its machines twice)"):
         cloud.client("sagemaker").update_endpoint(**parameters)
     deadline_s = PROVISIONING_S + 2 * (launcher.start_s + launcher.bake_s)
     status = waiting.settle(launcher, handle, deadline_s=deadline_s, meanwhile=traffic(cloud, name))

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from dogbreed import commands
 from dogbreed.commands import shown_path
-from dogbreed.run_folder import SEARCH_FILE, write_text
+from dogbreed.run_folder import SEARCH_FILE, trial_folder, write_text
 from launchers.runs.launched import launched
 from launchers.runs.processes import living_process, this_host
 from launchers.runs.released import trial_folders
@@ -21,6 +21,8 @@ from launchers.spec import JOB_LOG, STUDY_FILE
 from launchers.status import Cause, LaunchError, Phase, Status
 
 SWEEPERS = "sweeper:"  # attributes of a study: this and the id of a process that works on it
+TESTED_USD = "tested_usd"  # the same: by trial that was tested, what its run has cost in all
+USD = "usd"  # attribute of a trial: what its run has cost
 
 _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 _OF_PHASES = {Phase.SUCCEEDED: "complete", Phase.FAILED: "failed", Phase.CANCELLED: "waiting"}
@@ -84,6 +86,26 @@ class SearchFolder:
         """Return when its first trial started."""
         states = (State.read(trial) for trial in trial_folders(self.folder)[:1])
         return next((state.first_started_at for state in states if state is not None), "")
+
+
+def spent(folder: Path) -> dict[Path, float]:
+    """Return what those trials of a search have cost that were jobs and have ended, by their folders.
+
+    It is read from the study in the folder; empty if there is none.
+    """
+    try:
+        with closing(sqlite3.connect(f"{(folder / STUDY_FILE).absolute().as_uri()}?mode=ro", uri=True)) as study:
+            billed = study.execute(
+                "SELECT number, value_json FROM trials JOIN trial_user_attributes USING (trial_id) WHERE key = ?", [USD]
+            ).fetchall()
+            tested = study.execute(
+                "SELECT value_json FROM study_user_attributes WHERE key = ?", [TESTED_USD]
+            ).fetchall()
+        found = {int(number): float(value) for number, value in billed}
+        found |= {int(number): float(usd) for (value,) in tested for number, usd in json.loads(value).items()}
+    except (sqlite3.Error, ValueError):
+        return {}
+    return {trial_folder(folder.absolute(), number): usd for number, usd in found.items()}
 
 
 def log_of(folder: Path) -> Path:

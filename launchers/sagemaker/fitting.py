@@ -58,7 +58,8 @@ class Fitted:
         if cost.expected is not None:
             expected = cost.expected[1] + (all_s.ending_s + all_s.kept_s) / 3600 * cost.usd_per_hour
         least_h = (all_s.start_s + all_s.ending_s) / 3600
-        return Costs(cost.worst, all_s.least_s / 3600 * cost.usd_per_hour, least_h, expected)
+        least_usd, kept_usd = (seconds / 3600 * cost.usd_per_hour for seconds in (all_s.least_s, all_s.kept_s))
+        return Costs(cost.worst, least_usd, least_h, expected, kept_usd)
 
 
 def overhead(settings: JobSettings) -> Overhead:

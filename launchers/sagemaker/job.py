@@ -191,6 +191,13 @@ class TrainingJob:
             return min(max(now - self.ended.timestamp(), self.kept_s), self.keep_alive_s)
         return self.kept_s
 
+    def to_come_usd(self, now: float) -> float:
+        """Return what its kept machines cost from now on if no job takes them; 0 without a price."""
+        row = prices.instance(self.instance_type)
+        if row is None or not self.keeps_machines:
+            return 0.0
+        return (self.keep_alive_s - self.pool_s(now)) * row.usd * self.instances / 3600
+
     def _count(self, status: str) -> int:
         return sum(step.status == status for step in self.transitions)
 

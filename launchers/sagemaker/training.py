@@ -15,7 +15,7 @@ from dogbreed.run_folder import write_text
 from launchers import formatting
 from launchers.aws import bills, bucket, grants, iam, s3, saved, sent, tags, transfer
 from launchers.aws.actions import SAGEMAKER
-from launchers.aws.errors import code_of, errors
+from launchers.aws.errors import code_of, errors, is_refused
 from launchers.aws.layout import Layout
 from launchers.aws.on_aws import OnAws
 from launchers.aws.policy import Identity
@@ -105,8 +105,8 @@ class SageMakerLauncher(JobSettings, OnAws):
             try:
                 self._create(plan, create)
             except BaseException as error:
-                if isinstance(error, LaunchError) and error.shortage is not None:
-                    raise  # AWS has refused it
+                if is_refused(error, "CreateTrainingJob"):
+                    raise
                 # Ctrl-C or a lost connection: the job may or may not have been created
                 status = commands.launchers("status", *self.name_of(plan.handle))
                 error.add_note(f"The job may have been submitted. Try: {status}")
@@ -154,13 +154,15 @@ class SageMakerLauncher(JobSettings, OnAws):
         """
         limits, run_id, spent = Limits.of(plan.spec.config), plan.spec.run_id, 0.0
         if limits.max_usd is not None:
-            spent = sum(job.usd(time.time()) or 0.0 for job in self.jobs.all(run_id))
+            now = time.time()
+            spent = sum((job.usd(now) or 0.0) + job.to_come_usd(now) for job in self.jobs.all(run_id))
             spent += bills.spent_elsewhere(self.cloud, self.layout, run_id, self.scheme)
         if not spent:
             return dict(create)
         shorter = fitting.less_spent(create, limits, spent)
         log.info(
-            "Earlier jobs of the run have cost %s of limits.max_usd=%g: this one may run %s.",
+            "Earlier jobs of the run have cost %s of limits.max_usd=%g, machines that are kept included: this one may "
+            "run %s.",
             formatting.usd(spent),
             limits.max_usd,
             formatting.duration(shorter["StoppingCondition"]["MaxRuntimeInSeconds"]),
@@ -174,7 +176,7 @@ class SageMakerLauncher(JobSettings, OnAws):
         quota = f"(the quota for this machine: `{machine} for {kind} job usage`, 0 in new accounts)"
         while True:
             name = self.jobs.next_name(run_id)
-            with errors("creating the training job", then=quota):
+            with errors("creating the training job", quota=quota):
                 try:
                     client.create_training_job(**{**create, "TrainingJobName": name})
                     records.begin(self.cloud, self.layout, run_id, {**create, "TrainingJobName": name}, self.encryption)
@@ -232,8 +234,8 @@ class SageMakerLauncher(JobSettings, OnAws):
             again=again,
             limit=marks.get(tags.LIMIT, ""),
         )
-        if job.keeps_machines:
-            status = replace(status, detail="\n".join(filter(None, [status.detail, self._kept(job, handle)])))
+        if kept := self._kept([*earlier, job], handle):
+            status = replace(status, detail="\n".join(filter(None, [status.detail, kept])))
         if status.phase is Phase.FAILED and status.cause is Cause.PERMISSION:
             status = replace(status, next_action=f"{self._how_to_grant(job)}\nThen: {again}")
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
@@ -243,11 +245,13 @@ class SageMakerLauncher(JobSettings, OnAws):
                 status = replace(status, next_action=f"{status.next_action}\nFetch what it has left: {left}")
         return status
 
-    def _kept(self, job: TrainingJob, handle: Handle) -> str:
-        assert job.ended is not None
-        end = job.ended + timedelta(seconds=job.keep_alive_s)
+    def _kept(self, jobs: Sequence[TrainingJob], handle: Handle) -> str:
+        """Say until when machines of the jobs are kept; empty if none are."""
+        ends = [job.ended + timedelta(seconds=job.keep_alive_s) for job in jobs if job.keeps_machines and job.ended]
+        if not ends:
+            return ""
         cancel = commands.launchers("cancel", *self.name_of(handle))
-        return f"its machines are kept, and paid, until {end.astimezone(UTC):%H:%M:%S} UTC; earlier: {cancel}"
+        return f"its machines are kept, and paid, until {max(ends).astimezone(UTC):%H:%M:%S} UTC; earlier: {cancel}"
 
     def logs(
         self, handle: Handle, *, follow: bool = False, attempt: int | None = None, node: int | None = None
@@ -262,7 +266,7 @@ class SageMakerLauncher(JobSettings, OnAws):
         SageMaker waits 120 s after SIGTERM, whatever grace_s is.
         """
         job = self.jobs.latest(handle.run_id)
-        if job is None or (job.finished and not job.keeps_machines):
+        if job is None or (job.finished and not self._keeping(handle)):
             return self.status(handle)
         if not job.finished:
             self._stop(job)
@@ -276,11 +280,13 @@ class SageMakerLauncher(JobSettings, OnAws):
 
     def _release(self, handle: Handle) -> bool:
         """Give back machines that are kept for the next job. Return whether there were any."""
-        job = self.jobs.latest(handle.run_id)
-        if job is None or not job.keeps_machines:
-            return False
-        self._give_back(job)
-        return True
+        keeping = self._keeping(handle)
+        for job in keeping:
+            self._give_back(job)
+        return bool(keeping)
+
+    def _keeping(self, handle: Handle) -> Sequence[TrainingJob]:
+        return [job for job in self.jobs.all(handle.run_id) if job.keeps_machines]
 
     def _give_back(self, job: TrainingJob) -> None:
         from botocore.exceptions import ClientError

@@ -14,7 +14,7 @@ from dogbreed import commands
 from dogbreed.errors import ConfigError, raise_findings
 from dogbreed.run_folder import SEARCH_FILE
 from launchers.aws import bucket, grants, s3, tags, transfer
-from launchers.aws.errors import code_of, errors
+from launchers.aws.errors import code_of, errors, is_refused
 from launchers.aws.layout import Layout
 from launchers.aws.on_aws import OfCloud
 from launchers.aws.policy import Identity
@@ -125,8 +125,8 @@ class Tuner(OfCloud):
             try:
                 self._create(plan, missing, role_arn)
             except BaseException as error:
-                if isinstance(error, LaunchError) and error.shortage is not None:
-                    raise  # AWS has refused it
+                if is_refused(error, "CreateHyperParameterTuningJob"):
+                    raise
                 # Ctrl-C or a lost connection: the job may or may not have been created
                 status = commands.launchers("status", *self.name_of(plan.handle))
                 error.add_note(f"The search may have been submitted. Try: {status}")
@@ -184,7 +184,7 @@ class Tuner(OfCloud):
         quota = f"(the quota for these machines: `{machine} for {kind} job usage`)"
         while True:
             request["HyperParameterTuningJobName"] = self.jobs.next_name(spec.run_id)
-            with errors("creating the tuning job", then=quota):
+            with errors("creating the tuning job", quota=quota):
                 try:
                     client.create_hyper_parameter_tuning_job(**request)
                     like = self.jobs_like

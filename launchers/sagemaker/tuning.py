@@ -21,12 +21,12 @@ from launchers.spec import RunSpec, SearchOutput, TunedParameter, Tuning
 STRATEGIES = ("Bayesian", "Random", "Hyperband", "Grid")
 OBJECTIVE = "objective"  # the metric that the tuner reads; launchers/remote/tuned.py prints it
 MOST_NAME = 32  # characters of a tuning job's name
+RUN_S = (120, 30 * 86400)  # the least and the most that a tuning job may be given
 _PATTERNS = {**METRIC_PATTERNS, OBJECTIVE: r"objective ([-+.0-9e]+)"}
 _MOST_PARAMETERS, _MOST_VALUES, _MOST_CHARACTERS = 30, 30, 256
 _MOST_AT_ONCE, _MOST_PARENTS = 10, 5
 _MOST_TRIALS = {"Random": 10_000}
 _USUAL_TRIALS = 750
-_RUN_S = (120, 30 * 86400)
 
 
 # --- the request ---
@@ -207,19 +207,22 @@ def _number_findings(tuning: Tuning, trials: int) -> Iterator[str]:
     most = _MOST_TRIALS.get(tuning.strategy, _USUAL_TRIALS)
     if trials > most:
         random = f", hpo.strategy=Random, which takes {_MOST_TRIALS['Random']:,}" if most == _USUAL_TRIALS else ""
-        values = "The grid has" if tuning.strategy == "Grid" else "The search is to have"
+        instead = f"hpo.n_trials={most}{random}, or hpo=optuna"
+        values = "The search is to have"
+        if tuning.strategy == "Grid":  # which has as many trials as combinations
+            instead, values = f"fewer values, or hpo=optuna hpo/sampler=grid hpo.n_trials={trials}", "The grid has"
         yield (
             f"{values} {trials:,} trials, but {tuning.strategy} takes at most {most:,} in SageMaker's tuner.\n"
-            f"Try: hpo.n_trials={most}{random}, or hpo=optuna"
+            f"Try: {instead}"
         )
     if tuning.parallel > _MOST_AT_ONCE:
         yield (
             f"SageMaker's tuner runs at most {_MOST_AT_ONCE} trials at once, got hpo.parallel={tuning.parallel}.\n"
             f"Try: hpo.parallel={_MOST_AT_ONCE}, or hpo=optuna hpo.one_job=false"
         )
-    if tuning.max_run_s is not None and not _RUN_S[0] <= tuning.max_run_s <= _RUN_S[1]:
+    if tuning.max_run_s is not None and not RUN_S[0] <= tuning.max_run_s <= RUN_S[1]:
         yield (
-            f"hpo.max_run_s must be from {_RUN_S[0]} to {_RUN_S[1]} seconds, got {tuning.max_run_s}.\n"
+            f"hpo.max_run_s must be from {RUN_S[0]} to {RUN_S[1]} seconds, got {tuning.max_run_s}.\n"
             "Try: hpo.max_run_s=14400, or null for no limit"
         )
     if tuning.patience is not None and tuning.patience < 3:

@@ -10,10 +10,11 @@ from launchers.cost.choice import Choice
 from launchers.cost.limits import Limits, Overhead
 from launchers.sagemaker import fitting
 from launchers.sagemaker.settings import JobSettings
+from launchers.sagemaker.tuning import RUN_S
 from launchers.spec import RunOutput, RunSpec, SearchOutput
 from launchers.status import Cause, LaunchError
 
-_LEAST_S = 120  # that a tuning job may be given
+_LEAST_S, _MOST_S = RUN_S
 _OVERHEAD = Overhead(_LEAST_S, fitting.STOPPING_S + fitting.UPLOADING_S)  # of each trial that its end stops
 
 
@@ -78,7 +79,7 @@ def fit(settings: JobSettings, spec: RunSpec) -> FittedSearch:
     whole_s, limit = spec.tuning.max_run_s, ""
     longest_s = min(_all_trials_s(fitted.settings, spec), math.inf if whole_s is None else whole_s)
     if bound is not None and bound.seconds < longest_s:
-        whole_s, limit = bound.seconds, bound.limit
+        whole_s, limit = min(bound.seconds, _MOST_S), bound.limit if bound.seconds <= _MOST_S else ""
     return FittedSearch(fitted.settings, fitted.choice, whole_s, limit)
 
 
@@ -100,7 +101,7 @@ def less_spent(
     ):
         raise LaunchError("\n".join(found), Cause.BUDGET)
     bound = replace(asked, max_hours=None).less(spent_usd).bound(rate, _OVERHEAD)
-    given_s = resources.get("MaxRuntimeInSeconds", math.inf)
+    given_s = resources.get("MaxRuntimeInSeconds", _MOST_S)
     return {} if bound is None or bound.seconds >= given_s else {"MaxRuntimeInSeconds": bound.seconds}
 
 

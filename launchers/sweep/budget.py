@@ -39,8 +39,9 @@ class Budget:
     def need_usd(self) -> float:
         """The least that a trial is given: less would stop most trials before their end."""
         assert self.costs is not None
-        expected = self.costs.least_usd if self.costs.expected_usd is None else _MARGIN * self.costs.expected_usd
-        return min(self.costs.worst_usd, max(self.costs.least_usd, expected))
+        least = self.costs.least_usd * (1 + 1e-6)  # the amount is rounded down
+        expected = 0.0 if self.costs.expected_usd is None else _MARGIN * self.costs.expected_usd
+        return min(self.costs.worst_usd, max(least, expected))
 
     def check(self) -> None:
         """Raise ConfigError if not even one trial and its test fit."""
@@ -73,17 +74,25 @@ class Budget:
         given = {trial.number: trial.given_usd for trial in trials if trial.given_usd is not None}
         if number in given:
             return given[number]
-        left = self.limits.max_usd - sum(trial.reserved_usd for trial in trials)
+        left = self.limits.max_usd - sum(map(self._reserved_usd, trials))
         to_come = max(1, self.n_trials - len(given))
         amount = min(self.costs.worst_usd, max(self.need_usd, left / (to_come + 1)))  # 1: the test of the best
         return _rounded(amount) if amount + self.need_usd <= left * (1 + 1e-9) else None
 
     def for_the_test(self, trials: Sequence[Trial], best: Trial) -> list[str]:
-        """Return the overrides for resuming the best trial's run, which has all that is left."""
+        """Return the overrides for resuming the best trial's run, which has all the money that is left.
+
+        limits.max_hours only ends the trials: without the test the search would have no result.
+        """
         if self.limits.max_usd is None or self.costs is None:
             return []
-        left = self.limits.max_usd - sum(trial.reserved_usd for trial in trials)
-        return [f"limits.max_usd={_rounded(best.reserved_usd + max(0.0, left)):.9g}", *self._hours()]
+        left = self.limits.max_usd - sum(map(self._reserved_usd, trials))
+        return [f"limits.max_usd={_rounded(self._reserved_usd(best) + max(0.0, left)):.9g}"]
+
+    def _reserved_usd(self, trial: Trial) -> float:
+        """Return what is set aside for a trial: its cost, once that is known, and of machines that are still kept."""
+        kept_usd = self.costs.kept_usd if self.costs is not None and trial.finished and trial.usd is not None else 0.0
+        return trial.reserved_usd + kept_usd
 
     def admits(self, trial: Trial, give: Give) -> bool:
         """Return whether a claimed trial may start. give: `Study.give`."""

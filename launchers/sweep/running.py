@@ -69,6 +69,7 @@ class RunningSearch:
     _received: list[tuple[int, Epoch | Outcome | None]] = field(default_factory=list)  # (slot, message) to process
     _causes: list[str] = field(default_factory=list)  # why the latest trials failed; "" for one that did not
     _no_machine: str = ""  # the latest error of a trial that got none
+    _out_of_sight: str = ""  # the latest error of a trial whose job cannot be followed
     _claims_again_at: float = 0.0
     _signum: int | None = None
     _interrupted_at: float = 0.0
@@ -97,6 +98,7 @@ class RunningSearch:
             self.machines.raise_if_over(
                 self._no_machine, done=self.study.counts().finished, n_trials=self.n_trials, again=_again()
             )
+            self._raise_out_of_sight()
             self._raise_same_cause()
             return self._end()
 
@@ -134,7 +136,8 @@ class RunningSearch:
     @property
     def _ends(self) -> bool:
         """Whether no further trial is started."""
-        no_more = self.machines.over or (self.budget.over and not self._busy) or self._same_cause()
+        over = self.machines.over or (self.budget.over and not self._busy)
+        no_more = over or self._out_of_sight or self._same_cause()
         return self._signum is not None or bool(no_more)
 
     def _show(self, table: SweepTable) -> None:
@@ -212,6 +215,10 @@ class RunningSearch:
             self.study.give_back(number)  # with its number and its values: it has not been tried
             self._lack_machine(outcome)
             return
+        if outcome.ended == "out of sight":
+            self.study.give_back(number)  # the same command comes back to its job
+            self._out_of_sight = outcome.detail
+            return
         self.machines.found()
         self.budget.over = ""  # it may have cost less than it was given
         if outcome.usd is not None:
@@ -266,6 +273,15 @@ class RunningSearch:
         """Return the reason why the latest trials failed, if it is the same for SAME_CAUSE of them; otherwise ""."""
         latest = self._causes[-SAME_CAUSE:]
         return latest[0] if len(latest) == SAME_CAUSE and len(set(latest)) == 1 else ""
+
+    def _raise_out_of_sight(self) -> None:
+        if self._out_of_sight:
+            raise LaunchError(
+                "The job of a trial cannot be followed, and may go on; "
+                f"{self.study.counts().finished} of {self.n_trials} trials have ended and are kept.\n"
+                f"{self._out_of_sight}\n"
+                f"Then, to come back to it: {_again()}"
+            )
 
     def _raise_same_cause(self) -> None:
         if self._same_cause():

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dogbreed.best_epoch import LOSS
 from launchers.runs.processes import living_process, this_host
-from launchers.runs.searches import SWEEPERS
+from launchers.runs.searches import SWEEPERS, TESTED_USD, USD
 from launchers.sweep.identity import StudyAbout, differences
 from launchers.sweep.storage import StudyError, close, exclusive, open_storage, storage_errors
 from launchers.sweep.trials import (
@@ -31,7 +31,6 @@ from launchers.sweep.trials import (
     FOLDER,
     GIVEN_USD,
     JOB,
-    USD,
     VAL_LOSS,
     Counts,
     Elsewhere,
@@ -51,7 +50,6 @@ MOST_DEATHS = 3  # of a trial's worker processes, after which the trial has fail
 _ABOUT = "dogbreed"  # attribute of a study: what it searches, all in one, so that a kill leaves all of it or nothing
 _SWEEPER, _DEATHS = "sweeper", "deaths"  # attributes of a trial
 _PRUNED_AT = "pruned_at"  # attribute of a trial: the epoch after which it was pruned
-_TESTED = "tested_usd"  # attribute of a study: by trial that was tested, what its run has cost in all
 
 
 @dataclass
@@ -204,8 +202,8 @@ class Study:
     def bill_test(self, number: int, usd: float) -> None:
         """Record what the run of an ended trial has cost in all, since it was tested."""
         with self._errors(), self._lock():
-            tested = self._study.user_attrs.get(_TESTED, {})
-            self._study.set_user_attr(_TESTED, {**tested, str(number): usd})
+            tested = self._study.user_attrs.get(TESTED_USD, {})
+            self._study.set_user_attr(TESTED_USD, {**tested, str(number): usd})
         self._notify()
 
     def counts(self) -> Counts:
@@ -340,7 +338,7 @@ class Study:
             return self._trials()
 
     def _trials(self) -> list[Trial]:
-        tested: Mapping[str, float] = self._study.user_attrs.get(_TESTED, {})
+        tested: Mapping[str, float] = self._study.user_attrs.get(TESTED_USD, {})
         found = map(trial_of, self._study.get_trials(deepcopy=False))
         return [replace(trial, usd=tested.get(str(trial.number), trial.usd)) for trial in found]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dogbreed.best_epoch import merit
 from launchers.runs.search_folder import Value
+from launchers.runs.searches import USD
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -16,7 +17,7 @@ State = Literal["complete", "pruned", "failed", "running", "waiting"]
 CAUSE, FOLDER, EPOCHS = "cause", "folder", "epochs"  # attributes of a trial in the database
 JOB = "job"  # the same, of a trial that ran elsewhere: its name there
 VAL_LOSS, BEST_EPOCH = "val_loss", "best_epoch"  # the same, of its best epoch
-GIVEN_USD, USD = "given_usd", "usd"  # what its run may cost, and what it has cost
+GIVEN_USD = "given_usd"  # the same: what its run may cost
 
 
 @dataclass(frozen=True)

@@ -27,14 +27,15 @@ _ALIVE_S = 30.0  # within which a run's earlier process notices that its sweeper
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a run. ended: "busy" if another process is working in the run's folder and does not end.
+    """The outcome of a run. ended: "busy" if another process is working in the run's folder and does not end; "out of
+    sight" if it is a job that cannot be followed any more, and may go on.
 
     metrics: of the best epoch, if it ended well. shown: metrics and files, as text for people. detail: what stopped it.
     shortage: why there was no machine for it, if it ended as "no machine". usd: what it has cost; None if it costs
     nothing, or that is not known.
     """
 
-    ended: Literal["well", "failed", "stopped", "busy", "no machine"]
+    ended: Literal["well", "failed", "stopped", "busy", "no machine", "out of sight"]
     metrics: Mapping[str, float] = field(default_factory=dict)
     max_epochs: int = 0
     detail: str = ""
@@ -223,11 +224,27 @@ def _run(task: Task, connection: Connection) -> Outcome:
         return Outcome("stopped", detail=str(error))
     except DogBreedError as error:
         shortage = error.shortage if isinstance(error, LaunchError) else None
-        return Outcome("no machine" if shortage else "failed", detail=str(error), shortage=shortage, usd=_usd(begun))
+        if shortage is not None:
+            return Outcome("no machine", detail=str(error), shortage=shortage, usd=_usd(begun))
+        return _without_result(begun, str(error))
     except (
         Exception
     ) as error:  # an error in the user's code or in this library; its traceback is in the run's train.log
-        return Outcome("failed", detail=f"{type(error).__name__}: {error}", usd=_usd(begun))
+        return _without_result(begun, f"{type(error).__name__}: {error}")
+
+
+def _without_result(begun: tuple[Launcher, Handle] | None, detail: str) -> Outcome:
+    """Return the outcome of a run after an error. detail: of the error."""
+    if begun is not None and begun[0].capabilities.remote and _may_go_on(*begun):
+        return Outcome("out of sight", detail=detail)
+    return Outcome("failed", detail=detail, usd=_usd(begun))
+
+
+def _may_go_on(launcher: Launcher, handle: Handle) -> bool:
+    try:
+        return not launcher.status(handle).finished
+    except LaunchError:  # credentials have expired, or the network is away
+        return True
 
 
 def _usd(begun: tuple[Launcher, Handle] | None) -> float | None:

@@ -254,3 +254,15 @@ def test_parts_whose_making_was_interrupted_are_taken_up_or_removed(
     client.detach_role_policy(RoleName="dogbreed-launch", PolicyArn=first["PolicyArn"])
     make_all(roles.removals(cloud))
     assert client.list_policies(Scope="Local")["Policies"] == []
+
+
+@pytest.mark.usefixtures("administrator")
+@pytest.mark.parametrize("region", ["eu-west-1"], indirect=True)
+def test_roles_of_another_account_than_the_named_one_are_left(region: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud, words = Account(region=region), ["iam", "--remove", "--for", *DEPLOY, f"aws.region={region}"]
+    make_all(roles.changes(cloud, [wide(1)], iam.caller(cloud)))
+    assert launchers_command([*words, "--account", "999999999999"]) == 1
+    assert f"but your credentials are of the account {ACCOUNT}." in capsys.readouterr().err
+    assert len(cloud.client("iam").list_roles()["Roles"]) == 2
+    assert launchers_command([*words, "--account", ACCOUNT]) == 0
+    assert [role["RoleName"] for role in cloud.client("iam").list_roles()["Roles"]] == [NAME]

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
 from launchers import prepare
-from launchers.cost import limits
+from launchers.cost import limits, prices
 from launchers.cost.limits import Limits, Overhead
 from launchers.deploy.limited import fit as fit_deployment
 from launchers.ec2 import fitting as ec2_fitting
 from launchers.plan import Plan
-from launchers.sagemaker import fitting
+from launchers.sagemaker import fitting, tuning_limits
 from launchers.status import Cause, LaunchError
-from tests.support import deployments, ec2_plans
+from tests.support import deployments, ec2_plans, plans
 from tests.support.plans import COMMANDS
 
 G4DN = 0.7364  # US dollars an hour
@@ -296,3 +296,24 @@ def test_the_same_command_again_changes_no_end_and_a_lower_or_higher_limit_does(
         assert {each.service for each in plan.requests} == {"scheduler"}
         assert plan.costs is not None
         assert usd - 0.001 < plan.costs.worst_usd <= usd
+
+
+# --- what is suggested is accepted ---
+
+OVERHEADS = {
+    "a job": fitting.overhead(replace(plans.launched("gpu"), keep_alive_s=None)),
+    "a job that keeps its machine": fitting.overhead(replace(plans.launched("gpu"), keep_alive_s=600)),
+    "a search by the tuner": tuning_limits._OVERHEAD,
+    "EC2": ec2_fitting.OVERHEAD,
+}
+
+
+@pytest.mark.parametrize("name", OVERHEADS)
+def test_a_limit_that_is_suggested_is_accepted_for_every_type(name: str) -> None:
+    for row in prices.types():
+        for machines in (1, 2, 3, 4, 5, 8, 10, 16):
+            for spent in (0.0, 0.1, 12.34):
+                how = ("machines", row.usd * machines, OVERHEADS[name])
+                (refused,) = limits.fit_findings(Limits(max_usd=spent + 1e-9), *how, spent_usd=spent)
+                enough = float(refused.rpartition("limits.max_usd=")[2])
+                assert not list(limits.fit_findings(Limits(max_usd=enough), *how, spent_usd=spent)), (row, machines)

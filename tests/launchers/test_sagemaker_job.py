@@ -1,15 +1,21 @@
 """What DescribeTrainingJob's answers mean for a run: phases, causes, next actions, attempts and cost."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import botocore.session
 import pytest
 
+from launchers.aws import tags
 from launchers.cost import prices
+from launchers.sagemaker import training
 from launchers.sagemaker.job import TrainingJob, status_of
+from launchers.sagemaker.training import SageMakerLauncher
 from launchers.status import Cause, Handle, Phase, Status
+from tests.support import plans
 
 HANDLE = Handle("sagemaker", "eu-west-1", "20261124-120000-abcd")
 AGAIN = f"python train.py resume={HANDLE}"
@@ -182,3 +188,52 @@ def test_what_is_read_of_an_answer_is_what_aws_documents() -> None:
     recorded = Recorded(answer())
     TrainingJob.of(recorded)
     assert recorded.asked <= shape.members.keys()
+
+
+# --- machines that earlier jobs of a run keep ---
+
+
+def keeping(name: str, pool: str = "Available") -> TrainingJob:
+    """A job of two machines that has ended after an hour, and keeps them for half an hour."""
+    resources = {"InstanceType": TYPE, "InstanceCount": 2, "KeepAlivePeriodInSeconds": 1800}
+    times = {
+        "TrainingStartTime": CREATED,
+        "TrainingEndTime": CREATED + timedelta(hours=1),
+        "BillableTimeInSeconds": 3600,
+    }
+    described = answer("Stopped", "Stopped", ResourceConfig=resources, WarmPoolStatus={"Status": pool}, **times)
+    return TrainingJob.of({**described, "TrainingJobName": name})
+
+
+def launcher_with(monkeypatch: pytest.MonkeyPatch, *jobs: TrainingJob) -> SageMakerLauncher:
+    launcher = plans.launched("gpu")
+    found = {"latest": lambda run_id: jobs[-1], "all": lambda run_id: list(jobs), "earlier": lambda run_id: jobs[:-1]}
+    vars(launcher)["jobs"] = SimpleNamespace(**found)
+    monkeypatch.setattr(tags, "read", lambda *_: {})
+    monkeypatch.setattr(training, "tail", lambda *_: ())
+    monkeypatch.setattr(SageMakerLauncher, "_again", lambda *_: AGAIN)
+    return launcher
+
+
+@pytest.mark.parametrize("pool", ["Available", "Terminated"])
+def test_what_kept_machines_may_still_cost_is_spent(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = launcher_with(monkeypatch, keeping("a", pool))
+    monkeypatch.setattr(training.bills, "spent_elsewhere", lambda *_: 0.0)
+    monkeypatch.setattr(training.time, "time", lambda: CREATED.timestamp() + HOUR + 60)
+    plan = plans.planned("gpu")
+    plan = replace(plan, spec=replace(plan.spec, config={**plan.spec.config, "limits": {"max_usd": 1.0}}))
+    create = plan.requests[-1].parameters
+    run_s = launcher._within_limits(plan, create)["StoppingCondition"]["MaxRuntimeInSeconds"]
+    hours = 1.5 if pool == "Available" else 1.0
+    assert run_s == pytest.approx((1.0 - hours * 2 * 0.115) / 0.7364 * HOUR - 180, abs=1)
+
+
+def test_cancelling_gives_back_the_machines_of_every_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [keeping("a"), keeping("b", "Reused"), keeping("c", "Terminated")]
+    launcher = launcher_with(monkeypatch, *jobs)
+    assert "its machines are kept, and paid, until 13:30:00 UTC" in launcher.status(HANDLE).detail
+    given_back: list[str] = []
+    monkeypatch.setattr(SageMakerLauncher, "_give_back", lambda self, job: given_back.append(job.name))
+    monkeypatch.setattr(SageMakerLauncher, "_record", lambda *_: None)
+    launcher.cancel(HANDLE)
+    assert given_back == ["a"]

@@ -107,3 +107,31 @@ def test_a_search_ends_when_its_limit_pays_for_no_further_trial_and_goes_on_with
     assert "The search ends with 5 of 10 trials" in sweep.run(*words, "limits.max_usd=1.86")
     refused = sweep.run(*words, "limits.max_usd=0.4", status=1)
     assert "limits.max_usd=0.4 is not enough for a search whose trials are jobs of their own" in refused
+
+
+def test_once_the_hours_are_over_the_best_trial_is_still_tested() -> None:
+    now = [0.0]
+    asked = budget(2.0, hours=1.0, clock=lambda: now[0])
+    now[0] = 4000.0
+    best = trial(0, state="complete", given_usd=0.4, usd=0.25)
+    assert [word.partition("=")[0] for word in asked.for_the_test([best], best)] == ["limits.max_usd"]
+
+
+def test_a_trial_is_given_no_less_than_its_launcher_accepts() -> None:
+    costs = replace(COSTS, expected_usd=None)
+    asked = Budget(Limits(max_usd=2.5 * costs.least_usd), costs, 10)
+    asked.check()
+    given = asked.share([], 0)
+    assert given is not None
+    assert given >= costs.least_usd
+
+
+def test_machines_that_are_kept_after_a_trial_are_set_aside() -> None:
+    costs = replace(COSTS, kept_usd=0.1)
+    asked = Budget(Limits(max_usd=1.0), costs, 10)
+    ended = [trial(number, state="complete", given_usd=0.3, usd=0.1) for number in range(2)]
+    assert asked.share(ended, 2) == pytest.approx(0.3)  # 0.60 are left, for one trial and the test
+    ended.append(trial(2, state="complete", given_usd=0.3, usd=0.1))
+    assert asked.share(ended, 3) is None
+    (word,) = asked.for_the_test(ended, ended[0])
+    assert float(word.removeprefix("limits.max_usd=")) == pytest.approx(1.0 - 2 * 0.2)

@@ -463,3 +463,21 @@ def test_the_best_trial_is_the_first_of_the_best(values: list[float], mode: str)
 def test_choices_and_settings_here_are_those_of_the_command() -> None:
     assert planned([*SPOT, "experiment=finetune", "hpo.strategy=Grid", *CHOICES]).spec.tuning is not None
     assert set(REAL) <= set(SPOT)
+
+
+def test_a_grid_that_is_too_large_is_told_what_makes_it_smaller() -> None:
+    own = Tuning((), "", (TunedParameter("seed", texts=("1", "2")),), "val/acc", "max", 1, "Grid")
+    (finding,) = tuning.findings(own, 800, 5)
+    assert finding.endswith("Try: fewer values, or hpo=optuna hpo/sampler=grid hpo.n_trials=800")
+
+
+def test_a_tuning_job_is_never_asked_for_more_time_than_it_may_have() -> None:
+    many = [*SPOT, "experiment=finetune", "hpo.n_trials=750", "hpo.parallel=1"]
+    plan = planned([*many, "limits.max_usd=200"])  # buys 72 days, and all trials could take 127
+    resources = plan.requests[-1].parameters["HyperParameterTuningJobConfig"]["ResourceLimits"]
+    assert resources["MaxRuntimeInSeconds"] == 30 * 86400
+    assert dict(plan.rows)["time"].endswith("720 h for all")
+    unlimited = {key: value for key, value in resources.items() if key != "MaxRuntimeInSeconds"}
+    body = plan.requests[-1].parameters
+    assert tuning_limits.less_spent(body, unlimited, {"limits": {"max_usd": 5000}}, 1.0) == {}
+    assert tuning_limits.less_spent(body, unlimited, {"limits": {"max_usd": 2}}, 1.0)["MaxRuntimeInSeconds"] < 40_000

@@ -26,7 +26,7 @@ from launchers.plan import Plan
 from launchers.runs.find import find
 from launchers.runs.launched import remember
 from launchers.spec import RunSpec
-from launchers.status import Handle, LaunchError, Phase, Status
+from launchers.status import Handle, LaunchError, LogLine, Phase, Status
 from tests.support.answers import SCHEMAS, problems
 from tests.support.toy_deployments import ToyDeployments
 
@@ -490,3 +490,17 @@ def test_doctor_refuses_a_deployment(home: Path, said: Callable[..., str]) -> No
     (home / "deployments" / "dogs").rename(home / "runs" / "served")
     printed = said("doctor", "served", status=1)
     assert "serves a model already" in printed
+
+
+def test_following_the_tail_of_a_log_of_several_machines_loses_no_line(
+    home: Path, said: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each machine's lines stay in their order, but not all of them: the next reading begins with other ones."""
+    before = [LogLine(1, 0, "a"), LogLine(1, 0, "b"), LogLine(1, 1, "c")]
+    after = [LogLine(1, 0, "a"), LogLine(1, 0, "b"), LogLine(1, 0, "new"), LogLine(1, 1, "c"), LogLine(1, 1, "last")]
+
+    def logs(self: ToyDeployments, handle: Handle, *, follow: bool = False, attempt: int | None = None) -> Any:
+        return iter(after if follow else before)
+
+    monkeypatch.setattr(ToyDeployments, "logs", logs)
+    assert said("logs", "dogs", "--tail", "1", "--follow") == "1 | c\n1 | new\n1 | last\n"
