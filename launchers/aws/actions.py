@@ -271,8 +271,8 @@ def _on_project(action: str) -> _Exception:
         names = {str(each).partition(":")[0] for each in ([given] if isinstance(given, str) else given)}
         for name in sorted(names):
             yield Need(f"codebuild:{action}", where.arn("codebuild", f"project/{name}"))
-        if "serviceRole" in parameters:
-            yield Need("iam:PassRole", where.role(str(parameters["serviceRole"])), {"iam:PassedToService": [CODEBUILD]})
+        for key in parameters.keys() & {"serviceRole", "serviceRoleOverride"}:
+            yield Need("iam:PassRole", where.role(str(parameters[key])), {"iam:PassedToService": [CODEBUILD]})
 
     return found
 

@@ -43,6 +43,7 @@ class Hosting:
     usd: float
     as_of: str
     vcpus: int
+    memory_mb: int
     source: str = ""
 
 
@@ -116,8 +117,9 @@ def hosting(name: str) -> Hosting | None:
     row = _table()["hosting"].get(name)
     if row is None:
         return None
-    vcpus = int(_table()["machines"][machine_of(name)]["vcpus"])
-    return Hosting(name, float(row["usd"]), str(row["as_of"]), vcpus, str(row["source"]))
+    machine = _table()["machines"][machine_of(name)]
+    size = int(machine["vcpus"]), round(1024 * machine["memory_gb"])
+    return Hosting(name, float(row["usd"]), str(row["as_of"]), *size, str(row["source"]))
 
 
 def hosting_types() -> list[str]:

@@ -14,10 +14,11 @@ _WIDTH = 80
 class Checks:
     """rows: name and result of each check. findings: a cause and what to try, as errors have them.
 
-    again: the command that makes the artifact again.
+    again: the command that makes the artifact again. larger: what gives the server more memory.
     """
 
     again: str = "python -m dogbreed.export RUN"
+    larger: str = "an instance type with more memory; or --memory-mb, if yours has more"
     rows: list[tuple[str, str]] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
 

@@ -73,7 +73,7 @@ def _starts(server: Server, checks: Checks, memory_bytes: int) -> bool:
             ended = f"The server ended at once with status {server.exit_status}"
             if _OUT_OF_MEMORY.search(server.log):
                 cause = f"{ended}: {_mb(memory_bytes)} MB of memory are not enough{_last(server)}"
-                checks.failed("start", cause, "an instance type with more memory; or --memory-mb, if yours has more")
+                checks.failed("start", cause, checks.larger)
             else:
                 checks.failed("start", f"{ended}{_last(server)}", _way_out(server, checks))
             return False
@@ -209,8 +209,8 @@ def _memory(server: Server, checks: Checks, memory_bytes: int) -> None:
     if peak > memory_bytes:
         checks.failed(
             "memory",
-            f"The server has used {_mb(peak)} MB, and the instance has {_mb(memory_bytes)}",
-            "an instance type with more memory",
+            f"The server has used {_mb(peak)} MB, and it has {_mb(memory_bytes)}",
+            checks.larger,
         )
     elif peak:
         checks.passed("memory", f"{_mb(peak)} MB at most, of {_mb(memory_bytes)}")

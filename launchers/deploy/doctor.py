@@ -19,14 +19,17 @@ def examine(
     photos: Path | None = None,
     environ: Mapping[str, str] | None = None,
     memory_mb: int = MEMORY_MB,
+    larger: str = "",
 ) -> Checks:
     """Check the artifact at `model`, and a server that serves it on loopback as the endpoint's image would.
 
     model: an archive, or the folder of its files. run: the run that it is of, to compare it with. photos: the run's
-    data folder, if it moved. environ: the container's variables. memory_mb: of the instance.
+    data folder, if it moved. environ: the container's variables. memory_mb: of the instance. larger: what to try where
+    that is not enough.
     Does not raise for what is wrong with them: all problems are in the result (`Checks.raise_findings`).
     """
     checks = Checks(commands.module("dogbreed.export", shown_path(run.path))) if run is not None else Checks()
+    checks.larger = larger or checks.larger
     starts = environment.examine(environ or {}, checks)
     served = contents.examine(model, checks)
     if served is None:

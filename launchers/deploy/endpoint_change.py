@@ -10,6 +10,7 @@ from dogbreed.errors import raise_findings
 from launchers.aws import quotas, s3, tags
 from launchers.aws.actions import LAMBDA, SAGEMAKER, SCHEDULER
 from launchers.aws.errors import errors
+from launchers.cost import prices
 from launchers.deploy import (
     autoscaling,
     calls,
@@ -27,6 +28,7 @@ from launchers.deploy import (
     waiting,
 )
 from launchers.deploy.change import Change
+from launchers.deploy.checks import MEMORY_MB
 from launchers.deploy.front_calls import FrontCalls
 from launchers.deploy.scaling import Scaled
 from launchers.plan import Plan, Request
@@ -74,6 +76,8 @@ class EndpointChange(Change):
             self._verify(filled)
         elif self.launcher.wait and self._front.version:
             raise_findings(LaunchError, self._findings_of_front())
+        if self.launcher.wait and any(each.operation == request.RESIZES for each in self.plan.requests):
+            self._settle()
         self._send_later(filled)
 
     @property
@@ -88,14 +92,21 @@ class EndpointChange(Change):
             if s3.head(self.cloud, str(upload["Bucket"]), str(upload["Key"])) is not None:
                 return
         log.info("Examining the model as the endpoint would serve it")
-        doctor.examine(model).raise_findings()
+        of_types = (prices.hosting(name) for name in request.types_of(self.launcher))
+        memory_mb = min((row.memory_mb for row in of_types if row is not None), default=MEMORY_MB)
+        larger = "another launcher.instance_type, with more memory"
+        doctor.examine(model, memory_mb=memory_mb, larger=larger).raise_findings()
 
     def _quota_findings(self) -> list[str]:
-        """Return what is wrong if the account may not have the instances. An update needs both fleets at once."""
-        settings, fleets = self.launcher, 1 if self.creates else 2
-        why = "this deployment" if self.creates else "an update, which runs the old and the new instances at once,"
+        """Return what is wrong if the account may not have the instances. An update may need both fleets at once."""
+        settings, fleets = self.launcher, 2 if self._runs_twice else 1
+        why = "an update, which runs the old and the new instances at once," if self._runs_twice else "this deployment"
         found = quotas.endpoint_finding(self.cloud, settings.instance_type, fleets * settings.most, why)
         return [found] if found else []
+
+    @property
+    def _runs_twice(self) -> bool:
+        return request.runs_twice(self.launcher, request.deployment(self.spec).before)
 
     def _clear(self) -> None:
         """Remove an endpoint that has failed, and a front that is not complete.
@@ -148,12 +159,18 @@ class EndpointChange(Change):
                 continue
             if each.operation == "DeregisterScalableTarget":
                 self._scaled = autoscaling.present(self.cloud, self.name)
+            if each.operation == request.RESIZES:
+                self._settle()  # AWS refuses it while a change is in progress that the scaling has begun
             if each.service == "lambda":
                 self._front.make(each, filled)
             else:
                 self._send(each, filled)
             if each in of_schedules[-1:] and not self.creates:
                 self._end_all_together()
+
+    def _settle(self) -> None:
+        """Wait until the number of instances stays."""
+        waiting.settle(self.launcher, self.plan.handle, deadline_s=revisions.PROVISIONING_S)
 
     def _end_all_together(self) -> None:
         """Let the earlier revisions and the endpoint's tag follow the deployment's own schedule."""
@@ -190,7 +207,7 @@ class EndpointChange(Change):
     def _hint(self, each: Request) -> str:
         if each.operation not in _BRINGS:
             return ""
-        twice = ", which an update needs twice" if each.operation == "UpdateEndpoint" else ""
+        twice = ", which an update needs twice" if self._runs_twice else ""
         return f"(the quota for this machine: `{self.launcher.instance_type} for endpoint usage`{twice})"
 
     # --- afterwards ---
@@ -198,7 +215,8 @@ class EndpointChange(Change):
     def _verify(self, filled: dict[str, str]) -> None:
         """Wait until the endpoint settles, and test it. Raises LaunchError after undoing what failed."""
         settings = self.launcher
-        deadline_s = revisions.PROVISIONING_S + settings.start_s + (0 if self.creates else 2 * settings.bake_s)
+        watched_s = 0 if self.creates else request.watched_s(settings, settings.count)
+        deadline_s = revisions.PROVISIONING_S + settings.start_s + watched_s
         meanwhile = None if self.creates else revisions.traffic(self.cloud, self.name)
         status = waiting.settle(settings, self.plan.handle, deadline_s=deadline_s, meanwhile=meanwhile)
         found = endpoint.find(self.cloud, self.name)
@@ -222,7 +240,7 @@ class EndpointChange(Change):
             if self.launcher.front and not problem:
                 problem = "\n".join(self._findings_of_front())
         if not problem:
-            revisions.forget_old(self.cloud, self.name, found.config if found else "")
+            revisions.forget_old(self.cloud, self.name, {self._config, self._config_before})
             return
         lines = [problem, *(f"  | {line}" for line in status.log_tail)]
         error = LaunchError("\n".join(lines), cause, status.shortage)
@@ -231,7 +249,9 @@ class EndpointChange(Change):
         else:
             if status.phase is Phase.IN_SERVICE:
                 self._send_later(filled)
-            error.add_note(f"To bring back the revision before: {self._verb('rollback')}")
+                error.add_note(f"To bring back the revision before: {self._verb('rollback')}")
+            else:
+                error.add_note(f"Try: {self._verb('cancel')}, and then the same command")
         raise error
 
     def _take_back(self) -> None:
@@ -267,6 +287,12 @@ class EndpointChange(Change):
         for part in parts.of_deployment(self.cloud, self.name):
             if part.name in own and part.kind in kinds:
                 parts.remove(self.cloud, part)
+
+    @property
+    def _config_before(self) -> str:
+        """The configuration that this change replaces; one that does not exist if there is none."""
+        before = request.deployment(self.spec).before
+        return names.RevisionNames(self.name, before.revision if before is not None else "").config
 
     @property
     def _config(self) -> str:

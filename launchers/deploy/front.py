@@ -88,8 +88,8 @@ def requests(
     found = function.provision(replace(made, provisioned=0), before=before.warm) if rewarms else []
     if wanted != before.front:
         move = Request("lambda", "UpdateAlias", function.moved(made.name))
-        found += [*function.change(made, limited=limited), move]
-    elif before.reserved != made.reserved:
+        found += [*function.change(made), move]
+    if before.reserved != made.reserved:
         found += function.reserve(made, limited=limited)
     return [*found, *(function.provision(made, before=0) if rewarms else ())], []
 

@@ -10,12 +10,11 @@ from launchers.aws.errors import errors
 from launchers.base import Cloud
 from launchers.deploy import front, function_kinds, names
 from launchers.deploy.function import ALIAS
-from launchers.deploy.function_calls import described
+from launchers.deploy.function_calls import cause_of, described
 from launchers.deploy.kinds import refuse_foreign
 from launchers.status import Cause, LaunchError
 
 UNRESERVED = 100  # concurrent executions that an account must leave unreserved
-_BY_STATUS = {429: Cause.CAPACITY, 503: Cause.CAPACITY, 504: Cause.CAPACITY, 413: Cause.BAD_CONFIG}
 
 
 @dataclass(frozen=True)
@@ -87,10 +86,9 @@ def ask(cloud: Cloud, name: str, picture: bytes, *, content_type: str = "") -> d
         words = said.get("errorMessage", said) if isinstance(said, dict) else said
         raise LaunchError(f"The front of {name} failed: {words}", Cause.USER_CODE)
     body: dict[str, Any] = json.loads(said["body"])
-    if said["statusCode"] != 200:
+    if (status := int(said["statusCode"])) != 200:
         words = body.get("detail") or body.get("title") or said["body"]
-        cause = _BY_STATUS.get(said["statusCode"], Cause.BAD_CONFIG if said["statusCode"] < 500 else Cause.USER_CODE)
-        raise LaunchError(f"The front of {name} answers with {said['statusCode']}: {words}", cause)
+        raise LaunchError(f"The front of {name} answers with {status}: {words}", cause_of(status))
     return body
 
 

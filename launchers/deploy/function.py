@@ -54,13 +54,12 @@ def create(function: Function) -> list[Request]:
     ]
 
 
-def change(function: Function, *, limited: bool) -> list[Request]:
-    """Return the calls that change its code and configuration. limited: whether some concurrency is reserved now."""
+def change(function: Function) -> list[Request]:
+    """Return the calls that change its code and configuration, in a version that no requests get to yet."""
     name = {"FunctionName": function.name}
     return [
         Request("lambda", "UpdateFunctionCode", {**name, **function.code, "Architectures": [function.architecture]}),
         Request("lambda", "UpdateFunctionConfiguration", {**name, **function.configuration}),
-        *reserve(function, limited=limited),
         publish(function),
     ]
 

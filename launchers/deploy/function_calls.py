@@ -11,10 +11,16 @@ from launchers.base import Cloud
 from launchers.status import Cause, LaunchError
 
 CHANGES = ("CreateFunction", "UpdateFunctionCode", "UpdateFunctionConfiguration")  # each of which takes a while
+_BY_STATUS = {429: Cause.CAPACITY, 503: Cause.CAPACITY, 504: Cause.CAPACITY}
 LATEST = "$LATEST"  # the version that changes are made to
 _SETTLES_S = 300.0  # a change of a function, at most
 _NEW_ROLE_S = 60.0  # until all of AWS knows a role that has just been created
 _MISSING = ("ResourceNotFoundException", "ProvisionedConcurrencyConfigNotFoundException")
+
+
+def cause_of(status: int) -> Cause:
+    """Return why a function answers with another status of HTTP than 200."""
+    return _BY_STATUS.get(status, Cause.BAD_CONFIG if status < 500 else Cause.USER_CODE)
 
 
 def described(cloud: Cloud, method: str, **parameters: str) -> dict[str, Any] | None:

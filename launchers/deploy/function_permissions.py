@@ -40,6 +40,7 @@ def caller(where: Where) -> Iterator[Grant]:
             "lambda:GetFunctionConfiguration",
             "lambda:GetFunctionUrlConfig",
             "lambda:InvokeFunction",
+            "lambda:ListTags",  # without which GetFunction leaves them out
             "lambda:ListVersionsByFunction",
             "lambda:PublishVersion",
             "lambda:PutFunctionConcurrency",

@@ -151,12 +151,15 @@ def _build_there(settings: DeploySettings, uri: str, account: str) -> None:
         cloud.client("s3").put_object(
             Bucket=settings.bucket, Key=key, Body=image.archive(PROJECT), **settings.encryption
         )
-    _make_project(settings, f"{settings.bucket}/{key}", account)
+    role = _role(settings, account)
+    _make_project(cloud, f"{settings.bucket}/{key}", role)
     client = cloud.client("codebuild")
     with errors("starting the image's build"):
         build = client.start_build(
             projectName=BUILDER,
             sourceLocationOverride=f"{settings.bucket}/{key}",
+            buildspecOverride=_BUILDSPEC,  # the project may be of another time, and of other settings
+            serviceRoleOverride=role,
             environmentVariablesOverride=[{"name": "IMAGE", "value": uri, "type": "PLAINTEXT"}],
         )["build"]
     end = time.monotonic() + _BUILD_MINUTES * 60
@@ -174,11 +177,15 @@ def _build_there(settings: DeploySettings, uri: str, account: str) -> None:
         )
 
 
-def _make_project(settings: DeploySettings, source: str, account: str) -> None:
+def _role(settings: DeploySettings, account: str) -> str:
+    """Return the ARN of the role of the build."""
+    where, role = Where(settings.cloud.region or "", account), settings.build_role or role_name("image-build")
+    return where.role(role_in_arn("image-build") if role == role_name("image-build") else role)
+
+
+def _make_project(cloud: Cloud, source: str, role: str) -> None:
     from botocore.exceptions import ClientError
 
-    where = Where(settings.cloud.region or "", account)
-    role = settings.build_role or role_name("image-build")
     project = {
         "name": BUILDER,
         "description": "dogbreed: builds the endpoint's image",
@@ -190,10 +197,10 @@ def _make_project(settings: DeploySettings, source: str, account: str) -> None:
             "computeType": "BUILD_GENERAL1_SMALL",
             "privilegedMode": True,  # Docker inside
         },
-        "serviceRole": where.role(role_in_arn("image-build") if role == role_name("image-build") else role),
+        "serviceRole": role,
         "timeoutInMinutes": _BUILD_MINUTES,
     }
-    client = settings.cloud.client("codebuild")
+    client = cloud.client("codebuild")
     with errors("creating the project that builds the image"):
         try:
             client.create_project(**project)

@@ -119,7 +119,7 @@ def _of_url(event: dict[str, Any], http: dict[str, Any]) -> tuple[bytes, str, st
     if kind.partition(";")[0].strip().lower() == "application/json" and body:
         try:
             photo, kind, asked = _direct(json.loads(body))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Problem(400, "bad_json", "The body is not valid JSON.") from None
         return photo, kind, asked or accept
     return body.encode(errors="replace"), kind, accept

@@ -111,7 +111,9 @@ class DeployLauncher(DeploySettings):
     def submit(self, plan: Plan, *, watch: "Watch | None" = None) -> Handle:
         """Check the account, then create or update the deployment; with `wait`, stay until it answers.
 
-        A deployment that fails while this waits is taken down; an update that fails is rolled back.
+        A deployment that fails while this waits is taken down. After an update that sets off an alarm, and a version of
+        a function that answers wrongly, the revision before is in service. A new revision of an endpoint that sets off
+        none but answers wrongly stays, and the error says how to bring back the one before.
         """
         fitted = limited.fit(self, plan.spec)
         try:
@@ -208,11 +210,11 @@ class DeployLauncher(DeploySettings):
         left = parts.remove_all(self.cloud, name)
         if (kept := records.Records.of(self, name)) is not None and not left:
             kept.end()
-        stays = [] if self.bucket is None else parts.stays(self.cloud, self.bucket, f"{self.prefix}/models/{name}/")
-        stays += images.stays(self.cloud)
         if left:
             again = commands.launchers("cancel", *self.name_of(handle))
             raise LaunchError("Not everything could be removed:\n" + "\n".join(left) + f"\nTry: {again}")
+        stays = [] if self.bucket is None else parts.stays(self.cloud, self.bucket, f"{self.prefix}/models/{name}/")
+        stays += images.stays(self.cloud)
         lines = [
             f"Removed: {', '.join(sorted({part.kind for part in existed}))}.",
             *(f"Stays: {text}" for text in stays),
@@ -302,10 +304,19 @@ class DeployLauncher(DeploySettings):
         kept = {name for name in serving if not self._is_overdue(name, now)} | (new - serving)
         found = [part for part in everything if part.deployment not in kept]
         if apply:
-            for part in found:
-                parts.remove(self.cloud, part)
+            for name in dict.fromkeys(part.deployment for part in found):
+                self._remove(name)
         left = set(parts.everything(self.cloud)) if apply else set(found)
         return CleanupReport(tuple(map(str, found)), tuple(str(part) for part in found if part not in left))
+
+    def _remove(self, name: str) -> None:
+        """Remove all parts of a deployment, and log what resists: what others have left may cost more."""
+        try:
+            left = parts.remove_all(self.cloud, name)
+        except LaunchError as error:
+            left = [str(error)]
+        if left:
+            log.warning("Not all of the deployment %s could be removed:\n%s", name, "\n".join(left))
 
     def _is_overdue(self, name: str, now: datetime) -> bool:
         """Return whether a deployment of ours should have been deleted by its schedules."""

@@ -72,7 +72,7 @@ def fit(settings: Settings, spec: RunSpec) -> Settings:
     if hours is not None and bound.seconds >= 3600 * hours:
         return settings
     before = _before(spec)
-    if before is not None and before.ttl_hours and not _replaces(settings, spec):
+    if before is not None and before.ttl_hours and not replaces(settings, spec):
         earlier = hours is None or before.ttl_hours <= hours
         if earlier and 0 <= bound.seconds - _left_s(before, spec) < _SAME_S:
             return replace(settings, ttl_hours=before.ttl_hours)
@@ -90,14 +90,15 @@ def rows(settings: DeploySettings, spec: RunSpec) -> Iterator[tuple[str, str]]:
     if limit is None or cost is None or rate is None:
         return
     spent, overhead = spent_usd(spec), _overhead(settings, spec)
-    lives, ending = (formatting.duration(seconds) for seconds in (_lives_s(settings, spec), overhead.ending_s))
+    lives, ending = (formatting.duration(seconds) for seconds in (lives_s(settings, spec), overhead.ending_s))
     so_far = f"{formatting.usd(spent)} so far + " if spent else ""
     yield (
         "limit",
         (
             f"{formatting.usd(limit)}, held by the schedules that end it:\n"
             f"{so_far}({lives} + {ending} to end) x {formatting.usd(rate)} an hour\n= {formatting.usd(cost.worst_usd)}"
-            f" at worst, {_most(settings, spec)};\nan update takes off what it has cost by then"
+            f" at worst, {_most(settings, spec)};\n"
+            "an update takes off what it has cost by then; a rollback is not limited"
         ),
     )
 
@@ -107,7 +108,7 @@ def costs(settings: DeploySettings, spec: RunSpec) -> Costs | None:
     rate, overhead, spent = usd_per_hour(settings, spec), _overhead(settings, spec), spent_usd(spec) or 0.0
     if rate is None or settings.ttl_hours is None:
         return None
-    worst = spent + rate * (_lives_s(settings, spec) + overhead.ending_s) / 3600
+    worst = spent + rate * (lives_s(settings, spec) + overhead.ending_s) / 3600
     return Costs(worst, spent + overhead.least_s / 3600 * rate, overhead.least_s / 3600, worst)
 
 
@@ -118,9 +119,9 @@ def usd_per_hour(settings: DeploySettings, spec: RunSpec) -> float | None:
 
 def overlap_s(settings: DeploySettings, spec: RunSpec) -> float:
     """Return how long the instances of before and those of an update run beside each other, at most."""
-    if settings.variant != "realtime" or not _replaces(settings, spec):
+    if settings.variant != "realtime" or not replaces(settings, spec):
         return 0.0
-    return _PROVISIONING_S + settings.start_s + settings.bake_s
+    return _PROVISIONING_S + settings.start_s + request.watched_s(settings, settings.count)
 
 
 def spent_usd(spec: RunSpec) -> float | None:
@@ -134,7 +135,7 @@ def _before(spec: RunSpec) -> Deployed | None:
     return None if spec.deployment is None else spec.deployment.before
 
 
-def _replaces(settings: DeploySettings, spec: RunSpec) -> bool:
+def replaces(settings: DeploySettings, spec: RunSpec) -> bool:
     """Return whether another revision comes into service, in place of one that is there."""
     before = _before(spec)
     if before is None or settings.bucket is None:
@@ -152,10 +153,10 @@ def _left_s(before: Deployed, spec: RunSpec) -> float:
     return (datetime.fromisoformat(before.expires_at) - datetime.fromisoformat(spec.created_at)).total_seconds()
 
 
-def _lives_s(settings: DeploySettings, spec: RunSpec) -> float:
+def lives_s(settings: DeploySettings, spec: RunSpec) -> float:
     """Return how long the deployment lives from now on. settings: as fitted, with a time to live."""
     before, ttl_hours = _before(spec), settings.ttl_hours or 0.0
-    if before is not None and before.ttl_hours == ttl_hours and not _replaces(settings, spec):
+    if before is not None and before.ttl_hours == ttl_hours and not replaces(settings, spec):
         return max(0.0, _left_s(before, spec))
     return 3600 * ttl_hours
 

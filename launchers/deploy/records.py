@@ -5,6 +5,7 @@ most, so that a command which is killed leaves it behind; and once more when the
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -42,7 +43,8 @@ class Records:
         """Record that a deployment is created, or changed, now. settings: as they will be in service."""
         now, wanted = datetime.now(UTC), rates.of(settings, spec)
         open_, before = self._open(now), spec.deployment.before if spec.deployment else None
-        ends_at = None if settings.ttl_hours is None else now + timedelta(hours=settings.ttl_hours)
+        lives_s = math.inf if settings.ttl_hours is None else limited.lives_s(settings, spec)
+        ends_at = now + timedelta(seconds=lives_s) if math.isfinite(lives_s) else None
         life = open_[-1].life if open_ and before is not None else now.isoformat()
         self._end(open_, now, "" if before is not None else "ended")
         if before is None:
@@ -68,7 +70,7 @@ class Records:
             return
         self._end(begun, now, "")
         last, before = begun[-1], spec.deployment.before if spec.deployment else None
-        back = before is not None and found.revision == before.revision and bool(limited.overlap_s(settings, spec))
+        back = before is not None and found.revision == before.revision and limited.replaces(settings, spec)
         rate = rates.in_service(found) if back else rates.of(settings, spec)
         self._write(self._bill(rate, last.life, now, last.ends_at, ""))
 

@@ -21,6 +21,7 @@ REPOSITORY = "dogbreed-serve"
 _ACCOUNTS = re.compile(r"^\d{12}(?=\.dkr\.ecr\.)")
 _ROLE_IN_PLAN = iam.arn_in_plan("").rstrip(">")
 _MOST_RUN_S = 28_800  # of an update, SageMaker's own limit
+RESIZES = "UpdateEndpointWeightsAndCapacities"  # gives an endpoint another number of instances
 
 
 def deployment(spec: RunSpec) -> Deployment:
@@ -53,7 +54,8 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     ends = end_of(settings, spec) is not None
     if before is not None and in_service:
         other = [each for each in alarms if before.alarms.get(_name(each)) != watching.in_words(each.parameters)]
-        changes = (*other, *fronts, *without, *first, *last, *unwatched)
+        resized = _capacity(settings, common) if before.scaling and settings.scaled is None else []
+        changes = (*other, *fronts, *without, *first, *last, *unwatched, *resized)
         if before.ttl_hours == settings.ttl_hours:
             begins, over = _schedule_of_scaling(settings, before, common, last)
             return (*begins, *_schedules_at_its_end(settings, spec, before, common), *changes, *over)
@@ -98,6 +100,13 @@ def _scaling(settings: DeploySettings, spec: RunSpec) -> tuple[list[Request], li
     return first, autoscaling.register(scaled, common, [] if present and not ends else _tags(settings, spec))
 
 
+def _capacity(settings: DeploySettings, common: names.Names) -> list[Request]:
+    """Return what brings an endpoint that scales no more back to its number, from the one that the load has made."""
+    wanted = {"VariantName": names.VARIANT, "DesiredInstanceCount": settings.count}
+    given = {"EndpointName": common.endpoint, "DesiredWeightsAndCapacities": [wanted]}
+    return [Request("sagemaker", RESIZES, given)]
+
+
 def _schedule_of_scaling(
     settings: DeploySettings, before: Deployed, common: names.Names, begins: Sequence[Request]
 ) -> tuple[list[Request], list[Request]]:
@@ -116,7 +125,7 @@ def _schedules_at_its_end(
 ) -> list[Request]:
     """Return what ends a front that is added together with the deployment, and its alarms as they are from now on.
 
-    The schedule of alarms names no other ones: CloudWatch deletes none of them if one is not there.
+    The schedule of alarms names those that there are from then on, all of them and no others.
     """
     if not (before.expires_at and settings.expiry_role and settings.ttl_hours):
         return []
@@ -199,7 +208,7 @@ def update(
     routing: dict[str, Any] = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": settings.bake_s}
     if instances > 1:
         routing |= {"Type": "CANARY", "CanarySize": {"Type": "INSTANCE_COUNT", "Value": 1}}
-    longest = min(_MOST_RUN_S, max(600, 2 * settings.bake_s + settings.start_s + 900))
+    longest = min(_MOST_RUN_S, max(600, watched_s(settings, instances) + settings.start_s + 900))
     return {
         "EndpointName": common.endpoint,
         "EndpointConfigName": config,
@@ -214,6 +223,18 @@ def update(
             "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": name} for name in common.alarms.values()]},
         },
     }
+
+
+def watched_s(settings: DeploySettings, instances: int) -> int:
+    """Return how long an update to so many instances waits for alarms: after each step, and before the old ones end."""
+    return (3 if instances > 1 else 2) * settings.bake_s
+
+
+def runs_twice(settings: DeploySettings, before: Deployed | None) -> bool:
+    """Return whether an update runs old and new instances of the same type, whose quota must then allow both."""
+    return before is not None and settings.instance_type in before.facts.get("machines", "").partition(" x ")[2].split(
+        ", else "
+    )
 
 
 # --- the parts ---

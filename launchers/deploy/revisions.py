@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from launchers.aws.errors import errors
 from launchers.base import Cloud
 from launchers.cost import serving
 from launchers.deploy import autoscaling, calls, endpoint, expiry, names, parts, request, smoke, waiting
+from launchers.deploy.scaling import Scaled
 from launchers.status import Cause, Handle, LaunchError, Phase, Status
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("dogbreed")
 
 PROVISIONING_S = 1800  # until SageMaker has an instance, at most; start_s comes on top
-_KEPT = 2  # the one in service and the one before
 _SMOKE_EVERY_S = 5.0  # between two requests that give the alarms something to see
 
 
@@ -35,11 +36,22 @@ def revisions(cloud: Cloud, name: str) -> list[str]:
     return [config for config in found if names.revision_of(config, name) is not None]
 
 
-def forget_old(cloud: Cloud, name: str, in_service: str) -> None:
-    """Remove the revisions that are not kept. in_service: the configuration that is."""
-    for config in revisions(cloud, name)[_KEPT:]:
-        if config != in_service and (revision := names.revision_of(config, name)) is not None:
+def forget_old(cloud: Cloud, name: str, kept: Collection[str]) -> None:
+    """Remove the other revisions. kept: the configurations in service now and before."""
+    for config in revisions(cloud, name):
+        if config not in kept and (revision := names.revision_of(config, name)) is not None:
             parts.remove_revision(cloud, name, revision)
+
+
+def config_before(configs: Sequence[str], in_service: str) -> str:
+    """Return the configuration that was in service before: the next older one, or else the next newer one.
+
+    One that is newer was rolled back from, unless it has never been in service. Empty if there is no other one.
+    configs: the newest first, with that in service.
+    """
+    place = configs.index(in_service) if in_service in configs else -1
+    newer, older = configs[: max(place, 0)], configs[place + 1 :]
+    return next(iter([*older, *reversed(newer)]), "")
 
 
 def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
@@ -53,31 +65,49 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
             f"The deployment {name} is {found.status}, and only one in service can be rolled back.\n"
             f"Try: {commands.launchers('status', *launcher.name_of(handle))}"
         )
-    others = [config for config in revisions(cloud, name) if config != found.config]
-    if not others:
+    target = config_before(revisions(cloud, name), found.config)
+    if not target:
         raise LaunchError(
             f"The deployment {name} has no revision before this one.\nTry: deploying another model under this name",
             Cause.BAD_CONFIG,
         )
-    before, now = (_variant(cloud, config) for config in (others[0], found.config))
+    before, now = (_variant(cloud, config) for config in (target, found.config))
     scaled, types = autoscaling.present(cloud, name), [request.types_in(before), request.types_in(now)]
     instances = scaled.least if scaled else int(before["InitialInstanceCount"])
-    parameters = request.update(launcher, names.Names(name), others[0], instances, keep=scaled is not None)
-    end_together(cloud, name, others[:1])
-    if scaled and types[0] != types[1]:  # which AWS does not let scale meanwhile
-        for each in autoscaling.deregister(scaled.kind, names.Names(name)):
-            calls.send(cloud, each, {})
-    with errors("rolling back", quota="(an update needs the quota of its machines twice)"):
-        cloud.client("sagemaker").update_endpoint(**parameters)
-    deadline_s = PROVISIONING_S + 2 * (launcher.start_s + launcher.bake_s)
-    status = waiting.settle(launcher, handle, deadline_s=deadline_s, meanwhile=traffic(cloud, name))
+    parameters = request.update(launcher, names.Names(name), target, instances, keep=scaled is not None)
+    end_together(cloud, name, [target])
+    came, gone = (serving.vcpus(each[0]) for each in types)
+    retyped = scaled if types[0] != types[1] else None
+    quota = "" if set(types[0]).isdisjoint(types[1]) else "(an update needs the quota of its machines twice)"
+    with _not_scaling(cloud, name, retyped, {target: came / gone}):
+        with errors("rolling back", quota=quota):
+            cloud.client("sagemaker").update_endpoint(**parameters)
+        deadline_s = PROVISIONING_S + 2 * launcher.start_s + request.watched_s(launcher, instances)
+        status = waiting.settle(launcher, handle, deadline_s=deadline_s, meanwhile=traffic(cloud, name))
     after = endpoint.find(cloud, name)
-    if scaled and types[0] != types[1] and after is not None:
-        came, gone = (serving.vcpus(each[0]) for each in types)
-        calls.scale(cloud, name, scaled.on(came / gone) if after.config == others[0] else scaled, after.arn)
-    if after is None or after.config != others[0]:
+    if after is None or after.config != target:
         raise LaunchError(f"The rollback of {name} did not come into service: {status}", status.cause)
     return status
+
+
+@contextmanager
+def _not_scaling(cloud: Cloud, name: str, scaled: Scaled | None, shares: Mapping[str, float]) -> Iterator[None]:
+    """End the scaling while the instance type changes, as AWS asks for, and begin it again, also after an error.
+
+    scaled: how it scales; None if nothing is to be done. shares: how many times as many vCPUs the instances of a
+    configuration have; 1 where it is not named.
+    """
+    if scaled is None:
+        yield
+        return
+    try:
+        for each in autoscaling.deregister(scaled.kind, names.Names(name)):
+            calls.send(cloud, each, {})
+        yield
+    finally:
+        after = endpoint.find(cloud, name)
+        if after is not None and after.phase is Phase.IN_SERVICE:
+            calls.scale(cloud, name, scaled.on(shares.get(after.config, 1.0)), after.arn)
 
 
 def _variant(cloud: Cloud, config: str) -> dict[str, Any]:

@@ -70,7 +70,10 @@ def _cost(settings: DeploySettings, spec: RunSpec) -> str:
     lines = [f"{free}{until}{_usd(month / least, least, most)} a month, {used}"]
     before = request.deployment(spec).before
     if before is not None and before.revision != request.revision(settings, spec):
-        lines.append(f"during the update twice as many instances: {2 * most} of the account's quota")
+        if request.runs_twice(settings, before):
+            lines.append(f"during the update twice as many instances: {2 * most} of the account's quota")
+        else:
+            lines.append("during the update those of before as well, which are of another type")
     lines.append(f"(list price of {prices.REGION}, {row.as_of})")
     return "\n".join(lines)
 
@@ -120,7 +123,8 @@ def _scaling(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:
     before = request.deployment(spec).before
     present, wanted = before.scaling if before else "", str(settings.scaled or "")
     if present != wanted:
-        yield f"scaling: {present or 'none'} -> {wanted or 'none'}"
+        fixed = f"none, {settings.count} instance{'s' if settings.count > 1 else ''}"
+        yield f"scaling: {present or 'none'} -> {wanted or fixed}"
 
 
 def _alarms(settings: DeploySettings, spec: RunSpec) -> Iterator[str]:

@@ -89,7 +89,7 @@ def dimensions(common: names.Names) -> list[dict[str, str]]:
 
 def sentences(settings: DeploySettings, function: str | None = None) -> Iterator[str]:
     """Say what the alarms watch, and whom they tell."""
-    share, ms = f"{settings.max_error_rate:.0%}", f"{settings.max_latency_ms:g} ms"
+    share, ms = f"{100 * settings.max_error_rate:g} %", f"{settings.max_latency_ms:g} ms"
     watched = [f"over {share} errors", f"over {ms} on average", f"over {ms} for 1 of 100 requests"]
     if settings.ttl_hours is None or settings.ttl_hours > _DAY_H:
         watched.append("no request for 24 h")

@@ -218,7 +218,9 @@ def _policy(instances: int) -> dict[str, Any]:
 def test_the_plan_of_an_update_shows_the_difference_and_that_it_needs_the_quota_twice() -> None:
     rows = dict(planned("deploy-update").rows)
     assert "machines: 1 x ml.m5.large -> 3 x ml.c7i.large, else ml.c6i.large" in rows["change"]
-    assert "6 of the account's quota" in rows["cost"]
+    assert "those of before as well" in rows["cost"]
+    same_type = launcher(instances=3).plan(spec(replace(in_service(), revision="0" * 10)))
+    assert "6 of the account's quota" in dict(same_type.rows)["cost"]
 
 
 def test_what_differs_only_in_what_the_account_knows_is_no_difference() -> None:

@@ -1,5 +1,6 @@
 """What a Lambda function with the model inside would be, as its plan says: requests, sizes, prices, what is refused."""
 
+import io
 import json
 import os
 import re
@@ -18,15 +19,17 @@ from launchers.cost.comparison import Sized, compare
 from launchers.deploy import function_kinds, names, parts, permissions, served
 from launchers.deploy.function import VERSION
 from launchers.deploy.on_lambda import request, sizing, target
+from launchers.deploy.on_lambda import served as on_lambda_served
 from launchers.deploy.on_lambda.asking import ask
 from launchers.payload.model import SentModel
+from launchers.payload.package import HANDLER
 from launchers.plan import Plan
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.services import schedule_target
 from launchers.rehearsal.validation import findings
 from launchers.spec import Deployed
-from launchers.status import LaunchError
-from tests.support.deployments import MODEL, launcher, spec
+from launchers.status import Cause, LaunchError, Phase
+from tests.support.deployments import MODEL, Client, launcher, spec, with_clients
 from tests.support.project import ROOT
 
 PLANS = Path(__file__).parent / "plans"
@@ -110,7 +113,7 @@ def test_requests_get_to_a_version_last_and_through_a_url_that_asks_for_a_signat
 
 
 def test_a_canary_is_a_tenth_of_the_requests_and_its_alarm_goes_with_it() -> None:
-    *_, alarm, canary, moved, removed = planned("deploy-lambda-update").requests
+    *_, alarm, canary, moved, _, removed = planned("deploy-lambda-update").requests
     assert alarm.parameters["Dimensions"][-1] == {"Name": "ExecutedVersion", "Value": VERSION}
     assert canary.parameters["FunctionVersion"] == "7"
     assert canary.parameters["RoutingConfig"]["AdditionalVersionWeights"] == {VERSION: 0.1}
@@ -118,11 +121,72 @@ def test_a_canary_is_a_tenth_of_the_requests_and_its_alarm_goes_with_it() -> Non
     assert moved.parameters["RoutingConfig"]["AdditionalVersionWeights"] == {}
     assert removed.parameters["AlarmNames"] == [alarm.parameters["AlarmName"]]
     plain = launcher(variant="lambda").plan(spec(OLD, **SMALL)).requests
-    assert plain[-1] == moved
-    assert "DeleteFunctionConcurrency" in [each.operation for each in plain]  # it is not limited any more
+    assert plain[-2] == moved
+    assert plain[-1].operation == "DeleteFunctionConcurrency"  # it is not limited any more
     topic = "arn:aws:sns:eu-west-1:123456789012:alarms"
     told = launcher(variant="lambda", canary=True, alarm_topic=topic).plan(spec(OLD, **SMALL)).requests
-    assert told[-4].parameters == {**alarm.parameters, "AlarmActions": [topic]}
+    assert told[-5].parameters == {**alarm.parameters, "AlarmActions": [topic]}
+
+
+@pytest.mark.parametrize("canary", [False, True])
+def test_how_many_requests_it_takes_at_once_changes_after_the_new_version_was_tested(canary: bool) -> None:
+    plan = launcher(variant="lambda", canary=canary, reserved=5).plan(spec(OLD, **SMALL))
+    order = [each.operation for each in plan.requests if each.service == "lambda"]
+    assert order[-2:] == ["UpdateAlias", "PutFunctionConcurrency"]
+    same = launcher(variant="lambda", canary=canary, reserved=3).plan(spec(OLD, **SMALL))
+    assert "PutFunctionConcurrency" not in [each.operation for each in same.requests]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "live", "before"),
+    [
+        (["2", "1"], "2", "1"),
+        (["2", "1"], "1", "2"),  # which was rolled back
+        (["11", "10", "9"], "10", "9"),  # 11 never came into service
+        (["12", "10", "9"], "9", "10"),
+        (["3"], "3", ""),
+    ],
+)
+def test_the_version_before_is_the_next_older_one_or_else_the_next_newer(
+    numbers: list[str], live: str, before: str
+) -> None:
+    assert on_lambda_served.version_before(numbers, live) == before
+
+
+def test_a_function_without_its_url_is_one_whose_creation_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: dict[str, Any] = {
+        "get_function": {
+            "Configuration": {"State": "Active", "Handler": HANDLER, "LastModified": "2026-11-24T12:00:00.000+0000"},
+            "Tags": {"dogbreed:run-id": "dogs", "dogbreed:purpose": "deployment"},
+        },
+        "get_alias": {"FunctionVersion": "1"},
+        "get_function_url_config": None,
+    }
+    monkeypatch.setattr(on_lambda_served, "described", lambda cloud, method, **asked: answers[method])
+    cloud = launcher().cloud
+    found = on_lambda_served.find(cloud, "dogs")
+    assert found is not None
+    assert (found.phase, found.live) == (Phase.FAILED, "")  # so that the same command makes it again
+    answers["get_function_url_config"] = {"FunctionUrl": "https://x.lambda-url.eu-west-1.on.aws/"}
+    found = on_lambda_served.find(cloud, "dogs")
+    assert found is not None
+    assert (found.phase, found.live) == (Phase.IN_SERVICE, "1")
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "cause"),
+    [
+        (422, "The deployment dogs refused the picture: no picture", Cause.BAD_CONFIG),
+        (500, "The deployment dogs answers with 500: no picture", Cause.USER_CODE),
+        (503, "The deployment dogs answers with 503: no picture", Cause.CAPACITY),
+    ],
+)
+def test_a_server_that_fails_has_not_refused_the_picture(status: int, words: str, cause: Cause) -> None:
+    said = {"statusCode": status, "body": json.dumps({"detail": "no picture"}), "isBase64Encoded": False}
+    cloud = with_clients(**{"lambda": Client(invoke={"Payload": io.BytesIO(json.dumps(said).encode())})})
+    with pytest.raises(LaunchError) as caught:
+        ask(cloud, "dogs", b"x")
+    assert (str(caught.value), caught.value.cause) == (words, cause)
 
 
 def test_a_canary_that_was_left_ends_before_anything_else_changes() -> None:

@@ -12,6 +12,7 @@ from launchers.aws.bills import Bill
 from launchers.aws.layout import Layout
 from launchers.deploy import records, request
 from launchers.deploy.launcher import DeployLauncher
+from launchers.deploy.on_lambda import request as function_request
 from launchers.deploy.records import Records
 from launchers.deploy.scaling import Report
 from launchers.spec import Deployed, RunSpec
@@ -132,13 +133,44 @@ def test_an_update_that_is_rolled_back_costs_as_before_afterwards(ledger: Ledger
     assert ledger.rows()[-1] == (1.0, ONE, "")
 
 
+def test_an_update_of_a_function_that_fails_its_test_costs_as_before_afterwards(ledger: Ledger) -> None:
+    small, large = (deployments.launcher(variant="lambda", reserved=2, memory_mb=mb) for mb in (2048, 4096))
+
+    def there(settings: DeployLauncher) -> Deployed:
+        facts = function_request.wanted_facts(settings, SPEC)
+        return Deployed(function_request.revision(settings, SPEC), facts, ttl_hours=8, variant="lambda")
+
+    ledger.begin(small, SPEC)
+    ledger.settle(small, SPEC, there(small), changing=False)
+    present = next(bill.usd_per_hour for bill in ledger.kept.values() if bill.open_at(ledger.now))
+    ledger.later(hours=1)
+    ledger.begin(large, changed(SPEC, there(small)))
+    ledger.later(minutes=3)
+    ledger.settle(large, changed(SPEC, there(small)), there(small), changing=False)
+    (last,) = (bill for bill in ledger.kept.values() if bill.open_at(ledger.now))
+    assert last.usd_per_hour == pytest.approx(present)
+
+
+def test_a_change_that_leaves_the_end_where_it_is_is_recorded_with_that_end(ledger: Ledger) -> None:
+    created(ledger)
+    ends = NOON + timedelta(hours=8)
+    before = replace(found(LAUNCHER, SPEC), expires_at=ends.isoformat(), ttl_hours=8)
+    later = replace(changed(SPEC, before), created_at=ledger.now.isoformat())
+    ledger.begin(replace(LAUNCHER, alarm_topic="arn:aws:sns:eu-west-1:123456789012:alarms"), later)
+    (last,) = (bill for bill in ledger.kept.values() if bill.open_at(ledger.now))
+    assert last.ends_at == ends
+    gone = replace(later, deployment=replace(later.deployment, before=replace(before, expires_at="")))
+    ledger.begin(LAUNCHER, gone)  # its schedule was deleted by hand
+    assert [bill.ends_at for bill in ledger.kept.values() if bill.open_at(ledger.now)] == [None]
+
+
 def test_an_update_that_nobody_waits_for_costs_both_fleets_as_long_as_it_may_take(ledger: Ledger) -> None:
     before = created(ledger)
     three = replace(LAUNCHER, instances=3)
     ledger.begin(three, changed(SPEC, before))
     ledger.settle(three, changed(SPEC, before), before, changing=True)
     ledger.later(hours=2)
-    both_h = (1800 + 300 + 300) / 3600
+    both_h = (1800 + 300 + 3 * 300) / 3600  # of three instances one is replaced first
     assert [usd for _, usd, _ in ledger.rows()[2:]] == [round(both_h * 4 * ONE, 4), round((2 - both_h) * 3 * ONE, 4)]
 
 

@@ -220,6 +220,15 @@ def test_a_package_has_our_code_the_entry_and_the_models_files(few: Path) -> Non
     assert package.ensure("key", HERE, model=few, installed=True).path.stat().st_mtime_ns == before  # from the cache
 
 
+def test_a_package_of_what_is_installed_here_is_never_taken_for_aws(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        wheels, "from_index", lambda target, folder: [wheels.Installed("wheel.py", few.parent / "module.py")]
+    )
+    packed = [package.ensure("key", HERE, model=None, installed=installed).path for installed in (True, False)]
+    names = [set(zipfile.ZipFile(path).namelist()) & {"module.py", "wheel.py"} for path in packed]
+    assert names == [{"module.py"}, {"wheel.py"}]
+
+
 def test_a_package_that_lambda_would_not_take_is_refused_and_not_kept(
     few: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_the_types_that_the_endpoint_takes_pass(front: ModuleType, picture: byte
         ("hello", (400, "bad_event")),
         ([1], (400, "bad_event")),
         (url_event(text="{", content_type="application/json"), (400, "bad_json")),
+        (url_event(text="[" * 100_000, content_type="application/json"), (400, "bad_json")),
         (url_event(text="a text about dogs", content_type="text/plain"), (415, "unsupported_type")),
         (url_event(b"GIF89a..", content_type="image/gif"), (415, "unsupported_type")),
         (url_event(JPEG, content_type="image/png"), (415, "unsupported_type")),

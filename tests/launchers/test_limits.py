@@ -272,19 +272,19 @@ def updated(usd: float, spent_usd: float | None, *, hours: float = 9.0, **settin
 
 def test_an_update_counts_what_the_deployment_has_cost_so_far() -> None:
     plan = updated(2.0, 0.5, instances=2)
-    # 2 of $0.107 and, while they replace one, 2,400 s more of that: (1.5 - 2400 / 3600 x 0.107) / 0.214 h, less 5 min
+    # 2 of $0.107 and, while they replace one, 3,000 s more of that: (1.5 - 3000 / 3600 x 0.107) / 0.214 h, less 5 min
     (schedule,) = (each for each in plan.requests if each.parameters.get("Name", "").endswith("expiry-endpoint"))
-    lives_s = int((1.5 - 2400 / 3600 * 0.107) / 0.214 * 3600 - 300)
+    lives_s = int((1.5 - 3000 / 3600 * 0.107) / 0.214 * 3600 - 300)
     ends = datetime(2026, 11, 24, 12, tzinfo=UTC) + timedelta(seconds=lives_s)
     assert schedule.parameters["ScheduleExpression"] == f"at({ends:%Y-%m-%dT%H:%M:%S})"
     assert plan.costs is not None
     assert 1.999 < plan.costs.worst_usd <= 2.0
-    assert "$0.5 so far + (6.6 h + 25 min to end) x $0.214 an hour\n= $2.00 at worst" in dict(plan.rows)["limit"]
+    assert "$0.5 so far + (6.5 h + 30 min to end) x $0.214 an hour\n= $2.00 at worst" in dict(plan.rows)["limit"]
     with pytest.raises(
         ConfigError, match=r"dogs has cost \$0\.95\. At \$0\.214 an hour\nwhat is left buys 14 min"
     ) as error:
         updated(1.0, 0.95, instances=2)
-    assert "300 s go to starting and 1500 s to those before, and to ending: $0.107." in str(error.value)
+    assert "300 s go to starting and 1800 s to those before, and to ending: $0.125." in str(error.value)
     with pytest.raises(ConfigError, match="what dogs has cost since its creation is not known"):
         updated(1.0, None)
 

@@ -157,6 +157,17 @@ def test_a_package_runs_cold_then_warm_with_its_role_and_nothing_else_that_is_in
     assert Path(folder).name in str(Path(file).resolve().parent)
 
 
+def test_a_function_is_described_with_its_tags_to_whoever_may_list_them(lambdas: Lambdas, dogs: str) -> None:
+    lambdas.client.tag_resource(
+        Resource=lambdas.client.get_function_configuration(FunctionName=dogs)["FunctionArn"], Tags={"a": "b"}
+    )
+    assert lambdas.client.get_function(FunctionName=dogs)["Tags"] == {"a": "b"}
+    denied = replace(lambdas.cloud, faults={"denied": ["lambda:ListTags"]}, _clients={})
+    found = denied.client("lambda").get_function(FunctionName=dogs)
+    assert found["Configuration"]["FunctionName"] == dogs
+    assert "Tags" not in found
+
+
 def test_its_log_has_lambdas_own_lines(lambdas: Lambdas, dogs: str) -> None:
     lambdas.ask(dogs, {"do": "log"})
     answer = lambdas.client.invoke(FunctionName=dogs, Payload=b'{"do": "log"}', LogType="Tail")

@@ -1,6 +1,7 @@
 """Deployments as a command would ask for them, without a cloud."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from launchers.aws.account import Account
@@ -44,6 +45,36 @@ def spec(
         dirty=False,
         deployment=deployment,
     )
+
+
+class Client:
+    """Stands for a client of boto3. calls: what was asked. answers: by method; errors among them are raised."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers, self.calls = answers, list[tuple[str, dict[str, Any]]]()
+
+    def __getattr__(self, method: str) -> Any:
+        def call(**asked: Any) -> Any:
+            self.calls.append((method, asked))
+            answer = self.answers.get(method, {})
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return call
+
+    def get_paginator(self, method: str) -> Any:
+        return SimpleNamespace(paginate=lambda **asked: [getattr(self, method)(**asked)])
+
+    def asked(self, method: str) -> list[dict[str, Any]]:
+        return [parameters for name, parameters in self.calls if name == method]
+
+
+def with_clients(**clients: Client) -> Account:
+    """Return an account with these clients, by service."""
+    cloud = Account(region="eu-west-1")
+    cloud._clients.update(clients)
+    return cloud
 
 
 def in_service(**settings: Any) -> Deployed:

@@ -55,6 +55,7 @@ NOT_CALLED = {  # but granted, by role and action
     ("dogbreed-launch", "lambda:DeleteFunctionConcurrency"): _WITHOUT_LIMIT,
     ("dogbreed-launch", "lambda:DeleteProvisionedConcurrencyConfig"): _WITHOUT_LIMIT,
     ("dogbreed-launch", "cloudwatch:TagResource"): "PutMetricAlarm with tags needs it, says AWS",
+    ("dogbreed-launch", "lambda:ListTags"): "GetFunction returns no tags without it, says AWS",
     ("dogbreed-launch", "lambda:InvokeFunctionUrl"): "a function URL is asked by HTTP, not by boto3",
     ("dogbreed-launch", "logs:TagResource"): "CreateLogGroup with tags needs it, says AWS",
     **{

@@ -8,6 +8,7 @@ from launchers.aws.errors import errors
 from launchers.base import Cloud
 from launchers.deploy import names
 from launchers.deploy.function import ALIAS
+from launchers.deploy.function_calls import cause_of
 from launchers.status import Cause, LaunchError
 
 
@@ -32,6 +33,7 @@ def ask(cloud: Cloud, name: str, picture: bytes, *, qualifier: str = ALIAS) -> d
         words = said.get("errorMessage", said) if isinstance(said, dict) else said
         raise LaunchError(f"The function of the deployment {name} failed: {words}", Cause.USER_CODE)
     body: dict[str, Any] = json.loads(event.content(said))
-    if said["statusCode"] != 200:
-        raise LaunchError(f"The deployment {name} refused the picture: {body.get('detail', body)}", Cause.BAD_CONFIG)
+    if (status := int(said["statusCode"])) != 200:
+        does = "refused the picture" if status < 500 else f"answers with {status}"
+        raise LaunchError(f"The deployment {name} {does}: {body.get('detail', body)}", cause_of(status))
     return body

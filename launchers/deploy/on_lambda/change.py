@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dogbreed")
 
-KEPT_VERSIONS = 2  # the one that requests get to, and the one before
 _ASKED_EVERY_S = 2.0  # while a new version gets few requests
 
 
@@ -62,7 +61,8 @@ class FunctionChange(Change):
             self._undo(error)
             raise
         if not self.creates:
-            function_calls.tag_end(self.cloud, self.function, end_of(self.launcher, self.spec))
+            if any(each.service == "scheduler" for each in self.plan.requests):
+                function_calls.tag_end(self.cloud, self.function, end_of(self.launcher, self.spec))
             self._forget_old_versions()
 
     def _prepare(self) -> None:
@@ -77,7 +77,8 @@ class FunctionChange(Change):
         )
         log.info("The package has %s, %s unpacked", size(self._package.zipped), size(self._package.unpacked))
         log.info("Examining the model as the function would serve it")
-        doctor.examine(self._model, memory_mb=sizing.memory_mb(sent, settings.memory_mb)).raise_findings()
+        memory_mb = sizing.memory_mb(sent, settings.memory_mb)
+        doctor.examine(self._model, memory_mb=memory_mb, larger="a larger launcher.memory_mb").raise_findings()
 
     def _clear(self) -> None:
         """Remove a function that has failed. Raises LaunchError if the account is not as it was planned for."""
@@ -162,10 +163,14 @@ class FunctionChange(Change):
             client.delete_function(FunctionName=self.function, Qualifier=self._published)
 
     def _forget_old_versions(self) -> None:
-        found = served.find(self.cloud, self.name)
+        """Delete all versions but the one that requests get to now and the one before, if another one came."""
+        before, found = deployment(self.spec).before, served.find(self.cloud, self.name)
+        kept = {"" if found is None else found.live, "" if before is None else before.facts.get("version", "")}
+        if len(kept - {""}) < 2:
+            return
         client = self.cloud.client("lambda")
-        for number in served.versions(self.cloud, self.function)[KEPT_VERSIONS:]:
-            if found is not None and number != found.live:
+        for number in served.versions(self.cloud, self.function):
+            if number not in kept:
                 with errors(f"deleting version {number} of {self.function}"):
                     client.delete_function(FunctionName=self.function, Qualifier=number)
 
@@ -188,13 +193,13 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
             f"The deployment {name} is not in service, and only one in service can be rolled back.\n"
             f"Try: {commands.launchers('status', *launcher.name_of(handle))}"
         )
-    others = [number for number in served.versions(cloud, found.name) if number != found.live]
-    if not others:
+    target = served.version_before(served.versions(cloud, found.name), found.live)
+    if not target:
         raise LaunchError(
             f"The deployment {name} has no revision before this one.\nTry: deploying another model under this name",
             Cause.BAD_CONFIG,
         )
     with errors("rolling back"):
-        cloud.client("lambda").update_alias(**moved(found.name, others[0]))
+        cloud.client("lambda").update_alias(**moved(found.name, target))
     asking.ask(cloud, name, next(smoke.pictures()))
     return launcher.status(handle)

@@ -50,7 +50,8 @@ def ensure(key: str, target: Target, *, model: Path | None, installed: bool) -> 
     the packages that are installed here, for a function on this machine, and not the wheels of pip's index.
     Raises LaunchError if a wheel is missing or Lambda would not take it, and ArtifactError for a damaged model.
     """
-    path = cache_folder() / "functions" / f"{key}.zip"
+    made_here = "-rehearsed" if installed else ""  # its packages are for this machine, and never deployed to AWS
+    path = cache_folder() / "functions" / f"{key}{made_here}.zip"
     if not path.exists():
         log.info("Making the function's package for Python %s on %s", target.python, target.architecture)
         with tempfile.TemporaryDirectory(prefix="dogbreed-function-") as scratch:

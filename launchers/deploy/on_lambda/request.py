@@ -85,12 +85,12 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     """Return the calls that make the deployment what the spec asks for, in order; none if it is that already.
 
     What deletes a part when its time is over is created before the part itself, and is taken away last. Requests get
-    to a version through the alias alone, which changes last, after the version has been tested.
+    to a version through the alias alone, which changes after the version has been tested; how many of them are taken
+    at once changes after that, since it counts for all versions.
     """
     before, wanted = deployment(spec).before, revision(settings, spec)
     in_service = before is not None and before.revision == wanted
-    others = function.reserve(_function(settings, spec), limited=_limited(before)) if _relimits(settings, spec) else []
-    others += _without_canary(before, names.Names(spec.run_id))
+    others = [*_relimit(settings, spec), *_without_canary(before, names.Names(spec.run_id))]
     if before is not None and in_service and before.ttl_hours == settings.ttl_hours:
         return tuple(others)
     schedules, ends = _schedules(settings, spec), settings.ttl_hours is not None
@@ -100,10 +100,12 @@ def requests(settings: DeploySettings, spec: RunSpec) -> tuple[Request, ...]:
     return (*_uploads(settings, spec), *(schedules if ends else ()), *make, *(() if ends else schedules))
 
 
-def _relimits(settings: DeploySettings, spec: RunSpec) -> bool:
-    """Return whether it is to take another number of requests at once than now."""
+def _relimit(settings: DeploySettings, spec: RunSpec) -> list[Request]:
+    """Return what lets it take another number of requests at once than now, if it is to do that."""
     before = deployment(spec).before
-    return before is not None and before.facts.get("at once") != facts({}, settings.reserved)["at once"]
+    if before is None or before.facts.get("at once") == facts({}, settings.reserved)["at once"]:
+        return []
+    return function.reserve(_function(settings, spec), limited=_limited(before))
 
 
 def _limited(before: Deployed | None) -> bool:
@@ -140,17 +142,17 @@ def _create(settings: DeploySettings, spec: RunSpec) -> list[Request]:
 def _update(settings: DeploySettings, spec: RunSpec) -> list[Request]:
     made, before = _function(settings, spec), deployment(spec).before
     assert before is not None
-    found = [*_without_canary(before, names.Names(spec.run_id)), *function.change(made, limited=_limited(before))]
-    move = Request("lambda", "UpdateAlias", function.moved(made.name))
+    found = [*_without_canary(before, names.Names(spec.run_id)), *function.change(made)]
+    move = [Request("lambda", "UpdateAlias", function.moved(made.name)), *_relimit(settings, spec)]
     if not settings.canary:
-        return [*found, move]
+        return [*found, *move]
     alarm = _alarm(settings, spec)
     canary = function.moved(made.name, before.facts.get("version", ""), {VERSION: CANARY})
     return [
         *found,
         Request("cloudwatch", "PutMetricAlarm", alarm),
         Request("lambda", "UpdateAlias", canary),
-        move,
+        *move,
         Request("cloudwatch", "DeleteAlarms", {"AlarmNames": [alarm["AlarmName"]]}),
     ]
 

@@ -1,6 +1,6 @@
 """A function with the model inside, as Lambda describes it, and what that means."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,7 +21,7 @@ _PHASES = {"Pending": Phase.PROVISIONING, "Active": Phase.IN_SERVICE, "Inactive"
 
 @dataclass(frozen=True)
 class Served:
-    """A function. state, reason: Lambda's own words. live: the version that requests get to; empty if there is none.
+    """A function. state, reason: Lambda's own words. live: the version that requests get to; empty if none can.
 
     reserved: the most requests at once; None if nothing limits them. modified: ISO 8601. canary: the version that a
     share of the requests gets to; empty if there is none.
@@ -38,7 +38,7 @@ class Served:
 
     @property
     def phase(self) -> Phase:
-        """A function without its alias is what a command left that was killed while it created it."""
+        """A function without its alias or URL is what a command left that was killed while it created it."""
         if not self.live:
             return Phase.FAILED
         return _PHASES.get(self.state, Phase.FAILED)
@@ -91,6 +91,8 @@ def find(cloud: Cloud, name: str) -> Served | None:
     if about.get("Handler") != HANDLER and tagged.get(tags.RUN_ID) == name:
         return None
     alias = described(cloud, "get_alias", FunctionName=function, Name=ALIAS) or {}
+    if alias and not address(cloud, function):
+        alias = {}
     return Served(
         function,
         str(about.get("State", "")),
@@ -107,6 +109,16 @@ def address(cloud: Cloud, function: str) -> str:
     """Return the function URL; empty if there is none."""
     found = described(cloud, "get_function_url_config", FunctionName=function, Qualifier=ALIAS)
     return str(found["FunctionUrl"]) if found else ""
+
+
+def version_before(numbers: Sequence[str], live: str) -> str:
+    """Return the version that was live before: the next older one, or else the next newer one, which was rolled back.
+
+    Empty if there is no other one.
+    """
+    older = [number for number in numbers if int(number) < int(live)]
+    newer = [number for number in numbers if int(number) > int(live)]
+    return max(older, key=int, default="") or min(newer, key=int, default="")
 
 
 def versions(cloud: Cloud, function: str) -> list[str]:

@@ -176,6 +176,7 @@ def _overridden(project: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[st
     for key, (part, member) in _OVERRIDES.items():
         if key in asked:
             changed[part][member] = asked[key]
+    changed["serviceRole"] = asked.get("serviceRoleOverride", changed["serviceRole"])
     environment = changed["environment"]
     given = {each["name"]: each for each in environment.get("environmentVariables", [])}
     given |= {each["name"]: each for each in asked.get("environmentVariablesOverride", [])}

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from launchers.aws.actions import LAMBDA
-from launchers.rehearsal.access import check_trust
+from launchers.aws.access import Decision
+from launchers.aws.actions import LAMBDA, Need
+from launchers.rehearsal.access import allowed, check_trust
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.machine import remove_left_over
 from launchers.rehearsal.names import ACCOUNT, Server
 from launchers.rehearsal.object_store import ObjectStore
+from launchers.rehearsal.principals import caller_named
 from launchers.rehearsal.service import Answer, Call, Handler, Refused
 from launchers.rehearsal.service_models import service_model
 from launchers.rehearsal.services.function_environment import Around
@@ -203,13 +205,14 @@ class Functions:
         return {"StatusCode": 204}
 
     def get(self, call: Call) -> Answer:
+        """Describe a function; with its tags only for a caller who may list them, as on AWS."""
         record, qualifier = self.of(call)
         version = record.version(qualifier)
         reserved = {} if record.reserved is None else {"ReservedConcurrentExecutions": record.reserved}
         return {
             "Configuration": record.describe(version, self.clock),
             "Code": {"RepositoryType": "S3", "Location": f"https://awslambda.invalid/{version.digest}"},
-            **({"Tags": record.tags} if record.tags else {}),
+            **({"Tags": record.tags} if record.tags and _may_list_tags(call, record) else {}),
             **({"Concurrency": reserved} if reserved else {}),
         }
 
@@ -341,6 +344,11 @@ def provisioned(record: FunctionRecord) -> dict[str, int]:
         alias = record.aliases.get(qualifier)
         found[alias.version if alias else qualifier] += count
     return dict(found)
+
+
+def _may_list_tags(call: Call, record: FunctionRecord) -> bool:
+    caller = caller_named(call.caller, call.faults.denied)
+    return allowed(caller, Need("lambda:ListTags", record.arn())) is Decision.ALLOWED
 
 
 def paged(key: str, shown: "list[Answer]", asked: Mapping[str, Any]) -> Answer:
