@@ -4,6 +4,7 @@ What both variants have in common; `EndpointChange` and `FunctionChange` say how
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("dogbreed")
 
 
-class Change:
+class Change(ABC):
     """One change of a deployment. keeps: what stays of a new one that is undone."""
 
     keeps = "the files in S3"
@@ -37,9 +38,9 @@ class Change:
         return request.deployment(self.spec).before is None
 
     @property
+    @abstractmethod
     def roles(self) -> tuple[tuple[str, str], ...]:
         """The settings that name the roles that it needs, and the services that take them."""
-        raise NotImplementedError
 
     @property
     def _sends_model(self) -> bool:
@@ -88,9 +89,9 @@ class Change:
         else:
             calls.send(self.cloud, each, filled, self._hint(each))
 
+    @abstractmethod
     def _upload(self, parameters: Mapping[str, Any]) -> None:
         """Upload what a plan names, unless S3 has it."""
-        raise NotImplementedError
 
     def _hint(self, each: Request) -> str:
         """Return what to add to the error of a call."""
@@ -112,9 +113,9 @@ class Change:
         else:
             error.add_note(f"What it had made was removed, except for {self.keeps}.")
 
+    @abstractmethod
     def _take_back(self) -> None:
         """Remove what an update has made, and leave in service what was there before."""
-        raise NotImplementedError
 
     def _verb(self, verb: str) -> str:
         return commands.launchers(verb, *self.launcher.name_of(self.plan.handle))
