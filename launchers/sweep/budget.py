@@ -90,9 +90,14 @@ class Budget:
         return [f"limits.max_usd={_rounded(self._reserved_usd(best) + max(0.0, left)):.9g}"]
 
     def _reserved_usd(self, trial: Trial) -> float:
-        """Return what is set aside for a trial: its cost, once that is known, and of machines that are still kept."""
-        kept_usd = self.costs.kept_usd if self.costs is not None and trial.finished and trial.usd is not None else 0.0
-        return trial.reserved_usd + kept_usd
+        """Return what is set aside for a trial: its cost, once that is known, and of machines that are still kept.
+
+        Its run keeps both within what it was given.
+        """
+        if self.costs is None or not trial.finished or trial.usd is None:
+            return trial.reserved_usd
+        most = trial.usd + self.costs.kept_usd
+        return most if trial.given_usd is None else max(trial.usd, min(most, trial.given_usd))
 
     def admits(self, trial: Trial, give: Give) -> bool:
         """Return whether a claimed trial may start. give: `Study.give`."""
