@@ -34,7 +34,7 @@ TINY = f"{NETWORK} data.batch_size=4 data.workers=0 trainer.max_epochs=2"
 OWN_PHOTOS = "data=folder data.root=PHOTOS"
 FEW_OF_EACH = "data.source.train=2 data.source.valid=1 data.source.test=1"
 FEW_DOGS = "+data.source.breeds=8 data.source.train=10 data.source.valid=2 data.source.test=2"
-LONG = "trainer.max_epochs=150"  # so that an interruption's notice is read before training is done
+LONG = "trainer.max_epochs=500"  # so that a notice of an interruption is read before training is done
 FEW_TRIALS = f"experiment=quickstart {FEW_OF_EACH} hpo.n_trials=2"
 
 SERVE = "python -m dogbreed.serving runs/RUN"  # while one of the next two asks it

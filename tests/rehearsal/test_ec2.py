@@ -146,7 +146,7 @@ def test_nothing_of_a_machine_is_left_after_it(fleet: Fleet) -> None:
     fleet.end(name)
     fleet.wait(name, "terminated")
     assert _sleeping(fleet) == []
-    assert fleet.groups.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"] == []
+    until(lambda: not fleet.groups.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"])
     (machine,) = fleet.machines(name)
     assert not (_place(fleet) / machine["InstanceId"] / "disk").exists()
 

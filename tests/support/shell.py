@@ -124,8 +124,10 @@ class Shell:
         for guide in GUIDES:
             for session in guide.sessions():
                 if session.command in self.done and "train.py" in session.command:
-                    missing = _not_printed(session, self.done[session.command].splitlines())
-                    self.failed += [f"{guide}: {session.command}\nno longer prints\n{line}" for line in missing]
+                    printed = self.done[session.command]
+                    missing = _not_printed(session, printed.splitlines())
+                    for line in missing:
+                        self.failed.append(f"{guide}: {session.command}\nno longer prints\n{line}\nbut\n{printed}")
         assert not self.failed, "\n\n".join(["", *self.failed])
 
 
