@@ -304,6 +304,18 @@ def test_many_at_once_are_kept_apart(start: Start) -> None:
         assert process.returncode == number
 
 
+@pytest.mark.timeout(120)
+def test_a_server_ends_although_a_fork_of_the_tests_process_lives_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(forking.SERVER, "")  # that of all tests is there again afterwards
+    with forking.server(tmp_path / "address"):
+        if (pid := os.fork()) == 0:
+            signal.pause()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
 def test_clients_that_are_killed_or_stopped_before_sending_do_not_block_the_server(start: Start) -> None:
     address = os.environ[forking.SERVER].partition(":")[2]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as killed:

@@ -222,6 +222,8 @@ def server(address: Path) -> Iterator[None]:
         yield
     finally:
         del os.environ[SERVER]
+        with suppress(BrokenPipeError):  # it has ended already
+            os.write(theirs, b"!")  # closing alone does not tell it: what this process has forked may hold it open
         os.close(theirs)
         output = process.communicate()[0]
         print(output, end="", file=sys.stderr)
