@@ -50,7 +50,7 @@ class Function:
             await app(scope, receive, send)
 
         self._loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(self._loop)  # in which the adapter runs each request
+        asyncio.set_event_loop(self._loop)  # the adapter would make one
         self._adapter = Mangum(counted, lifespan="off", text_mime_types=_TEXT)
 
     @classmethod
@@ -77,6 +77,7 @@ class Function:
 
         event: a request to a function URL (payload format 2.0), or what POST /invocations takes as JSON.
         """
+        asyncio.set_event_loop(self._loop)  # in which the adapter runs the request; another may have been set since
         try:
             answer = self._adapter(_request(event, str(getattr(context, "aws_request_id", ""))), context)
         except Exception:  # no request: the app itself answers whatever it is asked

@@ -47,10 +47,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @pytest.fixture(scope="module")
-def dogs(place: Place) -> Handle:
-    """A deployment with a front that tests share."""
-    _, handle = place.deployed("dogs", *FRONT, "launcher.provisioned=1")
-    return handle
+def handles() -> dict[str, Handle]:
+    return {}
+
+
+@pytest.fixture
+def dogs(place: Place, handles: dict[str, Handle]) -> Handle:
+    """A deployment with a front that tests share, made again after one that has ended it."""
+    if not left_in(place.cloud, "dogs"):
+        _, handles["dogs"] = place.deployed("dogs", *FRONT, "launcher.provisioned=1")
+    return handles["dogs"]
 
 
 @pytest.fixture

@@ -168,15 +168,16 @@ def test_a_function_is_described_with_its_tags_to_whoever_may_list_them(lambdas:
     assert "Tags" not in found
 
 
-def test_its_log_has_lambdas_own_lines(lambdas: Lambdas, dogs: str) -> None:
-    lambdas.ask(dogs, {"do": "log"})
-    answer = lambdas.client.invoke(FunctionName=dogs, Payload=b'{"do": "log"}', LogType="Tail")
+def test_its_log_has_lambdas_own_lines(lambdas: Lambdas) -> None:
+    name = lambdas.function("logged")
+    lambdas.ask(name, {"do": "log"})
+    answer = lambdas.client.invoke(FunctionName=name, Payload=b'{"do": "log"}', LogType="Tail")
     tail = base64.b64decode(answer["LogResult"]).decode().splitlines()
     assert tail[0].startswith("START RequestId: ")
     assert "printed" in tail
     assert tail[-2].startswith("END RequestId: ")
     assert "Memory Size: 128 MB\tMax Memory Used: " in tail[-1]
-    log = lambdas.log(dogs)
+    log = lambdas.log(name)
     assert any(line.startswith("[WARNING]") and line.endswith("a warning") for line in log)
     assert sum(line.startswith("INIT_START") for line in log) == 1
     assert sum("Init Duration: " in line for line in log) == 1
@@ -205,6 +206,11 @@ def test_what_fails_is_a_function_error_in_lambdas_words(lambdas: Lambdas) -> No
 
 
 def test_concurrency_is_enforced(lambdas: Lambdas, dogs: str) -> None:
+    def limits(account: int) -> tuple[Any, dict[str, int]]:
+        client = replace(lambdas.cloud, faults={"concurrency": account}, _clients={}).client("lambda")
+        return client, client.get_account_settings()["AccountLimit"]
+
+    others = 1000 - limits(1000)[1]["UnreservedConcurrentExecutions"]
     lambdas.client.put_function_concurrency(FunctionName=dogs, ReservedConcurrentExecutions=3)
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(refusal, lambdas.client.invoke, FunctionName=dogs, Payload=b'{"do": "sleep", "s": 4}')
@@ -212,14 +218,12 @@ def test_concurrency_is_enforced(lambdas: Lambdas, dogs: str) -> None:
         found = sorted(call.result() for call in calls)
     assert found[:3] == [("", "")] * 3
     assert found[3] == ("TooManyRequestsException", "Rate Exceeded.")
-    few = replace(lambdas.cloud, faults={"concurrency": 10}, _clients={}).client("lambda")
-    limit = few.get_account_settings()["AccountLimit"]
-    assert (limit["ConcurrentExecutions"], limit["UnreservedConcurrentExecutions"]) == (10, 7)
+    few, limit = limits(10)
+    assert (limit["ConcurrentExecutions"], limit["UnreservedConcurrentExecutions"]) == (10, 7 - others)
     code, text = refusal(few.put_function_concurrency, FunctionName=dogs, ReservedConcurrentExecutions=3)
     assert code == "InvalidParameterValueException"
     assert "below its minimum value of [100]" in text
-    more = replace(lambdas.cloud, faults={"concurrency": 1000}, _clients={}).client("lambda")
-    assert more.get_account_settings()["AccountLimit"]["ConcurrentExecutions"] == 1000
+    assert limits(1000)[1]["ConcurrentExecutions"] == 1000
     lambdas.client.delete_function_concurrency(FunctionName=dogs)
 
 
