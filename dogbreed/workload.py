@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Self
 
 from dogbreed.breeds import BREEDS, PHOTOS
@@ -188,6 +189,7 @@ class Work:
         return Step(parts, forward * per_gflop_s + STEP_OVERHEAD_S)
 
 
+@lru_cache(maxsize=256)  # a plan asks it of each type of machine, a search of each trial
 def work(backbone: str, trainable: str, classes: int, *, image_px: int = 224) -> Work | None:
     """Return the work of training `trainable` of a backbone on one photo; None if it is not in the table.
 

@@ -1,11 +1,12 @@
 """Small photos and small settings, so that a real run takes seconds."""
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,13 +114,6 @@ def tiny_overrides(photos: Path) -> list[str]:
     return tiny_settings(photos)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def fork_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Runs that tests start are forked from a process that has imported torch (tests/support/children/forking.py)."""
-    with forking.server(Path(tempfile.mkdtemp()) / "fork"):
-        yield
-
-
 @pytest.fixture(autouse=True)
 def as_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs end without model.tar.gz and compute features in eager torch, but for those of tests marked otherwise."""
@@ -128,6 +122,28 @@ def as_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
             monkeypatch.setenv(variable, "1")
     with forking.ordinary_start() if "ordinary_start" in request.keywords else contextlib.nullcontext():
         yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Runs that tests start are forked from a process that has imported torch (tests/support/children/forking.py).
+
+    One for all of xdist's workers, which are of its session and find it by their environment.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ and not config.option.collectonly:
+        with contextlib.ExitStack() as running:
+            running.enter_context(forking.server(Path(tempfile.mkdtemp()) / "fork"))
+            config.add_cleanup(running.pop_all().close)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Have the collector of garbage pass over what is imported and collected: millions of objects that stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

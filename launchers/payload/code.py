@@ -20,6 +20,8 @@ TOOLKIT_FILE = "sourcedir.tar.gz"  # the first program again, as the toolkit of 
 MAX_BYTES = 50_000_000
 CONFIGS = "config-dirs"  # in the bundle: folders of YAML files that the command named
 
+_secrets: dict[str, tuple[tuple[int, str], ...]] = {}  # by SHA-256: who plans many runs looks for them once
+
 _MAX_DIFF = 100_000  # characters that are kept for people to read; the bundle itself has all
 
 
@@ -93,7 +95,9 @@ def scan(
         sha = hashlib.sha256(content).hexdigest()
         digest.update(f"{name}\0{executable:d}\0{sha}\n".encode(errors="surrogateescape"))
         files.append((name, len(content), sha))
-        found += [(name, line, kind) for line, kind in secrets.found_in(content)]
+        if sha not in _secrets:
+            _secrets[sha] = tuple(secrets.found_in(content))
+        found += [(name, line, kind) for line, kind in _secrets[sha]]
     return CodeBundle(
         digest=digest.hexdigest()[:32],
         files=tuple(files),

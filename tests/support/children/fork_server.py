@@ -1,8 +1,8 @@
-"""The fork server of one test process: imports what runs need when it is first asked, forks, and says how each ended.
+"""The fork server of the tests: imports what runs need when it is first asked, forks, and says how each ended.
 
-Its arguments: the file number of the socket that it listens on, that of a pipe which ends with the test process, and
-room for the command lines of its children. It computes nothing: a process that has used torch's threads cannot fork
-children that use them.
+Its arguments: the file number of the socket that it listens on, that of a pipe into which something is written when
+the tests end, and room for the command lines of its children. It computes nothing: a process that has used torch's
+threads cannot fork children that use them.
 """
 
 import contextlib

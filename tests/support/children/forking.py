@@ -5,7 +5,7 @@ has the arguments, environment, folder, files, session and signal handlers that 
 is a process of its own: what kills, stops or waits for it need not know. Where it matters that Python itself begins
 (times of starting, what is imported, flags of the interpreter), `ordinary_start` has all processes begin as ever.
 
-Who forks: the fork server of the test process (fork_server.py); its children are told of it by an environment
+Who forks: the fork server of the tests (fork_server.py); who may ask it is told of it by an environment
 variable. A process that came from it forks by itself where the child must be of its own session, in which the server
 is not.
 """
