@@ -42,6 +42,8 @@ from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResu
 if TYPE_CHECKING:
     from dogbreed.training import Watch
 
+_KILLED_S = 60.0  # for processes that were killed to be gone
+
 
 @dataclass(frozen=True)
 class LocalLauncher:
@@ -214,7 +216,7 @@ class LocalLauncher:
         for process in [*alive, *(family if alive else [])]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(alive, timeout=10)
+        psutil.wait_procs(alive, timeout=_KILLED_S)
 
     def _end(self, process: Any, state: State, grace_s: float) -> None:
         """Ask a run's process to end; after `grace_s` seconds kill it and its children.
@@ -231,10 +233,9 @@ class LocalLauncher:
             for member in family:
                 with suppress(psutil.NoSuchProcess):
                     member.kill()
-            if not self._gone(state, within_s=10):
-                raise LaunchError(
-                    f"Process {state.pid} still runs 10 s after it was killed: it waits for a device or a disk."
-                )
+            if not self._gone(state, within_s=_KILLED_S):
+                still = f"Process {state.pid} still runs {_KILLED_S:g} s after it was killed"
+                raise LaunchError(f"{still}: it waits for a device or a disk.")
 
     def _gone(self, state: State, *, within_s: float) -> bool:
         until = time.monotonic() + within_s

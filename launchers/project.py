@@ -19,7 +19,7 @@ def git_state() -> tuple[str | None, bool]:
     """
     try:
         commit, changes = (
-            subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=10).stdout
+            subprocess.run(["git", *words], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=60).stdout
             for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
         subprocess.run(["git", "ls-files", "--error-unmatch", "train.py"], cwd=PROJECT, capture_output=True, check=True)

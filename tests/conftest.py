@@ -15,6 +15,7 @@ import forking
 import pytest
 import quick_runs
 import sitecustomize  # noqa: F401 (this process is one of those that are kept from the network)
+from hypothesis import HealthCheck, settings
 
 from tests.support.photos import make_photos, tiny_settings
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from launchers.rehearsal.cloud import Rehearsal
 
 pytest.register_assert_rewrite("tests.support.launcher_contract")  # its asserts are to show what they compared
+
+# the same examples each time, however long each takes on a busy machine; --hypothesis-profile=default draws others
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 # what is started by a shell with `&`, or by nohup, ignores these, and would hand that on to all that tests start
 for _number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):

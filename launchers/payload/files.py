@@ -224,5 +224,5 @@ def _ignored_by_git(folder: Path) -> Iterator[tuple[str, str]]:
 def _git(folder: Path, *words: str, said: bytes = b"") -> bytes:
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_ASKED}
     return subprocess.run(
-        ["git", *words], cwd=folder, env=environment, input=said, capture_output=True, check=True, timeout=30
+        ["git", *words], cwd=folder, env=environment, input=said, capture_output=True, check=True, timeout=60
     ).stdout

@@ -87,7 +87,7 @@ def _users_file() -> Path | None:
     """Return the file of patterns for all of the user's repositories (core.excludesFile); None if it is not known."""
     words = ["git", "config", "--global", "--type=path", "core.excludesFile"]
     try:
-        told = subprocess.run(words, capture_output=True, check=True, timeout=30).stdout.strip()
+        told = subprocess.run(words, capture_output=True, check=True, timeout=60).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         told = b""
     if told:

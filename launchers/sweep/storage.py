@@ -10,7 +10,7 @@ from dogbreed.errors import DogBreedError
 from launchers.runs.processes import claimed
 from launchers.status import LaunchError
 
-SQLITE_WAIT_S = 20.0  # to wait for another process's lock on the file
+SQLITE_WAIT_S = 60.0  # to wait for another process's lock on the file
 LOCK_WAIT_S = 60  # to wait for another sweeper that claims or ends a trial, which takes milliseconds
 
 

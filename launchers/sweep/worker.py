@@ -234,9 +234,13 @@ def _run(task: Task, connection: Connection) -> Outcome:
 
 
 def _without_result(begun: tuple[Launcher, Handle] | None, detail: str) -> Outcome:
-    """Return the outcome of a run after an error. detail: of the error."""
-    if begun is not None and begun[0].capabilities.remote and _may_go_on(*begun):
-        return Outcome("out of sight", detail=detail)
+    """Return the outcome of a run after an error. detail: of the error.
+
+    A run on this machine that goes on all the same is another process's, which has begun with it in this moment: one
+    that outlives its sweeper, and is about to notice.
+    """
+    if begun is not None and _may_go_on(*begun):
+        return Outcome("out of sight" if begun[0].capabilities.remote else "busy", detail=detail)
     return Outcome("failed", detail=detail, usd=_usd(begun))
 
 

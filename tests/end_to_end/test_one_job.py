@@ -33,12 +33,13 @@ from launchers.sweep.samplers import build_pruner, build_sampler
 from launchers.sweep.snapshots import Snapshots
 from launchers.sweep.study import Study
 from tests.support.fake_training import OVERRIDES
+from tests.support.launcher_contract import until
 from tests.support.photos import tiny_settings
 from tests.support.project import ROOT
 from tests.support.rehearsing import BUCKET, ROLES, prepared, states
 from tests.support.searched import said_by, tmp_path_of, trials_in
 from tests.support.stores import file_size_limit
-from tests.support.sweeps import Sweep, wait_for
+from tests.support.sweeps import Sweep
 from tests.support.sweeps import states as states_of_trials
 
 pytestmark = pytest.mark.cloud
@@ -217,7 +218,7 @@ def test_files_that_come_back_in_no_order_mix_no_two_trials(
     search = Taken(tmp_path / "here", f"hpo.n_trials={n_trials}", "hpo.parallel=2")
     for _ in range(machines):
         process = search.machine(FAKE_SECONDS='{"others": 0.3}')
-        wait_for(functools.partial(search.is_past, process, search.count() + rng.randint(1, 3)))
+        until(functools.partial(search.is_past, process, search.count() + rng.randint(1, 3)))
         time.sleep(rng.uniform(0.0, 0.3))
         search.save(rng.choice([0.3, 0.6, 0.9]), rng)  # while it is writing
         process.kill()

@@ -16,7 +16,7 @@ from launchers.aws.shortage import shortage_in
 from launchers.capacity_wait import CapacityWait, pause_s_of, wait_s_of
 from launchers.status import Cause, Handle, LaunchError, Phase, Shortage, Status
 from launchers.sweep.machines import Machines
-from tests.support.sweeps import Sweep, states
+from tests.support.sweeps import LONGEST_S, Sweep, read_until, states
 
 QUOTA = (
     "The account-level service limit '{} for training job usage' is {} Instances, with current utilization of {} "
@@ -291,10 +291,13 @@ def test_several_trials_that_are_refused_at_once_say_so_once() -> None:
 def test_trials_that_found_no_machine_keep_their_numbers_and_none_fails(tmp_path: Path) -> None:
     sweep = Sweep(tmp_path / "scarce")
     refused = {"FAKE_QUOTA": "1", "FAKE_NO_CAPACITY": "4"}  # more than the failures in a row that end a search
-    said = sweep.run("hpo.n_trials=4", "hpo.parallel=2", FAKE_SECONDS='{"others": 0.3}', **refused)
+    process = sweep.start("hpo.n_trials=4", "hpo.parallel=2", FAKE_HELD='{"others": 0}', **refused)
+    said = read_until(process, "From now on 1 at once.")  # while the one that has a machine keeps it
+    sweep.release()
+    said += process.communicate(timeout=LONGEST_S)[0]
+    assert process.returncode == 0, said
     assert states(sweep.study()) == {"COMPLETE": 4}, said
     assert sorted(sweep.ended) == [0, 1, 2, 3]
-    assert "From now on 1 at once." in said
     assert "failed" not in said.replace("0 failed", "")
 
 

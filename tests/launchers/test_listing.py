@@ -24,7 +24,7 @@ FOREIGN = 3000
 
 def request_of(name: str, *, run_id: str | None = None) -> dict[str, Any]:
     image = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch:2.13-cpu-amzn2023-sagemaker"
-    sleep = ["python", "-c", "import time; time.sleep(600)"]
+    sleep = ["python", "-c", "import time; time.sleep(3600)"]
     return {
         "TrainingJobName": name,
         "RoleArn": "arn:aws:iam::123456789012:role/service-role/DogBreedTraining",
@@ -35,7 +35,7 @@ def request_of(name: str, *, run_id: str | None = None) -> dict[str, Any]:
         },
         "OutputDataConfig": {"S3OutputPath": "s3://dogbreed-rehearsal/x"},
         "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
-        "StoppingCondition": {"MaxRuntimeInSeconds": 60},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
         "Tags": [{"Key": "dogbreed:run-id", "Value": run_id}] if run_id else [],
     }
 

@@ -23,9 +23,10 @@ from launchers.plan import Plan
 from launchers.spec import RunSpec
 from launchers.status import Handle, LaunchError, Phase, RunResult
 from tests.support.fake_training import OVERRIDES as FORMULA
+from tests.support.fake_training import release
 from tests.support.launcher_contract import LauncherContract
 from tests.support.project import TRAIN
-from tests.support.sweeps import SEARCH, Sweep
+from tests.support.sweeps import LONGEST_S, SEARCH, Sweep
 from tests.support.toy_launcher import ToyLauncher
 
 TOY = "tests.support.toy_launcher.ToyLauncher"
@@ -130,9 +131,10 @@ def test_schemes_in_the_table_match_the_classes(scheme: str) -> None:
 
 
 def test_a_run_continues_without_the_process_that_submitted_it_until_watch_ends_it(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAKE_SECONDS", json.dumps({"others": 1}))
+    monkeypatch.setenv("FAKE_LOG", str(tmp_path / "notes.jsonl"))
+    monkeypatch.setenv("FAKE_HELD", json.dumps({"4": 2}))  # until it has been told to end
     launcher, plan = planned(place, 4)
     seen = []
 
@@ -141,6 +143,7 @@ def test_a_run_continues_without_the_process_that_submitted_it_until_watch_ends_
         return epoch == 2
 
     launcher.submit(plan, watch=watch)
+    release()
     assert seen == [(1, ["val/acc", "val/loss"]), (2, ["val/acc", "val/loss"])]
     assert follow(launcher, plan.handle).metrics["epochs"] < 4
 
@@ -285,7 +288,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         env=search.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LONGEST_S,
     )
     assert done.returncode == 0, done.stderr
     assert "2 trials complete, 0 pruned, 0 failed" in done.stdout

@@ -17,7 +17,7 @@ from launchers.remote import gpu
 from launchers.remote.context import REASON, SENT
 from launchers.remote.entry import END
 from tests.support.launcher_contract import until
-from tests.support.machines import REMOTE, SAYS, Machine
+from tests.support.machines import LONGEST_S, REMOTE, SAYS, Machine
 from tests.support.project import ROOT
 
 
@@ -88,13 +88,13 @@ def heed(number, frame):
     sys.exit(128 + number)
 signal.signal(signal.SIGTERM, heed); signal.signal(signal.SIGINT, heed)
 (Path(os.environ["SAGEMAKER_BASE_DIR"]) / "checkpoints" / "up").touch()
-time.sleep(60)
+time.sleep(600)
 """
     machine = Machine(tmp_path / "ml", train)
     process = machine.start()
     until(lambda: (machine.base / "checkpoints" / "up").exists())
     process.send_signal(signum)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=LONGEST_S)[0]
     assert process.returncode == 128 + signum
     assert machine.failure == "[interrupted] saved at step 7"
     assert said.splitlines()[-1] == END
@@ -174,11 +174,16 @@ sys.stdout.write(json.dumps({name: os.environ.get(name) for name in (*names, "GL
 """
 FAILS_IN_1 = """
 import json, os, sys, time
+from pathlib import Path
+first = Path(os.environ["SAGEMAKER_BASE_DIR"], "first")
 def end(**said):
     open(os.environ["DOGBREED_REASON"], "w").write(json.dumps(said)); sys.exit(1)
 if os.environ["LOCAL_RANK"] == "0":
+    first.touch()
     end(cause="unknown", detail="has lost another one", consequence=True)
 if os.environ["LOCAL_RANK"] == "1":
+    while not first.exists():
+        time.sleep(0.02)
     time.sleep(0.5); end(cause="user_code", detail="ZeroDivisionError: here", consequence=False)
 time.sleep(600)
 """
@@ -248,7 +253,7 @@ def test_later_attempts_meet_at_another_port(tmp_path: Path) -> None:
 
 
 def test_the_process_that_failed_by_itself_is_named_and_none_is_left(tmp_path: Path) -> None:
-    machine = Machine(tmp_path / "ml", FAILS_IN_1, last_words_s=5.0)
+    machine = Machine(tmp_path / "ml", FAILS_IN_1, last_words=2)
     status, lines = machine.run(**of_several(machine, tmp_path, hosts=["algo-1"], current="algo-1", gpus=3))
     assert status == 1
     assert machine.failure == "[user_code] process 1 (algo-1): ZeroDivisionError: here"
@@ -257,7 +262,7 @@ def test_the_process_that_failed_by_itself_is_named_and_none_is_left(tmp_path: P
 
 def test_a_process_that_is_aborted_is_not_the_one_to_blame(tmp_path: Path) -> None:
     aborted = FAILS_IN_1.replace('end(cause="unknown", detail="has lost another one", consequence=True)', "os.abort()")
-    machine = Machine(tmp_path / "ml", aborted)
+    machine = Machine(tmp_path / "ml", aborted, last_words=2)
     machine.run(**of_several(machine, tmp_path, hosts=["algo-1"], current="algo-1", gpus=2))
     assert machine.failure == "[user_code] process 1 (algo-1): ZeroDivisionError: here"
 

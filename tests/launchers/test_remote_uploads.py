@@ -4,9 +4,8 @@ import os
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from dogbreed.report.reading import _stored_files
 from dogbreed.run_folder import RunFolder, is_passing, lasting_files, temporary_path
 from launchers.remote import entry, uploads
 from tests.support.launcher_contract import until
-from tests.support.machines import SAYS, Machine
+from tests.support.machines import LONGEST_S, SAYS, Machine
 
 MARKERS = ("last.ckpt.sagemaker-uploading", "last.ckpt.sagemaker-uploaded")
 SAVES_ON_SIGTERM = """
@@ -28,7 +27,7 @@ def save(*_):
     sys.exit(143)
 signal.signal(signal.SIGTERM, save)
 (folder / "up").touch()
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -92,40 +91,36 @@ def stopped(machine: Machine, **environment: str) -> "subprocess.Popen[str]":
     process = machine.start(**environment)
     until(lambda: (machine.base / "checkpoints/up").exists())
     process.send_signal(signal.SIGTERM)
-    until(lambda: (machine.base / "checkpoints/checkpoints/last.ckpt").exists())
+    until(lambda: is_written(machine.base / "checkpoints/checkpoints/last.ckpt", "weights"))
     return process
 
 
+def is_written(path: Path, text: str) -> bool:
+    """Return whether a file is whole: a marker beside it is not older from then on."""
+    return path.exists() and path.read_text() == text
+
+
 def test_after_a_signal_it_stays_until_the_checkpoint_is_marked_as_uploaded(tmp_path: Path) -> None:
-    machine = Machine(tmp_path / "ml", SAVES_ON_SIGTERM)
-    process = stopped(machine, DOGBREED_UPLOADS_S="25")
+    agent = f'(folder / "checkpoints" / "{MARKERS[0]}").touch()'  # which is there as soon as something is saved
+    machine = Machine(tmp_path / "ml", SAVES_ON_SIGTERM.replace("    sys.exit", f"    {agent}\n    sys.exit"))
+    process = stopped(machine, DOGBREED_UPLOADS_S="100")
     place = machine.base / "checkpoints/checkpoints"
-    (place / MARKERS[0]).touch()
-    time.sleep(0.8)  # longer than it takes to settle
+    until((place / MARKERS[0]).exists)
     assert process.poll() is None
     (place / MARKERS[1]).touch()
-    time.sleep(0.8)
-    assert process.poll() is None  # the marker of an earlier upload, while the agent is at the next one
     (place / MARKERS[0]).unlink()
-    assert "missing in S3" not in process.communicate(timeout=30)[0]
+    assert "missing in S3" not in process.communicate(timeout=LONGEST_S)[0]
     assert process.returncode == 143
 
 
-def test_a_marker_that_is_older_than_the_checkpoint_tells_nothing_and_it_gives_up_in_time(tmp_path: Path) -> None:
+def test_a_marker_that_is_older_than_the_checkpoint_tells_nothing_and_it_gives_up(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "ml", SAVES_ON_SIGTERM)
     place = machine.base / "checkpoints/checkpoints"
     place.mkdir(parents=True)
     (place / MARKERS[1]).touch()
     os.utime(place / MARKERS[1], (1e9, 1e9))
-    process, began = stopped(machine, DOGBREED_UPLOADS_S="3"), time.monotonic()
-    assert "some of them may be missing in S3" in process.communicate(timeout=30)[0]
-    assert 1 < time.monotonic() - began < 9
-
-
-def test_without_any_marker_a_fifth_of_the_time_must_do(tmp_path: Path) -> None:
-    process, began = stopped(Machine(tmp_path / "ml", SAVES_ON_SIGTERM), DOGBREED_UPLOADS_S="10"), time.monotonic()
-    process.communicate(timeout=30)
-    assert 1 < time.monotonic() - began < 9
+    process = stopped(machine, DOGBREED_UPLOADS_S="1")
+    assert "some of them may be missing in S3" in process.communicate(timeout=LONGEST_S)[0]
 
 
 def test_a_checkpoint_that_came_with_the_machine_is_not_waited_for(tmp_path: Path) -> None:
@@ -133,9 +128,7 @@ def test_a_checkpoint_that_came_with_the_machine_is_not_waited_for(tmp_path: Pat
     place = machine.base / "checkpoints/checkpoints"
     place.mkdir(parents=True)
     (place / "last.ckpt").write_text("of an earlier machine")
-    began = time.monotonic()
-    assert machine.run()[0] == 1
-    assert time.monotonic() - began < 10  # of 20
+    assert machine.run(DOGBREED_UPLOADS_S=str(10 * LONGEST_S))[0] == 1
 
 
 def test_after_a_success_it_stays_for_the_features_that_later_runs_read(tmp_path: Path) -> None:
@@ -145,17 +138,69 @@ from pathlib import Path
 folder = Path(os.environ["DOGBREED_FEATURES"]) / "store" / "shards"
 folder.mkdir(parents=True)
 (folder / "a.npy").write_text("rows")
+(folder / "a.npy.sagemaker-uploading").touch()
 """
     machine = Machine(tmp_path / "ml", computes)
-    process = machine.start(DOGBREED_UPLOADS_S="50")
+    process = machine.start(DOGBREED_UPLOADS_S="100")
     shard = machine.base / "checkpoints/features/store/shards/a.npy"
-    until(lambda: shard.exists())
-    time.sleep(1)
+    until(shard.with_name("a.npy.sagemaker-uploading").exists)
     assert process.poll() is None
-    with suppress(FileNotFoundError):
-        shard.with_name("a.npy.sagemaker-uploaded").touch()
-    assert "missing in S3" not in process.communicate(timeout=30)[0]
+    shard.with_name("a.npy.sagemaker-uploaded").touch()
+    shard.with_name("a.npy.sagemaker-uploading").unlink()
+    assert "missing in S3" not in process.communicate(timeout=LONGEST_S)[0]
     assert process.returncode == 0
+
+
+class Clock:
+    """Takes the place of the module `time`: sleeping takes no time, and does what is due by then."""
+
+    def __init__(self, due: Sequence[tuple[float, Callable[[], object]]]) -> None:
+        self.now, self.due = 0.0, list(due)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        while self.due and self.due[0][0] <= self.now:
+            self.due.pop(0)[1]()
+
+
+@pytest.mark.parametrize(
+    ("agent", "known", "after_s"),
+    [
+        # another upload is in progress until 30 s; then it must stay as it is for a fiftieth of the time
+        ([(5, "uploading", True), (10, "uploaded", True), (30, "uploading", False)], True, 32),
+        ([(5, "uploaded", True), (6, "another", True)], False, 80),
+        ([(5, "uploading", True), (10, "too early", True)], False, 80),
+        ([], False, 20),  # without any marker a fifth of the time must do
+        ([(15, "uploading", True)], False, 80),
+    ],
+)
+def test_how_long_it_waits_for_the_agent(
+    agent: list[tuple[float, str, bool]],
+    known: bool,
+    after_s: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "checkpoints" / "last.ckpt"
+    file.parent.mkdir()
+    file.write_text("weights")
+
+    def mark(what: str, there: bool) -> None:
+        of = file.with_name("best.ckpt") if what == "another" else file
+        kind = {"another": "uploading", "too early": "uploaded"}.get(what, what)
+        marker = of.with_name(f"{of.name}.sagemaker-{kind}")
+        marker.touch() if there else marker.unlink()
+        if what == "too early":
+            os.utime(marker, (1e9, 1e9))
+
+    clock = Clock([(at, partial(mark, what, there)) for at, what, there in agent])
+    monkeypatch.setattr(uploads, "time", clock)
+    monkeypatch.setenv("DOGBREED_UPLOADS_S", "100")
+    assert uploads.wait_for([file], tmp_path, until=80) is known
+    assert clock.now == pytest.approx(after_s, abs=0.2)
 
 
 def test_what_is_waited_for_is_what_somebody_reads_where_it_was_saved(tmp_path: Path) -> None:

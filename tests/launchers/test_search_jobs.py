@@ -159,6 +159,24 @@ def test_a_trial_has_failed_only_if_its_job_has(
     assert worker._run(Task(()), unused).ended == ended
 
 
+def test_a_trial_that_a_process_of_an_earlier_search_begins_in_this_moment_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = iter([Status(Phase.LOST), Status(Phase.RUNNING)])  # when it is looked for, and after it was refused
+
+    def refused(plan: Any) -> Handle:
+        raise LaunchError("The run is already running, in process 7.")
+
+    launcher = SimpleNamespace(
+        capabilities=SimpleNamespace(remote=False), submit=refused, status=lambda handle: next(known)
+    )
+    spec = SimpleNamespace(config={"trainer": {"max_epochs": 1}}, folder="/none")
+    plan = SimpleNamespace(handle=Handle("local", "there", "trial"), spec=spec)
+    monkeypatch.setattr("launchers.api.prepare", lambda overrides: (launcher, plan))
+    unused: Any = None
+    assert worker._run(Task(()), unused).ended == "busy"
+
+
 def test_a_job_out_of_sight_ends_the_search_without_a_failed_trial(tmp_path: Path) -> None:
     given_back: list[int] = []
     study: Any = SimpleNamespace(give_back=given_back.append, counts=lambda: SimpleNamespace(finished=4))

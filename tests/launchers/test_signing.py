@@ -65,7 +65,7 @@ def ask(
     proxy: SigningProxy, method: str = "POST", path: str = "/", body: bytes = b"", **headers: str
 ) -> tuple[int, list[tuple[str, str]], bytes]:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    with closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=120)) as connection:
         connection.request(method, path, body or None, named)
         answer = connection.getresponse()
         return answer.status, answer.getheaders(), answer.read()

@@ -27,10 +27,11 @@ from launchers.sweep.study import MOST_DEATHS
 from launchers.sweep.table import SweepTable
 from launchers.sweep.trials import Trial, trial_of
 from tests.support.fake_training import OVERRIDES
+from tests.support.launcher_contract import until
 from tests.support.photos import tiny_settings
 from tests.support.postgres import empty_database, server_and_restart
 from tests.support.project import ROOT
-from tests.support.sweeps import SEARCH, Sweep, states, wait_for
+from tests.support.sweeps import LONGEST_S, SEARCH, Sweep, states
 
 
 @pytest.fixture
@@ -124,7 +125,8 @@ def test_a_command_draws_the_same_trials_in_another_folder(tmp_path: Path) -> No
 
 
 def test_slots_never_idle_while_trials_remain(sweep: Sweep) -> None:
-    sweep.run("hpo.n_trials=9", "hpo.parallel=2", FAKE_WAITS='{"1": 8}')  # trial 1 ends after all others
+    # trial 1 ends after all others, which begin to train after it
+    sweep.run("hpo.n_trials=9", "hpo.parallel=2", FAKE_WAITS='{"1": 8}', FAKE_AFTER='{"0": 1}')
     ended = sweep.ended
     assert len(ended) == 9
     slow = ended.pop(1)
@@ -200,11 +202,11 @@ def test_experiments_in_a_custom_folder_are_searched_and_copied(sweep: Sweep) ->
 
 
 def test_a_run_with_the_state_of_another_machine_is_taken_over(sweep: Sweep) -> None:
-    process = sweep.start("hpo.n_trials=2", FAKE_SECONDS='{"1": 60, "others": 0.1}')
-    wait_for(lambda: sweep.notes_file.exists() and any(note["trial"] == 1 for note in sweep.notes))
+    process = sweep.start("hpo.n_trials=2", FAKE_HELD='{"1": 0}')
+    until(lambda: 1 in sweep.begun)
     process.kill()
     process.communicate()
-    wait_for(lambda: not left_over(sweep))
+    none_is_left(sweep)
     state = sweep.folder() / "00001" / "state.json"  # as in a restarted container
     state.write_text(json.dumps({**json.loads(state.read_text()), "host": "gone"}))
     sweep.run("hpo.n_trials=2")
@@ -215,7 +217,7 @@ def test_the_death_of_the_process_that_tests_the_best_is_reported(sweep: Sweep) 
     output = sweep.run("hpo.n_trials=2", FAKE_TEST="dies", status=1)
     assert "cannot be tested: its process died: exit status 9" in output
     assert "Traceback" not in output
-    assert not left_over(sweep)
+    none_is_left(sweep)
     assert "test/acc" in sweep.run("hpo.n_trials=2")
 
 
@@ -257,15 +259,15 @@ def test_another_space_is_another_study(sweep: Sweep) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_search_cleanly_and_says_how_to_resume_it(sweep: Sweep, number: signal.Signals) -> None:
-    process = sweep.start("hpo.n_trials=4", "hpo.parallel=2", FAKE_SECONDS='{"2": 60, "others": 0.1}')
-    wait_for(lambda: sweep.notes_file.exists() and {0, 1, 3} <= sweep.ended.keys())
+    process = sweep.start("hpo.n_trials=4", "hpo.parallel=2", FAKE_HELD='{"2": 0}')
+    until(lambda: {0, 1, 3} <= sweep.ended.keys() and sweep.recorded()["COMPLETE"] == 3)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 128 + number, output
     assert "3 of 4 trials have ended" in output
     assert "Resume with: python " in output
     assert "train.py -m hpo=optuna" in output
-    assert not left_over(sweep)
+    none_is_left(sweep)
     assert states(sweep.study()) == {"COMPLETE": 3, "WAITING": 1}
     sweep.run("hpo.n_trials=4", "hpo.parallel=2")
     assert states(sweep.study()) == {"COMPLETE": 4}
@@ -282,12 +284,9 @@ def workers(sweep: Sweep) -> list[psutil.Process]:
     ]
 
 
-def left_over(sweep: Sweep) -> list[psutil.Process]:
-    """Return the workers that outlive their sweeper, after a moment in which they may end."""
-    until = time.monotonic() + 10
-    while (found := workers(sweep)) and time.monotonic() < until:
-        time.sleep(0.1)
-    return found
+def none_is_left(sweep: Sweep) -> None:
+    """See all workers end after their sweeper."""
+    until(lambda: not workers(sweep))
 
 
 # --- kills ---
@@ -297,7 +296,7 @@ def kill_at_random(sweep: Sweep, rng: random.Random, kills: int, n_trials: int, 
     """Start the search again and again; each time kill the sweeper or one of its workers at a random moment."""
     for kill in range(kills):
         process = sweep.start(f"hpo.n_trials={n_trials}", "hpo.parallel=2", *more, FAKE_SECONDS='{"others": 0.3}')
-        wait_for(lambda: process.poll() is not None or workers(sweep))  # noqa: B023
+        until(lambda: process.poll() is not None or bool(workers(sweep)), every_s=0.05)  # noqa: B023
         time.sleep(rng.uniform(0.0, 1.2))
         victims = workers(sweep)
         if kill % 2 == 1 and victims and not near_failing(sweep):
@@ -351,11 +350,12 @@ def test_many_more_kills_lose_no_trial(sweep: Sweep, seed: int) -> None:
 
 
 def test_a_killed_worker_is_replaced_and_its_trial_runs_again(sweep: Sweep) -> None:
-    process = sweep.start("hpo.n_trials=3", FAKE_SECONDS='{"1": 3, "others": 0.1}')
-    wait_for(lambda: sweep.notes_file.exists() and any(note["trial"] == 1 for note in sweep.notes))
+    process = sweep.start("hpo.n_trials=3", FAKE_HELD='{"1": 0}')
+    until(lambda: 1 in sweep.begun)
     (worker,) = workers(sweep)
     worker.kill()
-    output, _ = process.communicate(timeout=60)
+    sweep.release()
+    output, _ = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 0, output
     assert states(sweep.study()) == {"COMPLETE": 3}
     began = [note["pid"] for note in sweep.notes if note["trial"] == 1 and "ended" not in note]
@@ -369,8 +369,12 @@ def test_two_sweepers_on_one_postgresql_share_a_study(postgres: str, tmp_path: P
     storage = empty_database(postgres)
     arguments = ("hpo.n_trials=16", "hpo.study=shared", "hpo.parallel=2", f"hpo.storage={storage}")
     one, other = Sweep(tmp_path / "one"), Sweep(tmp_path / "other")
-    processes = [each.start(*arguments, FAKE_SECONDS='{"others": 0.2}') for each in (one, other)]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    held = {"FAKE_HELD": '{"others": 0}', "FAKE_SECONDS": '{"others": 0.1}'}
+    processes = [each.start(*arguments, **held) for each in (one, other)]
+    until(lambda: bool(one.begun and other.begun))  # neither has run them all before the other was there
+    for each in (one, other):
+        each.release()
+    outputs = [process.communicate(timeout=LONGEST_S)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     study = one.study(storage)
     assert states(study) == {"COMPLETE": 16}
@@ -386,13 +390,13 @@ def test_a_sweeper_takes_over_from_one_that_was_killed_elsewhere(postgres: str, 
     storage = empty_database(postgres)
     arguments = ("hpo.n_trials=4", "hpo.study=shared", f"hpo.storage={storage}")
     one, other = Sweep(tmp_path / "one"), Sweep(tmp_path / "other")
-    first = one.start(*arguments, FAKE_SECONDS='{"1": 60, "others": 0.1}')
-    wait_for(lambda: one.notes_file.exists() and any(note["trial"] == 1 for note in one.notes))
-    second = other.start(*arguments, FAKE_SECONDS='{"others": 0.1}')
-    wait_for(lambda: other.notes_file.exists() and len(other.ended) == 2)
+    first = one.start(*arguments, FAKE_HELD='{"1": 0}')
+    until(lambda: 1 in one.begun)
+    second = other.start(*arguments)
+    until(lambda: len(other.ended) == 2)
     first.kill()
     first.communicate()
-    output, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=LONGEST_S)
     assert second.returncode == 0, output
     assert states(one.study(storage)) == {"COMPLETE": 4}
     assert sorted([*one.ended, *other.ended]) == [0, 1, 2, 3]
@@ -401,10 +405,12 @@ def test_a_sweeper_takes_over_from_one_that_was_killed_elsewhere(postgres: str, 
 def test_a_database_that_is_started_again_is_waited_for(sweep: Sweep) -> None:
     with server_and_restart() as (storage, restart):
         arguments = ("hpo.n_trials=10", "hpo.study=shared", "hpo.parallel=2", f"hpo.storage={storage}")
-        process = sweep.start(*arguments, "hpo/pruner=median", FAKE_SECONDS='{"others": 0.5}')
-        wait_for(lambda: sweep.notes_file.exists() and len(sweep.ended) >= 2)
+        held = {"FAKE_HELD": '{"3": 0}', "FAKE_SECONDS": '{"others": 0.5}'}  # the search outlasts the restart
+        process = sweep.start(*arguments, "hpo/pruner=median", **held)
+        until(lambda: len(sweep.ended) >= 2)
         restart(2.0)
-        output, _ = process.communicate(timeout=90)
+        sweep.release()
+        output, _ = process.communicate(timeout=LONGEST_S)
         assert process.returncode == 0, output
         assert sum(states(sweep.study(storage)).values()) == 10
         assert set(states(sweep.study(storage))) <= {"COMPLETE", "PRUNED"}
@@ -522,7 +528,7 @@ def test_heads_are_searched_on_shared_features_and_a_kill_costs_one_trials_epoch
         "trainer.max_epochs=9",
     ]
     first = sweep.start(words=words)
-    wait_for(lambda: len(list(sweep.place.glob("sweeps/small/*/metrics.json"))) >= 2)
+    until(lambda: len(list(sweep.place.glob("sweeps/small/*/metrics.json"))) >= 2)
     first.kill()
     first.communicate()
     output = sweep.run(words=words)

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from launchers.runs.launched import remember
 from launchers.spec import RunSpec
 from launchers.status import Handle, LaunchError, LogLine, Phase, Status
 from tests.support.answers import SCHEMAS, problems
+from tests.support.launcher_contract import until
 from tests.support.toy_deployments import ToyDeployments
 
 NOW = datetime.now(UTC)
@@ -264,14 +266,14 @@ class TestLogs:
             ([], ["line 0", "line 1", "line 2", "line 3", "Traceback"]),
             (["--tail", "2"], ["line 3", "Traceback"]),
             (["--tail", "0"], []),
-            (["--since", "58.5m"], ["line 2", "line 3", "Traceback"]),
-            (["--since", "58.5m", "--tail", "1"], ["Traceback"]),
+            (["--since", "58.9m"], ["line 2", "line 3", "Traceback"]),
+            (["--since", "58.9m", "--tail", "1"], ["Traceback"]),
             (["--since", "10s"], []),
         ],
     )
     def test_a_part_of_a_log(self, home: Path, said: Callable[..., str], words: list[str], expected: list[str]) -> None:
         later_s = (datetime.now(UTC) - NOW).total_seconds()  # a busy machine begins with this test minutes later
-        words = [f"{58.5 * 60 + later_s:.0f}s" if word == "58.5m" else word for word in words]
+        words = [f"{58.9 * 60 + later_s:.0f}s" if word == "58.9m" else word for word in words]
         lines = said("logs", "baseline", *words).splitlines()
         assert [line.rpartition("INFO ")[2].removeprefix("1 | ") for line in lines] == expected
 
@@ -305,7 +307,7 @@ class TestCancel:
         end = ToyDeployments.cancel
 
         def slowly(self: ToyDeployments, handle: Handle, *, grace_s: float = 110) -> Status:
-            ending.time.sleep(0.3)
+            until(lambda: "Waiting for" in sys.stderr.getvalue(), every_s=0.01)  # type: ignore[attr-defined]
             return end(self, handle, grace_s=grace_s)
 
         monkeypatch.setattr(ToyDeployments, "cancel", slowly)

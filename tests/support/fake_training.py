@@ -10,12 +10,13 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from omegaconf import OmegaConf
 
 from dogbreed.errors import ConfigError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dogbreed")
 
+LONGEST_S = 300.0  # that a trial waits for others; then it goes on, and the test says what it misses
 OVERRIDES = [  # of a search over formulas
     "launcher._target_=tests.support.fake_training.FakeLauncher",
     "features.mode=off",  # no features to be made before the first trial
@@ -77,7 +79,7 @@ class PaidLauncher(FakeLauncher):
 def _machine() -> Iterator[None]:
     """Raise the LaunchError of a cloud that has no machine now.
 
-    The first run that has one under FAKE_QUOTA keeps it until another was turned away, or for a minute.
+    A run that has one under FAKE_QUOTA keeps it until its end.
     """
     place, quota = os.environ["FAKE_LOG"], os.environ.get("FAKE_QUOTA")
     for number in range(int(os.environ.get("FAKE_NO_CAPACITY", "0"))):
@@ -91,14 +93,12 @@ def _machine() -> Iterator[None]:
         lock = os.open(f"{place}.machine{number}", os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _wait_for(Path(f"{place}.turned_away"))
             yield
             return
         except BlockingIOError:
             continue
         finally:
             os.close(lock)
-    Path(f"{place}.turned_away").touch()
     shortage = Shortage(f"the quota of {quota} is used up", int(quota), int(quota), 1)
     raise LaunchError("The account has reached a service quota.\nTry: raise it", Cause.QUOTA, shortage)
 
@@ -106,7 +106,9 @@ def _machine() -> Iterator[None]:
 def train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
     """Take the seconds and end in the way that the environment asks for; record when it began and ended.
 
-    FAKE_WAITS, such as {"1": 7}: trial 1 begins to train when 7 others have ended, or after a minute without them.
+    FAKE_WAITS, such as {"1": 7}: trial 1 begins to train when 7 others have ended. FAKE_AFTER, such as {"0": 1}: trial
+    0 begins to train when trial 1 has begun. FAKE_HELD, such as {"2": 1} or {"others": 0}: trial 2 goes on after its
+    first epoch when somebody has called `release`. None of them waits for longer than LONGEST_S.
     """
     if spec.config["test"] and os.environ.get("FAKE_TEST") == "dies":
         os._exit(9)
@@ -114,21 +116,20 @@ def train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
         write_json(folder.metrics, {**json.loads(folder.metrics.read_text()), "test/acc": 0.5})
         return
     number = int(spec.run_id.rpartition("-")[2])
-    began = time.time()
-    lock = os.open(folder.path / "writer.lock", os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        _note({"overlap": number})
+    began = time.monotonic()
+    _claim(folder.path / "writer.lock", number)
     _note({"trial": number, "pid": os.getpid(), "began": began})
     _fail(os.environ.get("FAKE_FAILS", ""), number)
-    _wait_for_others(json.loads(os.environ.get("FAKE_WAITS", "{}")).get(str(number), 0))
-    slow = json.loads(os.environ.get("FAKE_SECONDS", "{}"))
-    seconds = slow.get(str(number), slow.get("others", 0.02))
+    seconds, held_after = _asked("FAKE_SECONDS", number, 0.02), _asked("FAKE_HELD", number, None)
+    others, before = _asked("FAKE_WAITS", number, 0), _asked("FAKE_AFTER", number, None)
     epochs = spec.config["trainer"]["max_epochs"]
     trained, best = 0, -math.inf
     with Interruption():
+        _wait_until(lambda: sum("ended" in note for note in _notes()) >= others)
+        _wait_until(lambda: before is None or any(note.get("trial") == before for note in _notes()))
         for epoch in range(1, epochs + 1):
+            if held_after == epoch - 1:
+                _wait_until(_released().exists)
             time.sleep(seconds / epochs)
             trained, value = epoch, objective(spec.config, epoch)
             best = max(best, value)
@@ -142,19 +143,54 @@ def train(spec: RunSpec, folder: RunFolder, watch: "Watch | None") -> None:
     write_text(folder.report, "a report\n")
     tested = {"test/acc": 0.5} if spec.config["test"] else {}
     write_json(folder.metrics, {"val/acc": best, "epochs": trained, **tested})
-    _note({"trial": number, "pid": os.getpid(), "began": began, "ended": time.time()})
+    _note({"trial": number, "pid": os.getpid(), "began": began, "ended": time.monotonic()})
 
 
-def _wait_for_others(count: int) -> None:
-    until = time.monotonic() + 60
-    while Path(os.environ["FAKE_LOG"]).read_text().count('"ended"') < count and time.monotonic() < until:
+def release() -> None:
+    """Let trials that FAKE_HELD holds go on."""
+    _released().touch()
+
+
+def _released() -> Path:
+    return Path(f"{os.environ['FAKE_LOG']}.released")
+
+
+def _asked(name: str, number: int, usual: Any) -> Any:
+    """Return what a variable asks of a trial, by its number or as one of the others."""
+    by_number = json.loads(os.environ.get(name, "{}"))
+    return by_number.get(str(number), by_number.get("others", usual))
+
+
+def _wait_until(reached: Callable[[], bool]) -> None:
+    until = time.monotonic() + LONGEST_S
+    while not reached() and time.monotonic() < until:
         time.sleep(0.02)
 
 
-def _wait_for(path: Path) -> None:
-    until = time.monotonic() + 60
-    while not path.exists() and time.monotonic() < until:
-        time.sleep(0.02)
+def _claim(file: Path, number: int) -> None:
+    """Note whether a living process trains in this trial's folder; the claim ends with this process.
+
+    Of a process that was killed, a thread may hold the lock for a moment longer.
+    """
+    lock = os.open(file, os.O_CREAT | os.O_RDWR)
+
+    def mine() -> bool:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(lock, f"{os.getpid():<20}".encode(), 0)
+            return True
+        return False
+
+    _wait_until(lambda: mine() or _lives(int(os.pread(lock, 20, 0) or 0)))
+    if not mine():
+        _note({"overlap": number})
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _fail(how: str, number: int) -> None:
@@ -167,6 +203,16 @@ def _fail(how: str, number: int) -> None:
         raise ZeroDivisionError(f"of trial {number}")
     if way == "death":
         os._exit(9)
+
+
+def _notes() -> list[dict[str, Any]]:
+    return whole_notes(Path(os.environ["FAKE_LOG"]))
+
+
+def whole_notes(file: Path) -> list[dict[str, Any]]:
+    """Return the notes in the file, but for the one that is being written."""
+    text = file.read_text() if file.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def _note(line: dict[str, Any]) -> None:

@@ -35,8 +35,10 @@ def submitted(launcher: Launcher, plan: Plan) -> Handle:
     return plan.handle
 
 
-def until(reached: Callable[[], bool], *, timeout_s: float = 120, every_s: float = 0.1) -> None:
-    """Wait for something. every_s: between two looks, which become fewer in a long wait, as each of them costs time."""
+def until(reached: Callable[[], bool], *, timeout_s: float = 300, every_s: float = 0.1) -> None:
+    """Wait for something. timeout_s: long, as it costs time only where a test fails. every_s: between two looks, which
+    become fewer in a long wait, as each of them costs time.
+    """
     began = time.monotonic()
     while not reached():
         waited_s = time.monotonic() - began

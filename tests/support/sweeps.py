@@ -1,19 +1,20 @@
 """A search as a process, and what it leaves."""
 
-import json
 import os
+import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 from launchers.sweep.storage import open_storage
-from tests.support.fake_training import OVERRIDES
+from tests.support.fake_training import OVERRIDES, whole_notes
 from tests.support.project import ROOT
 
+LONGEST_S = 400  # of a command, on a machine that is busy with others
 SEARCH = ["-m", "hpo=optuna", "hpo/sampler=random", "hpo/pruner=none", *OVERRIDES]
 
 
@@ -46,13 +47,21 @@ class Sweep:
 
     def run(self, *overrides: str, words: Sequence[str] = SEARCH, status: int = 0, **environment: str) -> str:
         process = self.start(*overrides, words=words, **environment)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=LONGEST_S)
         assert process.returncode == status, output
         return output
 
+    def release(self) -> None:
+        """Let the trials go on that FAKE_HELD holds."""
+        Path(f"{self.notes_file}.released").touch()
+
     @property
     def notes(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.notes_file.read_text().splitlines()]
+        return whole_notes(self.notes_file)
+
+    @property
+    def begun(self) -> set[int]:
+        return {note["trial"] for note in self.notes if "trial" in note}
 
     @property
     def ended(self) -> dict[int, dict[str, Any]]:
@@ -60,6 +69,14 @@ class Sweep:
 
     def folder(self) -> Path:
         (found,) = (self.place / "sweeps").iterdir()
+        return found
+
+    def recorded(self) -> "Counter[str]":
+        """Return how many trials are in each state by now, in the database beside them: after their notes."""
+        found: Counter[str] = Counter()
+        address = f"{(self.folder() / 'study.db').as_uri()}?mode=ro"
+        with suppress(sqlite3.Error), closing(sqlite3.connect(address, uri=True)) as database:
+            found.update(state for (state,) in database.execute("SELECT state FROM trials"))
         return found
 
     def study(self, storage: str | None = None) -> Any:
@@ -79,8 +96,12 @@ def states(study: Any) -> Counter[str]:
     return Counter(trial.state.name for trial in study.trials)
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+def read_until(process: "subprocess.Popen[str]", text: str) -> str:
+    """Read what a process prints until a line has this text, and return it."""
+    assert process.stdout is not None
+    said = ""
+    while text not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    return said
