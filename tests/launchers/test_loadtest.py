@@ -1,6 +1,7 @@
 """`python -m launchers loadtest`: what it sends, measures and refuses, and what the planner makes of its file."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from launchers.capacity.measured import Measured, service_times
 from launchers.cli import loadtest, verbs
 from launchers.deploy import signing
 from launchers.rehearsal.cloud import Rehearsal
-from tests.support.answering import answering
+from tests.support.answering import Answering, answering
 from tests.support.answers import SCHEMAS, problems
 from tests.support.ports import reserved_port
 
@@ -33,13 +34,14 @@ def test_a_closed_loop_of_one_client_measures_what_the_planner_plans_with(
 ) -> None:
     file = tmp_path / "load.json"
     with answering(service_s=0.03) as (url, server):
-        facts = asked(capsys, url, "--requests", "9", "--output", str(file))
+        facts = asked(capsys, url, "--requests", "9", "--seconds", "600", "--output", str(file))
     assert len(server.seen) == 10  # the first is not counted
     assert (facts["sent"], facts["answered"], facts["refused"], facts["clients"]) == (9, 9, 0.0, 1)
     assert 30 <= facts["p50_ms"] <= facts["p95_ms"] <= facts["p99_ms"]
     assert facts["service_from"] == "whole calls, one at a time"
     assert json.loads(file.read_text()) == facts
-    words = ["capacity", "--rps", "5", "--hours", "0.2", "--slots", "4", "--measured", str(file), "--json"]
+    # so few that nobody waits for others, even where one of the nine took seconds
+    words = ["capacity", "--rps", "0.5", "--hours", "2", "--slots", "4", "--measured", str(file), "--json"]
     assert verbs.main(words) == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["p50_ms"] == pytest.approx(facts["p50_ms"], rel=0.5)
@@ -51,7 +53,19 @@ def test_an_open_loop_says_what_was_refused_and_takes_the_server_s_own_times(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with answering(service_s=0.1, slots=1, timing=TIMING) as (url, _):
+    refused = threading.Event()
+
+    def say(self: Answering, status: int, body: bytes) -> None:
+        if status == 429:
+            refused.set()
+        Answering._say(self, status, body)
+
+    def keep_the_slot(self: Answering) -> None:
+        """Stay until another request was refused; the first of all, which is not counted, comes alone."""
+        if len(self.seen) > 1:
+            refused.wait(300)
+
+    with answering(slots=1, timing=TIMING, wait=keep_the_slot, _say=say) as (url, _):
         words = [url, "--rps", "60", "--requests", "20", "--output", "load.json"]
         assert verbs.main(["loadtest", *words]) == 0
     said = capsys.readouterr().out

@@ -39,7 +39,7 @@ from tests.support.project import TRAIN
 from tests.support.rehearsed_runs import RehearsedRuns, assert_same_run, run_at_home
 from tests.support.rehearsing import BUCKET, job_of, prepared, settings, states
 from tests.support.runs import history
-from tests.support.sweeps import Sweep
+from tests.support.sweeps import LONGEST_S, Sweep, read_until
 
 pytestmark = pytest.mark.cloud
 
@@ -217,15 +217,15 @@ def test_a_run_stopped_on_spot_goes_on_on_demand_and_then_at_home(
     monkeypatch.setenv("DOGBREED_CACHE", str(place.parent))
     shutil.rmtree(place.parent / "rehearsal", ignore_errors=True)
     (place.parent / "rehearsal").symlink_to(place)  # so that a handle alone finds it
-    slow = ("save.every_n_steps=1", "faults.log_delay_s=0")
-    launcher, plan = prepared(place, tmp_path / "run", *LONGER, *slow[1:], "aws.reclaims=0", "launcher.max_run_s=1")
+    slow = ("faults.log_delay_s=0", "aws.reclaims=1", "faults.reclaim_at=[1000s]")  # it waits for that at its end
+    launcher, plan = prepared(place, tmp_path / "run", *LONGER, *slow, "launcher.max_run_s=1")
     launcher.submit(plan)
     until(lambda: launcher.status(plan.handle).finished)
     status = launcher.status(plan.handle)
     assert (status.phase, status.cause) == (Phase.FAILED, Cause.TIME_LIMIT)
     assert f"resume={plan.handle}" in status.next_action
 
-    on_demand, again = prepare([f"resume={plan.handle}", "launcher=sagemaker_gpu", "launcher.max_run_s=60"])
+    on_demand, again = prepare([f"resume={plan.handle}", "launcher=sagemaker_gpu", "launcher.max_run_s=600"])
     assert again.spec.run_id == plan.spec.run_id
     on_demand.submit(again)
     until(lambda: any("epoch 2/" in line.text for line in on_demand.logs(again.handle)))
@@ -248,7 +248,7 @@ def test_a_run_begun_at_home_goes_on_in_the_cloud(
     process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(lambda: (folder / "checkpoints" / "last.ckpt").exists())
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) in (143, 0)
+    assert process.wait(LONGEST_S) in (143, 0)
     elsewhere = [text for text in settings(place) if text.startswith(("data.root", "launcher", "aws"))]
     launcher, plan = prepare([f"resume={folder}", *elsewhere, "aws.reclaims=0"])
     launcher.submit(plan)
@@ -276,7 +276,7 @@ def command(place: Path, *words: str, **options: Any) -> "subprocess.Popen[str]"
 
 
 def test_the_command_shows_a_reclaim_and_the_result(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
-    said, _ = command(place, *settings(place, *LONGER), cwd=tmp_path).communicate(timeout=300)
+    said, _ = command(place, *settings(place, *LONGER), cwd=tmp_path).communicate(timeout=LONGEST_S)
     for text in (
         "interrupted, getting another machine",
         "--- attempt 2 ---",
@@ -294,14 +294,9 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(
     cloud: Rehearsal, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = command(place, *settings(place, "trainer.max_epochs=100000", "aws.reclaims=0"), cwd=tmp_path)
-    assert process.stdout is not None
-    seen = ""
-    while "epoch 1/" not in seen:
-        line = process.stdout.readline()
-        assert line, seen
-        seen += line
+    read_until(process, "epoch 1/")
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=LONGEST_S)[0]
     assert process.returncode == 130
     assert "Traceback" not in said
     folder = next((tmp_path / "runs").iterdir())
@@ -318,7 +313,7 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(
 
 def test_without_waiting_it_comes_back_at_once(cloud: Rehearsal, place: Path, tmp_path: Path) -> None:
     process = command(place, *settings(place, "trainer.max_epochs=100000", "launcher.wait=false"), cwd=tmp_path)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=LONGEST_S)[0]
     assert process.returncode == 0
     assert "python -m launchers attach" in said
     launcher, _ = prepared(place, tmp_path / "other")
@@ -407,7 +402,7 @@ def test_watching_ends_a_run_early_and_that_is_no_failure(cloud: Rehearsal, plac
         ("faults.no_capacity=1", Cause.CAPACITY, "launcher=sagemaker_gpu"),
         ("faults.crash_at=epoch 1, faults.crashes=3", Cause.INTERRUPTED, "Resume it with"),
         ("faults.disk_mb=0.3", Cause.QUOTA, "launcher.volume_gb"),
-        ("launcher.max_run_s=1", Cause.TIME_LIMIT, "launcher.max_run_s"),
+        ("launcher.max_run_s=1, trainer.max_epochs=100000", Cause.TIME_LIMIT, "launcher.max_run_s"),
         (f"data.root=s3://{BUCKET}/no-photos", Cause.BAD_CONFIG, "Resume it with"),
     ],
 )
@@ -564,7 +559,7 @@ def test_a_search_runs_its_trials_as_jobs(cloud: Rehearsal, place: Path, tmp_pat
         "hpo.space={model.lr:'interval(1e-4,1e-2)'}",
     ]
     process = command(place, *search, *words, cwd=tmp_path)
-    said = process.communicate(timeout=400)[0]
+    said = process.communicate(timeout=LONGEST_S)[0]
     assert process.returncode == 0, said
     assert "2 trials complete" in said or "1 trials complete, 1 pruned" in said, said
     assert "From now on 1 at once." in said

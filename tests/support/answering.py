@@ -2,14 +2,17 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Answers 200 after `service_s`, `slots` requests at once; 429 to further ones. seen: bodies, and headers."""
+    """Answers 200 after `service_s` and `wait`, `slots` requests at once; 429 to further ones. seen: bodies, and headers.
+
+    wait: what else comes before an answer, such as the `wait` of an event or a barrier.
+    """
 
     protocol_version = "HTTP/1.1"
     service_s = 0.0
@@ -17,6 +20,7 @@ class Answering(BaseHTTPRequestHandler):
     status = 200
     timing = ""
     closes = False  # each connection after its answer, without saying so
+    wait: Callable[[], object] = staticmethod(lambda: None)
     seen: list[tuple[bytes, dict[str, str]]]
     inside: threading.Semaphore
 
@@ -28,6 +32,7 @@ class Answering(BaseHTTPRequestHandler):
             return
         try:
             time.sleep(self.service_s)
+            self.wait()
         finally:
             self.inside.release()
         self._say(self.status, b"{}" if self.status == 200 else b"a  reason")

@@ -66,7 +66,7 @@ def server_and_restart() -> Iterator[tuple[str, Callable[[float], None]]]:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.STDOUT,
-                timeout=400,
+                timeout=120,
             )
             assert done.returncode == 0, words
 
@@ -74,10 +74,10 @@ def server_and_restart() -> Iterator[tuple[str, Callable[[float], None]]]:
         settings = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={place} -c fsync=off"
 
         def start() -> None:
-            call("pg_ctl", "-w", "-t", "300", "-o", settings, "-l", str(place / "log"), "start")
+            call("pg_ctl", "-w", "-o", settings, "-l", str(place / "log"), "start")
 
         def restart(seconds: float) -> None:
-            call("pg_ctl", "-w", "-t", "300", "-m", "fast", "stop")
+            call("pg_ctl", "-w", "-m", "fast", "stop")
             time.sleep(seconds)
             start()
 
@@ -85,7 +85,7 @@ def server_and_restart() -> Iterator[tuple[str, Callable[[float], None]]]:
         try:
             yield (f"postgresql://tester:secret-word@127.0.0.1:{port}/postgres", restart)
         finally:
-            call("pg_ctl", "-w", "-t", "300", "-m", "immediate", "stop")
+            call("pg_ctl", "-w", "-m", "immediate", "stop")
     finally:
         reserved.close()
         shutil.rmtree(place, ignore_errors=True)
