@@ -33,9 +33,10 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
     Raises LaunchError if it did not succeed, and Interrupted after a signal to stop, while the run continues.
     """
     try:
-        if launcher.status(handle).settled:  # a local run has ended by now
+        status = launcher.status(handle)
+        if status.settled:  # a local run has ended by now
             return launcher.result(handle)
-        with _Progress(launcher, handle) as progress:
+        with _Progress(launcher, handle, status.attempt) as progress:
             for line in launcher.logs(handle, follow=True):
                 if not is_result_row(line.text):  # the result is printed at the end
                     progress.show(line)
@@ -97,14 +98,15 @@ def ask_after_each_epoch(launcher: Launcher, handle: Handle, watch: "Watch") -> 
 class _Progress:
     """Prints log lines, labelled if there are several attempts or nodes, and the run's status below them.
 
-    On a terminal the status is one line that is updated; elsewhere it is a new line whenever the phase changes.
+    On a terminal the status is one line that is updated; elsewhere it is a new line whenever the phase changes. An
+    interruption is said also where no poll has seen it. attempt: of the run as it begins to be followed.
     """
 
-    def __init__(self, launcher: Launcher, handle: Handle) -> None:
-        self.launcher, self.handle = launcher, handle
+    def __init__(self, launcher: Launcher, handle: Handle, attempt: int) -> None:
+        self.launcher, self.handle, self._since = launcher, handle, attempt
         self._status: Status | None = None
         self._epoch = ""
-        self._attempt = 1
+        self._attempt, self._recovery_told = 1, False
         self._began = time.monotonic()
         self._live = sys.stdout.isatty()
         self._lock = threading.Lock()
@@ -124,8 +126,10 @@ class _Progress:
         with self._lock:
             self._clear()
             if line.attempt != self._attempt:
+                if line.attempt > max(self._attempt, self._since) and not self._recovery_told:
+                    print(f"{self.handle}: {_WORDS[Phase.RECOVERING]}")
                 print(f"--- attempt {line.attempt} ---")
-                self._attempt = line.attempt
+                self._attempt, self._recovery_told = line.attempt, False
             label = f"[{line.node}] " if line.node else ""
             print(f"{label}{line.text}", flush=True)
             if found := Epoch.find(line.text):
@@ -148,6 +152,7 @@ class _Progress:
                 self._clear()
                 if changed and not status.settled:
                     print(f"{self.handle}: {self._words()}", flush=True)
+                    self._recovery_told = self._recovery_told or status.phase is Phase.RECOVERING
                 self._draw()
             self._ending.wait(pause)
 

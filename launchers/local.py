@@ -210,8 +210,10 @@ class LocalLauncher:
         """Ask a search to save and stop; after `grace_s` seconds kill it, and its trials with it."""
         import psutil
 
-        found = searches.SearchFolder.of(folder)
-        family = [child for each in found.processes() for child in each.children(recursive=True)]
+        found, family = searches.SearchFolder.of(folder), []
+        for each in found.processes():
+            with suppress(psutil.NoSuchProcess):  # it may end at any moment
+                family += each.children(recursive=True)
         _, alive = psutil.wait_procs(searches.request_cancel(found), timeout=grace_s)
         for process in [*alive, *(family if alive else [])]:
             with suppress(psutil.NoSuchProcess):

@@ -5,7 +5,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -122,9 +122,12 @@ def log_of(folder: Path) -> Path:
 
 def request_cancel(found: SearchFolder) -> list[Any]:
     """Ask the processes of a search on this machine to save and stop; return them."""
+    import psutil
+
     processes = found.processes()
     if processes:
         write_text(found.folder / CANCEL_FILE, f"by process {os.getpid()}\n")
     for process in processes:
-        process.terminate()
+        with suppress(psutil.NoSuchProcess):  # it has ended in this moment
+            process.terminate()
     return processes
