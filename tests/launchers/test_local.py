@@ -80,10 +80,12 @@ class TestLocalLauncher(LauncherContract):
         words = [*tiny_overrides, "trainer.max_epochs=100000", f"hydra.run.dir={runs}/endless"]
         process = subprocess.Popen([sys.executable, TRAIN, *words], cwd=runs, stdout=subprocess.DEVNULL)
         log = runs / "endless" / "train.log"
-        until(lambda: log.exists() and "epoch 1/" in log.read_text())
-        yield prepare(words)[1]
-        process.kill()
-        process.wait()
+        try:
+            until(lambda: log.exists() and "epoch 1/" in log.read_text())
+            yield prepare(words)[1]
+        finally:
+            process.kill()
+            process.wait()
 
     @pytest.fixture
     def left_over(self, runs: Path, dead: State) -> str:

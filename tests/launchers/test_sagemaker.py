@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dogbreed.run_folder import RunFolder, write_json
 from launchers import launch, prepare
 from launchers.aws.layout import RunLocation
 from launchers.aws.results import download_search
+from launchers.base import Launcher
 from launchers.capacity_wait import CapacityWait
 from launchers.cli.download import downloaded
 from launchers.cli.verbs import main as launchers_command
@@ -75,7 +77,8 @@ class TestSageMakerLauncher(RehearsedRuns):
         return replace(spec, run_id="not/a name", folder="relative")
 
     @pytest.fixture
-    def left_over(self, cloud: Rehearsal) -> str:
+    def left_over(self, cloud: Rehearsal, launcher: Launcher) -> str:
+        launcher.cleanup(older_than=timedelta(0), apply=True)  # of other tests in this cloud, whichever came before
         cloud.client("s3").put_object(Bucket=BUCKET, Key="dogbreed/runs/never-a-job/spec.json", Body=b"{}")
         return f"s3://{BUCKET}/dogbreed/runs/never-a-job/spec.json"
 
