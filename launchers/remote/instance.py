@@ -49,7 +49,7 @@ class Metadata:
         return self._read(urllib.request.Request(f"{self._endpoint}/latest/api/token", method="PUT", headers=headers))
 
     def _read(self, request: urllib.request.Request) -> str:
-        with self._open(request, timeout=20) as answer:
+        with self._open(request, timeout=5) as answer:
             return str(answer.read().decode())
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-_changes: dict[str, Callable[[Any], None]] = {}
+_changes: dict[str, list[Callable[[Any], None]]] = {}
 
 
 def change(name: str, by: Callable[[Any], None]) -> None:
-    """Call `by` with the module of this name, once it has been imported."""
+    """Call `by` with the module of this name, once it has been imported, after what others have asked for."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
-    _changes[name] = by
+    _changes.setdefault(name, []).append(by)
 
 
 class _Finder:
@@ -30,7 +30,8 @@ class _Finder:
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                _changes[name](module)
+                for each in _changes[name]:
+                    each(module)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
