@@ -23,6 +23,12 @@ from tests.support.stored import stored_run
 FAULTS = ["+aws.faults.no_capacity=3", "+aws.faults={crash_at: start}", "aws.reclaims=2", "++aws.faults[hard]=true"]
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_known_of_ports() -> None:
+    """Ask anew: an earlier server of this process may have had the same one."""
+    endpoint._is_rehearsal.cache_clear()
+
+
 @pytest.mark.parametrize(
     "shell",
     [
