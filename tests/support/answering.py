@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Answering(BaseHTTPRequestHandler):
-    """Answers 200 after `service_s` and `wait`, `slots` requests at once; 429 to further ones. seen: bodies, and headers.
+    """Answers 200 after `service_s`, `slots` requests at once; 429 to further ones. seen: bodies, and headers.
 
     wait: what else comes before an answer, such as the `wait` of an event or a barrier.
     """
