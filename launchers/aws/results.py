@@ -95,26 +95,43 @@ def read_spec(cloud: Cloud, location: RunLocation) -> RunSpec:
     if content is None:
         raise LaunchError(f"{location.spec_uri} does not exist, so the settings of the run are unknown.")
     try:
-        return RunSpec.from_json(json.dumps(json.loads(content)["spec"]))
+        return _spec_in(content)
     except (ValueError, KeyError, TypeError) as error:
         raise LaunchError(f"{location.spec_uri} is damaged: {error}") from error
 
 
 def is_of_tuner(cloud: Cloud, location: RunLocation) -> bool:
-    """Return whether settings in the bucket are of a search by SageMaker's tuner; False if they cannot be read."""
-    try:
-        return read_spec(cloud, location).tuning is not None
-    except LaunchError:
-        return False
+    """Return whether settings in the bucket are of a search by SageMaker's tuner; False if there are none, or damaged.
+
+    Raises LaunchError if AWS does not let them be read: whose they are is then unknown.
+    """
+    spec = _spec_if_whole(cloud, location)
+    return spec is not None and spec.tuning is not None
 
 
 def is_of_another(cloud: Cloud, location: RunLocation, launcher: object) -> bool:
-    """Return whether settings in the bucket are of another kind of launcher; False if they cannot be read."""
+    """Return whether settings in the bucket are of another kind of launcher; False if there are none, or damaged.
+
+    Raises LaunchError if AWS does not let them be read: whose they are is then unknown.
+    """
+    spec = _spec_if_whole(cloud, location)
     try:
-        target = str(read_spec(cloud, location).config["launcher"]["_target_"])
-    except (LaunchError, KeyError, TypeError):
+        target = "" if spec is None else str(spec.config["launcher"]["_target_"])
+    except (KeyError, TypeError):
         return False
-    return target.rpartition(".")[2] != type(launcher).__name__
+    return target != "" and target.rpartition(".")[2] != type(launcher).__name__
+
+
+def _spec_in(content: bytes) -> RunSpec:
+    return RunSpec.from_json(json.dumps(json.loads(content)["spec"]))
+
+
+def _spec_if_whole(cloud: Cloud, location: RunLocation) -> RunSpec | None:
+    content = s3.read(cloud, location.spec_uri)
+    try:
+        return None if content is None else _spec_in(content)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _is_of_the_run(name: str) -> bool:

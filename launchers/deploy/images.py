@@ -11,7 +11,6 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -217,10 +216,18 @@ def _build_log(cloud: Cloud, build: Mapping[str, Any]) -> str:
         for context in phase.get("contexts", [])
         if context.get("message")
     ]
-    logs, events = build.get("logs") or {}, []
-    if logs.get("groupName"):
-        with suppress(LaunchError), errors("reading the build's log"):
+    return "\n".join([*reasons, *_build_tail(cloud, build.get("logs") or {})])
+
+
+def _build_tail(cloud: Cloud, logs: Mapping[str, Any]) -> list[str]:
+    """Return the last lines of a build's log, or why they cannot be read."""
+    if not logs.get("groupName"):
+        return []
+    try:
+        with errors("reading the build's log"):
             events = cloud.client("logs").get_log_events(
                 logGroupName=logs["groupName"], logStreamName=logs["streamName"], startFromHead=False, limit=_TAIL
             )["events"]
-    return "\n".join([*reasons, *(f"  | {event['message'].rstrip()}" for event in events)])
+    except LaunchError as error:
+        return [str(error).partition("\n")[0]]
+    return [f"  | {event['message'].rstrip()}" for event in events]

@@ -167,10 +167,11 @@ class DeployLauncher(DeploySettings):
         return ""
 
     def _tail(self, handle: Handle) -> tuple[str, ...]:
+        """Return the last lines of the log; why instead if it cannot be read."""
         try:
             return tuple(line.text for line in self.logs(handle))[-waiting.TAIL_LINES :]
-        except LaunchError:
-            return ()
+        except LaunchError as error:
+            return (str(error).partition("\n")[0],)
 
     def logs(
         self, handle: Handle, *, follow: bool = False, attempt: int | None = None, node: int | None = None

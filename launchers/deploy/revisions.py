@@ -142,15 +142,18 @@ def end_together(cloud: Cloud, name: str, configs: Iterable[str]) -> None:
 
 def traffic(cloud: Cloud, name: str) -> Callable[[Status], None]:
     """Return what sends a picture now and then during an update, so that its alarms have something to see."""
-    last, every_s, picture = 0.0, min(_SMOKE_EVERY_S, 2 * cloud.poll_s), next(smoke.pictures())
+    last, every_s, picture, told = 0.0, min(_SMOKE_EVERY_S, 2 * cloud.poll_s), next(smoke.pictures()), False
 
     def send(status: Status) -> None:
-        nonlocal last
+        nonlocal last, told
         if status.phase is Phase.UPDATING and time.monotonic() - last >= every_s:
             last = time.monotonic()
             try:
                 smoke.invoke(cloud, name, picture)
-            except LaunchError:  # that is what the alarms are for
+            except LaunchError as error:  # that is what the alarms are for
                 log.debug("a request during the update failed", exc_info=True)
+                if error.cause is Cause.PERMISSION and not told:  # of which the alarms see nothing
+                    log.warning("The alarms see only the requests of others. %s", error)
+                    told = True
 
     return send

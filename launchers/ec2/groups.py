@@ -102,16 +102,26 @@ def activities(cloud: Cloud, name: str) -> list[Activity]:
 
 
 def console_tail(cloud: Cloud, name: str) -> tuple[str, ...]:
-    """Return the last lines that the newest machine of a group printed on its console, which EC2 keeps for a while."""
+    """Return the last lines that the newest machine of a group printed on its console, which EC2 keeps for a while.
+
+    Return why instead if they cannot be read.
+    """
+    from botocore.exceptions import ClientError
+
     found = (_MACHINE.search(each.about) for each in activities(cloud, name))
     machine = next((each[0] for each in found if each is not None), None)
     if machine is None:
         return ()
     try:
         with errors(f"reading the console of {machine}"):
-            answer = cloud.client("ec2").get_console_output(InstanceId=machine)
-    except LaunchError:
-        return ()
+            try:
+                answer = cloud.client("ec2").get_console_output(InstanceId=machine)
+            except ClientError as error:
+                if code_of(error) == "InvalidInstanceID.NotFound":  # it ended a while ago
+                    return ()
+                raise
+    except LaunchError as error:
+        return (str(error).partition("\n")[0],)
     lines = [line for line in str(answer.get("Output") or "").splitlines() if line.strip()]
     return tuple(lines[-_TAIL_LINES:])
 

@@ -142,13 +142,13 @@ class Ec2Launcher(Ec2Settings, OnAws):
             try:
                 other = self._undo(plan.spec, name, submission.parameters)
             except LaunchError:  # the first error is the one to be shown
-                error.add_note(f"What was made may still be there. Try: {self._cancel_command(plan.handle)}")
+                error.add_note(f"What was made may still be there. Try: {self._command('cancel', plan.handle)}")
                 raise error from error.__cause__
             if other:
                 raise LaunchError(other, Cause.BAD_CONFIG) from error
             raise
         except BaseException as error:  # Ctrl-C: the group may or may not have a machine
-            error.add_note(f"The run may have been submitted. Try: {self._cancel_command(plan.handle)}")
+            error.add_note(f"The run may have been submitted. Try: {self._command('cancel', plan.handle)}")
             raise
 
     def _undo(self, spec: RunSpec, name: str, submission: Mapping[str, Any]) -> str:
@@ -220,8 +220,8 @@ class Ec2Launcher(Ec2Settings, OnAws):
                 status = state.with_console(status, groups.console_tail(self.cloud, seen.group.name))
             if state.denied_to_machine(seen, status):
                 status = replace(status, next_action=f"{self._how_to_grant(seen)}\nThen: {again}")
-            if seen.attempts:  # otherwise it has left nothing
-                left = commands.launchers("download", *self.name_of(handle))
+            left = self._command("download", handle)
+            if seen.attempts and left not in status.next_action:  # without attempts it has left nothing
                 status = replace(status, next_action=f"{status.next_action}\nFetch what it has left: {left}")
         elif status.phase is Phase.RUNNING and self.cloud.bills:
             look = ("start-session", "--target", seen.of_this[-1].machine, "--region", str(self.cloud.region))
@@ -428,22 +428,22 @@ class Ec2Launcher(Ec2Settings, OnAws):
             return resume_command(folder)
         try:
             spec = read_spec(self.cloud, seen.location)
-        except LaunchError:  # its settings were deleted
-            return "the command that started it"
-        if spec.output.same_command_resumes:
-            return search_command(spec)
-        return commands.train(commands.override("resume", str(handle)), *self.cloud.overrides)
+        except LaunchError as error:  # its settings were deleted, or may not be read
+            return f"the command that started it. {error}"
+        if not spec.output.same_command_resumes:
+            return commands.train(commands.override("resume", str(handle)), *self.cloud.overrides)
+        fetch = f"{self._command('download', handle)}\nand then: "  # it goes on with the trials that are here
+        return (fetch if seen.attempts else "") + search_command(spec)
 
     def _how_to_grant(self, seen: Seen) -> str:
         """Return how the role of the machines gets what the run needs."""
         try:
-            typed = read_spec(self.cloud, seen.location).overrides
-        except LaunchError:  # its settings were deleted
-            typed = ()
-        return permissions.how_to_grant(typed)
+            return permissions.how_to_grant(read_spec(self.cloud, seen.location).overrides)
+        except LaunchError as error:  # its settings were deleted, or may not be read
+            return f"{permissions.how_to_grant(())}\n{error}"
 
-    def _cancel_command(self, handle: Handle) -> str:
-        return commands.launchers("cancel", *self.name_of(handle))
+    def _command(self, verb: str, handle: Handle) -> str:
+        return commands.launchers(verb, *self.name_of(handle))
 
     def _unknown(self, handle: Handle) -> str:
         where = f"EC2 in {self.cloud.region}" if self.cloud.bills else self.cloud.describe()

@@ -126,7 +126,13 @@ def _unknown(shown: str, text: str, runs_dir: str) -> str:
 
 
 def resume_command(folder: Path) -> str:
-    """Return the command that resumes the run in `folder`, quoted for a shell and for Hydra."""
+    """Return the command that resumes the run, or the search, in `folder`, quoted for a shell and for Hydra."""
+    try:
+        spec = RunSpec.from_json((folder / SPEC_FILE).read_text())
+    except (OSError, ValueError, KeyError, TypeError):
+        spec = None
+    if spec is not None and spec.output.same_command_resumes:
+        return search_command(spec)
     return commands.train(override("resume", shown_path(folder)))
 
 

@@ -241,8 +241,9 @@ class SageMakerLauncher(JobSettings, OnAws):
         if status.phase in (Phase.FAILED, Phase.CANCELLED):
             status = replace(status, log_tail=tail(self.cloud, job.name, status.detail))
             if any(each.trainings for each in (*earlier, job)):  # otherwise it has left nothing
-                left = commands.launchers("download", *self.name_of(handle))
-                status = replace(status, next_action=f"{status.next_action}\nFetch what it has left: {left}")
+                left = self._download_command(handle)
+                if left not in status.next_action:
+                    status = replace(status, next_action=f"{status.next_action}\nFetch what it has left: {left}")
         return status
 
     def _kept(self, jobs: Sequence[TrainingJob], handle: Handle) -> str:
@@ -401,17 +402,21 @@ class SageMakerLauncher(JobSettings, OnAws):
                 return resume_command(folder)
             return commands.train(commands.override("resume", str(handle)), *self.cloud.overrides)
         try:
-            return search_command(read_spec(self.cloud, job.location))
-        except LaunchError:  # its settings were deleted
-            return "the command that started this search"
+            command = search_command(read_spec(self.cloud, job.location))
+        except LaunchError as error:  # its settings were deleted, or may not be read
+            return f"the command that started this search. {error}"
+        fetch = folder_here(handle) is None and job.trainings  # it goes on with the trials that are on this machine
+        return f"{self._download_command(handle)}\nand then: {command}" if fetch else command
 
     def _how_to_grant(self, job: TrainingJob) -> str:
         """Return how the job's role gets what the job needs."""
         try:
-            typed = read_spec(self.cloud, job.location).overrides
-        except LaunchError:  # its settings were deleted
-            typed = ()
-        return permissions.how_to_grant(job.role_arn, typed)
+            return permissions.how_to_grant(job.role_arn, read_spec(self.cloud, job.location).overrides)
+        except LaunchError as error:  # its settings were deleted, or may not be read
+            return f"{permissions.how_to_grant(job.role_arn, ())}\n{error}"
+
+    def _download_command(self, handle: Handle) -> str:
+        return commands.launchers("download", *self.name_of(handle))
 
     def _unknown(self, handle: Handle) -> str:
         return f"Run {handle.run_id} was not found in {self.cloud.describe()}."

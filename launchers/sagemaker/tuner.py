@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
@@ -25,7 +24,7 @@ from launchers.plan import Plan
 from launchers.remote.entry import END
 from launchers.runs.find import search_command
 from launchers.runs.identity import refuse_another_run
-from launchers.runs.launched import home_of, remember
+from launchers.runs.launched import folder_here, home_of, remember
 from launchers.runs.names import name_findings
 from launchers.runs.search_folder import read_search
 from launchers.sagemaker import checks, permissions, records, tuning, tuning_limits, tuning_summary
@@ -222,13 +221,16 @@ class Tuner(OfCloud):
         jobs = self.jobs.with_trials(handle.run_id)
         if not jobs:
             return Status(Phase.LOST, Cause.UNKNOWN, self._unknown(handle)), []
-        wanted, mode, again = sum(job.trials for job, _ in jobs), "max", "the command that started this search"
-        typed: Sequence[str] = ()
-        with suppress(LaunchError):  # its settings were deleted
+        wanted, mode, typed = sum(job.trials for job, _ in jobs), "max", tuple[str, ...]()
+        try:
             spec = self._spec_of(jobs[-1][0])
             assert spec.tuning is not None
-            wanted, mode, again = tuning.trials_of(spec), spec.tuning.mode, search_command(spec)
-            typed = spec.overrides
+            wanted, mode, typed, again = tuning.trials_of(spec), spec.tuning.mode, spec.overrides, search_command(spec)
+        except LaunchError as error:  # its settings were deleted, or may not be read
+            again = f"the command that started this search. {error}"
+        if folder_here(handle) is None and any(trial.counts for _, trials in jobs for trial in trials):
+            fetch = commands.launchers("download", *self.name_of(handle))
+            again = f"{fetch}\nand then: {again}"  # it goes on with the trials that are on this machine
         status = status_of(jobs, wanted=wanted, mode=mode, now=time.time(), again=again)
         if status.phase is Phase.FAILED and status.cause is Cause.PERMISSION:
             grant = permissions.how_to_grant(jobs[-1][0].role_arn, typed)

@@ -5,20 +5,22 @@ DOGBREED_SCENARIOS names others by their seeds: 17, or 16,18,19, or the first an
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.scenarios.clouds import OwnCloud, set_up
-from tests.support.scenarios.commands import Terminal, commands_in
+from tests.support.scenarios.commands import Said, Terminal, commands_in
 from tests.support.scenarios.player import play_all
 from tests.support.scenarios.runs import PlayedRun
-from tests.support.scenarios.scenario import KINDS, Scenario
+from tests.support.scenarios.scenario import CHANGES, KINDS, SEARCHES, Scenario
 
-ALL, SAMPLE = range(300), (1, 15)
+ALL, SAMPLE = range(300), (1, 104)
 
 
 @pytest.fixture
@@ -54,12 +56,19 @@ def test_all_scenarios(state: Path, tmp_path: Path) -> None:
 
 def test_the_scenarios_have_all_kinds_of_troubles() -> None:
     drawn = [Scenario.draw(seed) for seed in ALL]
-    assert {each.kind for each in drawn} == set(KINDS)
+    assert set(Counter(each.kind for each in drawn)) == set(KINDS)
+    assert min(Counter(each.kind for each in drawn).values()) > 25
     assert {each.last for each in drawn} == {"result", "download", "cancel", "cleanup"}
     for name in ("kill", "server_dies_s", "cancel_after_s"):
         assert sum(getattr(each, name) is not None for each in drawn) > 20
     assert sum(each.endless for each in drawn) > 10
     assert {each.during for each in drawn} == {"create", "update", "rollback", "cancel"}
+    assert {each.change for each in drawn if each.during == "update"} == set(chain.from_iterable(CHANGES.values()))
+    lacking = [each.lacking.verb for each in drawn if each.lacking is not None]
+    assert len(lacking) > 100
+    assert {*lacking} == {"status", "logs", "invoke", "result", "download", "cancel", "cleanup", "rollback"}
+    assert {each.kind for each in drawn if each.lacking is not None} == set(KINDS) - {"local"}
+    assert {each.onward for each in drawn if each.kind in SEARCHES} == {"as told", "the same command", "elsewhere"}
 
 
 @pytest.mark.parametrize(
@@ -81,6 +90,10 @@ def test_the_commands_of_a_message_are_typed_without_the_sentence_around_them(
     message: str, commands: list[list[str]]
 ) -> None:
     assert commands_in(message) == commands
+
+
+def test_json_is_read_whatever_warnings_are_around_it() -> None:
+    assert Said(("status",), 0, 'a {warning}\n{\n  "a": {"b": 1}\n}\nanother\n').facts == {"a": {"b": 1}}
 
 
 def test_progress_that_was_saved_and_is_lost_is_noticed(tmp_path: Path) -> None:

@@ -177,8 +177,8 @@ class FunctionChange(Change):
     def _tail(self) -> list[str]:
         try:
             lines = list(self.launcher.logs(self.plan.handle))
-        except LaunchError:
-            return []
+        except LaunchError as error:
+            return [str(error).partition("\n")[0]]
         return [f"  | {line.text}" for line in lines[-waiting.TAIL_LINES :]]
 
 

@@ -1,9 +1,9 @@
 """Play the scenario of a deployment: made, updated, rolled back, asked and taken down, or left to end by itself."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from launchers.deploy.function import ALIAS
 from launchers.deploy.launcher import DeployLauncher
 from launchers.status import Handle, Phase
 from tests.support.odd_pictures import saved, upright
@@ -11,8 +11,13 @@ from tests.support.scenarios.clouds import MODEL
 from tests.support.scenarios.commands import Said, steady, wait_until
 from tests.support.scenarios.played import MOST_ROUNDS, Played
 
-_FRONT = ["launcher.front=lambda", "launcher.reserved=3"]
+_SETTINGS = {
+    "endpoint": {},
+    "front": {"launcher.front": "lambda", "launcher.reserved": "3"},
+    "lambda": {"launcher.variant": "lambda", "launcher.reserved": "3"},
+}
 _NAME = "dogs"
+_ENDPOINT = f"dogbreed-{_NAME}"
 
 
 @dataclass
@@ -34,16 +39,23 @@ class PlayedDeployment(Played):
         self.check_account()
 
     def _go_through(self) -> None:
-        before = self._config()
+        before = self._serves()
+        self.lack("status", _NAME)
+        self.lack("logs", _NAME)
         if self.scenario.during in ("update", "rollback"):
-            self._bring("update", "launcher.start_s=299")
-            assert self._config() != before
+            self._bring("update", self.scenario.change)
+            assert self._serves() != before
         if self.scenario.during == "rollback":
+            self.lack("rollback", _NAME)  # which may have asked for it before it came to what it lacks
+            self._wait_until_settled()
             self._verb("rollback", _NAME)
-            if self._config() != before:  # it was killed before it had asked, or the update was rolled back meanwhile
+            if self._serves() != before:  # it was killed before it had asked, or the update was rolled back meanwhile
                 self._verb("rollback", _NAME)
-            assert self._config() == before
+            assert self._serves() == before
         self._ask()
+        if self.scenario.lacking is not None and self.scenario.lacking.verb == "cleanup":
+            self.clean_up_too_early()
+            assert self._seen() is Phase.IN_SERVICE
 
     def _bring(self, step: str, *more: str) -> None:
         """Type the command that deploys until the deployment is in service as the command asks."""
@@ -69,9 +81,10 @@ class PlayedDeployment(Played):
 
     def _deploy(self, *more: str, first: bool, killed: bool) -> Said:
         words = ["launcher=deploy", f"name={_NAME}", f"checkpoint={self.cloud.state / MODEL}", "launcher.bake_s=180"]
-        front = _FRONT if self.scenario.kind == "front" else []
+        changed = dict(word.split("=") for word in more)
+        settings = [f"{key}={value}" for key, value in {**_SETTINGS[self.scenario.kind], **changed}.items()]
         cloud = [word for word in self.cloud_words(first=first) if not word.startswith("aws.role=")]
-        return self.type("train.py", *words, *front, *cloud, *more, first=killed)
+        return self.type("train.py", *words, *settings, *cloud, first=killed)
 
     def _verb(self, verb: str, *words: str) -> None:
         """Type a verb, and again if it was killed or refused, until it has done what it says."""
@@ -90,10 +103,12 @@ class PlayedDeployment(Played):
     def _ask(self) -> None:
         photo = self.here / "photo.png"
         photo.write_bytes(saved(upright(), "PNG"))
+        self.lack("invoke", _NAME, str(photo))
         said = self.type("launchers", "invoke", _NAME, str(photo), "--json", *self.option)
-        assert len(next(iter(json.loads(said.text).values()))["probabilities"]) == 133, said
+        assert len(next(iter(said.facts.values()))["probabilities"]) == 133, said
 
     def _end(self) -> None:
+        self.lack("cancel", _NAME)
         if self.scenario.last == "cleanup" and self.scenario.during == "cancel":
             self.type("launchers", "cancel", _NAME, *self.option, first=True)
             if self._seen() is not Phase.LOST:
@@ -125,12 +140,21 @@ class PlayedDeployment(Played):
     def _wait_until_settled(self) -> None:
         wait_until(lambda: self._seen() in (Phase.IN_SERVICE, Phase.FAILED, Phase.LOST))
 
-    def _config(self) -> str:
-        def read() -> dict[str, Any]:
-            return dict(self.cloud.admin.client("sagemaker").describe_endpoint(EndpointName=f"dogbreed-{_NAME}"))
+    def _serves(self) -> list[Any]:
+        """Return which configuration of an endpoint serves, which version of a function, and how many calls at once."""
 
-        return str(steady(read)["EndpointConfigName"])
+        def read() -> list[Any]:
+            found, client = list[Any](), self.cloud.admin.client
+            if self.scenario.kind != "lambda":
+                found.append(client("sagemaker").describe_endpoint(EndpointName=_ENDPOINT)["EndpointConfigName"])
+            if self.scenario.kind != "endpoint":
+                found.append(client("lambda").get_alias(FunctionName=_ENDPOINT, Name=ALIAS)["FunctionVersion"])
+                found.append(client("lambda").get_function(FunctionName=_ENDPOINT)["Concurrency"])
+            return found
+
+        return steady(read)
 
     def _has_ended(self) -> bool:
         """Return whether nothing costs money any more. Schedules try for a day to delete what was never made."""
-        return all(text.startswith(("schedule ", "log group ")) for text in self.account.left())
+        free = ("schedule ", "log group ", "function's log group ")
+        return all(text.startswith(free) for text in self.account.left())

@@ -12,10 +12,11 @@ from typing import Any
 
 from tests.support.scenarios.account import Account
 from tests.support.scenarios.clouds import OwnCloud
-from tests.support.scenarios.commands import Said, Terminal, commands_in
+from tests.support.scenarios.commands import Said, Terminal, commands_in, tells
 from tests.support.scenarios.scenario import Scenario
 
 MOST_ROUNDS = 6
+_CLEANUP = ("rehearsal", "--apply", "--yes", "--older-than-h", "0")
 SAVED_WITHIN_S = 4.0  # from a checkpoint to its place in S3: two intervals of a machine, which is busy here
 
 
@@ -28,6 +29,7 @@ class Played(ABC):
     terminal: Terminal
     place: Path
     happened: list[str] = field(default_factory=list)
+    lacked: bool = False  # whether the verb with a permission missing was typed
 
     def __post_init__(self) -> None:
         self.account = Account(self.cloud)
@@ -41,6 +43,22 @@ class Played(ABC):
     def type(self, *words: str, folder: Path | None = None, first: bool = False) -> Said:
         """Type a command. first: the one that is to be killed, if any is."""
         return self.terminal.type(folder or self.here, *words, kill=self.scenario.kill if first else None)
+
+    def lack(self, verb: str, *words: str, folder: Path | None = None) -> None:
+        """Type a verb with a permission missing, if it is that of the scenario, once; check that it says so.
+
+        What it cannot do or show it may not leave out in silence: it names the action, and what to do about it.
+        """
+        lacking = self.scenario.lacking
+        if lacking is None or lacking.verb != verb or self.lacked:
+            return
+        self.lacked = True
+        said = self.terminal.type(folder or self.here, "launchers", verb, *words, *self.option, lacking=lacking.action)
+        self.happened.append(f"{verb} without {', '.join(said.refused) or 'what it does not need'}")
+        assert len(said.refused) <= 1, f"the printed policies do not grant what {verb} does: {said.refused}\n{said}"
+        for action in said.refused:
+            assert action in said.text, f"{action} was not permitted, and {verb} does not say so:\n{said}"
+            assert said.status == 0 or tells(said.text), f"{verb} without {action} has no next action:\n{said}"
 
     @contextmanager
     def server_dying(self) -> Iterator[None]:
@@ -102,9 +120,17 @@ class Played(ABC):
         return self.place / "there"
 
     def clean_up(self) -> None:
-        words = ["cleanup", "rehearsal", "--apply", "--yes", "--older-than-h", "0", *self.option]
-        said = self.type("launchers", *words, folder=self.place / "there")
+        there = self.place / "there"
+        self.lack("cleanup", *_CLEANUP, folder=there)
+        said = self.type("launchers", "cleanup", *_CLEANUP, *self.option, folder=there)
         assert said.status == 0, said
+
+    def clean_up_too_early(self) -> None:
+        """Type what removes leftovers while something is in progress, if the scenario has it with a permission missing.
+
+        What is in progress stays: the scenario goes on as if nothing had been typed.
+        """
+        self.lack("cleanup", *_CLEANUP, folder=self.place / "there")
 
     def check_account(self, *, tuned: bool = False, most_usd: float | None = None) -> None:
         """Check what must hold of the account once everything is over."""

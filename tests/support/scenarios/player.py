@@ -1,5 +1,6 @@
 """Play scenarios by their seeds, several at once, and say what happened in each."""
 
+import shutil
 import sys
 import time
 import traceback
@@ -46,6 +47,8 @@ def play(state: Path, place: Path, seed: int) -> Played:
     except Exception as error:
         why = str(error) if isinstance(error, AssertionError) else traceback.format_exc()
         failure = f"{why}\n--- what was typed ---\n{terminal.transcript()}"
+    else:
+        shutil.rmtree(place, ignore_errors=True)  # hundreds of clouds, with their packages, would fill a disk
     return Played(scenario, ", ".join(happened), failure, time.monotonic() - began)
 
 

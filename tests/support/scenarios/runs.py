@@ -1,6 +1,5 @@
 """Play the scenario of one training run: submitted, interrupted, resumed here or elsewhere, fetched, cleared away."""
 
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from launchers.status import Cause, Handle, Phase, Status
 from tests.support.scenarios.commands import Said, commands_in, steady, wait_until
 from tests.support.scenarios.played import MOST_ROUNDS, SAVED_WITHIN_S, Played
 from tests.support.scenarios.scenario import MACHINES, Kill
-from tests.support.stand_in_training import EVERY
+from tests.support.stand_in_training import EVERY, STEP_S
 
 EPOCHS, LONG = 4, 1000
 _OTHER_TYPES = "launcher.other_types=[c5.large,m7i.large]"
@@ -61,6 +60,7 @@ class PlayedRun(Played):
         else:
             with self.server_dying():
                 self._submit()
+                self.clean_up_too_early()
                 cancelled = self._cancel() if self.scenario.cancel_after_s is not None else False
         for _ in range(MOST_ROUNDS):
             self._wait()
@@ -122,6 +122,7 @@ class PlayedRun(Played):
     def _cancel(self) -> bool:
         assert self.scenario.cancel_after_s is not None
         time.sleep(self.scenario.cancel_after_s)
+        self.lack("cancel", str(self.handle))
         for _ in range(MOST_ROUNDS):
             said = self.type("launchers", "cancel", str(self.handle), *self.option)
             if said.status == 0:
@@ -176,6 +177,8 @@ class PlayedRun(Played):
         last, succeeded = self.scenario.last, status["phase"] == "succeeded"
         target = str(self.handle) if self.kinds[-1] != "local" else str(self._folder)
         if last != "cleanup":
+            if self.kinds[-1] != "local":
+                self.lack(last, target, folder=there)
             said = self.type("launchers", last, target, *self.option, folder=there)
             wanted = succeeded if last == "result" else last == "cancel" or bool(self.cloud.noted(self.run_id))
             assert (said.status == 0) == wanted or (last == "download" and not wanted), said
@@ -213,8 +216,10 @@ class PlayedRun(Played):
         if self.scenario.onward != "as told" and not local:
             self.here = self.place / "elsewhere"
         target = str(self._folder) if local else str(self.handle)
+        if not local:
+            self.lack("status", target)
         said = self.type("launchers", "status", target, "--json", *self.option)
-        found: dict[str, Any] = json.loads(said.text)
+        found = said.facts
         assert (said.status == 1) == (found["phase"] == "lost"), said
         if found["phase"] in ("failed", "cancelled"):
             assert found["next_action"], f"it does not say what to do next: {said}"
@@ -263,7 +268,7 @@ class PlayedRun(Played):
             if last["event"] in ("asked to end", "ended") and self._had_time(last):
                 wanted = last["step"]
             else:
-                within = 0.0 if last["job"] == "here" else SAVED_WITHIN_S
+                within = 0.0 if last["job"] == "here" else SAVED_WITHIN_S * _slowness(attempt)
                 saved = [each for each in attempt if each["event"] == "saved"]
                 old = [each["step"] for each in saved if each["at"] <= last["at"] - within]
                 wanted = max([notes[begin]["step"], *old])
@@ -277,3 +282,10 @@ class PlayedRun(Played):
             if machine.launched < last["at"] <= machine.changed:
                 return machine.left is not None
         return True
+
+
+def _slowness(attempt: list[dict[str, Any]]) -> float:
+    """Return how many times as long the steps of an attempt took as they should: what saves them was as slow."""
+    steps = [each["at"] for each in attempt if each["event"] == "at"]
+    longest = max((after - before for before, after in pairwise(steps)), default=STEP_S)
+    return max(1.0, longest / (2 * STEP_S))

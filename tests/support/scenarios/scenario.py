@@ -8,10 +8,18 @@ from typing import Any
 JOBS = ("sagemaker_gpu", "sagemaker_spot", "sagemaker_multi")
 MACHINES = ("ec2_spot", "ec2_on_demand")
 RUNS = (*JOBS, *MACHINES, "local")
-DEPLOYMENTS = ("endpoint", "front")
+DEPLOYMENTS = ("endpoint", "front", "lambda")
 SEARCHES = ("one_job", "tuner")
 KINDS = (*RUNS, *DEPLOYMENTS, *SEARCHES)
 ZONES = [f"us-east-1{letter}" for letter in "abcdef"]
+# updates of a deployment: the first one makes a revision, which can be rolled back; the others change what is around it
+CHANGES = {
+    "endpoint": ("launcher.start_s=299",),
+    "front": ("launcher.start_s=299", "launcher.reserved=2"),
+    "lambda": ("launcher.memory_mb=2048", "launcher.reserved=2"),
+}
+_TAKEN = {"status": 5, "logs": 4, "invoke": 3, "result": 5, "download": 6, "cancel": 6, "cleanup": 16}  # actions, about
+_TAKEN_OF_DEPLOYMENT = {**_TAKEN, "status": 10, "rollback": 16, "cancel": 20}
 
 _DENIED_JOBS = (
     *("s3:PutObject", "s3:GetObject", "s3:ListBucket", "iam:GetRole", "iam:PassRole", "sagemaker:CreateTrainingJob"),
@@ -36,6 +44,11 @@ _DENIED_FRONTS = (
     *("logs:CreateLogGroup", "logs:PutRetentionPolicy", "lambda:CreateFunction", "lambda:PublishVersion"),
     *("lambda:PutFunctionConcurrency", "lambda:CreateAlias", "lambda:CreateFunctionUrlConfig"),
 )
+_DENIED_LAMBDAS = (
+    *("s3:PutObject", "scheduler:CreateSchedule", "logs:CreateLogGroup", "logs:PutRetentionPolicy", "iam:PassRole"),
+    *("lambda:CreateFunction", "lambda:PublishVersion", "lambda:InvokeFunction", "lambda:CreateAlias"),
+    *("lambda:CreateFunctionUrlConfig", "lambda:GetFunction", "lambda:UpdateFunctionCode", "lambda:UpdateAlias"),
+)
 _DENIED_TO_JOB = ("s3:GetObject", "s3:PutObject", "s3:ListBucket", "logs:PutLogEvents", "ecr:BatchGetImage")
 _DENIED_TO_MACHINE = ("s3:GetObject", "s3:PutObject", "autoscaling:TerminateInstanceInAutoScalingGroup")
 
@@ -50,6 +63,14 @@ class Kill:
     after: bool = False
 
 
+@dataclass(frozen=True)
+class Lacking:
+    """A verb that is typed once with a permission missing: that of its `action`th action, from 1."""
+
+    verb: str
+    action: int
+
+
 @dataclass
 class Scenario:
     """What happens to one run, search or deployment.
@@ -59,7 +80,8 @@ class Scenario:
     back with its state. waits: whether the command stays until the end. tight: whether limits.max_usd ends the run.
     onward: how what has failed or was cancelled goes on: as its message tells, by the command that started it, from
     another folder, or also on another launcher. during: the step of a deployment at which faults and the end of a
-    command come. abandoned: nobody looks after it once it was asked for.
+    command come. change: the update of a deployment. abandoned: nobody looks after it once it was asked for. lacking:
+    a verb that is typed with a permission missing, before it is typed as it should be.
     """
 
     seed: int
@@ -75,7 +97,9 @@ class Scenario:
     onward: str = "as told"
     last: str = "result"
     during: str = "create"
+    change: str = ""
     abandoned: bool = False
+    lacking: Lacking | None = None
 
     @classmethod
     def draw(cls, seed: int) -> "Scenario":
@@ -88,11 +112,25 @@ class Scenario:
         drawn.onward = pick.choice(["as told", "as told", "elsewhere", pick.choice(others)])
         drawn.last = pick.choice(["result", "result", "download", "cancel", "cleanup"])
         if kind in SEARCHES:
-            drawn.onward = pick.choice(["as told", "the same command"])
+            drawn.onward = pick.choice(["as told", "the same command", "elsewhere"])
         if kind in DEPLOYMENTS:
             drawn.during = pick.choice(["create", "create", "update", "rollback", "cancel"])
             drawn.abandoned = drawn.during == "create" and pick.random() < 0.3
+            drawn.change = pick.choice(CHANGES[kind]) if drawn.during == "update" else CHANGES[kind][0]
+        if kind != "local" and not drawn.abandoned and pick.random() > (0.2 if kind in DEPLOYMENTS else 0.6):
+            drawn.lacking = drawn._draw_lacking(pick)
         return drawn
+
+    def _draw_lacking(self, pick: random.Random) -> Lacking:
+        """Draw a verb that is typed in this scenario, and which of its actions is not permitted."""
+        if self.kind in DEPLOYMENTS:
+            verb = pick.choice(["status", "logs", "invoke", "cancel", "cancel", "cleanup"])
+            if self.during == "rollback":
+                verb = "rollback"
+            return Lacking(verb, pick.randint(1, _TAKEN_OF_DEPLOYMENT[verb]))
+        cancel = [] if self.cancel_after_s is None else ["cancel"] * 2
+        verb = pick.choice(["status", "cleanup", self.last, self.last, *cancel])
+        return Lacking(verb, pick.randint(1, _TAKEN[verb]))
 
     def __str__(self) -> str:
         """Say what happens, in a few words."""
@@ -106,6 +144,10 @@ class Scenario:
             parts.append(f"cancelled after {self.cancel_after_s:.1f} s")
         if self.kind in DEPLOYMENTS:
             parts.append("then left alone" if self.abandoned else f"during {self.during}")
+            if self.during == "update":
+                parts.append(self.change)
+        if self.lacking is not None:
+            parts.append(f"{self.lacking.verb} without action {self.lacking.action}")
         if self.tight:
             parts.append("a tight limits.max_usd")
         return f"{self.kind}: {', '.join(parts)}"
@@ -119,6 +161,8 @@ def _troubles(kind: str) -> list[Trouble]:
         return [_kill_training, _kill_training, _cancel]
     if kind in DEPLOYMENTS:
         actions = _DENIED_DEPLOYMENTS + (_DENIED_FRONTS if kind == "front" else ())
+        if kind == "lambda":
+            return [_throttle, _fail_s3, _expire, _kill, _kill, _kill, _kill_server, _deny(_DENIED_LAMBDAS)]
         return [_throttle, _fail_s3, _expire, _kill, _kill, _kill, _kill_server, _deny(actions), _no_instance]
     if kind in SEARCHES:
         own = [_deny(_DENIED_JOBS), _deny_to_role(_DENIED_TO_JOB), _crash, _no_machine, _quota, _reclaim, _reclaim]

@@ -27,6 +27,7 @@ class PlayedSearch(Played):
         cancelled = False
         with self.server_dying():
             self._submit()
+            self.clean_up_too_early()
             if self.scenario.cancel_after_s is not None:
                 cancelled = self._cancel()
         for _ in range(MOST_ROUNDS):
@@ -70,6 +71,7 @@ class PlayedSearch(Played):
     def _cancel(self) -> bool:
         assert self.scenario.cancel_after_s is not None
         time.sleep(self.scenario.cancel_after_s)
+        self.lack("cancel", str(self._handle()))
         for _ in range(MOST_ROUNDS):
             said = self.type("launchers", "cancel", str(self._handle()), *self.option)
             if said.status == 0:
@@ -87,12 +89,15 @@ class PlayedSearch(Played):
                 return
             if words[1] == "iam":
                 assert self.type(*words).status == 0
+            if words[1] == "download":  # what goes on elsewhere goes on from what it has left, if that is anything
+                self.type(*words)
         raise AssertionError(f"no command resumes it: {status['next_action']}")
 
     def _last(self) -> None:
         last = self.scenario.last if self.scenario.last != "cleanup" else "result"
-        handle = str(self._handle())
-        said = self.type("launchers", last, handle, *self.option, folder=self.forget())
+        handle, there = str(self._handle()), self.forget()
+        self.lack(last, handle, folder=there)
+        said = self.type("launchers", last, handle, *self.option, folder=there)
         assert said.status == 0, said
         if last in ("result", "download"):
             self._check_home(said)
@@ -110,10 +115,11 @@ class PlayedSearch(Played):
     # --- what is known of it ---
 
     def _handle(self) -> Handle:
-        note = launched(self.here / "sweeps" / "mine")
-        if note is None:
-            return Handle("sagemaker" if self.scenario.kind == "one_job" else "tuner", "rehearsal", "none")
-        return Handle.parse(note["handle"])
+        """Return the search as the folder names it in which it was typed last."""
+        for folder in (self.here, self.place / "home"):
+            if (note := launched(folder / "sweeps" / "mine")) is not None:
+                return Handle.parse(note["handle"])
+        return Handle("sagemaker" if self.scenario.kind == "one_job" else "tuner", "rehearsal", "none")
 
     def _seen(self) -> Status:
         def read() -> Status:
@@ -123,8 +129,13 @@ class PlayedSearch(Played):
         return steady(read)
 
     def _status(self) -> dict[str, Any]:
-        said = self.type("launchers", "status", str(self._handle()), "--json", *self.option)
-        found: dict[str, Any] = json.loads(said.text)
+        """Return the status as the command shows it, typed where the search goes on."""
+        handle = str(self._handle())
+        if self.scenario.onward == "elsewhere":
+            self.here = self.place / "elsewhere"
+        self.lack("status", handle)
+        said = self.type("launchers", "status", handle, "--json", *self.option)
+        found = said.facts
         if found["phase"] in ("failed", "cancelled"):
             assert found["next_action"], f"it does not say what to do next: {said}"
         return found
@@ -151,12 +162,14 @@ class PlayedSearch(Played):
             for earlier, later in pairwise(records):
                 assert earlier.ended is not None, "a tuning job began while another was there"
                 assert earlier.ended <= later.created, "a tuning job began while another was there"
+            ended = [job.name for job in self.account.jobs if job.status == "Completed"]
+            assert len(ended) <= TRIALS, f"more trials were trained than were asked for: {ended}"
         self.check_account(tuned=self.scenario.kind == "tuner", most_usd=_MOST_USD)
 
     def _check_trials(self) -> None:
         """Check that no trial was trained by two, and none again that had ended before its machine was gone."""
-        (run_id,) = {job.tags["dogbreed:run-id"] for job in self.account.jobs}
-        notes = self.cloud.noted(run_id)
+        runs = dict.fromkeys(job.tags["dogbreed:run-id"] for job in self.account.jobs)  # elsewhere a search that
+        notes = [each for run_id in runs for each in self.cloud.noted(run_id)]  # has left nothing begins under another
         assert not [each for each in notes if "overlap" in each], "a trial was trained by two at the same time"
         machines = [n for n, each in enumerate(notes) if each.get("event") == "machine"]
         for begin, end in pairwise(machines):
