@@ -28,7 +28,7 @@ from launchers.follow import ask_after_each_epoch
 from launchers.plan import Plan
 from launchers.remote.ec2 import RESULT, STOP
 from launchers.runs.collect import read_downloaded
-from launchers.runs.find import resume_command, search_command
+from launchers.runs.find import resume_command, search_again
 from launchers.runs.identity import refuse_another_run
 from launchers.runs.launched import folder_here, remember
 from launchers.runs.names import name_findings
@@ -432,8 +432,7 @@ class Ec2Launcher(Ec2Settings, OnAws):
             return f"the command that started it. {error}"
         if not spec.output.same_command_resumes:
             return commands.train(commands.override("resume", str(handle)), *self.cloud.overrides)
-        fetch = f"{self._command('download', handle)}\nand then: "  # it goes on with the trials that are here
-        return (fetch if seen.attempts else "") + search_command(spec)
+        return search_again(handle, spec, self._command("download", handle) if seen.attempts else "")
 
     def _how_to_grant(self, seen: Seen) -> str:
         """Return how the role of the machines gets what the run needs."""

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from glob import escape
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from dogbreed import commands
 from dogbreed.commands import override, shown_path
 from launchers.overrides import without_faults
-from launchers.runs.launched import launched
+from launchers.runs.launched import folder_here, launched
 from launchers.runs.searches import is_search
 from launchers.runs.state import STATE_FILE, State
 from launchers.spec import LAUNCHED_FILE, SPEC_FILE, RunSpec
@@ -127,18 +128,29 @@ def _unknown(shown: str, text: str, runs_dir: str) -> str:
 
 def resume_command(folder: Path) -> str:
     """Return the command that resumes the run, or the search, in `folder`, quoted for a shell and for Hydra."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         spec = RunSpec.from_json((folder / SPEC_FILE).read_text())
-    except (OSError, ValueError, KeyError, TypeError):
-        spec = None
-    if spec is not None and spec.output.same_command_resumes:
-        return search_command(spec)
+        if spec.output.same_command_resumes:
+            return search_command(spec)
     return commands.train(override("resume", shown_path(folder)))
 
 
-def search_command(spec: RunSpec) -> str:
-    """Return the command that resumes a search, without the faults that it was told to inject."""
-    return commands.train(*spec.sources.flags, "-m", *spec.sources.searchpath, *without_faults(spec.overrides))
+def search_command(spec: RunSpec, *more: str) -> str:
+    """Return the command that resumes a search, without the faults that it was told to inject. more: overrides."""
+    return commands.train(*spec.sources.flags, "-m", *spec.sources.searchpath, *without_faults(spec.overrides), *more)
+
+
+def search_again(handle: Handle, spec: RunSpec, fetch: str) -> str:
+    """Return the commands that go on with a search of a cloud, in whichever folder they are typed.
+
+    fetch: the command that brings what the search has left; empty if that is nothing. A search begins anew where
+    nothing is known of it.
+    """
+    if folder_here(handle) is not None:
+        return search_command(spec)
+    if (launched(Path(spec.folder)) or {}).get("handle") == str(handle):  # its folder is elsewhere on this machine
+        return search_command(spec, override("hydra.sweep.dir", spec.folder))
+    return f"{fetch}\nand then: {search_command(spec)}" if fetch else search_command(spec)
 
 
 def run_folders(runs_dir: str = RUNS_DIR, sweeps_dir: str = SWEEPS_DIR) -> Iterator[Path]:

@@ -32,7 +32,7 @@ from launchers.cost.limits import Limits
 from launchers.follow import ask_after_each_epoch
 from launchers.plan import Plan
 from launchers.runs.collect import read_downloaded
-from launchers.runs.find import resume_command, search_command
+from launchers.runs.find import resume_command, search_again
 from launchers.runs.identity import refuse_another_run
 from launchers.runs.launched import folder_here, remember
 from launchers.runs.names import name_findings
@@ -402,11 +402,10 @@ class SageMakerLauncher(JobSettings, OnAws):
                 return resume_command(folder)
             return commands.train(commands.override("resume", str(handle)), *self.cloud.overrides)
         try:
-            command = search_command(read_spec(self.cloud, job.location))
+            spec = read_spec(self.cloud, job.location)
         except LaunchError as error:  # its settings were deleted, or may not be read
             return f"the command that started this search. {error}"
-        fetch = folder_here(handle) is None and job.trainings  # it goes on with the trials that are on this machine
-        return f"{self._download_command(handle)}\nand then: {command}" if fetch else command
+        return search_again(handle, spec, self._download_command(handle) if job.trainings else "")
 
     def _how_to_grant(self, job: TrainingJob) -> str:
         """Return how the job's role gets what the job needs."""

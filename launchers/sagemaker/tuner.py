@@ -22,9 +22,9 @@ from launchers.base import Capabilities, CleanupReport, Cloud
 from launchers.payload.photos import FEATURES
 from launchers.plan import Plan
 from launchers.remote.entry import END
-from launchers.runs.find import search_command
+from launchers.runs.find import search_again
 from launchers.runs.identity import refuse_another_run
-from launchers.runs.launched import folder_here, home_of, remember
+from launchers.runs.launched import home_of, remember
 from launchers.runs.names import name_findings
 from launchers.runs.search_folder import read_search
 from launchers.sagemaker import checks, permissions, records, tuning, tuning_limits, tuning_summary
@@ -225,12 +225,12 @@ class Tuner(OfCloud):
         try:
             spec = self._spec_of(jobs[-1][0])
             assert spec.tuning is not None
-            wanted, mode, typed, again = tuning.trials_of(spec), spec.tuning.mode, spec.overrides, search_command(spec)
+            wanted, mode, typed = tuning.trials_of(spec), spec.tuning.mode, spec.overrides
+            any_left = any(trial.counts for _, trials in jobs for trial in trials)
+            fetch = commands.launchers("download", *self.name_of(handle)) if any_left else ""
+            again = search_again(handle, spec, fetch)
         except LaunchError as error:  # its settings were deleted, or may not be read
             again = f"the command that started this search. {error}"
-        if folder_here(handle) is None and any(trial.counts for _, trials in jobs for trial in trials):
-            fetch = commands.launchers("download", *self.name_of(handle))
-            again = f"{fetch}\nand then: {again}"  # it goes on with the trials that are on this machine
         status = status_of(jobs, wanted=wanted, mode=mode, now=time.time(), again=again)
         if status.phase is Phase.FAILED and status.cause is Cause.PERMISSION:
             grant = permissions.how_to_grant(jobs[-1][0].role_arn, typed)

@@ -68,7 +68,7 @@ def test_the_console_of_a_machine_that_is_gone_is_empty_and_one_that_may_not_be_
 def test_an_update_whose_alarms_see_nothing_of_ours_says_so_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = []
+    asked = list[int]()
 
     def refused(*_: Any) -> None:
         asked.append(1)
@@ -113,8 +113,12 @@ def test_a_search_goes_on_elsewhere_with_what_it_has_left(
     monkeypatch.setattr(module, "read_spec", read_as(SEARCH))
     assert again(handle, begun=False) == COMMAND
     assert again(handle, begun=True) == f"python -m launchers download {handle}\nand then: {COMMAND}"
-    remember(tmp_path / "sweeps" / "mine", replace(PLAN, spec=SEARCH, handle=handle), {})
-    assert again(handle, begun=True) == COMMAND  # in the folder that it was started from
+    home = tmp_path / "home" / "sweeps" / "mine"
+    remember(home, replace(PLAN, spec=SEARCH, handle=handle), {})
+    monkeypatch.setattr(module, "read_spec", read_as(replace(SEARCH, folder=str(home))))
+    assert again(handle, begun=True) == f"{COMMAND} hydra.sweep.dir={home}"  # in another folder of the same machine
+    monkeypatch.chdir(tmp_path / "home")
+    assert again(handle, begun=True) == COMMAND
 
 
 @pytest.mark.parametrize(("again", "module"), [(of_sagemaker, training), (of_ec2, spot)])

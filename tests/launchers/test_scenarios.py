@@ -18,7 +18,7 @@ from tests.support.scenarios.clouds import OwnCloud, set_up
 from tests.support.scenarios.commands import Said, Terminal, commands_in
 from tests.support.scenarios.player import play_all
 from tests.support.scenarios.runs import PlayedRun
-from tests.support.scenarios.scenario import CHANGES, KINDS, SEARCHES, Scenario
+from tests.support.scenarios.scenario import CHANGES, KINDS, ONWARD_OF_SEARCHES, SEARCHES, Scenario
 
 ALL, SAMPLE = range(300), (1, 104)
 
@@ -68,7 +68,7 @@ def test_the_scenarios_have_all_kinds_of_troubles() -> None:
     assert len(lacking) > 100
     assert {*lacking} == {"status", "logs", "invoke", "result", "download", "cancel", "cleanup", "rollback"}
     assert {each.kind for each in drawn if each.lacking is not None} == set(KINDS) - {"local"}
-    assert {each.onward for each in drawn if each.kind in SEARCHES} == {"as told", "the same command", "elsewhere"}
+    assert {each.onward for each in drawn if each.kind in SEARCHES} == {*ONWARD_OF_SEARCHES}
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class Terminal:
         """
         with tempfile.TemporaryDirectory() as place:
             refused = Path(place) / "refused"
-            missing = {} if lacking is None else {"lacking": lacking, "refused": str(refused)}
+            missing: dict[str, Any] = {} if lacking is None else {"lacking": lacking, "refused": str(refused)}
             return self._type(folder, words, kill, missing, refused)
 
     def _type(

@@ -10,6 +10,7 @@ MACHINES = ("ec2_spot", "ec2_on_demand")
 RUNS = (*JOBS, *MACHINES, "local")
 DEPLOYMENTS = ("endpoint", "front", "lambda")
 SEARCHES = ("one_job", "tuner")
+ONWARD_OF_SEARCHES = ("as told", "the same command", "elsewhere", "on another machine")
 KINDS = (*RUNS, *DEPLOYMENTS, *SEARCHES)
 ZONES = [f"us-east-1{letter}" for letter in "abcdef"]
 # updates of a deployment: the first one makes a revision, which can be rolled back; the others change what is around it
@@ -79,9 +80,9 @@ class Scenario:
     can end the run, so that its deadline must. server_dies_s: seconds until the cloud's process is killed; it comes
     back with its state. waits: whether the command stays until the end. tight: whether limits.max_usd ends the run.
     onward: how what has failed or was cancelled goes on: as its message tells, by the command that started it, from
-    another folder, or also on another launcher. during: the step of a deployment at which faults and the end of a
-    command come. change: the update of a deployment. abandoned: nobody looks after it once it was asked for. lacking:
-    a verb that is typed with a permission missing, before it is typed as it should be.
+    another folder, where nothing is known of it, or also on another launcher. during: the step of a deployment at which
+    faults and the end of a command come. change: the update of a deployment. abandoned: nobody looks after it once it
+    was asked for. lacking: a verb that is typed with a permission missing, before it is typed as it should be.
     """
 
     seed: int
@@ -112,7 +113,7 @@ class Scenario:
         drawn.onward = pick.choice(["as told", "as told", "elsewhere", pick.choice(others)])
         drawn.last = pick.choice(["result", "result", "download", "cancel", "cleanup"])
         if kind in SEARCHES:
-            drawn.onward = pick.choice(["as told", "the same command", "elsewhere"])
+            drawn.onward = pick.choice(ONWARD_OF_SEARCHES)
         if kind in DEPLOYMENTS:
             drawn.during = pick.choice(["create", "create", "update", "rollback", "cancel"])
             drawn.abandoned = drawn.during == "create" and pick.random() < 0.3

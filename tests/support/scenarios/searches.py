@@ -21,7 +21,11 @@ _SPACE = ["hpo.space=null", "model.lr=tag(log,interval(1e-4,1e-1))"]
 
 @dataclass
 class PlayedSearch(Played):
-    """A search of four trials, which its own command takes up again."""
+    """A search of four trials, which its own command takes up again. handle: as a command has noted it last."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.handle = Handle("sagemaker" if self.scenario.kind == "one_job" else "tuner", "rehearsal", "none")
 
     def play(self) -> None:
         cancelled = False
@@ -115,11 +119,11 @@ class PlayedSearch(Played):
     # --- what is known of it ---
 
     def _handle(self) -> Handle:
-        """Return the search as the folder names it in which it was typed last."""
-        for folder in (self.here, self.place / "home"):
+        for folder in (self.place / "elsewhere", self.place / "home"):
             if (note := launched(folder / "sweeps" / "mine")) is not None:
-                return Handle.parse(note["handle"])
-        return Handle("sagemaker" if self.scenario.kind == "one_job" else "tuner", "rehearsal", "none")
+                self.handle = Handle.parse(note["handle"])
+                break
+        return self.handle
 
     def _seen(self) -> Status:
         def read() -> Status:
@@ -131,7 +135,9 @@ class PlayedSearch(Played):
     def _status(self) -> dict[str, Any]:
         """Return the status as the command shows it, typed where the search goes on."""
         handle = str(self._handle())
-        if self.scenario.onward == "elsewhere":
+        if self.scenario.onward == "on another machine" and self.here.name == "home":
+            self.forget()
+        if self.scenario.onward in ("elsewhere", "on another machine"):
             self.here = self.place / "elsewhere"
         self.lack("status", handle)
         said = self.type("launchers", "status", handle, "--json", *self.option)
