@@ -100,21 +100,33 @@ def read_spec(cloud: Cloud, location: RunLocation) -> RunSpec:
         raise LaunchError(f"{location.spec_uri} is damaged: {error}") from error
 
 
-def is_of_tuner(cloud: Cloud, location: RunLocation) -> bool:
-    """Return whether settings in the bucket are of a search by SageMaker's tuner; False if there are none, or damaged.
+def whole_spec(cloud: Cloud, location: RunLocation) -> RunSpec | None:
+    """Return the RunSpec that a run was started with; None if it is missing or damaged.
 
-    Raises LaunchError if AWS does not let them be read: whose they are is then unknown.
+    Raises LaunchError if AWS does not let it be read: what it says is then unknown.
     """
-    spec = _spec_if_whole(cloud, location)
+    content = s3.read(cloud, location.spec_uri)
+    try:
+        return None if content is None else _spec_in(content)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def is_of_tuner(cloud: Cloud, location: RunLocation) -> bool:
+    """Return whether settings in the bucket are of a search by SageMaker's tuner.
+
+    False if they are missing or damaged. Raises LaunchError if AWS does not let them be read.
+    """
+    spec = whole_spec(cloud, location)
     return spec is not None and spec.tuning is not None
 
 
 def is_of_another(cloud: Cloud, location: RunLocation, launcher: object) -> bool:
-    """Return whether settings in the bucket are of another kind of launcher; False if there are none, or damaged.
+    """Return whether settings in the bucket are of another kind of launcher.
 
-    Raises LaunchError if AWS does not let them be read: whose they are is then unknown.
+    False if they are missing or damaged. Raises LaunchError if AWS does not let them be read.
     """
-    spec = _spec_if_whole(cloud, location)
+    spec = whole_spec(cloud, location)
     try:
         target = "" if spec is None else str(spec.config["launcher"]["_target_"])
     except (KeyError, TypeError):
@@ -124,14 +136,6 @@ def is_of_another(cloud: Cloud, location: RunLocation, launcher: object) -> bool
 
 def _spec_in(content: bytes) -> RunSpec:
     return RunSpec.from_json(json.dumps(json.loads(content)["spec"]))
-
-
-def _spec_if_whole(cloud: Cloud, location: RunLocation) -> RunSpec | None:
-    content = s3.read(cloud, location.spec_uri)
-    try:
-        return None if content is None else _spec_in(content)
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _is_of_the_run(name: str) -> bool:

@@ -17,7 +17,7 @@ from launchers.aws.errors import code_of, errors, is_refused
 from launchers.aws.layout import Layout
 from launchers.aws.on_aws import OfCloud
 from launchers.aws.policy import Identity
-from launchers.aws.results import is_of_tuner, read_spec
+from launchers.aws.results import is_of_tuner, read_spec, whole_spec
 from launchers.base import Capabilities, CleanupReport, Cloud
 from launchers.payload.photos import FEATURES
 from launchers.plan import Plan
@@ -206,12 +206,14 @@ class Tuner(OfCloud):
 
     def spec_of(self, handle: Handle) -> RunSpec:
         """Return the spec of a search. Raises LaunchError for an unknown one."""
-        return self._spec_of(self._job(handle))
+        job = self._job(handle)
+        return self._spec_of(job) or read_spec(self.cloud, job.location)  # which says why there is none
 
-    def _spec_of(self, job: TuningJob) -> RunSpec:
-        if job.name not in self._specs:
-            self._specs[job.name] = read_spec(self.cloud, job.location)
-        return self._specs[job.name]
+    def _spec_of(self, job: TuningJob) -> RunSpec | None:
+        """Return the spec of a search; None if it was deleted, or is damaged. Raises LaunchError."""
+        if job.name not in self._specs and (spec := whole_spec(self.cloud, job.location)) is not None:
+            self._specs[job.name] = spec
+        return self._specs.get(job.name)
 
     def status(self, handle: Handle) -> Status:
         return self.look(handle)[0]
@@ -221,16 +223,14 @@ class Tuner(OfCloud):
         jobs = self.jobs.with_trials(handle.run_id)
         if not jobs:
             return Status(Phase.LOST, Cause.UNKNOWN, self._unknown(handle)), []
-        wanted, mode, typed = sum(job.trials for job, _ in jobs), "max", tuple[str, ...]()
-        try:
-            spec = self._spec_of(jobs[-1][0])
-            assert spec.tuning is not None
+        wanted, mode, again = sum(job.trials for job, _ in jobs), "max", "the command that started this search"
+        typed: Sequence[str] = ()
+        spec = self._spec_of(jobs[-1][0])
+        if spec is not None and spec.tuning is not None:
             wanted, mode, typed = tuning.trials_of(spec), spec.tuning.mode, spec.overrides
-            any_left = any(trial.counts for _, trials in jobs for trial in trials)
-            fetch = commands.launchers("download", *self.name_of(handle)) if any_left else ""
+            left = any(trial.counts for _, trials in jobs for trial in trials)
+            fetch = commands.launchers("download", *self.name_of(handle)) if left else ""
             again = search_again(handle, spec, fetch)
-        except LaunchError as error:  # its settings were deleted, or may not be read
-            again = f"the command that started this search. {error}"
         status = status_of(jobs, wanted=wanted, mode=mode, now=time.time(), again=again)
         if status.phase is Phase.FAILED and status.cause is Cause.PERMISSION:
             grant = permissions.how_to_grant(jobs[-1][0].role_arn, typed)
