@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from dogbreed import commands
 from launchers.aws.account import Account
 from launchers.aws.layout import Layout
 from launchers.aws.results import is_of_another, is_of_tuner
@@ -28,7 +29,6 @@ from tests.support.plans import planned
 
 PLAN = planned("gpu")
 SEARCH = replace(PLAN.spec, output=SearchOutput("mine", 30), overrides=("hpo=optuna", "hpo.study=mine"))
-COMMAND = "python train.py -m hpo=optuna hpo.study=mine"
 RUN = Layout("my-bucket", "dogbreed").run("a-run")
 
 
@@ -85,6 +85,11 @@ def test_an_update_whose_alarms_see_nothing_of_ours_says_so_once(
 # --- what resumes a search ---
 
 
+def command(*more: str) -> str:
+    """Return what resumes the search, as it is typed in the present folder."""
+    return commands.train("-m", "hpo=optuna", "hpo.study=mine", *more)
+
+
 def read_as(found: RunSpec | LaunchError) -> Callable[..., RunSpec]:
     def read(*_: Any) -> RunSpec:
         if isinstance(found, LaunchError):
@@ -111,14 +116,14 @@ def test_a_search_goes_on_elsewhere_with_what_it_has_left(
     monkeypatch.chdir(tmp_path)
     handle = Handle("sagemaker" if module is training else "ec2", "eu-west-1", "mine-1")
     monkeypatch.setattr(module, "read_spec", read_as(SEARCH))
-    assert again(handle, begun=False) == COMMAND
-    assert again(handle, begun=True) == f"python -m launchers download {handle}\nand then: {COMMAND}"
+    assert again(handle, begun=False) == command()
+    assert again(handle, begun=True) == f"python -m launchers download {handle}\nand then: {command()}"
     home = tmp_path / "home" / "sweeps" / "mine"
     remember(home, replace(PLAN, spec=SEARCH, handle=handle), {})
     monkeypatch.setattr(module, "read_spec", read_as(replace(SEARCH, folder=str(home))))
-    assert again(handle, begun=True) == f"{COMMAND} hydra.sweep.dir={home}"  # in another folder of the same machine
+    assert again(handle, begun=True) == command(f"hydra.sweep.dir={home}")  # in another folder of the same machine
     monkeypatch.chdir(tmp_path / "home")
-    assert again(handle, begun=True) == COMMAND
+    assert again(handle, begun=True) == command()
 
 
 @pytest.mark.parametrize(("again", "module"), [(of_sagemaker, training), (of_ec2, spot)])
@@ -134,9 +139,7 @@ def test_the_folder_of_a_search_is_resumed_by_its_command_and_that_of_a_run_by_i
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, spec, command in (
-        ("sweeps/mine", SEARCH, COMMAND),
-        ("runs/a", PLAN.spec, "python train.py resume=runs/a"),
-    ):
+    for name, spec in (("sweeps/mine", SEARCH), ("runs/a", PLAN.spec)):
         remember(tmp_path / name, replace(PLAN, spec=spec), {})
-        assert resume_command(tmp_path / name) == command
+    assert resume_command(tmp_path / "sweeps" / "mine") == command()
+    assert resume_command(tmp_path / "runs" / "a") == commands.train("resume=runs/a")
