@@ -83,7 +83,11 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
         with errors("rolling back", quota=quota):
             cloud.client("sagemaker").update_endpoint(**parameters)
         deadline_s = PROVISIONING_S + 2 * launcher.start_s + request.watched_s(launcher, instances)
-        status = waiting.settle(launcher, handle, deadline_s=deadline_s, meanwhile=traffic(cloud, name))
+        try:
+            status = waiting.settle(launcher, handle, deadline_s=deadline_s, meanwhile=traffic(cloud, name))
+        except LaunchError as error:  # what followed it may lack a permission; a second rollback would undo the first
+            error.add_note(f"The rollback was asked for, and goes on: {target} comes into service.")
+            raise
     after = endpoint.find(cloud, name)
     if after is None or after.config != target:
         raise LaunchError(f"The rollback of {name} did not come into service: {status}", status.cause)

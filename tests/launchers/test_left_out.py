@@ -15,6 +15,7 @@ from launchers.aws.layout import Layout
 from launchers.aws.results import is_of_another, is_of_tuner
 from launchers.deploy import images, revisions, smoke, waiting
 from launchers.deploy.launcher import DeployLauncher
+from launchers.deploy.on_lambda import change
 from launchers.ec2 import groups, spot
 from launchers.ec2.groups import Activity
 from launchers.ec2.spot import Ec2Launcher
@@ -80,6 +81,18 @@ def test_an_update_whose_alarms_see_nothing_of_ours_says_so_once(
     for _ in range(3):
         send(Status(Phase.UPDATING))
     assert (len(asked), caplog.text.count("sagemaker:InvokeEndpoint")) == (3, 1)
+
+
+def test_a_rollback_that_was_done_says_so_although_its_version_may_not_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    live = SimpleNamespace(phase=Phase.IN_SERVICE, name="dogbreed-dogs", live="2")
+    monkeypatch.setattr(change.served, "find", lambda cloud, name: live)
+    monkeypatch.setattr(change.served, "versions", lambda cloud, function: ["2", "1"])
+    cloud = with_clients(**{"lambda": Client(invoke=denied("lambda:InvokeFunction"))})
+    with pytest.raises(LaunchError, match="lambda:InvokeFunction") as caught:
+        change.rollback(DeployLauncher(cloud), Handle("deploy", "eu-west-1", "dogs"))
+    assert caught.value.__notes__ == ["All requests get to version 1 now."]
 
 
 # --- what resumes a search ---

@@ -201,5 +201,9 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
         )
     with errors("rolling back"):
         cloud.client("lambda").update_alias(**moved(found.name, target))
-    asking.ask(cloud, name, next(smoke.pictures()))
+    try:
+        asking.ask(cloud, name, next(smoke.pictures()))
+    except LaunchError as error:  # a second rollback would undo the first
+        error.add_note(f"All requests get to version {target} now.")
+        raise
     return launcher.status(handle)
