@@ -19,8 +19,8 @@ CHANGES = {
     "front": ("launcher.start_s=299", "launcher.reserved=2"),
     "lambda": ("launcher.memory_mb=2048", "launcher.reserved=2"),
 }
-_TAKEN = {"status": 5, "logs": 4, "invoke": 3, "result": 5, "download": 6, "cancel": 6, "cleanup": 16}  # actions, about
-_TAKEN_OF_DEPLOYMENT = {**_TAKEN, "status": 10, "rollback": 16, "cancel": 20}
+_TAKEN = {"status": 5, "logs": 4, "invoke": 3, "result": 5, "download": 4, "cancel": 6, "cleanup": 16}  # actions, about
+_TAKEN_OF_DEPLOYMENT = {**_TAKEN, "status": 10, "rollback": 12, "cancel": 18}
 
 _DENIED_JOBS = (
     *("s3:PutObject", "s3:GetObject", "s3:ListBucket", "iam:GetRole", "iam:PassRole", "sagemaker:CreateTrainingJob"),
@@ -170,7 +170,8 @@ def _troubles(kind: str) -> list[Trouble]:
         return [_throttle, _fail_s3, _expire, _kill, _kill, _kill_server, _cancel, *own]
     common = [_throttle, _fail_s3, _expire, _kill, _kill, _kill_server, _cancel]
     if kind in MACHINES:
-        own = [_deny(_DENIED_MACHINES), _crash, _boot_failure, _no_machine_in, _hopeless(_DENIED_TO_MACHINE)]
+        hopeless = _hopeless(_DENIED_TO_MACHINE)
+        own = [_deny(_DENIED_MACHINES), _crash, _boot_failure, _no_machine_in, hopeless, hopeless]
         return [*common, *own, *([_reclaim, _reclaim, _rebalance] if kind == "ec2_spot" else [])]
     own = [_deny(_DENIED_JOBS), _deny_to_role(_DENIED_TO_JOB), _crash, _no_machine, _quota, _tight, _late]
     return [*common, *own, *([_reclaim, _reclaim] if kind == "sagemaker_spot" else [])]
