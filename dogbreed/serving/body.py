@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -36,6 +36,11 @@ class Pace:
     def came(self, now: float, count: int) -> None:
         if count:
             self._bytes, self._last = self._bytes + count, now
+
+    def held_up(self, seconds: float) -> None:
+        """Leave out a time in which the server itself stood still: the client could send no more than buffers hold."""
+        self._last += seconds
+        self._before = deque((then + seconds, count) for then, count in self._before)
 
     def check(self, now: float) -> None:
         """Raise Problem if the upload has paused for too long, or is too slow."""
@@ -101,11 +106,14 @@ async def read(request: Request, content: bytearray, buffered: Buffered, limits:
     pace = Pace(limits, time.monotonic())
     more = True
     while more:
-        pace.check(time.monotonic())
-        try:
-            async with asyncio.timeout(pace.look_again_s):
+        began, wait_s = time.monotonic(), pace.look_again_s
+        pace.check(began)
+        message = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
                 message = await request.receive()
-        except TimeoutError:
+        pace.held_up(max(0.0, time.monotonic() - began - wait_s))
+        if message is None:
             continue
         if message["type"] == "http.disconnect":
             raise ClientDisconnect

@@ -27,7 +27,9 @@ from dogbreed.serving.settings import Settings
 
 log = logging.getLogger("dogbreed.serving")
 
-_QUIET_S = 1.0  # after this long without a request, none can be in transit any more
+# uvicorn's, of 0.1 s: after so many without a request, none can be in transit any more. Not seconds: a server that
+# itself stands still for one would find the requests of that time only afterwards
+_QUIET_TICKS = 10
 _BACKLOG = 1024  # connections waiting to be accepted
 _ACCEPTED_AT_ONCE = 64  # before they are counted: fewer than the open files reserved for other uses
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -54,8 +56,8 @@ class Server(uvicorn.Server):
         self.application.metrics.connections.set_function(lambda: len(self._connections))
         self._predictor = predictor
         self._loading: asyncio.Task[None] | None = None
-        self._drain_began = self._last_request = self._said_no_room = 0.0
-        self._requests = 0
+        self._drain_began = self._said_no_room = 0.0
+        self._requests = self._quiet_ticks = 0
         protocol = partial(
             Protocol, connections=self._connections, limits=settings.limits, root_path=settings.root_path
         )
@@ -131,15 +133,15 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             return
         self.application.draining = True
-        self._drain_began = self._last_request = time.monotonic()
+        self._drain_began, self._quiet_ticks = time.monotonic(), 0
         log.info("%s: finishing pending requests, then shutting down", signal.Signals(sig).name)
 
     async def on_tick(self, counter: int) -> bool:
         if self.application.draining:
-            now = time.monotonic()
-            if self.server_state.tasks or self.server_state.total_requests != self._requests:
-                self._last_request, self._requests = now, self.server_state.total_requests
-            if now - self._last_request >= _QUIET_S or now - self._drain_began >= self.settings.limits.drain_s:
+            is_quiet = not self.server_state.tasks and self.server_state.total_requests == self._requests
+            self._quiet_ticks, self._requests = is_quiet * (self._quiet_ticks + 1), self.server_state.total_requests
+            drained_s = time.monotonic() - self._drain_began
+            if self._quiet_ticks > _QUIET_TICKS or drained_s >= self.settings.limits.drain_s:
                 self.should_exit = True
         return await super().on_tick(counter)
 

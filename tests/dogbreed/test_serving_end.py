@@ -1,5 +1,6 @@
 """How a server ends: a signal lets every request finish, uploads included, and thousands of requests leave nothing."""
 
+import asyncio
 import base64
 import http.client
 import json
@@ -7,15 +8,19 @@ import signal
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from dogbreed.serving import settings
+from dogbreed.serving.server import Server
 from tests.support.launcher_contract import until
 from tests.support.odd_pictures import saved, upright
-from tests.support.serving import Served, asked, half_sent, reply_on, serving, stopped, tiny_model
+from tests.support.serving import WAIT_S, Served, asked, half_sent, reply_on, serving, stopped, tiny_model
 
 PNG = saved(upright(), "PNG")
 
@@ -43,18 +48,20 @@ def classify_until_closed(served: Served, counts: "Counter[Any]", stop: threadin
             reply = asked(connection, "POST", "/invocations", PNG, content_type="image/png")
         except (OSError, http.client.HTTPException) as error:
             counts["lost", repr(error)] += 1
-            return
+            break
         counts[reply.status] += 1
         if reply.headers.get("connection") == "close":
             connection.close()
             connection = None
+    if connection is not None:
+        connection.close()
 
 
 @pytest.mark.parametrize("attempt", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))])
 def test_sigterm_under_load_loses_no_request(attempt: int, model: Path, tmp_path: Path) -> None:
     counts: Counter[Any] = Counter()
     stop = threading.Event()
-    with serving(model, tmp_path) as running:
+    with serving(model, tmp_path) as running, half_sent(running, PNG) as slowest:  # until then the server stays
         clients = [threading.Thread(target=classify_until_closed, args=(running, counts, stop)) for _ in range(8)]
         for client in clients:
             client.start()
@@ -66,7 +73,9 @@ def test_sigterm_under_load_loses_no_request(attempt: int, model: Path, tmp_path
         stop.set()
         for client in clients:
             client.join()
-        assert running.process.wait(60) == 0
+        slowest.sendall(PNG[-10:])
+        assert reply_on(slowest).status == 200
+        assert running.process.wait(WAIT_S) == 0
     assert not [what for what in counts if what not in (200, "refused")], counts
 
 
@@ -81,10 +90,23 @@ def test_a_signal_lets_a_photo_arrive_that_is_on_its_way(name: str, model: Path,
         phone.sendall(PNG[-10:])
         reply = reply_on(phone)
         assert (reply.status, reply.headers["connection"]) == (200, "close")
-        assert running.process.wait(60) == 0
+        assert running.process.wait(WAIT_S) == 0
     log = running.log.read_text()
     assert f"{name}: " in log
     assert "Traceback" not in log
+
+
+def test_a_server_that_stood_still_looks_for_the_requests_of_that_time_before_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("dogbreed.serving.server.time", SimpleNamespace(monotonic=lambda: now[0]))
+    server = Server(Future(), settings.read([str(tmp_path)], {}))
+    server.application.service = cast(Any, "a service")
+    server.handle_exit(signal.SIGTERM, None)
+    now[0] += 9
+    assert not asyncio.run(server.on_tick(1))
+    assert any(asyncio.run(server.on_tick(1)) for _ in range(20))  # nothing has come
 
 
 def test_a_request_that_does_not_end_in_time_is_told_so(model: Path, tmp_path: Path) -> None:
@@ -93,7 +115,7 @@ def test_a_request_that_does_not_end_in_time_is_told_so(model: Path, tmp_path: P
         running.process.send_signal(signal.SIGTERM)
         reply = reply_on(phone)
         assert (reply.status, reply.json["code"], reply.headers["retry-after"]) == (503, "ending", "1")
-        assert running.process.wait(60) == 0
+        assert running.process.wait(WAIT_S) == 0
     assert "Traceback" not in running.log.read_text()
 
 
@@ -108,11 +130,12 @@ def test_a_hangup_that_was_ignored_at_the_start_stays_ignored(model: Path, tmp_p
 
 
 def test_a_second_signal_ends_it_at_once(model: Path, tmp_path: Path) -> None:
-    with serving(model, tmp_path) as running:
+    with serving(model, tmp_path) as running, half_sent(running, PNG):  # which it would wait for
+        until(lambda: running.ask("GET", "/health").status == 200)
         running.process.send_signal(signal.SIGINT)
         until(lambda: "SIGINT" in running.log.read_text())
         running.process.send_signal(signal.SIGINT)
-        running.process.wait(60)
+        running.process.wait(WAIT_S)
         assert "Traceback" not in running.log.read_text()
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from dogbreed.serving.event import BODY_BYTES, MODEL_SHA256, MODEL_URI, content
 from dogbreed.serving.function import Function
 from tests.support.function_events import event
 from tests.support.odd_pictures import saved, upright
-from tests.support.serving import tiny_model
+from tests.support.serving import PATIENT_S, tiny_model
 
 CONTEXT = SimpleNamespace(aws_request_id="8f5d-1")
 PHOTO = saved(upright(), "JPEG")
@@ -29,9 +30,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("function") / "model.tar.gz")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def log_levels() -> Iterator[None]:
+    """Restore them: a function sets those of its process."""
+    loggers = [logging.getLogger(), logging.getLogger("mangum")]
+    before = [each.level for each in loggers]
+    yield
+    for each, level in zip(loggers, before, strict=True):
+        each.setLevel(level)
+
+
 @pytest.fixture(scope="module")
 def function(model: Path) -> Iterator[Function]:
-    made = Function.of({}, model)
+    made = Function.of({"DOGBREED_DEADLINE_S": PATIENT_S}, model)
     yield made
     made.close()
 
@@ -123,12 +134,15 @@ def in_s3(model: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]
     return asked
 
 
-def test_a_model_in_s3_is_loaded_at_the_start(in_s3: list[tuple[str, str]], model: Path, tmp_path: Path) -> None:
+def test_a_model_in_s3_is_loaded_at_the_start(
+    in_s3: list[tuple[str, str]], model: Path, tmp_path: Path, function: Function
+) -> None:
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     made = Function.of({MODEL_URI: "s3://bucket/models/dogs.tar.gz", MODEL_SHA256: digest}, tmp_path / "model")
     assert in_s3 == [("bucket", "models/dogs.tar.gz")]
     assert made(event("POST", "/invocations", PHOTO), CONTEXT)["statusCode"] == 200
     made.close()
+    assert function(event("POST", "/invocations", PHOTO), CONTEXT)["statusCode"] == 200  # each for itself
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, ""])

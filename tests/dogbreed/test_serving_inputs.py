@@ -1,7 +1,6 @@
 """What people send first: forms, any image type or none, data URLs, methods and addresses that are nearly right."""
 
 import base64
-import http.client
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ import pytest
 import requests
 
 from tests.support.odd_pictures import saved, upright
-from tests.support.serving import Reply, Served, serving, tiny_model
+from tests.support.serving import WAIT_S, Reply, Served, serving, tiny_model
 
 JPEG, PNG, WEBP = saved(upright(), "JPEG"), saved(255 - upright(), "PNG"), saved(upright()[::-1], "WEBP")
 
@@ -30,7 +29,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def post(served: Served, query: str = "", **given: Any) -> requests.Response:
     with requests.Session() as session:
         session.trust_env = False
-        return session.post(f"http://127.0.0.1:{served.port}/invocations{query}", timeout=60, **given)
+        return session.post(f"http://127.0.0.1:{served.port}/invocations{query}", timeout=WAIT_S, **given)
 
 
 def form(*parts: bytes, boundary: str = "x", end: bytes = b"--x--\r\n") -> tuple[bytes, str]:
@@ -157,7 +156,7 @@ def test_the_bytes_decide_whatever_image_type_is_said(content_type: str, served:
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": ""}])
 def test_no_type_at_all_is_taken(headers: Mapping[str, str], served: Served) -> None:
-    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)) as connection:
+    with closing(served.connect()) as connection:
         connection.request("POST", "/invocations", JPEG, headers)
         assert connection.getresponse().status == 200
 

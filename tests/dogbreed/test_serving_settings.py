@@ -28,7 +28,7 @@ from dogbreed.serving.metrics import Metrics
 from dogbreed.serving.problems import PROBLEMS
 from tests.support.launcher_contract import until
 from tests.support.odd_pictures import saved, upright
-from tests.support.serving import Reply, Served, metric, serving, tiny_model
+from tests.support.serving import WAIT_S, Reply, Served, metric, serving, tiny_model
 
 PNG = saved(upright(), "PNG")
 ROOT = "/dogs/v1"
@@ -134,7 +134,7 @@ def test_what_cannot_work_is_refused_in_words(by: str, words: str, capsys: pytes
 
 def test_the_command_ends_before_it_loads_a_model(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dogbreed.serving", str(tmp_path), "--deadline-s", "nan"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 2
     assert "'nan' is not a number of seconds" in done.stderr
 
@@ -159,7 +159,7 @@ def test_what_is_set_is_what_counts(served: Served) -> None:
 
 
 def reachable(host: str, port: int) -> bool:
-    with closing(http.client.HTTPConnection(host, port, timeout=60)) as connection:
+    with closing(http.client.HTTPConnection(host, port, timeout=WAIT_S)) as connection:
         connection.request("GET", "/ping")
         return connection.getresponse().status in (200, 503)
 
@@ -175,7 +175,7 @@ def test_both_families_of_addresses_are_served_on_one_port(host: str, model: Pat
 
 def test_an_address_that_cannot_be_had_ends_the_server_with_words(model: Path) -> None:
     command = [sys.executable, "-m", "dogbreed.serving", str(model), "--host", "no.such.host.invalid"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 3
     assert "Cannot listen on no.such.host.invalid port 8080: " in done.stderr
     assert "Traceback" not in done.stderr
@@ -250,6 +250,7 @@ def test_an_id_that_no_log_should_hold_is_replaced(given: str, served: Served) -
 
 
 def test_the_log_says_what_happened_and_nothing_of_what_was_sent(served: Served) -> None:
+    served.ask("GET", "/ping")  # when it is answered, the lines of earlier requests are there
     before = served.log.stat().st_size
 
     def lines() -> list[str]:

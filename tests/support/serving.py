@@ -25,7 +25,11 @@ from dogbreed.unlike import Unlike
 from tests.support.launcher_contract import until
 
 IMAGE_PX = 32
-
+PATIENT_S = "600"  # where servers and clients stand still for seconds, as on a busy machine, nothing is given up
+WAIT_S = 240  # of clients
+_PATIENT = {
+    f"DOGBREED_{limit}_S": PATIENT_S for limit in ("DEADLINE", "BODY_PAUSE", "BODY_WINDOW", "HEADERS", "IDLE", "DRAIN")
+}
 
 UNLIKE = Unlike(threshold=-3.0, photos=100, flagged=0.05, auroc={"pages of text": 0.9, "drawn scenes": 0.85})
 
@@ -83,7 +87,10 @@ class Served:
         self.process, self.port, self.log = process, port, log
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
+
+    def open_socket(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_S)
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
         """One request on a connection of its own. Headers: `content_type` stands for Content-Type."""
@@ -131,6 +138,7 @@ def serving(
 ) -> Iterator[Served]:
     """`python -m dogbreed.serving MODEL`, on a free port; killed at the end if it is still there.
 
+    It waits for whatever takes long, unless options say otherwise.
     environ: variables besides those of this process. shell: what a shell does first, such as `ulimit -n 300`.
     """
     log = scratch / "server.log"
@@ -139,7 +147,7 @@ def serving(
         command = ["bash", "-c", f'{shell}; exec "$0" "$@"', *command]
     with log.open("w") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, text=True, env={**os.environ, **(environ or {})}
+            command, stdout=output, stderr=output, text=True, env={**os.environ, **_PATIENT, **(environ or {})}
         )
     try:
         until(lambda: "Listening on" in log.read_text() or process.poll() is not None)
@@ -156,7 +164,7 @@ def serving(
 
 def half_sent(served: Served, body: bytes, *, count: int | None = None, path: str = "/invocations") -> socket.socket:
     """A connection with a request of which `count` bytes of the body were sent; None for all but the last 10."""
-    connection = socket.create_connection(("127.0.0.1", served.port), timeout=60)
+    connection = served.open_socket()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
     connection.sendall(head.encode() + body[: len(body) - 10 if count is None else count])
     return connection
@@ -176,7 +184,7 @@ def metric(served: Served, name: str, /, **labels: str) -> float:
     return next((s.value for s in samples if s.name == name and labels.items() <= s.labels.items()), 0.0)
 
 
-def stopped(served: Served, *, within_s: float = 60) -> int:
+def stopped(served: Served, *, within_s: float = 240) -> int:
     """SIGTERM, and the exit status that comes of it."""
     served.process.send_signal(signal.SIGTERM)
     return served.process.wait(within_s)
