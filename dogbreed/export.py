@@ -20,9 +20,9 @@ from dogbreed import artifact, bare, checkpoints, class_names, reference, unlike
 from dogbreed.artifact import TOLERANCE, Int8, Manifest
 from dogbreed.drawn import without_dogs
 from dogbreed.errors import ArtifactError, DogBreedError
-from dogbreed.features.engine import silent
 from dogbreed.inference import MAX_ACCURACY_LOSS, Predictor
 from dogbreed.model import DogBreedClassifier
+from dogbreed.onnx_export import silent, to_onnx
 from dogbreed.onnx_network import HEAT_MAPS, LOGITS, PIXELS, OnnxNetwork
 from dogbreed.run_folder import RunFolder, write_bytes
 from dogbreed.scanning.names import listed
@@ -174,18 +174,15 @@ def _to_onnx(model: DogBreedClassifier) -> onnx.ModelProto:
     example = torch.from_numpy(_examples(model.preprocess.image_px)[:2])
     last = _last_maps(model, example)
     try:
-        with silent(), torch.no_grad():
-            program = torch.onnx.export(
-                _Exported(model, last).eval(),
-                (example,),
-                dynamo=True,
-                verbose=False,
-                input_names=[PIXELS],
-                output_names=[LOGITS, HEAT_MAPS][: 1 if last is None else 2],
-                dynamic_shapes={"pixels": {0: torch.export.Dim("n", min=1, max=1024)}},
-            )
-        assert program is not None
-        network: onnx.ModelProto = program.model_proto
+        program = to_onnx(
+            _Exported(model, last).eval(),
+            example,
+            input_names=[PIXELS],
+            output_names=[LOGITS, HEAT_MAPS][: 1 if last is None else 2],
+            dynamic_shapes={"pixels": {0: torch.export.Dim("n", min=1, max=1024)}},
+        )
+        with silent():
+            network: onnx.ModelProto = program.model_proto
     except Exception as error:  # the exporter lets through whatever a network's own code raises
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise ArtifactError(f"this network cannot be exported to ONNX: {reason}") from error

@@ -1,11 +1,7 @@
 """Compute features with ONNX Runtime on a CPU, with torch on a GPU; chosen by device and settings, not by timing."""
 
-import contextlib
-import io
 import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dogbreed.hardware import available_cpus
+from dogbreed.onnx_export import silent, to_onnx
 
 log = logging.getLogger("dogbreed")
 
@@ -124,25 +121,10 @@ class Torch:
 
 def _export(network: nn.Module, example: Tensor, path: Path) -> None:
     try:
-        with silent(), torch.no_grad():
-            program = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
-            assert program is not None
-            program.save(path)
+        with silent():
+            to_onnx(network, example).save(path)
     except Exception as error:  # the exporter lets through whatever a network's own code raises
         raise EngineError(f"the network cannot be exported: {(str(error) or type(error).__name__).strip()}") from error
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Silence the logs and warnings of the exporter and the quantiser about their own internals."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _check(rows: NDArray[np.float32], network: nn.Module, images: Tensor) -> None:
