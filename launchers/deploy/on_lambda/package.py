@@ -56,7 +56,7 @@ def ensure(key: str, target: Target, *, model: Path | None, installed: bool) -> 
         log.info("Making the function's package for Python %s on %s", target.python, target.architecture)
         with tempfile.TemporaryDirectory(prefix="dogbreed-function-") as scratch:
             files = wheels.from_here() if installed else wheels.from_index(target, Path(scratch))
-            write(path, _all(files, model))
+            write(path, _all(files, model), quickly=installed)
     found = Package.read(path)
     if found.unpacked > LARGEST_BYTES:
         path.unlink()
@@ -79,10 +79,11 @@ def _all(files: Iterable[wheels.Installed], model: Path | None) -> Iterator[tupl
                     yield f"{package.MODEL}/{member.name.removeprefix('./')}", content.read()
 
 
-def write(path: Path, contents: Iterable[tuple[str, bytes | Path]]) -> None:
+def write(path: Path, contents: Iterable[tuple[str, bytes | Path]], *, quickly: bool = False) -> None:
     """Write a ZIP, whole or not at all: sorted, without times, every file readable by everybody.
 
-    contents: names, with slashes, and bytes or the file that has them.
+    contents: names, with slashes, and bytes or the file that has them. quickly: for one that stays on this machine, in
+    a third of the time and a tenth larger.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
@@ -92,7 +93,7 @@ def write(path: Path, contents: Iterable[tuple[str, bytes | Path]]) -> None:
                 member = zipfile.ZipInfo(name, _DATE)
                 member.create_system, member.external_attr = 3, _MODE  # Unix, wherever this runs
                 data = content if isinstance(content, bytes) else content.read_bytes()
-                archive.writestr(member, data, zipfile.ZIP_DEFLATED)
+                archive.writestr(member, data, zipfile.ZIP_DEFLATED, 1 if quickly else None)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
