@@ -23,7 +23,7 @@ mkdir -p /opt/job
 cat > /opt/job/main.sh <<'MAIN'
 trap 'echo asked to end; exit 0' TERM
 echo "in the unit: $PWD $HOME"
-while true; do sleep 0.1; done
+while true; do sleep 1; done
 MAIN
 cat > /etc/systemd/system/work.service <<'UNIT'
 [Unit]
@@ -74,7 +74,7 @@ def test_a_machine_that_ends_itself_in_its_group_is_not_replaced(fleet: Fleet) -
 
 
 def test_shutdown_in_a_machine_ends_it_and_the_group_starts_another(fleet: Fleet) -> None:
-    name = fleet.group("respawns", "#!/bin/bash\necho once\nsleep 1\nshutdown -h now\nsleep 600\n")
+    name = fleet.group("respawns", "#!/bin/bash\necho once\nsleep 1\nshutdown -h now\nsleep 6000\n")
     until(lambda: len(fleet.machines(name)) >= 3, timeout_s=60)
     first = fleet.machines(name)[0]
     assert first["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
@@ -123,7 +123,7 @@ def test_an_interruption_comes_with_a_notice_two_minutes_before(fleet: Fleet) ->
 
 def test_one_without_notice_kills_the_machine_at_once(fleet: Fleet) -> None:
     hard = fleet.with_faults(reclaims=1, reclaim_at=["0.1s"], hard=True)
-    name = hard.group("killed", "#!/bin/bash\ntrap 'echo asked' TERM\nsleep 600 & wait\nsleep 600\n")
+    name = hard.group("killed", "#!/bin/bash\ntrap 'echo asked' TERM\nsleep 6000 & wait\nsleep 6000\n")
     until(lambda: len(hard.machines(name)) == 2, timeout_s=60)
     assert "asked" not in hard.console(hard.machines(name)[0])
     hard.end(name)
@@ -131,7 +131,7 @@ def test_one_without_notice_kills_the_machine_at_once(fleet: Fleet) -> None:
 
 def test_machines_that_do_not_boot_or_fail_are_replaced(fleet: Fleet) -> None:
     faulty = fleet.with_faults(boot_failures=1, crash_at="0.1s", crashes=2)
-    name = faulty.group("faulty", "#!/bin/bash\necho here; sleep 600\n")
+    name = faulty.group("faulty", "#!/bin/bash\necho here; sleep 6000\n")
     until(lambda: len(faulty.machines(name)) == 3, timeout_s=90)
     first, second, third = faulty.machines(name)
     assert [faulty.console(each) for each in (first, second)] == ["", "here\n"]
@@ -141,7 +141,7 @@ def test_machines_that_do_not_boot_or_fail_are_replaced(fleet: Fleet) -> None:
 
 
 def test_nothing_of_a_machine_is_left_after_it(fleet: Fleet) -> None:
-    name = fleet.group("leaves", "#!/bin/bash\n(setsid nohup sleep 601 &) \nsleep 602\n")
+    name = fleet.group("leaves", "#!/bin/bash\n(setsid nohup sleep 6010 &) \nsleep 6020\n")
     until(lambda: len(_sleeping(fleet)) == 2)
     fleet.end(name)
     fleet.wait(name, "terminated")
@@ -154,7 +154,7 @@ def test_nothing_of_a_machine_is_left_after_it(fleet: Fleet) -> None:
 def _sleeping(fleet: Fleet) -> list[psutil.Process]:
     machines = _place(fleet).glob("*/disk")
     found = [process for place in machines for process in marked(MACHINE, str(place))]
-    return [each for each in found if each.cmdline()[:1] == ["sleep"] and each.cmdline()[1] in ("601", "602")]
+    return [each for each in found if each.cmdline() in (["/bin/sleep", "601"], ["/bin/sleep", "602"])]
 
 
 def test_a_launch_without_capacity_is_tried_elsewhere_and_again(fleet: Fleet) -> None:
@@ -175,7 +175,7 @@ test -e /opt/pytorch/bin/python || echo no image of PyTorch
 dnf install -y -q python3.12 && python3.12 -m venv /opt/job/venv
 /opt/job/venv/bin/python -m pip install -q torch
 /opt/job/venv/bin/python -c 'import importlib.util; print("torch" if importlib.util.find_spec("torch") else "none")'
-sleep 600
+sleep 6000
 """
     name = fleet.group("plain", script, data={"ImageId": fleet.image(PLAIN)})
     (machine,) = fleet.wait(name, "running")

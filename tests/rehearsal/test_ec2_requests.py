@@ -327,7 +327,7 @@ def test_an_account_may_be_without_a_default_network(tmp_path: Path) -> None:
 
 def test_a_cloud_that_was_killed_leaves_no_process_and_its_group_starts_another_machine(tmp_path: Path) -> None:
     place = tmp_path / "state"
-    script = "#!/bin/bash\n(setsid sleep 603 &)\necho up\nsleep 604\n"
+    script = "#!/bin/bash\n(setsid sleep 6030 &)\necho up\nsleep 6040\n"
     try:
         first = Fleet(Rehearsal(state_dir=str(place), reclaims=0, clock_rate=10)).ready()
         name = first.group("outlives", script)

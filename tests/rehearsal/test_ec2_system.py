@@ -1,5 +1,6 @@
 """Parts of a rehearsed EC2 machine: the text of its user data, systemd's units, its metadata service."""
 
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,33 @@ def test_absolute_paths_of_a_script_are_the_machine_s_own(system: System, text: 
     assert system.local(text) == here.format(root=system.root, bin=system.root.parent / "b")
     assert system.shown(system.local("cat /opt/x")) == "cat /opt/x"
     assert " " not in str(system.root)  # shells split words there
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("20", "2"),
+        ("0.5", "0.05"),
+        ("1m 30s", "9"),
+        ("2h", "720"),
+        ("1d", "8640"),
+        ("infinity", "infinity"),
+        ("", ""),
+        ("five", "five"),
+    ],
+)
+def test_a_script_sleeps_by_the_clock(words: str, asked: str, tmp_path: Path) -> None:
+    rates = iter([1.0, 10.0])
+    made = System(tmp_path / "disk", {}, time.time, torch=True, rate=lambda: next(rates))
+    try:
+        made.tick()  # the clock has become faster meanwhile
+        program = Path(made.environment["PATH"].split(":")[0]) / "sleep"
+        assert program.read_text().count("/bin/sleep") == 2
+        program.write_text(program.read_text().replace("exec /bin/sleep", "exec echo"))
+        output = subprocess.run([program, *words.split()], capture_output=True, text=True, check=True).stdout
+    finally:
+        made.kill()
+    assert output == f"{asked}\n"
 
 
 def test_units_are_read_with_all_values_and_unknown_settings_are_refused() -> None:

@@ -90,7 +90,7 @@ class Fleet:
     def group(
         self,
         name: str,
-        script: str = "#!/bin/bash\nsleep 600\n",
+        script: str = "#!/bin/bash\nsleep 6000\n",
         *,
         kinds: tuple[str, ...] = ("m5.large",),
         zones: tuple[str, ...] = (),

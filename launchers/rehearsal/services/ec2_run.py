@@ -111,6 +111,7 @@ class InstanceRun(threading.Thread):
             torch=torch,
             packages=packages if packages.is_dir() else None,
             skew_s=skew_s,
+            rate=lambda: self.clock.rate,
         )
         if instance.user_data:
             self._system.boot(instance.script)

@@ -2,7 +2,7 @@
 
 User data is a shell script with absolute paths. Those below the folders of _ROOTS are replaced in its text by places in
 the machine's private folder; nothing is protected from it otherwise, as nothing is from a job. systemctl, shutdown and
-the like are small programs that stand first on PATH and leave their requests in a folder.
+the like are small programs that stand first on PATH and leave their requests in a folder; sleep follows the clock.
 """
 
 import os
@@ -32,8 +32,21 @@ _STEP_S = 0.05
 _SHIM = """#!/bin/sh
 call=$(mktemp -d {requests}/XXXXXXXX) || exit 1
 printf '%s\\0' {name} "$@" > "$call/words" && mv "$call/words" "$call/request"
-while [ ! -e "$call/status" ]; do [ -d {requests} ] || exit 1; sleep {step}; done
+while [ ! -e "$call/status" ]; do [ -d {requests} ] || exit 1; /bin/sleep {step}; done
 cat "$call/output"; read -r status < "$call/status"; rm -rf "$call"; exit "$status"
+"""
+# what it does not understand, `infinity` and `--help` among it, is left to the real one
+_SLEEP = """#!/bin/sh
+case "$*" in '' | *[!0-9.smhd\\ ]*) exec /bin/sleep "$@" ;; esac
+read -r rate < {rate}
+exec /bin/sleep "$(awk -v rate="$rate" 'BEGIN {{
+  unit["m"] = 60; unit["h"] = 3600; unit["d"] = 86400
+  for (n = 1; n < ARGC; n++) {{
+    last = substr(ARGV[n], length(ARGV[n]))
+    total += ARGV[n] * (last in unit ? unit[last] : 1)
+  }}
+  print total / rate
+}}' "$@")"
 """
 # PyTorch is installed in this project's own environment
 _PYTHON = """#!/bin/sh
@@ -55,7 +68,7 @@ class System:
     """One machine's. folder: private. environment: of all its processes. torch: whether the image has PyTorch.
 
     packages: a folder of Python packages that come before those of this project's own environment.
-    now: the cloud's clock, for `shutdown +5`.
+    now: the cloud's clock, for `shutdown +5`. rate: how much faster than real time it runs, for `sleep 5`.
     """
 
     def __init__(
@@ -67,8 +80,9 @@ class System:
         torch: bool,
         packages: Path | None = None,
         skew_s: float = 0.0,
+        rate: Callable[[], float] = lambda: 1.0,
     ) -> None:
-        self.folder, self._now = folder, now
+        self.folder, self._now, self._rate = folder, now, rate
         self.poweroff_at: float | None = None  # by `now`; what it then does is `restarts`
         self.restarts = False
         self.console = folder / "console.log"
@@ -83,6 +97,8 @@ class System:
         (self._link / "b").symlink_to(folder / "bin", target_is_directory=True)
         self._requests = self._link / "calls"
         self._requests.mkdir()
+        self._slept = 0.0  # the rate that programs sleep by
+        self._set_rate()
         self.root = self._link / "m"
         self._furnish(torch=torch, packages=packages, skew_s=skew_s)
         self.environment = {
@@ -141,6 +157,7 @@ class System:
 
     def tick(self) -> None:
         """Answer calls of programs, and follow the units."""
+        self._set_rate()
         if self._script is not None and self._script.poll():
             self.say(f"cloud-init: user data ended with status {self._script.returncode}")
             self._script = None
@@ -156,6 +173,13 @@ class System:
             if not unit.active:
                 self._waiting.remove((call, unit))
                 _reply(call, "", 0 if unit.result == "success" else 1)
+
+    def _set_rate(self) -> None:
+        if (rate := self._rate()) != self._slept:
+            self._slept = rate
+            written = self._link / "rate.new"
+            written.write_text(f"{rate:g}\n")
+            written.rename(self._link / "rate")
 
     def lines(self, *, last: bool = False) -> list[str]:
         """Return the lines of the console since the last call, with paths as on the machine."""
@@ -286,6 +310,7 @@ class System:
         bin_folder.mkdir(exist_ok=True)
         for name in _CALLS:
             _program(bin_folder / name, _SHIM.format(requests=self._requests, name=name, step=_STEP_S))
+        _program(bin_folder / "sleep", _SLEEP.format(rate=self._link / "rate"))
         for name in _QUIET:
             _program(bin_folder / name, "#!/bin/sh\nexit 0\n")
         _program(bin_folder / "nvidia-smi", "#!/bin/sh\necho 'no devices were found'; exit 6\n")
