@@ -5,14 +5,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from launchers.registry import find_run
 from launchers.rehearsal import process
+from tests.support.launcher_contract import until
 from tests.support.photos import make_photos
 from tests.support.project import TRAIN
 
@@ -27,6 +28,10 @@ class Machine:
     """A laptop: its commands, its folder of runs, and the rehearsal cloud of its default state folder."""
 
     folder: Path
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "cache" / "rehearsal"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -57,8 +62,9 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    yield Machine(tmp_path)
-    process.stop(tmp_path / "cache" / "rehearsal")
+    made = Machine(tmp_path)
+    yield made
+    process.stop(made.state)
 
 
 @pytest.mark.exports
@@ -79,10 +85,10 @@ def test_a_run_whose_command_is_killed_ends_by_itself_comes_home_and_is_deployed
     submitting.stdout.close()
     run_id = re.findall(r"\d{8}-\d{6}-\w{4}", said)[0]
     handle = f"ec2://rehearsal/{run_id}"
-    until = time.monotonic() + 600
-    while "succeeded" not in (status := machine.launchers("status", handle, here=elsewhere)):
-        assert time.monotonic() < until, status
-        time.sleep(1)
+    launcher, known = find_run(handle, state_dir=str(machine.state))
+    until(lambda: launcher.status(known).finished, timeout_s=600, every_s=1)
+    status = machine.launchers("status", handle, here=elsewhere)
+    assert "succeeded" in status
     assert "attempt 2" in status
     (here / "runs" / run_id).rename(machine.folder / "lost")  # the laptop is another one
     shown = machine.launchers("result", handle, here=elsewhere)
