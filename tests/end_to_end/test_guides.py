@@ -32,7 +32,8 @@ from tests.support.shell import Shell
 NETWORK = "model.library=timm model.backbone=test_resnet model.weights=null model.image_px=32"  # no weights to download
 TINY = f"{NETWORK} data.batch_size=4 data.workers=0 trainer.max_epochs=2"
 OWN_PHOTOS = "data=folder data.root=PHOTOS"
-FEW_OF_EACH = "data.source.train=2 data.source.valid=1 data.source.test=1"
+# 84 for validation: with fewer than 50, how unlike other photos are is not measured
+FEW_OF_EACH = "+data.source.breeds=42 data.source.train=2 data.source.valid=2 data.source.test=1"
 FEW_DOGS = "+data.source.breeds=8 data.source.train=10 data.source.valid=2 data.source.test=2"
 LONG = "trainer.max_epochs=500"  # so that a notice of an interruption is read before training is done
 FEW_TRIALS = f"experiment=quickstart {FEW_OF_EACH} hpo.n_trials=2"
@@ -102,7 +103,7 @@ REHEARSED = {
     "python train.py resume=sagemaker://REGION/RUN launcher=sagemaker_gpu": "aws=rehearsal",
     "python train.py resume=sagemaker://REGION/RUN launcher=local": "aws=rehearsal",
     "python train.py -m hpo=optuna experiment=quickstart launcher=sagemaker_spot aws=rehearsal": (
-        f"{FEW_DOGS} hpo.n_trials=3"
+        f"{FEW_DOGS} hpo.n_trials=2"
     ),
     "python train.py data=folder data.root=PHOTOS launcher=sagemaker_multi launcher.instances=2 aws=rehearsal": TINY,
     f"{SPOT} aws=rehearsal aws.reclaims=2 '+aws.faults.reclaim_at=[epoch 2,checkpoint 1]'": (
