@@ -35,7 +35,6 @@ OWN_PHOTOS = "data=folder data.root=PHOTOS"
 # 84 for validation: with fewer than 50, how unlike other photos are is not measured
 FEW_OF_EACH = "+data.source.breeds=42 data.source.train=2 data.source.valid=2 data.source.test=1"
 FEW_DOGS = "+data.source.breeds=8 data.source.train=10 data.source.valid=2 data.source.test=2"
-LONG = "trainer.max_epochs=500"  # so that a notice of an interruption is read before training is done
 FEW_TRIALS = f"experiment=quickstart {FEW_OF_EACH} hpo.n_trials=2"
 
 SERVE = "python -m dogbreed.serving runs/RUN"  # while one of the next two asks it
@@ -117,7 +116,7 @@ REHEARSED = {
     "aws.role=MySageMakerRole hpo.parallel=4 dry_run=true": "",
     f"{TUNER} hpo.n_trials=8": f"{FEW_DOGS} hpo.n_trials=2",
     "python -m launchers iam --apply --for aws=rehearsal": "",
-    "python train.py experiment=quickstart launcher=ec2_spot aws=rehearsal": f"{FEW_DOGS} {LONG}",
+    "python train.py experiment=quickstart launcher=ec2_spot aws=rehearsal": FEW_DOGS,
     "python train.py launcher=ec2_spot launcher.bucket=my-bucket dry_run=true": "",
     "python train.py launcher=deploy aws=rehearsal name=dogs checkpoint=runs/RUN": "",
     "python train.py launcher=deploy launcher.front=lambda launcher.reserved=3 aws=rehearsal name=dogs "

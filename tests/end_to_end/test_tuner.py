@@ -21,11 +21,12 @@ from launchers.status import Handle, Phase
 from tests.support.launcher_contract import until
 from tests.support.photos import tiny_settings
 from tests.support.project import ROOT
-from tests.support.rehearsing import ROLES, prepared
+from tests.support.rehearsing import ROLES, held, prepared
 from tests.support.searched import said_by, tmp_path_of, trials_in
 
-pytestmark = pytest.mark.cloud
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(1800)]
 BAD = "data.batch_size=choice(2,4,-1)"  # the trials with the last one fail
+LAST = "-00[34]-"  # the last two of four trials
 
 
 def words(place: Path, photos: Path, *more: str) -> list[str]:
@@ -71,7 +72,6 @@ def job(cloud: Rehearsal, name: str) -> dict[str, Any]:
     return dict(cloud.client("sagemaker").describe_training_job(TrainingJobName=name))
 
 
-@pytest.mark.timeout(1200)
 def test_a_search_comes_home_as_an_optuna_study_whatever_happens_to_its_client(
     cloud: Rehearsal,
     place: Path,
@@ -81,25 +81,26 @@ def test_a_search_comes_home_as_an_optuna_study_whatever_happens_to_its_client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = words(place, photos, BAD, "hpo.n_trials=4", "hpo.early_stopping=false", "aws.reclaims=1")
-    client = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *command],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
     folder = tmp_path / "sweeps" / "mine"
-    until(lambda: (folder / "launched.json").exists() or client.poll() is not None)
-    handle, tuner = handle_in(folder), tuner_at(place, tmp_path / "other")
-    until(partial(begun, tuner, handle))
-    client.kill()
-    client.communicate()
-    # it goes on, is listed, and the same command comes back to it
-    monkeypatch.chdir(tmp_path)
-    assert launchers_command(["list"]) == 0
-    assert re.search(r"sweeps/mine +tuner +running", capsys.readouterr().out)
-    assert handle in [found for found, _ in tuner.list()]
-    changed = said_by(tmp_path, *command, "hpo.n_trials=5", status=1)
-    assert "is still running with other machines, code or settings" in changed
+    with held(place, LAST):
+        client = subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *command],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        until(lambda: (folder / "launched.json").exists() or client.poll() is not None)
+        handle, tuner = handle_in(folder), tuner_at(place, tmp_path / "other")
+        until(partial(begun, tuner, handle))
+        client.kill()
+        client.communicate()
+        # it goes on, is listed, and the same command comes back to it
+        monkeypatch.chdir(tmp_path)
+        assert launchers_command(["list"]) == 0
+        assert re.search(r"sweeps/mine +tuner +running", capsys.readouterr().out)
+        assert handle in [found for found, _ in tuner.list()]
+        changed = said_by(tmp_path, *command, "hpo.n_trials=5", status=1)
+        assert "is still running with other machines, code or settings" in changed
     said = said_by(tmp_path, *command)
     assert "4 trials, 2 at once, each a training job" in said
     assert "loses up to" not in said  # that is in the plan
@@ -200,16 +201,18 @@ def test_a_stopped_search_goes_on_to_its_end_and_repeats_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     command = words(place, photos, "hpo.n_trials=2", "hpo.parallel=1", "data.batch_size=4", "aws.reclaims=0")
-    said = said_by(tmp_path, *command, "launcher.wait=false")
-    assert "The run continues without this terminal: tuner://rehearsal/mine-" in said
     folder = tmp_path / "sweeps" / "mine"
-    handle, tuner = handle_in(folder), tuner_at(place, tmp_path / "other")
     monkeypatch.chdir(tmp_path)
-    until(partial(begun, tuner, handle, 2))  # the first has ended, the second is starting its program
-    assert cost_of(handle, place, capsys)["state"] == "not ended"  # nobody has recorded anything: SageMaker is asked
-    assert launchers_command(["download", "sweeps/mine"]) == 1
-    assert "is still running remotely" in capsys.readouterr().err
-    assert launchers_command(["cancel", "sweeps/mine"]) == 0
+    with held(place, "-002-"):
+        said = said_by(tmp_path, *command, "launcher.wait=false")
+        assert "The run continues without this terminal: tuner://rehearsal/mine-" in said
+        handle, tuner = handle_in(folder), tuner_at(place, tmp_path / "other")
+        until(partial(begun, tuner, handle, 2))  # the first has ended, the second is starting its program
+        # nobody has recorded anything: SageMaker is asked
+        assert cost_of(handle, place, capsys)["state"] == "not ended"
+        assert launchers_command(["download", "sweeps/mine"]) == 1
+        assert "is still running remotely" in capsys.readouterr().err
+        assert launchers_command(["cancel", "sweeps/mine"]) == 0
     assert "cancelled (by user)\n1 of 2 trials have ended; best 0." in capsys.readouterr().out
     before = tuner.trials(handle)
     assert [trial.state for trial in before] == ["complete", "cut off"]

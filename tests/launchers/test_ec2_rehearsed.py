@@ -25,8 +25,7 @@ from tests.support.rehearsing import settings
 
 pytestmark = pytest.mark.cloud
 
-# long enough for five notices to be read before training is done, each of which takes a second or two
-LONGER = ("trainer.max_epochs=25", "model.dropout=0.5", "save.every_n_steps=1")
+LONGER = ("trainer.max_epochs=6", "model.dropout=0.5", "save.every_n_steps=1")
 
 
 def prepared(place: Path, home: Path, *overrides: str) -> tuple[Ec2Launcher, Plan]:

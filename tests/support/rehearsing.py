@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from awaited import HOLD
+
+from dogbreed.run_folder import write_text
 from launchers import prepare
 from launchers.cli.verbs import main as launchers_command
 from launchers.plan import Plan
@@ -30,6 +33,18 @@ def rehearsal_cloud(place: Path, photos: Path | None = None) -> Iterator[Rehears
         yield cloud
     finally:
         process.stop(place)
+
+
+@contextlib.contextmanager
+def held(place: Path, jobs: str = "") -> Iterator[None]:
+    """Let no training of the cloud at `place` go further than the end of its next epoch, and no search than that of its
+    next trial, so that it goes on for sure until this ends. jobs: a regular expression for the names of those meant.
+    """
+    write_text(place / HOLD, jobs)
+    try:
+        yield
+    finally:
+        (place / HOLD).unlink()
 
 
 def send_photos(cloud: Rehearsal, photos: Path, prefix: str) -> None:

@@ -58,6 +58,8 @@ class Attempt:
 
     def run(self, server: Server) -> Outcome:
         """Run the command, and count the billable time."""
+        # what is there at the start has been downloaded, and counts as none that was written
+        self._last_ckpt = self.checkpoints.last_written(self.hosts[0].machine)
         for host in self.hosts:
             argv, variables = command(self.job.request), environment(host, self.job, server, self.faults)
             host.machine.start(argv, variables, disk_mb=self.faults.disk_mb)
@@ -123,8 +125,7 @@ class Attempt:
         self._pump()
         written = self.checkpoints.last_written(self.hosts[0].machine)
         if written is not None and written != self._last_ckpt:
-            # what is there at the start has been downloaded
-            self._progress.checkpoints += self._last_ckpt is not None or self._progress.seconds > 0.5
+            self._progress.checkpoints += 1
             self._last_ckpt = written
         self._progress.seconds = time.monotonic() - self._began
 
