@@ -21,7 +21,8 @@ class Clock:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._lock = threading.Lock()
-        self.rate, self._real, self._shown = 1.0, time.time(), time.time()
+        moment = time.time()
+        self.rate, self._real, self._shown = 1.0, moment, moment
 
     def load(self) -> None:
         if self._file.exists():
@@ -43,13 +44,13 @@ class Clock:
 
     def set_rate(self, rate: float) -> None:
         """Go on from what the clock shows now, at another speed."""
-        if rate == self.rate:
-            return
-        moment = time.time()
-        shown = self.at(moment)
         with self._lock:
+            if rate == self.rate:
+                return
+            moment = time.time()
+            shown = self._shown + (moment - self._real) * self.rate
             self.rate, self._real, self._shown = rate, moment, shown
-        write_json(self._file, {"rate": rate, "real": moment, "shown": shown})
+            write_json(self._file, {"rate": rate, "real": moment, "shown": shown})
 
     def wait(self, seconds: float, ended: Callable[[], bool] = lambda: False) -> bool:
         """Wait, and return False if `ended` became true meanwhile."""

@@ -1,6 +1,7 @@
 """Keep the roles, users, groups and policies of the rehearsal's IAM on disk: they survive a restart of the server."""
 
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from launchers.rehearsal.names import ACCOUNT, BUCKET, REGION, ROLE, ROLE_PATH
 from launchers.rehearsal.principals import text_of
 
 _MANAGED = "AmazonSageMakerFullAccess"
+_saving = threading.Lock()  # threads of several requests save at the same time
 _TRUST = document(
     [{"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}]
 )
@@ -65,6 +67,10 @@ class IdentityStore:
             self.backend.create_instance_profile(profile["name"], profile["path"], profile["roles"], profile["tags"])
 
     def save(self) -> None:
+        with _saving:
+            self._save()
+
+    def _save(self) -> None:
         backend = self.backend
         roles = [
             {
@@ -74,7 +80,7 @@ class IdentityStore:
                 "tags": role.tags,
                 "boundary": role.permissions_boundary_arn,
             }
-            for role in backend.get_roles()
+            for role in list(backend.get_roles())
         ]
         users = [
             {
@@ -82,17 +88,19 @@ class IdentityStore:
                 "tags": user.tags or [],
                 "keys": [[key.access_key_id, key.secret_access_key, key.status] for key in user.access_keys],
             }
-            for user in backend.users.values()
+            for user in list(backend.users.values())
         ]
-        groups = [{**_common(group), "users": [user.name for user in group.users]} for group in backend.groups.values()]
+        groups = [
+            {**_common(group), "users": [user.name for user in group.users]} for group in list(backend.groups.values())
+        ]
         policies = [
             {"name": each.name, "path": each.path, "document": text_of(each), "tags": list(each.tags.values())}
-            for arn, each in backend.managed_policies.items()
+            for arn, each in list(backend.managed_policies.items())
             if f"::{ACCOUNT}:" in arn
         ]
         profiles = [
             {"name": each.name, "path": each.path, "roles": [role.name for role in each.roles], "tags": each.tags}
-            for each in backend.instance_profiles.values()
+            for each in list(backend.instance_profiles.values())
         ]
         kept = {"roles": roles, "users": users, "groups": groups, "policies": policies, "profiles": profiles}
         write_json(self.file, kept)

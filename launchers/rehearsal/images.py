@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ class Repositories:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._saving = threading.Lock()  # threads of several requests save at the same time
 
     def load(self) -> None:
         backend = ecr_backends[ACCOUNT][REGION]
@@ -80,7 +82,8 @@ class Repositories:
 
     def save(self) -> None:
         backend = ecr_backends[ACCOUNT][REGION]
-        write_json(self._file, [self._saved(each, backend) for each in backend.repositories.values()])
+        with self._saving:
+            write_json(self._file, [self._saved(each, backend) for each in list(backend.repositories.values())])
 
     def _saved(self, repository: Any, backend: Any) -> dict[str, Any]:
         return {

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import psutil
 
 from dogbreed.run_folder import write_json
+from launchers.rehearsal.marked import FOLDER, kill_marked
 from launchers.runs.processes import living_process
 
 _PROCESS_FILE = "process.json"  # in the machine's folder while its command runs
@@ -87,7 +88,7 @@ class Machine:
             self._process = subprocess.Popen(
                 self._translated(argv),
                 cwd=place or work,
-                env={**surroundings, **environment},
+                env={**surroundings, **environment, FOLDER: str(self.folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -151,6 +152,8 @@ def remove_left_over(folder: Path) -> None:
         if living_process(left["pid"], left["started"]):
             os.killpg(left["pid"], signal.SIGKILL)
         _remove_tmp(Path(left["tmp"]))
+    if folder.exists():
+        kill_marked(FOLDER, str(folder))  # the server was killed before it could note what it had just started
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,6 +1,7 @@
 """The rehearsal's S3 on disk: objects survive a restart of the server."""
 
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,19 @@ class ObjectStore:
 
     def get(self, bucket: str, key: str) -> bytes | None:
         """Return an object's content, or None if it does not exist."""
-        found = self._objects(bucket).get(key)
-        return None if found is None else bytes(found.value)
+        before = None
+        while (found := self._stored(bucket).get(key)) is not None:
+            try:
+                return bytes(found.value)
+            except ValueError:  # closed: another thread has replaced or deleted it meanwhile
+                if found is before:
+                    raise
+                before = found
+        return None
 
     def keys(self, bucket: str, prefix: str) -> list[str]:
-        return sorted(key for key in self._objects(bucket) if key.startswith(prefix))
+        stored = self._stored(bucket)
+        return sorted(key for key in list(stored) if key.startswith(prefix) and stored.get(key) is not None)
 
     def download(self, bucket: str, prefix: str, folder: Path) -> int:
         """Write all objects under a prefix to a folder, named as SageMaker names those of an S3Prefix.
@@ -90,33 +99,31 @@ class ObjectStore:
                 _remove(place)
                 return
             place.mkdir(parents=True, exist_ok=True)
-            objects = self._objects(bucket)
             if key is not None:
-                self._follow_one(place, key, objects.get(key))
+                self._follow_one(bucket, place, key)
                 return
             on_disk = {path for path in place.rglob("*") if path.is_file()}
-            wanted = {_file(place, name): name for name in objects}
+            wanted = {_file(place, name): name for name in self.keys(bucket, "")}
             for path in on_disk - wanted.keys():
                 path.unlink()
             for path, name in wanted.items():
                 if path not in on_disk:
-                    self._follow_one(place, name, objects[name])
+                    self._follow_one(bucket, place, name)
 
-    def _follow_one(self, place: Path, key: str, found: Any) -> None:
-        path = _file(place, key)
-        if found is None:
+    def _follow_one(self, bucket: str, place: Path, key: str) -> None:
+        path, content = _file(place, key), self.get(bucket, key)
+        if content is None:
             path.unlink(missing_ok=True)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".tmp-{threading.get_ident()}")
-        temporary.write_bytes(found.value)
+        temporary.write_bytes(content)
         temporary.replace(path)
 
-    def _objects(self, bucket: str) -> dict[str, Any]:
-        if not self.has_bucket(bucket):
-            return {}
-        with self._lock:
-            return {name: found for name, found in list(self.backend.buckets[bucket].keys.items()) if found is not None}
+    def _stored(self, bucket: str) -> Mapping[str, Any]:
+        """Return moto's objects of a bucket by key, which threads of other requests change meanwhile."""
+        found = self.backend.buckets.get(bucket)
+        return {} if found is None else found.keys
 
 
 def _file(place: Path, key: str) -> Path:

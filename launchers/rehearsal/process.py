@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any
 
 from dogbreed import commands
 from dogbreed.commands import shown_path
@@ -17,7 +18,9 @@ from launchers.runs.processes import living_process
 from launchers.status import Cause, LaunchError
 
 IDLE_S = 3600.0
-_START_S = 60.0
+_START_S = 180.0  # on a busy machine
+_END_S = 120.0  # until a server that was told to end is killed
+_LOOK_S = 0.05
 _started: list[subprocess.Popen[bytes]] = []  # servers, of which this process is the parent
 
 
@@ -44,61 +47,99 @@ def start(place: Path, idle_s: float) -> Server:
     place.mkdir(parents=True, exist_ok=True)
     place.chmod(0o700)
     with (place / LOCK_FILE).open("w") as lock:
-        with suppress(ImportError):  # Windows
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if server := running(place):  # another process was faster
-            return server
-        with (place / LOG_FILE).open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "launchers.rehearsal.server", str(place), str(idle_s)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # so that Ctrl-C does not reach it
-                env={**_of_nobody(), "PYTHONPATH": os.pathsep.join(_python_path())},
-            )
-        _started.append(process)
         until = time.monotonic() + _START_S
-        while time.monotonic() < until:
+        while not _locked(lock):  # another process starts it, or one that ends has not come to its end
             if server := running(place):
                 return server
-            if process.poll() is not None:
-                break
-            time.sleep(0.05)
-        process.kill()
-        process.wait()
-        tail = (place / LOG_FILE).read_text(errors="replace").splitlines()[-3:]
-        raise LaunchError(
-            f"The rehearsal cloud did not start; {shown_path(place / LOG_FILE)} ends with:\n" + "\n".join(tail)
+            if time.monotonic() > until:
+                raise LaunchError(
+                    f"Another process is starting or ending the rehearsal cloud in {shown_path(place)}, and has not "
+                    f"done so within {_START_S:g} s.\nTry: again, later"
+                )
+            time.sleep(_LOOK_S)
+        return running(place) or _started_in(place, idle_s, lock)
+
+
+def _started_in(place: Path, idle_s: float, lock: IO[str]) -> Server:
+    """Start a server. It has the lock for as long as it lives: two must never have the same state, whatever is killed.
+
+    Raises LaunchError if it does not start.
+    """
+    with (place / LOG_FILE).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "launchers.rehearsal.server", str(place), str(idle_s)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # so that Ctrl-C does not reach it
+            env={**_of_nobody(), "PYTHONPATH": os.pathsep.join(_python_path())},
+            pass_fds=() if sys.platform == "win32" else (lock.fileno(),),
         )
+    _started.append(process)
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until:
+        if server := running(place):
+            return server
+        if process.poll() is not None:
+            break
+        time.sleep(_LOOK_S)
+    process.kill()
+    process.wait()
+    raise _not_started(place)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock a file, for whoever has it open. Return False if another process has locked it."""
+    with suppress(ImportError):  # Windows
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # some network disks cannot lock
+            return True
+    return True
+
+
+def _not_started(place: Path) -> LaunchError:
+    log = place / LOG_FILE
+    tail = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
+    return LaunchError(f"The rehearsal cloud did not start; {shown_path(log)} ends with:\n" + "\n".join(tail))
 
 
 def running(place: Path) -> Server | None:
     """Return the server, or None if none is running."""
+    seen = _living(place)
+    return None if seen is None else Server(seen["url"], seen["key"])
+
+
+def _living(place: Path) -> dict[str, Any] | None:
+    """Return what the server has noted of itself, or None if none is running."""
     try:
-        seen = json.loads((place / SERVER_FILE).read_bytes())
-        alive = living_process(seen["pid"], seen["process_started"])
-        return Server(seen["url"], seen["key"]) if alive else None
+        noted = json.loads((place / SERVER_FILE).read_bytes())
+        seen = {name: noted[name] for name in ("pid", "process_started", "url", "key")}
+        return seen if living_process(seen["pid"], seen["process_started"]) else None
     except (OSError, ValueError, KeyError):
         return None
 
 
 def stop(place: Path) -> bool:
     """Stop the server together with its jobs. Return False if none was running."""
-    if running(place) is None:
+    import psutil
+
+    seen = _living(place)
+    if seen is None:
         return False
-    seen = json.loads((place / SERVER_FILE).read_bytes())
-    process = living_process(seen["pid"], seen["process_started"])
-    if process is not None:
+    with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+        process = psutil.Process(seen["pid"])
         process.send_signal(signal.SIGTERM)
-        until = time.monotonic() + 20
+        until = time.monotonic() + _END_S
         while living_process(seen["pid"], seen["process_started"]):
             if time.monotonic() > until:
                 process.kill()
                 break
-            time.sleep(0.05)
+            time.sleep(_LOOK_S)
     for child in _started:  # so that none is left as a zombie; one may be seen as ended while its threads still end
         if child.pid == seen["pid"]:
             child.wait()

@@ -2,12 +2,14 @@
 
 import logging
 import os
+import queue
 import secrets
 import signal
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -114,17 +116,21 @@ def serve(
     server = Server(f"http://127.0.0.1:{http.port}", key)
     for service in own:
         service.begin(server)
-    ending = threading.Event()
+    # whose `put` a signal may interrupt anywhere, in `get` too; an Event may wait for itself for ever
+    ending: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def end(signum: int, frame: FrameType | None) -> None:
-        ending.set()
+        ending.put(signum)
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     threading.Thread(target=http.serve_forever, daemon=True).start()
     started = psutil.Process().create_time()
     write_json(state_dir / SERVER_FILE, {"pid": os.getpid(), "process_started": started, **asdict(server)})
-    while not ending.wait(1.0):
+    while True:
+        with suppress(queue.Empty):
+            ending.get(timeout=1.0)
+            break
         if any(service.active for service in own):
             gateway.last_request = time.monotonic()
         elif time.monotonic() - gateway.last_request > idle_s:

@@ -3,8 +3,10 @@
 A service is a class; server.py lists them.
 """
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any, Protocol
 
 from launchers.rehearsal.faults import Faults, Session
@@ -34,6 +36,13 @@ class Call:
     faults: Faults
     session: Session
     caller: str = ""
+
+
+def wait_for_ends(threads: Iterable[Thread]) -> None:
+    """Wait for threads that were told to end, as far as that takes less than 45 s for all of them."""
+    until = time.monotonic() + 45
+    for thread in threads:
+        thread.join(timeout=max(0.0, until - time.monotonic()))
 
 
 Answer = dict[str, Any]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -56,6 +57,7 @@ class Alarms:
         self.file, self.clock = file, clock
         self._evaluated: dict[str, tuple[MotoAlarm, int]] = {}  # by name: the alarm, and its latest time slot
         self._states: dict[str, str] = {}
+        self._saving = threading.Lock()  # the thread that evaluates, and those of requests, save at the same time
 
     def load(self) -> None:
         backend = cloudwatch_backends[ACCOUNT][REGION]
@@ -69,6 +71,10 @@ class Alarms:
 
     def save(self) -> None:
         """Save all alarms but composite ones and those on metric math."""
+        with self._saving:
+            self._save()
+
+    def _save(self) -> None:
         backend = cloudwatch_backends[ACCOUNT][REGION]
         saved = []
         for alarm in list(backend.alarms.values()):

@@ -56,8 +56,9 @@ class Build(KeptRecord):
         self.save()
 
     def end(self, status: str) -> None:
-        self.status, self.ended, self.current = status, now(), "COMPLETED"
-        self.phases.append({"phaseType": "COMPLETED", "startTime": self.ended})
+        moment = now()
+        self.phases.append({"phaseType": "COMPLETED", "startTime": moment})
+        self.status, self.current, self.ended = status, "COMPLETED", moment  # who sees the end, sees all of it
         self.save()
 
     def describe(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.machine import remove_left_over
 from launchers.rehearsal.names import ACCOUNT, Server
 from launchers.rehearsal.object_store import ObjectStore
-from launchers.rehearsal.service import Answer, Call, Handler, Refused
+from launchers.rehearsal.service import Answer, Call, Handler, Refused, wait_for_ends
 from launchers.rehearsal.services.build_record import Build
 from launchers.rehearsal.services.build_run import BuildRun
 from launchers.rehearsal.services.kept_logs import KeptLogs
@@ -72,8 +72,7 @@ class Builds:
     def end(self) -> None:
         for run in list(self._runs.values()):
             run.abandon()
-        for run in list(self._runs.values()):
-            run.join(timeout=10)
+        wait_for_ends(list(self._runs.values()))
 
     # --- projects ---
 
@@ -141,8 +140,9 @@ class Builds:
             build.enter("QUEUED")
             self._builds[build.id] = build
             self._runs[build.id] = BuildRun(build, self.store, self.images, self.logs, self._server, self.clock)
+            begun = json.loads(json.dumps(build.describe()))
             self._runs[build.id].start()
-        return {"build": build.describe()}
+        return {"build": begun}
 
     def stop(self, call: Call) -> Answer:
         build = self._builds.get(call.parameters["id"])

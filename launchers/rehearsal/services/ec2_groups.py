@@ -9,7 +9,7 @@ from typing import Any
 
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.names import Server
-from launchers.rehearsal.service import Answer, Call, Handler, Refused
+from launchers.rehearsal.service import Answer, Call, Handler, Refused, wait_for_ends
 from launchers.rehearsal.services.ec2_answers import handlers, matching, paged, seconds_of
 from launchers.rehearsal.services.ec2_group import Group, Member
 from launchers.rehearsal.services.ec2_group_checks import (
@@ -72,7 +72,7 @@ class Groups:
 
     def end(self) -> None:
         self._keeper.stop()
-        self._keeper.join(timeout=5)
+        wait_for_ends([self._keeper])
 
     # --- groups ---
 

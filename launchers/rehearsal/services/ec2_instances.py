@@ -11,7 +11,7 @@ from typing import Any
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.faults import Faults
 from launchers.rehearsal.names import ACCOUNT, Server
-from launchers.rehearsal.service import Answer, Call, Handler, Refused
+from launchers.rehearsal.service import Answer, Call, Handler, Refused, wait_for_ends
 from launchers.rehearsal.services.ec2_answers import (
     handlers,
     matching,
@@ -73,8 +73,7 @@ class Instances:
     def end(self) -> None:
         for run in list(self._runs.values()):
             run.abandon()
-        for run in list(self._runs.values()):
-            run.join(timeout=10)
+        wait_for_ends(list(self._runs.values()))
 
     # --- for Auto Scaling ---
 

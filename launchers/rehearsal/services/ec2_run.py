@@ -9,17 +9,18 @@ from contextlib import suppress
 from dogbreed.progress import Epoch, TrialEnd
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.faults import Progress
+from launchers.rehearsal.marked import MACHINE, kill_marked
 from launchers.rehearsal.names import Server
 from launchers.rehearsal.services.ec2_catalog import IMAGE_OF
 from launchers.rehearsal.services.ec2_imds import Metadata
 from launchers.rehearsal.services.ec2_instance import Instance
-from launchers.rehearsal.services.ec2_processes import MACHINE, kill_marked
 from launchers.rehearsal.services.ec2_system import System
 
 _POLL_S = 0.03
 _BOOT_S = 0.2  # which takes half a minute there
 NOTICE_S = 120.0  # from an interruption notice to the interruption
 _OS_S = 100.0  # that an operating system has to shut down until it is cut off; AWS gives it some minutes
+_OS_REAL_S = 60.0  # the least of it in real time: no clock makes its processes faster
 _LAST_CKPT = "opt/*/ml/checkpoints/checkpoints/last.ckpt"
 _USER, _SELF = "User initiated", "Instance initiated shutdown"
 _REASONS = {
@@ -40,6 +41,7 @@ class InstanceRun(threading.Thread):
         self.recommended = threading.Event()  # whether AWS has recommended to replace it
         self._terminate = threading.Event()
         self._abandoned = threading.Event()
+        self._changing = threading.Lock()  # the instance's state, from this thread and by TerminateInstances
         self._system: System | None = None
         self._metadata: Metadata | None = None
         self._progress = Progress()
@@ -48,9 +50,10 @@ class InstanceRun(threading.Thread):
 
     def terminate(self) -> None:
         """TerminateInstances: the operating system is shut down."""
-        if self.instance.state in ("pending", "running"):
-            self.instance.to("shutting-down", time.time(), code="Client.UserInitiatedShutdown", reason=_USER)
-        self._terminate.set()
+        with self._changing:
+            if self.instance.state in ("pending", "running"):
+                self.instance.to("shutting-down", time.time(), code="Client.UserInitiatedShutdown", reason=_USER)
+            self._terminate.set()
 
     def abandon(self) -> None:
         """Kill all at once, because the server ends."""
@@ -80,12 +83,11 @@ class InstanceRun(threading.Thread):
             time.sleep(_POLL_S)
         if instance.kms_refused:
             return "Client.InternalError"
-        if not self._ended():
-            instance.began = self.clock.now()
-            instance.to("running", time.time())
-            if instance.number <= faults.boot_failures:
-                instance.impaired = True  # no kernel: it neither runs user data nor answers
-                instance.save()
+        with self._changing:
+            if not self._ended():
+                instance.began = self.clock.now()
+                instance.impaired = instance.number <= faults.boot_failures  # no kernel: nothing runs or answers
+                instance.to("running", time.time())
         if instance.impaired:
             while not self._ended():
                 time.sleep(_POLL_S)
@@ -175,13 +177,16 @@ class InstanceRun(threading.Thread):
     def _shut_down(self, system: System, code: str) -> str:
         """Shut the operating system down: what runs gets SIGTERM, and some time."""
         self.instance.left = self.clock.now()
-        if self.instance.state == "running":
-            stops = code == "Client.InstanceInitiatedShutdown" and self.instance.shutdown_behaviour == "stop"
-            state = "stopping" if stops else "shutting-down"
-            self.instance.to(state, time.time(), code=code, reason=_REASONS[code])
+        with self._changing:
+            if self.instance.state == "running":
+                stops = code == "Client.InstanceInitiatedShutdown" and self.instance.shutdown_behaviour == "stop"
+                state = "stopping" if stops else "shutting-down"
+                self.instance.to(state, time.time(), code=code, reason=_REASONS[code])
         system.stop()
-        until = self.clock.now() + _OS_S
-        while not system.idle and self.clock.now() < until and not self._abandoned.is_set():
+        until, least = self.clock.now() + _OS_S, time.monotonic() + _OS_REAL_S
+        while not system.idle and not self._abandoned.is_set():
+            if self.clock.now() >= until and time.monotonic() >= least:
+                break
             time.sleep(_POLL_S)
             system.tick()
             self._follow(system, self._progress.seconds)
@@ -213,12 +218,12 @@ class InstanceRun(threading.Thread):
     def _finish(self, code: str) -> None:
         instance = self.instance
         stops = code == "Client.InstanceInitiatedShutdown" and instance.shutdown_behaviour == "stop"
-        instance.ended = self.clock.now()
-        if self._abandoned.is_set():
-            text = "the rehearsal cloud was stopped while the instance was running"
-            instance.to("terminated", time.time(), code=code, reason=text)
-        else:
-            instance.to("stopped" if stops else "terminated", time.time(), code=code, reason=_REASONS[code])
+        text = "the rehearsal cloud was stopped while the instance was running"
+        reason = text if self._abandoned.is_set() else _REASONS[code]
+        with self._changing:
+            instance.ended = self.clock.now()
+            state = "stopped" if stops and not self._abandoned.is_set() else "terminated"
+            instance.to(state, time.time(), code=code, reason=reason)
 
 
 def clear_left_over(instance: Instance) -> None:

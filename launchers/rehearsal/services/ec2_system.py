@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dogbreed import commands
-from launchers.rehearsal.services.ec2_processes import MACHINE, kill_marked
+from launchers.rehearsal.marked import MACHINE, kill_marked
 from launchers.rehearsal.services.ec2_unit import Unit, UnitError
 
 _ROOTS = ("opt", "etc/systemd/system", "var", "run", "root", "srv", "home", "mnt", "tmp")
@@ -221,6 +221,10 @@ class System:
 
     def kill(self) -> None:
         """Kill all processes of the machine at once."""
+        for process in (self._script, *(unit.process for unit in self._units.values())):
+            if process is not None and process.poll() is None:  # a process that is just begun has no mark yet
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
         kill_marked(MACHINE, str(self.folder))
         for process in (self._script, *(unit.process for unit in self._units.values())):
             if process is not None:

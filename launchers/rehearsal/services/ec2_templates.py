@@ -167,7 +167,8 @@ class Templates:
         return found
 
     def save(self) -> None:
-        write_json(self.file, self._templates)
+        with self._lock:
+            write_json(self.file, self._templates)
 
 
 def check(data: Mapping[str, Any]) -> None:

@@ -3,13 +3,14 @@
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from dogbreed import commands
-from launchers.rehearsal.services.ec2_processes import UNIT, kill_marked, signal_marked
+from launchers.rehearsal.marked import UNIT, kill_marked, signal_marked
 
 _SECTIONS = ("Unit", "Service", "Install")
 _KNOWN = {  # those that change nothing here are in _WITHOUT_EFFECT
@@ -35,6 +36,7 @@ _UNITS_S = {
     "d": 86400.0,
 }
 _DEFAULT_STOP_S = 90.0
+_STOP_REAL_S = 45.0  # the least that a unit has to end, in real time: no clock makes its processes faster
 
 
 class UnitError(Exception):
@@ -59,7 +61,7 @@ class Unit:
         self.result = "success"
         self._commands: list[str] = []  # that are still to be run, one after the other
         self._phase = "inactive"  # inactive | start-pre | running | stop-post | waiting
-        self._started = self._stop_until = self._again_at = 0.0
+        self._started = self._stop_until = self._stop_real = self._again_at = 0.0
         self._stopping = False
         self.powers_off = False
         self._exit: dict[str, str] = {}
@@ -93,7 +95,8 @@ class Unit:
         if not self.active or self._stopping:
             return
         self._stopping = True
-        self._stop_until = self._now() + seconds(self._one("TimeoutStopSec", str(_DEFAULT_STOP_S)))
+        longest = seconds(self._one("TimeoutStopSec", str(_DEFAULT_STOP_S)))
+        self._stop_until, self._stop_real = self._now() + longest, time.monotonic() + min(longest, _STOP_REAL_S)
         if self._phase == "waiting":
             self._phase = "inactive"
         elif self._phase != "stop-post" and self.process is not None:
@@ -119,7 +122,7 @@ class Unit:
                 if not self._stopping:
                     self.result = "timeout"
                 self.stop()
-            if self._stopping and self._now() > self._stop_until:
+            if self._stopping and self._now() > self._stop_until and time.monotonic() > self._stop_real:
                 self.result = "timeout"
                 self.kill()
             return

@@ -36,6 +36,7 @@ GRACE_S = 30.0  # from SIGTERM to SIGKILL
 PING_S = 2.0  # in which a container must answer
 _EVERY_S = 5.0  # between two pings of a healthy container
 _FAILED_PINGS = 3  # in a row, after which it counts as unhealthy
+_SILENT_S = 15.0  # real, which these take for one that does not answer at all, as no clock makes it faster
 _RESTART_S = 1.0  # after a container has ended
 _STEP_S = 0.05
 
@@ -84,6 +85,13 @@ class Instance:
         self._port = _ReservedPort()
         self._started = False
         self._pinged, self._failed, self._ended = 0.0, 0, 0.0
+        self._answered: float | None = None  # when it last answered a ping, whatever it said; of time.monotonic
+        self._restarted = False
+
+    @property
+    def starting(self) -> bool:
+        """Return whether its container runs for the first time, and has not answered a ping yet."""
+        return self._answered is None and not self._restarted and self.machine.running
 
     @property
     def port(self) -> int:
@@ -133,7 +141,7 @@ class Instance:
         self._pump()
         clock = self.around.clock
         if not self.machine.running:
-            self.healthy, self._failed = False, 0
+            self.healthy, self._failed, self._restarted = False, 0, True
             self._ended = self._ended or clock.now()
             if clock.now() - self._ended >= _RESTART_S:
                 self.machine.kill()  # what the container has left running
@@ -141,9 +149,13 @@ class Instance:
                 self.start()
         elif not self.healthy or clock.now() - self._pinged >= _EVERY_S:
             self._pinged = clock.now()
-            answers = ping(self.port)
-            self._failed = 0 if answers else self._failed + 1
-            self.healthy = answers or (self.healthy and self._failed < _FAILED_PINGS)
+            status = ping(self.port)
+            self._failed = 0 if status == 200 else self._failed + 1
+            if status is not None:
+                self._answered = time.monotonic()
+            silent = self._answered is None or time.monotonic() - self._answered >= _SILENT_S
+            lost = self._failed >= _FAILED_PINGS and (status is not None or silent)
+            self.healthy = status == 200 or (self.healthy and not lost)
 
     def stop(self) -> None:
         """End the container: SIGTERM once its requests are answered, SIGKILL 30 s later; delete the machine.
@@ -231,15 +243,16 @@ class Instance:
         }
 
 
-def ping(port: int) -> bool:
-    """Return whether a container answers GET /ping with status 200 in time."""
+def ping(port: int) -> int | None:
+    """Return the status with which a container answers GET /ping; None if it does not in time."""
     try:
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PING_S)) as connection:
             began = time.monotonic()
             connection.request("GET", "/ping")
-            return connection.getresponse().status == 200 and time.monotonic() - began <= PING_S
+            status = connection.getresponse().status
+            return status if time.monotonic() - began <= PING_S else None
     except (OSError, http.client.HTTPException):
-        return False
+        return None
 
 
 def make_writable(folder: Path) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 INVOCATIONS, INSTANCES = "AWS/SageMaker", "/aws/sagemaker/Endpoints"  # namespaces
 _PERIOD_S, _HIGH_RESOLUTION_S = 60, 10
 _KEPT_S = 3 * 3600  # as CloudWatch keeps data of high resolution
+_MOST_MISSED = 360  # periods that are published at once, where this process has stood still
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,14 @@ class Meter:
                 ("CPUUtilization", _frequency(run.record.metrics)),
                 ("ConcurrentRequestsPerModel", _HIGH_RESOLUTION_S),
             ):
-                start = now // every_s * every_s
-                if now >= self._due.get((run.record.name, metric), 0.0):
-                    self._due[run.record.name, metric] = start + every_s
-                    self._publish_load(run, metric, start - every_s)
+                start, named = now // every_s * every_s, (run.record.name, metric)
+                at = self._due.get(named, start)
+                if now >= at:
+                    self._due[named] = start + every_s
+                    over = min(int((start - at) // every_s) + 1, _MOST_MISSED)
+                    self._publish_load(run, metric, [start - n * every_s for n in range(over, 0, -1)])
+        names = {run.record.name for run in runs}
+        self._due = {named: at for named, at in self._due.items() if named[0] in names}
         _forget(time.time() - _KEPT_S)
 
     def _publish_invocations(self, bucket: _Bucket, found: list[_Invocation], serving: int) -> None:
@@ -122,8 +127,11 @@ class Meter:
                 for dimensions in bucket.counted.dimensions:
                     _add(MetricDatum(INVOCATIONS, name, value, dimensions, moment, "Microseconds"))
 
-    def _publish_load(self, run: "EndpointRun", metric: str, start: float) -> None:
-        """Publish what each instance was busy with on average since the last time; nothing of a new one yet."""
+    def _publish_load(self, run: "EndpointRun", metric: str, starts: Sequence[float]) -> None:
+        """Publish what each instance was busy with on average since the last time; nothing of a new one yet.
+
+        starts: of the periods since then, of which there are several if the machine was too busy to look each time.
+        """
         for fleet in (run.fleet, run.green):
             for instance in fleet.all() if fleet is not None else ():
                 now, before = instance.load.totals(), self._totals.get((instance.id, metric))
@@ -133,15 +141,19 @@ class Meter:
                 passed, at = now.moment - before.moment, _dimensions(run.record.name, instance.variant.name)
                 if metric == "CPUUtilization":  # 100 for each vCPU that was busy throughout
                     percent = 100 * (now.busy_s - before.busy_s) / passed
-                    _add(MetricDatum(INSTANCES, metric, percent, at, self._moment(start), "Percent"))
+                    data = [
+                        MetricDatum(INSTANCES, metric, percent, at, self._moment(each), "Percent") for each in starts
+                    ]
                 else:
                     inside = (now.inside_s - before.inside_s) / passed
-                    _add(MetricDatum(INVOCATIONS, metric, inside, at, self._moment(start), "None"))
+                    data = [MetricDatum(INVOCATIONS, metric, inside, at, self._moment(each), "None") for each in starts]
+                _add(*data)
         if metric != "CPUUtilization":
             # assumed: AWS publishes zeros while nobody asks, so that the number of instances falls to its least
             for variant in run.record.variants:
                 at = _dimensions(run.record.name, variant.name)
-                _add(MetricDatum(INVOCATIONS, "InvocationsPerInstance", 0.0, at, self._moment(start), "None"))
+                named = INVOCATIONS, "InvocationsPerInstance", 0.0, at
+                _add(*(MetricDatum(*named, self._moment(start), "None") for start in starts))
 
     def _moment(self, start: float) -> datetime:
         """Return a period's time stamp: real, without a time zone, as moto has them."""
@@ -165,8 +177,8 @@ def _dimensions(endpoint: str, variant: str) -> list[dict[str, str]]:
     return [{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": variant}]
 
 
-def _add(datum: MetricDatumBase) -> None:
-    cloudwatch_backends[ACCOUNT][REGION].metric_data.append(datum)
+def _add(*data: MetricDatumBase) -> None:
+    cloudwatch_backends[ACCOUNT][REGION].metric_data.extend(data)
 
 
 def _forget(moment: float) -> None:

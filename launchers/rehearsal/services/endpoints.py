@@ -12,7 +12,7 @@ from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.images import ImageStore
 from launchers.rehearsal.names import Server
 from launchers.rehearsal.object_store import ObjectStore
-from launchers.rehearsal.service import Answer, Call, Handler, Refused, invalid
+from launchers.rehearsal.service import Answer, Call, Handler, Refused, invalid, wait_for_ends
 from launchers.rehearsal.services.endpoint_configs import EndpointConfigs
 from launchers.rehearsal.services.endpoint_instance import Surroundings
 from launchers.rehearsal.services.endpoint_invoke import invoke
@@ -93,8 +93,7 @@ class Endpoints:
         runs = self.runs()
         for run in runs:
             run.abandon()
-        for run in runs:
-            run.join(timeout=10)
+        wait_for_ends(runs)
 
     def create(self, call: Call) -> Answer:
         asked, name = call.parameters, call.parameters["EndpointName"]

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,7 @@ from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.service import Answer, Refused
 
 LATEST = "$LATEST"
+_writing = threading.Lock()  # threads of several requests save at the same time
 _FILE = "function.json"
 _CONFIGURED = (  # what a version has of the request
     "Runtime", "Role", "Handler", "Description", "Timeout", "MemorySize", "Environment", "Architectures",
@@ -137,10 +139,11 @@ class FunctionRecord:
         return self.aliases[name]
 
     def save(self) -> None:
-        kept = asdict(self)
-        del kept["folder"]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / _FILE, kept)
+        with _writing:
+            kept = asdict(self)
+            del kept["folder"]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / _FILE, kept)
 
     def delete(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -5,6 +5,7 @@ Source: "Invoking Lambda function URLs" and "Control access to Lambda function U
 
 import base64
 import json
+import random
 import threading
 import time
 import uuid
@@ -27,6 +28,7 @@ from launchers.rehearsal.services.function_environment import Outcome
 from launchers.rehearsal.services.function_record import FunctionRecord, Url
 from launchers.rehearsal.services.function_runtime import LARGEST
 
+_PORTS = 20_000, 32_768  # below those that systems give to whoever asks for any: nobody takes it during a restart
 _TEXTS = ("text/", "application/json", "application/javascript", "application/xml", "application/vnd.api+json")
 _NOT_PASSED_ON = ("authorization", "x-amz-security-token")
 _PAGE = "https://docs.aws.amazon.com/lambda/latest/dg/urls-auth.html"
@@ -41,7 +43,8 @@ class UrlServer:
         self.record, self.qualifier, self.key, self.invoke = record, qualifier, key, invoke
         self.url: Url = record.urls[qualifier]
         try:
-            self._http = make_server("127.0.0.1", self.url.port, self, threaded=True, request_handler=_Handler)
+            port = self.url.port or random.randrange(*_PORTS)
+            self._http = make_server("127.0.0.1", port, self, threaded=True, request_handler=_Handler)
         except (OSError, SystemExit):  # another program has the port by now
             self._http = make_server("127.0.0.1", 0, self, threaded=True, request_handler=_Handler)
         self.url.port = self._http.port

@@ -9,7 +9,7 @@ from launchers.rehearsal.logs import put_log
 from launchers.rehearsal.names import Server
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.principals import of_role
-from launchers.rehearsal.service import Answer, Call, Handler, Refused, invalid
+from launchers.rehearsal.service import Answer, Call, Handler, Refused, invalid, wait_for_ends
 from launchers.rehearsal.services import training_pools
 from launchers.rehearsal.services.sagemaker_lists import page
 from launchers.rehearsal.services.sagemaker_tags import from_list, kind_and_name, tag_operations
@@ -55,8 +55,7 @@ class TrainingJobs:
     def end(self) -> None:
         for run in list(self._runs.values()):
             run.abandon()
-        for run in list(self._runs.values()):
-            run.join(timeout=10)
+        wait_for_ends(list(self._runs.values()))
 
     def create(self, call: Call) -> Answer:
         assert self._server is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 from launchers.rehearsal.names import Server
 from launchers.rehearsal.object_store import ObjectStore
-from launchers.rehearsal.service import Answer, Call, Handler, Refused, invalid
+from launchers.rehearsal.service import Answer, Call, Handler, Refused, invalid, wait_for_ends
 from launchers.rehearsal.services.sagemaker_lists import page
 from launchers.rehearsal.services.sagemaker_tags import from_list, kind_and_name, tag_operations
 from launchers.rehearsal.services.training import TrainingJobs
@@ -70,8 +70,7 @@ class TuningJobs:
     def end(self) -> None:
         for run in list(self._runs.values()):
             run.abandon()
-        for run in list(self._runs.values()):
-            run.join(timeout=10)
+        wait_for_ends(list(self._runs.values()))
 
     def create(self, call: Call) -> Answer:
         request = dict(call.parameters)

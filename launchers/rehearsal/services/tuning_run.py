@@ -132,13 +132,14 @@ class TuningRun(threading.Thread):
         values = chooser.ask(name)
         request = training_request(self.record, name, values)
         while not (self._abandoned.is_set() or self._stop_asked.is_set()):
-            self.record.chosen[name] = values
+            before = self.record.chosen  # never changed in its place: threads of requests look at it
+            self.record.chosen = {**before, name: values}
             try:
                 self.jobs.create(Call(request, self.call.faults, self.call.session, self.call.caller))
                 self.record.save()
                 return
             except Refused as refused:
-                del self.record.chosen[name]
+                self.record.chosen = before
                 if refused.code != "ResourceLimitExceeded":
                     raise
                 time.sleep(_POLL_S)  # others fill the quota

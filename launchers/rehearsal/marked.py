@@ -1,4 +1,4 @@
-"""The processes of a rehearsed EC2 machine or of a unit on it, found by a mark in their environment.
+"""The processes of a rehearsed machine, or of a unit on one of EC2, found by a mark in their environment.
 
 Neither a session nor a parent tells whose they are: what begins a session of its own, or whose parent ends, keeps it.
 """
@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import psutil
 
-MACHINE = "DOGBREED_REHEARSED_MACHINE"  # the machine's folder
+MACHINE = "DOGBREED_REHEARSED_MACHINE"  # the folder of one of EC2
+FOLDER = "DOGBREED_REHEARSED_FOLDER"  # the folder of one of another service
 UNIT = "DOGBREED_REHEARSED_UNIT"  # the unit's file
 
 
