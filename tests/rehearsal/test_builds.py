@@ -251,7 +251,7 @@ def test_a_build_fails_where_a_step_the_daemon_or_a_permission_fails(hosting: Ho
 @pytest.mark.cloud
 def test_projects_and_builds_that_cannot_be_are_refused_and_one_can_be_stopped(hosting: Hosting) -> None:
     client = hosting.cloud.client("codebuild")
-    spec = "version: 0.2\nphases:\n  build:\n    commands:\n      - sleep 60\n"
+    spec = "version: 0.2\nphases:\n  build:\n    commands:\n      - sleep 600\n"
     source = {"type": "NO_SOURCE", "buildspec": spec}
     project(hosting, "slow", b"", source=source)
     code, text = refusal(project, hosting=hosting, name="slow", content=b"")

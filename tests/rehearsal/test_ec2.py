@@ -9,14 +9,16 @@ from typing import Any
 import psutil
 import pytest
 
+from dogbreed.progress import Epoch
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
+from launchers.rehearsal.marked import MACHINE, marked
 from launchers.rehearsal.services.ec2_instance import Instance
-from launchers.rehearsal.services.ec2_processes import MACHINE, marked
 from tests.support.fleet import PLAIN, PROFILE, Fleet, python
 from tests.support.launcher_contract import until
 
 pytestmark = pytest.mark.cloud
+EPOCH = str(Epoch(1, 9, 1.0, 0.5, 1.0, 0.5, 100.0, 1.0))  # a line of a log
 DONE = python("put('done/' + me, meta('instance-life-cycle')); done(); import time; time.sleep(600)")
 UNIT = """#!/bin/bash
 mkdir -p /opt/job
@@ -31,7 +33,7 @@ Description=work
 [Service]
 ExecStart=/bin/bash /opt/job/main.sh
 ExecStopPost=/bin/bash -c 'echo ended with $SERVICE_RESULT; shutdown -h now'
-TimeoutStopSec=60
+TimeoutStopSec=900
 UNIT
 systemctl daemon-reload
 systemctl start --no-block work.service
@@ -75,7 +77,7 @@ def test_a_machine_that_ends_itself_in_its_group_is_not_replaced(fleet: Fleet) -
 
 def test_shutdown_in_a_machine_ends_it_and_the_group_starts_another(fleet: Fleet) -> None:
     name = fleet.group("respawns", "#!/bin/bash\necho once\nsleep 1\nshutdown -h now\nsleep 6000\n")
-    until(lambda: len(fleet.machines(name)) >= 3, timeout_s=60)
+    until(lambda: len(fleet.machines(name)) >= 3)
     first = fleet.machines(name)[0]
     assert first["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
     assert "once\n" in fleet.console(first)
@@ -90,7 +92,7 @@ def test_shutdown_in_a_machine_ends_it_and_the_group_starts_another(fleet: Fleet
         MaxSize=0,
         DesiredCapacity=0,
     )
-    until(lambda: fleet.described(name)["MaxSize"] == 0 and not fleet.described(name)["Instances"], timeout_s=60)
+    until(lambda: fleet.described(name)["MaxSize"] == 0 and not fleet.described(name)["Instances"])
     assert set(fleet.states(name)) == {"terminated"}
     assert fleet.groups.describe_scheduled_actions(AutoScalingGroupName=name)["ScheduledUpdateGroupActions"] == []
 
@@ -109,12 +111,16 @@ def test_a_unit_runs_and_is_asked_to_end_when_its_machine_is_shut_down(fleet: Fl
 def test_an_interruption_comes_with_a_notice_two_minutes_before(fleet: Fleet) -> None:
     waits = "import time\nwhile True:\n  try: put('notice/' + me, meta('spot/instance-action')); break\n"
     waits += "  except OSError as error: time.sleep(0.1)\nprint('seen', flush=True); time.sleep(600)"
-    noticed = fleet.with_faults(reclaims=1, reclaim_at=["0.1s"])
+    noticed = fleet.with_faults(reclaims=1, reclaim_at=["0.1s"], clock_rate=1)
     name = noticed.group("reclaimed", python(waits))
-    until(lambda: len(noticed.machines(name)) == 2, timeout_s=60)
+    until(lambda: bool(noticed.machines(name)))
+    asked = f"notice/{noticed.machines(name)[0]['InstanceId']}"
+    until(lambda: noticed.stored(asked) is not None)  # for which it has the two minutes
+    noticed = noticed.hurried()
+    until(lambda: len(noticed.machines(name)) == 2)
     first, second = noticed.machines(name)
     assert first["StateReason"]["Code"] == "Server.SpotInstanceTermination"
-    action = json.loads(noticed.stored(f"notice/{first['InstanceId']}") or "")
+    action = json.loads(noticed.stored(asked) or "")
     assert {**action, "time": ""} == {"action": "terminate", "time": ""}
     assert noticed.stored(f"notice/{second['InstanceId']}") is None  # the second is spared
     noticed.end(name)
@@ -124,17 +130,17 @@ def test_an_interruption_comes_with_a_notice_two_minutes_before(fleet: Fleet) ->
 def test_one_without_notice_kills_the_machine_at_once(fleet: Fleet) -> None:
     hard = fleet.with_faults(reclaims=1, reclaim_at=["0.1s"], hard=True)
     name = hard.group("killed", "#!/bin/bash\ntrap 'echo asked' TERM\nsleep 6000 & wait\nsleep 6000\n")
-    until(lambda: len(hard.machines(name)) == 2, timeout_s=60)
+    until(lambda: len(hard.machines(name)) == 2)
     assert "asked" not in hard.console(hard.machines(name)[0])
     hard.end(name)
 
 
 def test_machines_that_do_not_boot_or_fail_are_replaced(fleet: Fleet) -> None:
-    faulty = fleet.with_faults(boot_failures=1, crash_at="0.1s", crashes=2)
-    name = faulty.group("faulty", "#!/bin/bash\necho here; sleep 6000\n")
-    until(lambda: len(faulty.machines(name)) == 3, timeout_s=90)
+    faulty = fleet.with_faults(boot_failures=1, crash_at="epoch 1", crashes=2)
+    name = faulty.group("faulty", f"#!/bin/bash\necho here; echo '{EPOCH}'; sleep 6000\n")
+    until(lambda: len(faulty.machines(name)) == 3)
     first, second, third = faulty.machines(name)
-    assert [faulty.console(each) for each in (first, second)] == ["", "here\n"]
+    assert [faulty.console(each) for each in (first, second)] == ["", f"here\n{EPOCH}\n"]
     until(lambda: "here" in faulty.console(third))
     assert "status checks failure" in " ".join(each["Cause"] for each in faulty.activities(name))
     faulty.end(name)
@@ -142,25 +148,34 @@ def test_machines_that_do_not_boot_or_fail_are_replaced(fleet: Fleet) -> None:
 
 def test_nothing_of_a_machine_is_left_after_it(fleet: Fleet) -> None:
     name = fleet.group("leaves", "#!/bin/bash\n(setsid nohup sleep 6010 &) \nsleep 6020\n")
-    until(lambda: len(_sleeping(fleet)) == 2)
+    until(lambda: bool(fleet.machines(name)))
+    disk = _place(fleet) / fleet.machines(name)[0]["InstanceId"] / "disk"
+    until(lambda: len(_sleeping(disk)) == 2)
     fleet.end(name)
     fleet.wait(name, "terminated")
-    assert _sleeping(fleet) == []
+    assert _sleeping(disk) == []
     until(lambda: not fleet.groups.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"])
-    (machine,) = fleet.machines(name)
-    assert not (_place(fleet) / machine["InstanceId"] / "disk").exists()
+    assert len(fleet.machines(name)) == 1
+    assert not disk.exists()
 
 
-def _sleeping(fleet: Fleet) -> list[psutil.Process]:
-    machines = _place(fleet).glob("*/disk")
-    found = [process for place in machines for process in marked(MACHINE, str(place))]
-    return [each for each in found if each.cmdline() in (["/bin/sleep", "601"], ["/bin/sleep", "602"])]
+def _sleeping(disk: Path) -> list[list[str]]:
+    """Return what sleeps on the machine with this disk."""
+    found = [_words(each) for each in marked(MACHINE, str(disk))]
+    return [words for words in found if words in (["/bin/sleep", "601"], ["/bin/sleep", "602"])]
+
+
+def _words(of: psutil.Process) -> list[str]:
+    try:
+        return of.cmdline()
+    except psutil.Error:  # it has ended meanwhile
+        return []
 
 
 def test_a_launch_without_capacity_is_tried_elsewhere_and_again(fleet: Fleet) -> None:
     short = fleet.with_faults(no_capacity_in=["us-east-1a", "us-east-1b"], no_capacity=1)
     name = short.group("short", kinds=("m5.large", "c5.large"), zones=("us-east-1a", "us-east-1d"))
-    until(lambda: short.states(name) == ["running"], timeout_s=60)
+    until(lambda: short.states(name) == ["running"])
     assert short.machines(name)[0]["Placement"]["AvailabilityZone"] == "us-east-1d"
     failed = [each for each in short.activities(name) if each["StatusCode"] == "Failed"]
     assert len(failed) == 1

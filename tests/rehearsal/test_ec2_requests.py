@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError
 
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
+from launchers.rehearsal.marked import MACHINE, marked
 from launchers.rehearsal.names import ACCOUNT, SERVER_FILE
-from launchers.rehearsal.services.ec2_processes import MACHINE, marked
 from tests.support.fleet import PARAMETER, PLAIN, PROFILE, Fleet, refusal
 from tests.support.launcher_contract import until
 
@@ -70,8 +70,8 @@ def test_types_have_processors_and_zones_as_on_aws(fleet: Fleet) -> None:
 
 def test_spot_prices_are_of_today_and_below_those_on_demand(fleet: Fleet) -> None:
     asked = {"InstanceTypes": ["m5.large", "g6.2xlarge"], "ProductDescriptions": ["Linux/UNIX"]}
-    since = datetime.now(UTC) - timedelta(days=1)
-    rows = fleet.ec2.describe_spot_price_history(**asked, StartTime=since)["SpotPriceHistory"]
+    day = {"StartTime": datetime.now(UTC) - timedelta(days=1), "EndTime": datetime.now(UTC)}
+    rows = fleet.ec2.describe_spot_price_history(**asked, **day)["SpotPriceHistory"]
     shares = {"m5.large": 0.096, "g6.2xlarge": 0.9776}
     by_type = {kind: [float(row["SpotPrice"]) / usd for row in rows if row["InstanceType"] == kind]
                for kind, usd in shares.items()}  # fmt: skip
@@ -81,7 +81,7 @@ def test_spot_prices_are_of_today_and_below_those_on_demand(fleet: Fleet) -> Non
     for row in rows:
         newest.setdefault((row["InstanceType"], row["AvailabilityZone"]), row["Timestamp"])
     assert all(datetime.now(UTC) - at < timedelta(hours=6) for at in newest.values())
-    assert rows == fleet.ec2.describe_spot_price_history(**asked, StartTime=since)["SpotPriceHistory"]
+    assert rows == fleet.ec2.describe_spot_price_history(**asked, **day)["SpotPriceHistory"]
 
 
 def test_quotas_are_those_of_ec2_and_a_fault_lowers_them(fleet: Fleet) -> None:
@@ -222,7 +222,7 @@ def test_a_key_that_auto_scaling_may_not_use_ends_each_machine_at_once(fleet: Fl
     assert "Client.InternalError: Client error on launch" in fleet.activities(name)[-1]["StatusMessage"]
     role = f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling"
     kms.create_grant(KeyId=key["KeyId"], GranteePrincipal=role, Operations=["Decrypt", "CreateGrant"])
-    until(lambda: "running" in fleet.states(name), timeout_s=60)
+    until(lambda: "running" in fleet.states(name))
     fleet.end(name)
 
 

@@ -5,14 +5,13 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 from botocore.exceptions import ClientError
 
@@ -24,16 +23,19 @@ from launchers.rehearsal.services.endpoint_invoke import LARGEST, forward
 from tests.support.deployed import BUCKET, KIND, REPOSITORY, ROLE, Hosting, refusal
 from tests.support.launcher_contract import until
 from tests.support.odd_pictures import saved, upright
+from tests.support.processes import alive
 from tests.support.serving import tiny_model
 
 ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}"
 
 
 class Silent(BaseHTTPRequestHandler):
-    """Answers after a second."""
+    """Answers nothing, and keeps the connection until the test is over."""
+
+    over = threading.Event()
 
     def do_POST(self) -> None:
-        time.sleep(1)
+        self.over.wait(120)
 
 
 def test_a_container_that_takes_too_long_is_a_timeout_in_awss_words() -> None:
@@ -43,14 +45,11 @@ def test_a_container_that_takes_too_long_is_a_timeout_in_awss_words() -> None:
         instance: Any = SimpleNamespace(port=server.server_port, name="primary")
         status, _, content = forward(instance, {"Body": b"x"}, timeout_s=0.1)
     finally:
+        Silent.over.set()
         server.shutdown()
         server.server_close()
     assert status == 0
     assert content.startswith(b"Your invocation timed out while waiting for a response from container primary.")
-
-
-def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,8 @@ def test_a_request_reaches_a_container_and_its_answer_the_caller(dogs: Hosting) 
     assert (seen["size"], seen["type"], seen["accept"], seen["custom"]) == (7, "application/x-image", "a/b", "c")
     assert (answer["ContentType"], answer["InvokedProductionVariant"]) == ("application/json", "main")
     assert seen["model"] == "boxer"
-    assert len({dogs.ask("dogs")["pid"] for _ in range(40)}) == 2  # both instances get requests
+    pids: set[int] = set()
+    until(lambda: bool(pids.add(dogs.ask("dogs")["pid"]) or len(pids) == 2))  # both instances get requests
 
 
 @pytest.mark.cloud
@@ -100,6 +100,7 @@ def test_a_container_of_an_isolated_model_has_no_credentials_no_home_and_a_read_
 
 @pytest.mark.cloud
 def test_what_describe_shows_is_what_runs(dogs: Hosting) -> None:
+    until(lambda: dogs.shown("dogs")["ProductionVariants"][0]["CurrentInstanceCount"] == 2)
     shown = dogs.shown("dogs")
     variant = shown["ProductionVariants"][0]
     assert (variant["CurrentInstanceCount"], variant["DesiredInstanceCount"], variant["CurrentWeight"]) == (2, 2, 1.0)
@@ -228,9 +229,6 @@ def test_an_endpoint_that_cannot_start_fails_with_the_cause(hosting: Hosting, mo
     model = hosting.model(name, **more)
     hosting.config(name, model, ContainerStartupHealthCheckTimeoutInSeconds=60)
     hosting.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
-    assert hosting.shown(name)["EndpointStatus"] == "Creating"
-    in_progress = f'Cannot update in-progress endpoint "{ARN}:endpoint/{name}".'
-    assert refusal(hosting.sagemaker.delete_endpoint, EndpointName=name) == ("ValidationException", in_progress)
     failed = hosting.settled(name)
     assert failed["EndpointStatus"] == "Failed"
     assert failed["FailureReason"].startswith(reason)
@@ -249,12 +247,22 @@ def test_a_role_that_may_not_read_the_artifact_or_pull_the_image(hosting: Hostin
 
 
 @pytest.mark.cloud
-def test_a_container_that_ends_is_started_again(hosting: Hosting) -> None:
-    hosting.deploy("mortal")
+def test_an_endpoint_in_creation_stays_and_a_container_that_ends_is_started_again(
+    hosting: Hosting, tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    held.touch()  # its containers begin to serve once this is gone
+    assert hosting.deploy("mortal", wait=False, held=held)["EndpointStatus"] == "Creating"
+    in_progress = f'Cannot update in-progress endpoint "{ARN}:endpoint/mortal".'
+    assert refusal(hosting.sagemaker.delete_endpoint, EndpointName="mortal") == ("ValidationException", in_progress)
+    held.unlink()
+    assert hosting.settled("mortal")["EndpointStatus"] == "InService"
     before = hosting.ask("mortal")["pid"]
+    held.touch()
     code, text = refusal(hosting.runtime.invoke_endpoint, EndpointName="mortal", Body=b"die")
     assert (code, "could not get a response from the mortal endpoint" in text) == ("ModelError", True)
     until(lambda: hosting.shown("mortal")["ProductionVariants"][0]["CurrentInstanceCount"] == 0)
+    held.unlink()
     until(lambda: hosting.shown("mortal")["ProductionVariants"][0]["CurrentInstanceCount"] == 1)
     assert hosting.ask("mortal")["pid"] != before
     hosting.delete("mortal")
@@ -263,13 +271,24 @@ def test_a_container_that_ends_is_started_again(hosting: Hosting) -> None:
 
 
 @pytest.mark.cloud
-def test_a_container_that_does_not_end_is_killed_after_30_s(hosting: Hosting) -> None:
-    hosting.deploy("stubborn", end_s=600)
+def test_a_container_answers_what_it_was_asked_before_it_ends_and_is_killed_30_s_later(
+    hosting: Hosting, tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    hosting.deploy("stubborn", end_s=600, held=held)
     pid = hosting.ask("stubborn")["pid"]
-    hosting.sagemaker.delete_endpoint(EndpointName="stubborn")
-    assert hosting.shown("stubborn")["EndpointStatus"] == "Deleting"
-    assert alive(pid)
-    until(lambda: "stubborn" not in hosting.names(), timeout_s=30)
+    held.touch()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(hosting.ask, "stubborn", b"hold")
+        try:
+            until(lambda: "main: asked hold" in hosting.log("stubborn"))
+            hosting.sagemaker.delete_endpoint(EndpointName="stubborn")
+            assert hosting.shown("stubborn")["EndpointStatus"] == "Deleting"
+            assert alive(pid)
+        finally:
+            held.unlink()
+        assert answer.result()["pid"] == pid
+    until(lambda: "stubborn" not in hosting.names())
     assert not alive(pid)
 
 
@@ -294,7 +313,7 @@ def test_endpoints_come_back_after_the_cloud_was_killed(tmp_path: Path) -> None:
         until(lambda: process.running(place) is None)
         again = Hosting(Rehearsal(state_dir=str(place), reclaims=0))
         assert again.ask("stays")["pid"] != pid
-        assert not alive(pid)  # nothing is left of the first one
+        until(lambda: not alive(pid))  # nothing is left of the first one
         assert again.settled("grows")["EndpointStatus"] == "InService"
         assert again.sagemaker.describe_model(ModelName="stays")["ModelName"] == "stays"
         assert [line for line in again.log("stays") if line == "main: starting"] == 2 * ["main: starting"]

@@ -29,7 +29,7 @@ class Started:
 
     def initialize(self, until: float) -> None:
         self.begun.set()
-        assert self.going.wait(20)
+        assert self.going.wait(120)
         self.initialized = True
 
     def invoke(self, *about: Any) -> str:
@@ -56,10 +56,10 @@ def test_what_starts_while_its_function_is_deleted_ends(started: type[Started]) 
     pool = Pool(CLOCK, record, CLOCK)
     request = threading.Thread(target=pool.run, args=(version, b"", "arn"))
     request.start()
-    assert started.begun.wait(20)
+    assert started.begun.wait(120)
     pool.stop()
     started.going.set()
-    request.join(20)
+    request.join(120)
     assert pool.run(version, b"", "arn") == "answered"  # one that had the pool before it was stopped
     pool.tend({"1": 2})
     assert [each.kind for each in started.made] == [ON_DEMAND] * 2
@@ -71,7 +71,7 @@ def test_a_provisioned_environment_is_ready_once_a_request_finds_it(started: typ
     record, version = deleted()
     pool = Pool(CLOCK, record, CLOCK)
     pool.tend({"1": 1})
-    assert started.begun.wait(20)
+    assert started.begun.wait(120)
     started.made[0].initialized = True  # which it is a moment before its start returns
     assert pool.ready("1") == 0
     started.going.set()

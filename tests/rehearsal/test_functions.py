@@ -1,13 +1,16 @@
 """Lambda in the rehearsal cloud: packages that really run, under Lambda's limits and its rules of who may call."""
 
 import base64
+import errno
 import http.client
 import io
 import json
+import socket
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,10 @@ from tests.support.launcher_contract import until
 
 pytestmark = pytest.mark.cloud
 
+IN_PROGRESS = (
+    "The operation cannot be performed at this time. An update is in progress for resource: "
+    f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:"
+)
 HANDLER = """
 import json, logging, os, sys, time
 import boto3
@@ -37,9 +44,12 @@ def handler(event, context):
     CALLS.append(1)
     what = event.get("do") if isinstance(event, dict) else None
     if what == "sleep": time.sleep(event["s"])
+    while what == "wait" and not os.path.exists(event["for"]): time.sleep(0.05)
     if what == "raise": raise ValueError("no such dog")
     if what == "exit": os._exit(3)
-    if what == "eat": return len(bytearray(event["mb"] * 2**20).replace(b"\\0", b"x"))
+    if what == "eat":
+        eaten = bytearray(event["mb"] * 2**20).replace(b"\\0", b"x")
+        time.sleep(600)
     if what == "large": return "x" * event["mb"] * 2**20
     if what == "whoami": return boto3.client("sts").get_caller_identity()["Arn"]
     if what == "import":
@@ -76,16 +86,16 @@ class Lambdas:
     def __post_init__(self) -> None:
         made = self.cloud.client("lambda").meta
         credentials = self.cloud._credentials(process.start(self.cloud.state_folder, 3600))
-        config = Config(retries={"total_max_attempts": 1}, read_timeout=60)
+        config = Config(retries={"total_max_attempts": 1}, read_timeout=300)
         self.client = boto3.client(
             "lambda", region_name=REGION, endpoint_url=made.endpoint_url, config=config, **credentials
         )
 
     def function(self, name: str, code: bytes = b"", **more: Any) -> str:
         """Create a function, and wait until it is active."""
-        given = {"Runtime": "python3.13", "Handler": "app.handler", "Role": self.role, "Timeout": 30, **more}
+        given = {"Runtime": "python3.13", "Handler": "app.handler", "Role": self.role, "Timeout": 300, **more}
         self.client.create_function(FunctionName=name, Code={"ZipFile": code or package(app=HANDLER)}, **given)
-        self.client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
+        until(lambda: self.client.get_function_configuration(FunctionName=name)["State"] == "Active")
         return name
 
     def settle(self, name: str) -> None:
@@ -148,7 +158,7 @@ def test_a_package_runs_cold_then_warm_with_its_role_and_nothing_else_that_is_in
 ) -> None:
     first, second = lambdas.ask(dogs), lambdas.ask(dogs)
     assert (second["calls"], second["version"], second["kind"]) == (first["calls"] + 1, "$LATEST", "on-demand")
-    assert 20_000 < second["left_ms"] <= 30_000
+    assert 200_000 < second["left_ms"] <= 300_000
     who = lambdas.ask(dogs, {"do": "whoami"})
     assert who == f"arn:aws:sts::{ACCOUNT}:assumed-role/functions/dogs"
     for name in ("dogbreed", "launchers", "torch", "numpy", "pytest"):
@@ -179,33 +189,37 @@ def test_its_log_has_lambdas_own_lines(lambdas: Lambdas) -> None:
     assert "Memory Size: 128 MB\tMax Memory Used: " in tail[-1]
     log = lambdas.log(name)
     assert any(line.startswith("[WARNING]") and line.endswith("a warning") for line in log)
-    assert sum(line.startswith("INIT_START") for line in log) == 1
-    assert sum("Init Duration: " in line for line in log) == 1
+    assert any(line.startswith("INIT_START") for line in log)
+    assert any("Init Duration: " in line for line in log)
+    assert "Init Duration: " not in tail[-1]  # it was warm
 
 
 def test_what_fails_is_a_function_error_in_lambdas_words(lambdas: Lambdas) -> None:
-    name = lambdas.function("limits", Timeout=2)
+    name = lambdas.function("limits")
     assert lambdas.ask(name, {"do": "raise"}) == "ValueError: no such dog"
     assert "Runtime.ExitError: RequestId: " in (exited := lambdas.ask(name, {"do": "exit"}))
     assert exited.endswith("Error: Runtime exited with error: exit status 3")
     assert lambdas.ask(name, {"do": "eat", "mb": 200}).endswith("Runtime exited with error: signal: killed")
-    slow = lambdas.ask(name, {"do": "sleep", "s": 20})
+    late = lambdas.function("late", Timeout=2)
+    slow = lambdas.ask(late, {"do": "sleep", "s": 600})
     assert slow.startswith("Sandbox.Timedout: RequestId: ")
     assert slow.endswith("Error: Task timed out after 2.00 seconds")
     large = lambdas.ask(name, {"do": "large", "mb": 7})
     assert large == (
         "Function.ResponseSizeTooLarge: Response payload size exceeded maximum allowed payload size (6291556 bytes)."
     )
-    assert any("Status: timeout" in line for line in lambdas.log(name))
+    assert any("Status: timeout" in line for line in lambdas.log(late))
     code, _ = refusal(lambdas.client.invoke, FunctionName=name, Payload=b'"' + b"x" * 7 * 2**20 + b'"')
     assert code in ("RequestTooLargeException", "413")
     broken = lambdas.function("broken", package(app="import nothing_like_it"))
     assert lambdas.ask(broken).startswith("Runtime.ImportModuleError: Unable to import module 'app': No module named")
-    stuck = lambdas.function("stuck", package(app="import time\ntime.sleep(60)"), Timeout=1)
+    stuck = lambdas.function("stuck", package(app="import time\ntime.sleep(600)"), Timeout=1)
     assert "Sandbox.Timedout" in lambdas.ask(stuck)  # 10 s of its own, then again in the time of the invocation
 
 
-def test_concurrency_is_enforced(lambdas: Lambdas, dogs: str) -> None:
+def test_concurrency_is_enforced(lambdas: Lambdas, dogs: str, tmp_path: Path) -> None:
+    event = json.dumps({"do": "wait", "for": str(tmp_path / "go")})
+
     def limits(account: int) -> tuple[Any, dict[str, int]]:
         client = replace(lambdas.cloud, faults={"concurrency": account}, _clients={}).client("lambda")
         return client, client.get_account_settings()["AccountLimit"]
@@ -213,8 +227,11 @@ def test_concurrency_is_enforced(lambdas: Lambdas, dogs: str) -> None:
     others = 1000 - limits(1000)[1]["UnreservedConcurrentExecutions"]
     lambdas.client.put_function_concurrency(FunctionName=dogs, ReservedConcurrentExecutions=3)
     with ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(refusal, lambdas.client.invoke, FunctionName=dogs, Payload=b'{"do": "sleep", "s": 4}')
-                 for _ in range(4)]  # fmt: skip
+        calls = [pool.submit(refusal, lambdas.client.invoke, FunctionName=dogs, Payload=event) for _ in range(4)]
+        try:
+            until(lambda: any(call.done() for call in calls))  # the one that is too many
+        finally:
+            (tmp_path / "go").touch()
         found = sorted(call.result() for call in calls)
     assert found[:3] == [("", "")] * 3
     assert found[3] == ("TooManyRequestsException", "Rate Exceeded.")
@@ -232,21 +249,28 @@ def test_versions_stay_as_they_were_and_an_alias_moves_with_its_weights(lambdas:
     first = lambdas.publish(name)
     assert lambdas.client.publish_version(FunctionName=name)["Version"] == first  # nothing has changed
     lambdas.client.create_alias(FunctionName=name, Name="live", FunctionVersion=first)
-    lambdas.client.update_function_configuration(FunctionName=name, Environment={"Variables": {"ANSWER": "two"}})
-    code, text = refusal(lambdas.client.publish_version, FunctionName=name)
-    assert code == "ResourceConflictException"
-    assert "An update is in progress" in text
+    two = {"FunctionName": name, "Environment": {"Variables": {"ANSWER": "two"}}}
+
+    def overtaken() -> tuple[str, str]:
+        """Publish while an update is in progress, which takes 0.2 s: on a busy machine it may be over by then."""
+        lambdas.settle(name)
+        lambdas.client.update_function_configuration(**two)
+        return refusal(lambdas.client.publish_version, FunctionName=name)
+
+    until(lambda: overtaken() == ("ResourceConflictException", f"{IN_PROGRESS}{name}"))
     lambdas.settle(name)
     second = lambdas.publish(name)
     assert (first, second) == ("1", "2")
     assert lambdas.ask(name, Qualifier="live")["answer"] == "one"
     weights = {"RoutingConfig": {"AdditionalVersionWeights": {second: 0.5}}}
     lambdas.client.update_alias(FunctionName=name, Name="live", **weights)
-    assert {lambdas.ask(name, Qualifier="live")["answer"] for _ in range(20)} == {"one", "two"}
+    answers: set[str] = set()
+    until(lambda: bool(answers.add(lambdas.ask(name, Qualifier="live")["answer"]) or len(answers) == 2))
+    assert answers == {"one", "two"}
     no_weights: dict[str, Any] = {"RoutingConfig": {"AdditionalVersionWeights": {}}}
     lambdas.client.update_alias(FunctionName=name, Name="live", FunctionVersion=second, **no_weights)
     assert {lambdas.ask(f"{name}:live")["answer"] for _ in range(5)} == {"two"}
-    code, text = refusal(lambdas.client.delete_function, FunctionName=name, Qualifier=second)
+    code, _ = refusal(lambdas.client.delete_function, FunctionName=name, Qualifier=second)
     assert code == "ResourceConflictException"
     lambdas.client.delete_function(FunctionName=name, Qualifier=first)
     assert [each["Version"] for each in lambdas.client.list_versions_by_function(FunctionName=name)["Versions"]] == [
@@ -271,6 +295,7 @@ def test_provisioned_environments_are_warm_before_the_first_request(lambdas: Lam
     lambdas.client.delete_provisioned_concurrency_config(**live)
     code, _ = refusal(lambdas.client.get_provisioned_concurrency_config, **live)
     assert code == "ProvisionedConcurrencyConfigNotFoundException"
+    lambdas.client.delete_function(FunctionName=name)  # with what it has reserved, which others count
 
 
 @pytest.mark.parametrize(
@@ -326,10 +351,10 @@ def fetched(
         request = AWSRequest(method, url.rstrip("/") + path, data=body, headers=named)
         SigV4Auth(Credentials(*keys.values()), "lambda", REGION).add_auth(request)
         named = dict(request.headers.items())
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-    connection.request(method, path, body, named)
-    answer = connection.getresponse()
-    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=300)) as connection:
+        connection.request(method, path, body, named)
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
 
 
 @pytest.fixture(scope="module")
@@ -378,8 +403,12 @@ def test_a_function_url_asks_for_both_permissions_and_hands_over_the_request(
     status, _, body = fetched(url, keys=both)
     assert (status, json.loads(body)["Reason"]) == (429, "ReservedFunctionConcurrentInvocationLimitExceeded")
     lambdas.client.delete_function(FunctionName=name)
-    with pytest.raises(OSError, match=r"refused|reset"):
-        fetched(url, keys=both)
+
+    def refused() -> bool:
+        with socket.socket() as asking:
+            return asking.connect_ex(("127.0.0.1", urlsplit(url).port or 0)) == errno.ECONNREFUSED
+
+    until(refused)
 
 
 def test_a_public_url_needs_a_policy_that_says_so(lambdas: Lambdas, dogs: str) -> None:
@@ -432,4 +461,4 @@ def test_metrics_are_published_by_function_and_alias(lambdas: Lambdas) -> None:
         return float(sum(point["Sum"] for point in found["Datapoints"]))
 
     until(lambda: total("Invocations") == 2)
-    assert total("Errors") == 1
+    until(lambda: total("Errors") == 1)

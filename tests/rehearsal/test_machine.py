@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from launchers.rehearsal.machine import Machine, remove_left_over
 from tests.support.launcher_contract import until
+from tests.support.processes import alive
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def ended(machine: Machine) -> int | None:
-    until(lambda: not machine.running, timeout_s=30)
+    until(lambda: not machine.running)
     return machine.exit_code
 
 
@@ -42,11 +42,11 @@ def test_a_command_sees_the_machine_s_folders_and_its_output_names_them_as_on_th
 
 
 def test_only_whole_lines_are_read_until_the_last_time(machine: Machine) -> None:
-    script = "import time; print('one\\n\\nhalf\\rtwo', flush=True); print('thr', end='', flush=True); time.sleep(60)"
+    script = "import time; print('one\\n\\nhalf\\rtwo', flush=True); print('thr', end='', flush=True); time.sleep(600)"
     assert machine.read_lines() == []
     machine.start(["python", "-c", script], {})
     lines: list[str] = []
-    until(lambda: bool(lines.extend(machine.read_lines()) or len(lines) == 3), timeout_s=30)
+    until(lambda: bool(lines.extend(machine.read_lines()) or len(lines) == 3))
     assert lines == ["one", "half", "two"]
     assert machine.running
     assert machine.exit_code is None
@@ -58,22 +58,22 @@ def test_only_whole_lines_are_read_until_the_last_time(machine: Machine) -> None
 def test_nothing_that_a_command_has_started_outlives_it(machine: Machine) -> None:
     script = (
         "import subprocess, sys; "
-        "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']).pid, flush=True)"
+        "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid, flush=True)"
     )
     machine.start(["python", "-c", script], {})
     assert ended(machine) == 0
     child = int(machine.read_lines(last=True)[0])
-    assert psutil.pid_exists(child)
+    assert alive(child)
     machine.remove()
-    until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE, timeout_s=10)
+    until(lambda: not alive(child))
     assert not machine.folder.exists()
 
 
 def test_a_signal_reaches_the_command_and_none_is_sent_to_one_that_has_ended(machine: Machine) -> None:
     machine.signal(signal.SIGTERM)  # before it starts
-    script = "import signal, time; signal.signal(15, lambda *_: exit(7)); print('up', flush=True); time.sleep(60)"
+    script = "import signal, time; signal.signal(15, lambda *_: exit(7)); print('up', flush=True); time.sleep(600)"
     machine.start(["python", "-c", script], {})
-    until(lambda: machine.read_lines() == ["up"], timeout_s=30)
+    until(lambda: machine.read_lines() == ["up"])
     machine.signal(signal.SIGTERM)
     assert ended(machine) == 7
     machine.signal(signal.SIGTERM)
@@ -93,7 +93,7 @@ def test_what_a_killed_server_left_running_is_ended_and_its_folder_deleted(
     machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    machine.start(["python", "-c", "import time; time.sleep(60)"], {})
+    machine.start(["python", "-c", "import time; time.sleep(600)"], {})
     (link,) = tmp_path.glob("dogbreed-*/tmp")
     assert link.resolve() == machine.folder / "work"
     remove_left_over(machine.folder)
@@ -103,8 +103,18 @@ def test_what_a_killed_server_left_running_is_ended_and_its_folder_deleted(
     remove_left_over(machine.folder)  # again, where there is nothing
 
 
+def test_what_a_killed_server_had_no_time_to_note_is_ended_as_well(machine: Machine) -> None:
+    machine.start(["python", "-c", "import time; time.sleep(600)"], {})
+    (note,) = machine.folder.glob("process.json")
+    note.unlink()
+    remove_left_over(machine.folder)
+    assert machine.pid is not None
+    assert not alive(machine.pid)
+    assert not machine.folder.exists()
+
+
 def test_a_process_that_only_has_the_number_of_an_old_one_is_left_alone(machine: Machine, tmp_path: Path) -> None:
-    machine.start(["python", "-c", "import time; time.sleep(60)"], {})
+    machine.start(["python", "-c", "import time; time.sleep(600)"], {})
     (note,) = machine.folder.glob("process.json")
     old = tmp_path / "old"
     old.mkdir()

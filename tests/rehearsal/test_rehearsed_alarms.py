@@ -19,6 +19,7 @@ from moto.sns.models import sns_backends
 
 from launchers.rehearsal.clock import Clock
 from launchers.rehearsal.names import ACCOUNT, REGION
+from launchers.rehearsal.services import endpoint_load
 from launchers.rehearsal.services.alarms import Alarms, alarm_states, data_of, rule_of, statistic
 from launchers.rehearsal.services.endpoint_load import Load
 from launchers.rehearsal.services.endpoint_metrics import Counted, Meter
@@ -26,7 +27,7 @@ from launchers.rehearsal.services.scaling_target import ScalableTarget
 
 OF_DOGS = [{"Name": "EndpointName", "Value": "dogs"}, {"Name": "VariantName", "Value": "main"}]
 DOGS = Counted("dogs", "main", "first")
-START = 1_800_000_000.0
+START = 3_600_000_000.0  # in 2084
 
 
 @dataclass
@@ -191,16 +192,18 @@ def test_statistics_do_not_depend_on_how_the_data_was_put(values: list[int], cut
 
 def test_a_faster_clock_goes_on_from_what_it_shows(tmp_path: Path) -> None:
     clock = Clock(tmp_path / "clock.json")
-    before = clock.now()
+    before, at_first = time.time(), clock.at(0.0)
     clock.set_rate(10)
-    assert clock.now() - before < 1
+    after = time.time()
     assert clock.at(clock.real(before) + 6) - before == pytest.approx(60)
+    # the moment at which the slow clock and the fast one show the same
+    assert before - 0.001 <= (at_first - clock.at(0.0)) / 9 <= after + 0.001
     assert clock.wait(0.5) is True
     assert clock.wait(60, lambda: True) is False
     again = Clock(tmp_path / "clock.json")
     again.load()
     assert again.rate == 10
-    assert again.now() == pytest.approx(clock.now(), abs=1)
+    assert again.at(after) == pytest.approx(clock.at(after))
 
 
 def test_an_alarm_tells_its_topic_of_its_new_state_alone(backend: Any, tmp_path: Path) -> None:
@@ -221,16 +224,19 @@ def test_an_alarm_tells_its_topic_of_its_new_state_alone(backend: Any, tmp_path:
 # --- load ---
 
 
-def test_load_is_averaged_over_the_time_that_passed_and_threads_limit_what_is_busy() -> None:
+def test_load_is_averaged_over_the_time_that_passed_and_threads_limit_what_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hand = Hand()
+    monkeypatch.setattr(endpoint_load, "time", SimpleNamespace(monotonic=hand.now))
     load = Load(2, 0.0)
     start = load.totals()
     with load.request(1), load.request(1), load.request(1):
-        time.sleep(0.05)
+        hand.moment += 0.5
     end = load.totals()
-    inside, busy = end.inside_s - start.inside_s, end.busy_s - start.busy_s
-    assert inside == pytest.approx(1.5 * busy, rel=0.02)
-    assert 0 < busy <= 2 * (end.moment - start.moment)
-    time.sleep(0.01)
+    assert (end.inside_s - start.inside_s, end.busy_s - start.busy_s) == (1.5, 1.0)
+    assert end.moment - start.moment == 0.5
+    hand.moment += 1
     assert load.totals().inside_s == end.inside_s
 
 
@@ -251,7 +257,7 @@ def test_paced_requests_take_their_time_two_at_once() -> None:
     seconds = sorted(moment - began for moment in done)
     assert seconds[0] >= 0.1
     assert seconds[2] >= 0.2
-    assert load.totals().busy_s == pytest.approx(0.4, rel=0.5)
+    assert 0.4 <= load.totals().busy_s + 1e-6 <= 2 * (time.monotonic() - began)
 
 
 def test_a_request_that_no_thread_takes_in_time_is_given_up() -> None:
@@ -273,6 +279,25 @@ def test_the_requests_per_instance_are_those_of_all_shared_by_the_healthy_ones(b
     meter.publish([run])  # type: ignore[list-item]
     data = data_of("AWS/SageMaker", "InvocationsPerInstance", [(each["Name"], each["Value"]) for each in OF_DOGS])
     assert sum(statistic([each], "Sum") for each in data) == 3  # six, shared by two
+
+
+def test_no_period_is_left_out_where_nobody_has_looked_for_a_while(backend: Any) -> None:
+    clock, load = Hand(), Load(2, 0)
+    meter = Meter(clock)  # type: ignore[arg-type]
+    variant = SimpleNamespace(name="main")
+    instance = SimpleNamespace(id="one", healthy=True, load=load, variant=variant)
+    fleet = SimpleNamespace(instances={"main": [instance]}, all=lambda: [instance])
+    run: Any = SimpleNamespace(record=SimpleNamespace(name="dogs", metrics={}, variants=[]), fleet=fleet, green=None)
+    with load.request(1):
+        for seconds in (0, 10, 45):
+            clock.moment += seconds
+            meter.publish([run])
+    data = [each for each in backend.metric_data if each.name == "ConcurrentRequestsPerModel"]
+    starts = [round(each.timestamp.replace(tzinfo=UTC).timestamp() - START, 1) for each in data]
+    assert starts == [0.1, 10.1, 20.1, 30.1, 40.1]
+    assert [each.value for each in data] == pytest.approx([1.0] * 5)
+    meter.publish([])
+    assert not meter._due  # an endpoint of the same name begins anew
 
 
 # --- the alarms of policies ---

@@ -70,12 +70,14 @@ def names(hosting: Hosting) -> list[str]:
 
 def test_a_schedule_deletes_an_endpoint_that_is_still_being_created_and_then_itself(hosting: Hosting) -> None:
     arn = role(hosting, "expiry", "sagemaker:DeleteEndpoint")
+    hosting.config("late", hosting.model("late", start_s=4))
     schedule(hosting, "late", arn, in_s=10)
-    hosting.deploy("late", wait=False, start_s=4)  # 40 s of the clock: the first attempts are refused
     found = hosting.cloud.client("scheduler").get_schedule(Name="late")
     assert found["Target"]["Arn"] == DELETE
     assert (found["State"], found["GroupName"], found["ActionAfterCompletion"]) == ("ENABLED", "default", "DELETE")
     assert found["Target"]["RetryPolicy"] == {"MaximumEventAgeInSeconds": 86400, "MaximumRetryAttempts": 185}
+    # it takes 40 s of the clock: the first attempts are refused
+    hosting.sagemaker.create_endpoint(EndpointName="late", EndpointConfigName="late")
     until(lambda: "late" not in hosting.names())
     until(lambda: "late" not in names(hosting))
 
@@ -144,11 +146,12 @@ def test_a_schedule_is_executed_after_a_restart_of_the_cloud(tmp_path: Path) -> 
     hosting = Hosting(Rehearsal(state_dir=str(place), reclaims=0, clock_rate=10)).ready()
     try:
         hosting.deploy("stays")
-        schedule(hosting, "stays", role(hosting, "expiry", "sagemaker:DeleteEndpoint"), in_s=60)
+        schedule(hosting, "stays", role(hosting, "expiry", "sagemaker:DeleteEndpoint"), in_s=2000)
         process.stop(place)
         again = Hosting(Rehearsal(state_dir=str(place), reclaims=0))
         assert names(again) == ["stays"]
         assert again.ask("stays")["model"] == "boxer"
+        again = again.hurried()
         until(lambda: "stays" not in again.names())
         until(lambda: not names(again))
     finally:

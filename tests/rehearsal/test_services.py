@@ -41,7 +41,7 @@ def toy_cloud(state: Path, idle_s: float = 600) -> Iterator[Any]:
     state.mkdir(exist_ok=True)
     started = subprocess.Popen(words, cwd=ROOT)
     try:
-        until(lambda: process.running(state) is not None or started.poll() is not None, timeout_s=60)
+        until(lambda: process.running(state) is not None or started.poll() is not None)
         assert started.poll() is None
         yield Rehearsal(state_dir=str(state)).client("sagemaker")
     finally:
@@ -77,12 +77,16 @@ def test_a_service_of_a_few_lines_answers_and_what_it_keeps_survives_a_kill_and_
 
 def test_a_server_does_not_end_while_a_service_is_active(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with toy_cloud(state, idle_s=3) as sagemaker:  # time enough for the first request
+    held = state / "groups" / "held"  # until the first request
+    held.parent.mkdir(parents=True)
+    held.touch()
+    with toy_cloud(state, idle_s=1) as sagemaker:
         sagemaker.create_model_package_group(ModelPackageGroupName="busy", ModelPackageGroupDescription="runs")
-        time.sleep(4.5)  # it looks once a second whether its time is over
+        held.unlink()
+        time.sleep(3.5)  # it looks once a second whether its time is over
         assert process.running(state) is not None
         sagemaker.delete_model_package_group(ModelPackageGroupName="busy")
-        until(lambda: process.running(state) is None, timeout_s=30)
+        until(lambda: process.running(state) is None)
 
 
 # --- the gateway, without a server ---

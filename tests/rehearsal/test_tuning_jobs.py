@@ -39,6 +39,8 @@ for epoch in range(int(given.get("--epochs", 1))):
     if given["--kind"] != "silent":
         print(f"objective {x if given['--kind'] == 'good' else x - 100}", flush=True)
     time.sleep(float(given.get("--seconds", 0)))
+while given["--kind"] == "poor":  # until it is stopped
+    time.sleep(0.1)
 """
 
 
@@ -95,7 +97,7 @@ def request(name: str, *, trials: int = 4, parallel: int = 2, kinds: tuple[str, 
                 "InstanceCount": 1,
                 "VolumeSizeInGB": 10,
             },
-            "StoppingCondition": {"MaxRuntimeInSeconds": 600},
+            "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
             **definition,
         },
         **({"WarmStartConfig": warm} if warm else {}),
@@ -180,7 +182,7 @@ def test_a_search_in_which_no_trial_has_a_value_fails(kind: str, text: str, clou
 
 def test_a_stopped_search_leaves_nothing_running(cloud: Rehearsal) -> None:
     client = cloud.client("sagemaker")
-    client.create_hyper_parameter_tuning_job(**request("stopped", trials=9, static={"seconds": "60"}))
+    client.create_hyper_parameter_tuning_job(**request("stopped", trials=9, static={"seconds": "600"}))
     until(lambda: len([each for each in trials(cloud, "stopped") if "TrainingStartTime" in each]) == 2)
     delete = partial(client.delete_hyper_parameter_tuning_job, HyperParameterTuningJobName="stopped")
     assert "in status InProgress" in refusal(delete)
@@ -307,7 +309,7 @@ def test_a_quota_that_is_less_than_all_trials_at_once_need_refuses_the_search(cl
 
 def test_a_search_is_listed_and_survives_a_restart_of_the_cloud(tmp_path: Path, cloud: Rehearsal) -> None:
     client = cloud.client("sagemaker")
-    client.create_hyper_parameter_tuning_job(**request("restarted", trials=9, static={"seconds": "60"}))
+    client.create_hyper_parameter_tuning_job(**request("restarted", trials=9, static={"seconds": "600"}))
     found = client.list_hyper_parameter_tuning_jobs(NameContains="restart", StatusEquals="InProgress")
     (summary,) = found["HyperParameterTuningJobSummaries"]
     assert (summary["HyperParameterTuningJobName"], summary["Strategy"]) == ("restarted", "Bayesian")

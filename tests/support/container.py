@@ -1,7 +1,8 @@
 """A container for endpoints in the rehearsal cloud: `python container.py serve`, standard library only.
 
 It answers with what it sees. Bodies: `fail` is answered with 500, `wrong` with 422, `die` ends it, `wait N` takes N
-seconds. Variables: PING_STATUS, FAIL_ALL, START_S, END_S (how long it takes to end after SIGTERM), EXITS.
+seconds. Variables: PING_STATUS, FAIL_ALL, START_S, END_S (how long it takes to end after SIGTERM), EXITS, HELD (a file:
+while it is there, a container does not begin to serve, and a body `hold` is not answered).
 """
 
 import json
@@ -26,6 +27,8 @@ class Handler(BaseHTTPRequestHandler):
         print(f"asked {word}", flush=True)
         if word == "wait":
             time.sleep(float(rest))
+        if word == "hold":
+            wait_while_held()
         if word == "die":
             os._exit(1)
         if word == "fail" or os.environ.get("FAIL_ALL"):
@@ -63,6 +66,11 @@ class Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
+def wait_while_held() -> None:
+    while (file := os.environ.get("HELD")) and Path(file).exists():
+        time.sleep(0.05)
+
+
 def end(signum: int, frame: FrameType | None) -> None:
     time.sleep(float(os.environ.get("END_S", "0")))
     os._exit(0)
@@ -74,6 +82,7 @@ if __name__ == "__main__":
     if os.environ.get("EXITS"):
         sys.exit("I do not start")
     time.sleep(float(os.environ.get("START_S", "0")))
+    wait_while_held()
     signal.signal(signal.SIGTERM, end)
     port = int(os.environ["SAGEMAKER_BIND_TO_PORT"])
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()

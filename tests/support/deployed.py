@@ -14,6 +14,7 @@ from botocore.exceptions import ClientError
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.image import Image
 from launchers.rehearsal.names import ACCOUNT, REGION
+from tests.support.hurry import hurried
 from tests.support.launcher_contract import until
 
 CONTAINER = Path(__file__).with_name("container.py")
@@ -51,6 +52,9 @@ class Hosting:
 
     def with_faults(self, **faults: Any) -> "Hosting":
         return Hosting(replace(self.cloud, faults=faults, _clients={}))
+
+    def hurried(self) -> "Hosting":
+        return Hosting(hurried(self.cloud))
 
     def image(self, tag: str, image: Image) -> str:
         manifest = image.save(self.cloud.state_folder / "images")

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import BUCKET
+from tests.support.hurry import hurried
 from tests.support.launcher_contract import until
 
 PROFILE = "machines"
@@ -34,7 +35,7 @@ place = os.environ["AWS_EC2_METADATA_SERVICE_ENDPOINT"]
 def ask(path, method="GET", **headers):
     named = {"X-aws-ec2-metadata-" + key.replace("_", "-"): value for key, value in headers.items()}
     return urllib.request.urlopen(urllib.request.Request(place + path, headers=named, method=method)).read().decode()
-token = ask("/latest/api/token", "PUT", token_ttl_seconds="60")
+token = ask("/latest/api/token", "PUT", token_ttl_seconds="21600")
 def meta(path): return ask("/latest/meta-data/" + path, token=token)
 me = meta("instance-id")
 s3 = boto3.client("s3", region_name="us-east-1")
@@ -67,8 +68,11 @@ class Fleet:
         return self
 
     def with_faults(self, **faults: Any) -> "Fleet":
-        reclaims = faults.pop("reclaims", 0)
-        return Fleet(replace(self.cloud, faults=faults, reclaims=reclaims, _clients={}))
+        reclaims, rate = faults.pop("reclaims", 0), faults.pop("clock_rate", self.cloud.clock_rate)
+        return Fleet(replace(self.cloud, faults=faults, reclaims=reclaims, clock_rate=rate, _clients={}))
+
+    def hurried(self) -> "Fleet":
+        return Fleet(hurried(self.cloud))
 
     def image(self, parameter: str = PARAMETER) -> str:
         return str(self.cloud.client("ssm").get_parameter(Name=parameter)["Parameter"]["Value"])
@@ -141,7 +145,7 @@ class Fleet:
 
     def wait(self, name: str, *states: str) -> list[dict[str, Any]]:
         """Wait until the states of a group's machines are these; return the machines."""
-        until(lambda: self.states(name) == list(states), timeout_s=60)
+        until(lambda: self.states(name) == list(states))
         return self.machines(name)
 
     def console(self, machine: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ def request(name: str, script: str = "print('hello')", **changes: Any) -> dict[s
         },
         "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/out"},
         "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 10},
-        "StoppingCondition": {"MaxRuntimeInSeconds": 60},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
     }
     return {**whole, **changes}
 
@@ -37,6 +37,6 @@ def ended(cloud: Rehearsal, name: str) -> dict[str, Any]:
             "Stopped",
         )
 
-    until(finished, timeout_s=60)
+    until(finished)
     job: dict[str, Any] = sagemaker.describe_training_job(TrainingJobName=name)
     return job

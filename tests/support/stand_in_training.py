@@ -40,13 +40,38 @@ class Notes:
             file.write(json.dumps(line) + "\n")
 
     def claim(self) -> None:
-        """Note whether another process trains this run now; the claim ends with this process."""
+        """Note whether another process trains this run now; the claim ends with this process.
+
+        One that was killed is dying while its parent ends, and keeps the claim for a moment longer.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.folder / f"{self.run_id}.{self.rank}.lock", os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self("overlap", 0)
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not _lives(int(os.pread(self._lock, 20, 0) or 0)):
+                    time.sleep(0.02)
+                    continue
+                self("overlap", 0)
+            else:
+                os.pwrite(self._lock, f"{os.getpid():<20}".encode(), 0)
+            return
+
+
+def _lives(pid: int) -> bool:
+    """Return whether a process runs which nobody has killed."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        pending = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it is gone
+        return False
+    killed = any(
+        int(line.split()[1], 16) & 1 << signal.SIGKILL - 1
+        for line in pending.splitlines()
+        if line.startswith(("SigPnd:", "ShdPnd:"))
+    )
+    return pid > 0 and state not in ("Z", "X") and not killed
 
 
 def saved_step(folder: Path) -> int:

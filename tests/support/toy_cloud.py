@@ -26,7 +26,10 @@ class Group:
 
 
 class ModelPackageGroups:
-    """A group described as "runs" stands for something that runs, until it is deleted or the server ends."""
+    """A group described as "runs" stands for something that runs, until it is deleted or the server ends.
+
+    So does a file `held` in the folder, for as long as it is there.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,7 +43,8 @@ class ModelPackageGroups:
 
     @property
     def active(self) -> bool:
-        return any(group.description == "runs" for group in self.groups.values())
+        runs = any(group.description == "runs" for group in list(self.groups.values()))
+        return runs or (self.folder / "held").exists()
 
     def begin(self, server: Server) -> None:
         for file in self.folder.glob("*.json"):
