@@ -210,6 +210,11 @@ def templates(cloud: Cloud) -> Iterator[tuple[str, datetime]]:
                     yield each["LaunchTemplateName"], each["CreateTime"]
 
 
+def has_started(found: Sequence[Activity]) -> bool:
+    """Return whether a group has started a machine, whatever has become of it."""
+    return any(each.code == "Successful" and _MACHINE.search(each.about) for each in found)
+
+
 def why_none(found: Sequence[Activity]) -> str:
     """Return why a group gets no machine, in AWS's words; empty if nothing has failed."""
     failed = next((each for each in found if each.code in ("Failed", "Cancelled", "InProgress", "Successful")), None)

@@ -89,6 +89,7 @@ class Seen:
     stop: Mapping[str, Any] | None = None
     group: Group | None = None
     message: str = ""  # of the group, why it has no machine
+    started: bool = False  # whether the group has started machines, of which none has claimed an attempt
 
     @property
     def number(self) -> int:
@@ -124,17 +125,21 @@ def read(cloud: Cloud, layout: Layout, run_id: str) -> Seen:
     group = groups.describe(cloud, names.group_name(run_id, number))
     if group is not None and not groups.is_of(group.tags, location.uri):
         group = None
+    attempts = tuple(Attempt.of(each) for each in claims if each is not None)
     waits = group is not None and group.desired > 0 and not group.machines
+    silent = group is not None and not group.machines and all(each.submission != number for each in attempts)
+    done = groups.activities(cloud, group.name) if group is not None and (waits or silent) else []
     return Seen(
         layout,
         run_id,
         submission,
         submissions[f"{numbers[0]}.json"].astimezone(UTC).isoformat(timespec="milliseconds"),
-        tuple(Attempt.of(each) for each in claims if each is not None),
+        attempts,
         _of(number, _json(cloud, f"{location.uri}/{RESULT}")),
         _of(number, _json(cloud, f"{location.uri}/{STOP}")),
         group,
-        groups.why_none(groups.activities(cloud, group.name)) if group is not None and waits else "",
+        groups.why_none(done) if waits else "",
+        silent and groups.has_started(done),
     )
 
 
@@ -232,7 +237,7 @@ def _without_group(seen: Seen, here: Status, now: datetime, again: str) -> Statu
     # only its scheduled action takes a group's maximum down to 0, by AWS's clock, from which this machine's may differ
     ended_on_time = seen.group is not None and seen.group.maximum == 0
     over = ended_on_time or now.timestamp() > float(seen.submission["deadline"]) - 1
-    if over and not seen.of_this:
+    if over and not seen.of_this and not seen.started:
         return replace(
             here,
             cause=Cause.CAPACITY,
@@ -241,10 +246,11 @@ def _without_group(seen: Seen, here: Status, now: datetime, again: str) -> Statu
             shortage=Shortage(f"no machine could be had before {limit}"),
         )
     if over:
+        progress = "the progress is saved" if seen.of_this else "machines have started, and none has reported"
         return replace(
             here,
             cause=Cause.BUDGET if "max_usd" in limit else Cause.TIME_LIMIT,
-            detail=f"{limit} was exceeded; the progress is saved",
+            detail=f"{limit} was exceeded; {progress}",
             next_action=_hint(Cause.BUDGET if "max_usd" in limit else Cause.TIME_LIMIT, again),
         )
     if seen.of_this:

@@ -8,7 +8,7 @@ import pytest
 
 from launchers.aws.layout import Layout
 from launchers.ec2 import state
-from launchers.ec2.groups import Activity, Group, why_none
+from launchers.ec2.groups import Activity, Group, has_started, why_none
 from launchers.ec2.state import Attempt, Seen
 from launchers.ec2.summary import live_lines
 from launchers.status import Cause, Phase
@@ -84,6 +84,15 @@ def test_after_the_deadline_a_run_without_any_machine_lacked_capacity_and_anothe
     assert never.shortage is not None
     stopped = state.status_of(seen(group=IDLE, attempts=(attempt(3),)), later, AGAIN)
     assert (stopped.phase, stopped.cause, stopped.shortage) == (Phase.FAILED, Cause.TIME_LIMIT, None)
+
+
+def test_a_run_whose_machines_started_and_never_reported_lacked_no_capacity() -> None:
+    status = state.status_of(seen(group=IDLE, started=True), NOW + timedelta(hours=2), AGAIN)
+    assert (status.cause, status.shortage) == (Cause.TIME_LIMIT, None)
+    assert "machines have started, and none has reported" in status.detail
+    failed = Activity("Failed", "no Spot capacity", "Launching a new EC2 instance.  Status Reason: no Spot capacity")
+    assert has_started([failed, Activity("Successful", "", "Launching a new EC2 instance: i-0123456789abcdef0")])
+    assert not has_started([failed])
 
 
 def test_a_group_that_its_scheduled_action_has_ended_tells_so_to_a_machine_whose_clock_is_late() -> None:
