@@ -148,12 +148,15 @@ class TunedTrial:
 
 
 def counted(job: TuningJob, trials: Sequence[TunedTrial]) -> int:
-    """Return how many trials of a job the search does not repeat: those that failed when none succeeded it does."""
+    """Return how many trials of a job a further job does not repeat.
+
+    It repeats those that failed when none succeeded, and those for which there was no machine.
+    """
     return sum(trial.counts and not _is_repeated(job, trial) for trial in trials)
 
 
 def _is_repeated(job: TuningJob, trial: TunedTrial) -> bool:
-    return job.status == "Failed" and trial.state == "failed"
+    return trial.state == "failed" and (job.status == "Failed" or shortage_in(trial.reason) is not None)
 
 
 def _state(summary: Mapping[str, Any], objective: float | None, job: TuningJob) -> TrialState:

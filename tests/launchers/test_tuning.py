@@ -439,6 +439,8 @@ def test_what_failed_when_nothing_succeeded_is_run_again_and_what_failed_besides
     trials = [trial(0, "failed", None, reason=DENIED), trial(1, "failed", None, reason=DENIED)]
     assert counted(job("Failed", FailureReason="No training job succeeded."), trials) == 0
     assert counted(job("Completed"), [*trials, trial(2)]) == 3
+    no_machine = trial(3, "failed", None, reason="CapacityError: Unable to provision requested ML compute capacity.")
+    assert counted(job("Stopped"), [*trials, trial(2), no_machine]) == 3
     jobs, its = [job("Failed"), job("Completed")], [trials, [trial(2), trial(3)]]
     status = status_of(
         list(zip(jobs, its, strict=True)), wanted=2, mode="max", now=CREATED.timestamp() + 3600, again="again"
