@@ -24,8 +24,9 @@ from launchers.deploy.contents import Served
 from launchers.deploy.served import Reply, Server
 from launchers.formatting import size
 
-START_S = 15.0  # until /ping answers 200; a server takes about one second
+START_S = 60.0  # until /ping answers 200; a server takes about one second, and more on a busy machine
 _ACCEPT_S, _PING_S, _STOP_S = 0.25, 2.0, 30.0
+_TRIES = 4  # of what is to be quick: a machine that is busy with something else says nothing of the server
 _MOST_OFF = 1e-4  # of a probability from the artifact's own
 _SUM_OFF = 1e-3
 _TYPES = ("image/jpeg", "application/x-image", "application/octet-stream")
@@ -108,10 +109,12 @@ def _last(server: Server) -> str:
 
 
 def _pings(server: Server, checks: Checks) -> None:
-    began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10):
-        accepted_s = time.monotonic() - began
-    ping = server.ask("/ping")
+    accepted_s, ping = _accepted_s(server), server.ask("/ping")
+    for _ in range(_TRIES - 1):
+        if accepted_s > _ACCEPT_S:
+            accepted_s = min(accepted_s, _accepted_s(server))
+        if ping.seconds > _PING_S:
+            ping = min(ping, server.ask("/ping"), key=lambda reply: reply.seconds)
     wrong = []
     if accepted_s > _ACCEPT_S:
         wrong.append(f"a connection is accepted after {1000 * accepted_s:.0f} ms, more than {1000 * _ACCEPT_S:.0f}")
@@ -125,6 +128,12 @@ def _pings(server: Server, checks: Checks) -> None:
         checks.passed(
             "/ping", f"200, empty, after {1000 * ping.seconds:.0f} ms; a socket after {1000 * accepted_s:.0f}"
         )
+
+
+def _accepted_s(server: Server) -> float:
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60):
+        return time.monotonic() - began
 
 
 def _predicts(server: Server, served: Served, checks: Checks) -> None:

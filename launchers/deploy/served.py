@@ -61,7 +61,7 @@ class Server:
         headers: Mapping[str, str] | None = None,
         *,
         method: str = "",
-        timeout_s: float = 10.0,
+        timeout_s: float = 60.0,
     ) -> Reply:
         """Send one request on a connection of its own. Raises OSError or HTTPException."""
         began = time.monotonic()

@@ -17,6 +17,7 @@ from typing import Any
 
 _METADATA = "http://169.254.169.254"
 _TOKEN_S = 21600
+_TRIES, _AGAIN_S = 5, 1.0  # of a request that nobody answers: what a machine is must not depend on a single one
 
 
 class Metadata:
@@ -49,8 +50,18 @@ class Metadata:
         return self._read(urllib.request.Request(f"{self._endpoint}/latest/api/token", method="PUT", headers=headers))
 
     def _read(self, request: urllib.request.Request) -> str:
-        with self._open(request, timeout=5) as answer:
-            return str(answer.read().decode())
+        left = _TRIES
+        while True:
+            left -= 1
+            try:
+                with self._open(request, timeout=5) as answer:
+                    return str(answer.read().decode())
+            except urllib.error.HTTPError:
+                raise
+            except OSError:
+                if not left:
+                    raise
+            time.sleep(_AGAIN_S)
 
 
 class Aws:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -40,8 +41,9 @@ from tests.support.odd_pictures import saved, upright
 from tests.support.places import BAKE_S, Place, deploying, end, endpoint, environment, left_in
 from tests.support.project import ROOT
 
-pytestmark = pytest.mark.cloud
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(1800)]
 _BAKES = f"launcher.bake_s={BAKE_S}"  # as a command has it, which alarms need to go off
+_GOES_ON = "launcher.bake_s=3000"  # until an alarm ends it
 
 
 @pytest.fixture(scope="module")
@@ -185,12 +187,23 @@ class AnswerLost(EndpointChange):
 def lost(place: Place) -> tuple[list[str], str, list[str]]:
     """Return the parts when an update's answer was lost, its configuration, and what a teardown meanwhile leaves."""
     place.deployed("moths")
-    launcher, plan = place.prepared("moths", "launcher.start_s=299", _BAKES)  # it is still going on when that is seen
+    launcher, plan = place.prepared("moths", "launcher.start_s=2999", _GOES_ON)
     with pytest.raises(LaunchError, match="was closed"):
         AnswerLost(launcher, plan).make()
     found, pending = left_in(place.cloud, "moths"), endpoint(place, "moths")["PendingDeploymentSummary"]
-    end(place, "moths")  # waits for the update, in which SageMaker refuses a deletion
+    with ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(end, place, "moths")  # waits for the update, in which SageMaker refuses a deletion
+        until(lambda: ending.done() or goes_off(place, Names("moths").alarms["errors"]))
+        ending.result()
     return found, pending["EndpointConfigName"], left_in(place.cloud, "moths")
+
+
+def goes_off(place: Place, alarm: str) -> bool:
+    """Set an alarm off, which ends an update, unless it is deleted; its next evaluation sets it back. Return False."""
+    client = place.cloud.client("cloudwatch")
+    with suppress(client.exceptions.ResourceNotFound):
+        client.set_alarm_state(AlarmName=alarm, StateValue="ALARM", StateReason="made to go off")
+    return False
 
 
 def test_an_update_that_aws_has_taken_keeps_its_parts_if_its_answer_was_lost(
@@ -201,13 +214,13 @@ def test_an_update_that_aws_has_taken_keeps_its_parts_if_its_answer_was_lost(
     assert left == []
 
 
-def spoiled(place: Place, name: str, environment: dict[str, str]) -> tuple[str, list[str], list[str]]:
+def spoiled(place: Place, name: str, environment: dict[str, str], *how: str) -> tuple[str, list[str], list[str]]:
     """Update a deployment with a bad image. Return why it was rolled back, and its parts before and after."""
     place.deployed(name)
     before, config = left_in(place.cloud, name), endpoint(place, name)["EndpointConfigName"]
     uri = place.image(name, Image([sys.executable, str(CONTAINER)], environment=environment))
     with pytest.raises(LaunchError, match=f"rolled the update of {name} back") as caught:
-        place.deployed(name, f"launcher.image={uri}", "launcher.start_s=60", _BAKES)
+        place.deployed(name, f"launcher.image={uri}", *how)
     assert endpoint(place, name)["EndpointConfigName"] == config
     after = left_in(place.cloud, name)
     end(place, name)
@@ -215,11 +228,11 @@ def spoiled(place: Place, name: str, environment: dict[str, str]) -> tuple[str, 
 
 
 def silent(place: Place) -> tuple[str, list[str], list[str]]:
-    return spoiled(place, "silent", {"PING_STATUS": "500"})
+    return spoiled(place, "silent", {"PING_STATUS": "500"}, "launcher.start_s=60")
 
 
 def failing(place: Place) -> tuple[str, list[str], list[str]]:
-    return spoiled(place, "failing", {"FAIL_ALL": "1"})
+    return spoiled(place, "failing", {"FAIL_ALL": "1"}, _GOES_ON)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +251,7 @@ def crashing(place: Place) -> tuple[LaunchError, list[str]]:
     """Deploy an image that does not start. Return the error, and what is left."""
     uri = place.image("crashing", Image([sys.executable, str(CONTAINER)], environment={"EXITS": "1"}))
     with pytest.raises(LaunchError) as caught:
-        place.deployed("crashing", f"launcher.image={uri}", "launcher.start_s=60")
+        place.deployed("crashing", f"launcher.image={uri}", "launcher.start_s=150")  # enough for its last words
     return caught.value, left_in(place.cloud, "crashing")
 
 
@@ -275,6 +288,7 @@ def test_a_client_that_is_killed_leaves_what_its_schedules_delete(stories: dict[
 
 def expired(place: Place) -> list[str]:
     """Deploy for minutes, and go away. Return what is left once nothing is served and no schedule is to come."""
+    place.deployed("flies")  # which may take longer than it is to be there
     place.deployed("flies", "launcher.ttl_hours=0.04")
 
     def over() -> bool:
@@ -296,7 +310,7 @@ def short(place: Place) -> tuple[str, str, bool]:
             place.deployed(name)
         before = left_in(place.cloud, name)
         with pytest.raises(LaunchError) as caught:
-            place.deployed(name, "launcher.start_s=299", f"+aws.faults.quotas={{ml.c7i.large:{quota}}}")
+            place.deployed(name, "launcher.start_s=2999", f"+aws.faults.quotas={{ml.c7i.large:{quota}}}")
         said.append(str(caught.value))
         assert left_in(place.cloud, name) == before
     end(place, "newts")
@@ -346,7 +360,7 @@ def denied(place: Place) -> list[str]:
     before, config = left_in(place.cloud, "bees"), endpoint(place, "bees")["EndpointConfigName"]
     for action in (*CREATING[2:-1], "sagemaker:UpdateEndpoint"):
         with pytest.raises(LaunchError) as caught:
-            place.deployed("bees", "launcher.start_s=299", f"+aws.faults.denied=[{action}]")
+            place.deployed("bees", "launcher.start_s=2999", f"+aws.faults.denied=[{action}]")
         if action not in str(caught.value):
             wrong.append(f"update, {action}: {caught.value}")
         if left_in(place.cloud, "bees") != before or endpoint(place, "bees")["EndpointConfigName"] != config:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from launchers.remote import ec2
+from launchers.remote import ec2, instance
 from launchers.remote.endings import of_error
 from launchers.remote.instance import Metadata
 
@@ -18,10 +18,10 @@ PATHS = {"/latest/meta-data/instance-id": "i-0123456789abcdef0"}
 
 
 class Service(ThreadingHTTPServer):
-    """IMDSv2: each answer needs a token, of which `valid` is the only one."""
+    """IMDSv2: each answer needs a token, of which `valid` is the only one. unheard: so many requests get no answer."""
 
     daemon_threads = True
-    valid, tokens = "", 0
+    valid, tokens, unheard = "", 0, 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -35,7 +35,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, self.server.valid)
 
     def do_GET(self) -> None:
-        if self.headers.get("X-aws-ec2-metadata-token") != self.server.valid:
+        if self.server.unheard:
+            self.server.unheard -= 1
+        elif self.headers.get("X-aws-ec2-metadata-token") != self.server.valid:
             self.answer(401, "")
         else:
             self.answer(200 if self.path in PATHS else 404, PATHS.get(self.path, ""))
@@ -67,6 +69,15 @@ def test_metadata_are_read_with_a_token_that_is_renewed_when_it_is_no_longer_val
     service.valid = "another"
     assert metadata.get("instance-id") == "i-0123456789abcdef0"
     assert service.tokens == 2
+
+
+def test_metadata_that_get_no_answer_are_asked_for_again(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instance, "_AGAIN_S", 0.0)
+    metadata, service.unheard = Metadata(f"http://127.0.0.1:{service.server_port}"), 3
+    assert metadata.get("instance-id") == "i-0123456789abcdef0"
+    service.unheard = 1000
+    with pytest.raises(ConnectionError):
+        metadata.get("instance-id")
 
 
 def test_the_metadata_of_a_proxy_are_not_asked_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

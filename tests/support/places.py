@@ -30,6 +30,7 @@ from tests.support.serving import tiny_model
 REPOSITORY = "dogbreed-serve"
 BAKE_S = 180  # the least that is accepted
 _BRIEF_S = 20  # of an update whose alarms are no matter of the test
+_STARTS_S = 3000  # in which a container must answer: on the clock, ten of whose seconds pass in a real one
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Place:
             f"name={name}",
             f"checkpoint={self.model}",
             f"launcher.bake_s={BAKE_S}",
+            f"launcher.start_s={_STARTS_S}",
             *more,
         ]
 
