@@ -35,7 +35,7 @@ from tests.support.odd_pictures import saved, upright
 from tests.support.places import BAKE_S, Place, deploying, end, endpoint, environment, left_in
 from tests.support.project import ROOT
 
-pytestmark = pytest.mark.cloud
+pytestmark = [pytest.mark.cloud, pytest.mark.timeout(1800)]
 FRONT = ("launcher.front=lambda", "launcher.reserved=3")
 PHOTO = saved(upright(), "JPEG")
 
@@ -217,11 +217,15 @@ def paused(place: Place, name: str) -> Iterator[None]:
 
 def test_with_three_slots_the_fourth_request_at_once_is_refused(place: Place, dogs: Handle) -> None:
     with opened(place, dogs) as address, ThreadPoolExecutor(4) as pool:
-        with paused(place, "dogs"):
-            asked = [pool.submit(requests.post, address, data=PHOTO, timeout=60) for _ in range(4)]
-            until(lambda: any(each.done() for each in asked))
-        replies = [each.result() for each in asked]
-    statuses = sorted(reply.status_code for reply in replies)
+        for _ in range(5):  # a container that is paused for seconds counts as ill, and the answer is another error
+            until(lambda: requests.post(address, data=PHOTO, timeout=60).status_code == 200)
+            with paused(place, "dogs"):
+                asked = [pool.submit(requests.post, address, data=PHOTO, timeout=120) for _ in range(4)]
+                until(lambda: any(each.done() for each in asked))  # noqa: B023
+            replies = [each.result() for each in asked]
+            statuses = sorted(reply.status_code for reply in replies)
+            if statuses[-1] < 500:
+                break
     assert statuses == [200, 200, 200, 429]
     (refused,) = (reply for reply in replies if reply.status_code == 429)
     assert refused.json()["Reason"] == "ReservedFunctionConcurrentInvocationLimitExceeded"
@@ -276,7 +280,7 @@ def test_open_listens_until_it_is_interrupted(place: Place, dogs: Handle) -> Non
         assert found, line
         assert len(requests.post(found[1], data=PHOTO, timeout=60).json()) == 133
         opening.send_signal(signal.SIGINT)
-        assert opening.wait(timeout=30) == 0
+        assert opening.wait(timeout=300) == 0
 
 
 def test_a_front_is_added_changed_kept_by_an_update_and_removed(place: Place, dogs: Handle) -> None:
@@ -303,7 +307,7 @@ def test_a_front_is_added_changed_kept_by_an_update_and_removed(place: Place, do
     assert live()["Timeout"] == 21
     place.deployed("cats", "launcher.front=lambda", "launcher.reserved=5")
     before, config = live()["Version"], endpoint(place, "cats")["EndpointConfigName"]
-    launcher, handle = place.deployed("cats", "launcher.front=lambda", "launcher.reserved=5", "launcher.start_s=299")
+    launcher, handle = place.deployed("cats", "launcher.front=lambda", "launcher.reserved=5", "launcher.start_s=2999")
     assert endpoint(place, "cats")["EndpointConfigName"] != config
     launcher.rollback(handle)
     assert endpoint(place, "cats")["EndpointConfigName"] == config
@@ -318,7 +322,8 @@ def test_a_front_is_added_changed_kept_by_an_update_and_removed(place: Place, do
 
 
 def test_a_deployment_with_a_front_ends_by_itself(place: Place, dogs: Handle) -> None:
-    place.deployed("flies", *FRONT, "launcher.ttl_hours=0.04")
+    place.deployed("flies", *FRONT)  # which may take longer than it is to be there
+    place.deployed("flies", *FRONT, "launcher.ttl_hours=0.03")
     until(lambda: left_in(place.cloud, "flies") == [], every_s=1)
 
 

@@ -15,7 +15,7 @@ LOOKS_UP, CONNECTS = "getent hosts a-name.example", "exec 3<>/dev/tcp/203.0.113.
 
 def offline(command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     words = [sys.executable, str(OFFLINE), "/bin/bash", "-c", command]
-    return subprocess.run(words, capture_output=True, text=True, env=environment or None, timeout=60, check=False)
+    return subprocess.run(words, capture_output=True, text=True, env=environment or None, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module", autouse=True)

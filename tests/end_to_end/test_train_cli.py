@@ -40,7 +40,7 @@ def stop(process: subprocess.Popen[str], signum: int) -> tuple[str, float]:
     """Return what the process printed on stderr, and how many seconds it took to end."""
     began = time.monotonic()
     process.send_signal(signum)
-    _, output = process.communicate(timeout=120)
+    _, output = process.communicate(timeout=500)
     return output, time.monotonic() - began
 
 

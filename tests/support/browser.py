@@ -13,6 +13,7 @@ from playwright.sync_api import sync_playwright
 
 NO_NAMES = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"  # it would look for updates
 _OPTIONS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update", NO_NAMES]
+_LONGEST_MS = 180_000  # to wait for anything; a browser on a busy machine takes its time
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def chromium() -> Iterator[Any]:
     path = shutil.which("chromium")
     assert path, "This test opens the page in Chromium, which is not installed. Try: apt-get install chromium"
     with sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=_OPTIONS)
+        opened = driver.chromium.launch(executable_path=path, args=_OPTIONS, timeout=_LONGEST_MS)
         yield opened
         opened.close()
 
@@ -32,6 +33,7 @@ def page_of(browser: Any, home: str, *, first: str = "", **context: Any) -> Iter
     first: a script that runs before those of the page. context: of the browser, such as its viewport.
     """
     window = browser.new_context(**{"viewport": {"width": 1100, "height": 1000}, "color_scheme": "light", **context})
+    window.set_default_timeout(_LONGEST_MS)
     opened = window.new_page()
     troubles: list[str] = []
     opened.on("pageerror", lambda error: troubles.append(str(error)))

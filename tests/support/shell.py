@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.guides import GUIDES, Session
+from tests.support.launcher_contract import until
+from tests.support.ports import reserved_port
 from tests.support.project import TRAIN
 
 
@@ -38,26 +39,21 @@ class Shell:
     @contextmanager
     def serving(self, command: str) -> Iterator[None]:
         """Run a command that starts the server, at a free port, which later commands then ask."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        words = self._words(f"{command} --port {self.port}")
-        with (self.folder / "server.log").open("w") as log:
+        with reserved_port() as self.port, (self.folder / "server.log").open("w") as log:
+            words = self._words(f"{command} --port {self.port}")
             server = subprocess.Popen(words, cwd=self.folder, env=self.environment, stdout=log, stderr=log)
-        try:
-            self._wait_for(server)
-            yield
-        finally:
-            server.terminate()
-            server.wait(30)
+            try:
+                until(lambda: server.poll() is not None or self._answers())
+                assert server.poll() is None, f"The server ended:\n{(self.folder / 'server.log').read_text()}"
+                yield
+            finally:
+                server.terminate()
+                server.wait(120)
 
-    def _wait_for(self, server: "subprocess.Popen[bytes]") -> None:
-        until = time.monotonic() + 60
-        while time.monotonic() < until and server.poll() is None:
-            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ping", timeout=5):
-                return
-            time.sleep(0.1)
-        raise AssertionError(f"The server did not start:\n{(self.folder / 'server.log').read_text()}")
+    def _answers(self) -> bool:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ping", timeout=60):
+            return True
+        return False
 
     def _run(self, command: str, words: Sequence[str], status: int) -> None:
         began = time.monotonic()
@@ -69,7 +65,7 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=900,
         )
         print(f"{time.monotonic() - began:6.1f} s  {command}", flush=True)
         self.done[command] = ended.stdout
