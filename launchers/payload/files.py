@@ -86,17 +86,20 @@ class _Chooser:
                 self.choice.without_git = listed
             self._walk(folder, at, within, ignored.rules_above(folder))
             return
+        reasons: dict[str, str] = {}  # by folder below this one: why it stays; "" if it does not
         for name in listed:
-            self._entry(folder, folder / name, at, within)
+            if self.choice.too_many:
+                break
+            if not self._left_out_with_its_folder(folder, name, at, reasons):
+                self._entry(folder / name, at + name, within)
         for name, rule in _ignored_by_git(folder):
             self._leave_out(at + name, rule)
 
-    def _entry(self, root: Path, path: Path, at: str, within: tuple[Path, ...]) -> None:
+    def _entry(self, path: Path, name: str, within: tuple[Path, ...]) -> None:
         """Add what git lists: a file, a link, or a folder that is a repository of its own."""
-        name = at + path.relative_to(root).as_posix()
-        if self.choice.too_many or self._left_out_with_its_folder(root, path, at):
-            return
-        if path.is_symlink() and not path.is_file():
+        if path.is_file():
+            self.choice.files[name] = path
+        elif path.is_symlink():
             self._link(path, name, within)
         elif path.is_dir():
             if reason := self._reason(path):
@@ -105,8 +108,6 @@ class _Chooser:
                 self.add(path, f"{name}/", within)
             else:
                 self._leave_out(f"{name}/", "an empty submodule; git submodule update --init fetches it")
-        elif path.is_file():
-            self.choice.files[name] = path
 
     def _link(self, path: Path, name: str, within: tuple[Path, ...]) -> None:
         """Add the folder that a link leads to."""
@@ -150,12 +151,17 @@ class _Chooser:
             elif path.is_file():
                 self.choice.files[name] = path
 
-    def _left_out_with_its_folder(self, root: Path, path: Path, at: str) -> bool:
-        """Return whether a folder above the path, but below `root`, stays here, and record the outermost."""
-        for above in reversed(path.relative_to(root).parents[:-1]):
-            if reason := self._reason(root / above):
-                self._leave_out(f"{at}{above.as_posix()}/", reason)
+    def _left_out_with_its_folder(self, root: Path, name: str, at: str, reasons: dict[str, str]) -> bool:
+        """Return whether a folder above `name`, but below `root`, stays here, and record the outermost."""
+        place = name.find("/")
+        while place >= 0:
+            above = name[:place]
+            if above not in reasons:
+                reasons[above] = self._reason(root / above)
+            if reasons[above]:
+                self._leave_out(f"{at}{above}/", reasons[above])
                 return True
+            place = name.find("/", place + 1)
         return False
 
     def _reason(self, folder: Path) -> str:

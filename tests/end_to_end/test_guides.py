@@ -316,7 +316,7 @@ def test_commands_compose(command: str) -> None:
     if {"hpo=optuna", "hpo=sagemaker_tuner"} & set(typed):
         space, _ = read(overrides, cfg.hpo.space or {})
         composed(*typed, *space.overrides(space.first()))
-    else:
+    elif ranges:
         composed(*typed, *(f"{parsed.key_or_group}={next(parsed.sweep_string_iterator())}" for parsed in ranges))
 
 

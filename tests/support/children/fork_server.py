@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import traceback
+from pathlib import Path
 
 import forking
 
@@ -32,17 +33,22 @@ MODULES = (
     "onnx",
     "onnxscript",
     "hydra",
+    "hydra._internal.core_plugins.basic_launcher",
+    "hydra._internal.core_plugins.basic_sweeper",
     "matplotlib.figure",
     "matplotlib.backends.backend_svg",
     "optuna.importance",
+    "optuna.storages._rdb.models",
     "optuna.storages._rdb.storage",
     "optuna.terminator",
     "optuna.visualization",
     "plotly.graph_objects",
     "plotly.io",
+    "plotly.io.json",
     "sqlalchemy.dialects.sqlite",
     "sqlalchemy.orm",
     "alembic.command",
+    "alembic.config",
     "boto3",
     "onnxruntime",
     "psutil",
@@ -124,9 +130,20 @@ def _import() -> None:
     if "torch" not in sys.modules:
         for name in MODULES:
             __import__(name)
+        _read_configs()
         gc.freeze()  # what is shared with the children stays so
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _read_configs() -> None:
+    """Parse the YAML files that a command is composed of: children find them parsed (quick_runs.py)."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    for conf in (Path(hydra.__file__).parent / "conf", Path(__file__).parents[3] / "conf"):
+        for path in conf.rglob("*.yaml"):
+            OmegaConf.load(path)
 
 
 if __name__ == "__main__":
