@@ -57,7 +57,8 @@ def _prepare(setup: Setup) -> None:
     from dogbreed.drawn import DrawnDogs
 
     # only whole batches: dogbreed drops an incomplete one
-    make_photos(setup.place("input"), classes=4, train=32 if setup.quick else 96, valid=4, test=4)
+    width, height, train = (300, 225, 32) if setup.quick else (900, 675, 96)
+    make_photos(setup.place("input"), classes=4, train=train, valid=4, test=4, width=width, height=height)
     drawn = (
         DrawnDogs(train=4, valid=1, test=1, breeds=8) if setup.quick else DrawnDogs(train=2, valid=1, test=1, breeds=96)
     )
