@@ -188,6 +188,7 @@ SKIPPED = {
     "python -m launchers open dogs": "listens until it is interrupted; test_deploy_front.py opens and asks one",
     "curl --data-binary @PHOTO.jpg http://127.0.0.1:8765/": "asks what has been opened; test_deploy_front.py does it",
     "python -m launchers iam --for launcher=deploy name=dogs": _ACCOUNT,
+    "python -m launchers status HANDLE": "needs a search by the tuner; test_tuner.py asks for one's status elsewhere",
     "python -m launchers images --refresh": "needs the SageMaker SDK, and writes into the project",
     "docker build -f launchers/deploy/image/Dockerfile -t dogbreed-serve .": _DOCKER,
     'docker run -p 8080:8080 -v "$PWD/model:/opt/ml/model:ro" dogbreed-serve serve': _DOCKER,
