@@ -35,7 +35,7 @@ OWN_PHOTOS = "data=folder data.root=PHOTOS"
 # 84 for validation: with fewer than 50, how unlike other photos are is not measured
 FEW_OF_EACH = "+data.source.breeds=42 data.source.train=2 data.source.valid=2 data.source.test=1"
 FEW_DOGS = "+data.source.breeds=8 data.source.train=10 data.source.valid=2 data.source.test=2"
-FEW_TRIALS = f"experiment=quickstart {FEW_OF_EACH} hpo.n_trials=2"
+FEW_TRIALS = f"experiment=quickstart {FEW_DOGS} hpo.n_trials=2"
 
 SERVE = "python -m dogbreed.serving runs/RUN"  # while one of the next two asks it
 ASK = "curl --data-binary @PHOTO.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8080/invocations"

@@ -307,6 +307,7 @@ def test_many_at_once_are_kept_apart(start: Start) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 warns of what is done here
 def test_a_server_ends_although_a_fork_of_the_tests_process_lives_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
