@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
+from dogbreed.errors import DogBreedError
 from launchers.plan import Plan
 from launchers.spec import Deployed, RunSpec
 from launchers.status import Handle, LogLine, RunResult, Status
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CleanupReport:
-    """Lists leftovers that nothing uses any more, and those that were removed, checked after removing."""
+    """Lists leftovers that nothing uses any more, and those that were removed, checked after removing.
+
+    errors: why some could not be removed, or not be looked for.
+    """
 
     found: tuple[str, ...]
     removed: tuple[str, ...] = ()
+    errors: tuple[DogBreedError, ...] = ()
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -190,6 +195,8 @@ class Launcher(Protocol):
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
         """List leftovers; with `apply`, remove them and check that they are gone.
+
+        One that resists does not keep the others from being removed: its error is in the report.
 
         older_than: None for everything that is certainly unused.
         """

@@ -45,7 +45,7 @@ def follow(launcher: Launcher, handle: Handle) -> RunResult:
         print(f"{handle}: {_ended(launcher.status(handle))}", flush=True)
         return launcher.result(handle)
     except LaunchError as error:
-        if launcher.capabilities.remote and not _has_ended(launcher, handle):
+        if launcher.capabilities.remote and may_go_on(launcher, handle):
             error.add_note(detached(launcher, handle))
         raise
     except (KeyboardInterrupt, SystemExit) as error:
@@ -62,12 +62,12 @@ def wait(launcher: Launcher, handle: Handle, *, sleep: Callable[[float], None] =
     return launcher.result(handle)
 
 
-def _has_ended(launcher: Launcher, handle: Handle) -> bool:
-    """Whether the run has ended; False also if its status cannot be read."""
+def may_go_on(launcher: Launcher, handle: Handle) -> bool:
+    """Return whether a run has not ended, or nobody can tell: credentials have expired, or the network is away."""
     try:
-        return launcher.status(handle).finished
+        return not launcher.status(handle).finished
     except LaunchError:
-        return False
+        return True
 
 
 def detached(launcher: Launcher, handle: Handle) -> str:

@@ -279,12 +279,14 @@ class LocalLauncher:
 
     def cleanup(self, *, older_than: timedelta | None = None, apply: bool = False) -> CleanupReport:
         """Find half-written files of processes that have died; with `apply`, remove them."""
-        found = half_written(run_folders(self.runs_dir, self.sweeps_dir), older_than)
-        if apply:
-            for path in found:
-                with suppress(OSError):
-                    path.unlink()
-        return CleanupReport(tuple(map(str, found)), tuple(str(path) for path in found if apply and not path.exists()))
+        found, problems = half_written(run_folders(self.runs_dir, self.sweeps_dir), older_than), list[LaunchError]()
+        for path in found if apply else ():
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                problems.append(LaunchError(f"{shown_path(path)} cannot be deleted: {error.strerror}."))
+        gone = tuple(str(path) for path in found if apply and not path.exists())
+        return CleanupReport(tuple(map(str, found)), gone, tuple(problems))
 
 
 def _record_end(

@@ -1,5 +1,7 @@
 """How runs are named, and what is known of them: handle, phase, cause, log lines, result."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum, auto
@@ -76,6 +78,34 @@ class LaunchError(DogBreedError):
     def __init__(self, message: str, cause: Cause = Cause.UNKNOWN, shortage: Shortage | None = None) -> None:
         super().__init__(message)
         self.cause, self.shortage = cause, shortage
+
+
+class Failures:
+    """Collects the errors of parts that are handled one after the other, so that each of them gets its turn.
+
+    failures = Failures()
+    for name in names:
+        with failures.noted():
+            remove(name)
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[DogBreedError] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        try:
+            yield
+        except DogBreedError as error:
+            self.errors.append(error)
+
+    def raise_first(self) -> None:
+        """Raise the first error, with the others as notes. Do nothing if there is none."""
+        if self.errors:
+            first, *others = self.errors
+            for other in others:
+                first.add_note(str(other))
+            raise first
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from launchers.aws.errors import errors
 from launchers.aws.layout import Layout
 from launchers.base import Cloud
 from launchers.cost import prices
+from launchers.runs.names import search_of
 
 BILLS = "bills/"  # below a run or a model: one object for each job
 _MACHINE = re.compile(r"(?P<run>[^/]+)/attempts/\d+\.json")
 _JOB = re.compile(r"(?P<name>[^/]+)/bills/[^/]+\.json")
 _RESULT = re.compile(r"(?P<run>[^/]+)/result\.json")
-_TRIAL = re.compile(r"(?P<search>.+)-[0-9a-f]{6}-\d+")  # the run of a trial, as launchers/sweep/folders.py names it
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class Bill:
     @property
     def search(self) -> str:
         """The search that it is a trial of; its own name for anything else."""
-        found = _TRIAL.fullmatch(self.name)
-        return self.name if found is None or self.launcher == "deploy" else found["search"]
+        return self.name if self.launcher == "deploy" else search_of(self.name) or self.name
 
     def end(self, now: datetime) -> datetime:
         ends = [each for each in (self.ended, self.ends_at, now) if each is not None]

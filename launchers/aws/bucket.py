@@ -11,6 +11,7 @@ from launchers.aws.layout import Layout
 from launchers.aws.s3 import MISSING, head, objects
 from launchers.base import CleanupReport, Cloud
 from launchers.spec import SPEC_FILE
+from launchers.status import Failures
 
 
 def bucket_findings(cloud: Cloud, bucket: str, account: str) -> list[str]:
@@ -69,38 +70,48 @@ def cleanup(
     files of a run that is being submitted look the same.
     """
     before = datetime.now(UTC) - (timedelta(days=1) if older_than is None else older_than)
-    lone = {layout.uri(key): key for key in _lone_specs(cloud, layout, has_job, before)}
-    uploads = {
-        f"{layout.uri(item['Key'])} (unfinished upload {item['UploadId']})": item
-        for item in _unfinished_uploads(cloud, layout)
-        if item["Initiated"] < before
-    }
+    client, failures, gone = cloud.client("s3"), Failures(), list[str]()
+    lone: dict[str, str] = {}
+    uploads: dict[str, dict[str, Any]] = {}
+    with failures.noted():
+        lone = {layout.uri(key): key for key in _lone_specs(cloud, layout, has_job, before, failures)}
+    with failures.noted():
+        uploads = {
+            f"{layout.uri(item['Key'])} (unfinished upload {item['UploadId']})": item
+            for item in _unfinished_uploads(cloud, layout)
+            if item["Initiated"] < before
+        }
     found = (*lone, *uploads)
     if not apply:
-        return CleanupReport(found)
-    client = cloud.client("s3")
-    with errors("removing leftovers"):
-        for key in lone.values():
+        return CleanupReport(found, errors=tuple(failures.errors))
+    for uri, key in lone.items():
+        with failures.noted(), errors(f"deleting {uri}"):
             client.delete_object(Bucket=layout.bucket, Key=key)
-        for item in uploads.values():
+            gone += [uri] if head(cloud, layout.bucket, key) is None else []
+    for name, item in uploads.items():
+        with failures.noted(), errors(f"deleting {name}"):
             client.abort_multipart_upload(Bucket=layout.bucket, Key=item["Key"], UploadId=item["UploadId"])
-        gone = [uri for uri, key in lone.items() if head(cloud, layout.bucket, key) is None]
-    left = {item["UploadId"] for item in _unfinished_uploads(cloud, layout)}
-    gone += [name for name, item in uploads.items() if item["UploadId"] not in left]
-    return CleanupReport(found, tuple(gone))
+    if uploads:
+        with failures.noted():
+            left = {item["UploadId"] for item in _unfinished_uploads(cloud, layout)}
+            gone += [name for name, item in uploads.items() if item["UploadId"] not in left]
+    return CleanupReport(found, tuple(gone), tuple(failures.errors))
 
 
-def _lone_specs(cloud: Cloud, layout: Layout, has_job: Callable[[str], bool], before: datetime) -> list[str]:
+def _lone_specs(
+    cloud: Cloud, layout: Layout, has_job: Callable[[str], bool], before: datetime, failures: Failures
+) -> list[str]:
     """List the keys of settings that are the only file of their run and were uploaded before `before`."""
     runs: dict[str, list[tuple[str, datetime]]] = {}
     for name, written in objects(cloud, layout.uri(layout.runs)):
         run_id, _, rest = name.partition("/")
         runs.setdefault(run_id, []).append((rest, written))
-    return [
-        layout.spec(run_id)
-        for run_id, files in sorted(runs.items())
-        if [name for name, _ in files] == [SPEC_FILE] and files[0][1] < before and not has_job(run_id)
-    ]
+    lone = []
+    for run_id, files in sorted(runs.items()):
+        if [name for name, _ in files] == [SPEC_FILE] and files[0][1] < before:
+            with failures.noted():
+                lone += [] if has_job(run_id) else [layout.spec(run_id)]
+    return lone
 
 
 def _unfinished_uploads(cloud: Cloud, layout: Layout) -> list[dict[str, Any]]:

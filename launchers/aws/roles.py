@@ -27,10 +27,11 @@ _MOST_RESULTS = 1000  # that AWS returns at once
 
 @dataclass(frozen=True)
 class Change:
-    """One change in the account, and how it is made."""
+    """One change in the account, and how it is made. after: the texts of those without which it must not be made."""
 
     text: str
     make: Callable[[], None]
+    after: tuple[str, ...] = ()
 
 
 def changes(
@@ -81,15 +82,22 @@ def _changes_of(cloud: Cloud, identity: Identity, found: Mapping[str, Any] | Non
 
 
 def removals(cloud: Cloud) -> Iterator[Change]:
-    """Yield the removal of each role that we have created in the account, and of what machines of EC2 share."""
-    yield from (Change(*step) for step in profiles.removals(cloud))
+    """Yield the removal of each role that we have created in the account, and of what machines of EC2 share.
+
+    A machine that is running keeps its role: the security group that it is in cannot go.
+    """
+    of_machines: tuple[str, ...] = ()
+    for text, make in profiles.removals(cloud):
+        yield Change(text, make, of_machines)
+        of_machines += (text,)
     client = cloud.client("iam")
     with errors("listing roles"):
         pages = client.get_paginator("list_roles").paginate(PathPrefix=ROLE_PATH)
         found = [role for page in pages for role in page["Roles"]]
     for role in found:
         name = role["RoleName"]
-        yield Change(f"remove the role {ROLE_PATH}{name}", _call(_remove, client=client, name=name))
+        after = of_machines if name == role_name("machine") else ()
+        yield Change(f"remove the role {ROLE_PATH}{name}", _call(_remove, client=client, name=name), after)
     for arn in role_policies.unused(cloud):
         yield Change(f"remove the policy {arn}", _call(role_policies.remove, client=client, arn=arn))
 

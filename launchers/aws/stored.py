@@ -14,6 +14,7 @@ from launchers.base import Cloud
 from launchers.payload.photos import FEATURES
 from launchers.remote.ec2 import ATTEMPTS, RESULT
 from launchers.spec import RunSpec
+from launchers.status import Failures, LaunchError
 
 USD_PER_GB = 0.023  # a month, of the standard class in us-east-1: https://aws.amazon.com/s3/pricing/
 
@@ -90,16 +91,30 @@ class Kept:
             yield self.layout.photos(spec)
         yield self.layout.features(spec)
 
-    def remove(self, wanted: Sequence[Stored]) -> list[Stored]:
-        """Delete everything below these folders; return those of which nothing is left."""
-        client = self.cloud.client("s3")
+    def remove(self, wanted: Sequence[Stored], failures: Failures) -> list[Stored]:
+        """Delete everything below these folders; return those of which nothing is left.
+
+        failures: gets one error for each folder of which something resists, after everything else was deleted.
+        """
         for each in wanted:
-            with errors(f"deleting {self.layout.uri(each.key)}"):
-                files = [item for item in self._objects(each.key) if not _is_record(item["Key"].removeprefix(each.key))]
-                for item in files:
-                    client.delete_object(Bucket=self.layout.bucket, Key=item["Key"])
-        left = {each.key for each in self.everything()} if wanted else set()
-        return [each for each in wanted if each.key not in left]
+            with failures.noted():
+                self._remove(each)
+        if wanted:
+            with failures.noted():
+                left = {each.key for each in self.everything()}
+                return [each for each in wanted if each.key not in left]
+        return []
+
+    def _remove(self, folder: Stored) -> None:
+        client, failures = self.cloud.client("s3"), Failures()
+        files = [item["Key"] for item in self._objects(folder.key)]
+        for key in files:
+            if not _is_record(key.removeprefix(folder.key)):
+                with failures.noted(), errors(f"deleting {self.layout.uri(key)}"):
+                    client.delete_object(Bucket=self.layout.bucket, Key=key)
+        if failures.errors:
+            left = f"{len(failures.errors)} of {len(files)} files of {folder} are left."
+            raise LaunchError(f"{left}\n{failures.errors[0]}")
 
     def _objects(self, prefix: str) -> Iterator[Mapping[str, Any]]:
         with errors(f"listing {self.layout.uri(prefix)}"):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from launchers.registry import launched_run
 from launchers.runs.launched import launched
 from launchers.runs.released import trial_folders
 from launchers.spec import JOB_LOG, STUDY_FILE
-from launchers.status import Handle, LaunchError, Phase, RunResult
+from launchers.status import Failures, Handle, LaunchError, Phase, RunResult
 
 RESULT_HELP = "Show the metrics and files of runs that succeeded."
 RESULT_EPILOG = """\
@@ -66,14 +67,18 @@ def _download(launcher: Launcher, handle: Handle) -> tuple[dict[str, Any], str, 
 
 
 def downloaded(launcher: Launcher, handle: Handle) -> tuple[dict[str, Any], str, int]:
-    """Fetch what a run or a search has left; return what is there for programs and for people, and 0.
+    """Fetch what a run or a search has left; return what is there for programs and for people, and the exit status.
 
-    Raises LaunchError if the run is unknown, has not ended, or has left nothing.
+    That is 1 for a search of which a trial cannot be fetched, which is printed: the others are. Raises LaunchError if
+    the run is unknown, has not ended, or has left nothing.
     """
     here = launcher.folder(handle)
     if here is not None and (trials := trial_folders(here)):
-        waiting = list(_fetch_trials(trials))
-        return _search_facts(handle, here), "\n".join([_search(here), *waiting]), 0
+        failures = Failures()
+        waiting = list(_fetch_trials(trials, failures))
+        for error in failures.errors:
+            print(named.message(error), file=sys.stderr)
+        return _search_facts(handle, here), "\n".join([_search(here), *waiting]), 1 if failures.errors else 0
     status = launcher.status(handle)
     if status.phase is Phase.LOST:
         raise LaunchError(status.detail)
@@ -92,20 +97,21 @@ def downloaded(launcher: Launcher, handle: Handle) -> tuple[dict[str, Any], str,
     return {"handle": str(handle), "folder": str(folder.absolute()), "files": listed}, "\n".join(lines), 0
 
 
-def _fetch_trials(trials: list[Path]) -> Iterator[str]:
+def _fetch_trials(trials: list[Path], failures: Failures) -> Iterator[str]:
     """Fetch the trials of a search that are jobs of their own. Yield a line for each that is still running."""
     for trial in trials:
         note = launched(trial)
         if note is None or note.get("home"):
             continue
-        launcher, handle = launched_run(note)
-        status = launcher.status(handle)
-        if status.phase is Phase.LOST:  # it was never submitted
-            continue
-        if status.finished:
-            launcher.download(handle)
-        else:
-            yield f"still {status.phase}: {handle}"
+        with failures.noted():
+            launcher, handle = launched_run(note)
+            status = launcher.status(handle)
+            if status.phase is Phase.LOST:  # it was never submitted
+                continue
+            if status.finished:
+                launcher.download(handle)
+            else:
+                yield f"still {status.phase}: {handle}"
 
 
 def _search(folder: Path) -> str:

@@ -8,16 +8,19 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from dogbreed import commands
 from dogbreed.errors import DogBreedError
 from launchers.base import Launcher
 from launchers.cli import listing, named
 from launchers.cli.listing import Listed
 from launchers.cli.questions import agreed, can_ask
-from launchers.registry import launched_run
+from launchers.follow import may_go_on
+from launchers.registry import launched_run, launchers_at
 from launchers.runs.find import LOCAL, folder_of
 from launchers.runs.launched import launched
+from launchers.runs.names import search_of
 from launchers.runs.released import trial_folders
-from launchers.status import Handle, LaunchError, Phase, Status
+from launchers.status import Failures, Handle, LaunchError, Phase, Status
 
 HELP = "Ask runs to save and stop, and end deployments."
 EPILOG = """\
@@ -62,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def _all(args: argparse.Namespace) -> int:
     args.targets = args.runs
     found = listing.collect(args, ended=False)
-    runs = listing.folded(found.runs, trials=False)
+    runs = _with_searches(listing.folded(found.runs, trials=False), args)
     if not runs:
         print("[]" if args.json else "Nothing is in progress.")
         return found.report()
@@ -74,6 +77,32 @@ def _all(args: argparse.Namespace) -> int:
             print("Nothing was cancelled.")
             return 1
     return max(_cancel([(run.launcher, run.handle) for run in runs], args, several=True), found.report())
+
+
+def _with_searches(runs: Sequence[Listed], args: argparse.Namespace) -> list[Listed]:
+    """Return the runs, with the searches of this machine in place of those that are their trials.
+
+    A search that goes on starts another job for each that is cancelled, or counts it as failed. Says of trials whose
+    search is not on this machine, or was not started from this folder, that it is to be ended as well.
+    """
+    by_handle = {str(run.handle): run for run in runs}
+    (local,) = launchers_at(LOCAL, runs_dir=args.runs_dir)
+    searches, ending, strangers = list[Listed](), set[str](), set(by_handle)
+    for handle, status in local.list(active_only=False):
+        trials = {(launched(trial) or {}).get("handle", "") for trial in trial_folders(folder_of(handle))}
+        if not status.finished and not trials.isdisjoint(by_handle):
+            ending |= trials
+            searches += [] if str(handle) in by_handle else [Listed(local, handle, status)]
+        strangers -= trials
+    kept = [run for handle, run in by_handle.items() if handle not in ending]
+    jobs = [run for run in kept if str(run.handle) in strangers and not run.launcher.capabilities.deploys]
+    for name in sorted({search_of(run.handle.run_id) for run in jobs} - {""}):
+        print(
+            f"Jobs of the search {name} are in progress. If the search is too, it starts others in their place.\n"
+            f"Try, on the machine and in the folder where it was started, first: {commands.launchers('cancel', name)}",
+            file=sys.stderr,
+        )
+    return [*searches, *kept]
 
 
 @dataclass
@@ -103,7 +132,8 @@ def _cancel(runs: Sequence[named.Named], args: argparse.Namespace, *, several: b
     waiting = [_Cancelling(launcher, handle, args.grace_s) for launcher, handle in runs]
     _wait(waiting)
     named_already = {handle for _, handle in runs}  # the processes of searches have ended: they start no further jobs
-    jobs = [job for _, search in runs for job in _jobs(search) if job[1] not in named_already]
+    failures = Failures()
+    jobs = [job for _, search in runs for job in _jobs(search, failures) if job[1] not in named_already]
     if jobs:
         _wait(further := [_Cancelling(launcher, handle, args.grace_s) for launcher, handle in jobs])
         waiting, several = waiting + further, True
@@ -112,8 +142,7 @@ def _cancel(runs: Sequence[named.Named], args: argparse.Namespace, *, several: b
         if each.error is not None:
             if not several or not isinstance(each.error, DogBreedError):
                 raise each.error
-            print(named.message(each.error), file=sys.stderr)
-            worst = 1
+            failures.errors.append(each.error)
             continue
         assert each.status is not None
         facts.append(Listed(each.launcher, each.handle, each.status).facts())
@@ -122,30 +151,23 @@ def _cancel(runs: Sequence[named.Named], args: argparse.Namespace, *, several: b
         worst = max(worst, int(each.status.phase is Phase.LOST))
     if args.json:
         print(json.dumps(facts if several else facts[0], indent=2))
-    return worst
+    sys.stdout.flush()
+    for error in failures.errors:
+        print(named.message(error), file=sys.stderr)
+    return 1 if failures.errors else worst
 
 
-def _jobs(search: Handle) -> Iterator[named.Named]:
+def _jobs(search: Handle, failures: Failures) -> Iterator[named.Named]:
     """Yield the trials of a search of this machine that are jobs in progress, which outlive its process."""
     if search.launcher != LOCAL:
         return
     for note in filter(None, map(launched, trial_folders(folder_of(search)))):
         if "handle" not in note or note.get("home"):
             continue
-        try:
+        with failures.noted():  # one of an unknown launcher
             launcher, handle = launched_run(note)
-        except LaunchError as error:  # of an unknown launcher
-            print(named.message(error), file=sys.stderr)
-            continue
-        if _may_go_on(launcher, handle):
-            yield launcher, handle
-
-
-def _may_go_on(launcher: Launcher, handle: Handle) -> bool:
-    try:
-        return launcher.answers and not launcher.status(handle).finished
-    except LaunchError:
-        return True  # cancelling it says why nobody knows
+            if launcher.answers and may_go_on(launcher, handle):  # cancelling it says why nobody knows
+                yield launcher, handle
 
 
 def _wait(cancelling: Sequence[_Cancelling]) -> None:

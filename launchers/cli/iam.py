@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from launchers.aws.policy import (
     union,
 )
 from launchers.base import Cloud, Launcher
+from launchers.cli.named import message
 from launchers.overrides import override_key
 from launchers.project import PROJECT
 from launchers.registry import capabilities_of
-from launchers.status import Cause, LaunchError
+from launchers.status import Cause, Failures, LaunchError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     if caller and args.account not in (None, caller.account):
         raise ConfigError(f"--account is {args.account}, but your credentials are of the account {caller.account}.")
     if args.remove:
-        return _apply(list(roles.removals(asked.cloud)), "Nothing to remove: no role was created here.", args.json)
+        return _remove(asked.cloud, args.json)
     identities = asked.identities(account)
     if caller is None:
         partition = partition_of(asked.cloud.region)
@@ -289,6 +291,30 @@ def _apply(changes: Sequence[roles.Change], nothing: str, as_json: bool) -> int:
     else:
         print(f"{len(changes)} change{'s' if len(changes) > 1 else ''} made." if changes else nothing)
     return 0
+
+
+def _remove(cloud: Cloud, as_json: bool) -> int:
+    """Show what is to be removed, then remove it. Return 1 if something resists: what does not use it is removed."""
+    failures, removed, found = Failures(), list[str](), list(roles.removals(cloud))
+    for change in found:
+        if not as_json:
+            print(f"  {change.text}", flush=True)
+    for change in found:
+        with failures.noted():
+            if not set(change.after) <= set(removed):
+                raise LaunchError(f"Did not {change.text}: what uses it is still there.")
+            roles.make(change)
+            removed.append(change.text)
+    if as_json:
+        print(json.dumps({"changes": removed}, indent=2))
+    elif found:
+        of = f" of {len(found)}" if len(removed) < len(found) else ""
+        print(f"{len(removed)}{of} change{'s' if len(found) > 1 else ''} made.", flush=True)
+    else:
+        print("Nothing to remove: no role was created here.")
+    for error in failures.errors:
+        print(message(error), file=sys.stderr)
+    return 1 if failures.errors else 0
 
 
 # --- check ---

@@ -14,12 +14,13 @@ from launchers.aws.layout import Layout
 from launchers.aws.stored import Kept, Stored
 from launchers.aws.tags import KEPT_DAYS
 from launchers.base import Deploys, Launcher
+from launchers.cli import named
 from launchers.cli.questions import agreed, can_ask
 from launchers.cost.serving import usd_per_month
 from launchers.formatting import size, usd
 from launchers.registry import cloud_of, launchers_at, targets
 from launchers.runs.find import LOCAL
-from launchers.status import Handle, LaunchError
+from launchers.status import Failures, Handle, LaunchError
 
 HELP = "List what nothing uses any more and what has expired, with its price; remove it with --apply."
 EPILOG = f"""\
@@ -69,26 +70,33 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print("[]")
         return 0
-    bucket = None if args.place == LOCAL else _bucket(args)
-    active = [] if bucket is None else list(_active(args))
-    old = [] if bucket is None else bucket.expired([handle.run_id for _, handle in active], args.keep_days)
+    bucket, failures = None if args.place == LOCAL else _bucket(args), Failures()
+    active = [] if bucket is None else list(_active(args, failures))
+    old: list[Stored] = []
+    if bucket is not None and not failures.errors:  # otherwise it is not known what is in use
+        with failures.noted():
+            old = bucket.expired([handle.run_id for _, handle in active], args.keep_days)
     if args.apply and not _agreed(args, old):
         return 1
-    items = list(_in_use(active))
+    items = list(_in_use(active, failures))
     older_than = None if args.older_than_h is None else timedelta(hours=args.older_than_h)
     for launcher in launchers:
-        report, known = launcher.cleanup(older_than=older_than, apply=args.apply), {item.name for item in items}
-        new = [name for name in report.found if name not in known]
-        items += [Item(name, "removed" if name in report.removed else "left over") for name in new]
+        with failures.noted():
+            report, known = launcher.cleanup(older_than=older_than, apply=args.apply), {item.name for item in items}
+            failures.errors += report.errors
+            new = [name for name in report.found if name not in known]
+            items += [Item(name, "removed" if name in report.removed else "left over") for name in new]
     if bucket is not None:
-        gone = bucket.remove(old) if args.apply else []
+        gone = bucket.remove(old, failures) if args.apply else []
         items += [_item(each, gone=each in gone) for each in old]
     if args.json:
         print(json.dumps([asdict(item) for item in items], indent=2))
-    else:
-        print("\n".join(_shown(items, args)))
+    elif items or not failures.errors:
+        print("\n".join(_shown(items, args)), flush=True)
+    for message in dict.fromkeys(map(named.message, failures.errors)):  # launchers share the bucket, and what resists
+        print(message, file=sys.stderr)
     left = any(item.state in ("left over", "expired") for item in items)
-    return 1 if left and args.apply else 0
+    return 1 if (left and args.apply) or failures.errors else 0
 
 
 def _bucket(args: argparse.Namespace) -> Kept | None:
@@ -104,11 +112,12 @@ def _scope(args: argparse.Namespace) -> str:
     return str(args.place).rpartition("://")[2].rstrip("/")
 
 
-def _active(args: argparse.Namespace) -> Iterator[tuple[Launcher, Handle]]:
+def _active(args: argparse.Namespace, failures: Failures) -> Iterator[tuple[Launcher, Handle]]:
     """Yield what is in progress in the target's region, of all launchers: they share the bucket."""
     for launcher in launchers_at(_scope(args), runs_dir=args.runs_dir, state_dir=args.state_dir):
-        for handle, _ in launcher.list():
-            yield launcher, handle
+        with failures.noted():
+            for handle, _ in launcher.list():
+                yield launcher, handle
 
 
 def _item(each: Stored, *, gone: bool) -> Item:
@@ -132,13 +141,15 @@ def _agreed(args: argparse.Namespace, old: Sequence[Stored]) -> bool:
     return False
 
 
-def _in_use(active: Sequence[tuple[Launcher, Handle]]) -> Iterator[Item]:
+def _in_use(active: Sequence[tuple[Launcher, Handle]], failures: Failures) -> Iterator[Item]:
     """Yield what is in progress: a deployment with its price of a month, a run without, because it ends by itself."""
     for launcher, handle in active:
         if not launcher.capabilities.deploys:
             yield Item(str(handle), "in use", "a run in progress")
             continue
-        found = cast(Deploys, launcher).deployed(handle.run_id)
+        found = None
+        with failures.noted():
+            found = cast(Deploys, launcher).deployed(handle.run_id)
         machines = _MACHINES.search("" if found is None else found.facts.get("machines", ""))
         price = None if machines is None else usd_per_month(machines[2], int(machines[1]))
         ends = "" if found is None or not found.expires_at else f", until {found.expires_at[:16].replace('T', ' ')}"

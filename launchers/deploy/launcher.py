@@ -33,7 +33,7 @@ from launchers.plan import Plan
 from launchers.runs.find import DEPLOYMENTS_DIR
 from launchers.runs.launched import launched
 from launchers.spec import Deployed, RunSpec
-from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResult, Status
+from launchers.status import Cause, Failures, Handle, LaunchError, LogLine, Phase, RunResult, Status
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
@@ -297,27 +297,31 @@ class DeployLauncher(DeploySettings):
 
         older_than: an hour by default, because of a deployment that is being created nothing serves at first.
         """
-        now = datetime.now(UTC)
+        now, failures = datetime.now(UTC), Failures()
         latest = now - (_IN_CREATION if older_than is None else older_than)
         everything, kinds = parts.everything(self.cloud), {variant.kind for variant in VARIANTS.values()}
         serving = {part.deployment for part in everything if part.kind in kinds}
         new = {part.deployment for part in everything if part.created is not None and part.created > latest}
-        kept = {name for name in serving if not self._is_overdue(name, now)} | (new - serving)
+        kept, overdue = new - serving, set[str]()
+        for name in serving:
+            with failures.noted():  # of which nobody knows is kept
+                overdue |= {name} if self._is_overdue(name, now) else set()
+        kept |= serving - overdue
         found = [part for part in everything if part.deployment not in kept]
-        if apply:
+        left = set(found)
+        if apply and found:
             for name in dict.fromkeys(part.deployment for part in found):
-                self._remove(name)
-        left = set(parts.everything(self.cloud)) if apply else set(found)
-        return CleanupReport(tuple(map(str, found)), tuple(str(part) for part in found if part not in left))
+                with failures.noted():
+                    self._remove(name)
+            with failures.noted():
+                left = set(parts.everything(self.cloud))
+        gone = tuple(str(part) for part in found if part not in left)
+        return CleanupReport(tuple(map(str, found)), gone, tuple(failures.errors))
 
     def _remove(self, name: str) -> None:
-        """Remove all parts of a deployment, and log what resists: what others have left may cost more."""
-        try:
-            left = parts.remove_all(self.cloud, name)
-        except LaunchError as error:
-            left = [str(error)]
-        if left:
-            log.warning("Not all of the deployment %s could be removed:\n%s", name, "\n".join(left))
+        """Remove all parts of a deployment. Raises LaunchError with those that resist."""
+        if left := parts.remove_all(self.cloud, name):
+            raise LaunchError(f"Not all of the deployment {name} could be removed:\n" + "\n".join(left))
 
     def _is_overdue(self, name: str, now: datetime) -> bool:
         """Return whether a deployment of ours should have been deleted by its schedules."""

@@ -68,17 +68,18 @@ def remove_all(cloud: Cloud, name: str) -> list[str]:
     What an endpoint or a function uses stays while it does, and so do the schedules that end what is left.
     """
     for _ in range(_PASSES):
-        left: dict[str, str] = {}  # kind -> what resists
+        left: dict[Part, str] = {}  # why it resists
         found = of_deployment(cloud, name)
         for part in found:
-            if left and (part.kind == "schedule" or not left.keys().isdisjoint(("endpoint", "function"))):
+            served = any(each.kind in ("endpoint", "function") for each in left)
+            if left and (part.kind == "schedule" or served):
                 continue
             try:
                 remove(cloud, part)
             except LaunchError as error:
-                left[part.kind] = f"{part} ({str(error).splitlines()[0]})"
+                left[part] = str(error).splitlines()[0]
         if left or not found:
-            return list(left.values())
+            return [f"{part} ({why})" for part, why in left.items()]
     return [str(part) for part in of_deployment(cloud, name)]
 
 

@@ -20,7 +20,7 @@ from launchers.aws.policy import Identity
 from launchers.aws.results import download_results, download_search, download_to_resume, is_of_another, read_spec
 from launchers.base import Capabilities, CleanupReport
 from launchers.cost.limits import Limits
-from launchers.ec2 import account, checks, fitting, fleet, groups, logs, names, permissions, state, summary
+from launchers.ec2 import account, checks, fitting, fleet, groups, leftovers, logs, names, permissions, state, summary
 from launchers.ec2.fleet import Found
 from launchers.ec2.settings import Ec2Settings
 from launchers.ec2.state import Seen
@@ -34,7 +34,7 @@ from launchers.runs.launched import folder_here, remember
 from launchers.runs.names import name_findings
 from launchers.runs.state import refuse_if_alive_here
 from launchers.spec import JOB_LOG, RunSpec
-from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResult, Status
+from launchers.status import Cause, Failures, Handle, LaunchError, LogLine, Phase, RunResult, Status
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
@@ -369,26 +369,25 @@ class Ec2Launcher(Ec2Settings, OnAws):
         if self.bucket is None:
             raise LaunchError("No bucket is configured for the cleanup.\nTry: --bucket NAME")
         before = datetime.now(UTC) - (_IN_CREATION if older_than is None else older_than)
-        found = groups.find(self.cloud)
-        left = [each.name for each in found if each.created < before and (each.idle or self._has_ended(each))]
-        there = {group.name for group in found}
-        left += [name for name, at in groups.templates(self.cloud) if name not in there and at < before]
+        failures, left = Failures(), list[str]()
+        with failures.noted():
+            left.extend(leftovers.unused(self.cloud, self.layout, before, failures))
         lines = {f"group {name}, with its template and deadline": name for name in left}
         in_bucket = bucket.cleanup(self.cloud, self.layout, self._has_submission, older_than, apply)
-        if not apply:
-            return CleanupReport((*lines, *in_bucket.found))
-        for name in lines.values():
-            run_id = names.run_of(name)
-            if state.read(self.cloud, self.layout, run_id).group_name == name:
-                self._settle(Handle(self.scheme, self.cloud.scope, run_id))
-            groups.remove(self.cloud, name)
-        return CleanupReport((*lines, *in_bucket.found), (*lines, *in_bucket.removed))
+        gone = []
+        for line, name in lines.items() if apply else ():
+            with failures.noted():
+                self._remove(name)
+                gone.append(line)
+        problems = (*failures.errors, *in_bucket.errors)
+        return CleanupReport((*lines, *in_bucket.found), (*gone, *in_bucket.removed), problems)
 
-    def _has_ended(self, group: groups.Group) -> bool:
-        """Return whether the run of a group has ended, although the group could not be told."""
-        seen = state.read(self.cloud, self.layout, names.run_of(group.name))
-        own = groups.is_of(group.tags, seen.location.uri)  # another bucket may have a run of that name
-        return own and seen.result is not None and seen.group_name == group.name
+    def _remove(self, name: str) -> None:
+        """Remove a group, after writing how its run has ended if no machine could."""
+        run_id = names.run_of(name)
+        if state.read(self.cloud, self.layout, run_id).group_name == name:
+            self._settle(Handle(self.scheme, self.cloud.scope, run_id))
+        groups.remove(self.cloud, name)
 
     def _has_submission(self, run_id: str) -> bool:
         others = is_of_another(self.cloud, self.layout.run(run_id), self)

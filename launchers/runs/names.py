@@ -5,6 +5,8 @@ from pathlib import Path
 
 from launchers.spec import RunSpec
 
+_TRIAL = re.compile(r"(.+)-[0-9a-f]{6}-\d+")  # as launchers/sweep/folders.py names it
+
 
 def name_findings(spec: RunSpec) -> list[str]:
     """List what is wrong with the run's id, folder and name, from which every launcher builds names."""
@@ -23,3 +25,9 @@ def name_findings(spec: RunSpec) -> list[str]:
             "Try: at most 63 letters, digits, hyphens and underscores, with a letter or digit at either end"
         )
     return findings
+
+
+def search_of(run_id: str) -> str:
+    """Return the name of the search that a run is a trial of, by its id; empty for any other run."""
+    found = _TRIAL.fullmatch(run_id)
+    return found[1] if found else ""

@@ -44,7 +44,7 @@ from launchers.sagemaker.logs import read_job_logs, tail
 from launchers.sagemaker.settings import JobSettings
 from launchers.sagemaker.submissions import Submissions
 from launchers.spec import JOB_LOG, RunSpec
-from launchers.status import Cause, Handle, LaunchError, LogLine, Phase, RunResult, Status
+from launchers.status import Cause, Failures, Handle, LaunchError, LogLine, Phase, RunResult, Status
 
 if TYPE_CHECKING:
     from dogbreed.training import Watch
@@ -281,9 +281,11 @@ class SageMakerLauncher(JobSettings, OnAws):
 
     def _release(self, handle: Handle) -> bool:
         """Give back machines that are kept for the next job. Return whether there were any."""
-        keeping = self._keeping(handle)
+        keeping, failures = self._keeping(handle), Failures()
         for job in keeping:
-            self._give_back(job)
+            with failures.noted():
+                self._give_back(job)
+        failures.raise_first()
         return bool(keeping)
 
     def _keeping(self, handle: Handle) -> Sequence[TrainingJob]:

@@ -1,7 +1,6 @@
 """Choose the folder that each trial of a search writes to, and handle files that earlier trials left there."""
 
 import itertools
-import re
 import shutil
 import sqlite3
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from dogbreed.commands import shown_path
 from dogbreed.errors import ConfigError
 from dogbreed.run_folder import trial_folder
+from launchers.runs.names import search_of
 from launchers.spec import SPEC_FILE, STUDY_FILE, TRIAL_FOLDERS, RunSpec, SearchOutput
 from launchers.sweep.space import SearchSpace
 from launchers.sweep.study import Study
@@ -104,8 +104,7 @@ def _study_of(spec: RunSpec) -> str | None:
     """Return the name of the study that a search or a trial belongs to; None for any other run."""
     if isinstance(spec.output, SearchOutput):
         return spec.output.study
-    found = re.fullmatch(r"(.+)-[0-9a-f]{6}-\d+", spec.run_id)
-    return found[1] if found else None
+    return search_of(spec.run_id) or None
 
 
 def _studies_in(search: Path) -> set[str]:

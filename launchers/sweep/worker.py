@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from launchers.base import Launcher
+from launchers.follow import may_go_on, wait
 from launchers.project import PROJECT
 from launchers.status import Handle, LaunchError, Shortage
 
@@ -197,7 +198,6 @@ def _run(task: Task, connection: Connection) -> Outcome:
 
     from dogbreed.errors import DogBreedError, Interrupted
     from launchers.api import prepare
-    from launchers.follow import wait
     from launchers.runs.state import forget_elsewhere
 
     def ask(epoch: int, metrics: Mapping[str, float]) -> bool:
@@ -239,16 +239,9 @@ def _without_result(begun: tuple[Launcher, Handle] | None, detail: str) -> Outco
     A run on this machine that goes on all the same is another process's, which has begun with it in this moment: one
     that outlives its sweeper, and is about to notice.
     """
-    if begun is not None and _may_go_on(*begun):
+    if begun is not None and may_go_on(*begun):
         return Outcome("out of sight" if begun[0].capabilities.remote else "busy", detail=detail)
     return Outcome("failed", detail=detail, usd=_usd(begun))
-
-
-def _may_go_on(launcher: Launcher, handle: Handle) -> bool:
-    try:
-        return not launcher.status(handle).finished
-    except LaunchError:  # credentials have expired, or the network is away
-        return True
 
 
 def _usd(begun: tuple[Launcher, Handle] | None) -> float | None:

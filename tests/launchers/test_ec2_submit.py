@@ -13,13 +13,13 @@ from moto import mock_aws
 
 from launchers.aws.account import Account
 from launchers.aws.errors import errors, translated
-from launchers.ec2 import groups, spot, state
+from launchers.ec2 import groups, leftovers, spot, state
 from launchers.ec2.fleet import Found
 from launchers.ec2.groups import Group
 from launchers.ec2.spot import Ec2Launcher
 from launchers.ec2.state import Seen
 from launchers.plan import Request
-from launchers.status import Cause, LaunchError
+from launchers.status import Cause, Failures, LaunchError
 from tests.support.ec2_plans import launched, planned
 
 NAME, KEY = "dogbreed-20261124-120000-abcd", "dogbreed/runs/20261124-120000-abcd/submissions/1.json"
@@ -118,8 +118,12 @@ def test_a_result_in_this_bucket_says_nothing_of_a_group_whose_files_are_elsewhe
     seen = Seen(launcher.layout, run_id, {"number": 1}, result={"outcome": "succeeded"})
     monkeypatch.setattr(state, "read", lambda cloud, layout, run_id: seen)
     group = Group(NAME, 1, 1, (), {"dogbreed:files": THEIRS}, datetime.now(UTC), deleting=False)
-    assert not launcher._has_ended(group)
-    assert launcher._has_ended(replace(group, tags={"dogbreed:files": seen.location.uri}))
+    mine = replace(group, tags={"dogbreed:files": seen.location.uri})
+    for each, expected in ((group, []), (mine, [NAME])):
+        monkeypatch.setattr(groups, "find", lambda cloud, each=each: [each])
+        monkeypatch.setattr(groups, "templates", lambda cloud: iter(()))
+        unused = leftovers.unused(launcher.cloud, launcher.layout, datetime.max.replace(tzinfo=UTC), Failures())
+        assert list(unused) == expected
 
 
 def test_the_deadline_begins_when_everything_is_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:

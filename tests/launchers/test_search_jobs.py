@@ -119,6 +119,42 @@ def test_what_cancels_a_search_cancels_its_jobs_once_its_process_has_ended(
     assert "Nothing is in progress." in said("cancel", "--all")
 
 
+@pytest.mark.parametrize("lives", [True, False])
+def test_cancelling_all_jobs_of_a_place_ends_the_search_of_this_machine_that_would_start_others(
+    lives: bool, search: Path, live: list[Any], said: Callable[..., str], monkeypatch: Any
+) -> None:
+    if not lives:
+        live.clear()
+    there, cancel = search.parent.parent / "there", ToyDeployments.cancel
+    (there / "alone").write_text("running")
+
+    def after_the_search(self: ToyDeployments, handle: Handle, *, grace_s: float = 110) -> Status:
+        assert handle.run_id == "alone" or not live
+        return cancel(self, handle, grace_s=grace_s)
+
+    monkeypatch.setattr(ToyDeployments, "cancel", after_the_search)
+    printed = said("cancel", "--all", "--yes", f"toydeploy://{there}")
+    assert ("mine: cancelled" in printed) == lives
+    assert "job-2: cancelled" in printed
+    assert "alone: cancelled" in printed
+    assert list(there.iterdir()) == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_jobs_of_a_search_that_is_elsewhere_are_cancelled_and_the_search_is_named(
+    known: bool, search: Path, said: Callable[..., str], monkeypatch: Any
+) -> None:
+    there, name = search.parent.parent / "there", "yours-a1b2c3-7"
+    monkeypatch.setattr(ToyDeployments, "capabilities", replace(ToyDeployments.capabilities, deploys=False))
+    (there / name).write_text("running")
+    if known:  # its process has ended, which is known here
+        note = {"handle": f"toydeploy://{there}/{name}"}
+        (search / "00001" / "launched.json").write_text(json.dumps(note))
+    printed = said("cancel", "--all", "--yes", f"toydeploy://{there}")
+    assert f"{name}: cancelled" in printed
+    assert ("first: python -m launchers cancel yours\n" in printed) == (not known)
+
+
 # --- a job that cannot be followed ---
 
 EXPIRED = LaunchError("Describing the job failed. The AWS credentials have expired.\nTry: aws sso login")
