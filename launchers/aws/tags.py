@@ -16,6 +16,8 @@ PURPOSE = "dogbreed:purpose"
 PLAN = "dogbreed:plan"  # a digest of the request: the same plan is the same job
 ENDED_EARLY = "dogbreed:ended-early"  # of a job that was stopped because its metrics were sufficient
 LIMIT = "dogbreed:limit"  # the setting that shortened a job, such as limits.max_usd=5
+SERVED = "dogbreed:served"  # of an endpoint: its earlier revisions that have been in service, the latest first
+SCALED = "dogbreed:scaled"  # of an endpoint that is rolled back to other instances: how it is to scale afterwards
 
 KEPT_DAYS = 30  # of a run, from its submission
 

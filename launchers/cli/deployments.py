@@ -1,7 +1,9 @@
 """`python -m launchers invoke` and `rollback`: what deployments can do, and runs cannot."""
 
 import argparse
+import contextlib
 import json
+import sys
 from pathlib import Path
 
 from launchers.cli import named
@@ -44,6 +46,7 @@ def invoke(args: argparse.Namespace) -> int:
 
 def rollback(args: argparse.Namespace) -> int:
     launcher, handle = named.deployment(args.run, args)
-    status = launcher.rollback(handle)
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        status = launcher.rollback(handle)
     print(json.dumps(Listed(launcher, handle, status).facts(), indent=2) if args.json else status)
     return 0 if status.phase is Phase.IN_SERVICE else 1

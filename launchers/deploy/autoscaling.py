@@ -134,6 +134,12 @@ def present(cloud: Cloud, name: str) -> Scaled | None:
     return Scaled("unknown", least, most, None)
 
 
+def lacks_policy(cloud: Cloud, name: str) -> bool:
+    """Return whether a deployment does not scale, or lacks a part of what lets it. Raises LaunchError."""
+    found = present(cloud, name)
+    return found is None or found.policy is None
+
+
 def documents(cloud: Cloud, name: str) -> tuple[list[Any], list[Any], list[Any]]:
     """Return the scalable targets, policies and alarms of a deployment, as AWS describes them. Raises LaunchError."""
     common, client = names.Names(name), cloud.client(SERVICE)

@@ -38,8 +38,9 @@ def send(cloud: Cloud, each: Request, filled: dict[str, str], then: str = "") ->
 
 def scale(cloud: Cloud, name: str, scaled: Scaled, arn: str) -> None:
     """Let a deployment scale that does not. arn: of its endpoint, whose tags are also those of its scaling."""
-    found, filled = tags.to_aws(tags.read(cloud, arn)), dict[str, str]()
-    for each in autoscaling.register(scaled, names.Names(name), found):
+    filled = dict[str, str]()
+    own = {key: value for key, value in tags.read(cloud, arn).items() if key not in (tags.SERVED, tags.SCALED)}
+    for each in autoscaling.register(scaled, names.Names(name), tags.to_aws(own)):
         send(cloud, each, filled)
 
 

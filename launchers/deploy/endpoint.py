@@ -72,7 +72,13 @@ class Endpoint:
 
     def refuse_foreign(self, cloud: Cloud, name: str) -> None:
         """Raise LaunchError if this endpoint of our name was not made by this launcher."""
-        refuse_foreign(f"an endpoint {self.name}", tags.read(cloud, self.arn), name)
+        self.own_tags(cloud, name)
+
+    def own_tags(self, cloud: Cloud, name: str) -> dict[str, str]:
+        """Return its tags. Raises LaunchError if it was not made by this launcher."""
+        found = tags.read(cloud, self.arn)
+        refuse_foreign(f"an endpoint {self.name}", found, name)
+        return found
 
     def overdue(self, cloud: Cloud, now: datetime) -> bool:
         return expiry.is_over(tags.read(cloud, self.arn), now)

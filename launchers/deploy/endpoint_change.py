@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dogbreed.errors import raise_findings
+from dogbreed.errors import DogBreedError, raise_findings
 from launchers.aws import quotas, s3, tags
 from launchers.aws.actions import LAMBDA, SAGEMAKER, SCHEDULER
 from launchers.aws.errors import errors
@@ -29,6 +29,7 @@ from launchers.deploy import (
 )
 from launchers.deploy.change import Change
 from launchers.deploy.checks import MEMORY_MB
+from launchers.deploy.endpoint import Endpoint
 from launchers.deploy.front_calls import FrontCalls
 from launchers.deploy.scaling import Scaled
 from launchers.plan import Plan, Request
@@ -52,6 +53,8 @@ class EndpointChange(Change):
         super().__init__(launcher, plan)
         self._known: frozenset[str] = frozenset()  # configurations of earlier revisions
         self._scaled: Scaled | None = None  # as it was before, if this change ends it
+        self._found: Endpoint | None = None  # what is in service, with its tags
+        self._noted: Mapping[str, str] = {}
         self._front = FrontCalls(self.cloud, names.Names(self.name).endpoint, self._send)
 
     def make(self) -> None:
@@ -119,7 +122,7 @@ class EndpointChange(Change):
             if before is not None:
                 raise LaunchError(f"The deployment {self.name} is gone since then.\nTry: the same command again")
             return
-        found.refuse_foreign(self.cloud, self.name)
+        self._noted = found.own_tags(self.cloud, self.name)
         if found.phase is Phase.FAILED:
             log.info("Removing the endpoint %s, which has failed", found.name)
             parts.remove(self.cloud, parts.Part("endpoint", found.name, self.name))
@@ -130,6 +133,8 @@ class EndpointChange(Change):
             )
         elif before is None:
             raise LaunchError(f"The deployment {self.name} was created since then.\nTry: the same command again")
+        else:
+            self._found = found
 
     def _clear_front(self) -> None:
         """Remove what a killed command left of a front. Raises LaunchError if it is not ours."""
@@ -159,6 +164,8 @@ class EndpointChange(Change):
                 continue
             if each.operation == "DeregisterScalableTarget":
                 self._scaled = autoscaling.present(self.cloud, self.name)
+            if each.operation == "UpdateEndpoint" and self._found is not None:
+                revisions.note_served(self.cloud, self.name, self._found, self._noted)
             if each.operation == request.RESIZES:
                 self._settle()  # AWS refuses it while a change is in progress that the scaling has begun
             if each.service == "lambda":
@@ -189,6 +196,8 @@ class EndpointChange(Change):
         try:
             for each in self._later:
                 self._send(each, filled)
+            if self._found is not None and tags.SCALED in self._noted:  # of a rollback that was interrupted
+                tags.remove(self.cloud, self._found.arn, tags.SCALED)
         except BaseException as error:
             if self.creates:
                 self._undo(error)
@@ -218,7 +227,12 @@ class EndpointChange(Change):
         watched_s = 0 if self.creates else request.watched_s(settings, settings.count)
         deadline_s = revisions.PROVISIONING_S + settings.start_s + watched_s
         meanwhile = None if self.creates else revisions.traffic(self.cloud, self.name)
-        status = waiting.settle(settings, self.plan.handle, deadline_s=deadline_s, meanwhile=meanwhile)
+        try:
+            status = waiting.settle(settings, self.plan.handle, deadline_s=deadline_s, meanwhile=meanwhile)
+        except DogBreedError as error:  # it goes on without this process
+            if self._later:
+                error.add_note("To let it scale, which it does not: the same command again, once it is in service")
+            raise
         found = endpoint.find(self.cloud, self.name)
         if status.phase is not Phase.IN_SERVICE or found is None:
             problem, cause = f"The deployment {self.name} failed: {status.detail or 'it is gone'}", status.cause

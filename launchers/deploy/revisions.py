@@ -8,10 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dogbreed import commands
+from launchers.aws import tags
 from launchers.aws.errors import errors
 from launchers.base import Cloud
 from launchers.cost import serving
 from launchers.deploy import autoscaling, calls, endpoint, expiry, names, parts, request, smoke, waiting
+from launchers.deploy.endpoint import Endpoint
 from launchers.deploy.scaling import Scaled
 from launchers.status import Cause, Handle, LaunchError, Phase, Status
 
@@ -22,6 +24,7 @@ log = logging.getLogger("dogbreed")
 
 PROVISIONING_S = 1800  # until SageMaker has an instance, at most; start_s comes on top
 _SMOKE_EVERY_S = 5.0  # between two requests that give the alarms something to see
+_MOST_NOTED = 20  # revisions: a tag takes 256 characters
 
 
 def revisions(cloud: Cloud, name: str) -> list[str]:
@@ -43,15 +46,25 @@ def forget_old(cloud: Cloud, name: str, kept: Collection[str]) -> None:
             parts.remove_revision(cloud, name, revision)
 
 
-def config_before(configs: Sequence[str], in_service: str) -> str:
+def note_served(cloud: Cloud, name: str, found: Endpoint, noted: Mapping[str, str]) -> None:
+    """Note in the endpoint's tags that the revision in service has served, before another one takes its place.
+
+    noted: its tags. Only such a revision may be brought back: the update to another one may have been abandoned.
+    """
+    revision, earlier = names.revision_of(found.config, name), noted.get(tags.SERVED, "").split()
+    if revision is not None and revision not in earlier:
+        tags.add(cloud, found.arn, {tags.SERVED: " ".join([revision, *earlier][:_MOST_NOTED])})
+
+
+def config_before(configs: Sequence[str], in_service: str, served: Collection[str]) -> str:
     """Return the configuration that was in service before: the next older one, or else the next newer one.
 
-    One that is newer was rolled back from, unless it has never been in service. Empty if there is no other one.
-    configs: the newest first, with that in service.
+    One that is newer was rolled back from. Empty if there is none. configs: the newest first, with that in service.
+    served: the revisions that have been in service.
     """
     place = configs.index(in_service) if in_service in configs else -1
     newer, older = configs[: max(place, 0)], configs[place + 1 :]
-    return next(iter([*older, *reversed(newer)]), "")
+    return next((config for config in (*older, *reversed(newer)) if config.endswith(tuple(served))), "")
 
 
 def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
@@ -60,12 +73,15 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
     found = endpoint.find(cloud, name)
     if found is None:
         raise LaunchError(launcher.unknown(handle))
+    noted = found.own_tags(cloud, name)
+    if tags.SCALED in noted and autoscaling.lacks_policy(cloud, name):
+        return _complete(launcher, handle, noted[tags.SCALED])
     if found.phase is not Phase.IN_SERVICE:
         raise LaunchError(
             f"The deployment {name} is {found.status}, and only one in service can be rolled back.\n"
             f"Try: {commands.launchers('status', *launcher.name_of(handle))}"
         )
-    target = config_before(revisions(cloud, name), found.config)
+    target = config_before(revisions(cloud, name), found.config, noted.get(tags.SERVED, "").split())
     if not target:
         raise LaunchError(
             f"The deployment {name} has no revision before this one.\nTry: deploying another model under this name",
@@ -76,10 +92,10 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
     instances = scaled.least if scaled else int(before["InitialInstanceCount"])
     parameters = request.update(launcher, names.Names(name), target, instances, keep=scaled is not None)
     end_together(cloud, name, [target])
-    came, gone = (serving.vcpus(each[0]) for each in types)
+    note_served(cloud, name, found, noted)
     retyped = scaled if types[0] != types[1] else None
     quota = "" if set(types[0]).isdisjoint(types[1]) else "(an update needs the quota of its machines twice)"
-    with _not_scaling(cloud, name, retyped, {target: came / gone}):
+    with _not_scaling(launcher, handle, found, retyped, types[1][0]):
         with errors("rolling back", quota=quota):
             cloud.client("sagemaker").update_endpoint(**parameters)
         deadline_s = PROVISIONING_S + 2 * launcher.start_s + request.watched_s(launcher, instances)
@@ -95,23 +111,57 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
 
 
 @contextmanager
-def _not_scaling(cloud: Cloud, name: str, scaled: Scaled | None, shares: Mapping[str, float]) -> Iterator[None]:
+def _not_scaling(
+    launcher: "DeployLauncher", handle: Handle, found: Endpoint, scaled: Scaled | None, instance_type: str
+) -> Iterator[None]:
     """End the scaling while the instance type changes, as AWS asks for, and begin it again, also after an error.
 
-    scaled: how it scales; None if nothing is to be done. shares: how many times as many vCPUs the instances of a
-    configuration have; 1 where it is not named.
+    Until then a tag of the endpoint says how it scales, so that the next `rollback` begins it again if this process is
+    ended. found: the endpoint. scaled: how it scales, on `instance_type`; None if nothing is to be done.
     """
     if scaled is None:
         yield
         return
+    cloud, name, scales = launcher.cloud, handle.run_id, False
+    tags.add(cloud, found.arn, {tags.SCALED: f"{instance_type} {scaled.numbers}"})
+    again = commands.launchers("rollback", *launcher.name_of(handle))
+    print(f"{name} does not scale until it is rolled back. If this command is stopped before that: {again}", flush=True)
     try:
         for each in autoscaling.deregister(scaled.kind, names.Names(name)):
             calls.send(cloud, each, {})
         yield
     finally:
-        after = endpoint.find(cloud, name)
-        if after is not None and after.phase is Phase.IN_SERVICE:
-            calls.scale(cloud, name, scaled.on(shares.get(after.config, 1.0)), after.arn)
+        try:
+            scales = _scale_again(cloud, name, scaled, instance_type)
+        finally:
+            if not scales:
+                log.warning("%s does not scale. To let it scale as before, once it is in service: %s", name, again)
+
+
+def _scale_again(cloud: Cloud, name: str, scaled: Scaled, instance_type: str) -> bool:
+    """Let a deployment scale as it did, on the instances that it has now. Return False if it is not in service."""
+    found = endpoint.find(cloud, name)
+    if found is None or found.phase is not Phase.IN_SERVICE:
+        return False
+    now = request.types_in(_variant(cloud, found.config))[0]
+    calls.scale(cloud, name, scaled.on(serving.vcpus(now) / serving.vcpus(instance_type)), found.arn)
+    tags.remove(cloud, found.arn, tags.SCALED)
+    return True
+
+
+def _complete(launcher: "DeployLauncher", handle: Handle, noted: str) -> Status:
+    """Complete a rollback to other instances that was ended before the deployment scaled again.
+
+    noted: in the endpoint's tag. Raises LaunchError if the deployment does not come into service.
+    """
+    cloud, name = launcher.cloud, handle.run_id
+    instance_type, _, numbers = noted.partition(" ")
+    print(f"Completing the rollback of {name} that was interrupted: it scales again once in service", flush=True)
+    deadline_s = PROVISIONING_S + 2 * launcher.start_s + request.watched_s(launcher, launcher.most)
+    status = waiting.settle(launcher, handle, deadline_s=deadline_s, meanwhile=traffic(cloud, name))
+    if not _scale_again(cloud, name, Scaled.of_numbers(numbers), instance_type):
+        raise LaunchError(f"The rollback of {name} did not come into service: {status}", status.cause)
+    return launcher.status(handle)
 
 
 def _variant(cloud: Cloud, config: str) -> dict[str, Any]:

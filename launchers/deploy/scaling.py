@@ -1,7 +1,7 @@
 """How many instances an endpoint has: the settings of conf/launcher/scaling, and the rules that follow from them."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from launchers.aws import scaling as rules
 from launchers.aws.scaling import Metric, Policy, StepScaling, TargetTracking
@@ -93,6 +93,29 @@ class Scaled:
             about = f"{about}, more above {rule.high.threshold:g}"
             about += f", fewer below {rule.low.threshold:g}" if rule.low else ""
         return f"{about}, waits of {rule.out_s:g} and {rule.in_s:g} s"
+
+    @property
+    def numbers(self) -> str:
+        """The same as fits into a tag. Of steps that somebody has changed by hand it holds the thresholds."""
+        rule, found = self.policy, list[float]()
+        if isinstance(rule, TargetTracking):
+            found = [rule.target, rule.out_s, rule.in_s]
+        elif isinstance(rule, StepScaling):
+            found = [rule.high.threshold, rule.low.threshold if rule.low else 0.0, rule.out_s, rule.in_s]
+        return " ".join([self.kind, str(self.least), str(self.most), *map(repr, map(float, found))])
+
+    @classmethod
+    def of_numbers(cls, text: str) -> "Scaled":
+        """Return what `numbers` holds."""
+        kind, least, most, *rest = text.split()
+        found, policy = list(map(float, rest)), cast(Policy | None, None)
+        if kind == "report" and found:
+            policy = rules.report(*found)
+        elif kind == "concurrency" and found:
+            policy = rules.concurrency(*found)
+        elif found:
+            policy = TargetTracking(found[0], out_s=found[1], in_s=found[2])
+        return cls(kind, int(least), int(most), policy)
 
     def on(self, share: float) -> "Scaled":
         """Return the same for instances with so many times as many vCPUs."""

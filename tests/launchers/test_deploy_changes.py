@@ -1,13 +1,19 @@
 """What changes of a deployment ask of an account, and what they leave there: with clients that only record."""
 
+import logging
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from botocore.exceptions import ClientError
 
+from dogbreed.errors import Interrupted
+from launchers.aws import tags
 from launchers.aws.actions import Where, needs
+from launchers.aws.tags import from_aws
 from launchers.base import Cloud
 from launchers.cost import prices
 from launchers.deploy import (
@@ -30,7 +36,7 @@ from launchers.deploy.launcher import DeployLauncher
 from launchers.deploy.on_lambda import served as on_lambda_served
 from launchers.deploy.on_lambda.change import FunctionChange
 from launchers.deploy.parts import Part
-from launchers.deploy.scaling import Report, Scaled
+from launchers.deploy.scaling import Concurrency, Invocations, Report, Scaled
 from launchers.plan import Plan, Request
 from launchers.rehearsal.services import builds
 from launchers.spec import Deployed, RunSpec
@@ -39,6 +45,7 @@ from tests.support.deployments import Client, in_service, launcher, spec, with_c
 
 HANDLE = Handle("deploy", "eu-west-1", "dogs")
 M5: dict[str, Any] = {"instance_type": "ml.m5.large", "fallback_type": None}
+OWN = {"Tags": tags.to_aws({tags.RUN_ID: "dogs", tags.PURPOSE: "deployment", tags.SERVED: "a" * 10})}
 A, B, C = (f"dogbreed-dogs-{letter * 10}" for letter in "abc")  # endpoint configurations, in the order of their age
 
 
@@ -58,20 +65,45 @@ def served(config: str, status: str = "InService") -> Any:
 
 
 @pytest.mark.parametrize(
-    ("configs", "in_service", "before"),
+    ("configs", "in_service", "served", "before"),
     [
-        ([B, A], B, A),
-        ([B, A], A, B),  # which was rolled back
-        ([C, B, A], B, A),  # C never came into service
-        ([C, B, A], A, B),
-        ([A], A, ""),
-        ([B, A], "of-somebody-else", B),
+        ([B, A], B, "a", A),
+        ([B, A], A, "ba", B),  # which was rolled back
+        ([B, A], A, "", ""),  # B was abandoned
+        ([C, B, A], B, "a", A),  # C never came into service
+        ([C, B, A], A, "b", B),
+        ([C, B, A], C, "a", A),  # B never came into service
+        ([C, B, A], C, "ba", B),
+        ([A], A, "a", ""),
+        ([B, A], "of-somebody-else", "ab", B),
     ],
 )
-def test_the_revision_before_is_the_next_older_one_or_else_the_next_newer(
-    configs: list[str], in_service: str, before: str
+def test_the_revision_before_is_the_next_older_one_that_has_served_or_else_the_next_newer(
+    configs: list[str], in_service: str, served: str, before: str
 ) -> None:
-    assert revisions.config_before(configs, in_service) == before
+    assert revisions.config_before(configs, in_service, [letter * 10 for letter in served]) == before
+
+
+def test_what_is_in_service_is_noted_before_another_revision_takes_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client()
+    made = with_clients(sagemaker=client)
+    noted = {tags.SERVED: " ".join(f"{number:010}" for number in range(20))}
+    for config, labels in ((A, {}), (A, {tags.SERVED: "a" * 10}), (B, {tags.SERVED: "a" * 10}), (B, noted)):
+        revisions.note_served(made, "dogs", served(config), labels)
+    added = [each["Tags"][0]["Value"] for each in client.asked("add_tags")]
+    assert added[:2] == ["a" * 10, f"{'b' * 10} {'a' * 10}"]
+    assert added[2].startswith("b" * 10)
+    assert len(added[2]) <= 256
+    assert all(tags.cleaned(value) == value for value in added)  # as AWS takes it
+    changes = changing(Deployed("a" * 10, {}), wait=False)
+    order: list[str] = []
+    changes._found = served(A)
+    changes.plan = replace(changes.plan, requests=(Request("sagemaker", "UpdateEndpoint", {}),))
+    monkeypatch.setattr(revisions, "revisions", lambda cloud, name: [A])
+    monkeypatch.setattr(revisions, "note_served", lambda *args: order.append("noted"))
+    monkeypatch.setattr(EndpointChange, "_send", lambda self, each, filled: order.append(each.operation))
+    changes._send_all({})
+    assert order == ["noted", "UpdateEndpoint"]
 
 
 def test_an_update_keeps_the_revision_that_served_before_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +232,7 @@ def test_a_rollback_that_is_refused_leaves_the_scaling_as_it_was(
     configs = {A: "ml.m5.large", B: "ml.m5.xlarge"}
     scaled = Scaled("report", 1, 3, Report().policy(4))
     error = ClientError({"Error": {"Code": "ResourceLimitExceeded", "Message": "no quota"}}, "UpdateEndpoint")
-    client, again, now = Client(update_endpoint=error if refused else {}), list[Scaled](), [B]
+    client, again, now = Client(update_endpoint=error if refused else {}, list_tags=OWN), list[Scaled](), [B]
     monkeypatch.setattr(revisions, "revisions", lambda cloud, name: [B, A])
     monkeypatch.setattr(
         revisions, "_variant", lambda cloud, config: {"InstanceType": configs[config], "InitialInstanceCount": 1}
@@ -219,6 +251,88 @@ def test_a_rollback_that_is_refused_leaves_the_scaling_as_it_was(
     else:
         revisions.rollback(made, HANDLE)
     assert again == [scaled if refused else scaled.on(0.5)]  # of half as many vCPUs
+
+
+@pytest.mark.parametrize("came", [A, B])  # B: the alarms brought it back
+def test_a_rollback_to_other_instances_that_is_stopped_is_completed_by_the_same_command(
+    came: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    configs, labels = {A: "ml.m5.large", B: "ml.m5.xlarge"}, from_aws(OWN["Tags"])
+    scaled, updates = Scaled("report", 1, 3, Report().policy(4)), list[str]()
+    account = SimpleNamespace(config=B, status="InService", scales=cast(Scaled | None, scaled))
+
+    def send(cloud: Cloud, each: Request, filled: dict[str, str]) -> None:
+        account.scales = None if each.operation == "DeregisterScalableTarget" else account.scales
+
+    def settle(made: Any, handle: Handle, **more: Any) -> Status:
+        if account.status == "InService":  # Ctrl-C while it is updated
+            account.status = "Updating"
+            raise Interrupted("The deployment continues without this terminal", signal.SIGINT)
+        account.status, account.config = "InService", came
+        return Status(Phase.IN_SERVICE)
+
+    def scale(cloud: Cloud, name: str, wanted: Scaled, arn: str) -> None:
+        account.scales = wanted
+
+    monkeypatch.setattr(revisions, "revisions", lambda cloud, name: [B, A])
+    monkeypatch.setattr(
+        revisions, "_variant", lambda cloud, config: {"InstanceType": configs[config], "InitialInstanceCount": 1}
+    )
+    monkeypatch.setattr(autoscaling, "present", lambda cloud, name: account.scales)
+    monkeypatch.setattr(revisions, "end_together", lambda *args: None)
+    monkeypatch.setattr(revisions, "traffic", lambda cloud, name: None)
+    monkeypatch.setattr(calls, "send", send)
+    monkeypatch.setattr(calls, "scale", scale)
+    monkeypatch.setattr(waiting, "settle", settle)
+    monkeypatch.setattr(endpoint, "find", lambda cloud, name: served(account.config, account.status))
+    monkeypatch.setattr(tags, "read", lambda cloud, arn: dict(labels))
+    monkeypatch.setattr(tags, "add", lambda cloud, arn, more: labels.update(more))
+    monkeypatch.setattr(tags, "remove", lambda cloud, arn, key: labels.pop(key))
+    monkeypatch.setattr(DeployLauncher, "status", lambda self, handle: Status(Phase.IN_SERVICE))
+    client = Client()
+    made = with_cloud(with_clients(sagemaker=client))
+    with pytest.raises(Interrupted), caplog.at_level(logging.WARNING, "dogbreed"):
+        revisions.rollback(made, HANDLE)
+    assert account.scales is None
+    again = "python -m launchers rollback deploy://eu-west-1/dogs"
+    assert again in capsys.readouterr().out  # before it can be stopped, also by SIGKILL
+    assert again in caplog.text
+    assert revisions.rollback(made, HANDLE).phase is Phase.IN_SERVICE
+    assert [each["EndpointConfigName"] for each in client.asked("update_endpoint")] == [A]
+    assert account.scales == (scaled if came == B else scaled.on(0.5))
+    assert tags.SCALED not in labels
+
+
+@pytest.mark.parametrize(
+    "scaled",
+    [
+        Scaled("report", 1, 3, Report().policy(4)),
+        Scaled("report", 1, 3, Report(cpu_percent=133.3).policy(4)).on(1 / 3),
+        Scaled("concurrency", 2, 5, Concurrency().policy(4)),
+        Scaled("invocations", 1, 3, Invocations(max_rps=7.77).policy(4)),
+        Scaled("unknown", 1, 3, None),
+    ],
+)
+def test_how_a_deployment_scales_survives_a_tag(scaled: Scaled) -> None:
+    assert Scaled.of_numbers(scaled.numbers) == scaled
+    assert tags.cleaned(scaled.numbers) == scaled.numbers
+
+
+def test_a_deployment_that_scales_and_is_not_waited_for_says_what_lets_it_scale(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    change = changing(in_service())
+    later = Request("application-autoscaling", "RegisterScalableTarget", {})
+    change.plan = replace(change.plan, requests=(Request("sagemaker", "UpdateEndpoint", {}), later))
+
+    def interrupted(*args: Any, **more: Any) -> Status:
+        raise Interrupted("The deployment continues without this terminal", signal.SIGINT)
+
+    monkeypatch.setattr(waiting, "settle", interrupted)
+    monkeypatch.setattr(revisions, "traffic", lambda cloud, name: None)
+    with pytest.raises(Interrupted) as caught:
+        change._verify({})
+    assert "the same command again, once it is in service" in caught.value.__notes__[0]
 
 
 # --- the end ---
