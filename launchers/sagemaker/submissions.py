@@ -1,6 +1,6 @@
 """Find the jobs of a run by name; each time that a run is resumed creates a further job."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from heapq import merge
@@ -11,9 +11,11 @@ from launchers.aws import tags
 from launchers.aws.errors import code_of, errors
 from launchers.base import Cloud
 from launchers.sagemaker.job import TrainingJob
+from launchers.sagemaker.tuning_job import TuningJob
 from launchers.status import Cause, LaunchError
 
 TUNING = "tuning"  # purpose of tuning jobs, whose tags their training jobs have as well
+TRIES = 10  # to create a job of whose name AWS says that it is taken
 _MOST_JOBS = 99  # two digits of a job's name
 _PAGE = 100  # the most summaries that AWS returns at once
 _AT_ONCE = 8  # requests for tags
@@ -22,6 +24,18 @@ _AT_ONCE = 8  # requests for tags
 def job_name(run_id: str, number: int) -> str:
     """Return the name of a run's `number`th job, from 1."""
     return run_id if number == 1 else f"{run_id}--{number}"
+
+
+def name_taken(kind: str, name: str, jobs: Sequence[TrainingJob] | Sequence[TuningJob], said: Exception) -> LaunchError:
+    """Return the error for a job that cannot be created, because AWS says that there is one of this name.
+
+    kind: such as `training job`. jobs: of the run, that AWS shows. said: AWS's error.
+    """
+    shown = f"shows {jobs[-1].name}, {jobs[-1].status}, as the latest" if jobs else "shows no job of that run"
+    return LaunchError(
+        f"AWS says that there is a {kind} {name} already, and {shown}, also after {TRIES} tries: {said}\n"
+        "Try: the same command again, later; or a new run, with another run_id="
+    )
 
 
 @dataclass

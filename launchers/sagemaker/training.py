@@ -42,7 +42,7 @@ from launchers.sagemaker.fitting import STOPPING_S, UPLOADING_S
 from launchers.sagemaker.job import TrainingJob, status_of
 from launchers.sagemaker.logs import read_job_logs, tail
 from launchers.sagemaker.settings import JobSettings
-from launchers.sagemaker.submissions import Submissions
+from launchers.sagemaker.submissions import TRIES, Submissions, name_taken
 from launchers.spec import JOB_LOG, RunSpec
 from launchers.status import Cause, Failures, Handle, LaunchError, LogLine, Phase, RunResult, Status
 
@@ -174,17 +174,20 @@ class SageMakerLauncher(JobSettings, OnAws):
         kind = "spot training" if self.spot else "training"
         machine = create["ResourceConfig"]["InstanceType"]
         quota = f"(the quota for this machine: `{machine} for {kind} job usage`, 0 in new accounts)"
-        while True:
+        for tries in range(1, TRIES + 1):
             name = self.jobs.next_name(run_id)
             with errors("creating the training job", quota=quota):
                 try:
                     client.create_training_job(**{**create, "TrainingJobName": name})
                     records.begin(self.cloud, self.layout, run_id, {**create, "TrainingJobName": name}, self.encryption)
                     return
-                except client.exceptions.ResourceInUse:  # another process was faster: with the same plan?
+                except client.exceptions.ResourceInUse as error:  # another process was faster: with the same plan?
                     job = self.jobs.latest(run_id)
                     if job is not None and self._is_wanted(job, plan):
                         return
+                    if tries == TRIES:
+                        raise name_taken("training job", name, [job] if job else [], error) from error
+            time.sleep(self.cloud.poll_s)
 
     def _is_wanted(self, job: TrainingJob, plan: Plan) -> bool:
         """Return whether `job`, the run's latest, is the job of the plan; if not, a further job is needed.

@@ -29,6 +29,7 @@ from launchers.runs.names import name_findings
 from launchers.runs.search_folder import read_search
 from launchers.sagemaker import checks, permissions, records, tuning, tuning_limits, tuning_summary
 from launchers.sagemaker.logs import Stream, names_of, new_lines
+from launchers.sagemaker.submissions import TRIES, name_taken
 from launchers.sagemaker.training import SageMakerLauncher
 from launchers.sagemaker.tuning_job import TunedTrial, TuningJob, best_of, counted, status_of
 from launchers.sagemaker.tuning_submissions import TuningJobs
@@ -181,17 +182,20 @@ class Tuner(OfCloud):
         kind = "spot training" if self.jobs_like.spot else "training"
         machine = request["TrainingJobDefinition"]["HyperParameterTuningResourceConfig"]["InstanceType"]
         quota = f"(the quota for these machines: `{machine} for {kind} job usage`)"
-        while True:
-            request["HyperParameterTuningJobName"] = self.jobs.next_name(spec.run_id)
+        for tries in range(1, TRIES + 1):
+            name = request["HyperParameterTuningJobName"] = self.jobs.next_name(spec.run_id)
             with errors("creating the tuning job", quota=quota):
                 try:
                     client.create_hyper_parameter_tuning_job(**request)
                     like = self.jobs_like
                     records.begin_search(self.cloud, like.layout, spec.run_id, request, like.encryption)
                     return
-                except client.exceptions.ResourceInUse:  # another process was faster: with the same plan?
+                except client.exceptions.ResourceInUse as error:  # another process was faster: with the same plan?
                     if self._missing(plan) == 0:
                         return
+                    if tries == TRIES:
+                        raise name_taken("tuning job", name, self.jobs.all(spec.run_id), error) from error
+            time.sleep(self.cloud.poll_s)
 
     def _spent(self, run_id: str) -> float:
         """Return what the jobs of a search have cost."""

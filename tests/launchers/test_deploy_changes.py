@@ -258,7 +258,7 @@ def test_a_rollback_to_other_instances_that_is_stopped_is_completed_by_the_same_
     came: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     configs, labels = {A: "ml.m5.large", B: "ml.m5.xlarge"}, from_aws(OWN["Tags"])
-    scaled, updates = Scaled("report", 1, 3, Report().policy(4)), list[str]()
+    scaled = Scaled("report", 1, 3, Report().policy(4))
     account = SimpleNamespace(config=B, status="InService", scales=cast(Scaled | None, scaled))
 
     def send(cloud: Cloud, each: Request, filled: dict[str, str]) -> None:

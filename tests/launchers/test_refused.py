@@ -9,9 +9,11 @@ from botocore import exceptions
 from launchers.aws.account import Account
 from launchers.aws.errors import errors, is_refused
 from launchers.sagemaker import training
+from launchers.sagemaker.submissions import TRIES
 from launchers.sagemaker.training import SageMakerLauncher
+from launchers.sagemaker.tuner import Tuner
 from launchers.status import LaunchError, Shortage
-from tests.support import plans
+from tests.support import plans, tuned
 
 CREATE = "CreateTrainingJob"
 
@@ -71,3 +73,51 @@ def test_a_job_may_have_been_submitted_unless_aws_has_refused_it(
     with pytest.raises(LaunchError) as raised:
         launcher.submit(plan)
     assert any("may have been submitted" in note for note in getattr(raised.value, "__notes__", [])) is not refused
+
+
+class Taken(exceptions.ClientError):
+    """SageMaker's answer for a name that a job has had."""
+
+    def __init__(self) -> None:
+        answer = {"Error": {"Code": "ResourceInUse", "Message": "Job names must be unique."}}
+        super().__init__({**answer, "ResponseMetadata": {"HTTPStatusCode": 400}}, CREATE)  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("tunes", [True, False])
+def test_a_name_that_stays_taken_ends_the_submission_with_what_was_seen(
+    tunes: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of a job that was deleted, which is not shown, and whose name stays taken."""
+    asked: list[str] = []
+
+    def taken(**request: Any) -> None:
+        asked.append(request.get("TrainingJobName") or request["HyperParameterTuningJobName"])
+        raise Taken
+
+    job = SimpleNamespace(name="run--3", status="Failed")
+    found = [job] if shown else []
+    jobs = SimpleNamespace(latest=lambda run_id: job if shown else None, next_name=lambda run_id: "run--4")
+    jobs.all, jobs.with_trials = lambda run_id: found, lambda run_id: []
+    client = SimpleNamespace(exceptions=SimpleNamespace(ResourceInUse=Taken))
+    client.create_training_job = client.create_hyper_parameter_tuning_job = taken
+    monkeypatch.setattr(Account, "client", lambda *_: client)
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setattr(SageMakerLauncher, "_is_wanted", lambda *_: False)
+    monkeypatch.setattr(Tuner, "_missing", lambda *_: 1)
+    made = plans.launched("gpu")
+    vars(made)["jobs"] = jobs
+    with pytest.raises(LaunchError) as raised:
+        if tunes:
+            tuner = Tuner(made)
+            vars(tuner)["jobs"] = jobs
+            tuner._create(tuned.planned(tuned.STRATEGIES["random"]), 1, "arn:aws:iam::123456789012:role/MyRole")
+        else:
+            plan = plans.planned("gpu")
+            made._create(plan, plan.requests[-1].parameters)
+    assert asked == ["run--4"] * TRIES
+    assert len(waited) == TRIES - 1
+    assert ("shows run--3, Failed, as the latest" if shown else "shows no job of that run") in str(raised.value)
+    assert "Job names must be unique." in str(raised.value)
+    assert is_refused(raised.value, CREATE)  # so that nobody is told to look for a job
