@@ -16,48 +16,51 @@ def warning(
     cloud: Cloud,
     caller: Caller,
     launch: Identity,
-    machine: Identity,
-    role_arn: str,
+    taken: Sequence[tuple[str, Identity]],
     typed: Sequence[str],
+    *,
     note: str = "",
+    what: str = "run",
 ) -> str:
-    """Return a warning of what the caller and the role of the rented machine lack, or may lack; empty if nothing.
+    """Return a warning of what the caller and the roles that are taken lack, or may lack; empty if nothing.
 
-    launch: what the caller needs. machine: what the role needs. typed: the overrides of the run. note: on what the role
-    may lack, said if AWS does not tell what it lacks.
+    launch: what the caller needs. taken: the ARN of each role, and what it needs. typed: the overrides of the run.
+    note: on what a role may lack, said if AWS does not tell what it lacks. what: that fails without it, a run or a
+    deployment.
 
     It is a warning, because the policy of a bucket or key may allow what a role's own policies do not, and because a
     simulation does not know all of a request, such as whether the caller has used a second factor.
     """
-    asked = repr((cloud, caller, role_arn, launch, machine))
+    asked = repr((cloud, caller, launch, taken))
     if asked in _sufficient:
         return ""
-    found: dict[str, str] = {}  # by who lacks something
+    found: list[tuple[str, str]] = []  # who lacks something, and what
     if lacks := roles.lacking(cloud, roles.principal_arn(cloud, caller.arn), launch.grants):
-        found[caller.arn] = f"You ({caller.arn}) lack permissions, by your own policies:\n{_listed(lacks)}"
-    lacks = roles.lacking(cloud, role_arn, machine.grants)
-    if lacks:
-        found[role_arn] = (
-            f"The role of {machine.purpose}, {role_arn}, lacks permissions, by its own policies:\n{_listed(lacks)}\n"
-            "Unless a policy of the resource allows it, the run will fail."
-        )
-    elif lacks is None and note:
-        asked_for = f"iam:SimulatePrincipalPolicy on {role_arn} is not permitted to you"
-        found[role_arn] = f"{asked_for}, so it is not known what the role of {machine.purpose} lacks.\n{note}"
+        found.append((caller.arn, f"You ({caller.arn}) lack permissions, by your own policies:\n{_listed(lacks)}"))
+    for arn, identity in taken:
+        lacks = roles.lacking(cloud, arn, identity.grants)
+        if lacks:
+            text = f"The role of {identity.purpose}, {arn}, lacks permissions, by its own policies:\n{_listed(lacks)}"
+            found.append((arn, f"{text}\nUnless a policy of the resource allows it, the {what} will fail."))
+        elif lacks is None and note:
+            text = f"iam:SimulatePrincipalPolicy on {arn} is not permitted to you"
+            found.append((arn, f"{text}, so it is not known what the role of {identity.purpose} lacks.\n{note}"))
     if not found:
         _sufficient.add(asked)
         return ""
-    ours = (role_name(launch.name), role_name(machine.name))
-    foreign = [arn for arn in found if name_of_role(arn) not in ours]
-    return "\n".join([*found.values(), *_remedy(machine, typed, foreign, role_arn in foreign)])
+    lacking = dict.fromkeys(arn for arn, _ in found)
+    return "\n".join([*(text for _, text in found), *_remedy(taken, typed, lacking)])
 
 
-def _remedy(machine: Identity, typed: Sequence[str], foreign: Sequence[str], drop_role: bool) -> Iterator[str]:
-    """Yield what to try. foreign: who lacks something and was not created by us."""
-    yield f"Try: {grant_command(typed, without=machine.setting if drop_role else '')}"
+def _remedy(taken: Sequence[tuple[str, Identity]], typed: Sequence[str], lacking: Iterable[str]) -> Iterator[str]:
+    """Yield what to try. lacking: the ARNs of those who lack something, each once."""
+    own = [role_name("launch"), *(role_name(identity.name) for _, identity in taken)]
+    foreign = [arn for arn in lacking if name_of_role(arn) not in own]
+    yield f"Try: {grant_command(typed, without=[identity.setting for arn, identity in taken if arn in foreign])}"
     if foreign:
-        names, own = " and ".join(arn.rpartition(":")[2] for arn in foreign), role_name(machine.name)
-        yield f"It creates {role_name('launch')} and {own}, to be used instead, and does not change {names}."
+        names = " and ".join(arn.rpartition(":")[2] for arn in foreign)
+        ours = ", ".join(own[:-1]) + f" and {own[-1]}"
+        yield f"It creates {ours}, to be used instead, and does not change {names}."
 
 
 def how_to_grant(identity: str, setting: str, role: str, typed: Sequence[str]) -> str:
@@ -71,17 +74,17 @@ def how_to_grant(identity: str, setting: str, role: str, typed: Sequence[str]) -
         return f"An administrator grants it to the role {name} with: {grant_command(typed)}"
     return (
         f"Have this permission added to the role {name}. Or create {own}, which has it, with:\n"
-        f"{grant_command(typed, without=setting)}\n"
+        f"{grant_command(typed, without=[setting])}\n"
         f"and use it: {setting}={own}"
     )
 
 
-def grant_command(typed: Sequence[str], *, without: str = "") -> str:
+def grant_command(typed: Sequence[str], *, without: Sequence[str] = ()) -> str:
     """Return the command that gives our roles what a run needs. An administrator of the account types it.
 
-    typed: the overrides of the run. without: the setting of a role of one's own, so that ours is created instead.
+    typed: the overrides of the run. without: the settings of roles of one's own, so that ours are created instead.
     """
-    left_out = ("aws.faults", "aws.reclaims", "aws.launch_as", *([without] if without else []))  # of a rehearsal
+    left_out = ("aws.faults", "aws.reclaims", "aws.launch_as", *without)  # the first ones are of a rehearsal
     keys = ("launcher", "aws", "data")
     chosen = [
         text

@@ -50,24 +50,27 @@ class Change(ABC):
     def _check_account(self) -> dict[str, str]:
         """Return the account's number and the ARNs of the roles, by what stands for them in the plan.
 
-        Raises LaunchError listing every problem of the bucket and the roles.
+        Warns of permissions that are lacking. Raises LaunchError listing every problem of the bucket and the roles.
         """
         settings = self.launcher
         assert settings.bucket is not None
         caller = iam.caller(self.cloud)
         if self.cloud.makes_buckets:
             self._make_roles(caller)
-        findings, filled = list(bucket.bucket_findings(self.cloud, settings.bucket, caller.account)), {}
+        findings = list(bucket.bucket_findings(self.cloud, settings.bucket, caller.account))
+        filled, taken = dict[str, str](), dict[str, str]()
         for setting, service in self.roles:
             role = getattr(settings, setting)
             if role is None or (service == SCHEDULER and settings.ttl_hours is None):
                 continue
             found = iam.find_role(self.cloud, role, service, caller, f"launcher.{setting}")
             findings += found.findings
-            filled[iam.arn_in_plan(role)] = found.arn
+            filled[iam.arn_in_plan(role)] = taken[f"launcher.{setting}"] = found.arn
         if self._sends_model:
             findings += self._quota_findings()
         raise_findings(LaunchError, findings)
+        if warning := permissions.warning(settings, self.spec, caller, self.plan.requests, taken):
+            log.warning("%s", warning)
         return {request.ACCOUNT: caller.account, **filled}
 
     def _quota_findings(self) -> list[str]:

@@ -1,13 +1,17 @@
 """Define what the person who deploys needs to be permitted, and the roles that a deployment uses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
-from launchers.aws import policy, tags
-from launchers.aws.actions import CODEBUILD, LAMBDA, SAGEMAKER, SCHEDULER, Where
+from launchers.aws import lacking, policy, tags
+from launchers.aws.actions import CODEBUILD, LAMBDA, SAGEMAKER, SCHEDULER, Where, needs
+from launchers.aws.iam import Caller
 from launchers.aws.policy import Conditions, Grant, Identity
 from launchers.aws.scaling_actions import SCALING, SCALING_ROLE
 from launchers.deploy import autoscaling, front_permissions, function_permissions, images, names, request
 from launchers.deploy.settings import DeploySettings
+from launchers.plan import Request
+from launchers.spec import RunSpec
 
 _NO_RESOURCE = "AWS has no resource for this action"
 _OURS = {"Null": {f"aws:ResourceTag/{tags.RUN_ID}": "false"}}  # only what a launcher has tagged
@@ -83,7 +87,9 @@ def caller(settings: DeploySettings, account: str = "*") -> Identity:
             Grant(("s3:ListBucket", "s3:GetBucketAcl", "s3:GetBucketPolicyStatus"), (where.bucket(bucket),)),
             Grant(("s3:GetObject",), (models,)),
             Grant(("s3:PutObject", "s3:AbortMultipartUpload"), (models, images_)),
-            Grant(("iam:GetRole",), (*hosting, *expiry, *build, *functions)),
+            # what one lacks oneself, and what the roles lack, is said before anything is made
+            Grant(("iam:SimulatePrincipalPolicy",), (*hosting, *expiry, *functions, _launch(where))),
+            Grant(("iam:GetRole",), (*hosting, *expiry, *build, *functions, _launch(where))),
             Grant(("iam:PassRole",), hosting, {"StringEquals": {"iam:PassedToService": SAGEMAKER}}),
             Grant(("iam:PassRole",), expiry, {"StringEquals": {"iam:PassedToService": SCHEDULER}}),
             Grant(("iam:PassRole",), build, {"StringEquals": {"iam:PassedToService": CODEBUILD}}),
@@ -141,6 +147,33 @@ def caller(settings: DeploySettings, account: str = "*") -> Identity:
             *_kms(settings, where),
         ),
     )
+
+
+def warning(
+    settings: DeploySettings, spec: RunSpec, who: Caller, requests: Iterable[Request], taken: Mapping[str, str]
+) -> str:
+    """Return a warning of what the caller lacks for a plan's calls, and of what its roles lack; empty if nothing.
+
+    taken: the ARNs of the roles, by the settings that name them.
+    """
+    where = Where(settings.cloud.region or "*", who.account)
+    calls = {need.action for each in requests for need in needs(each.service, each.operation, each.parameters, where)}
+    launch, *others = identities(settings, who.account, spec.run_id)
+    used = [(taken[each.setting], each) for each in others if each.setting in taken]
+    services = {each.service for _, each in used}
+    grants = [replace(each, actions=tuple(name for name in each.actions if name in calls)) for each in launch.grants]
+    wanted = [each for each in grants if each.actions and _passed_to(each) in ("", *services)]
+    launch = replace(launch, grants=tuple(wanted))
+    return lacking.warning(settings.cloud, who, launch, used, spec.overrides, what="deployment")
+
+
+def _passed_to(grant: Grant) -> str:
+    """Return the service that a role may be passed to; empty for any other grant."""
+    return str(grant.conditions.get("StringEquals", {}).get("iam:PassedToService", ""))
+
+
+def _launch(where: Where) -> str:
+    return where.role(policy.role_in_arn("launch"))
 
 
 def _scaling(where: Where) -> Iterator[Grant]:

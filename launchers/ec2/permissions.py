@@ -171,7 +171,7 @@ def warning(settings: Ec2Settings, spec: RunSpec, caller: Caller) -> str:
     if found is None or not found["Roles"]:
         return ""
     launch, machine = identities(settings, spec.config, caller.account)
-    return lacking.warning(settings.cloud, caller, launch, machine, found["Roles"][0]["Arn"], spec.overrides)
+    return lacking.warning(settings.cloud, caller, launch, [(found["Roles"][0]["Arn"], machine)], spec.overrides)
 
 
 def how_to_grant(typed: Sequence[str]) -> str:

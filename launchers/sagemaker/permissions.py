@@ -203,7 +203,8 @@ def bucket_note(settings: JobSettings) -> str:
 def warning(settings: JobSettings, spec: RunSpec, caller: Caller, role_arn: str) -> str:
     """Return a warning of what the caller and the job's role lack; empty if nothing."""
     launch, training = identities(settings, _config(spec), spec.created_at, caller.account)
-    return lacking.warning(settings.cloud, caller, launch, training, role_arn, spec.overrides, bucket_note(settings))
+    note = bucket_note(settings)
+    return lacking.warning(settings.cloud, caller, launch, [(role_arn, training)], spec.overrides, note=note)
 
 
 def how_to_grant(role_arn: str, typed: Sequence[str]) -> str:

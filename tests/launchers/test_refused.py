@@ -108,14 +108,11 @@ def test_a_name_that_stays_taken_ends_the_submission_with_what_was_seen(
     monkeypatch.setattr(Tuner, "_missing", lambda *_: 1)
     made = plans.launched("gpu")
     vars(made)["jobs"] = jobs
+    tuner = Tuner(made)
+    vars(tuner)["jobs"] = jobs
+    plan = tuned.planned(tuned.STRATEGIES["random"]) if tunes else plans.planned("gpu")
     with pytest.raises(LaunchError) as raised:
-        if tunes:
-            tuner = Tuner(made)
-            vars(tuner)["jobs"] = jobs
-            tuner._create(tuned.planned(tuned.STRATEGIES["random"]), 1, "arn:aws:iam::123456789012:role/MyRole")
-        else:
-            plan = plans.planned("gpu")
-            made._create(plan, plan.requests[-1].parameters)
+        tuner._create(plan, 1, "arn") if tunes else made._create(plan, plan.requests[-1].parameters)
     assert asked == ["run--4"] * TRIES
     assert len(waited) == TRIES - 1
     assert ("shows run--3, Failed, as the latest" if shown else "shows no job of that run") in str(raised.value)
