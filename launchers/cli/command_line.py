@@ -24,7 +24,7 @@ from dogbreed.distributed import ranks
 from dogbreed.errors import DogBreedError, Interrupted
 from dogbreed.interruption import HANG_UP, let_go_of_terminal, note, outlive_terminal, signal_of_exit, signals
 from dogbreed.run_folder import storage_error, write_json
-from launchers import hydra_errors
+from launchers import flags, hydra_errors
 from launchers.cli.help import print_help
 from launchers.project import PROJECT
 from launchers.remote.context import REASON
@@ -93,7 +93,9 @@ def command_line() -> Iterator[None]:
         if {"--help", "-h"} & set(sys.argv[1:]):
             print_help(PROJECT / "conf", [text for text in sys.argv[1:] if not text.startswith("-")])
             sys.exit(0)
-        sys.argv[1:] = expand(["launcher.live=true" if text == "--live" else text for text in sys.argv[1:]])
+        sys.argv[1:] = ["launcher.live=true" if text == "--live" else text for text in sys.argv[1:]]
+        flags.refuse_unknown(sys.argv[1:])
+        sys.argv[1:] = expand(sys.argv[1:])
         yield
     except KeyboardInterrupt as error:
         _write_reason(error)
