@@ -134,7 +134,9 @@ class _Attempt:
             "beside_usd_per_hour": submission["beside_usd_per_hour"],
             "ends_at": _iso(datetime.fromtimestamp(submission["ends_at"], UTC)),
         }
-        before = timedelta(seconds=_since_start_s())  # installing is billed as well
+        # booting and installing are billed as well; after a restart only what comes since then is not in a record yet
+        launched = None if self._base.exists() else self._aws.metadata.launched()
+        before = timedelta(seconds=_since_start_s())
         while True:
             self._refuse_ended()
             taken = [int(name.removesuffix(".json")) for name in self._aws.names(f"{self._run}/{ATTEMPTS}")]
@@ -144,7 +146,7 @@ class _Attempt:
                     "failed",
                     f"[interrupted] limits.max_attempts={submission['max_attempts']} attempts were interrupted",
                 )
-            began = _iso(datetime.now(UTC) - before)
+            began = _iso(launched or datetime.now(UTC) - before)
             record = {"attempt": number, **about, "started": began, "ended": None, "why": None}
             try:
                 at = self._aws.write(self._attempt_key(number), record, self._encryption, IfNoneMatch="*")
@@ -157,7 +159,7 @@ class _Attempt:
                 at = datetime.now(UTC)  # it is ours: the answer was lost, and the request was sent again
             self._number = number
             self._ahead_s = time.time() - at.timestamp()
-            self._record = {**record, "started": _iso(at - before)}
+            self._record = {**record, "started": _iso(launched or at - before)}
             return
 
     def _refuse_ended(self) -> None:
@@ -403,7 +405,7 @@ class _Every:
 
 
 def _since_start_s(uptime: Path = Path("/proc/uptime")) -> float:
-    """Return how long ago the machine's first script, which installs, has begun; 0 if that is not known.
+    """Return how long ago the script that installs has begun; 0 if that is not known.
 
     By the time since boot, because the clock may be set meanwhile.
     """

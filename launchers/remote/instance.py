@@ -28,15 +28,24 @@ class Metadata:
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
         self._token, self._token_until = "", 0.0
 
-    def get(self, path: str) -> str | None:
-        """Return what is at /latest/meta-data/PATH; None if there is nothing. Raises OSError."""
+    def launched(self) -> datetime | None:
+        """Return when EC2 launched the machine, by its own clock; None if it does not say. Raises OSError."""
+        try:
+            return datetime.fromisoformat(
+                json.loads(self.get("instance-identity/document", "dynamic") or "")["pendingTime"]
+            )
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def get(self, path: str, below: str = "meta-data") -> str | None:
+        """Return what is at /latest/BELOW/PATH; None if there is nothing. Raises OSError."""
         for _ in range(2):
             if time.monotonic() > self._token_until:
                 self._token = self._new_token()
                 self._token_until = time.monotonic() + _TOKEN_S / 2
             try:
                 headers = {"X-aws-ec2-metadata-token": self._token}
-                return self._read(urllib.request.Request(f"{self._endpoint}/latest/meta-data/{path}", headers=headers))
+                return self._read(urllib.request.Request(f"{self._endpoint}/latest/{below}/{path}", headers=headers))
             except urllib.error.HTTPError as error:
                 if error.code == 404:
                     return None

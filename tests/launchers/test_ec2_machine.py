@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,20 @@ def test_metadata_that_get_no_answer_are_asked_for_again(service: Service, monke
         metadata.get("instance-id")
 
 
+@pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"pendingTime": "soon"}', '{"pendingTime": null}'])
+def test_the_time_of_a_launch_that_the_metadata_do_not_tell_is_not_known(
+    text: str | None, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, metadata = "/latest/dynamic/instance-identity/document", Metadata(f"http://127.0.0.1:{service.server_port}")
+    monkeypatch.setitem(PATHS, path, '{"instanceId": "i-1", "pendingTime": "2026-11-24T12:00:07Z"}')
+    assert metadata.launched() == datetime(2026, 11, 24, 12, 0, 7, tzinfo=UTC)
+    if text is None:
+        monkeypatch.delitem(PATHS, path)
+    else:
+        monkeypatch.setitem(PATHS, path, text)
+    assert metadata.launched() is None
+
+
 def test_the_metadata_of_a_proxy_are_not_asked_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     assert Metadata(f"http://127.0.0.1:{service.server_port}").get("instance-id") is not None
@@ -91,9 +105,13 @@ class Bucket:
     def __init__(self, submission: dict[str, Any]) -> None:
         self.objects: dict[str, Any] = {"submission": submission}
         self.metadata: Any = self
+        self.since: datetime | None = None
 
     def get(self, path: str) -> str | None:
         return {"instance-type": "m5.large"}.get(path.replace("meta-data/", ""), path)
+
+    def launched(self) -> datetime | None:
+        return self.since
 
     def read(self, key: str) -> Any:
         return self.objects.get(key)
@@ -106,14 +124,21 @@ class Bucket:
         return datetime.now(UTC)
 
 
-def test_a_claim_says_when_its_machine_ends_at_the_latest_and_counts_from_its_first_script(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("launched", "restarted", "seconds"),
+    [(None, False, 600), (690, False, 690), (690, True, 600)],  # before a restart it had another record
+)
+def test_a_claim_says_when_its_machine_ends_at_the_latest_and_counts_from_its_launch(
+    launched: int | None, restarted: bool, seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submission = {
         "run": "runs/r", "number": 1, "after": 0, "max_attempts": 2, "encryption": {}, "ends_at": 1_764_000_600,
         "beside_usd_per_hour": 0.016,
     }  # fmt: skip
     bucket: Any = Bucket(submission)
+    bucket.since = None if launched is None else datetime.now(UTC) - timedelta(seconds=launched)
+    if restarted:
+        (tmp_path / "ml").mkdir()
     with monkeypatch.context() as patched:
         patched.setattr(ec2, "_since_start_s", lambda: 600.0)
         claiming = ec2._Attempt(bucket, "submission", tmp_path, ec2._Signals.__new__(ec2._Signals))
@@ -122,7 +147,7 @@ def test_a_claim_says_when_its_machine_ends_at_the_latest_and_counts_from_its_fi
     for record in (bucket.objects["runs/r/attempts/00001.json"], claiming._record):
         assert record["ends_at"] == "2025-11-24T16:10:00.000+00:00"
         assert record["beside_usd_per_hour"] == 0.016
-        assert 600 <= (datetime.now(UTC) - datetime.fromisoformat(record["started"])).total_seconds() < 700
+        assert seconds <= (datetime.now(UTC) - datetime.fromisoformat(record["started"])).total_seconds() < seconds + 80
 
 
 def test_the_time_since_the_first_script_does_not_depend_on_the_clock(

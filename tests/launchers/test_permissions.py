@@ -19,9 +19,11 @@ from launchers import prepare
 from launchers.aws import account, actions, grants, iam, roles, tags
 from launchers.aws.access import Decision, decide
 from launchers.aws.policy import Identity
+from launchers.deploy import permissions as deploy_permissions
 from launchers.plan import Plan
 from launchers.sagemaker import permissions
 from launchers.sagemaker.training import SageMakerLauncher
+from tests.support import deployments
 from tests.support.plans import COMMANDS, REAL, launched, planned
 
 
@@ -306,6 +308,36 @@ def test_several_machines_in_a_vpc_are_told_what_their_security_group_must_permi
     launcher, spec = launched("guarded"), planned("guarded").spec
     several = replace(launcher, instances=2, network_isolation=False)
     assert "UDP 500 and protocol 50" in dict(several.plan(spec).rows)["network"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "action", "said"),
+    [
+        ("realtime", "sagemaker:CreateEndpoint", "sagemaker:CreateEndpoint on arn:aws:sagemaker:eu-west-1:"),
+        ("realtime", "iam:PassRole", "dogbreed-hosting (for iam:PassedToService=sagemaker.amazonaws.com)"),
+        ("realtime", "ecr:BatchGetImage", f"The role of the endpoint, {X}, lacks"),
+        ("realtime", "cloudwatch:DeleteAlarms", f"The role of the schedules that end a deployment, {X}-2, lacks"),
+        ("realtime", "lambda:CreateFunction", ""),  # which this one does not call
+        ("lambda", "lambda:CreateFunction", "You ("),
+        ("lambda", "s3:GetObject", f"The role of a function with the model inside, {X}, lacks"),
+        ("lambda", "sagemaker:CreateEndpoint", ""),
+    ],
+)
+def test_a_deployment_says_what_its_calls_and_its_roles_lack(variant: str, action: str, said: str) -> None:
+    made: Any = deployments.launcher(variant=variant)
+    plan = made.plan(deployments.spec())
+    first = "launcher.role" if variant == "realtime" else "launcher.lambda_role"
+    taken = {first: X, "launcher.expiry_role": f"{X}-2"}
+    asked = Account((action,))
+    made, caller = replace(made, cloud=asked), iam.Caller("123456789012", "aws", ME)
+    warning = deploy_permissions.warning(made, plan.spec, caller, plan.requests, taken)
+    assert said in warning
+    assert bool(warning) == bool(said)
+    if said:
+        assert "Try: python -m launchers iam --apply --for launcher=deploy" in warning
+    named = {name for each in asked.asked for name in each["ActionNames"]}
+    other = "lambda:CreateFunction" if variant == "realtime" else "sagemaker:CreateEndpoint"
+    assert other not in named
 
 
 # --- the calls of a run's whole life ---
