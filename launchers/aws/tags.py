@@ -16,9 +16,10 @@ PURPOSE = "dogbreed:purpose"
 PLAN = "dogbreed:plan"  # a digest of the request: the same plan is the same job
 ENDED_EARLY = "dogbreed:ended-early"  # of a job that was stopped because its metrics were sufficient
 LIMIT = "dogbreed:limit"  # the setting that shortened a job, such as limits.max_usd=5
-SERVED = "dogbreed:served"  # of an endpoint: its earlier revisions that have been in service, the latest first
+SERVED = "dogbreed:served"  # of an endpoint or a function: what has been in service, which `rollback` may bring back
 SCALED = "dogbreed:scaled"  # of an endpoint that is rolled back to other instances: how it is to scale afterwards
 
+_MOST_SERVED = 20  # of 10 characters: a tag takes 256
 KEPT_DAYS = 30  # of a run, from its submission
 
 
@@ -40,6 +41,17 @@ def _tags(spec: RunSpec, owner: str, expires: datetime | None) -> dict[str, str]
 
 def expiry(at: datetime) -> dict[str, str]:
     return {EXPIRES_AT: f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+
+
+def served(tags: Mapping[str, str]) -> list[str]:
+    """Return the revisions, or versions, that have served, the latest first. tags: of an endpoint or a function."""
+    return tags.get(SERVED, "").split()
+
+
+def also_served(tags: Mapping[str, str], latest: str) -> dict[str, str]:
+    """Return the tag to be added, so that `latest` is among what has served; none if it is already."""
+    earlier = served(tags)
+    return {} if latest in earlier else {SERVED: " ".join([latest, *earlier][:_MOST_SERVED])}
 
 
 def cleaned(value: str) -> str:

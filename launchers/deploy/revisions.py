@@ -24,7 +24,6 @@ log = logging.getLogger("dogbreed")
 
 PROVISIONING_S = 1800  # until SageMaker has an instance, at most; start_s comes on top
 _SMOKE_EVERY_S = 5.0  # between two requests that give the alarms something to see
-_MOST_NOTED = 20  # revisions: a tag takes 256 characters
 
 
 def revisions(cloud: Cloud, name: str) -> list[str]:
@@ -51,9 +50,9 @@ def note_served(cloud: Cloud, name: str, found: Endpoint, noted: Mapping[str, st
 
     noted: its tags. Only such a revision may be brought back: the update to another one may have been abandoned.
     """
-    revision, earlier = names.revision_of(found.config, name), noted.get(tags.SERVED, "").split()
-    if revision is not None and revision not in earlier:
-        tags.add(cloud, found.arn, {tags.SERVED: " ".join([revision, *earlier][:_MOST_NOTED])})
+    revision = names.revision_of(found.config, name)
+    if revision is not None and (also := tags.also_served(noted, revision)):
+        tags.add(cloud, found.arn, also)
 
 
 def config_before(configs: Sequence[str], in_service: str, served: Collection[str]) -> str:
@@ -81,7 +80,7 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
             f"The deployment {name} is {found.status}, and only one in service can be rolled back.\n"
             f"Try: {commands.launchers('status', *launcher.name_of(handle))}"
         )
-    target = config_before(revisions(cloud, name), found.config, noted.get(tags.SERVED, "").split())
+    target = config_before(revisions(cloud, name), found.config, tags.served(noted))
     if not target:
         raise LaunchError(
             f"The deployment {name} has no revision before this one.\nTry: deploying another model under this name",

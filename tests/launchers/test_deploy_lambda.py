@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dogbreed.errors import ConfigError
+from launchers.aws import tags
 from launchers.cost import serving
 from launchers.cost.comparison import Sized, compare
 from launchers.deploy import function_kinds, names, parts, permissions, served
@@ -138,19 +139,32 @@ def test_how_many_requests_it_takes_at_once_changes_after_the_new_version_was_te
 
 
 @pytest.mark.parametrize(
-    ("numbers", "live", "before"),
+    ("numbers", "live", "served", "before"),
     [
-        (["2", "1"], "2", "1"),
-        (["2", "1"], "1", "2"),  # which was rolled back
-        (["11", "10", "9"], "10", "9"),  # 11 never came into service
-        (["12", "10", "9"], "9", "10"),
-        (["3"], "3", ""),
+        (["2", "1"], "2", ["1"], "1"),
+        (["2", "1"], "1", ["2", "1"], "2"),  # which was rolled back
+        (["2", "1"], "1", [], ""),  # a command was killed before it had tested 2
+        (["11", "10", "9"], "10", ["9"], "9"),  # 11 never came into service
+        (["11", "10", "9"], "11", ["9"], "9"),  # nor did 10
+        (["12", "10", "9"], "9", ["10", "9"], "10"),
+        (["3"], "3", ["3"], ""),
     ],
 )
-def test_the_version_before_is_the_next_older_one_or_else_the_next_newer(
-    numbers: list[str], live: str, before: str
+def test_the_version_before_is_the_next_older_one_that_has_served_or_else_the_next_newer(
+    numbers: list[str], live: str, served: list[str], before: str
 ) -> None:
-    assert on_lambda_served.version_before(numbers, live) == before
+    assert on_lambda_served.version_before(numbers, live, served) == before
+
+
+def test_the_version_that_is_live_is_noted_before_another_one_takes_its_place() -> None:
+    client = Client()
+    cloud = with_clients(**{"lambda": client})
+    live = on_lambda_served.Served("dogbreed-dogs", "Active", "", "", {}, "7", None, arn="arn:dogs")
+    on_lambda_served.note_served(cloud, live)
+    on_lambda_served.note_served(cloud, replace(live, tags={tags.SERVED: "7 3"}))
+    on_lambda_served.note_served(cloud, replace(live, tags={tags.SERVED: "3"}))
+    asked = [(each["Resource"], each["Tags"]) for each in client.asked("tag_resource")]
+    assert asked == [("arn:dogs", {tags.SERVED: "7"}), ("arn:dogs", {tags.SERVED: "7 3"})]
 
 
 def test_a_function_without_its_url_is_one_whose_creation_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:

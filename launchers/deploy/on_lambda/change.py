@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dogbreed import commands
-from launchers.aws import s3
+from launchers.aws import s3, tags
 from launchers.aws.actions import LAMBDA, SCHEDULER
 from launchers.aws.errors import errors
 from launchers.deploy import doctor, function_calls, names, parts, smoke, waiting
@@ -38,6 +38,7 @@ class FunctionChange(Change):
         self._model = Path(deployment(self.spec).model.path)
         self._package: package.Package | None = None
         self._published = ""  # the number of the new version, once there is one
+        self._found: served.Served | None = None  # what is in service
 
     @property
     def roles(self) -> tuple[tuple[str, str], ...]:
@@ -93,12 +94,17 @@ class FunctionChange(Change):
             parts.remove(self.cloud, parts.Part("function", found.name, self.name))
         elif before is None:
             raise LaunchError(f"The deployment {self.name} was created since then.\nTry: the same command again")
+        else:
+            self._found = found
 
     # --- the calls ---
 
     def _send(self, each: Request, filled: dict[str, str]) -> None:
         """Make one call of the plan, and wait until it has taken effect."""
         known = {**filled, **({VERSION: self._published} if self._published else {})}
+        if each.operation == "UpdateAlias" and self._found is not None:
+            served.note_served(self.cloud, self._found)
+            self._found = None  # once is enough
         if each.operation == "CreateFunction":
             function_calls.patiently(partial(super()._send, each, known), self.cloud.poll_s)
         elif each.operation == "PublishVersion":
@@ -193,12 +199,13 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
             f"The deployment {name} is not in service, and only one in service can be rolled back.\n"
             f"Try: {commands.launchers('status', *launcher.name_of(handle))}"
         )
-    target = served.version_before(served.versions(cloud, found.name), found.live)
+    target = served.version_before(served.versions(cloud, found.name), found.live, tags.served(found.tags))
     if not target:
         raise LaunchError(
             f"The deployment {name} has no revision before this one.\nTry: deploying another model under this name",
             Cause.BAD_CONFIG,
         )
+    served.note_served(cloud, found)
     with errors("rolling back"):
         cloud.client("lambda").update_alias(**moved(found.name, target))
     try:

@@ -1,6 +1,6 @@
 """A function with the model inside, as Lambda describes it, and what that means."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -35,6 +35,7 @@ class Served:
     live: str
     reserved: int | None
     canary: str = ""
+    arn: str = ""
 
     @property
     def phase(self) -> Phase:
@@ -102,6 +103,7 @@ def find(cloud: Cloud, name: str) -> Served | None:
         str(alias.get("FunctionVersion", "")),
         (found.get("Concurrency") or {}).get("ReservedConcurrentExecutions"),
         "".join((alias.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {}),
+        str(about.get("FunctionArn", "")),
     )
 
 
@@ -111,13 +113,23 @@ def address(cloud: Cloud, function: str) -> str:
     return str(found["FunctionUrl"]) if found else ""
 
 
-def version_before(numbers: Sequence[str], live: str) -> str:
+def note_served(cloud: Cloud, found: Served) -> None:
+    """Note in the function's tags that the live version has served, before another one takes its place.
+
+    Only such a version may be brought back: a command may have been killed before another one was tested.
+    """
+    if also := tags.also_served(found.tags, found.live):
+        with errors(f"tagging {found.name}"):
+            cloud.client("lambda").tag_resource(Resource=found.arn, Tags=also)
+
+
+def version_before(numbers: Sequence[str], live: str, served: Collection[str]) -> str:
     """Return the version that was live before: the next older one, or else the next newer one, which was rolled back.
 
-    Empty if there is no other one.
+    Empty if there is none. served: the versions that have been live.
     """
-    older = [number for number in numbers if int(number) < int(live)]
-    newer = [number for number in numbers if int(number) > int(live)]
+    older = [number for number in numbers if int(number) < int(live) and number in served]
+    newer = [number for number in numbers if int(number) > int(live) and number in served]
     return max(older, key=int, default="") or min(newer, key=int, default="")
 
 
