@@ -10,9 +10,7 @@ from dogbreed.errors import ConfigError, raise_findings
 from launchers import known
 from launchers.choices import near_names
 
-_CHOICE = re.compile(
-    r"argument (?P<flag>\S+): invalid choice: '?(?P<given>.*?)'? \(choose from (?P<choices>.*)\)", re.S
-)
+_CHOICE = re.compile(r"argument (?P<flag>\S+): invalid choice: '?(?P<given>.*?)'? \(choose from (?P<all>.*)\)", re.S)
 _NO_VALUE = re.compile(r"argument (?P<flag>\S+): expected")
 _GIVEN_VALUE = re.compile(r"argument (?P<flag>\S+): ignored explicit argument")
 _SEVERAL = re.compile(r"ambiguous option: (?P<flag>\S+) could match (?P<choices>.*)")

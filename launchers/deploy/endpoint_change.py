@@ -229,9 +229,9 @@ class EndpointChange(Change):
         meanwhile = None if self.creates else revisions.traffic(self.cloud, self.name)
         try:
             status = waiting.settle(settings, self.plan.handle, deadline_s=deadline_s, meanwhile=meanwhile)
-        except DogBreedError as error:  # it goes on without this process
+        except DogBreedError as stopped:  # it goes on without this process
             if self._later:
-                error.add_note("To let it scale, which it does not: the same command again, once it is in service")
+                stopped.add_note("To let it scale, which it does not: the same command again, once it is in service")
             raise
         found = endpoint.find(self.cloud, self.name)
         if status.phase is not Phase.IN_SERVICE or found is None:

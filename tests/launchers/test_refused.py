@@ -102,8 +102,6 @@ def test_a_name_that_stays_taken_ends_the_submission_with_what_was_seen(
     client = SimpleNamespace(exceptions=SimpleNamespace(ResourceInUse=Taken))
     client.create_training_job = client.create_hyper_parameter_tuning_job = taken
     monkeypatch.setattr(Account, "client", lambda *_: client)
-    waited: list[float] = []
-    monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setattr(SageMakerLauncher, "_is_wanted", lambda *_: False)
     monkeypatch.setattr(Tuner, "_missing", lambda *_: 1)
     made = plans.launched("gpu")
@@ -111,6 +109,8 @@ def test_a_name_that_stays_taken_ends_the_submission_with_what_was_seen(
     tuner = Tuner(made)
     vars(tuner)["jobs"] = jobs
     plan = tuned.planned(tuned.STRATEGIES["random"]) if tunes else plans.planned("gpu")
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
     with pytest.raises(LaunchError) as raised:
         tuner._create(plan, 1, "arn") if tunes else made._create(plan, plan.requests[-1].parameters)
     assert asked == ["run--4"] * TRIES
