@@ -10,6 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from dogbreed import commands
+from launchers.aws import tags
 from launchers.aws.account import Account
 from launchers.aws.layout import Layout
 from launchers.aws.results import is_of_another, is_of_tuner
@@ -86,7 +87,8 @@ def test_an_update_whose_alarms_see_nothing_of_ours_says_so_once(
 def test_a_rollback_that_was_done_says_so_although_its_version_may_not_be_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    live = SimpleNamespace(phase=Phase.IN_SERVICE, name="dogbreed-dogs", live="2")
+    served = {tags.SERVED: "1"}
+    live = SimpleNamespace(phase=Phase.IN_SERVICE, name="dogbreed-dogs", live="2", arn="arn:dogs", tags=served)
     monkeypatch.setattr(change.served, "find", lambda cloud, name: live)
     monkeypatch.setattr(change.served, "versions", lambda cloud, function: ["2", "1"])
     cloud = with_clients(**{"lambda": Client(invoke=denied("lambda:InvokeFunction"))})
