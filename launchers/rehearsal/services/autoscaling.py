@@ -245,7 +245,7 @@ class Autoscaling:
         if not target.least <= desired <= target.most:
             wanted = min(max(desired, target.least), target.most)
             limit = "minimum" if wanted > desired else "maximum"
-            self._begin(target, run, desired, wanted, f"{limit} capacity was set to {wanted}")
+            self._begin(target, run, desired, wanted, f"{limit} capacity was set to {wanted}", moment)
             return
         scaler = target.scaler()
         if scaler is None or self._slots.get(target.resource) == (slot := int(moment // scaler.every_s)):
@@ -260,14 +260,19 @@ class Autoscaling:
         alarm = alarms[0] if wanted > desired else alarms[1]
         assert alarm is not None
         cause = f"monitor alarm {alarm.name} in state ALARM triggered policy {policy_of(alarm)}"
-        self._begin(target, run, desired, wanted, cause)
+        self._begin(target, run, desired, wanted, cause, moment)
 
     def _points(self, alarm: Any, moment: float) -> Sequence[float | None]:
         rule = rule_of(alarm)
         return [] if rule is None else points_of(alarm, rule, moment, self.clock)
 
-    def _begin(self, target: ScalableTarget, run: EndpointRun, before: int, wanted: int, cause: str) -> None:
-        """Ask the endpoint for another number of instances, as the service-linked role does."""
+    def _begin(
+        self, target: ScalableTarget, run: EndpointRun, before: int, wanted: int, cause: str, moment: float
+    ) -> None:
+        """Ask the endpoint for another number of instances, as the service-linked role does.
+
+        moment: on the cloud's clock, when that was decided, from which cool-downs count as well.
+        """
         change = {"VariantName": target.variant, "DesiredInstanceCount": wanted}
         asked = {"EndpointName": target.endpoint, "DesiredWeightsAndCapacities": [change]}
         activity = {
@@ -275,7 +280,7 @@ class Autoscaling:
             **target.where,
             "Description": f"Setting desired instance count to {wanted}.",
             "Cause": cause,
-            "StartTime": now(),
+            "StartTime": self.clock.real(moment),
             "StatusCode": "InProgress",
             "StatusMessage": f"Successfully set desired instance count to {wanted}. Waiting for change to be fulfilled "
             "by sagemaker.",
@@ -293,13 +298,13 @@ class Autoscaling:
 
     def _complete(self, target: ScalableTarget, run: EndpointRun, desired: int, moment: float) -> None:
         """Close the activity in progress; a cool-down for more begins now."""
-        activity, wanted = target.activities[0], target.pending
+        activity, wanted, ended = target.activities[0], target.pending, self.clock.real(moment)
         if desired == wanted:
             text = f"Successfully set desired instance count to {wanted}. Change successfully fulfilled by sagemaker."
-            activity.update(StatusCode="Successful", StatusMessage=text, EndTime=now())
+            activity.update(StatusCode="Successful", StatusMessage=text, EndTime=ended)
         else:
             text = f"Failed to set desired instance count to {wanted}. Reason: {run.record.failure}"
-            activity.update(StatusCode="Failed", StatusMessage=text, EndTime=now())
+            activity.update(StatusCode="Failed", StatusMessage=text, EndTime=ended)
         scaler = target.scaler()
         if scaler is not None and target.adds:
             target.out_until = scaler.completed(moment).out_until
