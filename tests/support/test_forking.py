@@ -233,6 +233,14 @@ def test_in_a_session_of_its_own_it_forks_by_itself(start: Start, tmp_path: Path
     assert out.splitlines() == [f"{process.pid} {process.pid} True 1", "ended 0"], err
 
 
+def test_a_child_is_the_first_of_its_group_as_soon_as_it_is_known(start: Start) -> None:
+    for _ in range(5):
+        process = start("import time; time.sleep(600)", start_new_session=True)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert forked(process)
+        assert process.wait(300) == -signal.SIGKILL
+
+
 def test_what_a_job_starts_reaches_nothing_outside_either(start: Start, tmp_path: Path) -> None:
     code = "import socket\ntry: socket.create_connection(('nobody.invalid', 80))\nexcept OSError as error: print(error)"
     for ordinary in (False, True):

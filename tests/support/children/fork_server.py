@@ -104,9 +104,14 @@ def _answer(connection: socket.socket, children: dict[int, socket.socket]) -> No
             return
         _import()
         start = json.loads(message)
+        reading, ready = os.pipe()
         pid = os.fork()
         if pid == 0:
-            forking.become(forking.Start(**{**start, "program": forking.Program(**start["program"])}), files)
+            forking.become(forking.Start(**{**start, "program": forking.Program(**start["program"])}), files, ready)
+        os.close(ready)
+        # before that, who is told of the child would kill a group of processes that does not exist yet
+        os.read(reading, 1)
+        os.close(reading)
     finally:
         for file in files:
             os.close(file)

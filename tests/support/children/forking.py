@@ -291,11 +291,14 @@ def _files(given: Mapping[str, Any]) -> list[int]:
 # --- the child ---
 
 
-def become(start: Start, files: Sequence[int]) -> NoReturn:
-    """Run the program in this process, which has just been forked, and end as Python would. files: as in `_files`."""
+def become(start: Start, files: Sequence[int], ready: int | None = None) -> NoReturn:
+    """Run the program in this process, which has just been forked, and end as Python would.
+
+    files: as in `_files`. ready: closed once signals to the process, and to its group, reach it as they should.
+    """
     status = 1
     try:
-        _take_over(start, files)
+        _take_over(start, files, ready)
         status = _run_to_its_end(start.program)
     except BaseException:
         traceback.print_exc()
@@ -303,7 +306,7 @@ def become(start: Start, files: Sequence[int]) -> NoReturn:
         os._exit(status)
 
 
-def _take_over(start: Start, files: Sequence[int]) -> None:
+def _take_over(start: Start, files: Sequence[int], ready: int | None) -> None:
     global came_from_server
     came_from_server = True
     if start.group is None:
@@ -312,8 +315,10 @@ def _take_over(start: Start, files: Sequence[int]) -> None:
         with suppress(OSError):  # one whose leader has ended
             os.setpgid(0, start.group)
     _show_in_lists_of_processes(start)  # first: who kills a machine finds its processes by their environment
-    _take(files, [0, 1, 2, *start.numbers])
     _forget_signals()
+    if ready is not None:
+        os.close(ready)
+    _take(files, [0, 1, 2, *start.numbers])
     os.sched_setaffinity(0, start.cpus)
     os.environ.clear()
     os.environ.update(start.environment)
