@@ -665,7 +665,7 @@ def browse(html: Path, scratch: Path, *options: str) -> str:
     command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", NO_NAMES]
     command += ["--proxy-server=http://127.0.0.1:9", "--proxy-bypass-list=<-loopback>"]  # nobody there: nothing leaves
     command += [f"--user-data-dir={tempfile.mkdtemp(dir=scratch)}", *options, html.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.support.browser import answer, chosen, chromium, given, page_of, picture, problem
 from tests.support.odd_pictures import saved
-from tests.support.serving import Served, serving, tiny_model
+from tests.support.serving import WAIT_S, Served, serving, tiny_model
 
 PREFIX = "/user/lou/proxy/8080"
 
@@ -183,17 +183,18 @@ def test_no_offscreen_canvas_is_needed(browser: Any, served: Served) -> None:
         )
 
 
-def test_a_slow_upload_shows_how_far_it_is(page: Any) -> None:
+def test_a_slow_upload_shows_how_far_it_is(page: Any, tmp_path: Path) -> None:
     slow = page.context.new_cdp_session(page)
     slow.send("Network.enable")
     conditions = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 60_000}
     slow.send("Network.emulateNetworkConditions", conditions)
-    noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(150, 200, 3), dtype=np.uint8))
-    given(page, "drop", saved(noise, "PNG"), "image/png")
+    noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(1000, 1200, 3), dtype=np.uint8))
+    chosen(page, tmp_path / "photo.png", saved(noise, "PNG"))  # which takes a minute
     page.locator("#doing", has_text=re.compile(r"^Uploading the photo: [1-9]\d? %$")).wait_for()
     assert page.locator("#sent").is_visible()
     assert 0 < page.evaluate("document.getElementById('sent').value") < 1
     assert page.inner_text("#said") == "Uploading the photo"
+    slow.send("Network.emulateNetworkConditions", {**conditions, "uploadThroughput": -1})
     assert len(answer(page)) == 5
     assert page.locator("#progress").is_hidden()
 
@@ -212,7 +213,7 @@ class Proxy(BaseHTTPRequestHandler):
             return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {"Content-Type": self.headers["Content-Type"]} if body else {}
-        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as upstream:
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)) as upstream:
             upstream.request(self.command, self.path.removeprefix(PREFIX), body or None, headers)
             reply = upstream.getresponse()
             content = reply.read()
