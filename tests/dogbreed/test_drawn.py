@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from dogbreed.drawn.scene import picture
 from dogbreed.drawn.source import SPLITS, DrawnDogs, _temporary_sibling
 from dogbreed.drawn.traits import TRAITS, difference
 from dogbreed.errors import ConfigError, DataError, StorageError
+from tests.support.launcher_contract import until
 from tests.support.project import ROOT
 
 SMALL = DrawnDogs(breeds=4, train=3, valid=1, test=2, min_px=60, max_px=90, processes=1)
@@ -186,12 +186,11 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, processes: i
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_midway_leaves_no_half_set_and_the_next_prepare_completes(tmp_path: Path, processes: int) -> None:
     root = tmp_path / "dogs"
-    code = PREPARE + f"DrawnDogs(breeds=40, processes={processes}).prepare(Path(sys.argv[1]))"
+    code = PREPARE + f"DrawnDogs(breeds=40, train=9999, processes={processes}).prepare(Path(sys.argv[1]))"
     victim = subprocess.Popen([sys.executable, "-c", code, str(root)])
     try:
-        while len(list(tmp_path.rglob("*.jpg"))) < 20:
-            assert victim.poll() is None
-            time.sleep(0.01)
+        until(lambda: len(list(tmp_path.rglob("*.jpg"))) >= 20, every_s=0.01)
+        assert victim.poll() is None
     finally:
         victim.send_signal(signal.SIGKILL)
         victim.wait()

@@ -29,11 +29,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dogbreed.errors import CacheError, StorageError
-from dogbreed.features import locks, maintenance, mapped, prints, shards
+from dogbreed.features import claims, locks, maintenance, mapped, prints, shards
 from dogbreed.features import store as store_module
 from dogbreed.features.mapped import Features
 from dogbreed.features.store import FeatureStore, Recipe, RowKey
 from dogbreed.photos import scan
+from tests.support.launcher_contract import until
 from tests.support.photos import make_photos
 from tests.support.stores import (
     RECIPE,
@@ -464,9 +465,10 @@ BUILDER = """
 import os, random, sys, time
 from pathlib import Path
 import numpy as np
-from dogbreed.features import shards
+from dogbreed.features import claims, shards
 from dogbreed.features.store import FeatureStore, Recipe
 
+claims._MUTEX_TIMEOUT_S = 600.0  # also where its holder stands still
 folder, log, seed, pause_s = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 shards.SHARD_ROWS = 8
 recipe = Recipe({"test": "builders"}, (5_000,))
@@ -524,7 +526,7 @@ def computed(tmp_path: Path) -> Counter[RowKey]:
 def test_processes_that_build_the_same_rows_at_once_compute_each_once(seeds: tuple[int, ...], tmp_path: Path) -> None:
     with builders(tmp_path, seeds, pause_s=0.01) as processes:
         go(processes)
-        assert [process.wait(60) for process in processes] == [0, 0, 0]
+        assert [process.wait(240) for process in processes] == [0, 0, 0]
     assert computed(tmp_path) == Counter(ALL_ROWS)
     with FeatureStore(BUILT, "shared", tmp_path / "stores") as store:
         assert_holds(store, ALL_ROWS)
@@ -541,7 +543,7 @@ def test_others_complete_what_processes_killed_at_any_moment_have_begun(seed: in
         for process in processes[:2]:
             time.sleep(rng.uniform(0, 0.05))
             process.send_signal(signal.SIGKILL)
-        assert processes[2].wait(60) == 0
+        assert processes[2].wait(240) == 0
     store = FeatureStore(BUILT, "shared", tmp_path / "stores")
     assert_holds(store, ALL_ROWS)
     assert all(not damage for *_, damage in store.inspect(numbers=True))
@@ -606,8 +608,7 @@ def test_a_crash_before_any_step_leaves_a_usable_store(tmp_path: Path) -> None:
 def test_the_claim_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
     with builders(tmp_path, (0,), pause_s=1000) as (process,):
         go([process])
-        while not (tmp_path / "log").exists() or not (tmp_path / "log").read_text():
-            time.sleep(0.01)
+        until(lambda: (tmp_path / "log").exists() and bool((tmp_path / "log").read_text()), every_s=0.01)
         store = FeatureStore(BUILT, "shared", tmp_path / "stores")
         held = list(computed(tmp_path))
         assert list(store.claim(held)) == []
@@ -625,11 +626,14 @@ def test_a_child_that_outlives_its_parent_holds_no_claim(tmp_path: Path) -> None
         import multiprocessing, os, time
         from pathlib import Path
         from dogbreed.features.store import FeatureStore, Recipe
+
+        def outlive():
+            print(os.getpid(), flush=True)
+            time.sleep(1000)
+
         store = FeatureStore(Recipe({{}}, (4,)), folder=Path({str(tmp_path)!r}))
         claim = next(store.claim([("a", 0)]))
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,))
-        child.start()
-        print(child.pid, flush=True)
+        multiprocessing.get_context("fork").Process(target=outlive).start()
         time.sleep(1000)
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True) as parent:
@@ -704,7 +708,8 @@ def test_a_lock_whose_file_is_deleted_while_it_is_taken_is_taken_again(
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_threads_and_stores_of_one_process_share_the_work(tmp_path: Path) -> None:
+def test_threads_and_stores_of_one_process_share_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_MUTEX_TIMEOUT_S", 600.0)  # also where this process stands still
     rows = keys(80)
     shared = FeatureStore(RECIPE, folder=tmp_path)
     claimed: list[RowKey] = []
@@ -763,15 +768,13 @@ def test_two_processes_without_locks_build_the_same_store(tmp_path: Path) -> Non
     script = "import fcntl\ndef flock(*_): raise OSError(37, 'No locks available')\nfcntl.flock = flock\n" + BUILDER
     with mock.patch(f"{__name__}.BUILDER", script), builders(tmp_path, (0, 0)) as processes:
         go(processes)
-        assert [process.wait(60) for process in processes] == [0, 0]
+        assert [process.wait(240) for process in processes] == [0, 0]
     assert_holds(FeatureStore(BUILT, "shared", tmp_path / "stores"), ALL_ROWS)
 
 
 def test_a_process_that_sleeps_with_the_mutex_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dogbreed.features import claims
-
     monkeypatch.setattr(claims, "_MUTEX_TIMEOUT_S", 0.05)
     store = FeatureStore(RECIPE, folder=tmp_path)
     sleeper = locks.FileLock(store.path / "claims" / "mutex")

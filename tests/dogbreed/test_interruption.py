@@ -102,5 +102,5 @@ def test_output_to_a_terminal_that_has_gone_does_not_disturb_saving(tmp_path: Pa
     while prints_first and process.poll() is None and not lost.exists():
         time.sleep(0.005)
     process.send_signal(signal.SIGHUP)  # what a shell that ends sends
-    assert process.wait(30) == 128 + signal.SIGHUP
+    assert process.wait(240) == 128 + signal.SIGHUP
     assert saved.read_text() == "saved"
