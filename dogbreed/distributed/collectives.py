@@ -92,7 +92,7 @@ class _Group:
         all_reached = self.heartbeat.reach_barrier()
         while not all_reached():
             time.sleep(POLL_S)
-            if lost := self.heartbeat.lost():
+            if (lost := self.heartbeat.lost()) and not all_reached():  # others may have gone on from here, and ended
                 raise lost
             if time.monotonic() - began > STAGE_TIMEOUT_S:
                 raise hangs(self.ranks, self.heartbeat.behind(), STAGE_TIMEOUT_S)

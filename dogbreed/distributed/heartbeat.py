@@ -43,7 +43,8 @@ class Heartbeat(threading.Thread):
         super().__init__(daemon=True, name="heartbeat")
         self.count = 0
         self._ranks, self._timeout_s, self._address = ranks, timeout_s, address()
-        self._barriers, self._gone = 0, False
+        self._serves = ranks.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # torchrun's store
+        self._barriers, self._gone, self._leaving = 0, False, False
         self._store: Any = None
         self._received: list[_Beat] = []  # the last heartbeat of each process; empty until all have connected
         self._came: set[int] = set()
@@ -58,8 +59,7 @@ class Heartbeat(threading.Thread):
     # --- this thread ---
 
     def run(self) -> None:
-        by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        self._store = self._connected(serves=self._ranks.first and not by_torchrun)
+        self._store = self._connected(serves=self._serves)
         # a connection of its own: a request that waits for an answer blocks all others on the same connection
         board = self._connected(serves=False)
         number = 0
@@ -74,7 +74,8 @@ class Heartbeat(threading.Thread):
                 self._refusal = str(error)
             if last:
                 return
-            waits = not self._received or any(beat.barriers < self._barriers for beat in self._received)
+            behind = not self._received or any(beat.barriers < self._barriers for beat in self._received)
+            waits = behind or self._leaving
             self._news.wait(POLL_S if waits else _BEAT_S)
             self._news.clear()
 
@@ -178,7 +179,17 @@ class Heartbeat(threading.Thread):
         return silent or [rank for rank, beat in enumerate(self._received) if rank != me and beat.count < most]
 
     def end(self, *, gone: bool = False) -> None:
-        """Stop the heartbeat. gone: the process ends in the middle of the run; report this to the others."""
+        """Stop the heartbeat. gone: the process ends in the middle of the run; report this to the others.
+
+        Otherwise the process that holds the store waits until all others have left as well: one that is late still
+        learns from the store that all have reached a barrier.
+        """
+        self._leaving = self._serves and not gone
+        self._news.set()
+        until = time.monotonic() + _GRACE_S
+        while self._leaving and time.monotonic() < until:
+            self._leaving = not all(beat.done or beat.gone for beat in self._received[1:])
+            time.sleep(POLL_S)
         self._gone, self._ending = gone, True
         self._news.set()
         self.join(_CONNECT_S + _BEAT_S)  # process 0 holds the store and may be the lost one

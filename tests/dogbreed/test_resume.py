@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import held_runs
 import pytest
 
 from dogbreed import run_folder
@@ -21,9 +22,12 @@ from tests.support.runs import config, history, run, same, weights
 SETTINGS = ("trainer.max_epochs=10", "model.dropout=0.5", "save.every_n_steps=3", "save.every_s=0.5")
 
 
-def start(*arguments: str) -> "subprocess.Popen[bytes]":
+def start(*arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **environment},
     )
 
 
@@ -70,12 +74,13 @@ def test_a_run_stopped_at_random_moments_ends_with_the_same_weights(
     chance = random.Random(signum)
     first = (*tiny_settings(photos), *SETTINGS, f"hydra.run.dir={folder}")
     for attempt in range(1, times + 1):
-        process = start(*(first if attempt == 1 else [f"resume={folder}"]))
-        # a few steps each time, so that it is not over before the last signal
+        # it waits for a signal that comes late, so that it is not over before the last one
+        hold = {held_runs.AFTER: str(max(1, 9 * attempt // times))}
+        process = start(*(first if attempt == 1 else [f"resume={folder}"]), **hold)
         assert wait_until_training(folder, process, attempt), process.communicate()[0].decode()
         time.sleep(chance.uniform(0.0, 3.0 / times))
         os.kill(process.pid, signum)
-        output = process.communicate(timeout=60)[0].decode()
+        output = process.communicate(timeout=240)[0].decode()
         assert process.returncode == status, output
         if signum != signal.SIGKILL:
             assert f"resume={shown_path(folder)}" in output, output
