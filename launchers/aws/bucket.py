@@ -125,14 +125,17 @@ def _is_public(client: Any, bucket: str) -> bool:
     from botocore.exceptions import ClientError
 
     try:
-        if client.get_bucket_policy_status(Bucket=bucket)["PolicyStatus"]["IsPublic"]:
+        with network_errors(f"checking public access to {bucket}"):
+            status = client.get_bucket_policy_status(Bucket=bucket)
+        if status["PolicyStatus"]["IsPublic"]:
             return True
     except ClientError as error:
         if code_of(error) not in ("NoSuchBucketPolicy", "AccessDenied"):
             with errors(f"checking public access to {bucket}"):
                 raise
     try:
-        grants = client.get_bucket_acl(Bucket=bucket)["Grants"]
+        with network_errors(f"checking public access to {bucket}"):
+            grants = client.get_bucket_acl(Bucket=bucket)["Grants"]
     except ClientError as error:
         if code_of(error) != "AccessDenied":
             with errors(f"checking public access to {bucket}"):

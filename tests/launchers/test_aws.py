@@ -11,12 +11,13 @@ from botocore.parsers import ResponseParserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launchers.aws import iam, tags
+from launchers.aws import bucket, iam, tags
 from launchers.aws.errors import denial, errors
 from launchers.aws.layout import Layout, RunLocation
 from launchers.rehearsal.validation import findings
 from launchers.spec import SearchOutput
 from launchers.status import Cause, LaunchError
+from tests.support.deployments import Client, with_clients
 from tests.support.plans import planned
 
 SPEC = planned("gpu").spec
@@ -161,3 +162,16 @@ def test_what_no_policy_can_grant_is_said_and_head_is_named_though_s3_says_nothi
     with pytest.raises(LaunchError, match="credentials have expired") as caught, errors("checking s3://b/k"):
         raise expired
     assert caught.value.cause is Cause.PERMISSION
+
+
+@pytest.mark.parametrize("call", ["head_bucket", "get_bucket_policy_status", "get_bucket_acl"])
+def test_a_connection_that_is_lost_while_a_bucket_is_checked_is_said_whichever_call_it_was(call: str) -> None:
+    lost = exceptions.EndpointConnectionError(endpoint_url="http://127.0.0.1:1/")
+    answers = {
+        "head_bucket": {"BucketRegion": "eu-west-1"},
+        "get_bucket_policy_status": {"PolicyStatus": {"IsPublic": False}},
+        "get_bucket_acl": {"Grants": []},
+    }
+    with pytest.raises(LaunchError, match="AWS cannot be reached") as caught:
+        bucket.bucket_findings(with_clients(s3=Client(**{**answers, call: lost})), "my-bucket", "123456789012")
+    assert caught.value.cause is Cause.CAPACITY
