@@ -205,7 +205,7 @@ SKIPPED = {
     "mypy": _CHECKS,
     "lint-imports": _CHECKS,
     "python -m pytest": _CHECKS,
-    "python -m pytest -m \"cloud and not slow\"": _CHECKS,
+    'python -m pytest -m "cloud and not slow"': _CHECKS,
     "python -m pytest -m slow": _CHECKS,
     "python -m pytest -n0 tests/launchers/test_plans.py": _CHECKS,
     "python -m pytest -n0 tests/launchers/test_plans.py -k recorded": _CHECKS,
