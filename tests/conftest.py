@@ -49,6 +49,8 @@ for _name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_U
     os.environ.pop(_name, None)
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(_reached.with_name("nobody"))
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"  # boto3 would look for credentials there
+# the fork server imports ONNX Runtime before anything of ours could keep it from reporting (dogbreed/telemetry.py)
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     # A CPU for each worker and what it starts: torch's threads of two workers would wait for each other
