@@ -276,7 +276,7 @@ def expired(place: Place) -> list[str]:
     """Deploy for minutes, and go away. Return what is left once nothing is served and no schedule is to come."""
     scaled = ("launcher/scaling=concurrency", "launcher.scaling.min=1")
     place.deployed("flies", *scaled)  # which may take longer than it is to be there
-    place.deployed("flies", *scaled, "launcher.ttl_hours=0.06")
+    place.deployed("flies", *scaled, "launcher.ttl_hours=0.1")
     until(
         lambda: not any(text.startswith(("endpoint", "schedule")) for text in left_in(place.cloud, "flies")),
         timeout_s=600,

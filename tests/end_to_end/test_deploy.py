@@ -289,7 +289,7 @@ def test_a_client_that_is_killed_leaves_what_its_schedules_delete(stories: dict[
 def expired(place: Place) -> list[str]:
     """Deploy for minutes, and go away. Return what is left once nothing is served and no schedule is to come."""
     place.deployed("flies")  # which may take longer than it is to be there
-    place.deployed("flies", "launcher.ttl_hours=0.04")
+    place.deployed("flies", "launcher.ttl_hours=0.1")
 
     def over() -> bool:
         return not any(text.startswith(("endpoint", "schedule")) for text in left_in(place.cloud, "flies"))

@@ -323,7 +323,7 @@ def test_a_front_is_added_changed_kept_by_an_update_and_removed(place: Place, do
 
 def test_a_deployment_with_a_front_ends_by_itself(place: Place, dogs: Handle) -> None:
     place.deployed("flies", *FRONT)  # which may take longer than it is to be there
-    place.deployed("flies", *FRONT, "launcher.ttl_hours=0.03")
+    place.deployed("flies", *FRONT, "launcher.ttl_hours=0.08")
     until(lambda: left_in(place.cloud, "flies") == [], every_s=1)
 
 

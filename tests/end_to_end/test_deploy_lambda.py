@@ -280,7 +280,7 @@ def test_a_canary_that_fails_goes_back(place: Place) -> None:
 
 def test_a_deployment_ends_by_itself_when_its_time_is_over(place: Place) -> None:
     place.deployed("flies")  # which may take longer than it is to be there
-    place.deployed("flies", "launcher.ttl_hours=0.03")
+    place.deployed("flies", "launcher.ttl_hours=0.08")
     until(lambda: place.left("flies") == [], every_s=1)
 
 

@@ -29,13 +29,14 @@ class PlayedDeployment(Played):
         with self.server_dying():
             if scenario.abandoned:
                 self._deploy("launcher.ttl_hours=0.05", first=True, killed=True)  # 18 s here; then nobody comes
-                wait_until(self._has_ended)
-                self.happened.append("ended by itself")
-                self.clean_up()
             else:
                 self._bring("create")
                 self._go_through()
                 self._end()
+        if scenario.abandoned:
+            wait_until(self._has_ended)
+            self.happened.append("ended by itself")
+            self.clean_up()
         self.check_account()
 
     def _go_through(self) -> None:

@@ -150,11 +150,16 @@ class PlayedRun(Played):
             more += launcher_words(onward)
             self.kinds.append(onward)
             self.happened.append(f"goes on by {onward}")
-        said = self.type(*again[0], *more)
+        said, money = self.type(*again[0], *more), list[str]()
         # what is enough for one launcher may not be for all, and only one that is enough is held against what was spent
-        for _ in range(2):
-            if said.status != 0 and self._seen().phase is Phase.LOST:
-                said = self.type(*again[0], *more, self._more_money(said))
+        for _ in range(3):
+            if said.status == 0 or self._seen().phase is not Phase.LOST:
+                break
+            if "Not permitted" in said.text:  # the policies are those of the launcher before
+                self.heed(said, "iam")
+            else:
+                money = [self._more_money(said)]
+            said = self.type(*again[0], *more, *money)
         assert said.status == 0 or self._seen().phase is not Phase.LOST, said
 
     def _with_more_money(self, again: list[str]) -> list[str]:
