@@ -43,6 +43,7 @@ def seeds() -> list[int]:
     return found
 
 
+@pytest.mark.timeout(1800)
 def test_a_sample_of_scenarios(state_of_runs: Path, tmp_path: Path) -> None:
     assert play_all(state_of_runs, tmp_path, SAMPLE) == []
 
