@@ -314,6 +314,13 @@ def test_many_at_once_are_kept_apart(start: Start) -> None:
         assert process.returncode == number
 
 
+def test_the_server_has_no_thread_whose_locks_a_child_would_inherit(start: Start) -> None:
+    """ONNX Runtime begins one as it is imported, unless it is kept from reporting."""
+    process = start("import os, psutil; print(psutil.Process(os.getppid()).num_threads())")
+    assert process.communicate(timeout=300)[0] == "1\n"
+    assert forked(process)
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 warns of what is done here
 def test_a_server_ends_although_a_fork_of_the_tests_process_lives_on(
