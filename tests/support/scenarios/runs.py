@@ -270,7 +270,7 @@ class PlayedRun(Played):
         for begin, end in pairwise(starts):
             attempt, resumed = notes[begin:end], notes[end]["step"]
             last = attempt[-1]
-            if last["event"] in ("asked to end", "ended") and self._had_time(last):
+            if last["event"] in ("asked to end", "ended") and self._had_time(attempt):
                 wanted = last["step"]
             else:
                 within = 0.0 if last["job"] == "here" else SAVED_WITHIN_S * _slowness(attempt)
@@ -279,9 +279,14 @@ class PlayedRun(Played):
                 wanted = max([notes[begin]["step"], *old])
             assert resumed >= wanted, f"resumed at step {resumed}, but {wanted} was saved: {attempt}"
 
-    def _had_time(self, last: dict[str, Any]) -> bool:
-        """Return whether what ended by itself could save everything before its machine was gone."""
-        if any(abs(last["at"] - death) < 2 * SAVED_WITHIN_S for death in self.cloud.deaths):
+    def _had_time(self, attempt: list[dict[str, Any]]) -> bool:
+        """Return whether what ended by itself could save everything before its machine was gone.
+
+        What a cloud's process has left when it was killed may run on for a while, and nobody saves anything for it.
+        """
+        first, last = attempt[0], attempt[-1]
+        around = 2 * SAVED_WITHIN_S
+        if any(first["at"] - around < death < last["at"] + around for death in self.cloud.deaths):
             return False
         for machine in self.account.machines:
             if machine.launched < last["at"] <= machine.changed:
