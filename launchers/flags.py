@@ -82,7 +82,7 @@ def _unknown(word: str, value: str, options: Sequence[str]) -> str:
 def _value_of(word: str, words: Sequence[str]) -> str:
     """Return the value that was typed for a flag: behind =, or as the next word. `true` if there is none."""
     _, assigned, value = word.partition("=")
-    following = list(words[words.index(word) + 1 :])[:1]
+    following = list(words[words.index(word) + 1 :])[:1] if word in words else []  # -mx is reported as -x
     if assigned:
         return value
     return next((each for each in following if not each.startswith("-") and "=" not in each), "true")

@@ -10,7 +10,7 @@ from launchers.status import Cause, LaunchError
 _OF_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws", ".aws.dev")
 _HEADER = "X-Dogbreed-Rehearsal"  # as in launchers/rehearsal/names.py; a test holds them equal
 _VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
-_WAIT_S = 20.0  # of a busy machine
+_WAIT_S = 20.0  # for a rehearsal cloud to answer, on a busy machine
 
 
 def refuse_rehearsal(url: str) -> None:

@@ -117,7 +117,7 @@ def _vpc(cloud: Cloud, subnets: Sequence[str]) -> str | None:
 def removals(cloud: Cloud) -> Iterator[Step]:
     """Yield the removal of what `changes` has created. A role cannot go before its profile.
 
-    Groups are first: while a machine uses one it cannot go, and neither must the others then.
+    Groups are first: one that a machine uses cannot go, and then the profile and its role have to stay as well.
     """
     client = cloud.client("iam")
     with errors("listing instance profiles"):

@@ -14,7 +14,7 @@ from launchers.base import Cloud
 from launchers.payload.photos import FEATURES
 from launchers.remote.ec2 import ATTEMPTS, RESULT
 from launchers.spec import RunSpec
-from launchers.status import Failures, LaunchError
+from launchers.status import Cause, Failures, LaunchError
 
 USD_PER_GB = 0.023  # a month, of the standard class in us-east-1: https://aws.amazon.com/s3/pricing/
 
@@ -94,11 +94,16 @@ class Kept:
     def remove(self, wanted: Sequence[Stored], failures: Failures) -> list[Stored]:
         """Delete everything below these folders; return those of which nothing is left.
 
-        failures: gets one error for each folder of which something resists, after everything else was deleted.
+        failures: gets one error for each folder of which something resists, after everything else was deleted. Where
+        AWS cannot be reached, nothing further is tried.
         """
+        own = Failures()
         for each in wanted:
-            with failures.noted():
+            with own.noted():
                 self._remove(each)
+            if _is_unreachable(own):
+                break
+        failures.errors += own.errors
         if wanted:
             with failures.noted():
                 left = {each.key for each in self.everything()}
@@ -107,17 +112,27 @@ class Kept:
 
     def _remove(self, folder: Stored) -> None:
         client, failures = self.cloud.client("s3"), Failures()
-        files = [item["Key"] for item in self._objects(folder.key)]
+        keys = [item["Key"] for item in self._objects(folder.key)]
+        files = [key for key in keys if not _is_record(key.removeprefix(folder.key))]
+        deleted = 0
         for key in files:
-            if not _is_record(key.removeprefix(folder.key)):
-                with failures.noted(), errors(f"deleting {self.layout.uri(key)}"):
-                    client.delete_object(Bucket=self.layout.bucket, Key=key)
+            with failures.noted(), errors(f"deleting {self.layout.uri(key)}"):
+                client.delete_object(Bucket=self.layout.bucket, Key=key)
+                deleted += 1
+            if _is_unreachable(failures):
+                break
         if failures.errors:
-            left = f"{len(failures.errors)} of {len(files)} files of {folder} are left."
-            raise LaunchError(f"{left}\n{failures.errors[0]}")
+            left = f"{len(files) - deleted} of {len(files)} files of {folder} are left."
+            cause = Cause.CAPACITY if _is_unreachable(failures) else Cause.UNKNOWN
+            raise LaunchError(f"{left}\n{failures.errors[-1]}", cause)
 
     def _objects(self, prefix: str) -> Iterator[Mapping[str, Any]]:
         with errors(f"listing {self.layout.uri(prefix)}"):
             pages = self.cloud.client("s3").get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.layout.bucket, Prefix=prefix):
                 yield from page.get("Contents", [])
+
+
+def _is_unreachable(failures: Failures) -> bool:
+    """Return whether AWS cannot be reached, or throttles, by the latest error: the next requests would also fail."""
+    return any(isinstance(error, LaunchError) and error.cause is Cause.CAPACITY for error in failures.errors[-1:])

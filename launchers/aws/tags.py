@@ -17,7 +17,7 @@ PLAN = "dogbreed:plan"  # a digest of the request: the same plan is the same job
 ENDED_EARLY = "dogbreed:ended-early"  # of a job that was stopped because its metrics were sufficient
 LIMIT = "dogbreed:limit"  # the setting that shortened a job, such as limits.max_usd=5
 SERVED = "dogbreed:served"  # of an endpoint or a function: what has been in service, which `rollback` may bring back
-SCALED = "dogbreed:scaled"  # of an endpoint that is rolled back to other instances: how it is to scale afterwards
+SCALED = "dogbreed:scaled"  # of an endpoint that is rolled back to other instances: to what, and how it scaled before
 
 _MOST_SERVED = 20  # of 10 characters: a tag takes 256
 KEPT_DAYS = 30  # of a run, from its submission

@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     bucket, failures = None if args.place == LOCAL else _bucket(args), Failures()
     active = [] if bucket is None else list(_active(args, failures))
     old: list[Stored] = []
-    if bucket is not None and not failures.errors:  # otherwise it is not known what is in use
+    unlisted = bucket is not None and bool(failures.errors)  # it is not known what is in use
+    if bucket is not None and not unlisted:
         with failures.noted():
             old = bucket.expired([handle.run_id for _, handle in active], args.keep_days)
     if args.apply and not _agreed(args, old):
@@ -92,9 +93,11 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([asdict(item) for item in items], indent=2))
     elif items or not failures.errors:
-        print("\n".join(_shown(items, args)), flush=True)
+        print("\n".join(_shown(items, args, whole=not failures.errors)), flush=True)
     for message in dict.fromkeys(map(named.message, failures.errors)):  # launchers share the bucket, and what resists
         print(message, file=sys.stderr)
+    if unlisted:
+        print("Files in the bucket were not examined: it is not known which of them are in use.", file=sys.stderr)
     left = any(item.state in ("left over", "expired") for item in items)
     return 1 if (left and args.apply) or failures.errors else 0
 
@@ -156,8 +159,11 @@ def _in_use(active: Sequence[tuple[Launcher, Handle]], failures: Failures) -> It
         yield Item(str(handle), "in use", f"a deployment{ends}", price)
 
 
-def _shown(items: Sequence[Item], args: argparse.Namespace) -> Iterator[str]:
-    """Yield lines of at most 80 characters, but for names that are longer, which have a line of their own."""
+def _shown(items: Sequence[Item], args: argparse.Namespace, *, whole: bool) -> Iterator[str]:
+    """Yield lines of at most 80 characters, but for names that are longer, which have a line of their own.
+
+    whole: whether everything could be examined.
+    """
     if not items:
         yield "Nothing is left over."
         return
@@ -174,5 +180,5 @@ def _shown(items: Sequence[Item], args: argparse.Namespace) -> Iterator[str]:
     if any(item.state in ("left over", "expired") for item in items):
         if not args.apply:
             yield "To remove them, add --apply to the same command."
-    elif not any(item.state == "removed" for item in items):
+    elif whole and not any(item.state == "removed" for item in items):
         yield "Nothing is left over."

@@ -304,7 +304,7 @@ class DeployLauncher(DeploySettings):
         new = {part.deployment for part in everything if part.created is not None and part.created > latest}
         kept, overdue = new - serving, set[str]()
         for name in serving:
-            with failures.noted():  # of which nobody knows is kept
+            with failures.noted():  # one about which AWS cannot be asked is kept
                 overdue |= {name} if self._is_overdue(name, now) else set()
         kept |= serving - overdue
         found = [part for part in everything if part.deployment not in kept]

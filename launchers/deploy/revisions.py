@@ -15,7 +15,7 @@ from launchers.cost import serving
 from launchers.deploy import autoscaling, calls, endpoint, expiry, names, parts, request, smoke, waiting
 from launchers.deploy.endpoint import Endpoint
 from launchers.deploy.scaling import Scaled
-from launchers.status import Cause, Handle, LaunchError, Phase, Status
+from launchers.status import Cause, Failures, Handle, LaunchError, Phase, Status
 
 if TYPE_CHECKING:
     from launchers.deploy.launcher import DeployLauncher
@@ -74,7 +74,9 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
         raise LaunchError(launcher.unknown(handle))
     noted = found.own_tags(cloud, name)
     if tags.SCALED in noted and autoscaling.lacks_policy(cloud, name):
-        return _complete(launcher, handle, noted[tags.SCALED])
+        completed = _complete(launcher, handle, found, noted[tags.SCALED])
+        if completed is not None:
+            return completed
     if found.phase is not Phase.IN_SERVICE:
         raise LaunchError(
             f"The deployment {name} is {found.status}, and only one in service can be rolled back.\n"
@@ -94,7 +96,7 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
     note_served(cloud, name, found, noted)
     retyped = scaled if types[0] != types[1] else None
     quota = "" if set(types[0]).isdisjoint(types[1]) else "(an update needs the quota of its machines twice)"
-    with _not_scaling(launcher, handle, found, retyped, types[1][0]):
+    with _not_scaling(launcher, handle, found, retyped, types[1][0], target):
         with errors("rolling back", quota=quota):
             cloud.client("sagemaker").update_endpoint(**parameters)
         deadline_s = PROVISIONING_S + 2 * launcher.start_s + request.watched_s(launcher, instances)
@@ -111,30 +113,39 @@ def rollback(launcher: "DeployLauncher", handle: Handle) -> Status:
 
 @contextmanager
 def _not_scaling(
-    launcher: "DeployLauncher", handle: Handle, found: Endpoint, scaled: Scaled | None, instance_type: str
+    launcher: "DeployLauncher", handle: Handle, found: Endpoint, scaled: Scaled | None, instance_type: str, target: str
 ) -> Iterator[None]:
     """End the scaling while the instance type changes, as AWS asks for, and begin it again, also after an error.
 
     Until then a tag of the endpoint says how it scales, so that the next `rollback` begins it again if this process is
-    ended. found: the endpoint. scaled: how it scales, on `instance_type`; None if nothing is to be done.
+    ended. found: the endpoint. scaled: how it scales, on `instance_type`; None if nothing is to be done. target: the
+    configuration that is brought back.
     """
     if scaled is None:
         yield
         return
     cloud, name, scales = launcher.cloud, handle.run_id, False
-    tags.add(cloud, found.arn, {tags.SCALED: f"{instance_type} {scaled.numbers}"})
+    revision = names.revision_of(target, name)
+    tags.add(cloud, found.arn, {tags.SCALED: f"{revision} {instance_type} {scaled.numbers}"})
     again = commands.launchers("rollback", *launcher.name_of(handle))
     print(f"{name} does not scale until it is rolled back. If this command is stopped before that: {again}", flush=True)
     try:
         for each in autoscaling.deregister(scaled.kind, names.Names(name)):
             calls.send(cloud, each, {})
         yield
-    finally:
-        try:
+    except BaseException as error:
+        failures = Failures()
+        with failures.noted():
             scales = _scale_again(cloud, name, scaled, instance_type)
-        finally:
-            if not scales:
-                log.warning("%s does not scale. To let it scale as before, once it is in service: %s", name, again)
+        for other in failures.errors:
+            if str(other) != str(error):  # as after credentials have expired
+                error.add_note(str(other))
+        raise
+    else:
+        scales = _scale_again(cloud, name, scaled, instance_type)
+    finally:
+        if not scales:
+            log.warning("%s does not scale. To let it scale as before, once it is in service: %s", name, again)
 
 
 def _scale_again(cloud: Cloud, name: str, scaled: Scaled, instance_type: str) -> bool:
@@ -148,17 +159,23 @@ def _scale_again(cloud: Cloud, name: str, scaled: Scaled, instance_type: str) ->
     return True
 
 
-def _complete(launcher: "DeployLauncher", handle: Handle, noted: str) -> Status:
+def _complete(launcher: "DeployLauncher", handle: Handle, found: Endpoint, noted: str) -> Status | None:
     """Complete a rollback to other instances that was ended before the deployment scaled again.
 
-    noted: in the endpoint's tag. Raises LaunchError if the deployment does not come into service.
+    Return None if the revision before neither is in service nor comes: it scales again then, but is to be rolled back.
+    noted: in the endpoint's tag. Raises LaunchError if the revision does not come into service.
     """
     cloud, name = launcher.cloud, handle.run_id
-    instance_type, _, numbers = noted.partition(" ")
+    revision, instance_type, numbers = noted.split(" ", 2)
+    scaled = Scaled.of_numbers(numbers)
+    if found.phase is Phase.IN_SERVICE and names.revision_of(found.config, name) != revision:
+        _scale_again(cloud, name, scaled, instance_type)
+        return None
     print(f"Completing the rollback of {name} that was interrupted: it scales again once in service", flush=True)
     deadline_s = PROVISIONING_S + 2 * launcher.start_s + request.watched_s(launcher, launcher.most)
     status = waiting.settle(launcher, handle, deadline_s=deadline_s, meanwhile=traffic(cloud, name))
-    if not _scale_again(cloud, name, Scaled.of_numbers(numbers), instance_type):
+    scales, after = _scale_again(cloud, name, scaled, instance_type), endpoint.find(cloud, name)
+    if not scales or after is None or names.revision_of(after.config, name) != revision:
         raise LaunchError(f"The rollback of {name} did not come into service: {status}", status.cause)
     return launcher.status(handle)
 

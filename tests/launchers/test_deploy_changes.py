@@ -253,20 +253,24 @@ def test_a_rollback_that_is_refused_leaves_the_scaling_as_it_was(
     assert again == [scaled if refused else scaled.on(0.5)]  # of half as many vCPUs
 
 
-@pytest.mark.parametrize("came", [A, B])  # B: the alarms brought it back
+@pytest.mark.parametrize(("asked", "came"), [(True, A), (True, B), (False, A)])  # B: the alarms brought it back
 def test_a_rollback_to_other_instances_that_is_stopped_is_completed_by_the_same_command(
-    came: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    asked: bool,
+    came: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     configs, labels = {A: "ml.m5.large", B: "ml.m5.xlarge"}, from_aws(OWN["Tags"])
     scaled = Scaled("report", 1, 3, Report().policy(4))
-    account = SimpleNamespace(config=B, status="InService", scales=cast(Scaled | None, scaled))
+    account = SimpleNamespace(config=B, status="InService", scales=cast(Scaled | None, scaled), stops=True)
 
     def send(cloud: Cloud, each: Request, filled: dict[str, str]) -> None:
         account.scales = None if each.operation == "DeregisterScalableTarget" else account.scales
 
     def settle(made: Any, handle: Handle, **more: Any) -> Status:
-        if account.status == "InService":  # Ctrl-C while it is updated
-            account.status = "Updating"
+        if account.stops:  # Ctrl-C while it is updated
+            account.status, account.stops = "Updating", False
             raise Interrupted("The deployment continues without this terminal", signal.SIGINT)
         account.status, account.config = "InService", came
         return Status(Phase.IN_SERVICE)
@@ -297,10 +301,38 @@ def test_a_rollback_to_other_instances_that_is_stopped_is_completed_by_the_same_
     again = "python -m launchers rollback deploy://eu-west-1/dogs"
     assert again in capsys.readouterr().out  # before it can be stopped, also by SIGKILL
     assert again in caplog.text
-    assert revisions.rollback(made, HANDLE).phase is Phase.IN_SERVICE
-    assert [each["EndpointConfigName"] for each in client.asked("update_endpoint")] == [A]
+    if not asked:  # as after SIGKILL before the update
+        account.status = "InService"
+    if came == A:
+        assert revisions.rollback(made, HANDLE).phase is Phase.IN_SERVICE
+    else:
+        with pytest.raises(LaunchError, match="The rollback of dogs did not come into service"):
+            revisions.rollback(made, HANDLE)
+    updates = [each["EndpointConfigName"] for each in client.asked("update_endpoint")]
+    assert updates == ([A] if asked else [A, A])
     assert account.scales == (scaled if came == B else scaled.on(0.5))
     assert tags.SCALED not in labels
+
+
+def test_what_ended_a_rollback_is_said_although_its_scaling_cannot_begin_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def expired(*args: Any) -> Any:
+        raise LaunchError("Asking for dogbreed-dogs failed.")
+
+    monkeypatch.setattr(tags, "add", lambda *args: None)
+    monkeypatch.setattr(calls, "send", lambda *args: None)
+    monkeypatch.setattr(endpoint, "find", expired)
+    scaled, made = Scaled("report", 1, 3, Report().policy(4)), with_cloud(with_clients())
+    stopped = Interrupted("The deployment continues without this terminal", signal.SIGINT)
+    with (
+        caplog.at_level(logging.WARNING, "dogbreed"),
+        pytest.raises(Interrupted) as caught,
+        revisions._not_scaling(made, HANDLE, served(B), scaled, "ml.m5.xlarge", A),
+    ):
+        raise stopped
+    assert caught.value.__notes__ == ["Asking for dogbreed-dogs failed."]
+    assert "python -m launchers rollback deploy://eu-west-1/dogs" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """One part that resists hides no other: everything else is removed, cancelled or fetched, and each cause is said."""
 
+import argparse
 import json
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from launchers import registry
 from launchers.aws import bucket, profiles, roles
@@ -97,6 +98,26 @@ def test_a_file_of_a_run_that_resists() -> None:
     assert second.startswith("Deleting s3://my-bucket/dogbreed/runs/one/a failed.")
 
 
+def test_without_a_connection_no_further_file_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them would wait for the connection, and there may be thousands."""
+    tried: list[str] = []
+
+    def lost(**asked: str) -> None:
+        tried.append(asked["Key"])
+        if len(tried) > 1:
+            raise EndpointConnectionError(endpoint_url="https://s3.eu-west-1.amazonaws.com/")
+
+    keys = [f"dogbreed/runs/{name}" for name in ("one/a", "one/b", "one/c", "two/a")]
+    s3, failures = Objects(keys), Failures()
+    monkeypatch.setattr(s3, "delete_object", lost)
+    old = [Stored("run", name, f"dogbreed/runs/{name}/", 1, OLD) for name in ("one", "two")]
+    assert Kept(with_clients(s3=s3), LAYOUT).remove(old, failures) == []
+    assert tried == keys[:2]
+    (error,) = failures.errors
+    assert str(error).startswith("2 of 3 files of run one are left.")
+    assert "AWS cannot be reached" in str(error)
+
+
 def test_a_group_that_resists_and_one_about_which_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[str] = []
 
@@ -160,7 +181,14 @@ def test_files_stay_while_it_is_not_known_what_is_in_use(
     assert verbs.main(["cleanup", "eu-west-1", "--apply", "--yes"]) == 1
     assert s3.keys
     out, err = capsys.readouterr()
-    assert (out, err) == ("removed    part\n", "error: Listing training jobs failed.\n")
+    untold = "Files in the bucket were not examined: it is not known which of them are in use.\n"
+    assert (out, err) == ("removed    part\n", f"error: Listing training jobs failed.\n{untold}")
+
+
+def test_nothing_is_said_to_be_left_over_where_not_everything_could_be_examined() -> None:
+    items, args = [leftovers.Item("run", "in use")], argparse.Namespace(apply=False)
+    assert list(leftovers._shown(items, args, whole=True))[-1] == "Nothing is left over."
+    assert list(leftovers._shown(items, args, whole=False)) == ["in use     run"]
 
 
 # --- parts of deployments ---
