@@ -89,7 +89,10 @@ def _value_of(word: str, words: Sequence[str]) -> str:
 
 
 def _apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the flags with their values, and the settings, in the order in which they were typed."""
+    """Return the flags with their values, and the settings, in the order in which they were typed.
+
+    Python's parser takes the beginning of a long flag, such as --config-n, for the flag.
+    """
     flags, settings, left = list[str](), list[str](), list(words)
     while left:
         word = left.pop(0)
@@ -97,6 +100,6 @@ def _apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
             settings.append(word)
             continue
         flags.append(word)
-        if word in _WITH_VALUE and left:
+        if left and (word in _WITH_VALUE or (word.startswith("--") and any(of.startswith(word) for of in _WITH_VALUE))):
             flags.append(left.pop(0))
     return flags, settings

@@ -39,6 +39,7 @@ def test_what_hydra_takes_passes(typed: str) -> None:
             "of --config-name x -m, and b=2 3 c=4 behind",
             "Try: python train.py --config-name x -m a=1 'b=2 3' c=4",
         ),
+        ("a=1 --config-n x b=2", "of --config-n x, and b=2 behind", "Try: python train.py --config-n x a=1 b=2"),
         ("--multrun seed=1,2", "--multrun is not a flag of train.py.", "Try: --multirun"),
         ("--epochs 5", "--epochs is not a flag", "Try: trainer.max_epochs=5"),
         ("seed=1 --lr=0.1", "--lr is not a flag", "Try: model.lr=0.1"),
@@ -65,7 +66,9 @@ def test_a_letter_of_several_behind_one_dash_has_no_value() -> None:
 
 
 _words = st.lists(
-    st.sampled_from(["a=1", "b=x y", "~c", "-m", "--config-name", "-cd=here", "--cfg", "job", "--zz", "-q=1", "-r"]),
+    st.sampled_from(
+        ["a=1", "b=x y", "~c", "-m", "--config-name", "--config-n", "-cd=here", "--cfg", "job", "--zz", "-q=1", "-r"]
+    ),
     max_size=5,
 )
 
