@@ -1,7 +1,8 @@
-"""Read, list and download objects in S3."""
+"""Read, write, list and download objects in S3."""
 
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -40,6 +41,13 @@ def read(cloud: Cloud, uri: str) -> bytes | None:
             if code_of(error) in MISSING:
                 return None
             raise
+
+
+def write_json(cloud: Cloud, uri: str, value: Mapping[str, Any], options: Mapping[str, str]) -> None:
+    """Write an object in place of an earlier one. options: of the upload, as `encryption` returns them."""
+    bucket, key = split_uri(uri)
+    body = (json.dumps(value, indent=2) + "\n").encode()
+    cloud.client("s3").put_object(Bucket=bucket, Key=key, Body=body, **options)
 
 
 def objects(cloud: Cloud, uri: str) -> Iterator[tuple[str, datetime]]:

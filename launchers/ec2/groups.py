@@ -212,7 +212,7 @@ def templates(cloud: Cloud) -> Iterator[tuple[str, datetime]]:
 
 def has_started(found: Sequence[Activity]) -> bool:
     """Return whether a group has started a machine, whatever has become of it."""
-    return any(each.code == "Successful" and _MACHINE.search(each.about) for each in found)
+    return any(_MACHINE.search(each.about) for each in found)
 
 
 def why_none(found: Sequence[Activity]) -> str:

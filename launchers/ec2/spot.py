@@ -1,6 +1,5 @@
 """Runs on EC2, on a spot machine or on demand; conf/launcher/ec2_spot.yaml explains each key."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -241,7 +240,12 @@ class Ec2Launcher(Ec2Settings, OnAws):
         if seen.submission is None:
             return self.status(handle)
         if not self._described(seen, handle).finished:
-            self._stop(seen)
+            try:
+                self._stop(seen)
+            except LaunchError as error:  # whatever it is, a machine must not stay
+                groups.remove(self.cloud, seen.group_name, seen.location.uri)
+                error.add_note("The run was ended all the same. What its machine had not saved by then may be lost.")
+                raise
             until = time.monotonic() + grace_s + _UPLOADING_S
             while (seen := self._seen(handle)).result is None and time.monotonic() < until:
                 if seen.group is None or not any(at == "InService" for _, at in seen.group.machines):
@@ -256,10 +260,9 @@ class Ec2Launcher(Ec2Settings, OnAws):
 
     def _stop(self, seen: Seen, *, early: bool = False) -> None:
         """Ask the machine to stop, whichever it is. early: its metrics are sufficient."""
-        content = json.dumps({"submission": seen.number, "early": early}).encode()
-        bucket_name, key = s3.split_uri(f"{seen.location.uri}/{STOP}")
+        content = {"submission": seen.number, "early": early}
         with errors("asking the run to stop"):
-            self.cloud.client("s3").put_object(Bucket=bucket_name, Key=key, Body=content, **self.encryption)
+            s3.write_json(self.cloud, f"{seen.location.uri}/{STOP}", content, self.encryption)
 
     def _settle(self, handle: Handle) -> None:
         """Remove what is left in AWS of a run that has ended, and write how it ended if no machine could."""
@@ -283,10 +286,8 @@ class Ec2Launcher(Ec2Settings, OnAws):
             "reason": f"[{status.cause}] {status.detail}",
             "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
-        bucket_name, key = s3.split_uri(f"{seen.location.uri}/{RESULT}")
-        content = (json.dumps(result, indent=2) + "\n").encode()
         with errors("recording how the run has ended"):
-            self.cloud.client("s3").put_object(Bucket=bucket_name, Key=key, Body=content, **self.encryption)
+            s3.write_json(self.cloud, f"{seen.location.uri}/{RESULT}", result, self.encryption)
 
     def result(self, handle: Handle) -> RunResult:
         """Download the run's folder, if it is not here yet, and read it. Of a run that has ended nothing is left."""

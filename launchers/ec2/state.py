@@ -207,7 +207,9 @@ def _ended(seen: Seen, here: Status, again: str) -> Status:
     found = _CAUSED.fullmatch(reason)
     cause = Cause(found["cause"]) if found and found["cause"] in set(Cause) else Cause.UNKNOWN
     detail = found["detail"].strip() if found else reason
-    return replace(here, phase=Phase.FAILED, cause=cause, detail=detail, next_action=_hint(cause, again))
+    unbegun = cause is Cause.INTERRUPTED and not seen.of_this  # it was its submission that was interrupted
+    hint = f"Resume it with: {again}" if unbegun else _hint(cause, again)
+    return replace(here, phase=Phase.FAILED, cause=cause, detail=detail, next_action=hint)
 
 
 def _hint(cause: Cause, again: str) -> str:
@@ -256,6 +258,12 @@ def _without_group(seen: Seen, here: Status, now: datetime, again: str) -> Statu
     if seen.of_this:
         return replace(
             here, cause=Cause.UNKNOWN, detail="its group has no machine any more, and none has said why (see the log)"
+        )
+    if seen.group is not None and seen.group.idle and not seen.started:
+        return replace(
+            here,
+            cause=Cause.INTERRUPTED,
+            detail="submitting it was broken off before a machine was asked for",
         )
     return replace(
         here,

@@ -26,15 +26,18 @@ def job_name(run_id: str, number: int) -> str:
     return run_id if number == 1 else f"{run_id}--{number}"
 
 
-def name_taken(kind: str, name: str, jobs: Sequence[TrainingJob] | Sequence[TuningJob], said: Exception) -> LaunchError:
+def name_taken(
+    kind: str, name: str, jobs: Sequence[TrainingJob] | Sequence[TuningJob], said: Exception, *, search: bool
+) -> LaunchError:
     """Return the error for a job that cannot be created, because AWS says that there is one of this name.
 
-    kind: such as `training job`. jobs: of the run, that AWS shows. said: AWS's error.
+    kind: such as `training job`. jobs: of the run, that AWS shows. said: AWS's error. search: whether it is one.
     """
+    other = "a new search, with hpo.fresh=true" if search else "a new run, with another run_id="
     shown = f"shows {jobs[-1].name}, {jobs[-1].status}, as the latest" if jobs else "shows no job of that run"
     return LaunchError(
         f"AWS says that there is a {kind} {name} already, and {shown}, also after {TRIES} tries: {said}\n"
-        "Try: the same command again, later; or a new run, with another run_id="
+        f"Try: the same command again, later; or {other}"
     )
 
 

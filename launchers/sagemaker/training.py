@@ -186,7 +186,8 @@ class SageMakerLauncher(JobSettings, OnAws):
                     if job is not None and self._is_wanted(job, plan):
                         return
                     if tries == TRIES:
-                        raise name_taken("training job", name, [job] if job else [], error) from error
+                        is_search = plan.spec.output.same_command_resumes
+                        raise name_taken("training job", name, [job] if job else [], error, search=is_search) from error
             time.sleep(self.cloud.poll_s)
 
     def _is_wanted(self, job: TrainingJob, plan: Plan) -> bool:

@@ -194,7 +194,8 @@ class Tuner(OfCloud):
                     if self._missing(plan) == 0:
                         return
                     if tries == TRIES:
-                        raise name_taken("tuning job", name, self.jobs.all(spec.run_id), error) from error
+                        shown = self.jobs.all(spec.run_id)
+                        raise name_taken("tuning job", name, shown, error, search=True) from error
             time.sleep(self.cloud.poll_s)
 
     def _spent(self, run_id: str) -> float:

@@ -57,7 +57,8 @@ def seen(**parts: Any) -> Seen:
         (seen(group=IDLE, stop={"early": False}), Phase.CANCELLED, Cause.BY_USER),
         (seen(stop={"early": False}), Phase.CANCELLED, Cause.BY_USER),
         (seen(group=replace(WITH_MACHINE, desired=0), attempts=(attempt(3),)), Phase.STOPPING, Cause.TIME_LIMIT),
-        (seen(group=IDLE), Phase.FAILED, Cause.UNKNOWN),
+        (seen(group=IDLE), Phase.FAILED, Cause.INTERRUPTED),
+        (seen(group=IDLE, started=True), Phase.FAILED, Cause.UNKNOWN),
         (seen(), Phase.FAILED, Cause.UNKNOWN),
         (seen(group=IDLE, attempts=(attempt(3),)), Phase.FAILED, Cause.UNKNOWN),
         (seen(group=WITH_MACHINE, result=result("succeeded")), Phase.SUCCEEDED, Cause.NONE),
@@ -93,6 +94,19 @@ def test_a_run_whose_machines_started_and_never_reported_lacked_no_capacity() ->
     failed = Activity("Failed", "no Spot capacity", "Launching a new EC2 instance.  Status Reason: no Spot capacity")
     assert has_started([failed, Activity("Successful", "", "Launching a new EC2 instance: i-0123456789abcdef0")])
     assert not has_started([failed])
+    unhealthy = "Launching a new EC2 instance: i-0123456789abcdef0.  Status Reason: Instance became unhealthy"
+    assert has_started([Activity("Failed", "Instance became unhealthy", unhealthy)])
+
+
+def test_a_submission_that_was_broken_off_says_so_before_and_after_it_is_cancelled() -> None:
+    before = state.status_of(seen(group=IDLE), NOW, AGAIN)
+    assert before.detail == "submitting it was broken off before a machine was asked for"
+    assert before.next_action == f"Resume it with: {AGAIN}"
+    recorded = {**result("failed", f"[{before.cause}] {before.detail}"), "attempt": None}  # as `cancel` does
+    after = state.status_of(seen(result=recorded), NOW, AGAIN)
+    assert (after.cause, after.detail, after.next_action) == (Cause.INTERRUPTED, before.detail, before.next_action)
+    other = result("failed", "[interrupted] limits.max_attempts=4 attempts were interrupted")
+    assert "limits.max_attempts" in state.status_of(seen(result=other, attempts=(attempt(3),)), NOW, AGAIN).next_action
 
 
 def test_a_group_that_its_scheduled_action_has_ended_tells_so_to_a_machine_whose_clock_is_late() -> None:

@@ -11,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
+from launchers.aws import s3
 from launchers.aws.account import Account
 from launchers.aws.errors import errors, translated
 from launchers.ec2 import groups, leftovers, spot, state
@@ -19,7 +20,7 @@ from launchers.ec2.groups import Group
 from launchers.ec2.spot import Ec2Launcher
 from launchers.ec2.state import Seen
 from launchers.plan import Request
-from launchers.status import Cause, Failures, LaunchError
+from launchers.status import Cause, Failures, LaunchError, Phase
 from tests.support.ec2_plans import launched, planned
 
 NAME, KEY = "dogbreed-20261124-120000-abcd", "dogbreed/runs/20261124-120000-abcd/submissions/1.json"
@@ -109,6 +110,43 @@ def test_if_tidying_up_fails_too_the_command_that_ends_it_is_named(
     (note,) = failed.value.__notes__
     assert note.startswith("What was made may still be there. Try: python -m launchers cancel ec2://eu-west-1/")
     assert submitted(launcher)  # so that `cancel` knows the run
+
+
+def test_what_is_left_of_a_submission_that_was_broken_off_is_cancelled_and_its_status_says_so(
+    launcher: Ec2Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def expired(*_: Any) -> None:
+        raise LaunchError("The AWS credentials have expired.")
+
+    plan = planned("ec2")
+    with monkeypatch.context() as patched:
+        fail_at(patched, "SuspendProcesses")
+        patched.setattr(groups, "remove", expired)
+        with pytest.raises(LaunchError, match="SuspendProcesses failed"):
+            launcher._create(plan, found(launcher))
+    monkeypatch.setattr(groups, "activities", lambda cloud, name: [])  # which moto does not tell
+    before, after = launcher.status(plan.handle), launcher.cancel(plan.handle)
+    assert groups.describe(launcher.cloud, NAME) is None
+    for status in (before, after):
+        assert (status.phase, status.cause) == (Phase.FAILED, Cause.INTERRUPTED)
+        assert status.detail == "submitting it was broken off before a machine was asked for"
+
+
+def test_a_run_that_cannot_be_asked_to_stop_is_ended_all_the_same(
+    launcher: Ec2Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned("ec2")
+    launcher._create(plan, found(launcher))
+
+    def denied(*_: Any, **__: Any) -> None:
+        raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "PutObject")
+
+    monkeypatch.setattr(s3, "write_json", denied)
+    with pytest.raises(LaunchError, match="Asking the run to stop failed") as failed:
+        launcher.cancel(plan.handle)
+    (note,) = failed.value.__notes__
+    assert note.startswith("The run was ended all the same.")
+    assert groups.describe(launcher.cloud, NAME) is None
 
 
 def test_a_result_in_this_bucket_says_nothing_of_a_group_whose_files_are_elsewhere(

@@ -120,4 +120,5 @@ def test_a_name_that_stays_taken_ends_the_submission_with_what_was_seen(
     assert len(waited) == TRIES - 1
     assert ("shows run--3, Failed, as the latest" if shown else "shows no job of that run") in str(raised.value)
     assert "Job names must be unique." in str(raised.value)
+    assert ("hpo.fresh=true" if tunes else "run_id=") in str(raised.value)
     assert is_refused(raised.value, CREATE)  # so that nobody is told to look for a job

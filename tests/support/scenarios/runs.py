@@ -243,6 +243,8 @@ class PlayedRun(Played):
             causes.add(Cause.BUDGET)
         if self.cloud.deaths or rented.get("crashes", 0) > 2 or rented.get("reclaims"):
             causes.add(Cause.INTERRUPTED)
+        if self.scenario.kind in MACHINES and self.scenario.client.get("expires_after"):
+            causes.add(Cause.INTERRUPTED)  # its submission, half-way
         if rented.get("no_capacity") or rented.get("no_capacity_in"):
             causes.add(Cause.CAPACITY)
         if rented.get("denied_to_role") or rented.get("clock_skew_s"):
