@@ -1,6 +1,7 @@
 """The rehearsal's S3 on disk: objects survive a restart of the server."""
 
 import threading
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from moto.s3.models import FakeBucket, S3Backend, s3_backends
 from launchers.rehearsal.names import ACCOUNT
 
 _NAME_MAX = 200  # of a file; a key may have 1,024 bytes
+_REPLACED_S = 10.0  # within which an object that another thread closes is replaced, or gone
 
 
 class ObjectStore:
@@ -56,14 +58,14 @@ class ObjectStore:
 
     def get(self, bucket: str, key: str) -> bytes | None:
         """Return an object's content, or None if it does not exist."""
-        before = None
+        until = time.monotonic() + _REPLACED_S
         while (found := self._stored(bucket).get(key)) is not None:
             try:
                 return bytes(found.value)
-            except ValueError:  # closed: another thread has replaced or deleted it meanwhile
-                if found is before:
+            except ValueError:  # moto closes an object a moment before it puts another in its place, or deletes it
+                if time.monotonic() > until:
                     raise
-                before = found
+                time.sleep(0.001)
         return None
 
     def keys(self, bucket: str, prefix: str) -> list[str]:

@@ -48,20 +48,20 @@ def start(place: Path, idle_s: float) -> Server:
     place.chmod(0o700)
     with (place / LOCK_FILE).open("w") as lock:
         until = time.monotonic() + _START_S
-        while not _locked(lock):  # another process starts it, or one that ends has not come to its end
+        while not _locked(lock):  # another process is starting the server, or a server is still ending
             if server := running(place):
                 return server
             if time.monotonic() > until:
                 raise LaunchError(
                     f"Another process is starting or ending the rehearsal cloud in {shown_path(place)}, and has not "
-                    f"done so within {_START_S:g} s.\nTry: again, later"
+                    f"done so within {_START_S:g} s.\nTry: the same command again, later"
                 )
             time.sleep(_LOOK_S)
         return running(place) or _started_in(place, idle_s, lock)
 
 
 def _started_in(place: Path, idle_s: float, lock: IO[str]) -> Server:
-    """Start a server. It has the lock for as long as it lives: two must never have the same state, whatever is killed.
+    """Start a server, which holds the lock for as long as it lives: no two may have the same state, whoever is killed.
 
     Raises LaunchError if it does not start.
     """

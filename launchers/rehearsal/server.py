@@ -53,7 +53,7 @@ from launchers.rehearsal.services.tuning import TuningJobs
 def services(
     state_dir: Path, store: ObjectStore, clock: Clock, alarms: Alarms, identities: IdentityStore
 ) -> list[Service]:
-    """Return the rehearsal's own services; moto answers everything else."""
+    """Return the rehearsal's own services, each after those that it acts on; moto answers everything else."""
     images, meter = ImageStore(state_dir / "images"), Meter(clock)
     models = Models(state_dir / "models", store, images)
     configs = EndpointConfigs(state_dir / "endpoint-configs", models)
@@ -106,7 +106,7 @@ def serve(
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, or until there was no request and no job for `idle_s` seconds.
 
-    kept, clock: as the gateway takes them.
+    own: they begin in this order and end in the opposite one. kept, clock: as the gateway takes them.
     """
     key, moto = secrets.token_hex(16), DomainDispatcherApplication(create_backend_app)
     settings = BucketSettings(state_dir / "buckets.json")
@@ -116,7 +116,7 @@ def serve(
     server = Server(f"http://127.0.0.1:{http.port}", key)
     for service in own:
         service.begin(server)
-    # whose `put` a signal may interrupt anywhere, in `get` too; an Event may wait for itself for ever
+    # a signal handler may call `put` at any moment; `set` of an Event could wait for a lock that this thread holds
     ending: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def end(signum: int, frame: FrameType | None) -> None:
@@ -136,7 +136,7 @@ def serve(
         elif time.monotonic() - gateway.last_request > idle_s:
             break
     (state_dir / SERVER_FILE).unlink(missing_ok=True)
-    for service in own:
+    for service in reversed(own):  # a group that has not ended replaces a machine that has
         service.end()
     http.shutdown()
 

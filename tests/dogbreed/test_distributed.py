@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import held_runs
+import awaited
 import numpy as np
 import psutil
 import pytest
@@ -231,7 +231,7 @@ def test_loaders_of_all_processes_together_evaluate_each_photo_once(
 
 def interrupted(place: Path, world: int, words: Sequence[str], *, at_epoch: int, nodes: int = 1) -> Path:
     """Send SIGTERM to all once an epoch is done; they must end with status 143 and a checkpoint."""
-    with team(place, world, *words, nodes=nodes, **{held_runs.AFTER: str(at_epoch)}) as started:
+    with team(place, world, *words, nodes=nodes, **{awaited.AFTER: str(at_epoch)}) as started:
         started.until_said(f"epoch {at_epoch}/")
         for process in started.processes.values():
             process.send_signal(signal.SIGTERM)

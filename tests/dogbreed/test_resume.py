@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import held_runs
+import awaited
 import pytest
 
 from dogbreed import run_folder
@@ -75,7 +75,7 @@ def test_a_run_stopped_at_random_moments_ends_with_the_same_weights(
     first = (*tiny_settings(photos), *SETTINGS, f"hydra.run.dir={folder}")
     for attempt in range(1, times + 1):
         # it waits for a signal that comes late, so that it is not over before the last one
-        hold = {held_runs.AFTER: str(max(1, 9 * attempt // times))}
+        hold = {awaited.AFTER: str(max(1, 9 * attempt // times))}
         process = start(*(first if attempt == 1 else [f"resume={folder}"]), **hold)
         assert wait_until_training(folder, process, attempt), process.communicate()[0].decode()
         time.sleep(chance.uniform(0.0, 3.0 / times))

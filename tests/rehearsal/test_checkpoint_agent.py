@@ -1,9 +1,12 @@
 """The rehearsal's copy of SageMaker's agent: markers, late uploads, mirrored deletions, and nothing after the end."""
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from launchers.rehearsal import object_store
 from launchers.rehearsal.machine import Machine
 from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.services.training_checkpoints import Checkpoints
@@ -81,3 +84,21 @@ def test_files_that_are_to_be_ignored_are_not_saved(agent: Checkpoints, machine:
     for moment in (0.0, 1.0):
         agent.sync(machine, moment)
     assert store.keys(BUCKET, "run/") == ["run/checkpoints/config.yaml"]
+
+
+@pytest.mark.parametrize("content", [b"new", None])
+def test_an_object_that_a_thread_replaces_or_deletes_is_read_once_that_is_done(
+    content: bytes | None, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(BUCKET, "key", b"old")
+    store.backend.buckets[BUCKET].keys["key"].dispose()  # which comes first, and another thread may look meanwhile
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            store.delete(BUCKET, "key") if content is None else store.put(BUCKET, "key", content)
+
+    monkeypatch.setattr(object_store, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    assert store.get(BUCKET, "key") == content
+    assert len(slept) == 3

@@ -39,6 +39,7 @@ class Silent(BaseHTTPRequestHandler):
 
 
 def test_a_container_that_takes_too_long_is_a_timeout_in_awss_words() -> None:
+    Silent.over.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

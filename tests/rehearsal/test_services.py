@@ -29,14 +29,14 @@ from launchers.rehearsal.service import Answer, Call, Refused
 from launchers.rehearsal.services.training_record import JobRecord
 from tests.support.launcher_contract import until
 from tests.support.project import ROOT
-from tests.support.toy_cloud import ModelPackageGroups
+from tests.support.toy_cloud import FOUND, ModelPackageGroups
 
 ARN = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}"
 
 
 @contextlib.contextmanager
 def toy_cloud(state: Path, idle_s: float = 600) -> Iterator[Any]:
-    """Start a cloud whose one service is a toy; a client of SageMaker in it."""
+    """Start a cloud whose services are toys; a client of SageMaker in it."""
     words = [sys.executable, "-m", "tests.support.toy_cloud", str(state), str(idle_s)]
     state.mkdir(exist_ok=True)
     started = subprocess.Popen(words, cwd=ROOT)
@@ -71,6 +71,7 @@ def test_a_service_of_a_few_lines_answers_and_what_it_keeps_survives_a_kill_and_
         assert description(sagemaker, "quiet") == "still here"
         assert description(sagemaker, "killed") == "was killed"
         sagemaker.create_model_package_group(ModelPackageGroupName="stopped", **create)
+    assert json.loads((state / FOUND).read_text())["stopped"] == "runs"  # what acts on others ends before them
     with toy_cloud(state) as sagemaker:
         assert description(sagemaker, "stopped") == "ended"
 

@@ -66,18 +66,21 @@ def server_and_restart() -> Iterator[tuple[str, Callable[[float], None]]]:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.STDOUT,
-                timeout=120,
+                timeout=300,
             )
             assert done.returncode == 0, words
 
         call("initdb", "-U", "tester", "-A", "trust", "-N")
         settings = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={place} -c fsync=off"
 
+        def control(*arguments: str) -> None:
+            call("pg_ctl", "-w", "-t", "240", *arguments)
+
         def start() -> None:
-            call("pg_ctl", "-w", "-o", settings, "-l", str(place / "log"), "start")
+            control("-o", settings, "-l", str(place / "log"), "start")
 
         def restart(seconds: float) -> None:
-            call("pg_ctl", "-w", "-m", "fast", "stop")
+            control("-m", "fast", "stop")
             time.sleep(seconds)
             start()
 
@@ -85,7 +88,7 @@ def server_and_restart() -> Iterator[tuple[str, Callable[[float], None]]]:
         try:
             yield (f"postgresql://tester:secret-word@127.0.0.1:{port}/postgres", restart)
         finally:
-            call("pg_ctl", "-w", "-m", "immediate", "stop")
+            control("-m", "immediate", "stop")
     finally:
         reserved.close()
         shutil.rmtree(place, ignore_errors=True)

@@ -163,11 +163,10 @@ def test_it_stops_goes_on_and_is_killed(start: Start) -> None:
 
 def test_psutil_finds_it_by_its_words_and_its_environment(start: Start, tmp_path: Path) -> None:
     process = start("input()", "a", "b=c d", env={"FOUND": "by this", **os.environ}, cwd=tmp_path)
-    until(lambda: "FOUND" in psutil.Process(process.pid).environ())
     seen = psutil.Process(process.pid)
+    until(lambda: "FOUND" in seen.environ() and seen.cwd() == str(tmp_path))
     assert [word for word in seen.cmdline() if word] == [sys.executable, str(tmp_path / "train.py"), "a", "b=c d"]
     assert seen.environ() == {"FOUND": "by this", **os.environ}
-    assert seen.cwd() == str(tmp_path)
     assert time.time() - seen.create_time() < 600
     process.communicate("\n", timeout=300)
 

@@ -1,8 +1,9 @@
-"""A rehearsal cloud with one service of a few lines: `python -m tests.support.toy_cloud STATE_DIR IDLE_S`."""
+"""A rehearsal cloud with two services of a few lines: `python -m tests.support.toy_cloud STATE_DIR IDLE_S`."""
 
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from launchers.rehearsal.object_store import ObjectStore
 from launchers.rehearsal.server import serve
 from launchers.rehearsal.service import Answer, Call, Handler, invalid
 from launchers.rehearsal.services.sagemaker_tags import kind_and_name, tag_operations
+
+FOUND = "found.json"  # in the state folder: the groups that the follower has found at its end
 
 
 @dataclass
@@ -82,6 +85,21 @@ class ModelPackageGroups:
         return self._group(name) if kind == "model-package-group" else None
 
 
+class Follower:
+    """Acts on the groups until it ends, as Auto Scaling on machines. It notes in a file how it found them then."""
+
+    active = False
+    operations: Mapping[tuple[str, str], Handler] = {}
+
+    def __init__(self, groups: ModelPackageGroups, file: Path) -> None:
+        self.groups, self.file = groups, file
+
+    def begin(self, server: Server) -> None: ...
+
+    def end(self) -> None:
+        self.file.write_text(json.dumps({name: each.description for name, each in self.groups.groups.items()}))
+
+
 def _arn(name: str) -> str:
     return f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:model-package-group/{name}"
 
@@ -89,5 +107,6 @@ def _arn(name: str) -> str:
 if __name__ == "__main__":
     state_dir = Path(sys.argv[1])
     store, identities = ObjectStore(state_dir / "s3"), IdentityStore(state_dir / "iam.json")
-    serve(state_dir, [ModelPackageGroups(state_dir / "groups")], store, identities, float(sys.argv[2]))
+    groups = ModelPackageGroups(state_dir / "groups")
+    serve(state_dir, [groups, Follower(groups, state_dir / FOUND)], store, identities, float(sys.argv[2]))
     os._exit(0)  # as the cloud's own process ends

@@ -1,9 +1,10 @@
-"""Training on rehearsed machines waits for the interruption that it is to have, and for a test that holds it.
+"""Training waits for the signal that it is to be ended by, and for a test that holds it.
 
-Training of seconds may be over before the cloud has seen the moment at which it takes the machine away, or before the
-machine has been told: how fast each of them gets on is chance. Here training comes to that moment and no further until
-the signal comes, or the end. `held` of tests/support/rehearsing.py holds jobs in the same way for as long as it lasts.
-The cloud's process tells a machine of both by variables of the environment.
+Training of seconds may be over before a test sends the signal, before the cloud has seen the moment at which it takes
+the machine away, or before the machine has been told: how fast each of them gets on is chance. Here training comes to
+that moment and no further until the signal comes, or the end. `held` of tests/support/rehearsing.py holds jobs in the
+same way for as long as it lasts. Variables of the environment tell of all this: the cloud's process sets those of its
+machines, a test AFTER for a run on this machine.
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Any
 
 import on_import
 
+AFTER = "DOGBREED_TESTS_HOLD_AFTER"  # the epoch, from 1; one that ends later holds as well
 MOMENTS, ADVICE, HELD = (f"DOGBREED_TESTS_{name}" for name in ("MOMENTS", "ADVICE", "HELD"))
 HOLD = "held"  # in the cloud's state folder: a regular expression for the names of jobs
 _LONGEST_S = 250.0  # then training goes on, and the test says what it misses
@@ -83,9 +85,11 @@ def _wait_after_epochs(history: Any) -> None:
 
     def ended(self: Any, trainer: Any, pl_module: Any) -> None:
         end(self, trainer, pl_module)
+        epoch = trainer.current_epoch + 1
+        if AFTER in os.environ and epoch >= int(os.environ[AFTER]):
+            _wait(_is_signalled)
         if not _is_told():
             return
-        epoch = trainer.current_epoch + 1
         last = epoch == trainer.max_epochs
         if _has_come("epoch", epoch) or (last and _is_timed()):
             _wait(_is_signalled)

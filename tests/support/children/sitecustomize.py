@@ -4,13 +4,11 @@ import awaited
 import aws_calls
 import forking
 import handing_over
-import held_runs
 import loopback_only  # noqa: F401
 import quick_runs
 
 forking.install()
 quick_runs.install()
-held_runs.install()
 aws_calls.install()
 awaited.install()
 handing_over.install()  # last: it may end this process

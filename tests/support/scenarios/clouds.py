@@ -19,6 +19,8 @@ from launchers.payload.code import BUNDLE_FILE
 from launchers.rehearsal import process
 from launchers.rehearsal.cloud import Rehearsal
 from launchers.rehearsal.names import BUCKET, SERVER_FILE
+from tests.support.launcher_contract import until
+from tests.support.processes import alive
 from tests.support.project import ROOT
 from tests.support.serving import tiny_model
 
@@ -55,8 +57,10 @@ class OwnCloud:
 
     def kill(self) -> None:
         """Kill its process, and start another with its state."""
-        os.kill(json.loads((self.state / SERVER_FILE).read_bytes())["pid"], signal.SIGKILL)
+        pid = json.loads((self.state / SERVER_FILE).read_bytes())["pid"]
+        os.kill(pid, signal.SIGKILL)
         self.deaths.append(time.time())
+        until(lambda: not alive(pid))  # `start` would take a process that is dying for one that runs
         self._admin = None
         self.start()
 
