@@ -15,6 +15,7 @@ from dogbreed.distributed.ranks import PeerLost, Ranks, address, hangs, listed, 
 _BEAT_S = 1.0
 POLL_S = 0.05
 _CONNECT_S = 2.0  # of each attempt
+_TAKEN_S = 5.0  # how long a port may be another program's that is ending
 _GRACE_S = 20.0  # for a process to notice by itself that it is waiting for a lost one
 
 
@@ -87,6 +88,7 @@ class Heartbeat(threading.Thread):
         import torch.distributed as dist
 
         host, port = self._address
+        until = time.monotonic() + _TAKEN_S
         while not self._ending:
             try:
                 return dist.TCPStore(  # type: ignore[attr-defined]
@@ -100,7 +102,7 @@ class Heartbeat(threading.Thread):
                 )
             except Exception as error:
                 self._refusal = str(error).strip().splitlines()[0]
-                if re.search(r"EADDRINUSE|already in use", str(error)):
+                if time.monotonic() > until and re.search(r"EADDRINUSE|already in use", str(error)):
                     problem = f"{str(self._ranks).capitalize()}: another program on this machine uses port {port}"
                     self._failure = PeerLost(f"{problem}.\nTry: another MASTER_PORT, or try again", consequence=False)
                     return None

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from dogbreed import checkpoints
 from dogbreed.data import DogBreedData, EpochOrder, TrainLoader
 from dogbreed.distributed import collectives
+from dogbreed.distributed.heartbeat import Heartbeat
 from dogbreed.distributed.ranks import PeerLost, Ranks
 from tests.support.launcher_contract import until
 from tests.support.photos import make_photos, tiny_settings
@@ -426,3 +427,23 @@ def test_killed_or_stopped_at_random_thirty_times_they_always_end(tmp_path: Path
     with team(place, 2, *([f"resume={folder}"] if (folder / "spec.json").exists() else words)) as started:
         started.finish()
     assert history(folder) == history(whole)
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_a_port_that_another_program_has_is_waited_for_a_while(given_up: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as other:
+        port = other.getsockname()[1]
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        monkeypatch.setattr("dogbreed.distributed.heartbeat._TAKEN_S", 600.0 if given_up else 0.3)
+        heartbeat = Heartbeat(Ranks(0, 2), 600.0)
+        try:
+            if given_up:
+                until(lambda: "in use" in heartbeat._refusal)
+                other.close()
+                until(lambda: heartbeat._store is not None)
+            else:
+                with pytest.raises(PeerLost, match=f"another program on this machine uses port {port}"):
+                    heartbeat.store()
+        finally:
+            heartbeat.end(gone=True)

@@ -28,7 +28,9 @@ from launchers.rehearsal.services.function_environment import Outcome
 from launchers.rehearsal.services.function_record import FunctionRecord, Url
 from launchers.rehearsal.services.function_runtime import LARGEST
 
-_PORTS = 20_000, 32_768  # below those that systems give to whoever asks for any: nobody takes it during a restart
+# below those that systems give to whoever asks for any: nobody takes it during a restart; and above those of jobs on
+# several machines
+_PORTS = 30_000, 32_768
 _TEXTS = ("text/", "application/json", "application/javascript", "application/xml", "application/vnd.api+json")
 _NOT_PASSED_ON = ("authorization", "x-amz-security-token")
 _PAGE = "https://docs.aws.amazon.com/lambda/latest/dg/urls-auth.html"
