@@ -206,6 +206,7 @@ SKIPPED = {
     "lint-imports": _CHECKS,
     "python -m pytest": _CHECKS,
     'python -m pytest -m "cloud and not slow"': _CHECKS,
+    'python -m pytest -m "not slow"': _CHECKS,
     "python -m pytest -m slow": _CHECKS,
     "python -m pytest -n0 tests/launchers/test_plans.py": _CHECKS,
     "python -m pytest -n0 tests/launchers/test_plans.py -k recorded": _CHECKS,
