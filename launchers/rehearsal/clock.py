@@ -3,12 +3,14 @@
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from dogbreed.run_folder import write_json
 
 _STEP_S = 0.05  # between two looks at whether a wait must end early
+_MOST_EARLIER = 100  # rates that are remembered: what they were for is over soon
 
 
 class Clock:
@@ -23,6 +25,7 @@ class Clock:
         self._lock = threading.Lock()
         moment = time.time()
         self.rate, self._real, self._shown = 1.0, moment, moment
+        self._earlier: deque[tuple[float, float, float]] = deque(maxlen=_MOST_EARLIER)  # rate, real, shown
 
     def load(self) -> None:
         if self._file.exists():
@@ -38,9 +41,14 @@ class Clock:
             return self._shown + (moment - self._real) * self.rate
 
     def real(self, shown: float) -> float:
-        """Return the real moment at which the clock shows this."""
+        """Return the real moment at which the clock shows this, or showed it at an earlier rate."""
         with self._lock:
-            return self._real + (shown - self._shown) / self.rate
+            rate, real, began = self.rate, self._real, self._shown
+            for earlier in reversed(self._earlier):
+                if shown >= began:
+                    break
+                rate, real, began = earlier
+            return real + (shown - began) / rate
 
     def set_rate(self, rate: float) -> None:
         """Go on from what the clock shows now, at another speed."""
@@ -49,6 +57,7 @@ class Clock:
                 return
             moment = time.time()
             shown = self._shown + (moment - self._real) * self.rate
+            self._earlier.append((self.rate, self._real, self._shown))
             self.rate, self._real, self._shown = rate, moment, shown
             write_json(self._file, {"rate": rate, "real": moment, "shown": shown})
 

@@ -228,7 +228,7 @@ def test_a_model_that_fails_is_rolled_back_by_an_alarm_during_the_bake(hosting: 
         Namespace="AWS/SageMaker",
         MetricName="Invocation5XXErrors",
         Dimensions=[{"Name": "EndpointName", "Value": "guarded"}, {"Name": "VariantName", "Value": "main"}],
-        StartTime=after["CreationTime"] - timedelta(days=1),  # periods are dated by a clock of another rate
+        StartTime=after["CreationTime"] - timedelta(days=1),  # its first period may have begun before it
         EndTime=after["LastModifiedTime"] + timedelta(days=365),
         Period=3600,
         Statistics=["Sum"],

@@ -194,8 +194,8 @@ def test_a_faster_clock_goes_on_from_what_it_shows(tmp_path: Path) -> None:
     clock = Clock(tmp_path / "clock.json")
     before, at_first = time.time(), clock.at(0.0)
     clock.set_rate(10)
-    after = time.time()
-    assert clock.at(clock.real(before) + 6) - before == pytest.approx(60)
+    after, shown = time.time(), clock.now()
+    assert clock.at(clock.real(shown) + 6) - shown == pytest.approx(60)
     # the moment at which the slow clock and the fast one show the same
     assert before - 0.001 <= (at_first - clock.at(0.0)) / 9 <= after + 0.001
     assert clock.wait(0.5) is True
@@ -204,6 +204,16 @@ def test_a_faster_clock_goes_on_from_what_it_shows(tmp_path: Path) -> None:
     again.load()
     assert again.rate == 10
     assert again.at(after) == pytest.approx(clock.at(after))
+
+
+def test_what_a_clock_has_shown_keeps_its_moment_at_another_rate(tmp_path: Path) -> None:
+    clock, seen = Clock(tmp_path / "clock.json"), []
+    for rate in (10.0, 1000.0, 1.0, 10.0):
+        clock.set_rate(rate)
+        time.sleep(0.01)
+        moment = time.time()
+        seen.append((clock.at(moment), moment))
+    assert [clock.real(shown) for shown, _ in seen] == pytest.approx([moment for _, moment in seen], rel=0, abs=1e-3)
 
 
 def test_an_alarm_tells_its_topic_of_its_new_state_alone(backend: Any, tmp_path: Path) -> None:
