@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from launchers import registry
-from launchers.cli import verbs
 from launchers.cost.limits import Limits
 from launchers.status import Handle, LaunchError, Phase, Shortage, Status
 from launchers.sweep import worker
@@ -56,17 +55,6 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         database.execute("INSERT INTO study_user_attributes VALUES ('sweeper:abc', ?)", [gone])
         database.commit()
     return folder
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def said(*words: str, status: int = 0) -> str:
-        ended = verbs.main(words)
-        printed = capsys.readouterr()
-        assert ended == status, printed
-        return printed.out + printed.err
-
-    return said
 
 
 @pytest.fixture

@@ -79,19 +79,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command in this process and return what it prints, stdout and then stderr."""
-
-    def said(*words: str, status: int = 0) -> str:
-        ended = verbs.main(words)
-        printed = capsys.readouterr()
-        assert ended == status, printed
-        return printed.out + printed.err
-
-    return said
-
-
 class TestNames:
     @pytest.mark.parametrize(
         "typed", [f"runs/{ID}", f"runs/{ID[:-3]}", ID, ID[:-3], "baseline", "base", f"./runs/{ID}/"]

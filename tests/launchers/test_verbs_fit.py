@@ -14,7 +14,6 @@ import pytest
 from launchers import registry
 from launchers.aws import tags
 from launchers.aws.account import Account
-from launchers.cli import verbs
 from launchers.cli.listing import Listed, table
 from launchers.deploy.launcher import DeployLauncher
 from launchers.ec2 import state
@@ -80,17 +79,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(Account, "client", client)
     return tmp_path
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def said(*words: str, status: int = 0) -> str:
-        ended = verbs.main(words)
-        printed = capsys.readouterr()
-        assert ended == status, printed
-        return printed.out + printed.err
-
-    return said
 
 
 @pytest.mark.parametrize(("verb", "kind", "text"), CASES)
