@@ -123,8 +123,8 @@ def tiny_overrides(photos: Path) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def as_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Runs end without model.tar.gz and compute features in eager torch, but for those of tests marked otherwise."""
-    for mark, variable in (("exports", quick_runs.EXPORTS), ("onnx", quick_runs.ONNX)):
+    """Runs end without model.tar.gz, compute features in eager torch and draw nothing, but where tests are marked."""
+    for mark, variable in (("exports", quick_runs.EXPORTS), ("onnx", quick_runs.ONNX), ("plots", quick_runs.PLOTS)):
         if mark in request.keywords:
             monkeypatch.setenv(variable, "1")
     with forking.ordinary_start() if "ordinary_start" in request.keywords else contextlib.nullcontext():

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quick_runs
 from PIL import Image, ImageDraw
 from setuptools import find_packages
 
@@ -187,6 +188,14 @@ def predictions_of(run: RunFolder) -> list[dict[str, str]]:
 
 def plain(breed: str) -> str:
     return re.sub(r"^\d+\.", "", breed).replace("_", " ")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def with_plots() -> Iterator[None]:
+    """For the fixtures of this file as well, which begin before a test's marks count."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(quick_runs.PLOTS, "1")
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.mark.exports
 @pytest.mark.onnx
+@pytest.mark.plots
 @pytest.mark.ordinary_start  # as on rented machines; those of other tests fork training
 @pytest.mark.timeout(1800)
 def test_a_run_whose_command_is_killed_ends_by_itself_comes_home_and_is_deployed(machine: Machine) -> None:

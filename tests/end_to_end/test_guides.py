@@ -341,6 +341,7 @@ def _save_as_another_program(folder: Path) -> None:
 @pytest.mark.cloud
 @pytest.mark.exports
 @pytest.mark.onnx
+@pytest.mark.plots
 @pytest.mark.timeout(1800)
 def test_commands_run_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = Shell(tmp_path, make_photos(tmp_path / "photos"))

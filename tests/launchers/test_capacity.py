@@ -678,6 +678,7 @@ def test_every_hosting_type_has_a_dated_price() -> None:
         assert row.as_of.startswith("20")
 
 
+@pytest.mark.plots
 def test_the_page_says_what_the_terminal_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "--rps",

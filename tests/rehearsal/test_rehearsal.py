@@ -324,6 +324,7 @@ def test_it_ends_by_itself_when_nothing_happens(tmp_path: Path) -> None:
     assert not (state / SERVER_FILE).exists()
 
 
+@pytest.mark.ordinary_start
 def test_the_command_starts_finds_and_stops_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--state-dir", str(tmp_path / "state")]
     assert launchers_command(["rehearsal", "status", *words]) == 0

@@ -56,6 +56,8 @@ MODULES = (
     "PIL.JpegImagePlugin",
     "simplejpeg",
     "jinja2",
+    "moto.moto_server.werkzeug_app",
+    "moto.backends",
 )
 
 

@@ -31,10 +31,16 @@ import aws_calls
 import quick_runs
 
 SERVER = "DOGBREED_TESTS_FORK_SERVER"  # where it listens, and the session that it is in: 1234:/tmp/there
-HANDED_ON = (SERVER, "REACHED_OUT", aws_calls.CALLS, quick_runs.EXPORTS, quick_runs.ONNX)
+HANDED_ON = (SERVER, "REACHED_OUT", aws_calls.CALLS, quick_runs.EXPORTS, quick_runs.ONNX, quick_runs.PLOTS)
 # toolkit.py starts remote.py
 _SCRIPTS = ("train.py", "remote.py", "entry.py", "scenario_client.py", "toolkit.py")
-_MODULES = ("dogbreed.benchmark", "dogbreed.export", "dogbreed.predict", "dogbreed.report")
+_MODULES = (
+    "dogbreed.benchmark",
+    "dogbreed.export",
+    "dogbreed.predict",
+    "dogbreed.report",
+    "launchers.rehearsal.server",  # it imports moto, and not torch
+)
 _CODE = (  # of what imports torch
     "launchers.sweep.worker",
     "from dogbreed import training",

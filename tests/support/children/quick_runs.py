@@ -1,10 +1,12 @@
-"""Runs without what takes seconds each time and which few tests look at: their model.tar.gz, and features by ONNX.
+"""Runs without what takes long each time and which few tests look at: their model.tar.gz, features by ONNX, and plots.
 
-Tests marked `exports` and `onnx` have them: the marks set these variables of the environment. No process waits for the
-disk: what it has written outlasts it all the same, and no test cuts the power. A YAML text is parsed once a process.
+Tests marked `exports`, `onnx` and `plots` have them: the marks set these variables of the environment. No process waits
+for the disk: what it has written outlasts it all the same, and no test cuts the power. A YAML text or an interpolation
+is parsed once a process. Garbage is looked for more rarely: a seventh of the time of importing torch goes to that.
 """
 
 import functools
+import gc
 import io
 import os
 import pickle
@@ -12,14 +14,17 @@ from typing import Any
 
 import on_import
 
-EXPORTS, ONNX = "DOGBREED_TESTS_EXPORT", "DOGBREED_TESTS_ONNX"
+EXPORTS, ONNX, PLOTS = (f"DOGBREED_TESTS_{name}" for name in ("EXPORT", "ONNX", "PLOTS"))
 
 
 def install() -> None:
     on_import.change("dogbreed.training.pipeline", _without_artifact)
     on_import.change("dogbreed.features.engine", _eager)
+    on_import.change("dogbreed.report.plots", _undrawn)
     on_import.change("omegaconf._utils", _parsed_once)
+    on_import.change("omegaconf.grammar_parser", _each_text_once)
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
+    gc.set_threshold(50_000, 10, 10)
 
 
 def _without_artifact(pipeline: Any) -> None:
@@ -35,6 +40,11 @@ def _eager(engine: Any) -> None:
         return chosen
 
     engine.name = eager
+
+
+def _undrawn(plots: Any) -> None:
+    svg = plots.svg
+    plots.svg = lambda *given, **named: svg(*given, **named) if PLOTS in os.environ else plots.Markup("<svg></svg>")
 
 
 def _parsed_once(utils: Any) -> None:
@@ -63,3 +73,8 @@ def _parsed_once(utils: Any) -> None:
         def dispose(self) -> None: ...
 
     utils.get_yaml_loader = lambda: Once
+
+
+def _each_text_once(grammar_parser: Any) -> None:
+    """Tests resolve the same interpolations thousands of times, and nobody changes a parse tree."""
+    grammar_parser.parse = functools.lru_cache(4096)(grammar_parser.parse)
