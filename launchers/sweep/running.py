@@ -113,6 +113,7 @@ class RunningSearch:
                 unreachable_since = unreachable_since or time.monotonic()
                 if self._signum is not None or time.monotonic() - unreachable_since > _UNREACHABLE_S:
                     raise
+                self.study.hold(self._busy.values())
                 time.sleep(1.0)
                 continue
             if done:

@@ -13,7 +13,7 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -184,14 +184,10 @@ class Study:
 
         share: called with all trials, while no other sweeper can record anything.
         """
-        try:
-            with self._errors(), self._lock():
-                usd = share(self._trials())
-                if usd is not None:
-                    self._asked[number].set_user_attr(GIVEN_USD, usd)
-        except StudyError:
-            self._asked.pop(number, None)  # so that the next claim queues it again
-            raise
+        with self._errors(), self._lock():
+            usd = share(self._trials())
+            if usd is not None:
+                self._asked[number].set_user_attr(GIVEN_USD, usd)
         return usd
 
     def bill(self, number: int, usd: float) -> None:
@@ -205,6 +201,14 @@ class Study:
             tested = self._study.user_attrs.get(TESTED_USD, {})
             self._study.set_user_attr(TESTED_USD, {**tested, str(number): usd})
         self._notify()
+
+    def hold(self, numbers: Container[int]) -> None:
+        """Forget claims of other trials than these, so that the next claim queues them again.
+
+        Call this after an error of the database: it may have recorded a claim that nobody was told of, or not have
+        recorded that a trial was given back. Nobody else would take over a trial of a sweeper that lives.
+        """
+        self._asked = {number: asked for number, asked in self._asked.items() if number in numbers}
 
     def counts(self) -> Counts:
         trials = self._study.get_trials(deepcopy=False)  # read once: other sweepers may end trials at any moment

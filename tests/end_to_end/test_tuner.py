@@ -72,6 +72,7 @@ def job(cloud: Rehearsal, name: str) -> dict[str, Any]:
     return dict(cloud.client("sagemaker").describe_training_job(TrainingJobName=name))
 
 
+@pytest.mark.plots
 def test_a_search_comes_home_as_an_optuna_study_whatever_happens_to_its_client(
     cloud: Rehearsal,
     place: Path,

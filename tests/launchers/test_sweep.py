@@ -52,6 +52,7 @@ def sequence(study: Any) -> list[tuple[Any, ...]]:
 # --- results ---
 
 
+@pytest.mark.plots
 def test_a_search_runs_its_trials_and_ends_with_the_best(sweep: Sweep) -> None:
     output = sweep.run("hpo.n_trials=6", "hpo.parallel=2")
     study = sweep.study()

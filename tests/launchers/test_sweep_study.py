@@ -1,14 +1,19 @@
 """The study in its database: each number once, exact counts, and trials that outlive their sweepers."""
 
 import dataclasses
+import itertools
 import math
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -16,14 +21,19 @@ import psutil
 import pytest
 
 from dogbreed.errors import ConfigError
+from launchers.cost.limits import Limits
 from launchers.runs.processes import living_process
+from launchers.sweep import running as running_module
 from launchers.sweep import storage as storage_module
 from launchers.sweep import study as study_module
+from launchers.sweep.budget import Budget
 from launchers.sweep.identity import StudyAbout
+from launchers.sweep.machines import Machines
 from launchers.sweep.samplers import build_pruner, build_sampler
 from launchers.sweep.space import Choice, Number, SearchSpace
 from launchers.sweep.storage import StudyError, hidden
 from launchers.sweep.study import DEAD_AFTER_S, MOST_DEATHS, Study
+from launchers.sweep.worker import Outcome
 from tests.support.project import ROOT
 
 SPACE = SearchSpace({"model.lr": Number(1e-4, 1e-1, log=True), "model.optimizer": Choice(("adamw", "sgd"))})
@@ -337,6 +347,68 @@ def test_a_locked_file_is_a_clear_error_and_nothing_is_lost(tmp_path: Path, monk
     other.close()
     study.complete(trial.number, 0.5, Path("there"), {"epochs": 1})
     assert study.counts().complete == 1
+
+
+class Obedient:
+    """Stands for a worker process: each of its runs ends well at once."""
+
+    def __init__(self, slot: int, log: Path) -> None:
+        self.connection, self._other = Pipe()
+
+    def send(self, message: object) -> None:
+        self._other.send(Outcome("well", {"val/acc": 0.5, "epochs": 1}, 1))
+
+    def receive(self) -> object:
+        return self.connection.recv()
+
+    def end(self, *, wait_s: float = 0.0) -> str:
+        self.connection.close()
+        self._other.close()
+        return ""
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it records", "after it has recorded"])
+@pytest.mark.parametrize("broken", range(6))
+def test_a_search_ends_whenever_the_database_breaks_off(
+    broken: int, after: bool, about: StudyAbout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = opened(about, f"sqlite:///{tmp_path / 'study.db'}")
+    turns = itertools.count()
+    exclusive = study_module.exclusive
+
+    @contextmanager
+    def breaking(url: str, name: str) -> Iterator[None]:
+        breaks = next(turns) == broken
+        if breaks and not after:
+            raise StudyError("the server closed the connection")
+        with exclusive(url, name):
+            yield
+        if breaks:
+            raise StudyError("the server closed the connection")
+
+    monkeypatch.setattr(study_module, "exclusive", breaking)
+    monkeypatch.setattr(running_module, "Worker", Obedient)
+    monkeypatch.setattr(running_module, "_CLAIM_S", 0.0)
+    monkeypatch.setattr(running_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: None))
+    search = running_module.RunningSearch(
+        study=study,
+        space=SPACE,
+        overrides=(),
+        folder=tmp_path,
+        n_trials=3,
+        parallel=1,
+        machines=Machines(1, 0.0, 1.0, 1),
+        budget=Budget(Limits(), None, 3),
+        monitor="val/acc",
+        asks=False,
+        warms_up=False,
+        elsewhere=False,
+        home=tmp_path,
+    )
+    table: Any = SimpleNamespace(show=lambda trials, best: None, _printed=[])
+    search._fill_until_done(table)
+    assert next(turns) > broken  # it was broken off
+    assert [(trial.number, trial.state) for trial in study.trials()] == [(n, "complete") for n in range(3)]
 
 
 @pytest.mark.parametrize(

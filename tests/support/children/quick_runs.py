@@ -1,15 +1,19 @@
 """Runs without what takes long each time and which few tests look at: their model.tar.gz, features by ONNX, and plots.
 
-Tests marked `exports`, `onnx` and `plots` have them: the marks set these variables of the environment. No process waits
-for the disk: what it has written outlasts it all the same, and no test cuts the power. A YAML text or an interpolation
-is parsed once a process. Garbage is looked for more rarely: a seventh of the time of importing torch goes to that.
+Tests marked `exports`, `onnx` and `plots` have them: the marks set these variables of the environment. No process, and
+no SQLite in it, waits for the disk: what is written outlasts them all the same, and no test cuts the power. What is the
+same each time is done once a process: to parse a YAML text or an interpolation, and to scan this project's code for
+what is sent. Garbage is looked for more rarely: a seventh of the time of importing torch goes to that.
 """
 
+import contextlib
 import functools
 import gc
 import io
 import os
 import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import on_import
@@ -21,8 +25,12 @@ def install() -> None:
     on_import.change("dogbreed.training.pipeline", _without_artifact)
     on_import.change("dogbreed.features.engine", _eager)
     on_import.change("dogbreed.report.plots", _undrawn)
+    on_import.change("launchers.sweep.page", _without_plots)
+    on_import.change("sqlite3.dbapi2", _unsynced)
     on_import.change("omegaconf._utils", _parsed_once)
     on_import.change("omegaconf.grammar_parser", _each_text_once)
+    on_import.change("launchers.project", _asked_once)
+    on_import.change("launchers.payload.code", _scanned_once)
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
     gc.set_threshold(50_000, 10, 10)
 
@@ -45,6 +53,23 @@ def _eager(engine: Any) -> None:
 def _undrawn(plots: Any) -> None:
     svg = plots.svg
     plots.svg = lambda *given, **named: svg(*given, **named) if PLOTS in os.environ else plots.Markup("<svg></svg>")
+
+
+def _without_plots(page: Any) -> None:
+    plots = page._plots
+    page._plots = lambda study: plots(study) if PLOTS in os.environ else []
+
+
+def _unsynced(sqlite: Any) -> None:
+    connect = sqlite.connect
+
+    def connected(*given: Any, **named: Any) -> Any:
+        made = connect(*given, **named)
+        with contextlib.suppress(sqlite.Error):  # of a file that is no database, which is for whoever reads it
+            made.execute("PRAGMA synchronous=OFF")
+        return made
+
+    sqlite.connect = connected
 
 
 def _parsed_once(utils: Any) -> None:
@@ -78,3 +103,29 @@ def _parsed_once(utils: Any) -> None:
 def _each_text_once(grammar_parser: Any) -> None:
     """Tests resolve the same interpolations thousands of times, and nobody changes a parse tree."""
     grammar_parser.parse = functools.lru_cache(4096)(grammar_parser.parse)
+
+
+def _asked_once(project: Any) -> None:
+    project.git_state = functools.cache(project.git_state)
+
+
+def _scanned_once(code: Any) -> None:
+    scan, project = code.scan, Path(__file__).parents[3]
+    found: dict[str, Any] = {}
+
+    def once(
+        root: Path,
+        config_dirs: Sequence[Path] = (),
+        *,
+        stays: Mapping[Path, str] | None = None,
+        model_weights: object = None,
+    ) -> Any:
+        around = any(root.is_relative_to(folder) for folder in stays or {})
+        inside = any(folder.is_relative_to(root) and folder.exists() for folder in stays or {})
+        if root != project or around or inside or config_dirs or "/" in str(model_weights):
+            return scan(root, config_dirs, stays=stays, model_weights=model_weights)
+        if str(model_weights) not in found:
+            found[str(model_weights)] = scan(root, stays=stays, model_weights=model_weights)
+        return found[str(model_weights)]
+
+    code.scan = once
