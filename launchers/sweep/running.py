@@ -159,16 +159,10 @@ class RunningSearch:
                 self.study.give_back(trial.number)
                 self._claims_again_at = time.monotonic() + _CLAIM_S
                 return
+            overrides = self._overrides_of(trial)  # first: it asks the database, which may not answer
             self._folders.make_room(trial)
             self._busy[slot] = trial.number
-            self._worker(slot).send(
-                Task(
-                    self._overrides_of(trial),
-                    cpus=cpus_of(slot, self.parallel),
-                    asks=self.asks,
-                    takes_over=True,
-                )
-            )
+            self._worker(slot).send(Task(overrides, cpus=cpus_of(slot, self.parallel), asks=self.asks, takes_over=True))
 
     def _overrides_of(self, trial: Trial) -> tuple[str, ...]:
         """Return the overrides of a trial's run: those of all trials, its parameters, its id and folder."""

@@ -211,9 +211,10 @@ class Study:
         self._asked = {number: asked for number, asked in self._asked.items() if number in numbers}
 
     def counts(self) -> Counts:
-        trials = self._study.get_trials(deepcopy=False)  # read once: other sweepers may end trials at any moment
+        with self._errors():
+            trials = self._study.get_trials(deepcopy=False)  # read once: other sweepers may end trials at any moment
+            alive = [trial for trial in trials if trial.state.name == "RUNNING" and self._alive(trial)]
         states = Counter(trial.state.name for trial in trials)
-        alive = [trial for trial in trials if trial.state.name == "RUNNING" and self._alive(trial)]
         return Counts(states["COMPLETE"], states["PRUNED"], states["FAIL"], len(alive))
 
     def give_back(self, number: int) -> None:

@@ -72,8 +72,9 @@ class TestLocalLauncher(LauncherContract):
         return succeeded
 
     @pytest.fixture
-    def failing(self, runs: Path) -> Plan:
-        return prepare(["data=folder", f"data.root={runs}/no-photos", f"hydra.run.dir={runs}/bad"])[1]
+    def failing(self, runs: Path, tmp_path: Path) -> Plan:
+        folder = runs / tmp_path.name  # another one for each test, which counts its attempts
+        return prepare(["data=folder", f"data.root={runs}/no-photos", f"hydra.run.dir={folder}"])[1]
 
     @pytest.fixture
     def endless(self, runs: Path, tiny_overrides: list[str]) -> Iterator[Plan]:

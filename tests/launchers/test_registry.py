@@ -56,11 +56,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("toy")
 
 
-def planned(place: Path, number: int, *more: str) -> tuple[Launcher, Plan]:
-    """Plan a run for the machine place/machine; its folder here is place/runs/toy-NUMBER."""
-    return prepare(
-        [*settings(place / "machine"), f"run_id=toy-{number}", f"hydra.run.dir={place}/runs/toy-{number}", *more]
-    )
+def planned(place: Path, number: int, *more: str, name: str = "toy") -> tuple[Launcher, Plan]:
+    """Plan a run for the machine place/machine; its folder here is place/runs/NAME-NUMBER."""
+    own = (f"run_id={name}-{number}", f"hydra.run.dir={place}/runs/{name}-{number}")
+    return prepare([*settings(place / "machine"), *own, *more])
 
 
 def settings(machine: Path) -> list[str]:
@@ -100,8 +99,8 @@ class TestToyLauncher(LauncherContract):
         return succeeded
 
     @pytest.fixture
-    def failing(self, place: Path) -> Plan:
-        return planned(place, 12)[1]
+    def failing(self, place: Path, tmp_path: Path) -> Plan:
+        return planned(place, 12, name=tmp_path.name.replace("_", "-"))[1]  # another for each test, which counts its attempts
 
     @pytest.fixture
     def endless(self, place: Path) -> Iterator[Plan]:
