@@ -100,7 +100,8 @@ class TestToyLauncher(LauncherContract):
 
     @pytest.fixture
     def failing(self, place: Path, tmp_path: Path) -> Plan:
-        return planned(place, 12, name=tmp_path.name.replace("_", "-"))[1]  # another for each test, which counts its attempts
+        name = tmp_path.name.replace("_", "-")  # another one for each test, which counts its attempts
+        return planned(place, 12, name=name)[1]
 
     @pytest.fixture
     def endless(self, place: Path) -> Iterator[Plan]:
