@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -121,7 +121,7 @@ class RunningSearch:
 
     def _step(self) -> bool:
         """Start the trials that can be started and process messages. Return True when nothing is left to do."""
-        if not self._ends:
+        if not self._ends and not self._received:  # what has been received may have ended a trial in part
             self._fill()
         if self._busy:
             self._receive()
@@ -151,7 +151,7 @@ class RunningSearch:
                 continue
             if not self.machines.has_room(len(self._busy)):
                 return
-            trial = self.study.claim(self.n_trials)
+            trial = self.study.claim(self.n_trials, jobs=self.elsewhere)
             if trial is None:  # all are running, but another sweeper's trial may return to the queue
                 self._claims_again_at = time.monotonic() + _CLAIM_S
                 return
@@ -248,7 +248,7 @@ class RunningSearch:
         some = (*self.overrides, *self.space.overrides(self.space.first()))
         worker.send(Task(some, first=True, folder=str(self.folder)))
         while not worker.connection.poll(_WAIT_S):
-            self.study.beat()
+            self._beat()
             reader.copy()
             if self._signum is not None:
                 self._interrupt_workers()
@@ -261,6 +261,11 @@ class RunningSearch:
             self._raise_interrupted()
         elif outcome.ended == "failed":
             raise ConfigError(outcome.detail)
+
+    def _beat(self) -> None:
+        """Write a heartbeat where nothing else is asked of the study; the next one makes up for one that fails."""
+        with suppress(StudyError):
+            self.study.beat()
 
     # --- how it ends ---
 
@@ -361,7 +366,7 @@ class RunningSearch:
             worker = self._worker(0)
             worker.send(task)
             while not worker.connection.poll(_WAIT_S):
-                self.study.beat()
+                self._beat()
                 if self._signum is not None:
                     self._interrupt_workers()
             outcome = worker.receive()
@@ -371,7 +376,7 @@ class RunningSearch:
             if ended == "no machine":
                 self._lack_machine(cast(Outcome, outcome))
                 while not (self.machines.over or self.machines.has_room(0) or self._signum):
-                    self.study.beat()
+                    self._beat()
                     time.sleep(_WAIT_S)
             elif ended != "busy":  # otherwise another sweeper is doing it
                 return outcome

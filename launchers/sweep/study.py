@@ -146,18 +146,19 @@ class Study:
 
     # --- the queue ---
 
-    def claim(self, n_trials: int) -> Trial | None:
+    def claim(self, n_trials: int, *, jobs: bool = False) -> Trial | None:
         """Claim the next trial for this sweeper; return None if no trial is to be started now.
 
         Trials of dead sweepers come first. n_trials: how many trials the finished study has; those that other sweepers
-        are running count.
+        are running count. jobs: whether runs go on without their sweepers. One that was to end early is then claimed,
+        so that somebody ends it; otherwise it is recorded as pruned.
         """
-        trial = self._claim(n_trials)
+        trial = self._claim(n_trials, jobs)
         if trial is not None:  # before it starts: the study must know each trial that has files
             self._notify()
         return trial
 
-    def _claim(self, n_trials: int) -> Trial | None:
+    def _claim(self, n_trials: int, jobs: bool) -> Trial | None:
         with self._errors(), self._lock():
             while True:
                 trials = self._study.get_trials(deepcopy=False)
@@ -174,7 +175,7 @@ class Study:
                 asked.set_user_attr(_SWEEPER, self.me)
                 self._asked[asked.number] = asked
                 pruned_at = asked.user_attrs.get(_PRUNED_AT)
-                if pruned_at is None:
+                if pruned_at is None or jobs:
                     return self.trial(asked.number)
                 self._tell(asked.number, None, epochs=int(pruned_at))  # its sweeper died before it could record that
                 del self._asked[asked.number]
@@ -192,8 +193,9 @@ class Study:
 
     def bill(self, number: int, usd: float) -> None:
         """Record what the run of a trial of this sweeper has cost."""
-        with self._errors():
-            self._asked[number].set_user_attr(USD, usd)
+        with self._errors(), self._lock():
+            if (asked := self._owned(number)) is not None:
+                asked.set_user_attr(USD, usd)
 
     def bill_test(self, number: int, usd: float) -> None:
         """Record what the run of an ended trial has cost in all, since it was tested."""
@@ -247,11 +249,14 @@ class Study:
         Another one takes over if this one was disconnected or suspended for longer than others wait for its heartbeat.
         """
         with self._errors(), self._lock():
-            frozen = self._frozen(number)
-            ours = frozen.state.name == "RUNNING" and frozen.user_attrs.get(_SWEEPER) == self.me
-            yield self._asked.get(number) if ours else None
+            yield self._owned(number)
             self._asked.pop(number, None)  # last, so that it can be repeated after an error of the database
         self._notify()
+
+    def _owned(self, number: int) -> "optuna.Trial | None":
+        frozen = self._frozen(number)
+        ours = frozen.state.name == "RUNNING" and frozen.user_attrs.get(_SWEEPER) == self.me
+        return self._asked.get(number) if ours else None
 
     def _queue_again(self, number: int) -> None:
         from optuna.trial import TrialState
@@ -284,8 +289,10 @@ class Study:
             frozen, asked = self._frozen(number), self._asked[number]
             if frozen.user_attrs.get(_SWEEPER) != self.me:
                 return True  # another sweeper has taken it over
+            if _PRUNED_AT in frozen.user_attrs:
+                return epoch >= int(frozen.user_attrs[_PRUNED_AT])
             if epoch in frozen.intermediate_values:  # trained again after a kill, with the same result
-                return epoch >= int(frozen.user_attrs.get(_PRUNED_AT, epoch + 1))
+                return False
             try:
                 asked.report(value, epoch)
                 if pruned := asked.should_prune():
@@ -384,9 +391,8 @@ class Study:
     def _alive(self, trial: "FrozenTrial") -> bool:
         """Whether the sweeper of a running trial is alive."""
         sweeper = trial.user_attrs.get(_SWEEPER)
-        if (
-            sweeper == self.me or self.alone
-        ):  # if not in `_asked`, a sweeper took it over and died before recording that
+        if sweeper == self.me or self.alone:
+            # if not in `_asked`: see `hold`; or a sweeper took it over and died before recording that
             return sweeper == self.me and trial.number in self._asked
         entry = self._study.user_attrs.get(f"{SWEEPERS}{sweeper}")
         if not entry:

@@ -263,6 +263,11 @@ def test_a_pruning_decision_outlives_the_sweeper(about: StudyAbout, storage: str
     assert first.report(trial.number, 2, 0.1) is True
     first.give_back(trial.number)  # stopped before it was ended as pruned
     second = opened(about, storage)  # its pruner prunes nothing
+    elsewhere = second.claim(2, jobs=True)  # whose run may go on without the sweeper
+    assert elsewhere is not None
+    assert elsewhere.number == 0
+    assert [second.report(0, epoch, 0.5) for epoch in (1, 2, 3)] == [False, True, True]
+    second.give_back(0)
     following = second.claim(2)
     assert following is not None
     assert following.number == 1
@@ -350,13 +355,17 @@ def test_a_locked_file_is_a_clear_error_and_nothing_is_lost(tmp_path: Path, monk
 
 
 class Obedient:
-    """Stands for a worker process: each of its runs ends well at once."""
+    """Stands for a worker process, whose runs end at once: the first one of trial 0 is given back, trial 1 fails."""
 
     def __init__(self, slot: int, log: Path) -> None:
         self.connection, self._other = Pipe()
 
-    def send(self, message: object) -> None:
-        self._other.send(Outcome("well", {"val/acc": 0.5, "epochs": 1}, 1))
+    def send(self, task: Any) -> None:
+        folder = Path(next(text for text in task.overrides if text.startswith("hydra.run.dir=")).partition("=")[2])
+        number, begun = int(folder.name), folder.with_suffix(".begun")
+        ended: Any = "failed" if number == 1 else "well" if number or begun.exists() else "busy"
+        begun.touch()
+        self._other.send(Outcome(ended, {"val/acc": 0.5, "epochs": 1}, 1, detail="of its own", usd=0.25))
 
     def receive(self) -> object:
         return self.connection.recv()
@@ -377,12 +386,13 @@ def test_a_search_ends_whenever_the_database_breaks_off(
     broken = 0
     while search_with_break(broken, after, dataclasses.replace(about, name=f"{about.name}-{broken}"), tmp_path):
         broken += 1
-    assert broken > 12  # of two trials, each of which is claimed, asked for and completed
+    assert broken > 20  # of three trials, each of which is claimed, asked for, billed and ended
 
 
 def search_with_break(broken: int, after: bool, about: StudyAbout, folder: Path) -> bool:
     """Search while the database breaks off once. Return whether that moment came. broken: how many answers it gave."""
     study = opened(about, f"sqlite:///{folder / 'study.db'}")
+    (home := folder / str(broken)).mkdir()
     turns = itertools.count()
     errors = study._errors
 
@@ -400,16 +410,16 @@ def search_with_break(broken: int, after: bool, about: StudyAbout, folder: Path)
         study=study,
         space=SPACE,
         overrides=(),
-        folder=folder,
-        n_trials=2,
-        parallel=1,
-        machines=Machines(1, 0.0, 1.0, 1),
-        budget=Budget(Limits(), None, 2),
+        folder=home,
+        n_trials=3,
+        parallel=2,
+        machines=Machines(2, 0.0, 1.0, 1),
+        budget=Budget(Limits(), None, 3),
         monitor="val/acc",
         asks=False,
         warms_up=False,
         elsewhere=False,
-        home=folder,
+        home=home,
     )
     table: Any = SimpleNamespace(show=lambda trials, best: None, _printed=[])
     study.__dict__["_errors"] = breaking
@@ -417,8 +427,10 @@ def search_with_break(broken: int, after: bool, about: StudyAbout, folder: Path)
         search._fill_until_done(table)
     finally:
         del study.__dict__["_errors"]
-        search._workers[0].end()
-    assert [(trial.number, trial.state) for trial in study.trials()] == [(0, "complete"), (1, "complete")]
+        for worker in search._workers.values():
+            worker.end()
+    found = [(trial.number, trial.state, trial.usd) for trial in study.trials()]
+    assert found == [(0, "complete", 0.25), (1, "failed", 0.25), (2, "complete", 0.25)]
     return next(turns) > broken + 1
 
 
