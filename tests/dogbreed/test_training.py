@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import quick_runs
 import torch
 from lightning import Trainer
 
@@ -92,7 +93,9 @@ def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been_interrupted(
 @pytest.fixture(scope="module")
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    run(config(photos), folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(quick_runs.PLOTS, "1")
+        run(config(photos), folder)
     return folder
 
 
@@ -123,6 +126,7 @@ def test_the_run_folder_holds_what_the_readme_lists(finished: Path) -> None:
     here = RunFolder(finished)
     for path in (here.config, here.metrics, here.history, here.predictions, here.report, here.environment, here.best):
         assert path.stat().st_size > 0, path
+    assert "<path" in here.report.read_text()  # in its plots
     environment = json.loads(here.environment.read_text())
     assert environment["packages"]["torch"] == torch.__version__.partition("+")[0] or torch.__version__
     assert environment["photos"] == {"train": 24, "valid": 9, "test": 9}

@@ -274,7 +274,6 @@ def words(place: Path, photos: Path, n_trials: int, *more: str) -> list[str]:
     return ["-m", "hpo=optuna", "hpo.study=mine", f"hpo.n_trials={n_trials}", *tiny, *head, *there, *more]
 
 
-@pytest.mark.plots
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("n_trials", "moments", "hard"),

@@ -182,6 +182,7 @@ def test_a_moved_search_is_resumed(sweep: Sweep) -> None:
     assert "test/acc" in output
 
 
+@pytest.mark.plots
 def test_the_order_of_overrides_does_not_change_the_study(sweep: Sweep) -> None:
     sweep.run("hpo.n_trials=1", "seed=1", "model.warmup=0.1")
     assert "resumed after 1" in sweep.run("hpo.n_trials=1", "model.warmup=0.1", "seed=1", "save.every_s=7")
@@ -421,7 +422,7 @@ def test_a_database_that_is_started_again_is_waited_for(sweep: Sweep) -> None:
 # --- pruning ---
 
 
-@pytest.mark.parametrize("pruner", ["asha", "median", "hyperband"])
+@pytest.mark.parametrize("pruner", [pytest.param("asha", marks=pytest.mark.plots), "median", "hyperband"])
 def test_bad_trials_are_pruned_and_reported_as_pruned(sweep: Sweep, pruner: str) -> None:
     output = sweep.run("hpo.n_trials=16", f"hpo/pruner={pruner}", "hpo.parallel=2", "trainer.max_epochs=9")
     study = sweep.study()
@@ -439,6 +440,7 @@ def test_bad_trials_are_pruned_and_reported_as_pruned(sweep: Sweep, pruner: str)
 # --- failures ---
 
 
+@pytest.mark.plots
 def test_a_failed_trial_is_recorded_with_its_cause_and_the_search_continues(sweep: Sweep) -> None:
     output = sweep.run("hpo.n_trials=6", FAKE_FAILS="1:bad,3:code", FAKE_NAN="4")
     study = sweep.study()

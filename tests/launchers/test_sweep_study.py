@@ -362,9 +362,11 @@ class Obedient:
 
     def send(self, task: Any) -> None:
         folder = Path(next(text for text in task.overrides if text.startswith("hydra.run.dir=")).partition("=")[2])
-        number, begun = int(folder.name), folder.with_suffix(".begun")
-        ended: Any = "failed" if number == 1 else "well" if number or begun.exists() else "busy"
-        begun.touch()
+        number = int(folder.name)
+        with folder.with_suffix(".begun").open("a") as begun:
+            first = begun.tell() == 0
+            begun.write("x")
+        ended: Any = "failed" if number == 1 else "busy" if number == 0 and first else "well"
         self._other.send(Outcome(ended, {"val/acc": 0.5, "epochs": 1}, 1, detail="of its own", usd=0.25))
 
     def receive(self) -> object:
@@ -376,20 +378,23 @@ class Obedient:
         return ""
 
 
+@pytest.mark.parametrize("n_trials", [1, 2])  # for two workers, of which one is free or none
 @pytest.mark.parametrize("after", [False, True], ids=["before it answers", "after it has recorded"])
 def test_a_search_ends_whenever_the_database_breaks_off(
-    after: bool, about: StudyAbout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    after: bool, n_trials: int, about: StudyAbout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running_module, "Worker", Obedient)
     monkeypatch.setattr(running_module, "_CLAIM_S", 0.0)
     monkeypatch.setattr(running_module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: None))
     broken = 0
-    while search_with_break(broken, after, dataclasses.replace(about, name=f"{about.name}-{broken}"), tmp_path):
+    while search_with_break(
+        broken, after, n_trials, dataclasses.replace(about, name=f"{about.name}-{broken}"), tmp_path
+    ):
         broken += 1
-    assert broken > 20  # of three trials, each of which is claimed, asked for, billed and ended
+    assert broken > 6 * n_trials  # each of which is claimed, asked for, billed and ended
 
 
-def search_with_break(broken: int, after: bool, about: StudyAbout, folder: Path) -> bool:
+def search_with_break(broken: int, after: bool, n_trials: int, about: StudyAbout, folder: Path) -> bool:
     """Search while the database breaks off once. Return whether that moment came. broken: how many answers it gave."""
     study = opened(about, f"sqlite:///{folder / 'study.db'}")
     (home := folder / str(broken)).mkdir()
@@ -411,10 +416,10 @@ def search_with_break(broken: int, after: bool, about: StudyAbout, folder: Path)
         space=SPACE,
         overrides=(),
         folder=home,
-        n_trials=3,
+        n_trials=n_trials,
         parallel=2,
         machines=Machines(2, 0.0, 1.0, 1),
-        budget=Budget(Limits(), None, 3),
+        budget=Budget(Limits(), None, n_trials),
         monitor="val/acc",
         asks=False,
         warms_up=False,
@@ -430,7 +435,8 @@ def search_with_break(broken: int, after: bool, about: StudyAbout, folder: Path)
         for worker in search._workers.values():
             worker.end()
     found = [(trial.number, trial.state, trial.usd) for trial in study.trials()]
-    assert found == [(0, "complete", 0.25), (1, "failed", 0.25), (2, "complete", 0.25)]
+    assert found == [(0, "complete", 0.25), (1, "failed", 0.25)][:n_trials]
+    assert [len(file.read_text()) for file in sorted(home.glob("*.begun"))] == [2, 1][:n_trials]
     return next(turns) > broken + 1
 
 
