@@ -79,8 +79,7 @@ class RunningSearch:
         self._folders = TrialFolders(self.folder, self.study, self.space, self.has_leftovers)
 
     def run(self) -> float:
-        name = self.study.about.name
-        before = self.study.trials()
+        name, before = self.study.about.name, self.study.trials()
         done = self.study.counts().finished
         resumed = f", resumed after {done}" if done else ""
         print(
@@ -189,7 +188,12 @@ class RunningSearch:
             slot, message = self._received[0]
             if isinstance(message, Epoch):
                 value = float(message.metrics[self.monitor])
-                self._workers[slot].send(self.study.report(self._busy[slot], message.number, value))
+                ends = self.study.report(self._busy[slot], message.number, value)
+                if ends is None and self.elsewhere:  # its job goes on for the sweeper that has taken it over
+                    self._workers.pop(slot).end()
+                    del self._busy[slot]
+                else:
+                    self._workers[slot].send(ends is not False)
             else:
                 self._ended(slot, self._busy[slot], message)
                 del self._busy[slot]

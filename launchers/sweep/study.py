@@ -281,14 +281,17 @@ class Study:
 
     # --- outcomes ---
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
-        """Record a trial's objective after an epoch, from 1. Return True if its training should end now."""
+    def report(self, number: int, epoch: int, value: float) -> bool | None:
+        """Record a trial's objective after an epoch, from 1. Return True if its training should end now.
+
+        Return None if another sweeper has taken the trial over.
+        """
         from optuna.exceptions import UpdateFinishedTrialError
 
         with self._errors():
             frozen, asked = self._frozen(number), self._asked[number]
             if frozen.user_attrs.get(_SWEEPER) != self.me:
-                return True  # another sweeper has taken it over
+                return None
             if _PRUNED_AT in frozen.user_attrs:
                 return epoch >= int(frozen.user_attrs[_PRUNED_AT])
             if epoch in frozen.intermediate_values:  # trained again after a kill, with the same result
@@ -298,7 +301,7 @@ class Study:
                 if pruned := asked.should_prune():
                     asked.set_user_attr(_PRUNED_AT, epoch)  # recorded, because the pruner may not repeat its decision
             except UpdateFinishedTrialError:
-                return True
+                return None
         if pruned or self.clock() - self._notified_at > REPORTS_S:
             self._notify()
         return pruned

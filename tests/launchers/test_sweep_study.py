@@ -33,7 +33,7 @@ from launchers.sweep.samplers import build_pruner, build_sampler
 from launchers.sweep.space import Choice, Number, SearchSpace
 from launchers.sweep.storage import StudyError, hidden
 from launchers.sweep.study import DEAD_AFTER_S, MOST_DEATHS, Study
-from launchers.sweep.worker import Outcome
+from launchers.sweep.worker import Epoch, Outcome
 from tests.support.project import ROOT
 
 SPACE = SearchSpace({"model.lr": Number(1e-4, 1e-1, log=True), "model.optimizer": Choice(("adamw", "sgd"))})
@@ -228,7 +228,7 @@ def test_a_sweeper_whose_trial_was_taken_over_changes_nothing(
     now[0] += DEAD_AFTER_S + 1
     again = [here.claim(9) for _ in range(4)]
     assert [trial.number for trial in again if trial] == [trial.number for trial in taken if trial] == [0, 1, 2, 3]
-    assert asleep.report(0, 1, 0.9) is True  # its training should end
+    assert asleep.report(0, 1, 0.9) is None
     asleep.complete(0, 0.9, Path("there"), {"epochs": 1})
     asleep.failed(1, "no good")
     asleep.give_back(2)
@@ -394,6 +394,43 @@ def test_a_search_ends_whenever_the_database_breaks_off(
     assert broken > 6 * n_trials  # each of which is claimed, asked for, billed and ended
 
 
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "as a job"])
+def test_a_trial_that_was_taken_over_ends_here_and_goes_on_as_a_job(
+    elsewhere: bool, about: StudyAbout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running_module, "Worker", Obedient)
+    study = opened(about, f"sqlite:///{tmp_path / 'study.db'}")
+    search = search_of(study, 1, tmp_path, elsewhere=elsewhere)
+    search._fill()
+    worker: Any = search._workers[0]
+    worker.receive()  # its outcome: it has not ended yet
+    worker._other.send(Epoch(1, {"val/acc": 0.5}))
+    study._asked[0].set_user_attr("sweeper", "another")
+    told: list[object] = []
+    worker.send = told.append
+    search._receive()
+    assert (told, list(search._busy), list(search._workers)) == (([], [], []) if elsewhere else ([True], [0], [0]))
+    worker.end()
+
+
+def search_of(study: Study, n_trials: int, home: Path, *, elsewhere: bool = False) -> running_module.RunningSearch:
+    return running_module.RunningSearch(
+        study=study,
+        space=SPACE,
+        overrides=(),
+        folder=home,
+        n_trials=n_trials,
+        parallel=2,
+        machines=Machines(2, 0.0, 1.0, 1),
+        budget=Budget(Limits(), None, n_trials),
+        monitor="val/acc",
+        asks=False,
+        warms_up=False,
+        elsewhere=elsewhere,
+        home=home,
+    )
+
+
 def search_with_break(broken: int, after: bool, n_trials: int, about: StudyAbout, folder: Path) -> bool:
     """Search while the database breaks off once. Return whether that moment came. broken: how many answers it gave."""
     study = opened(about, f"sqlite:///{folder / 'study.db'}")
@@ -411,21 +448,7 @@ def search_with_break(broken: int, after: bool, n_trials: int, about: StudyAbout
         if breaks:
             raise StudyError("the server closed the connection")
 
-    search = running_module.RunningSearch(
-        study=study,
-        space=SPACE,
-        overrides=(),
-        folder=home,
-        n_trials=n_trials,
-        parallel=2,
-        machines=Machines(2, 0.0, 1.0, 1),
-        budget=Budget(Limits(), None, n_trials),
-        monitor="val/acc",
-        asks=False,
-        warms_up=False,
-        elsewhere=False,
-        home=home,
-    )
+    search = search_of(study, n_trials, home)
     table: Any = SimpleNamespace(show=lambda trials, best: None, _printed=[])
     study.__dict__["_errors"] = breaking
     try:
