@@ -158,8 +158,8 @@ class RunningSearch:
                 self.study.give_back(trial.number)
                 self._claims_again_at = time.monotonic() + _CLAIM_S
                 return
-            overrides = self._overrides_of(trial)  # first: it asks the database, which may not answer
             self._folders.make_room(trial)
+            overrides = self._overrides_of(trial)  # not later: it asks the database, which may not answer
             self._busy[slot] = trial.number
             self._worker(slot).send(Task(overrides, cpus=cpus_of(slot, self.parallel), asks=self.asks, takes_over=True))
 

@@ -197,6 +197,7 @@ def check_home(folder: Path, cloud: Rehearsal, trials: list[TunedTrial], handle:
     assert (composed.data.root, composed.model.lr) == (str(photos), float(chosen.values["model.lr"]))
 
 
+@pytest.mark.plots
 def test_a_stopped_search_goes_on_to_its_end_and_repeats_nothing(
     cloud: Rehearsal, place: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
