@@ -2,11 +2,13 @@
 
 Tests marked `exports`, `onnx` and `plots` have them: the marks set these variables of the environment. No process, and
 no SQLite in it, waits for the disk: what is written outlasts them all the same, and no test cuts the power. What is the
-same each time is done once a process: to parse a YAML text or an interpolation, and to scan this project's code for
-what is sent. Garbage is looked for more rarely: a seventh of the time of importing torch goes to that.
+same each time is done once a process: to parse a YAML text or an interpolation, to merge the files of conf/ that a
+command chooses, and to scan this project's code for what is sent. Garbage is looked for more rarely: a seventh of the
+time of importing torch goes to that.
 """
 
 import contextlib
+import copy
 import functools
 import gc
 import io
@@ -20,6 +22,9 @@ import on_import
 
 EXPORTS, ONNX, PLOTS = (f"DOGBREED_TESTS_{name}" for name in ("EXPORT", "ONNX", "PLOTS"))
 
+PROJECT = Path(__file__).parents[3]
+UNCHANGED = {"hydra.conf", str(PROJECT / "conf"), ""}  # the sources of configs: Hydra's own, ours, and its schemas
+
 
 def install() -> None:
     on_import.change("dogbreed.training.pipeline", _without_artifact)
@@ -29,10 +34,11 @@ def install() -> None:
     on_import.change("sqlite3.dbapi2", _unsynced)
     on_import.change("omegaconf._utils", _parsed_once)
     on_import.change("omegaconf.grammar_parser", _each_text_once)
+    on_import.change("hydra._internal.config_loader_impl", _merged_once)
     on_import.change("launchers.project", _asked_once)
     on_import.change("launchers.payload.code", _scanned_once)
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
-    gc.set_threshold(50_000, 10, 10)
+    gc.set_threshold(10_000, 10, 10)
 
 
 def _without_artifact(pipeline: Any) -> None:
@@ -105,12 +111,47 @@ def _each_text_once(grammar_parser: Any) -> None:
     grammar_parser.parse = functools.lru_cache(4096)(grammar_parser.parse)
 
 
+def _merged_once(loading: Any) -> None:
+    """Find and merge the files of one choice of groups once: what is set of their values is set in a copy.
+
+    Only of files that no test changes: those of conf/ and of Hydra itself.
+    """
+    find, loader = loading.create_defaults_list, loading.ConfigLoaderImpl
+    merge = loader._compose_config_from_defaults_list
+    found: dict[Any, Any] = {}
+    merged: dict[int, Any] = {}  # by the identity of the list of files, which `found` keeps
+
+    def find_once(repo: Any, config_name: str | None, overrides_list: list[Any], **named: Any) -> Any:
+        if not {source.path for source in repo.get_sources()} <= UNCHANGED:
+            return find(repo, config_name, overrides_list, **named)
+        values = [each for each in overrides_list if not repo.group_exists(each.key_or_group)]
+        groups = [each.input_line for each in overrides_list if each not in values]
+        key = (config_name, *groups, *(source.path for source in repo.get_sources()))
+        if key in found:
+            kept = copy.copy(found[key])
+            kept.config_overrides = values
+            return kept
+        fresh = find(repo, config_name, overrides_list, **named)
+        if fresh.config_overrides == values and "???" not in fresh.overrides.known_choices.values():
+            found[key] = fresh
+        return fresh
+
+    def merge_once(self: Any, defaults: list[Any], repo: Any) -> Any:
+        if not any(kept.defaults is defaults for kept in found.values()):
+            return merge(self, defaults, repo)
+        if id(defaults) not in merged:
+            merged[id(defaults)] = merge(self, defaults, repo)
+        return copy.deepcopy(merged[id(defaults)])
+
+    loading.create_defaults_list, loader._compose_config_from_defaults_list = find_once, merge_once
+
+
 def _asked_once(project: Any) -> None:
     project.git_state = functools.cache(project.git_state)
 
 
 def _scanned_once(code: Any) -> None:
-    scan, project = code.scan, Path(__file__).parents[3]
+    scan = code.scan
     found: dict[str, Any] = {}
 
     def once(
@@ -122,7 +163,7 @@ def _scanned_once(code: Any) -> None:
     ) -> Any:
         around = any(root.is_relative_to(folder) for folder in stays or {})
         inside = any(folder.is_relative_to(root) and folder.exists() for folder in stays or {})
-        if root != project or around or inside or config_dirs or "/" in str(model_weights):
+        if root != PROJECT or around or inside or config_dirs or "/" in str(model_weights):
             return scan(root, config_dirs, stays=stays, model_weights=model_weights)
         if str(model_weights) not in found:
             found[str(model_weights)] = scan(root, stays=stays, model_weights=model_weights)
