@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import aws_calls
 import forking
+import on_import
 import pytest
 import quick_runs
 import sitecustomize  # noqa: F401 (this process is one of those that are kept from the network)
@@ -22,6 +23,7 @@ from tests.support.photos import make_photos, tiny_settings
 if TYPE_CHECKING:
     from launchers.rehearsal.cloud import Rehearsal
 
+on_import.catch_up()
 pytest.register_assert_rewrite("tests.support.launcher_contract")  # its asserts are to show what they compared
 
 # the same examples each time, however long each takes on a busy machine; --hypothesis-profile=default draws others

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import hydra._internal.config_loader_impl as loading
+
 from tests.support.project import ROOT
 
 COMMANDS = (
@@ -37,3 +39,7 @@ def test_files_that_are_merged_once_give_what_they_give_when_merged_each_time() 
     assert [child.returncode for child in children] == [0, 0]
     assert ours == real
     assert len(set(ours)) == len(COMMANDS)
+
+
+def test_the_processes_of_the_tests_do_so() -> None:
+    assert loading.create_defaults_list.__module__ == "quick_runs"

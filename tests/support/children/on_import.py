@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 _changes: dict[str, list[Callable[[Any], None]]] = {}
+_changed: set[str] = set()
 
 
 def change(name: str, by: Callable[[Any], None]) -> None:
@@ -14,6 +15,18 @@ def change(name: str, by: Callable[[Any], None]) -> None:
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
     _changes.setdefault(name, []).append(by)
+
+
+def catch_up() -> None:
+    """Change what has been imported past the finder: pytest finds modules of its plugins, as Hydra's, by itself."""
+    for name in _changes.keys() & sys.modules.keys() - _changed:
+        _change(sys.modules[name])
+
+
+def _change(module: ModuleType) -> None:
+    _changed.add(module.__name__)
+    for each in _changes[module.__name__]:
+        each(module)
 
 
 class _Finder:
@@ -30,8 +43,7 @@ class _Finder:
 
             def exec_module(module: ModuleType) -> None:
                 execute(module)
-                for each in _changes[name]:
-                    each(module)
+                _change(module)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
