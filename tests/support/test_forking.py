@@ -268,12 +268,16 @@ def test_what_the_script_of_a_rented_machine_starts_is_forked_too(tmp_path: Path
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_a_shell_s_question_for_torch_is_answered_by_a_forked_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = f"{handing_over.ASKS}7 if 'timm' in sys.modules else 3)"  # what the server has imported besides
+@pytest.mark.parametrize("begins", [handing_over.ASKS, f"{handing_over.FETCHES}'s3', 'eu-west-1'); sys.exit("])
+def test_what_a_shell_asks_of_torch_and_boto3_is_answered_by_a_forked_process(
+    begins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"{begins}7 if 'timm' in sys.modules else 3)"  # what the server has imported besides
+    own = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
     command = ["/bin/bash", "-c", f"{shlex.join([sys.executable, '-c', code])}; echo $?"]
-    assert subprocess.run(command, env={}, capture_output=True, text=True, timeout=300).stdout == "7\n"
+    assert subprocess.run(command, env=own, capture_output=True, text=True, timeout=300).stdout == "7\n"
     monkeypatch.setenv(forking.SERVER, f"{os.getsid(0)}:/nobody/is/there")
-    assert subprocess.run(command, env={}, capture_output=True, text=True, timeout=300).stdout == "3\n"
+    assert subprocess.run(command, env=own, capture_output=True, text=True, timeout=300).stdout == "3\n"
 
 
 @pytest.mark.parametrize("verb", ["doctor", "list"])

@@ -41,7 +41,7 @@ _MODULES = (
     "dogbreed.report",
     "launchers.rehearsal.server",  # it imports moto, and not torch
 )
-_CODE = (  # of what imports torch
+_CODE = (  # of what imports torch or boto3
     "launchers.sweep.worker",
     "from dogbreed import training",
     "from dogbreed.benchmark import",
@@ -50,6 +50,7 @@ _CODE = (  # of what imports torch
     "from dogbreed.features import engine",
     "from tests.dogbreed.",
     "import sys, torch; sys.exit(",
+    "import sys, boto3; boto3.client(",
 )
 _ROOM_BYTES = 16_384
 MESSAGE_BYTES = 1 << 20
@@ -104,7 +105,7 @@ def program(command: Any) -> Program | None:
         return found if Path(rest[0]).name in _SCRIPTS else None
     if rest[0] == "-m" and (rest[1] in _MODULES or rest[1:3] == ["launchers", "doctor"]):  # other verbs need no torch
         return Program("-m", rest[1], safe_path, rest[1:], unbuffered)
-    if rest[0] == "-c" and any(part in rest[1] for part in _CODE):
+    if rest[0] == "-c" and (rest[1] == "import boto3" or any(part in rest[1] for part in _CODE)):
         return Program("-c", rest[1], safe_path, ["-c", *rest[2:]], unbuffered)
     return None
 

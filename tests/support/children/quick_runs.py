@@ -114,7 +114,7 @@ def _each_text_once(grammar_parser: Any) -> None:
 def _merged_once(loading: Any) -> None:
     """Find and merge the files of one choice of groups once: what is set of their values is set in a copy.
 
-    Only of files that no test changes: those of conf/ and of Hydra itself.
+    Only of files that no test changes: those of Hydra itself, of conf/, and of the copies of it that jobs have.
     """
     find, loader = loading.create_defaults_list, loading.ConfigLoaderImpl
     merge = loader._compose_config_from_defaults_list
@@ -122,11 +122,12 @@ def _merged_once(loading: Any) -> None:
     merged: dict[int, Any] = {}  # by the identity of the list of files, which `found` keeps
 
     def find_once(repo: Any, config_name: str | None, overrides_list: list[Any], **named: Any) -> Any:
-        if not {source.path for source in repo.get_sources()} <= UNCHANGED:
+        places = [source.path for source in repo.get_sources()]
+        if not all(place in UNCHANGED or place.endswith("/code/conf") for place in places):
             return find(repo, config_name, overrides_list, **named)
         values = [each for each in overrides_list if not repo.group_exists(each.key_or_group)]
         groups = [each.input_line for each in overrides_list if each not in values]
-        key = (config_name, *groups, *(source.path for source in repo.get_sources()))
+        key = (config_name, *groups, *places)
         if key in found:
             kept = copy.copy(found[key])
             kept.config_overrides = values
